@@ -1,0 +1,304 @@
+"""The values a point is made of, and its key.
+
+Everything here is frozen and plain: what Hydra composed becomes these values once, and past that place nothing else is passed
+around. Facts (Hardware, Checkpoint, ...) come from conf/; an Arm is one recipe under one workload with `$C` symbolic; a Point is an
+arm at one concurrency. The key is a hash of what changes the physics, so that the same measurement has the same key on any cluster.
+This module knows no file, no clock and no Hydra.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+PROTOCOL_VERSION = 1  # of the load protocol: what is sent, when the clock starts and stops
+SIMULATOR_MODEL = 1  # of the simulator's scheduler and step model: raised when its figures change
+
+ServerScope = Literal["arm", "point"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Flags, environment and image that one group adds to a recipe when `when` holds.
+
+    `when` maps a property of the arm (engine, hardware, architecture, vendor, model, precision, checkpoint, speculative) to one
+    value or a list. A flag's value: True for a bare flag, None to take away what an earlier group set, a string with `$C $TP
+    $ISL $OSL $MODEL`, a formula of them after `=`, or `{by_concurrency: [[up_to, value], ..., [None, value]]}`.
+    """
+
+    when: dict[str, Any] = field(default_factory=dict)
+    flags: dict[str, Any] = field(default_factory=dict)
+    env: dict[str, str | None] = field(default_factory=dict)
+    image: str | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """What a step really reaches of the spec sheet: ratios and seconds, fitted to published points (docs/roofline.md)."""
+
+    bandwidth: float  # of HBM bandwidth, reading weights and KV cache
+    compute: float  # of the dense rate of each GEMM's precision, and of the BF16 rate in sparse attention
+    indexer: float  # of the BF16 rate, in the indexer and its top-k (each GPU does all of it)
+    layer_s: float  # seconds of launches, norms and small kernels that one pass over one layer costs
+    quantise_s: float  # seconds more a layer where the dense layers are FP8: quantising the activations of each GEMM
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """One kind of GPU and its node. HBM in GiB as the vendors name it, rates dense, power all-in. Source: docs/facts.md."""
+
+    id: str
+    vendor: str
+    architecture: str
+    compute: str
+    gpus_per_node: int
+    memory_gib: float
+    bandwidth_tb_s: float
+    tflop_s: dict[str, float]  # by precision of the multiplication: bf16, fp8, fp4
+    formats: tuple[str, ...]  # checkpoint precisions that its tensor cores run
+    scale_up_gb_s: float
+    scale_up_world: int
+    power_kw: float
+    efficiency: Efficiency
+    recipe: tuple[Rule, ...] = ()
+    recipe_exceptions: tuple[Rule, ...] = ()  # of a variant, after the recipe that it inherits
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The shape of the model, as its config.json says it."""
+
+    name: str
+    layers: int
+    dense_layers: int
+    hidden: int
+    dense_intermediate: int
+    moe_intermediate: int
+    routed_experts: int
+    active_experts: int
+    shared_experts: int
+    heads: int
+    q_lora_rank: int
+    kv_lora_rank: int
+    qk_nope_dim: int
+    qk_rope_dim: int
+    v_dim: int
+    index_heads: int
+    index_dim: int
+    index_topk: int
+    vocabulary: int
+    mtp_layers: int
+    positions: int
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One published set of weights. `weights_gib` is its size on disk; `mtp_layers` how many draft layers it really ships."""
+
+    id: str
+    repository: str
+    revision: str | None
+    model: str
+    precision: str
+    dense_precision: str
+    weights_gib: float
+    mtp_layers: int
+    engines: tuple[str, ...]
+    architecture: Architecture
+    mtp_accept: float  # chance that each next draft is taken (the simulator only); 0 without draft layers
+    index_period: int = 1  # the indexer runs once in this many layers
+    recipe: tuple[Rule, ...] = ()
+
+
+@dataclass(frozen=True)
+class Speculative:
+    """The speculative setting: `steps` drafts and `draft_tokens` verified tokens a step; 0 and 0 is off."""
+
+    id: str
+    steps: int
+    draft_tokens: int
+    recipe: tuple[Rule, ...] = ()
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How a server of this engine is started and what it is told by itself."""
+
+    id: str
+    flavor: str  # whose flags it takes: sglang or vllm
+    vendor: str  # whose GPUs its image runs on: nvidia, amd or any
+    version: str
+    program: tuple[str, ...]
+    workspace_gib: float  # per GPU, inside the memory fraction, that is neither weights nor KV cache
+    start_timeout_s: float
+    stall_timeout_s: float
+    start_estimate_s: float
+    simulated: bool = False
+    time_scale: float = 1.0
+    fault: str = ""
+    extra_args: tuple[str, ...] = ()
+    env: dict[str, str] = field(default_factory=dict)
+    recipe: tuple[Rule, ...] = ()
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is sent. Lengths are nominal: each request's are uniform in [range_ratio L, L]."""
+
+    id: str
+    isl_tokens: int
+    osl_tokens: int
+    range_ratio: float
+    endpoint: Literal["completions", "chat"]
+    prompts_per_concurrency: int
+    prompts: int | None  # a fixed number in place of prompts_per_concurrency x C
+    warmups_per_concurrency: int
+
+    def n_prompts(self, concurrency: int) -> int:
+        """How many requests are measured at this concurrency."""
+        return self.prompts if self.prompts is not None else self.prompts_per_concurrency * concurrency
+
+    def n_warmups(self, concurrency: int) -> int:
+        """How many requests are sent before the clock starts."""
+        return self.warmups_per_concurrency * concurrency
+
+    @property
+    def mean_isl_tokens(self) -> float:
+        """Mean realised prompt length."""
+        return self.isl_tokens * (1 + self.range_ratio) / 2
+
+    @property
+    def mean_osl_tokens(self) -> float:
+        """Mean realised output length."""
+        return self.osl_tokens * (1 + self.range_ratio) / 2
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One recipe under one workload, before `$C` has a number."""
+
+    hardware: Hardware
+    checkpoint: Checkpoint
+    engine: Engine
+    tp: int
+    speculative: Speculative
+    workload: Workload
+
+    @property
+    def label(self) -> str:
+        """The arm in a few words, as tables show it."""
+        c, e = self.checkpoint, self.engine
+        return f"{self.hardware.id} {c.id} tp{self.tp} {self.speculative.id} {e.id} {self.workload.id}"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one server is started. `argv` and `env` keep `$MODEL $HOST $PORT` for the node; `binding` is what `$C` became."""
+
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    image: str
+    origin: dict[str, str]  # flag -> the group that set it
+    notes: tuple[str, ...]
+    binding: int | None = None
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measurement to be made: an arm at one concurrency, seed and repeat, on a server of a bound recipe."""
+
+    key: str
+    arm: str
+    concurrency: int
+    repeat: int
+    seed: int
+    binding: int
+
+
+@dataclass(frozen=True)
+class ServerStart:
+    """One start of a server, and the points measured on it, ascending in concurrency."""
+
+    recipe: Recipe
+    points: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class NodeJob:
+    """What one Slurm job measures on one node; complete in itself, so that it runs from its JSON alone."""
+
+    id: str
+    arm: Arm
+    arm_id: str
+    server_scope: ServerScope
+    starts: tuple[ServerStart, ...]
+    estimate_s: float
+    estimate_usd: float
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """The points of all its server starts."""
+        return tuple(point for start in self.starts for point in start.points)
+
+
+def canonical_json(value: Any) -> str:
+    """The one JSON text of a value: sorted keys, no spaces, NaN refused."""
+    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def plain(value: Any) -> Any:
+    """The value as dicts, lists, strings and numbers."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return value
+
+
+def physics(arm: Arm, recipe: Recipe, *, concurrency: int, repeat: int, seed: int) -> dict[str, Any]:
+    """What changes the measurement, and nothing else: no path, date, host or cluster."""
+    return {
+        "protocol": PROTOCOL_VERSION,
+        "checkpoint": arm.checkpoint.repository,
+        "revision": arm.checkpoint.revision,
+        "engine": arm.engine.id,
+        "image": recipe.image,
+        "argv": recipe.argv,
+        "env": recipe.env,
+        "hardware": arm.hardware.id,
+        "tp": arm.tp,
+        "speculative": arm.speculative.id,
+        "workload": dataclasses.replace(arm.workload, id=""),
+        "concurrency": concurrency,
+        "repeat": repeat,
+        "seed": seed,
+        "simulator": _simulator_physics(arm),
+    }
+
+
+def _simulator_physics(arm: Arm) -> dict[str, Any] | None:
+    if not arm.engine.simulated:
+        return None
+    facts = {
+        "hardware": dataclasses.replace(arm.hardware, recipe=(), recipe_exceptions=()),
+        "checkpoint": dataclasses.replace(arm.checkpoint, recipe=()),
+        "speculative": dataclasses.replace(arm.speculative, recipe=()),
+    }
+    return {"model": SIMULATOR_MODEL, "time_scale": arm.engine.time_scale, "facts": digest_of(facts), "fault": arm.engine.fault}
+
+
+def digest_of(value: Any, length: int = 20) -> str:
+    """The first `length` hex digits of the SHA-256 of the value's canonical JSON."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:length]
+
+
+def point_key(arm: Arm, recipe: Recipe, *, concurrency: int, repeat: int, seed: int) -> str:
+    """The point's key: 20 hex digits."""
+    return digest_of(physics(arm, recipe, concurrency=concurrency, repeat=repeat, seed=seed))

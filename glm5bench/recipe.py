@@ -1,0 +1,261 @@
+"""Settings -> server command line, environment and image; and which combinations cannot be, and why. Pure.
+
+A flag is written once, in the conf/ group that causes it. Groups are read in the order engine, hardware, checkpoint, speculative;
+each rule that fits the arm adds its flags, replaces earlier ones or takes them away. Flags that carry the concurrency keep `$C`
+until `bound` gives it a number; `$MODEL $HOST $PORT $FACTS` stay for the node, so that no path enters a key.
+"""
+
+from __future__ import annotations
+
+import ast
+import operator
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .point import Arm, Recipe, Rule
+from .roofline import MemoryFit, StepModel, closed_loop_s, memory_fit
+
+SPECULATIVE_DEFAULT_RUNNING = 48  # SGLang's own admission limit under speculation when none is given
+GIVEN_BY_THE_NODE = ("$MODEL", "$HOST", "$PORT", "$FACTS")
+FRACTION_FLAGS = ("--mem-fraction-static", "--gpu-memory-utilization")
+RUNNING_FLAGS = ("--max-running-requests", "--max-num-seqs")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One flag's value as its group wrote it."""
+
+    value: Any
+    group: str
+
+
+def rules(arm: Arm) -> Iterable[tuple[str, Rule]]:
+    """Every rule of the arm's groups with the group's name, in the order in which they apply."""
+    groups: tuple[tuple[str, Sequence[Rule]], ...] = (
+        (f"engine/{arm.engine.id}", arm.engine.recipe),
+        (f"hardware/{arm.hardware.id}", (*arm.hardware.recipe, *arm.hardware.recipe_exceptions)),
+        (f"checkpoint/{arm.checkpoint.id}", arm.checkpoint.recipe),
+        (f"speculative/{arm.speculative.id}", arm.speculative.recipe),
+    )
+    facts = _facts(arm)
+    for group, group_rules in groups:
+        for rule in group_rules:
+            if all(facts.get(key) in (wanted if isinstance(wanted, list) else [wanted]) for key, wanted in rule.when.items()):
+                yield group, rule
+
+
+def _facts(arm: Arm) -> dict[str, Any]:
+    return {
+        "engine": arm.engine.flavor,
+        "hardware": arm.hardware.id,
+        "architecture": arm.hardware.architecture,
+        "vendor": arm.hardware.vendor,
+        "checkpoint": arm.checkpoint.id,
+        "model": arm.checkpoint.model,
+        "precision": arm.checkpoint.precision,
+        "speculative": arm.speculative.id,
+        "tp": arm.tp,
+    }
+
+
+def flags(arm: Arm) -> dict[str, Setting]:
+    """The arm's flags before anything is substituted, with the group that each came from."""
+    chosen: dict[str, Setting] = {}
+    for group, rule in rules(arm):
+        for flag, value in rule.flags.items():
+            if value is None:
+                chosen.pop(flag, None)
+            else:
+                chosen[flag] = Setting(value, group)
+    return chosen
+
+
+def bound(arm: Arm, binding: int, served: Sequence[int] = ()) -> Recipe:
+    """The recipe with `$C` bound. `served`: all concurrencies that this server start measures; tables take their safest value."""
+    settings = flags(arm)
+    argv = [_substituted(word, arm, binding) for word in arm.engine.program]
+    origin = {}
+    for flag, setting in settings.items():
+        value = _at(setting.value, (binding, *served))
+        argv.append(flag)
+        if value is not True:
+            argv.append(_substituted(value, arm, binding))
+        origin[flag] = setting.group
+    argv.extend(arm.engine.extra_args)
+    return Recipe(tuple(argv), environment(arm), image(arm), origin, _notes(arm, settings, binding, served), binding)
+
+
+def environment(arm: Arm) -> dict[str, str]:
+    """Environment variables that the server needs, the user's own last."""
+    env: dict[str, str] = {}
+    for _, rule in rules(arm):
+        for name, value in rule.env.items():
+            if value is None:
+                env.pop(name, None)
+            else:
+                env[name] = value
+    return {**env, **arm.engine.env}
+
+
+def image(arm: Arm) -> str:
+    """The container image, the last rule that names one; empty for the simulated server, which runs on the host's Python."""
+    named = [rule.image for _, rule in rules(arm) if rule.image]
+    return "" if arm.engine.simulated or not named else named[-1]
+
+
+def _at(value: Any, concurrencies: Sequence[int]) -> Any:
+    """A value that depends on the concurrency, at the safest (smallest) of those that the server sees."""
+    if not isinstance(value, Mapping):
+        return value
+    return min(_in_table(value["by_concurrency"], c) for c in concurrencies)
+
+
+def _in_table(table: Sequence[Sequence[Any]], concurrency: int) -> Any:
+    return next(value for up_to, value in table if up_to is None or concurrency <= up_to)
+
+
+def _substituted(value: Any, arm: Arm, binding: int) -> str:
+    text = str(value)
+    if text in GIVEN_BY_THE_NODE:
+        return text
+    names = {"$ISL": arm.workload.isl_tokens, "$OSL": arm.workload.osl_tokens, "$TP": arm.tp, "$C": binding}
+    for name, number in names.items():
+        text = text.replace(name, str(number))
+    return str(_arithmetic(ast.parse(text[1:], mode="eval").body)) if text.startswith("=") else text
+
+
+def _arithmetic(node: ast.expr) -> int:
+    operators = {ast.Add: operator.add, ast.Mult: operator.mul, ast.Sub: operator.sub}
+    if isinstance(node, ast.Constant) and isinstance(node.value, int):
+        return node.value
+    if isinstance(node, ast.BinOp) and type(node.op) in operators:
+        result: int = operators[type(node.op)](_arithmetic(node.left), _arithmetic(node.right))
+        return result
+    raise ValueError(f"not a sum or product of integers: {ast.unparse(node)}")
+
+
+def _notes(arm: Arm, settings: Mapping[str, Setting], binding: int, served: Sequence[int]) -> tuple[str, ...]:
+    notes = [rule.note for _, rule in rules(arm) if rule.note]
+    others = sorted({c for c in served if c != binding})
+    if not others:
+        return tuple(notes)
+    carried = [flag for flag, s in settings.items() if isinstance(s.value, str) and "$C" in s.value]
+    if carried:
+        notes.append(f"{', '.join(carried)}: bound to {binding} for all concurrencies; the published recipe starts one server for each")
+    for flag, setting in settings.items():
+        if isinstance(setting.value, Mapping):
+            taken = _at(setting.value, (binding, *served))
+            differ = [c for c in sorted({binding, *served}) if _in_table(setting.value["by_concurrency"], c) != taken]
+            if differ:
+                own = _in_table(setting.value["by_concurrency"], differ[0])
+                at = ", ".join(map(str, differ))
+                notes.append(f"{flag} {taken}, the safest value, also at concurrency {at}, where the published recipe has {own}")
+    return tuple(notes)
+
+
+def flag_value(argv: Sequence[str], names: Sequence[str]) -> str | None:
+    """The value that follows the last of these flags in a command line, or None."""
+    found = [argv[i + 1] for i, word in enumerate(argv[:-1]) if word in names]
+    return found[-1] if found else None
+
+
+def kv_dtype(arm: Arm, argv: Sequence[str]) -> str:
+    """What the engine makes of its KV flag. Unset: SGLang takes FP8 on Blackwell for sparse attention, else BF16."""
+    asked = flag_value(argv, ("--kv-cache-dtype",)) or "auto"
+    if asked.startswith("fp8"):
+        return "fp8"
+    on_blackwell = arm.engine.flavor == "sglang" and arm.hardware.architecture.startswith("Blackwell")
+    return "fp8" if asked == "auto" and on_blackwell else "bf16"
+
+
+def memory(arm: Arm, recipe: Recipe) -> MemoryFit:
+    """The memory fit of a bound recipe."""
+    fraction = float(flag_value(recipe.argv, FRACTION_FLAGS) or 0.9)
+    return memory_fit(arm, fraction=fraction, kv_dtype=kv_dtype(arm, recipe.argv))
+
+
+def impossible(arm: Arm, concurrencies: Sequence[int] = (1,)) -> str | None:
+    """Why this arm cannot be, in one sentence; None when it can. `concurrencies`: what one server start would measure."""
+    reasons = (check(arm) for check in (_gpus, _format, _vendor, _engine, _draft))
+    return next((reason for reason in reasons if reason), None) or _fit(arm, concurrencies)
+
+
+def _gpus(arm: Arm) -> str | None:
+    h = arm.hardware
+    return f"TP={arm.tp} is more than the {h.gpus_per_node} GPUs of one {h.id} node" if arm.tp > h.gpus_per_node else None
+
+
+def _format(arm: Arm) -> str | None:
+    h, c = arm.hardware, arm.checkpoint
+    if c.precision in h.formats:
+        return None
+    return f"{c.id} is {c.precision}, which {h.id} ({h.architecture}) has no tensor cores for; it runs {', '.join(h.formats)}"
+
+
+def _vendor(arm: Arm) -> str | None:
+    e, h = arm.engine, arm.hardware
+    if e.vendor in ("any", h.vendor):
+        return None
+    stack = {"nvidia": "CUDA", "amd": "ROCm"}
+    return f"the image of engine={e.id} is {stack[e.vendor]}'s, and {h.id} is a {stack[h.vendor]} GPU"
+
+
+def _engine(arm: Arm) -> str | None:
+    c, e = arm.checkpoint, arm.engine
+    if e.simulated or e.flavor in c.engines:
+        return None
+    return f"{c.id} is served by {', '.join(c.engines)} only, not by {e.flavor}"
+
+
+def _draft(arm: Arm) -> str | None:
+    c, s = arm.checkpoint, arm.speculative
+    if s.steps and not c.mtp_layers:
+        return f"speculative={s.id} needs a next-token-prediction layer, and {c.repository} ships none"
+    return None
+
+
+def _fit(arm: Arm, concurrencies: Sequence[int]) -> str | None:
+    fit = memory(arm, bound(arm, max(concurrencies), concurrencies))
+    if fit.fits:
+        return None
+    need = fit.weights_gib + fit.workspace_gib
+    return (
+        f"{arm.checkpoint.id} at TP={arm.tp} does not fit: {fit.weights_gib:.0f} GiB of weights and {fit.workspace_gib:.0f} GiB of "
+        f"workspace per GPU are {need:.0f}, and {fit.fraction:g} of {arm.hardware.id}'s {fit.memory_gib:g} GiB is "
+        f"{fit.fraction * fit.memory_gib:.0f}"
+    )
+
+
+def admitted(arm: Arm, recipe: Recipe) -> int | None:
+    """How many requests the server runs at once by its own settings; None where only memory limits them."""
+    given = flag_value(recipe.argv, RUNNING_FLAGS)
+    if given is not None:
+        return int(given)
+    return SPECULATIVE_DEFAULT_RUNNING if arm.speculative.steps and arm.engine.flavor == "sglang" else None
+
+
+def warnings(arm: Arm, recipe: Recipe, concurrency: int) -> tuple[str, ...]:
+    """What will make this point's curve go flat, told before it is measured."""
+    told = []
+    fit, w = memory(arm, recipe), arm.workload
+    need = concurrency * (w.isl_tokens + w.osl_tokens)
+    if need > fit.capacity_tokens:
+        told.append(f"concurrency {concurrency} needs up to {need:,} tokens of KV cache, and {fit.capacity_tokens:,} fit")
+    limit = admitted(arm, recipe)
+    if limit is not None and limit < concurrency:
+        told.append(f"concurrency {concurrency} is more than the {limit} requests that the server admits")
+    return tuple(told)
+
+
+def point_estimate_s(arm: Arm, recipe: Recipe, concurrency: int) -> float:
+    """About how long the point's warm-up and measurement take on the wall clock, from the roofline model."""
+    model = StepModel(arm.hardware, arm.checkpoint, arm.tp, arm.speculative, kv_dtype(arm, recipe.argv))
+    limit = admitted(arm, recipe) or concurrency
+    return closed_loop_s(model, arm.workload, concurrency, limit, memory(arm, recipe).capacity_tokens) / arm.engine.time_scale
+
+
+def shell(recipe: Recipe) -> str:
+    """The command as one would type it, environment first."""
+    return " ".join([*(f"{k}={shlex.quote(v)}" for k, v in recipe.env.items()), *map(shlex.quote, recipe.argv)])

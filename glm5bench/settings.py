@@ -1,0 +1,310 @@
+"""Hydra overrides -> validated settings, one value an arm. With launchers/, the only place that knows Hydra.
+
+Enters: command-line overrides and conf/. Leaves: Settings, frozen. The one idea: Hydra composes once per arm; concurrency, repeat
+and seed are lists inside a composition (`concurrency=4,8` and `concurrency=[4,8]` are the same), and an experiment is a union of
+products of overrides, with the command line on top of every arm. Past this module nobody sees an OmegaConf node.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from annotated_types import Ge, MinLen
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import TypeAdapter, ValidationError
+
+from .errors import BenchError, SettingsError
+from .point import Arm, Checkpoint, Engine, Hardware, ServerScope, Speculative, Workload, digest_of, plain
+
+POINT_AXES = ("concurrency", "repeat", "seed")
+ABOUT_THE_RUN = ("wait", "name", "output_dir", "hydra/launcher", "cluster.executor", "price")  # not part of a campaign's name
+
+Natural = Annotated[int, Ge(0)]
+Positive = Annotated[int, Ge(1)]
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where node jobs run. `executor` is submitit's: local or debug."""
+
+    id: str
+    kind: str
+    executor: str
+
+
+@dataclass(frozen=True)
+class Price:
+    """$ per GPU and hour, by hardware; None where the user has not said."""
+
+    id: str
+    usd_per_gpu_h: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class TensorParallel:
+    """GPUs that share one copy of the weights."""
+
+    size: Positive
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One arm of a campaign with the axes of its points, as it was asked."""
+
+    hardware: Hardware
+    checkpoint: Checkpoint
+    engine: Engine
+    tp: TensorParallel
+    speculative: Speculative
+    workload: Workload
+    cluster: Cluster
+    price: Price
+    concurrency: Annotated[tuple[Positive, ...], MinLen(1)]
+    repeat: Annotated[tuple[Natural, ...], MinLen(1)]
+    seed: Annotated[tuple[Natural, ...], MinLen(1)]
+    server_scope: ServerScope
+    bind_concurrency: Positive | None
+    name: str | None
+    output_dir: str
+    wait: bool
+
+    @property
+    def arm(self) -> Arm:
+        """The recipe and workload of this arm."""
+        return Arm(self.hardware, self.checkpoint, self.engine, self.tp.size, self.speculative, self.workload)
+
+
+@dataclass(frozen=True)
+class Multirun:
+    """Everything that one command asked for: what the Hydra launcher hands over at once."""
+
+    launcher: str
+    name: str
+    overrides: tuple[str, ...]
+    arms: tuple[Settings, ...]
+
+
+def conf_dir() -> Path:
+    """The folder of config groups: inside the package in a wheel, at the top in a checkout or an editable install."""
+    package = Path(__file__).resolve().parent
+    for candidate in (package / "conf", package.parent / "conf"):
+        if (candidate / "config.yaml").is_file():
+            return candidate
+    raise SettingsError("The folder conf/ of glm5bench is missing.", where=str(package), next_step="reinstall the package")
+
+
+def run_hydra(arguments: Sequence[str], task: Callable[[Multirun], int], *, program: str) -> int:
+    """The task's exit code, called once with all arms that the arguments ask for.
+
+    Raises SettingsError for anything that Hydra or the validation refuses.
+    """
+    _plugins_on_path()
+    import hydra  # here, so that commands without overrides do not pay for it
+    from hydra.errors import HydraException
+
+    codes: list[int] = []
+    decorated = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(
+        lambda multirun: codes.append(task(multirun))
+    )
+    with _arguments_and_errors([program, *_for_hydra(arguments)]):
+        try:
+            decorated()
+        except (HydraException, OmegaConfBaseException) as error:
+            raise _settings_error(error) from error
+    return codes[-1] if codes else 0
+
+
+def _plugins_on_path() -> None:
+    """In a plain checkout the Hydra plugins stand in launchers/; installed ones are found by themselves."""
+    launchers = Path(__file__).resolve().parent.parent / "launchers"
+    if launchers.is_dir() and str(launchers) not in sys.path:
+        sys.path.insert(0, str(launchers))
+
+
+class _arguments_and_errors:  # noqa: N801  a context manager reads as a verb
+    """hydra.main takes its arguments from sys.argv, and raises only where HYDRA_FULL_ERROR says so."""
+
+    def __init__(self, argv: list[str]) -> None:
+        self._argv = argv
+
+    def __enter__(self) -> None:
+        self._saved = (sys.argv, os.environ.get("HYDRA_FULL_ERROR"))
+        sys.argv, os.environ["HYDRA_FULL_ERROR"] = self._argv, "1"
+
+    def __exit__(self, *_: object) -> None:
+        sys.argv = self._saved[0]
+        if self._saved[1] is None:
+            os.environ.pop("HYDRA_FULL_ERROR", None)
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = self._saved[1]
+
+
+def _for_hydra(arguments: Sequence[str]) -> list[str]:
+    """conf/config.yaml makes every run a multirun; and Hydra 1.3 refuses a bare number as the choice of a group, so tp=4 is quoted."""
+    return [_quoted_choice(a) for a in arguments if a not in ("-m", "--multirun")]
+
+
+def _quoted_choice(override: str) -> str:
+    key, _, value = override.partition("=")
+    return f"tp={','.join(repr(v.strip()) if v.strip().isdigit() else v for v in value.split(','))}" if key == "tp" else override
+
+
+def _settings_error(error: Exception) -> SettingsError:
+    cause = error.__cause__
+    text = " ".join(str(error).split())
+    if isinstance(cause, OmegaConfBaseException) and str(cause).split("\n")[0] not in text:
+        text += ": " + str(cause).split("\n")[0]
+    return SettingsError(text, where="the command line or conf/", next_step="`glm5bench plan --help` lists groups and values")
+
+
+def arm_overrides(experiment: Mapping[str, Any] | None, command_line: Sequence[Any], parse: Callable[[list[str]], Any]) -> list[list[str]]:
+    """The override list of every arm: the experiment's arms (or one empty arm), each a product, the command line on top.
+
+    `parse` is Hydra's OverridesParser.parse_overrides; `command_line` is already parsed.
+    """
+    experiment = experiment or {}
+    common = [str(o) for o in experiment.get("common") or []]
+    arms = [[str(o) for o in arm] for arm in experiment.get("arms") or [[]]]
+    return [job for arm in arms for job in _product([*parse([_quoted_choice(o) for o in (*common, *arm)]), *command_line])]
+
+
+def _product(overrides: Sequence[Any]) -> list[list[str]]:
+    choices: dict[str, list[str]] = {}
+    for override in overrides:
+        key = override.get_key_element()
+        values = _values(override)
+        if key in POINT_AXES:
+            choices[key] = [f"{key}=[{','.join(values)}]"]
+        else:
+            choices[key] = [f"{key}={value}" if not key.startswith("~") else key for value in values]
+    return [list(job) for job in itertools.product(*choices.values())]
+
+
+def _values(override: Any) -> list[str]:
+    if override.is_sweep_override():
+        if not override.is_discrete_sweep():
+            raise SettingsError(f"{override.input_line}: this kind of sweep is not read here.", next_step="list the values: a=1,2,3")
+        return list(override.sweep_string_iterator())
+    text = override.get_value_element_as_str()
+    if override.get_key_element() in POINT_AXES and text.startswith("[") and text.endswith("]"):
+        return [v for v in text[1:-1].split(",") if v]
+    return [text]
+
+
+def validated(composed: DictConfig) -> Settings:
+    """The settings of one composed arm. Raises SettingsError with the path and the value of the first thing that is wrong."""
+    own = OmegaConf.masked_copy(composed, [str(k) for k in composed if k not in ("hydra", "experiment")])
+    try:
+        asked: Any = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise _settings_error(error) from error
+    for axis in POINT_AXES:
+        if not isinstance(asked.get(axis), list):
+            asked[axis] = [asked.get(axis)]
+    settings = _validate(Settings, asked, "")
+    _refuse_unknown(asked, plain(settings), "")
+    return settings
+
+
+def _validate(kind: type[Any], asked: Any, prefix: str) -> Any:
+    try:
+        return TypeAdapter(kind).validate_python(asked)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join([p for p in (prefix, *map(str, first["loc"])) if p])
+        raise SettingsError(
+            f"{path}={first['input']!r}: {first['msg']}.", where="the command line or conf/", next_step="`glm5bench plan --help`"
+        ) from error
+
+
+def _refuse_unknown(asked: Any, known: Any, path: str) -> None:
+    if not isinstance(asked, dict) or not isinstance(known, dict):
+        return
+    for key, value in asked.items():
+        here = f"{path}.{key}" if path else str(key)
+        if str(key) not in known:
+            raise SettingsError(f"{here} is not a setting.", where="conf/", next_step=f"known here: {', '.join(sorted(known))}")
+        _refuse_unknown(value, known[str(key)], here)
+
+
+def campaign_name(experiment: str | None, overrides: Sequence[str], explicit: str | None) -> str:
+    """The same for the same question: the experiment, and a hash of what else was asked that changes the points."""
+    if explicit:
+        if not all(c.isalnum() or c in "._-" for c in explicit) or explicit.startswith("."):
+            raise SettingsError(f"name={explicit!r} is no name for a directory.", next_step="use letters, digits, '.', '_' and '-'")
+        return explicit
+    rest = sorted(o for o in overrides if o.split("=")[0] not in (*ABOUT_THE_RUN, "experiment"))
+    if experiment and not rest:
+        return experiment
+    return f"{experiment or 'sweep'}-{digest_of(rest, 8)}"
+
+
+def group_values(group: str, config_dir: Path | None = None) -> list[str]:
+    """The choices of a config group, sorted."""
+    places = [conf_dir(), *([config_dir] if config_dir else [])]
+    return sorted({f.stem for place in places for f in (place / group).glob("*.yaml")})
+
+
+def compose(*overrides: str) -> Settings:
+    """One arm from conf/ without a command line: for the simulator's command, the shipped tables and tests."""
+    _plugins_on_path()
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.errors import HydraException
+
+    try:
+        with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
+            return validated(hydra_compose("config", overrides=_for_hydra(overrides)))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise _settings_error(error) from error
+
+
+def price_table(spec: str) -> Price:
+    """Prices by name of conf/price, from a YAML file of the same shape, or as `b200=2.5,h200=1.4` over hyperscaler's."""
+    if "=" in spec:
+        return Price("own", {**price_table("hyperscaler").usd_per_gpu_h, **_price_pairs(spec)})
+    shipped = conf_dir() / "price" / f"{spec}.yaml"
+    path = shipped if shipped.is_file() else Path(spec)
+    if not path.is_file():
+        names = ", ".join(group_values("price"))
+        raise SettingsError(f"There is no price set {spec!r}.", where="--price", next_step=f"one of {names}, a YAML file, or b200=2.5")
+    try:
+        asked = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SettingsError(f"The price file cannot be read: {error}.", where=str(path)) from error
+    price: Price = _validate(Price, asked, "")
+    return price
+
+
+def _price_pairs(spec: str) -> dict[str, float | None]:
+    pairs: dict[str, float | None] = {}
+    for pair in spec.split(","):
+        hardware, _, usd = pair.partition("=")
+        try:
+            pairs[hardware.strip()] = float(usd)
+        except ValueError as error:
+            raise SettingsError(f"--price {pair}: {usd!r} is no number of dollars.", next_step="--price b200=2.5,h200=1.4") from error
+    return pairs
+
+
+def power_table() -> dict[str, float]:
+    """All-in kW per GPU by hardware id, from conf/hardware. A variant inherits what it does not name."""
+    return {id_: float(_inherited("hardware", id_, "power_kw")) for id_ in group_values("hardware")}
+
+
+def _inherited(group: str, name: str, key: str) -> Any:
+    raw = yaml.safe_load((conf_dir() / group / f"{name}.yaml").read_text(encoding="utf-8"))
+    if key in raw:
+        return raw[key]
+    parents = [d for d in raw.get("defaults", []) if isinstance(d, str) and d != "_self_"]
+    if not parents:
+        raise BenchError(f"{group}/{name} has no {key}.", where=str(conf_dir()))
+    return _inherited(group, parents[0], key)

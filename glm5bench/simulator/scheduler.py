@@ -1,0 +1,161 @@
+"""A continuous-batching scheduler in virtual time: what SGLang's does to requests, without the GPUs.
+
+Enters: requests (prompt and output tokens). Leaves: steps, each with its duration and the tokens that it gave to whom. Prefill
+goes first, in chunks; a request is admitted when a running slot and cache for all of its tokens are free; a speculative step gives
+each request one token and a geometric number of accepted drafts. No clock and no HTTP: the server paces these steps in scaled
+real time, `simulator.predict` drives them as fast as they go.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..roofline import StepModel
+
+NEW_TOKEN_RATIO = 0.5  # requests in flight are at all stages of their outputs: half of it on average
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the server's flags allow. `capacity_tokens` is the KV cache, shared by all running requests."""
+
+    max_running: int
+    capacity_tokens: int
+    chunk_tokens: int
+
+
+@dataclass
+class Request:
+    """One request inside the scheduler. Counts only grow, but `done`."""
+
+    id: int
+    prompt_tokens: int
+    output_tokens: int
+    prefilled: int = 0
+    emitted: int = 0
+    verify_steps: int = 0
+    done: bool = False
+
+    @property
+    def reserved_tokens(self) -> int:
+        """Cache set aside when it is admitted: SGLang counts on a part of the outputs only, its ratio falls from 0.7."""
+        return self.prompt_tokens + int(NEW_TOKEN_RATIO * self.output_tokens)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One forward pass: how long it takes (seconds), and the tokens that come out at its end."""
+
+    duration_s: float
+    tokens: tuple[tuple[Request, int], ...]
+
+
+class Scheduler:
+    """The waiting queue, the running batch and the cache of one server."""
+
+    def __init__(self, model: StepModel, limits: Limits, *, seed: int = 0) -> None:
+        self.model, self.limits = model, limits
+        self._rng = np.random.default_rng(seed)
+        self._waiting: deque[Request] = deque()
+        self._prefilling: list[Request] = []
+        self._running: list[Request] = []
+        self._reserved = 0
+        self.peak_running = 0
+
+    @property
+    def n_running(self) -> int:
+        """Requests that hold cache."""
+        return len(self._running) + len(self._prefilling)
+
+    @property
+    def n_waiting(self) -> int:
+        """Requests that wait to be admitted."""
+        return len(self._waiting)
+
+    @property
+    def used_tokens(self) -> int:
+        """Cache in use, in tokens."""
+        return sum(r.prefilled + r.emitted for r in self._running + self._prefilling)
+
+    def add(self, request: Request) -> None:
+        """Puts a request at the end of the queue."""
+        self._waiting.append(request)
+
+    def abort(self, request: Request) -> None:
+        """Forgets a request whose client went away."""
+        if request.done:
+            return
+        request.done = True
+        if request in self._waiting:
+            self._waiting.remove(request)
+            return
+        for batch in (self._prefilling, self._running):
+            if request in batch:
+                batch.remove(request)
+                self._reserved -= request.reserved_tokens
+
+    def step(self) -> Step | None:
+        """The next forward pass, or None when there is nothing to do."""
+        self._admit()
+        self.peak_running = max(self.peak_running, self.n_running)
+        if self._prefilling:
+            return self._prefill()
+        return self._decode() if self._running else None
+
+    def _admit(self) -> None:
+        while self._waiting and self.n_running < self.limits.max_running:
+            head = self._waiting[0]
+            if self.n_running and self._reserved + head.reserved_tokens > self.limits.capacity_tokens:
+                return
+            self._prefilling.append(self._waiting.popleft())
+            self._reserved += head.reserved_tokens
+
+    def _prefill(self) -> Step:
+        budget, tokens, attended = self.limits.chunk_tokens, 0, 0.0
+        finished: list[Request] = []
+        for request in self._prefilling:
+            take = min(budget - tokens, request.prompt_tokens - request.prefilled)
+            if take <= 0:
+                break
+            attended += take * (request.prefilled + take / 2)
+            request.prefilled += take
+            tokens += take
+            if request.prefilled == request.prompt_tokens:
+                finished.append(request)
+        self._prefilling = [r for r in self._prefilling if r.prefilled < r.prompt_tokens]
+        self._running.extend(finished)
+        return Step(self.model.prefill_s(tokens, attended), self._give(finished, np.ones(len(finished), dtype=np.int64)))
+
+    def _decode(self) -> Step:
+        batch = self._running
+        context = np.array([r.prompt_tokens + r.emitted for r in batch])
+        topk = self.model.checkpoint.architecture.index_topk
+        duration = self.model.decode_s(len(batch), float(context.sum()), float(np.minimum(context, topk).sum()))
+        for request in batch:
+            request.verify_steps += 1
+        return Step(duration, self._give(batch, 1 + self._accepted(len(batch))))
+
+    def _accepted(self, n: int) -> np.ndarray:
+        """Accepted drafts of each of n requests, (n,): drafts are taken until the first refusal."""
+        steps = self.model.speculative.steps
+        if not steps:
+            return np.zeros(n, dtype=np.int64)
+        taken = self._rng.random((n, steps)) < self.model.checkpoint.mtp_accept
+        return np.cumprod(taken, axis=1).sum(axis=1)
+
+    def _give(self, batch: list[Request], tokens: np.ndarray) -> tuple[tuple[Request, int], ...]:
+        given = []
+        for request, n in zip(batch, tokens.tolist(), strict=True):
+            n = min(n, request.output_tokens - request.emitted)
+            request.emitted += n
+            given.append((request, n))
+        ended = [r for r in batch if r.emitted >= r.output_tokens]
+        for request in ended:
+            request.done = True
+            self._reserved -= request.reserved_tokens
+        if ended:
+            self._running = [r for r in self._running if not r.done]
+        return tuple(given)

@@ -1,0 +1,43 @@
+"""The launchers: compose every arm, validate it, and hand all of them to the command's task at once.
+
+They differ by name only. Which jobs run where is glm5bench.launch's business; here Hydra ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from glm5bench.settings import Multirun, campaign_name, validated
+
+
+_TARGET = "hydra_plugins.glm5bench_launcher.launcher.CampaignLauncher"
+for _kind in ("local", "plan"):  # plain nodes: Hydra loads plugins outside sys.modules, where dataclasses cannot read annotations
+    _node = {"_target_": _TARGET, "kind": _kind}
+    ConfigStore.instance().store(group="hydra/launcher", name=_kind, node=_node, provider="glm5bench")
+
+
+class CampaignLauncher(Launcher):
+    """Receives a whole multirun."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keeps what launch needs."""
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Calls the task once, with every arm."""
+        loader = self.hydra_context.config_loader
+        arms = tuple(validated(loader.load_sweep_config(self.config, list(overrides))) for overrides in job_overrides)
+        asked = tuple(self.config.hydra.overrides.task)
+        experiment = self.config.hydra.runtime.choices.get("experiment")
+        name = campaign_name(experiment, asked, arms[0].name)
+        self.task_function(Multirun(self.kind, name, asked, arms))
+        return [JobReturn(status=JobStatus.COMPLETED, overrides=list(o), _return_value=None) for o in job_overrides]
