@@ -103,7 +103,21 @@ def _node_job(s: Settings) -> NodeJob:
     starts = tuple(_start(s, arm_id, group) for group in _groups(s, concurrencies))
     seconds = JOB_OVERHEAD_S / s.engine.time_scale + sum(_start_estimate_s(s.arm, start) for start in starts)
     usd = seconds / 3600 * s.hardware.gpus_per_node * price_of(s.price, s.hardware.id)
-    return NodeJob(f"{s.arm.hardware.id}-{arm_id}", s.arm, arm_id, s.server_scope, starts, seconds, 0.0 if s.engine.simulated else usd)
+    return NodeJob(
+        id=f"{s.arm.hardware.id}-{arm_id}",
+        arm=s.arm,
+        arm_id=arm_id,
+        server_scope=s.server_scope,
+        model_path=_model_path(s),
+        starts=starts,
+        estimate_s=seconds,
+        estimate_usd=0.0 if s.engine.simulated else usd,
+    )
+
+
+def _model_path(s: Settings) -> str:
+    directory, repository = s.cluster.checkpoint_dir, s.checkpoint.repository
+    return f"{directory.rstrip('/')}/{repository.rpartition('/')[2]}" if directory else repository
 
 
 def _groups(s: Settings, concurrencies: list[int]) -> Iterable[list[int]]:

@@ -13,7 +13,9 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+
+from pydantic import TypeAdapter
 
 PROTOCOL_VERSION = 1  # of the load protocol: what is sent, when the clock starts and stops
 SIMULATOR_MODEL = 1  # of the simulator's scheduler and step model: raised when its figures change
@@ -236,6 +238,7 @@ class NodeJob:
     arm: Arm
     arm_id: str
     server_scope: ServerScope
+    model_path: str  # where the node finds the checkpoint: a directory, or the repository's name
     starts: tuple[ServerStart, ...]
     estimate_s: float
     estimate_usd: float
@@ -302,3 +305,16 @@ def digest_of(value: Any, length: int = 20) -> str:
 def point_key(arm: Arm, recipe: Recipe, *, concurrency: int, repeat: int, seed: int) -> str:
     """The point's key: 20 hex digits."""
     return digest_of(physics(arm, recipe, concurrency=concurrency, repeat=repeat, seed=seed))
+
+
+T = TypeVar("T")
+
+
+def from_json(kind: type[T], text: str | bytes) -> T:
+    """A value of this kind from JSON. Raises ValueError that names the first field that is wrong."""
+    return TypeAdapter(kind).validate_json(text)
+
+
+def from_plain(kind: type[T], value: Any) -> T:
+    """A value of this kind from parsed JSON. Raises ValueError that names the first field that is wrong."""
+    return TypeAdapter(kind).validate_python(value)

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from annotated_types import Ge, MinLen
@@ -33,11 +33,11 @@ Positive = Annotated[int, Ge(1)]
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where node jobs run. `executor` is submitit's: local or debug."""
+    """Where node jobs run. `executor` is submitit's; `checkpoint_dir` holds a directory for each checkpoint, None: by its name."""
 
     id: str
-    kind: str
-    executor: str
+    executor: Literal["local", "debug"]
+    checkpoint_dir: str | None
 
 
 @dataclass(frozen=True)

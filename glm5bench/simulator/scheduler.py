@@ -63,7 +63,6 @@ class Scheduler:
         self._prefilling: list[Request] = []
         self._running: list[Request] = []
         self._reserved = 0
-        self.peak_running = 0
 
     @property
     def n_running(self) -> int:
@@ -100,7 +99,6 @@ class Scheduler:
     def step(self) -> Step | None:
         """The next forward pass, or None when there is nothing to do."""
         self._admit()
-        self.peak_running = max(self.peak_running, self.n_running)
         if self._prefilling:
             return self._prefill()
         return self._decode() if self._running else None

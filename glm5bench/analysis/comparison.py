@@ -1,0 +1,225 @@
+"""Frontiers of several series side by side: at the same interactivity, what each costs, and how a ratio of costs splits into steps.
+
+Enters: rows, one a point. Leaves: frontier rows, iso rows and steps. A series is what one curve is drawn of: one source, hardware,
+engine, checkpoint, precision, speculative setting and workload; its TPs form one frontier. Prices and power come in as tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .cost import node_usd_per_mtok, tput_per_mw_tok_s, usd_per_mtok
+from .frontier import frontier
+from .interpolation import interpolated
+
+PUBLISHED_GRID = (25.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 84.0, 100.0, 120.0, 140.0)  # of the table of 2026-05-25
+STEP_ORDER = ("hardware", "precision", "speculative")
+
+
+@dataclass(frozen=True)
+class Series:
+    """What one curve is drawn of."""
+
+    source: str
+    hardware: str
+    engine: str
+    checkpoint: str
+    precision: str
+    speculative: str
+    isl_tokens: int
+    osl_tokens: int
+
+    @property
+    def workload(self) -> tuple[str, int, int]:
+        """Only series with the same of this are compared: the kind of number, and what was sent."""
+        return (self.source, self.isl_tokens, self.osl_tokens)
+
+    @property
+    def label(self) -> str:
+        """The series in a few words."""
+        return f"{self.hardware} {self.engine} {self.precision} {self.speculative}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One point as tables see it. NaN where a source does not give a figure; throughput and TPOT as DESIGN defines them."""
+
+    series: Series
+    key: str
+    digest: str
+    tp: int
+    gpus: int
+    gpus_per_node: int
+    concurrency: int
+    repeat: int
+    seed: int
+    time_scale: float | None
+    server_scope: str
+    binding: int | None
+    total_tput_per_gpu_tok_s: float
+    input_tput_per_gpu_tok_s: float
+    output_tput_per_gpu_tok_s: float
+    tpot_median_s: float
+    ttft_median_s: float
+    ttft_p99_s: float
+    n_requests: int
+    validity: str
+    reasons: tuple[str, ...]
+    origin: str
+    stated_usd_per_mtok: float | None = None
+    stated_interactivity: float | None = None  # a source may round it apart from its TPOT
+
+    @property
+    def interactivity_tok_s_user(self) -> float:
+        """1 / median TPOT, or as the source states it."""
+        if self.stated_interactivity is not None:
+            return self.stated_interactivity
+        return 1.0 / self.tpot_median_s if self.tpot_median_s > 0 else float("nan")
+
+
+@dataclass(frozen=True)
+class Economy:
+    """What the tables are made with: $ per GPU and hour and all-in kW per GPU, by hardware."""
+
+    usd_per_gpu_h: Mapping[str, float | None]
+    power_kw: Mapping[str, float]
+
+    def cost(self, row: Row) -> float:
+        """$ per million tokens of the GPUs that serve; NaN without a price."""
+        price = self.usd_per_gpu_h.get(row.series.hardware)
+        return usd_per_mtok(price, row.total_tput_per_gpu_tok_s) if price is not None else float("nan")
+
+    def node_cost(self, row: Row) -> float:
+        """The same with the idle GPUs of the node paid."""
+        price = self.usd_per_gpu_h.get(row.series.hardware)
+        if price is None:
+            return float("nan")
+        return node_usd_per_mtok(price, row.total_tput_per_gpu_tok_s, row.gpus, row.gpus_per_node)
+
+    def per_mw(self, row: Row) -> float:
+        """tok/s/MW with the assumed power; NaN without one."""
+        power = self.power_kw.get(row.series.hardware)
+        return tput_per_mw_tok_s(row.total_tput_per_gpu_tok_s, power) if power else float("nan")
+
+
+@dataclass(frozen=True)
+class IsoRow:
+    """One series at one interactivity; NaN where unreachable."""
+
+    series: Series
+    interactivity_tok_s_user: float
+    cost_usd_per_mtok: float
+    total_tput_per_gpu_tok_s: float
+    tput_per_mw_tok_s: float
+    concurrency: float
+    status: str
+    perf_per_dollar_vs_baseline: float
+    baseline: str
+    steps: tuple[tuple[str, float], ...]  # (what changed, ratio of cost); their product is the whole ratio
+
+
+def series_frontiers(rows: Sequence[Row]) -> dict[Series, list[Row]]:
+    """The frontier of each series over its TPs, invalid points left out, by rising interactivity."""
+    grouped: dict[Series, list[Row]] = {}
+    for row in rows:
+        if row.validity != "invalid":
+            grouped.setdefault(row.series, []).append(row)
+    fronts = {}
+    for series in sorted(grouped, key=_series_order):
+        members = grouped[series]
+        x = np.array([r.interactivity_tok_s_user for r in members])
+        kept = frontier(x, np.array([r.total_tput_per_gpu_tok_s for r in members]))
+        if len(kept):
+            fronts[series] = [members[i] for i in kept]
+    return fronts
+
+
+def _series_order(s: Series) -> tuple[object, ...]:
+    return (s.source, s.isl_tokens, s.osl_tokens, s.hardware, s.engine, s.checkpoint, s.precision, s.speculative)
+
+
+def iso_table(
+    fronts: Mapping[Series, Sequence[Row]],
+    economy: Economy,
+    *,
+    at: Sequence[float] = PUBLISHED_GRID,
+    method: str = "steffen",
+    is_baseline: Callable[[Series], bool] | None = None,
+) -> list[IsoRow]:
+    """Every series at every interactivity. The baseline of each workload: the one asked for, else the cheapest GPU's first series."""
+    grid = np.array(at, dtype=np.float64)
+    curves = {s: _curve(rows, economy, grid, method) for s, rows in fronts.items()}
+    table = []
+    for series, curve in curves.items():
+        peers = [s for s in curves if s.workload == series.workload]
+        base = _baseline(peers, economy, is_baseline)
+        for i, x in enumerate(grid.tolist()):
+            ratio = curves[base].cost[i] / curve.cost[i] if base is not None else float("nan")
+            steps = _steps(base, series, curves, i) if base is not None else ()
+            table.append(
+                IsoRow(series, x, curve.cost[i], curve.throughput[i], curve.per_mw[i], curve.concurrency[i], curve.status[i],
+                       ratio, base.label if base is not None else "", steps)
+            )  # fmt: skip
+    return table
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """A series on the grid, all (M,). Each quantity is interpolated on its own."""
+
+    cost: NDArray[np.float64]
+    throughput: NDArray[np.float64]
+    per_mw: NDArray[np.float64]
+    concurrency: NDArray[np.float64]
+    status: list[str]
+
+
+def _curve(rows: Sequence[Row], economy: Economy, grid: NDArray[np.float64], method: str) -> _Curve:
+    x = np.array([r.interactivity_tok_s_user for r in rows])
+
+    def on_grid(quantity: Callable[[Row], float]) -> NDArray[np.float64]:
+        return interpolated(x, np.array([quantity(r) for r in rows], dtype=np.float64), grid, method)
+
+    status = ["unreachable" if g < x[0] or g > x[-1] else "measured" if (x == g).any() else "interpolated" for g in grid]
+    return _Curve(
+        on_grid(economy.cost),
+        on_grid(lambda r: r.total_tput_per_gpu_tok_s),
+        on_grid(economy.per_mw),
+        on_grid(lambda r: float(r.concurrency)),
+        status,
+    )
+
+
+def _baseline(peers: Sequence[Series], economy: Economy, is_baseline: Callable[[Series], bool] | None) -> Series | None:
+    if is_baseline is not None:
+        return next((s for s in peers if is_baseline(s)), None)
+    return min(peers, key=lambda s: (economy.usd_per_gpu_h.get(s.hardware) or float("inf"), _series_order(s)))
+
+
+def _steps(base: Series, target: Series, curves: Mapping[Series, _Curve], i: int) -> tuple[tuple[str, float], ...]:
+    """The way from the baseline to the target, one setting at a time in the order that the measured series allow."""
+    steps, here = [], base
+    for setting in STEP_ORDER:
+        if getattr(here, setting) == getattr(target, setting):
+            continue
+        following = _changed(here, target, setting, curves)
+        if following is None:
+            return ()
+        steps.append((setting, float(curves[here].cost[i] / curves[following].cost[i])))
+        here = following
+    is_whole = here == target and all(np.isfinite(ratio) for _, ratio in steps)
+    return tuple(steps) if is_whole else ()
+
+
+def _changed(here: Series, target: Series, setting: str, curves: Mapping[Series, _Curve]) -> Series | None:
+    """The series like `here` but for one setting, which is the target's. A precision brings its own checkpoint."""
+    wanted = {name: getattr(target if name == setting else here, name) for name in STEP_ORDER}
+    fits = [
+        s for s in curves
+        if s.workload == here.workload and s.engine == target.engine and all(getattr(s, name) == wanted[name] for name in STEP_ORDER)
+    ]  # fmt: skip
+    return min(fits, key=lambda s: (s != target, s.checkpoint != here.checkpoint), default=None)

@@ -1,0 +1,20 @@
+"""The points that no other point beats in both interactivity and throughput per GPU."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def frontier(interactivity: NDArray[np.float64], throughput: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Indices of the frontier, by rising interactivity and strictly falling throughput.
+
+    Shapes: both (N,). Points with a NaN in either are never on it; of equal points the first is.
+    """
+    finite = np.flatnonzero(np.isfinite(interactivity) & np.isfinite(throughput))
+    best, kept = -np.inf, []
+    for i in sorted(finite.tolist(), key=lambda j: (-interactivity[j], -throughput[j], j)):
+        if throughput[i] > best:
+            best = float(throughput[i])
+            kept.append(i)
+    return np.array(kept[::-1], dtype=np.int64)

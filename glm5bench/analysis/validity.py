@@ -1,0 +1,130 @@
+"""Whether a point's figures hold: valid, flagged or invalid, each with stable reason codes.
+
+An invalid point stays in archives and out of tables. The codes are part of the format: they are added to, never renamed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from .metrics import Figures, Requests
+
+Validity = Literal["valid", "flagged", "invalid"]
+
+INVALID_CODES = ("no_requests", "failed_requests", "short_outputs", "zero_tokens", "concurrency_not_reached", "server_restarted")
+FLAGGED_CODES = ("admission_capped", "kv_limited", "client_lag", "clock_step", "simulator_lag", "not_recomputable")
+
+CONCURRENCY_REACHED = 0.9  # share of the requests in flight, while enough were left to send
+CLIENT_LAG_S = 0.05  # p99 lateness of the client's event loop
+CLOCK_STEP_S = 0.05  # wall clock against monotonic clock over the run
+SIMULATOR_LATE_STEPS = 0.25  # share of simulated steps that ended behind schedule
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What the node job knows beside the requests. None where it was not observed."""
+
+    concurrency: int
+    server_max_running: int | None
+    server_capacity_tokens: int | None
+    server_peak_running: int | None
+    client_lag_p99_s: float | None
+    clock_step_s: float | None
+    simulator_late_share: float | None
+    server_restarted: bool
+
+
+@dataclass(frozen=True)
+class Reason:
+    """A stable code and a sentence with its numbers."""
+
+    code: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of the point."""
+
+    validity: Validity
+    reasons: tuple[Reason, ...]
+
+    @property
+    def codes(self) -> tuple[str, ...]:
+        """The reason codes."""
+        return tuple(reason.code for reason in self.reasons)
+
+
+def verdict(r: Requests, f: Figures, c: Circumstances) -> Verdict:
+    """The verdict over one whole measurement."""
+    reasons = [*_requests(r, f), *_concurrency(r, c), *_server(r, c), *_clocks(c)]
+    if any(reason.code in INVALID_CODES for reason in reasons):
+        return Verdict("invalid", tuple(reasons))
+    return Verdict("flagged" if reasons else "valid", tuple(reasons))
+
+
+def published_verdict() -> Verdict:
+    """Of figures without raw times: they are taken at their word, and say so."""
+    return Verdict("flagged", (Reason("not_recomputable", "the source gives figures, not times"),))
+
+
+def _requests(r: Requests, f: Figures) -> list[Reason]:
+    if f.n_requests == 0:
+        return [Reason("no_requests", "no request was sent")]
+    found = []
+    if f.n_failed:
+        first = next(e for e in r.error if e)
+        found.append(Reason("failed_requests", f"{f.n_failed} of {f.n_requests} requests failed, the first with: {first}"))
+    whole = r.is_whole
+    silent, short = whole & (r.output_tokens <= 0), whole & (r.output_tokens > 0) & (r.output_tokens < r.asked_tokens)
+    if silent.any():
+        found.append(Reason("zero_tokens", f"{int(silent.sum())} answers hold no token"))
+    if short.any():
+        found.append(Reason("short_outputs", f"{int(short.sum())} answers are shorter than asked"))
+    return found
+
+
+def _concurrency(r: Requests, c: Circumstances) -> list[Reason]:
+    """Requests in flight between the first and the last send: a closed loop keeps them at the concurrency."""
+    sent = np.sort(r.sent_ns[r.sent_ns >= 0])
+    if len(sent) <= c.concurrency:
+        return []
+    start, stop = sent[c.concurrency - 1], sent[-1]
+    if stop <= start:
+        return []
+    inside = np.clip(r.end_ns, start, stop) - np.clip(r.sent_ns, start, stop)
+    in_flight = float(inside[r.sent_ns >= 0].sum()) / float(stop - start)
+    if in_flight >= CONCURRENCY_REACHED * c.concurrency:
+        return []
+    return [Reason("concurrency_not_reached", f"{in_flight:.1f} requests were in flight, {c.concurrency} were to be")]
+
+
+def _server(r: Requests, c: Circumstances) -> list[Reason]:
+    found = []
+    if c.server_restarted:
+        found.append(Reason("server_restarted", "the server restarted during the run"))
+    if c.server_max_running is not None and c.server_max_running < c.concurrency:
+        found.append(Reason("admission_capped", f"the server admits {c.server_max_running} requests, {c.concurrency} were sent"))
+    ran = c.server_peak_running
+    if ran is not None and ran < min(c.concurrency, c.server_max_running or c.concurrency, len(r.sent_ns)):
+        found.append(Reason("kv_limited", f"at most {ran} requests ran at once, {c.concurrency} were sent; {_cache(c)}"))
+    return found
+
+
+def _cache(c: Circumstances) -> str:
+    return f"the KV cache holds {c.server_capacity_tokens:,} tokens" if c.server_capacity_tokens else "the KV cache is full"
+
+
+def _clocks(c: Circumstances) -> list[Reason]:
+    found = []
+    if c.client_lag_p99_s is not None and c.client_lag_p99_s > CLIENT_LAG_S:
+        found.append(Reason("client_lag", f"the client's event loop was {c.client_lag_p99_s * 1e3:.0f} ms late at p99"))
+    if c.clock_step_s is not None and abs(c.clock_step_s) > CLOCK_STEP_S:
+        found.append(Reason("clock_step", f"the wall clock moved by {c.clock_step_s:+.3f} s against the monotonic one"))
+    if c.simulator_late_share is not None and c.simulator_late_share > SIMULATOR_LATE_STEPS:
+        share = f"{c.simulator_late_share:.0%} of the simulated steps ended behind schedule"
+        found.append(Reason("simulator_lag", f"{share}: a smaller engine.time_scale is needed on this machine"))
+    return found

@@ -1,0 +1,135 @@
+"""Where every point and job of a campaign stands, from its files alone."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..errors import FileError
+from ..point import NodeJob, from_plain
+from ..store.campaign import Attempt, Campaign
+from .submit import LiveJob, live_jobs
+
+STATES = ("done", "running", "queued", "invalid", "failed", "missing")
+
+
+@dataclass(frozen=True)
+class PointState:
+    """One point: its state, and of its last attempt why."""
+
+    key: str
+    arm: str
+    concurrency: int
+    repeat: int
+    seed: int
+    state: str
+    validity: str
+    failure_class: str
+    attempts: int
+    message: str
+
+
+@dataclass(frozen=True)
+class JobState:
+    """One live job: what it does now."""
+
+    job_id: str
+    node: str
+    phase: str
+    node_job: str
+    key: str
+    requests_done: int
+    requests: int
+    points_done: int
+    points: int
+    beat_age_s: float
+
+
+@dataclass(frozen=True)
+class Status:
+    """A campaign at one moment."""
+
+    name: str
+    simulated: bool
+    points: tuple[PointState, ...]
+    jobs: tuple[JobState, ...]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Points by state."""
+        return {state: n for state in STATES if (n := sum(p.state == state for p in self.points))}
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing runs and nothing waits."""
+        return not self.jobs
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every point is done."""
+        return all(p.state == "done" for p in self.points)
+
+    def as_json(self) -> dict[str, Any]:
+        """One plain object: docs/json.md."""
+        return {
+            "campaign": self.name,
+            "simulated": self.simulated,
+            "complete": self.is_complete,
+            "counts": self.counts,
+            "points": [asdict(p) for p in self.points],
+            "jobs": [asdict(j) for j in self.jobs],
+        }
+
+
+def status(campaign: Campaign) -> Status:
+    """The state of all points and live jobs. Raises FileError where there is no campaign."""
+    record = campaign.read_plan()
+    jobs = planned_jobs(record, str(campaign.plan))
+    live = live_jobs(campaign)
+    waiting = {key for job in live for key in job.keys}
+    running = [_job_state(job) for job in live]
+    now = {j.key for j in running}
+    attempts = campaign.attempts(p.key for job in jobs for p in job.points)
+    points = tuple(
+        _point_state(p.key, job.arm.label, (p.concurrency, p.repeat, p.seed), attempts[p.key], p.key in waiting, p.key in now)
+        for job in jobs
+        for p in job.points
+    )
+    return Status(str(record.get("name", campaign.root.name)), any(j.arm.engine.simulated for j in jobs), points, tuple(running))
+
+
+def planned_jobs(record: dict[str, Any], where: str) -> tuple[NodeJob, ...]:
+    """The node jobs of a plan's record. Raises FileError where it is damaged or of another version."""
+    try:
+        return from_plain(tuple[NodeJob, ...], record["jobs"])
+    except ValueError as error:
+        raise FileError(f"plan.json cannot be understood: {str(error).splitlines()[0]}.", path=where) from error
+
+
+def _point_state(
+    key: str, arm: str, axes: tuple[int, int, int], attempts: list[Attempt], is_waiting: bool, is_running: bool
+) -> PointState:
+    last = next((a for a in attempts if a.is_done), attempts[-1] if attempts else None)
+    state = "missing"
+    if last is not None and last.is_done:
+        state = "done"
+    elif is_running:
+        state = "running"
+    elif is_waiting and (last is None or last.status != "failed"):
+        state = "queued"
+    elif last is not None:
+        state = "invalid" if last.status == "whole" else "failed"
+    validity, class_, message = (last.validity, last.failure_class, last.message) if last else ("", "", "")
+    return PointState(key, arm, *axes, state, validity, class_, len(attempts), message)
+
+
+def _job_state(job: LiveJob) -> JobState:
+    beat = job.beat
+    if beat is None:
+        return JobState(job.job_id, job.host, "queued", "", "", 0, 0, 0, len(job.keys), 0.0)
+    age = max(0.0, time.time() - beat.time_utc_s)
+    key = beat.key if beat.phase in ("warm-up", "measuring") else ""
+    return JobState(
+        job.job_id, job.host, beat.phase, beat.node_job, key, beat.requests_done, beat.requests, beat.points_done, beat.points, age
+    )

@@ -1,0 +1,101 @@
+"""Where a running job says that it lives, and what it is doing.
+
+One small JSON file, replaced every two seconds by a thread of its own, so that a job that hangs in a system call still beats and
+one that was killed stops. Who reads it needs no scheduler: on the same host the process is looked up, elsewhere its age tells.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ..errors import EnvironmentLacks, FileError
+from ..store.files import read_json, write_json
+
+BEAT_S = 2.0
+SILENT_S = 60.0
+
+
+@dataclass
+class Beat:
+    """The content of the file. `host`, `pid` and `started_ticks` name one process on one machine."""
+
+    host: str
+    pid: int
+    started_ticks: int
+    time_utc_s: float
+    phase: str
+    node_job: str
+    key: str
+    requests_done: int
+    requests: int
+    points_done: int
+    points: int
+    keys: list[str]  # of every point in this job's charge
+
+
+class Heartbeat:
+    """A thread that writes the beat until it is told to stop."""
+
+    def __init__(self, path: Path, keys: list[str]) -> None:
+        self._path = path
+        self._stop = threading.Event()
+        pid = os.getpid()
+        self.beat = Beat(socket.gethostname(), pid, process_started_ticks(pid), time.time(), "starting", "", "", 0, 0, 0, 0, keys)
+        self._thread = threading.Thread(target=self._run, daemon=True, name="heartbeat")
+
+    def __enter__(self) -> Heartbeat:
+        self._write()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(timeout=5)
+        self.beat.phase = "done"
+        self._write()
+
+    def phase(self, phase: str) -> None:
+        """What the job does from now on."""
+        self.beat.phase = phase
+
+    def _run(self) -> None:
+        while not self._stop.wait(BEAT_S):
+            self._write()
+
+    def _write(self) -> None:
+        self.beat.time_utc_s = time.time()
+        try:
+            write_json(self._path, asdict(self.beat))
+        except EnvironmentLacks:
+            return  # a full disk must not end a measurement; the point's own write will say so
+
+
+def read_beat(path: Path) -> Beat | None:
+    """The last beat, or None where there is none."""
+    try:
+        return Beat(**read_json(path))
+    except (FileError, TypeError):
+        return None
+
+
+def is_alive(beat: Beat, now_utc_s: float) -> bool:
+    """Whether the job behind this beat still runs."""
+    if beat.phase == "done":
+        return False
+    if beat.host == socket.gethostname():
+        return process_started_ticks(beat.pid) == beat.started_ticks
+    return now_utc_s - beat.time_utc_s < SILENT_S
+
+
+def process_started_ticks(pid: int) -> int:
+    """When this process started, in kernel ticks; -1 for one that is gone or a zombie. Source: proc(5), field 22 of stat."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except OSError:
+        return -1
+    return -1 if fields[0] in "ZX" else int(fields[19])

@@ -1,0 +1,253 @@
+"""One node job: start a server, measure its points, write each as it ends, and leave nothing running.
+
+Enters: a NodeJob, complete in itself, and the campaign's directory. Leaves: point files and a record of every attempt. Nothing
+measured is lost: a point is written whole before the next begins; a fault costs the point that it hit, whose record says why, and
+the server is started again for what is left. SIGTERM, SIGINT and SIGUSR2 stop it cleanly; what was not measured is simply missing.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from types import FrameType
+from typing import Any
+
+import httpx
+
+from ..analysis.metrics import Figures
+from ..analysis.validity import Verdict
+from ..errors import BenchError, ClientError, ServerError
+from ..point import Arm, NodeJob, Point, ServerStart, plain
+from ..store.campaign import ATTEMPT_FORMAT, Campaign
+from ..store.files import write_json
+from ..store.measurement import Measurement
+from ..store.pointfile import write_point
+from . import client
+from .heartbeat import Heartbeat
+from .provenance import provenance
+from .server import Place, Server, Stopped, model_name, running
+from .workload import PATHS, prompts
+
+MAX_FAULTS_IN_A_ROW = 2  # of one server start: more, and what is left would only cost node-hours
+
+
+@dataclass
+class Progress:
+    """What the job has come to; `stop` is set by a signal."""
+
+    measured: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    stop: bool = False
+
+
+def run(campaign: Campaign, job: NodeJob, job_id: str, heart: Heartbeat, progress: Progress) -> None:
+    """Measures what of the job is not done yet. Never raises for a fault of a server or a point: the records say it."""
+    done = campaign.done(p.key for p in job.points)
+    heart.beat.node_job, heart.beat.points, heart.beat.points_done = job.id, len(job.points), len(done)
+    for number, start in enumerate(job.starts):
+        points = [p for p in start.points if p.key not in done]
+        if progress.stop:
+            progress.left += [p.key for p in points]
+        elif points:
+            _Start(campaign, job, start, job_id, heart, progress, number).measure(points)
+
+
+def catch_signals(progress: Progress) -> None:
+    """From here on a request to end is a flag, looked at several times a second. After submitit's own handlers."""
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        progress.stop = True
+
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP):
+        signal.signal(signum, stop)
+
+
+@dataclass
+class _Start:
+    """One server start of a job and its points."""
+
+    campaign: Campaign
+    job: NodeJob
+    start: ServerStart
+    job_id: str
+    heart: Heartbeat
+    progress: Progress
+    number: int
+
+    def measure(self, points: Sequence[Point]) -> None:
+        """All points; the server is started again after a fault, as often as it makes sense."""
+        left, faults = list(points), 0
+        while left and not self.progress.stop:
+            faults = self._with_one_server(left, faults)
+            if faults >= MAX_FAULTS_IN_A_ROW:
+                break
+        self.progress.left += [p.key for p in left]
+
+    def _with_one_server(self, left: list[Point], faults: int) -> int:
+        """Takes points off `left` as they end. The number of faults in a row, one more where this server's life ended in one."""
+        try:
+            self.heart.phase("loading")
+            with running(self.start.recipe, self.job.arm, self._place()) as server:
+                while left:
+                    faults = self._one(server, left, faults)
+        except Stopped:
+            self.progress.stop = True
+        except ServerError as error:
+            self._fail(left.pop(0), error)
+            faults += 1
+        return faults
+
+    def _one(self, server: Server, left: list[Point], faults: int) -> int:
+        try:
+            self._measure(server, left[0])
+        except (ServerError, Stopped):
+            raise
+        except BenchError as error:
+            self._fail(left.pop(0), error)
+            return faults
+        self.progress.measured.append(left.pop(0).key)
+        self.heart.beat.points_done += 1
+        return 0
+
+    def _place(self) -> Place:
+        folder = self.campaign.job(self.job_id) / f"{self.job.id}.{self.number}"
+        return Place(folder, self.job.model_path, socket.gethostname(), lambda: self.progress.stop)
+
+    def _measure(self, server: Server, point: Point) -> None:
+        self.heart.beat.key = point.key
+        warmups, measured = prompts(self.job.arm.workload, point, model_name(server))
+        path = PATHS[self.job.arm.workload.endpoint]
+        if warmups:
+            self.heart.phase("warm-up")
+            client.run_load(server, path, warmups, point.concurrency, self._progress)
+        _flush(server)
+        self.heart.phase("measuring")
+        began, wall, clock = _now(), time.time(), time.monotonic()
+        load = client.run_load(server, path, measured, point.concurrency, self._progress)
+        server.alive_or_raise()
+        ended, clock_step = _now(), (time.time() - wall) - (time.monotonic() - clock)
+        info = server.get_json("/server_info") or server.get_json("/get_server_info") or {}
+        made = {
+            **provenance(self.job_id),
+            "start_utc": began,
+            "end_utc": ended,
+            "start_monotonic_ns": load.start_ns,
+            "clock_step_s": clock_step,
+            "client_lag_p99_s": load.lag_p99_s,
+            "argv": list(self.start.recipe.argv),
+            "server_start_s": server.start_s,
+        }
+        source = "simulated" if self.job.arm.engine.simulated else "measured"
+        record = point_record(self.job, self.start, point)
+        log = server.log_tail(1_000_000)
+        self._write(Measurement(point.key, source, record, made, client.requests(load), _observed(info, server), log), point)
+
+    def _write(self, m: Measurement, point: Point) -> None:
+        attempt = self.campaign.next_attempt(point.key)
+        digest = write_point(self.campaign.point_file(point.key, attempt), m)
+        figures, verdict = m.figures(), m.verdict()
+        assert figures is not None
+        write_json(self.campaign.attempt_file(point.key, attempt), {**self._attempt(point, attempt), **_whole(digest, figures, verdict)})
+
+    def _fail(self, point: Point, error: BenchError) -> None:
+        """A record of the failed attempt. A directory that cannot be written ends the job: nothing more would be kept."""
+        self.progress.failed.append(point.key)
+        attempt = self.campaign.next_attempt(point.key)
+        class_ = getattr(error, "failure_class", "node_fault")
+        record = {"status": "failed", "class": class_, "message": str(error)}
+        write_json(self.campaign.attempt_file(point.key, attempt), {**self._attempt(point, attempt), **record})
+
+    def _attempt(self, point: Point, attempt: int) -> dict[str, Any]:
+        return {
+            "format": ATTEMPT_FORMAT,
+            "key": point.key,
+            "attempt": attempt,
+            "node": socket.gethostname(),
+            "job_id": self.job_id,
+            "node_job": self.job.id,
+            "ended_utc": _now(),
+        }
+
+    def _progress(self, done: int, of: int) -> None:
+        self.heart.beat.requests_done, self.heart.beat.requests = done, of
+
+
+def point_record(job: NodeJob, start: ServerStart, point: Point) -> dict[str, Any]:
+    """What /point holds: the facts that tables need, flat, and everything that was resolved."""
+    arm: Arm = job.arm
+    return {
+        "hardware": arm.hardware.id,
+        "engine": "simulated" if arm.engine.simulated else arm.engine.flavor,
+        "engine_version": arm.engine.version,
+        "image": start.recipe.image,
+        "model": arm.checkpoint.model,
+        "checkpoint": arm.checkpoint.repository,
+        "precision": arm.checkpoint.precision,
+        "speculative": arm.speculative.id,
+        "tp": arm.tp,
+        "gpus": arm.tp,
+        "gpus_per_node": arm.hardware.gpus_per_node,
+        "isl_tokens": arm.workload.isl_tokens,
+        "osl_tokens": arm.workload.osl_tokens,
+        "concurrency": point.concurrency,
+        "repeat": point.repeat,
+        "seed": point.seed,
+        "server_scope": job.server_scope,
+        "binding": point.binding,
+        "departures": list(start.recipe.notes),
+        "time_scale": arm.engine.time_scale if arm.engine.simulated else None,
+        "arm": plain(arm),
+        "recipe": plain(start.recipe),
+    }
+
+
+def _observed(info: dict[str, Any], server: Server) -> dict[str, Any]:
+    """What the server said of itself after the run, with the numbers that the verdict needs taken out."""
+    states = info.get("internal_states") or [{}]
+    lag = info.get("lag") or {}
+    running_limits = [s.get("effective_max_running_requests_per_dp") for s in states]
+    return {
+        "info": info_redacted(info, server),
+        "max_running": sum(n for n in running_limits if n) or info.get("max_running_requests"),
+        "capacity_tokens": info.get("max_total_num_tokens"),
+        "peak_running": states[0].get("peak_running_requests"),
+        "acceptance_length": states[0].get("avg_spec_accept_length"),
+        "simulator_late_share": lag["late_steps"] / max(1, lag["steps"]) if lag else None,
+        "restarted": False,
+    }
+
+
+def info_redacted(info: dict[str, Any], server: Server) -> dict[str, Any]:
+    """Server information without keys and tokens."""
+    hidden = {k: "<redacted>" if "api_key" in k or "token" == k else v for k, v in info.items()}
+    return {k: server.redacted(v) if isinstance(v, str) else v for k, v in hidden.items()}
+
+
+def _flush(server: Server) -> None:
+    """An empty prefix cache and fresh counters. Engines without the endpoint (vLLM) keep theirs: no prompt repeats."""
+    try:
+        httpx.post(server.base_url + "/flush_cache", headers=server.headers, timeout=60, trust_env=False)
+    except httpx.HTTPError as error:
+        server.alive_or_raise()
+        raise ClientError(f"The server does not answer POST /flush_cache: {error}.") from error
+
+
+def _whole(digest: str, f: Figures, v: Verdict) -> dict[str, Any]:
+    summary = {
+        "n_requests": f.n_requests,
+        "n_failed": f.n_failed,
+        "total_tput_tok_s": f.total_tput_tok_s,
+        "interactivity_tok_s_user": f.interactivity_tok_s_user,
+        "duration_s": f.duration_s,
+    }
+    finite = {k: x for k, x in summary.items() if x == x}
+    return {"status": "whole", "digest": digest, "validity": v.validity, "reasons": [asdict(r) for r in v.reasons], "summary": finite}
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")

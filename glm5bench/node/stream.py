@@ -1,0 +1,93 @@
+"""What a streamed answer held: parsed after the clock has stopped, from bytes and the times at which they arrived. Pure.
+
+A server-sent event counts at the arrival of the bytes that complete it. An answer is whole when its tokens, its finish reason and
+its end agree; anything else names what is missing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+UNKNOWN = -1
+
+
+@dataclass
+class Answer:
+    """One parsed stream. `chunks` are (arrival in ns, tokens or UNKNOWN) of events that carry tokens."""
+
+    chunks: list[tuple[int, int]] = field(default_factory=list)
+    prompt_tokens: int = UNKNOWN
+    output_tokens: int = UNKNOWN
+    finish_reason: str = ""
+    is_done: bool = False
+    error: str = ""
+
+
+def parsed(pieces: Iterable[tuple[int, bytes]]) -> Answer:
+    """The answer in a response body that arrived in these pieces: (arrival in ns, bytes), cut anywhere."""
+    answer = Answer()
+    for at, data in _events(pieces):
+        if data == "[DONE]":
+            answer.is_done = True
+            continue
+        try:
+            _take(answer, at, json.loads(data))
+        except (ValueError, TypeError, AttributeError, KeyError, IndexError):
+            answer.error = answer.error or f"unreadable event: {data[:80]!r}"
+    return answer
+
+
+def fault(answer: Answer) -> str:
+    """What is wrong with the answer, in a few words; empty for a whole one."""
+    if answer.error:
+        return answer.error
+    if not answer.chunks:
+        return "no token came"
+    if not answer.finish_reason:
+        return "cut short: no finish reason"
+    if not answer.is_done:
+        return "cut short: no [DONE]"
+    return "" if answer.output_tokens >= 0 else "the server gave no token count"
+
+
+def _events(pieces: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, str]]:
+    """The `data` of each event with its arrival. Lines end in LF, CRLF or CR; comments and other fields are passed over."""
+    rest, lines = b"", []
+    for at, piece in pieces:
+        rest += piece
+        *whole, rest = rest.split(b"\n")
+        for line in whole:
+            line = line.rstrip(b"\r")
+            if line.startswith(b"data:"):
+                lines.append(line[5:].strip().decode("utf-8", "replace"))
+            elif not line and lines:
+                yield at, "\n".join(lines)
+                lines = []
+
+
+def _take(answer: Answer, at: int, event: dict[str, Any]) -> None:
+    if event.get("error") or event.get("object") == "error":
+        error = event.get("error") or event
+        answer.error = str(error.get("message", error) if isinstance(error, dict) else error)[:200]
+        return
+    before = max(0, answer.output_tokens)
+    usage = event.get("usage")
+    if usage:
+        answer.prompt_tokens = int(usage["prompt_tokens"])
+        answer.output_tokens = int(usage.get("completion_tokens") or 0)
+    for choice in event.get("choices") or []:
+        answer.finish_reason = choice.get("finish_reason") or answer.finish_reason
+        gained = answer.output_tokens - before if usage else UNKNOWN
+        if gained > 0 or (gained == UNKNOWN and _carries_text(choice)):
+            answer.chunks.append((at, gained))
+
+
+def _carries_text(choice: dict[str, Any]) -> bool:
+    """Without counts: completions chunks carry tokens even where their text is unfinished; chat's role chunk carries none."""
+    if "text" in choice:
+        return bool(choice["text"]) or not choice.get("finish_reason")
+    delta = choice.get("delta") or {}
+    return bool(delta.get("content") or delta.get("reasoning_content") or delta.get("tool_calls"))

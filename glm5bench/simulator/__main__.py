@@ -1,0 +1,5 @@
+"""`python -m glm5bench.simulator`: what a node job starts for engine=simulated."""
+
+from .serve import main
+
+raise SystemExit(main())

@@ -1,0 +1,352 @@
+"""SGLang's HTTP surface over a simulated engine, as a Starlette application.
+
+Enters: HTTP. Leaves: the bodies, streams and status codes of SGLang 0.5 (its shapes were recorded from a real server). What stands
+in every place that a reader could mistake for a measurement: `simulated` and the time scale.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from .engine import Counters, Engine
+from .options import START_S, Options
+
+WORD = " tok"  # the text of every token
+OPEN_PATHS = ("/health", "/health_generate", "/metrics")  # SGLang leaves these open with an API key set
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One generation request, whichever endpoint it came by."""
+
+    endpoint: str  # generate, completions, chat
+    prompt_tokens: int
+    output_tokens: int
+    stream: bool
+    include_usage: bool
+    continuous_usage: bool
+    model: str
+
+
+def application(options: Options) -> Starlette:
+    """The server of these options."""
+    state = State(options)
+    routes = [
+        Route("/health", state.health),
+        Route("/health_generate", state.health),
+        Route("/v1/models", state.models),
+        Route("/server_info", state.server_info),
+        Route("/get_server_info", state.server_info),
+        Route("/metrics", state.metrics),
+        Route("/flush_cache", state.flush_cache, methods=["GET", "POST"]),
+        Route("/generate", state.generate, methods=["POST"]),
+        Route("/v1/completions", state.completions, methods=["POST"]),
+        Route("/v1/chat/completions", state.chat, methods=["POST"]),
+    ]
+    return Starlette(routes=routes, lifespan=state.lifespan, middleware=[Middleware(_Authorised, api_key=options.api_key)])
+
+
+class _Authorised:
+    """401 for a missing or wrong key, as SGLang answers."""
+
+    def __init__(self, app: ASGIApp, api_key: str | None) -> None:
+        self._app, self._key = app, api_key
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._key is None or scope["type"] != "http" or scope["path"] in OPEN_PATHS:
+            return await self._app(scope, receive, send)
+        sent = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1")
+        if sent == f"Bearer {self._key}":
+            return await self._app(scope, receive, send)
+        return await JSONResponse({"error": "Unauthorized"}, status_code=401)(scope, receive, send)
+
+
+class State:
+    """The handlers, and the engine that they share."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.is_ready = False
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        """Starts the engine, and says when it is ready as SGLang's log does."""
+        self.engine = Engine(self.options)
+        tasks = [asyncio.create_task(self.engine.run()), asyncio.create_task(self._become_ready())]
+        yield
+        for task in tasks:
+            task.cancel()
+
+    async def _become_ready(self) -> None:
+        o = self.options
+        extra = o.fault.number if o.fault and o.fault.kind == "slow_start" else 0
+        await asyncio.sleep((START_S + extra) / o.time_scale)
+        m = o.memory
+        print(f"Load weight end. elapsed={START_S:.2f} s, type={o.arm.checkpoint.architecture.name}, mem usage={m.weights_gib:.2f} GB.")
+        print(f"KV Cache is allocated. dtype: {m.kv_dtype}, #tokens: {m.capacity_tokens}, KV size: {m.kv_gib:.2f} GB")
+        print(
+            f"max_total_num_tokens={m.capacity_tokens}, chunked_prefill_size={o.limits.chunk_tokens}, "
+            f"max_running_requests={o.limits.max_running}, context_len={o.context_length}"
+        )
+        print("The server is fired up and ready to roll!", flush=True)
+        self.is_ready = True
+
+    async def health(self, request: HttpRequest) -> Response:
+        """503 until ready. `/health` generates a token, as SGLang's does."""
+        if not self.is_ready:
+            return Response(status_code=503)
+        await self._whole(Asked("generate", 1, 1, False, False, False, ""))
+        return Response(status_code=200)
+
+    async def models(self, request: HttpRequest) -> Response:
+        """The one model that is served."""
+        o = self.options
+        card = {"id": o.served_model_name, "object": "model", "created": int(time.time()), "owned_by": "simulated"}
+        return JSONResponse({"object": "list", "data": [{**card, "root": o.model_path, "parent": None, "max_model_len": o.context_length}]})
+
+    async def server_info(self, request: HttpRequest) -> Response:
+        """Resolved settings, flat, and the scheduler's own state. Not in SGLang: `simulated`, `time_scale`, `lag`."""
+        o, m, c = self.options, self.options.memory, self.engine.counters
+        return JSONResponse(
+            {
+                "simulated": True,
+                "time_scale": o.time_scale,
+                "model_path": o.model_path,
+                "served_model_name": o.served_model_name,
+                "tp_size": o.arm.tp,
+                "dp_size": 1,
+                "quantization": o.arm.checkpoint.precision,
+                "kv_cache_dtype": m.kv_dtype,
+                "mem_fraction_static": m.fraction,
+                "chunked_prefill_size": o.limits.chunk_tokens,
+                "max_running_requests": o.limits.max_running,
+                "stream_interval": o.stream_interval,
+                "speculative_num_steps": o.arm.speculative.steps or None,
+                "speculative_num_draft_tokens": o.arm.speculative.draft_tokens or None,
+                "launch_command": " ".join(o.argv),
+                "status": "ready" if self.is_ready else "starting",
+                "max_total_num_tokens": m.capacity_tokens,
+                "max_req_input_len": o.context_length - 6,
+                "version": f"simulated-{o.arm.engine.version}",
+                "lag": {"worst_s": c.worst_lag_s, "late_steps": c.late_steps, "steps": c.steps},
+                "internal_states": [
+                    {
+                        "effective_max_running_requests_per_dp": o.limits.max_running,
+                        "last_gen_throughput": self.engine.last_throughput,
+                        "memory_usage": {"weight": m.weights_gib, "kvcache": m.kv_gib, "token_capacity": m.capacity_tokens, "graph": 0.0},
+                        "avg_spec_accept_length": _acceptance(c),
+                        "peak_running_requests": c.peak_running,
+                    }
+                ],
+            }
+        )
+
+    async def metrics(self, request: HttpRequest) -> Response:
+        """Prometheus text with SGLang's names."""
+        c, s = self.engine.total, self.engine.scheduler
+        values = {
+            "num_running_reqs": s.n_running,
+            "num_queue_reqs": s.n_waiting,
+            "token_usage": s.used_tokens / max(1, self.options.memory.capacity_tokens),
+            "gen_throughput": self.engine.last_throughput if self.engine.is_busy else 0.0,
+            "max_total_num_tokens": self.options.memory.capacity_tokens,
+            "spec_accept_length": _acceptance(c) or 0.0,
+            "prompt_tokens_total": c.prompt_tokens,
+            "generation_tokens_total": c.generation_tokens,
+            "num_requests_total": c.requests,
+            "spec_verify_calls_total": c.verify_steps,
+        }
+        label = f'{{model_name="{self.options.served_model_name}",simulated="true"}}'
+        lines = []
+        for name, value in values.items():
+            lines += [f"# TYPE sglang:{name} {'counter' if name.endswith('_total') else 'gauge'}", f"sglang:{name}{label} {float(value)}"]
+        return PlainTextResponse("\n".join(lines) + "\n", media_type="text/plain; version=0.0.4")
+
+    async def flush_cache(self, request: HttpRequest) -> Response:
+        """400 while requests run, as SGLang answers."""
+        if self.engine.is_busy:
+            return PlainTextResponse("Failed to flush cache: requests are running.\n", status_code=400)
+        self.engine.flush()
+        return PlainTextResponse("Cache flushed.\n")
+
+    async def generate(self, request: HttpRequest) -> Response:
+        """SGLang's own endpoint: text is cumulative."""
+        return await self._answer(request, "generate")
+
+    async def completions(self, request: HttpRequest) -> Response:
+        """OpenAI's completions."""
+        return await self._answer(request, "completions")
+
+    async def chat(self, request: HttpRequest) -> Response:
+        """OpenAI's chat completions."""
+        return await self._answer(request, "chat")
+
+    async def _answer(self, request: HttpRequest, endpoint: str) -> Response:
+        fault = self.options.fault
+        if fault and fault.kind == "refuse" and self.engine.total.requests >= fault.number:
+            return JSONResponse({"error": {"message": "The server is overloaded.", "code": 503}}, status_code=503)
+        try:
+            asked = _asked(endpoint, json.loads(await request.body()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            return JSONResponse({"error": {"message": f"bad request: {error}", "code": 400}}, status_code=400)
+        if asked.prompt_tokens + asked.output_tokens > self.options.context_length:
+            return self._too_long(asked)
+        if not asked.stream:
+            return JSONResponse(await self._whole(asked))
+        return EventStream(self.engine, asked, self.options)
+
+    def _too_long(self, asked: Asked) -> Response:
+        message = f"The input ({asked.prompt_tokens} tokens) is longer than the model's context length ({self.options.context_length} tokens)."
+        if asked.endpoint == "generate" and asked.stream:  # SGLang says it inside a 200
+            body = "data: " + json.dumps({"error": {"message": message, "code": 400}}) + "\n\ndata: [DONE]\n\n"
+            return Response(body, media_type="text/event-stream")
+        return JSONResponse({"object": "error", "message": message, "type": "BadRequestError", "code": 400}, status_code=400)
+
+    async def _whole(self, asked: Asked) -> dict[str, Any]:
+        done = asyncio.get_running_loop().create_future()
+        request = self.engine.submit(asked.prompt_tokens, asked.output_tokens, lambda n, last: done.set_result(None) if last else None)
+        await done
+        return _body(asked, uuid.uuid4().hex, request.emitted, 0, request.verify_steps, finished=True, whole=True)
+
+
+class EventStream(Response):
+    """A streamed answer. Written to ASGI directly: one send a chunk, and the client's going away aborts the request."""
+
+    def __init__(self, engine: Engine, asked: Asked, options: Options) -> None:
+        super().__init__(None)
+        self._engine, self._asked, self._options = engine, asked, options
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Streams until the answer is whole, cut or nobody listens."""
+        queue: asyncio.Queue[tuple[int, bool] | None] = asyncio.Queue()
+        number = self._engine.total.requests + 1
+        wanted = self._shortened(number)
+        request = self._engine.submit(self._asked.prompt_tokens, wanted, lambda n, last: queue.put_nowait((n, last)))
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream; charset=utf-8")]})
+        gone = asyncio.create_task(_disconnected(receive))
+        gone.add_done_callback(lambda _: queue.put_nowait(None))
+        try:
+            await self._stream(queue, send, cut_at=wanted // 2 if self._every("cut", number) else None, lose=self._every("lost", number))
+        finally:
+            gone.cancel()
+            self._engine.abort(request)
+
+    def _every(self, kind: str, number: int) -> bool:
+        fault = self._options.fault
+        return fault is not None and fault.kind == kind and number % fault.number == 0
+
+    def _shortened(self, number: int) -> int:
+        return max(1, self._asked.output_tokens // 2) if self._every("short", number) else self._asked.output_tokens
+
+    async def _stream(
+        self, queue: asyncio.Queue[tuple[int, bool] | None], send: Callable[[Any], Awaitable[None]], *, cut_at: int | None, lose: bool
+    ) -> None:
+        asked, id_, interval = self._asked, uuid.uuid4().hex, self._options.stream_interval
+        emitted, shown, steps = 0, 0, -1
+        if asked.endpoint == "chat":
+            await _send(send, [_role_chunk(asked, id_)])
+        while (item := await queue.get()) is not None:
+            tokens, last = item
+            emitted, steps = emitted + tokens, steps + 1
+            if cut_at is not None and emitted >= cut_at:
+                return await send({"type": "http.response.body", "body": b"", "more_body": False})
+            if lose and emitted >= 2:
+                raise ConnectionResetError("the fault `lost` was asked for")
+            if last or shown == 0 or emitted - shown >= interval:
+                chunks = [_body(asked, id_, emitted, shown, max(0, steps), finished=last)]
+                await _send(send, chunks + (_ending(asked, id_, emitted) if last else []))
+                shown = emitted
+            if last:
+                return await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": False})
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _send(send: Callable[[Any], Awaitable[None]], chunks: list[dict[str, Any]]) -> None:
+    body = b"".join(b"data: " + json.dumps(chunk, separators=(",", ":")).encode() + b"\n\n" for chunk in chunks)
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+
+
+def _asked(endpoint: str, body: dict[str, Any]) -> Asked:
+    if endpoint == "generate":
+        prompt = body.get("input_ids") or body["text"]
+        limit = int((body.get("sampling_params") or {}).get("max_new_tokens", 128))
+    elif endpoint == "completions":
+        prompt, limit = body["prompt"], int(body.get("max_tokens") or 16)
+    else:
+        prompt = " ".join(str(message["content"]) for message in body["messages"])
+        limit = int(body.get("max_completion_tokens") or body.get("max_tokens") or 16)
+    if limit < 1:
+        raise ValueError("max_tokens must be at least 1")
+    usage = body.get("stream_options") or {}
+    return Asked(
+        endpoint=endpoint,
+        prompt_tokens=max(1, len(prompt.split()) if isinstance(prompt, str) else len(prompt)),
+        output_tokens=limit,
+        stream=bool(body.get("stream")),
+        include_usage=bool(usage.get("include_usage")),
+        continuous_usage=bool(usage.get("continuous_usage_stats")),
+        model=str(body.get("model", "")),
+    )
+
+
+def _body(asked: Asked, id_: str, emitted: int, shown: int, verify_steps: int, *, finished: bool, whole: bool = False) -> dict[str, Any]:
+    if asked.endpoint == "generate":
+        reason = {"type": "length", "length": emitted} if finished else None
+        meta = {"id": id_, "finish_reason": reason, "prompt_tokens": asked.prompt_tokens, "completion_tokens": emitted, "cached_tokens": 0}
+        if finished:
+            meta["spec_verify_ct"] = verify_steps
+        return {"text": WORD * emitted, "meta_info": meta}
+    text = WORD * (emitted - shown)
+    choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": "length" if finished else None, "matched_stop": None}
+    if asked.endpoint == "completions":
+        choice["text"] = text
+    else:
+        choice["message" if whole else "delta"] = {"role": "assistant", "content": text} if whole else {"content": text}
+    answer = {**_envelope(asked, id_, whole), "choices": [choice]}
+    if whole or asked.continuous_usage:
+        answer["usage"] = _usage(asked, emitted)
+    elif asked.endpoint == "completions":
+        answer["usage"] = None
+    return answer
+
+
+def _role_chunk(asked: Asked, id_: str) -> dict[str, Any]:
+    choice = {"index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None, "matched_stop": None}
+    return {**_envelope(asked, id_, False), "choices": [choice]}
+
+
+def _ending(asked: Asked, id_: str, emitted: int) -> list[dict[str, Any]]:
+    if asked.endpoint == "generate" or not asked.include_usage:
+        return []
+    return [{**_envelope(asked, id_, False), "choices": [], "usage": _usage(asked, emitted)}]
+
+
+def _envelope(asked: Asked, id_: str, whole: bool) -> dict[str, Any]:
+    chat = "chat.completion" if whole else "chat.completion.chunk"
+    return {"id": id_, "object": "text_completion" if asked.endpoint == "completions" else chat, "created": int(time.time()), "model": asked.model}
+
+
+def _usage(asked: Asked, emitted: int) -> dict[str, Any]:
+    return {"prompt_tokens": asked.prompt_tokens, "total_tokens": asked.prompt_tokens + emitted, "completion_tokens": emitted}
+
+
+def _acceptance(c: Counters) -> float | None:
+    return c.verified_tokens / c.verify_steps if c.verify_steps else None

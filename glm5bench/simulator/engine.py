@@ -1,0 +1,126 @@
+"""The scheduler, paced in scaled real time: the part of the simulated server between HTTP and virtual time.
+
+Enters: requests with a callback. Leaves: calls of it as tokens come out. Steps end at absolute deadlines, so a late event loop does
+not slow the simulation down; how late it was is counted, because a server that lags makes figures that are not its model's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from .options import Options
+from .scheduler import Request, Scheduler
+
+Deliver = Callable[[int, bool], None]  # tokens that came out, and whether the request is done
+
+
+@dataclass
+class Counters:
+    """What /metrics and /server_info tell, since the start or the last flush."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    generation_tokens: int = 0
+    verify_steps: int = 0
+    verified_tokens: int = 0
+    peak_running: int = 0
+    worst_lag_s: float = 0.0  # real seconds behind schedule
+    late_steps: int = 0
+    steps: int = 0
+
+
+@dataclass
+class Engine:
+    """One running simulation."""
+
+    options: Options
+    scheduler: Scheduler = field(init=False)
+    counters: Counters = field(default_factory=Counters)
+    total: Counters = field(default_factory=Counters)
+
+    def __post_init__(self) -> None:
+        self.scheduler = Scheduler(self.options.model, self.options.limits)
+        self._deliver: dict[int, Deliver] = {}
+        self._arrived = asyncio.Event()
+        self._next_id = 0
+        self.last_throughput = 0.0
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether any request is inside."""
+        return self.scheduler.n_running + self.scheduler.n_waiting > 0
+
+    def submit(self, prompt_tokens: int, output_tokens: int, deliver: Deliver) -> Request:
+        """Queues a request. `deliver` is called in the event loop."""
+        self._next_id += 1
+        for counters in (self.counters, self.total):
+            counters.requests += 1
+            counters.prompt_tokens += prompt_tokens
+        self._fault_on_request()
+        request = Request(self._next_id, prompt_tokens, output_tokens)
+        self._deliver[request.id] = deliver
+        self.scheduler.add(request)
+        self._arrived.set()
+        return request
+
+    def abort(self, request: Request) -> None:
+        """The client went away."""
+        self._deliver.pop(request.id, None)
+        self.scheduler.abort(request)
+
+    def flush(self) -> None:
+        """A new measurement begins: counters since the last flush are zero."""
+        self.counters = Counters()
+
+    def _fault_on_request(self) -> None:
+        fault = self.options.fault
+        if fault is not None and fault.kind == "die" and self.total.requests > fault.number:
+            print("Scheduler hit an exception: RuntimeError: CUDA error: an illegal memory access", file=sys.stderr, flush=True)
+            os._exit(1)
+
+    @property
+    def _is_hung(self) -> bool:
+        fault = self.options.fault
+        return fault is not None and fault.kind == "hang" and self.total.requests > fault.number
+
+    async def run(self) -> None:
+        """Steps for ever. Ends only by being cancelled."""
+        scale = self.options.time_scale
+        deadline = time.monotonic()
+        while True:
+            step = self.scheduler.step() if not self._is_hung else None
+            if step is None:
+                self._arrived.clear()
+                await self._arrived.wait()
+                deadline = time.monotonic()
+                continue
+            deadline += step.duration_s / scale
+            await self._until(deadline, max(self.scheduler.n_running, len(step.tokens)))
+            for request, tokens in step.tokens:
+                self._give(request, tokens)
+            self.last_throughput = sum(n for _, n in step.tokens) / step.duration_s
+
+    async def _until(self, deadline: float, running: int) -> None:
+        left = deadline - time.monotonic()
+        await asyncio.sleep(max(0.0, left))
+        late = time.monotonic() - deadline
+        for counters in (self.counters, self.total):
+            counters.steps += 1
+            counters.peak_running = max(counters.peak_running, running)
+            counters.worst_lag_s = max(counters.worst_lag_s, late)
+            counters.late_steps += left < 0
+
+    def _give(self, request: Request, tokens: int) -> None:
+        for counters in (self.counters, self.total):
+            counters.generation_tokens += tokens
+            if request.done and request.verify_steps:
+                counters.verify_steps += request.verify_steps
+                counters.verified_tokens += request.emitted - 1
+        deliver = self._deliver.pop(request.id, None) if request.done else self._deliver.get(request.id)
+        if deliver is not None:
+            deliver(tokens, request.done)

@@ -1,0 +1,137 @@
+"""The simulated server's command line: SGLang's flags, read for what changes a step or a limit, and its own.
+
+Enters: argv as a recipe composed it, and the facts (an Arm as JSON). Leaves: Options. Flags that change nothing here (backends,
+parsers, loader settings) are accepted as SGLang accepts them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import UsageError
+from ..point import Arm, from_json
+from ..roofline import MemoryFit, StepModel, memory_fit
+from .scheduler import Limits
+
+FAULTS = {
+    "fail_start": "exits while loading weights, as if out of memory",
+    "slow_start": "takes N simulated seconds longer to start",
+    "die": "the process dies after N requests",
+    "hang": "no token leaves after N requests",
+    "refuse": "answers 503 to every request after N",
+    "cut": "every Nth stream ends without finish reason or [DONE]",
+    "short": "every Nth answer stops at half its tokens",
+    "lost": "every Nth connection is reset in mid-stream",
+}
+START_S = 20.0  # simulated seconds from the process's start to ready
+NO_SPECULATION_RUNNING = 4096
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One way to misbehave, and its number."""
+
+    kind: str
+    number: int
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything the server needs to start."""
+
+    arm: Arm
+    host: str
+    port: int
+    model_path: str
+    served_model_name: str
+    limits: Limits
+    model: StepModel
+    memory: MemoryFit
+    stream_interval: int
+    context_length: int
+    fault: Fault | None
+    api_key: str | None
+    argv: tuple[str, ...]
+
+    @property
+    def time_scale(self) -> float:
+        """How many simulated seconds pass in one."""
+        return self.arm.engine.time_scale
+
+
+def parse_fault(text: str) -> Fault | None:
+    """`die:20` -> Fault("die", 20); empty -> None. Raises UsageError for a fault that does not exist."""
+    if not text:
+        return None
+    kind, _, number = text.partition(":")
+    if kind not in FAULTS or not (number or "1").isdigit() or number == "0":
+        raise UsageError(f"There is no fault {text!r}.", next_step="one of " + ", ".join(f"{k}:N ({v})" for k, v in FAULTS.items()))
+    return Fault(kind, int(number or 1))
+
+
+def options(argv: Sequence[str], *, api_key: str | None = None) -> Options:
+    """The options of a command line. Raises UsageError for missing facts or a fault that does not exist."""
+    parser = _parser()
+    known, _ = parser.parse_known_args(list(argv))
+    try:
+        arm = from_json(Arm, Path(known.facts).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"The facts of the simulated server cannot be read: {error}.", where=str(known.facts)) from error
+    return from_arm(arm, known, tuple(argv), api_key=api_key)
+
+
+def from_arm(arm: Arm, known: argparse.Namespace, argv: tuple[str, ...], *, api_key: str | None = None) -> Options:
+    """Options of an arm whose flags are parsed."""
+    kv_dtype = _kv_dtype(arm, known.kv_cache_dtype)
+    memory = memory_fit(arm, fraction=known.mem_fraction_static, kv_dtype=kv_dtype)
+    default_running = 48 if arm.speculative.steps else NO_SPECULATION_RUNNING
+    default_chunk = 8192 if arm.hardware.memory_gib < 160 else 16384  # SGLang's defaults by memory size
+    limits = Limits(known.max_running_requests or default_running, memory.capacity_tokens, known.chunked_prefill_size or default_chunk)
+    return Options(
+        arm=arm,
+        host=known.host,
+        port=known.port,
+        model_path=known.model_path,
+        served_model_name=known.served_model_name or known.model_path,
+        limits=limits,
+        model=StepModel(arm.hardware, arm.checkpoint, arm.tp, arm.speculative, kv_dtype),
+        memory=memory,
+        stream_interval=known.stream_interval,
+        context_length=known.context_length or arm.checkpoint.architecture.positions,
+        fault=parse_fault(arm.engine.fault),
+        api_key=api_key,
+        argv=argv,
+    )
+
+
+def flags_of(argv: Sequence[str]) -> argparse.Namespace:
+    """The flags that matter here, out of any SGLang command line."""
+    return _parser().parse_known_args(list(argv))[0]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="glm5bench.simulator", allow_abbrev=False)
+    parser.add_argument("--facts", default="")
+    parser.add_argument("--model-path", default="simulated")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=_port, default=30000)
+    parser.add_argument("--served-model-name")
+    parser.add_argument("--mem-fraction-static", type=float, default=0.88)
+    parser.add_argument("--max-running-requests", type=int)
+    parser.add_argument("--chunked-prefill-size", type=int)
+    parser.add_argument("--kv-cache-dtype", default="auto")
+    parser.add_argument("--stream-interval", type=int, default=1)
+    parser.add_argument("--context-length", type=int)
+    return parser
+
+
+def _port(text: str) -> int:
+    return int(text) if text.isdigit() else 0  # a recipe's $PORT, not yet given
+
+
+def _kv_dtype(arm: Arm, asked: str) -> str:
+    on_blackwell = arm.hardware.architecture.startswith("Blackwell")
+    return "fp8" if asked.startswith("fp8") or (asked == "auto" and on_blackwell) else "bf16"

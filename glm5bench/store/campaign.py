@@ -1,0 +1,173 @@
+"""A campaign's directory: all its paths, and the records in it that are plain JSON.
+
+    plan.json                    every node job with its points and keys, and how it was asked; written once
+    points/<key>.<attempt>.h5    one whole measurement
+    points/<key>.<attempt>.json  what became of the attempt
+    submissions.jsonl            every job asked for and accepted
+    jobs/<request>.json          one node job as it was sent, complete in itself
+    jobs/<job id>/               heartbeat, logs, submitit's folder
+State is read from these files and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import FileError
+from .files import read_json, writable, write_json
+from .pointfile import read_point
+
+ATTEMPT_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What became of one attempt at a point."""
+
+    key: str
+    attempt: int
+    status: str  # whole or failed
+    validity: str  # of a whole one
+    failure_class: str  # of a failed one
+    message: str
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the point needs no further attempt."""
+        return self.status == "whole" and self.validity != "invalid"
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """The paths of one campaign's directory."""
+
+    root: Path
+
+    @property
+    def plan(self) -> Path:
+        """The plan, written once."""
+        return self.root / "plan.json"
+
+    @property
+    def points(self) -> Path:
+        """Whole measurements, and what became of every attempt."""
+        return self.root / "points"
+
+    @property
+    def submissions(self) -> Path:
+        """Every job asked for and accepted, a line each."""
+        return self.root / "submissions.jsonl"
+
+    @property
+    def jobs(self) -> Path:
+        """Requests, and a folder for each job."""
+        return self.root / "jobs"
+
+    @property
+    def archive(self) -> Path:
+        """Derived; delete at will."""
+        return self.root / "archive.h5"
+
+    def job(self, job_id: str) -> Path:
+        """The folder of one job."""
+        return self.jobs / job_id
+
+    def heartbeat(self, job_id: str) -> Path:
+        """Where a running job says that it lives."""
+        return self.job(job_id) / "heartbeat.json"
+
+    def point_file(self, key: str, attempt: int) -> Path:
+        """The measurement of an attempt."""
+        return self.points / f"{key}.{attempt}.h5"
+
+    def attempt_file(self, key: str, attempt: int) -> Path:
+        """What became of an attempt."""
+        return self.points / f"{key}.{attempt}.json"
+
+    def next_attempt(self, key: str) -> int:
+        """The number of the next attempt at this point."""
+        taken = [_attempt_number(name) for name in self._names() if name.startswith(f"{key}.")]
+        return 1 + max(taken, default=0)
+
+    def _names(self) -> list[str]:
+        try:
+            return [n for n in os.listdir(self.points) if not n.startswith(".") and n.endswith((".h5", ".json"))]
+        except FileNotFoundError:
+            return []
+
+    def write_plan(self, record: dict[str, Any]) -> None:
+        """The plan's record. Raises EnvironmentLacks when the directory cannot be written."""
+        write_json(self.plan, record)
+
+    def read_plan(self) -> dict[str, Any]:
+        """The plan's record. Raises FileError when there is none or it is damaged."""
+        if not self.plan.is_file():
+            raise FileError("There is no campaign here: plan.json is missing.", path=str(self.root), next_step="name a directory under outputs/")
+        record = read_json(self.plan)
+        if not isinstance(record, dict) or not isinstance(record.get("jobs"), list):
+            raise FileError("plan.json is not one of glm5bench's.", path=str(self.plan))
+        return record
+
+    def append_submission(self, line: dict[str, Any]) -> None:
+        """One line more in submissions.jsonl, on disk when this returns."""
+        with writable(self.submissions):
+            self.root.mkdir(parents=True, exist_ok=True)
+            with self.submissions.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line, sort_keys=True) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+
+    def read_submissions(self) -> list[dict[str, Any]]:
+        """Every whole line; a last one that a kill cut short is left out."""
+        if not self.submissions.is_file():
+            return []
+        lines = []
+        for text in self.submissions.read_text(encoding="utf-8").splitlines():
+            try:
+                lines.append(json.loads(text))
+            except ValueError:
+                continue
+        return lines
+
+    def attempts(self, keys: Iterable[str]) -> dict[str, list[Attempt]]:
+        """All attempts at these points, in order. A whole file whose record a kill prevented is judged from itself."""
+        wanted, numbers = set(keys), {}
+        for name in self._names():
+            key, _, rest = name.partition(".")
+            if key in wanted and rest.split(".")[0].isdigit():
+                numbers.setdefault((key, _attempt_number(name)), set()).add(rest.rpartition(".")[2])
+        found: dict[str, list[Attempt]] = {key: [] for key in wanted}
+        for (key, number), kinds in sorted(numbers.items()):
+            attempt = self._recorded(key, number) if "json" in kinds else self._judged(key, number)
+            if attempt.status == "whole" and "h5" not in kinds:
+                attempt = Attempt(key, number, "failed", "", "lost", "the record says whole, and the file is gone")
+            found[key].append(attempt)
+        return found
+
+    def _recorded(self, key: str, number: int) -> Attempt:
+        try:
+            r = read_json(self.attempt_file(key, number))
+            return Attempt(key, number, r["status"], r.get("validity", ""), r.get("class", ""), r.get("message", ""))
+        except (FileError, KeyError, TypeError, AttributeError):
+            return self._judged(key, number)
+
+    def _judged(self, key: str, number: int) -> Attempt:
+        try:
+            measurement, _ = read_point(self.point_file(key, number))
+        except FileError as error:
+            return Attempt(key, number, "failed", "", "lost", str(error.message))
+        return Attempt(key, number, "whole", measurement.verdict().validity, "", "")
+
+    def done(self, keys: Iterable[str]) -> set[str]:
+        """The keys that need no further attempt."""
+        return {key for key, attempts in self.attempts(keys).items() if any(a.is_done for a in attempts)}
+
+
+def _attempt_number(name: str) -> int:
+    number = name.split(".")[1]
+    return int(number) if number.isdigit() else 0

@@ -1,0 +1,118 @@
+"""One measurement as a value: what a point file holds, whatever file it stands in.
+
+`point` and `provenance` are plain JSON; `requests` are raw times; a published point has stated figures in place of times. The
+content digest is over the values, not over HDF5's bytes, so that the same measurement has the same digest in every archive.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..analysis.comparison import Row, Series
+from ..analysis.metrics import Figures, Requests, figures
+from ..analysis.validity import Circumstances, Verdict, published_verdict, verdict
+from ..errors import FileError
+from ..point import canonical_json
+
+SOURCES = ("measured", "simulated", "published")
+TIMES = ("due_ns", "sent_ns", "first_byte_ns", "first_token_ns", "last_token_ns", "end_ns")
+COUNTS = ("prompt_tokens", "output_tokens", "asked_tokens", "status")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One whole measurement, or one published point."""
+
+    key: str
+    source: str
+    point: dict[str, Any]
+    provenance: dict[str, Any]
+    requests: Requests | None = None
+    server: dict[str, Any] = field(default_factory=dict)
+    log: str = ""
+    stated: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def time_scale(self) -> float:
+        """How much faster than life the clock ran: 1 but for the simulator."""
+        return float(self.point.get("time_scale") or 1.0)
+
+    def figures(self) -> Figures | None:
+        """Recomputed from the raw times; None for a published point."""
+        return figures(self.requests, time_scale=self.time_scale) if self.requests is not None else None
+
+    def verdict(self) -> Verdict:
+        """Recomputed from the raw times and what was observed."""
+        f = self.figures()
+        if f is None or self.requests is None:
+            return published_verdict()
+        return verdict(self.requests, f, self._circumstances())
+
+    def _circumstances(self) -> Circumstances:
+        s, p = self.server, self.provenance
+        return Circumstances(
+            concurrency=int(self.point["concurrency"]),
+            server_max_running=s.get("max_running"),
+            server_capacity_tokens=s.get("capacity_tokens"),
+            server_peak_running=s.get("peak_running"),
+            client_lag_p99_s=p.get("client_lag_p99_s"),
+            clock_step_s=p.get("clock_step_s"),
+            simulator_late_share=s.get("simulator_late_share"),
+            server_restarted=bool(s.get("restarted", False)),
+        )
+
+    def digest(self) -> str:
+        """SHA-256 over everything that was measured, 64 hex digits."""
+        h = hashlib.sha256()
+        parts = [self.key, self.source, self.point, self.provenance, self.server, self.log, self.stated]
+        h.update(canonical_json(parts).encode())
+        if self.requests is not None:
+            for name in (*TIMES, *COUNTS, "chunk_ns", "chunk_tokens", "chunk_offsets"):
+                h.update(np.ascontiguousarray(getattr(self.requests, name), dtype="<i8").tobytes())
+            h.update(canonical_json(list(self.requests.error)).encode())
+        return h.hexdigest()
+
+    def row(self, digest: str, origin: str) -> Row:
+        """The point as tables see it. Raises FileError when a field that every point has is missing."""
+        try:
+            return self._row(digest, origin)
+        except (KeyError, TypeError, ValueError) as error:
+            raise FileError(f"The point {self.key} lacks or garbles {error}.", path=origin) from error
+
+    def _row(self, digest: str, origin: str) -> Row:
+        p, f, v = self.point, self.figures(), self.verdict()
+        nan, gpus = float("nan"), int(p["gpus"])
+        series = Series(
+            self.source, p["hardware"], p["engine"], p["checkpoint"], p["precision"], p["speculative"], p["isl_tokens"], p["osl_tokens"]
+        )
+        stated = self.stated
+        return Row(
+            series=series,
+            key=self.key,
+            digest=digest,
+            tp=int(p["tp"]),
+            gpus=gpus,
+            gpus_per_node=int(p["gpus_per_node"]),
+            concurrency=int(p["concurrency"]),
+            repeat=int(p["repeat"]),
+            seed=int(p["seed"]),
+            time_scale=p.get("time_scale"),
+            server_scope=p["server_scope"],
+            binding=p.get("binding"),
+            total_tput_per_gpu_tok_s=f.total_tput_tok_s / gpus if f else stated.get("total_tput_per_gpu_tok_s", nan),
+            input_tput_per_gpu_tok_s=f.input_tput_tok_s / gpus if f else nan,
+            output_tput_per_gpu_tok_s=f.output_tput_tok_s / gpus if f else stated.get("output_tput_per_gpu_tok_s", nan),
+            tpot_median_s=f.tpot.median if f else stated.get("tpot_median_s", nan),
+            ttft_median_s=f.ttft.median if f else nan,
+            ttft_p99_s=f.ttft.p99 if f else nan,
+            n_requests=f.n_requests if f else 0,
+            validity=v.validity,
+            reasons=v.codes,
+            origin=origin,
+            stated_usd_per_mtok=stated.get("cost_usd_per_mtok"),
+            stated_interactivity=stated.get("interactivity_tok_s_user"),
+        )
