@@ -128,7 +128,9 @@ def _wait_and_report(campaign: Any) -> int:
 def plan_command(
     ctx: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
-    show: Annotated[list[str] | None, typer.Option(help="recipe: every server's command and environment; memory: where memory goes.")] = None,
+    show: Annotated[
+        list[str] | None, typer.Option(help="recipe: every server's command and environment; memory: where memory goes.")
+    ] = None,
 ) -> int:
     """Show what `sweep` would do with the same OVERRIDES; submits and writes nothing."""
     from .plan import plan
@@ -160,7 +162,9 @@ def _show(job: Any, start: Any, show: tuple[str, ...]) -> None:
 
     if "recipe" in show:
         image = start.recipe.image or "none: the host's Python"
-        print(f"\n{job.id}, concurrency {', '.join(str(p.concurrency) for p in start.points)}, image {image}:\n{recipe.shell(start.recipe)}")
+        print(
+            f"\n{job.id}, concurrency {', '.join(str(p.concurrency) for p in start.points)}, image {image}:\n{recipe.shell(start.recipe)}"
+        )
     if "memory" in show:
         m = recipe.memory(job.arm, start.recipe)
         print(
@@ -345,7 +349,9 @@ def _baseline(words: str, series: list[Any]) -> Callable[[Any], bool] | None:
 def simulate(
     ctx: typer.Context,
     port: Annotated[int, typer.Option(help="The port on 127.0.0.1.")] = 30000,
-    fault: Annotated[str, typer.Option(help="Misbehave: " + "fail_start, slow_start:N, die:N, hang:N, refuse:N, cut:N, short:N, lost:N")] = "",
+    fault: Annotated[
+        str, typer.Option(help="Misbehave: " + "fail_start, slow_start:N, die:N, hang:N, refuse:N, cut:N, short:N, lost:N")
+    ] = "",
 ) -> int:
     """The simulated server of the recipe that OVERRIDES name, in the foreground, without an API key."""
     from . import recipe

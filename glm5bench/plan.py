@@ -81,10 +81,11 @@ def _distinct(asked: Sequence[Settings]) -> tuple[list[Settings], list[str]]:
     for settings in asked:
         same = digest_of(dataclasses.replace(settings, concurrency=(), repeat=(), seed=()))
         if same in kept:
-            settings = _union(kept[same], settings)
             merged[same] = merged.get(same, 1) + 1
-        kept[same] = settings
-    notes = [f"{kept[same].arm.label}: {n} arms of the request are the same under these overrides; one is left" for same, n in merged.items()]
+        kept[same] = _union(kept[same], settings) if same in kept else settings
+    notes = [
+        f"{kept[same].arm.label}: {n} arms of the request are the same under these overrides; one is left" for same, n in merged.items()
+    ]
     return list(kept.values()), notes
 
 

@@ -143,19 +143,19 @@ class StepModel:
 
     def prefill_s(self, tokens: int, attended_tokens: float) -> float:
         """One prefill step over `tokens` prompt tokens; attended_tokens: sum over them of the tokens before each."""
-        a, eff = self.checkpoint.architecture, self.hardware.efficiency
+        a = self.checkpoint.architecture
         weights = self._weights_s(tokens)
         gemm = max(weights, self._gemm_s(tokens))
         return gemm + self._attention_s(tokens, attended_tokens) + self._reduce_s(tokens) + a.layers * self._layer_s()
 
     def _pass_s(self, tokens: int, context_tokens: float, sparse_tokens: float, queries: int) -> float:
-        a, eff = self.checkpoint.architecture, self.hardware.efficiency
+        a = self.checkpoint.architecture
         read = self._weights_s(tokens) + self._cache_s(context_tokens, sparse_tokens)
         compute = self._gemm_s(tokens) + self._attention_s(tokens, context_tokens * queries)
         return max(read, compute) + self._reduce_s(tokens) + a.layers * self._layer_s()
 
     def _draft_pass_s(self, batch: int) -> float:
-        a, eff = self.checkpoint.architecture, self.hardware.efficiency
+        a = self.checkpoint.architecture
         v = layer_values(a)
         touched = self._experts_touched(batch) * v.expert + v.shared + v.attention_sharded + 2 * a.hidden * a.hidden
         sharded = touched * draft_bytes_per_value(self.checkpoint) + a.vocabulary * a.hidden * 2

@@ -209,7 +209,7 @@ def validated(composed: DictConfig) -> Settings:
     for axis in POINT_AXES:
         if not isinstance(asked.get(axis), list):
             asked[axis] = [asked.get(axis)]
-    settings = _validate(Settings, asked, "")
+    settings: Settings = _validate(Settings, asked, "")
     _refuse_unknown(asked, plain(settings), "")
     return settings
 

@@ -13,7 +13,7 @@ Floats = NDArray[np.float64]
 
 
 def interpolated(x: Floats, y: Floats, at: Floats, method: str = "steffen") -> Floats:
-    """y at `at`, NaN outside [x[0], x[-1]].
+    """Y at `at`, NaN outside [x[0], x[-1]].
 
     Shapes: x and y (N,), x strictly rising; at (M,); result (M,). One point answers at its own x only.
     method: steffen (M. Steffen, Astron. Astrophys. 239, 443, 1990), pchip (Fritsch and Butland 1984), linear.

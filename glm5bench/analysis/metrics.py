@@ -93,12 +93,12 @@ def figures(r: Requests, *, time_scale: float = 1.0) -> Figures:
     Raises AnalysisError when a request's times run backwards (clocks of two hosts mixed).
     """
     whole = r.is_whole
-    scale = time_scale / 1e9
+    scale = np.float64(time_scale / 1e9)
     if not whole.any():
         return _nothing(len(whole))
     _refuse_backwards(r, whole)
     sent, end = r.sent_ns[r.sent_ns >= 0], r.end_ns[r.end_ns >= 0]
-    duration = float(end.max() - sent.min()) * scale
+    duration = float((end.max() - sent.min()) * scale)
     ttft = (r.first_token_ns - r.sent_ns)[whole] * scale
     e2el = (r.last_token_ns - r.sent_ns)[whole] * scale
     prompt, output = int(r.prompt_tokens[whole].sum()), int(r.output_tokens[whole].sum())
@@ -142,7 +142,7 @@ def time_per_output_token_s(ttft_s: Floats, e2el_s: Floats, n_out: Ints) -> Floa
     return (e2el_s[several] - ttft_s[several]) / (n_out[several] - 1)
 
 
-def inter_token_latencies_s(r: Requests, whole: NDArray[np.bool_], scale: float) -> tuple[Floats, bool]:
+def inter_token_latencies_s(r: Requests, whole: NDArray[np.bool_], scale: np.float64) -> tuple[Floats, bool]:
     """Gaps between chunks after each request's first, pooled; True beside them: these are gaps of chunks, not of tokens.
 
     A gap is divided among the tokens of the chunk that ends it where every count is known (then False); a chunk is no token under

@@ -107,9 +107,7 @@ def planned_jobs(record: dict[str, Any], where: str) -> tuple[NodeJob, ...]:
         raise FileError(f"plan.json cannot be understood: {str(error).splitlines()[0]}.", path=where) from error
 
 
-def _point_state(
-    key: str, arm: str, axes: tuple[int, int, int], attempts: list[Attempt], is_waiting: bool, is_running: bool
-) -> PointState:
+def _point_state(key: str, arm: str, axes: tuple[int, int, int], attempts: list[Attempt], is_waiting: bool, is_running: bool) -> PointState:
     last = next((a for a in attempts if a.is_done), attempts[-1] if attempts else None)
     state = "missing"
     if last is not None and last.is_done:

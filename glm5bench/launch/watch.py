@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -50,10 +51,14 @@ def _live(campaign: Campaign, console: Console) -> Status:
             time.sleep(POLL_S)
 
 
-def _doing(now: Status) -> dict[str, object]:
+def _doing(now: Status) -> dict[str, Any]:
     job = now.jobs[0] if now.jobs else None
     if job is None:
         return {"description": "", "total": None, "completed": 0}
     arm = next((f"{p.arm} concurrency {p.concurrency}" for p in now.points if p.key == job.key), job.node_job)
     measuring = job.phase in ("warm-up", "measuring")
-    return {"description": f"{job.phase}: {arm}", "total": job.requests if measuring else None, "completed": job.requests_done if measuring else 0}
+    return {
+        "description": f"{job.phase}: {arm}",
+        "total": job.requests if measuring else None,
+        "completed": job.requests_done if measuring else 0,
+    }

@@ -72,17 +72,20 @@ async def _closed_loop(server: Server, path: str, prompts: Sequence[Prompt], con
     clients = [_client(server, context) for _ in range(min(concurrency, len(traces)))]
     try:
         await asyncio.gather(*(c.get("/v1/models") for c in clients), return_exceptions=True)  # connections are open before the clock
-        start_ns, lags = time.monotonic_ns(), []
+        start_ns = time.monotonic_ns()
+        lags: list[float] = []
         slots = [asyncio.create_task(_slot(client, path, waiting)) for client in clients]
         watch = asyncio.create_task(_watch(server, traces, lags, progress))
-        work = asyncio.gather(*slots)
-        await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
+        work = asyncio.ensure_future(asyncio.wait(slots))
+        await asyncio.wait([work, watch], return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
-            work.cancel()
-            await asyncio.gather(*slots, return_exceptions=True)
+            for slot in slots:
+                slot.cancel()
+            await work
             watch.result()  # raises what it found
         watch.cancel()
-        await work
+        for slot in slots:
+            slot.result()  # raises a defect of this client, if there is one
     finally:
         await asyncio.gather(*(c.aclose() for c in clients))
     return Load(traces, start_ns, float(np.percentile(lags, 99)) if lags else 0.0)
@@ -138,7 +141,9 @@ async def _watch(server: Server, traces: Sequence[Trace], lags: list[float], pro
         if pieces + ended != seen:
             seen, since = pieces + ended, time.monotonic()
         elif time.monotonic() - since > server.arm.engine.stall_timeout_s:
-            raise server.error(f"sent no byte for {server.arm.engine.stall_timeout_s:g} s, {ended} of {len(traces)} requests done", "server_hung")
+            raise server.error(
+                f"sent no byte for {server.arm.engine.stall_timeout_s:g} s, {ended} of {len(traces)} requests done", "server_hung"
+            )
 
 
 def requests(load: Load) -> Requests:
@@ -153,7 +158,14 @@ def requests(load: Load) -> Requests:
         chunk_tokens += [n for _, n in answer.chunks]
         offsets.append(len(chunk_ns))
         errors.append(wrong)
-        stamps = (trace.due_ns, trace.sent_ns, trace.pieces[0][0] if trace.pieces else -1, at[0] if at else -1, at[-1] if at else -1, trace.end_ns)
+        stamps = (
+            trace.due_ns,
+            trace.sent_ns,
+            trace.pieces[0][0] if trace.pieces else -1,
+            at[0] if at else -1,
+            at[-1] if at else -1,
+            trace.end_ns,
+        )
         for name, stamp in zip(COLUMNS, stamps, strict=False):
             columns[name].append(stamp - load.start_ns if stamp >= 0 else -1)
         columns["prompt_tokens"].append(answer.prompt_tokens if answer.prompt_tokens != UNKNOWN else 0)

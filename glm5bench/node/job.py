@@ -7,6 +7,7 @@ the server is started again for what is left. SIGTERM, SIGINT and SIGUSR2 stop i
 
 from __future__ import annotations
 
+import math
 import signal
 import socket
 import time
@@ -224,7 +225,7 @@ def _observed(info: dict[str, Any], server: Server) -> dict[str, Any]:
 
 def info_redacted(info: dict[str, Any], server: Server) -> dict[str, Any]:
     """Server information without keys and tokens."""
-    hidden = {k: "<redacted>" if "api_key" in k or "token" == k else v for k, v in info.items()}
+    hidden = {k: "<redacted>" if "api_key" in k or k == "token" else v for k, v in info.items()}
     return {k: server.redacted(v) if isinstance(v, str) else v for k, v in hidden.items()}
 
 
@@ -245,7 +246,7 @@ def _whole(digest: str, f: Figures, v: Verdict) -> dict[str, Any]:
         "interactivity_tok_s_user": f.interactivity_tok_s_user,
         "duration_s": f.duration_s,
     }
-    finite = {k: x for k, x in summary.items() if x == x}
+    finite = {k: x for k, x in summary.items() if math.isfinite(x)}
     return {"status": "whole", "digest": digest, "validity": v.validity, "reasons": [asdict(r) for r in v.reasons], "summary": finite}
 
 

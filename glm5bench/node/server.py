@@ -227,10 +227,8 @@ def model_name(server: Server) -> str:
 
 
 def _wait_gone(process: subprocess.Popen[bytes]) -> None:
-    try:
+    with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(timeout=30)
-    except subprocess.TimeoutExpired:
-        pass
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, 9)  # only what the guard, had it been killed itself, could have left
     with contextlib.suppress(subprocess.TimeoutExpired):

@@ -59,8 +59,7 @@ def _events(pieces: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, str]]:
     for at, piece in pieces:
         rest += piece
         *whole, rest = rest.split(b"\n")
-        for line in whole:
-            line = line.rstrip(b"\r")
+        for line in (text.rstrip(b"\r") for text in whole):
             if line.startswith(b"data:"):
                 lines.append(line[5:].strip().decode("utf-8", "replace"))
             elif not line and lines:

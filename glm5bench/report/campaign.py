@@ -38,7 +38,14 @@ def plan_text(record: Mapping[str, Any]) -> str:
 
 
 def _arm(arm: Mapping[str, Any]) -> str:
-    names = (arm["hardware"]["id"], arm["checkpoint"]["id"], f"tp{arm['tp']}", arm["speculative"]["id"], arm["engine"]["id"], arm["workload"]["id"])
+    names = (
+        arm["hardware"]["id"],
+        arm["checkpoint"]["id"],
+        f"tp{arm['tp']}",
+        arm["speculative"]["id"],
+        arm["engine"]["id"],
+        arm["workload"]["id"],
+    )
     return " ".join(names)
 
 
@@ -53,7 +60,9 @@ def status_text(record: Mapping[str, Any]) -> str:
     parts = [f"{record['campaign']}{word}: {counts}"]
     for job in record["jobs"]:
         doing = f"{job['phase']} {job['requests_done']}/{job['requests']} requests" if job["phase"] == "measuring" else job["phase"]
-        parts.append(f"  job {job['job_id']} on {job['node']}: {doing}, {job['points_done']} of {job['points']} points of {job['node_job']}")
+        parts.append(
+            f"  job {job['job_id']} on {job['node']}: {doing}, {job['points_done']} of {job['points']} points of {job['node_job']}"
+        )
     for point in record["points"]:
         if point["state"] in ("failed", "invalid"):
             why = point["failure_class"] or point["validity"]

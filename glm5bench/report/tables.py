@@ -37,7 +37,9 @@ class Tables:
     method: str
 
 
-def tables(rows: Sequence[Row], fronts: Mapping[Series, Sequence[Row]], iso: Sequence[IsoRow], economy: Economy, **made_with: str) -> Tables:
+def tables(
+    rows: Sequence[Row], fronts: Mapping[Series, Sequence[Row]], iso: Sequence[IsoRow], economy: Economy, **made_with: str
+) -> Tables:
     """Flat rows with units in their names, the same in every format: docs/json.md."""
     in_order = sorted(rows, key=lambda r: (r.series.source, *_order(r.series), r.tp, r.concurrency, r.seed, r.repeat, r.digest))
     return Tables(
@@ -145,7 +147,11 @@ def as_markdown(t: Tables) -> str:
     for workload in dict.fromkeys(_workload(r) for r in t.iso):
         rows = [r for r in t.iso if _workload(r) == workload]
         parts += [f"## Iso-interactivity: {workload}, interpolation {t.method}", _iso_markdown(rows)]
-    parts += ["", *(f"- {text}" for text in (*DEFINITIONS, *([ISO_DEFINITION] if t.iso else []))), f"- prices: {t.price_id}, $ per GPU and hour"]
+    parts += [
+        "",
+        *(f"- {text}" for text in (*DEFINITIONS, *([ISO_DEFINITION] if t.iso else []))),
+        f"- prices: {t.price_id}, $ per GPU and hour",
+    ]
     scales = sorted({r["time_scale"] for r in t.points if r["time_scale"]})
     if scales or any(r["source"] == "simulated" for r in t.points):
         scale = ", ".join(f"{s:g}" for s in scales)

@@ -210,7 +210,9 @@ class State:
         return EventStream(self.engine, asked, self.options)
 
     def _too_long(self, asked: Asked) -> Response:
-        message = f"The input ({asked.prompt_tokens} tokens) is longer than the model's context length ({self.options.context_length} tokens)."
+        message = (
+            f"The input ({asked.prompt_tokens} tokens) is longer than the model's context length ({self.options.context_length} tokens)."
+        )
         if asked.endpoint == "generate" and asked.stream:  # SGLang says it inside a 200
             body = "data: " + json.dumps({"error": {"message": message, "code": 400}}) + "\n\ndata: [DONE]\n\n"
             return Response(body, media_type="text/event-stream")
@@ -256,22 +258,20 @@ class EventStream(Response):
         self, queue: asyncio.Queue[tuple[int, bool] | None], send: Callable[[Any], Awaitable[None]], *, cut_at: int | None, lose: bool
     ) -> None:
         asked, id_, interval = self._asked, uuid.uuid4().hex, self._options.stream_interval
-        emitted, shown, steps = 0, 0, -1
+        emitted, shown, steps, last, is_cut = 0, 0, -1, False, False
         if asked.endpoint == "chat":
             await _send(send, [_role_chunk(asked, id_)])
-        while (item := await queue.get()) is not None:
+        while not last and not is_cut and (item := await queue.get()) is not None:
             tokens, last = item
             emitted, steps = emitted + tokens, steps + 1
-            if cut_at is not None and emitted >= cut_at:
-                return await send({"type": "http.response.body", "body": b"", "more_body": False})
+            is_cut = cut_at is not None and emitted >= cut_at
             if lose and emitted >= 2:
                 raise ConnectionResetError("the fault `lost` was asked for")
-            if last or shown == 0 or emitted - shown >= interval:
+            if not is_cut and (last or shown == 0 or emitted - shown >= interval):
                 chunks = [_body(asked, id_, emitted, shown, max(0, steps), finished=last)]
                 await _send(send, chunks + (_ending(asked, id_, emitted) if last else []))
                 shown = emitted
-            if last:
-                return await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": False})
+        await send({"type": "http.response.body", "body": b"" if is_cut else b"data: [DONE]\n\n", "more_body": False})
 
 
 async def _disconnected(receive: Receive) -> None:
@@ -341,7 +341,12 @@ def _ending(asked: Asked, id_: str, emitted: int) -> list[dict[str, Any]]:
 
 def _envelope(asked: Asked, id_: str, whole: bool) -> dict[str, Any]:
     chat = "chat.completion" if whole else "chat.completion.chunk"
-    return {"id": id_, "object": "text_completion" if asked.endpoint == "completions" else chat, "created": int(time.time()), "model": asked.model}
+    return {
+        "id": id_,
+        "object": "text_completion" if asked.endpoint == "completions" else chat,
+        "created": int(time.time()),
+        "model": asked.model,
+    }
 
 
 def _usage(asked: Asked, emitted: int) -> dict[str, Any]:

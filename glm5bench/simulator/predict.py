@@ -65,6 +65,6 @@ def predict(model: StepModel, limits: Limits, workload: Workload, concurrency: i
 
 
 def lengths(rng: np.random.Generator, nominal: int, range_ratio: float, n: int) -> np.ndarray:
-    """n token counts uniform in [range_ratio x nominal, nominal], as the public workload draws them. Shape: (n,)."""
+    """N token counts uniform in [range_ratio x nominal, nominal], as the public workload draws them. Shape: (n,)."""
     low = max(1, int(range_ratio * nominal))
     return rng.integers(low, nominal + 1, size=n)

@@ -142,12 +142,13 @@ class Scheduler:
         if not steps:
             return np.zeros(n, dtype=np.int64)
         taken = self._rng.random((n, steps)) < self.model.checkpoint.mtp_accept
-        return np.cumprod(taken, axis=1).sum(axis=1)
+        accepted: np.ndarray = np.cumprod(taken, axis=1).sum(axis=1)
+        return accepted
 
     def _give(self, batch: list[Request], tokens: np.ndarray) -> tuple[tuple[Request, int], ...]:
         given = []
-        for request, n in zip(batch, tokens.tolist(), strict=True):
-            n = min(n, request.output_tokens - request.emitted)
+        for request, drawn in zip(batch, tokens.tolist(), strict=True):
+            n = min(drawn, request.output_tokens - request.emitted)
             request.emitted += n
             given.append((request, n))
         ended = [r for r in batch if r.emitted >= r.output_tokens]

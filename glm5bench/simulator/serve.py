@@ -32,7 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def serve(o: Options) -> None:
     """Serves until SIGTERM or SIGINT. Raises EnvironmentLacks when the port is in use, UsageError when nothing fits."""
     if not o.memory.fits:
-        raise UsageError(f"{o.arm.checkpoint.id} at TP={o.arm.tp} leaves no KV cache on {o.arm.hardware.id}.", next_step="see `glm5bench plan`")
+        raise UsageError(
+            f"{o.arm.checkpoint.id} at TP={o.arm.tp} leaves no KV cache on {o.arm.hardware.id}.", next_step="see `glm5bench plan`"
+        )
     listening = _listening_socket(o.host, o.port)
     print(f"simulated server: {o.arm.hardware.id} {o.arm.checkpoint.id} tp{o.arm.tp} {o.arm.speculative.id}, time scale {o.time_scale:g}")
     print("Load weight begin.", flush=True)
@@ -50,5 +52,7 @@ def _listening_socket(host: str, port: int) -> socket.socket:
         listening.bind((host, port))
     except OSError as error:
         listening.close()
-        raise EnvironmentLacks(f"Port {port} on {host} cannot be used: {error.strerror}.", next_step="choose another with --port") from error
+        raise EnvironmentLacks(
+            f"Port {port} on {host} cannot be used: {error.strerror}.", next_step="choose another with --port"
+        ) from error
     return listening

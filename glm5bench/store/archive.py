@@ -98,10 +98,13 @@ def _add_file(found: Collected, path: Path) -> None:
             _add(found, Stored(*read_from(file, str(path)), str(path)))
             return
         for name in _children(file, "points"):
+            where = f"{path}:/points/{name}"
             try:
-                _add(found, Stored(*read_from(file["points"][name], f"{path}:/points/{name}"), str(path)))
-            except (FileError, KeyError, OSError, RuntimeError) as error:
-                found.bad.append(error if isinstance(error, FileError) else FileError(f"The point is damaged: {error}.", path=f"{path}:{name}"))
+                _add(found, Stored(*read_from(file["points"][name], where), str(path)))
+            except FileError as error:
+                found.bad.append(error)
+            except (KeyError, OSError, RuntimeError) as error:
+                found.bad.append(FileError(f"The point is damaged: {error}.", path=where))
         for name in _children(file, "rows"):
             found.rows[name] = json.loads(bytes(file["rows"][name][()].tobytes()))
 
@@ -119,6 +122,7 @@ def _add(found: Collected, stored: Stored) -> None:
 
 def write_archive(path: Path, collected: Collected) -> None:
     """The archive of everything collected, whole or not at all."""
+
     def write(beside: Path) -> None:
         with h5py.File(beside, "w", libver=("earliest", "v110")) as file:
             file.attrs.update(format=FORMAT, kind="archive", content_digest=collected.digest())

@@ -107,7 +107,9 @@ class Campaign:
     def read_plan(self) -> dict[str, Any]:
         """The plan's record. Raises FileError when there is none or it is damaged."""
         if not self.plan.is_file():
-            raise FileError("There is no campaign here: plan.json is missing.", path=str(self.root), next_step="name a directory under outputs/")
+            raise FileError(
+                "There is no campaign here: plan.json is missing.", path=str(self.root), next_step="name a directory under outputs/"
+            )
         record = read_json(self.plan)
         if not isinstance(record, dict) or not isinstance(record.get("jobs"), list):
             raise FileError("plan.json is not one of glm5bench's.", path=str(self.plan))
@@ -136,7 +138,8 @@ class Campaign:
 
     def attempts(self, keys: Iterable[str]) -> dict[str, list[Attempt]]:
         """All attempts at these points, in order. A whole file whose record a kill prevented is judged from itself."""
-        wanted, numbers = set(keys), {}
+        wanted: set[str] = set(keys)
+        numbers: dict[tuple[str, int], set[str]] = {}
         for name in self._names():
             key, _, rest = name.partition(".")
             if key in wanted and rest.split(".")[0].isdigit():

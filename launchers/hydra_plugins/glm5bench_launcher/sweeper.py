@@ -14,7 +14,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from glm5bench.settings import arm_overrides
 
-
 _NODE = {"_target_": "hydra_plugins.glm5bench_launcher.sweeper.ArmsSweeper"}
 ConfigStore.instance().store(group="hydra/sweeper", name="arms", node=_NODE, provider="glm5bench")
 
@@ -25,9 +24,7 @@ class ArmsSweeper(Sweeper):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Keeps the context and makes the launcher that the configuration names."""
         self.hydra_context, self.config = hydra_context, config
-        self.launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
-        )
+        self.launcher = Plugins.instance().instantiate_launcher(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def sweep(self, arguments: list[str]) -> Any:
         """One launch with the override lists of all arms."""
