@@ -15,16 +15,31 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from . import __version__
-from .errors import BenchError, UsageError
+from .errors import BenchError, ImpossibleError, UsageError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 HYDRA = {"allow_extra_args": True, "ignore_unknown_options": True}
 
-OVERRIDES_HELP = """
-Overrides are Hydra's: group=choice, or path.to.value=value; commas make a sweep, experiment=NAME a union of arms.
-"""
+GROUPS = ("experiment", "hardware", "checkpoint", "tp", "speculative", "engine", "workload", "cluster", "price")
+VALUES = "concurrency=4,8 repeat=0,1,2 seed=0 server_scope=arm|point bind_concurrency=N name=NAME output_dir=DIR wait=true"
+
+
+class OverridesCommand(TyperCommand):
+    """A command that takes Hydra overrides: its help lists what conf/ holds."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Groups with their choices, values, and how both are typed."""
+        from .settings import group_values
+
+        with formatter.section("OVERRIDES are Hydra's: group=choice or path.to.value=value; commas sweep"):
+            formatter.write_dl([(f"{group}=", " ".join(group_values(group))) for group in GROUPS])
+            formatter.write_dl(
+                [("values:", VALUES), ("anything:", "engine.time_scale=50 workload.prompts=64 price.usd_per_gpu_h.b200=2.5 ...")]
+            )
+            formatter.write_dl([("--config-dir DIR", "a directory with conf groups of your own, found before the shipped ones")])
 
 
 def main() -> int:
@@ -62,7 +77,7 @@ def program(version: Annotated[bool, typer.Option("--version", help="Print the v
         raise typer.Exit
 
 
-@app.command(context_settings=HYDRA, epilog=OVERRIDES_HELP)
+@app.command(cls=OverridesCommand, context_settings=HYDRA)
 def sweep(ctx: typer.Context) -> int:
     """Measure: plan OVERRIDES, submit what is missing, and come back (wait=true stays, merges and prints the tables)."""
     from .settings import run_hydra
@@ -124,7 +139,7 @@ def _wait_and_report(campaign: Any) -> int:
     return 0 if final.is_complete else 1
 
 
-@app.command("plan", context_settings=HYDRA, epilog=OVERRIDES_HELP)
+@app.command("plan", cls=OverridesCommand, context_settings=HYDRA)
 def plan_command(
     ctx: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
@@ -138,7 +153,7 @@ def plan_command(
 
     shown = tuple(show or ())
     if set(shown) - {"recipe", "memory"}:
-        raise UsageError(f"--show {', '.join(shown)}: there is recipe and memory to show.")
+        raise UsageError(f"--show {', '.join(shown)}: there is no such thing to show.", next_step="--show recipe, --show memory")
     return run_hydra(_asked(ctx), lambda m: _print_plan(m, plan(m.arms), as_json=as_json, show=shown), program="glm5bench plan")
 
 
@@ -345,7 +360,7 @@ def _baseline(words: str, series: list[Any]) -> Callable[[Any], bool] | None:
     return matches
 
 
-@app.command(context_settings=HYDRA, epilog=OVERRIDES_HELP)
+@app.command(cls=OverridesCommand, context_settings=HYDRA)
 def simulate(
     ctx: typer.Context,
     port: Annotated[int, typer.Option(help="The port on 127.0.0.1.")] = 30000,
@@ -363,7 +378,7 @@ def simulate(
     settings = compose(*_asked(ctx), "engine=simulated", *([f"engine.fault='{fault}'"] if fault else []))
     reason = recipe.impossible(settings.arm, settings.concurrency)
     if reason is not None:
-        raise UsageError(f"{reason}.")
+        raise ImpossibleError(f"{reason}.", next_step="ask for another hardware, checkpoint, tp or speculative setting")
     argv = recipe.bound(settings.arm, max(settings.concurrency)).argv
     flags = flags_of([*argv, "--model-path", settings.checkpoint.repository, "--host", "127.0.0.1", "--port", str(port)])
     serve(from_arm(settings.arm, flags, argv))

@@ -13,12 +13,23 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 PROTOCOL_VERSION = 1  # of the load protocol: what is sent, when the clock starts and stops
 SIMULATOR_MODEL = 1  # of the simulator's scheduler and step model: raised when its figures change
+
+FAULTS = {
+    "fail_start": "exits while loading weights, as if out of memory",
+    "slow_start": "takes N simulated seconds longer to start",
+    "die": "the process dies after N streamed requests",
+    "hang": "no token leaves after N streamed requests",
+    "refuse": "answers 503 to every request after N streamed ones",
+    "cut": "every Nth stream ends without finish reason or [DONE]",
+    "short": "every Nth answer stops at half its tokens",
+    "lost": "every Nth connection is reset in mid-stream",
+}  # how the simulated server can be told to misbehave
 
 ServerScope = Literal["arm", "point"]
 
@@ -142,7 +153,7 @@ class Engine:
     start_estimate_s: float
     simulated: bool = False
     time_scale: float = 1.0
-    fault: str = ""
+    fault: Annotated[str, Field(pattern=f"^$|^({'|'.join(FAULTS)})(:[1-9][0-9]*)?$")] = ""
     extra_args: tuple[str, ...] = ()
     env: dict[str, str] = field(default_factory=dict)
     recipe: tuple[Rule, ...] = ()

@@ -25,6 +25,7 @@ from .errors import BenchError, SettingsError
 from .point import Arm, Checkpoint, Engine, Hardware, ServerScope, Speculative, Workload, digest_of, plain
 
 POINT_AXES = ("concurrency", "repeat", "seed")
+HYDRA_OPTIONS = ("-m", "--multirun", "-cd", "--config-dir", "-c", "--cfg", "-p", "--package", "--resolve", "-i", "--info", "--hydra-help")
 ABOUT_THE_RUN = ("wait", "name", "output_dir", "hydra/launcher", "cluster.executor", "price")  # not part of a campaign's name
 
 Natural = Annotated[int, Ge(0)]
@@ -149,6 +150,9 @@ class _arguments_and_errors:  # noqa: N801  a context manager reads as a verb
 
 def _for_hydra(arguments: Sequence[str]) -> list[str]:
     """conf/config.yaml makes every run a multirun; and Hydra 1.3 refuses a bare number as the choice of a group, so tp=4 is quoted."""
+    for argument in arguments:
+        if argument.startswith("-") and argument.split("=")[0] not in HYDRA_OPTIONS:
+            raise SettingsError(f"There is no option {argument}.", where="the command line", next_step="`glm5bench plan --help`")
     return [_quoted_choice(a) for a in arguments if a not in ("-m", "--multirun")]
 
 
@@ -158,8 +162,8 @@ def _quoted_choice(override: str) -> str:
 
 
 def _settings_error(error: Exception) -> SettingsError:
-    cause = error.__cause__
-    text = " ".join(str(error).split())
+    cause, override = error.__cause__, getattr(error, "override", None)
+    text = (f"{override}: " if override else "") + " ".join(str(error).split()).partition(" Config search path:")[0]
     if isinstance(cause, OmegaConfBaseException) and str(cause).split("\n")[0] not in text:
         text += ": " + str(cause).split("\n")[0]
     return SettingsError(text, where="the command line or conf/", next_step="`glm5bench plan --help` lists groups and values")

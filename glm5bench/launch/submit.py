@@ -44,6 +44,8 @@ def submit(campaign: Campaign, jobs: Sequence[NodeJob], executor: str) -> str:
         "glm5bench": __version__,
     }
     campaign.append_submission(accepted)
+    with suppress(OSError):
+        (campaign.jobs / "%j").rmdir()  # submitit makes the unexpanded name too
     if executor == "debug":
         job.result()
     return str(job.job_id)

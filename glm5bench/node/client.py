@@ -93,7 +93,7 @@ async def _closed_loop(server: Server, path: str, prompts: Sequence[Prompt], con
 
 def _client(server: Server, context: ssl.SSLContext) -> httpx.AsyncClient:
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=None)
-    timeout = httpx.Timeout(server.arm.engine.stall_timeout_s, connect=30, pool=None)
+    timeout = httpx.Timeout(2 * server.arm.engine.stall_timeout_s, connect=30, pool=None)  # of one request; _watch looks at all
     return httpx.AsyncClient(
         base_url=server.base_url, headers=server.headers, limits=limits, timeout=timeout, trust_env=False, verify=context
     )

@@ -10,6 +10,7 @@ import os
 import socket
 import threading
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -43,7 +44,7 @@ class Heartbeat:
 
     def __init__(self, path: Path, keys: list[str]) -> None:
         self._path = path
-        self._stop = threading.Event()
+        self._stop, self._writing = threading.Event(), threading.Lock()
         pid = os.getpid()
         self.beat = Beat(socket.gethostname(), pid, process_started_ticks(pid), time.time(), "starting", "", "", 0, 0, 0, 0, keys)
         self._thread = threading.Thread(target=self._run, daemon=True, name="heartbeat")
@@ -56,23 +57,21 @@ class Heartbeat:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join(timeout=5)
-        self.beat.phase = "done"
-        self._write()
+        self.phase("done")
 
     def phase(self, phase: str) -> None:
-        """What the job does from now on."""
+        """What the job does from now on, on disk when this returns."""
         self.beat.phase = phase
+        self._write()
 
     def _run(self) -> None:
         while not self._stop.wait(BEAT_S):
             self._write()
 
     def _write(self) -> None:
-        self.beat.time_utc_s = time.time()
-        try:
+        with self._writing, suppress(EnvironmentLacks):  # a full disk must not end a measurement; the point's own write will say so
+            self.beat.time_utc_s = time.time()
             write_json(self._path, asdict(self.beat))
-        except EnvironmentLacks:
-            return  # a full disk must not end a measurement; the point's own write will say so
 
 
 def read_beat(path: Path) -> Beat | None:

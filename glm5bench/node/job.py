@@ -59,13 +59,17 @@ def run(campaign: Campaign, job: NodeJob, job_id: str, heart: Heartbeat, progres
 
 
 def catch_signals(progress: Progress) -> None:
-    """From here on a request to end is a flag, looked at several times a second. After submitit's own handlers."""
+    """From here on a request to end is a flag, looked at several times a second. After submitit's own handlers.
+
+    A signal that is ignored stays so: a local job does not hear the Ctrl-C of the terminal that it was started from.
+    """
 
     def stop(signum: int, frame: FrameType | None) -> None:
         progress.stop = True
 
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP):
-        signal.signal(signum, stop)
+        if signal.getsignal(signum) is not signal.SIG_IGN:
+            signal.signal(signum, stop)
 
 
 @dataclass
@@ -131,6 +135,8 @@ class _Start:
         began, wall, clock = _now(), time.time(), time.monotonic()
         load = client.run_load(server, path, measured, point.concurrency, self._progress)
         server.alive_or_raise()
+        if any(trace.error for trace in load.traces):
+            server.answers_or_raise()
         ended, clock_step = _now(), (time.time() - wall) - (time.monotonic() - clock)
         info = server.get_json("/server_info") or server.get_json("/get_server_info") or {}
         made = {

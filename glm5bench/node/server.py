@@ -26,6 +26,7 @@ from ..point import Arm, Recipe, canonical_json
 
 KEY_FILE_VARIABLE = "GLM5BENCH_API_KEY_FILE"
 POLL_S = 0.1
+GONE_S = 10.0  # how long a server may take to die after its last word
 OUT_OF_MEMORY = ("out of memory", "OutOfMemoryError", "HIP out of memory")
 
 
@@ -68,6 +69,16 @@ class Server:
         code = self.process.poll()
         if code is not None:
             raise self.error(f"ended by itself with exit code {code}", "server_crash")
+
+    def answers_or_raise(self) -> None:
+        """After requests have failed: raises ServerError when it is the server that is gone, and not they that were wrong."""
+        deadline = time.monotonic() + GONE_S
+        while self.get_json("/v1/models") is None:
+            self.alive_or_raise()
+            if time.monotonic() > deadline:
+                raise self.error("no longer answers (GET /v1/models)", "server_crash")
+            time.sleep(POLL_S)
+        self.alive_or_raise()
 
     def error(self, what: str, failure_class: str) -> ServerError:
         """The error of this server, with the end of its log."""
@@ -212,6 +223,7 @@ def _one_token(server: Server, client: httpx.Client) -> None:
     try:
         answer = client.post("/v1/completions", json=body, timeout=server.arm.engine.stall_timeout_s)
     except httpx.HTTPError as error:
+        server.alive_or_raise()
         raise server.error(f"says that it is ready and does not answer a one-token request ({error})", "server_crash") from error
     if answer.status_code != 200:
         raise server.error(f"says that it is ready and answers {answer.status_code} to a one-token request", "server_crash")
@@ -223,6 +235,7 @@ def model_name(server: Server) -> str:
     try:
         return str(models["data"][0]["id"])
     except (KeyError, IndexError, TypeError):
+        server.alive_or_raise()
         raise server.error("does not name its model (GET /v1/models)", "server_crash") from None
 
 

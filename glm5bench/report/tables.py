@@ -195,8 +195,9 @@ def _point_columns(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
 
 def _iso_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """A row an interactivity, a series a column: its cost, its ratio to the baseline, and how the ratio splits."""
-    labels = list(dict.fromkeys(_label(r) for r in rows))
-    cells = {(r["interactivity_tok_s_user"], _label(r)): r for r in rows}
+    name = _short_labels(rows)
+    labels = list(dict.fromkeys(name[_label(r)] for r in rows))
+    cells = {(r["interactivity_tok_s_user"], name[_label(r)]): r for r in rows}
     grid = list(dict.fromkeys(r["interactivity_tok_s_user"] for r in rows))
     table = []
     for x in grid:
@@ -211,7 +212,14 @@ def _iso_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _label(r: Mapping[str, Any]) -> str:
-    return f"{r['hardware']} {r['engine']} {r['precision']} {r['speculative']}"
+    return f"{r['hardware']} {r['engine']} {r['precision']} {r['speculative']} {r['checkpoint']}"
+
+
+def _short_labels(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Each series' label without its checkpoint where that is not what tells two apart."""
+    whole = list(dict.fromkeys(_label(r) for r in rows))
+    short = [label.rpartition(" ")[0] for label in whole]
+    return {label: s if short.count(s) == 1 else label for label, s in zip(whole, short, strict=True)}
 
 
 def _cost_text(r: Mapping[str, Any]) -> str:

@@ -197,7 +197,7 @@ class State:
 
     async def _answer(self, request: HttpRequest, endpoint: str) -> Response:
         fault = self.options.fault
-        if fault and fault.kind == "refuse" and self.engine.total.requests >= fault.number:
+        if fault and fault.kind == "refuse" and self.engine.streams >= fault.number:
             return JSONResponse({"error": {"message": "The server is overloaded.", "code": 503}}, status_code=503)
         try:
             asked = _asked(endpoint, json.loads(await request.body()))
@@ -235,7 +235,7 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Streams until the answer is whole, cut or nobody listens."""
         queue: asyncio.Queue[tuple[int, bool] | None] = asyncio.Queue()
-        number = self._engine.total.requests + 1
+        number = self._engine.count_stream()
         wanted = self._shortened(number)
         request = self._engine.submit(self._asked.prompt_tokens, wanted, lambda n, last: queue.put_nowait((n, last)))
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream; charset=utf-8")]})

@@ -48,6 +48,7 @@ class Engine:
         self._deliver: dict[int, Deliver] = {}
         self._arrived = asyncio.Event()
         self._next_id = 0
+        self.streams = 0  # streamed requests: what faults count, not the health checks
         self.last_throughput = 0.0
 
     @property
@@ -61,7 +62,6 @@ class Engine:
         for counters in (self.counters, self.total):
             counters.requests += 1
             counters.prompt_tokens += prompt_tokens
-        self._fault_on_request()
         request = Request(self._next_id, prompt_tokens, output_tokens)
         self._deliver[request.id] = deliver
         self.scheduler.add(request)
@@ -77,16 +77,22 @@ class Engine:
         """A new measurement begins: counters since the last flush are zero."""
         self.counters = Counters()
 
-    def _fault_on_request(self) -> None:
+    def count_stream(self) -> int:
+        """The number of this streamed request, from 1. Does not return where the fault `die` says so."""
+        self.streams += 1
+        self._die_if_asked()
+        return self.streams
+
+    def _die_if_asked(self) -> None:
         fault = self.options.fault
-        if fault is not None and fault.kind == "die" and self.total.requests > fault.number:
+        if fault is not None and fault.kind == "die" and self.streams > fault.number:
             print("Scheduler hit an exception: RuntimeError: CUDA error: an illegal memory access", file=sys.stderr, flush=True)
             os._exit(1)
 
     @property
     def _is_hung(self) -> bool:
         fault = self.options.fault
-        return fault is not None and fault.kind == "hang" and self.total.requests > fault.number
+        return fault is not None and fault.kind == "hang" and self.streams > fault.number
 
     async def run(self) -> None:
         """Steps for ever. Ends only by being cancelled."""

@@ -12,20 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UsageError
-from ..point import Arm, from_json
+from ..point import FAULTS, Arm, from_json
 from ..roofline import MemoryFit, StepModel, memory_fit
 from .scheduler import Limits
 
-FAULTS = {
-    "fail_start": "exits while loading weights, as if out of memory",
-    "slow_start": "takes N simulated seconds longer to start",
-    "die": "the process dies after N requests",
-    "hang": "no token leaves after N requests",
-    "refuse": "answers 503 to every request after N",
-    "cut": "every Nth stream ends without finish reason or [DONE]",
-    "short": "every Nth answer stops at half its tokens",
-    "lost": "every Nth connection is reset in mid-stream",
-}
 START_S = 20.0  # simulated seconds from the process's start to ready
 NO_SPECULATION_RUNNING = 4096
 

@@ -155,16 +155,17 @@ class Campaign:
     def _recorded(self, key: str, number: int) -> Attempt:
         try:
             r = read_json(self.attempt_file(key, number))
-            return Attempt(key, number, r["status"], r.get("validity", ""), r.get("class", ""), r.get("message", ""))
+            message = r.get("message", "") or "; ".join(f"{why['code']}: {why['text']}" for why in r.get("reasons", []))
+            return Attempt(key, number, r["status"], r.get("validity", ""), r.get("class", ""), message)
         except (FileError, KeyError, TypeError, AttributeError):
             return self._judged(key, number)
 
     def _judged(self, key: str, number: int) -> Attempt:
         try:
-            measurement, _ = read_point(self.point_file(key, number))
+            verdict = read_point(self.point_file(key, number))[0].verdict()
         except FileError as error:
             return Attempt(key, number, "failed", "", "lost", str(error.message))
-        return Attempt(key, number, "whole", measurement.verdict().validity, "", "")
+        return Attempt(key, number, "whole", verdict.validity, "", "; ".join(f"{why.code}: {why.text}" for why in verdict.reasons))
 
     def done(self, keys: Iterable[str]) -> set[str]:
         """The keys that need no further attempt."""

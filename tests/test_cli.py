@@ -1,0 +1,128 @@
+"""Wrong input: a sentence, a next step and the right exit code; never a traceback."""
+
+import json
+
+import h5py
+import pytest
+from program import bench
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("plan", "hardware=b201"), "b201"),
+        (("plan", "hardwear=b200"), "hardwear"),
+        (("plan", "concurency=4"), "concurency"),
+        (("plan", "concurrency=many"), "concurrency"),
+        (("plan", "concurrency=0"), "concurrency"),
+        (("plan", "tp=3"), "tp/3"),
+        (("plan", "+colour=red"), "colour"),
+        (("plan", "experiment=nope"), "nope"),
+        (("plan", "server_scope=node"), "server_scope"),
+        (("plan", "price=own"), "b200"),
+        (("plan", "hardware=h200", "checkpoint=glm5_nvfp4"), "nvfp4"),
+        (("plan", "a=[1"), "a=[1"),
+        (("plan", "--show", "nothing"), "--show"),
+        (("sweep", "--bogus"), "bogus"),
+        (("frobnicate",), "frobnicate"),
+        (("tables",), "paths"),
+        (("tables", "nosuch.h5"), "nosuch.h5"),
+        (("tables", "published", "--format", "xls"), "xls"),
+        (("tables", "published", "--interpolation", "cubic"), "cubic"),
+        (("tables", "published", "--at", "fast"), "fast"),
+        (("tables", "published", "--at", "-3"), "-3"),
+        (("tables", "published", "--price", "nowhere"), "nowhere"),
+        (("tables", "published", "--price", "b200=much"), "much"),
+        (("tables", "published", "--baseline", "tpu"), "tpu"),
+        (("merge", "published"), "output"),
+        (("simulate", "engine=simulated", "hardware=h200", "checkpoint=glm5_nvfp4"), "nvfp4"),
+        (("simulate", "--fault", "explode"), "explode"),
+    ],
+    ids=lambda v: " ".join(v) if isinstance(v, tuple) else "",
+)
+def test_wrong_usage_is_said_and_exits_with_2(tmp_path, arguments, said):
+    done = bench(tmp_path, *arguments)
+
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert "next:" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_status_of_a_directory_that_is_no_campaign_says_so(tmp_path):
+    done = bench(tmp_path, "status", ".")
+
+    assert done.returncode == 1
+    assert "plan.json is missing" in done.stderr
+
+
+def test_bad_files_are_named_and_the_rest_is_merged(tmp_path):
+    (tmp_path / "empty.h5").write_bytes(b"")
+    (tmp_path / "text.h5").write_text("no HDF5")
+    with h5py.File(tmp_path / "foreign.h5", "w") as file:
+        file["x"] = [1, 2, 3]
+
+    done = bench(tmp_path, "merge", ".", "published", "-o", "all.h5")
+
+    assert done.returncode == 1
+    assert all(name in done.stderr for name in ("empty.h5", "text.h5", "foreign.h5"))
+    assert "53 points" in done.stderr
+
+
+def test_strict_stops_at_the_first_bad_file_and_writes_nothing(tmp_path):
+    (tmp_path / "text.h5").write_text("no HDF5")
+
+    done = bench(tmp_path, "merge", "text.h5", "published", "-o", "all.h5", "--strict")
+
+    assert done.returncode == 1
+    assert not (tmp_path / "all.h5").exists()
+
+
+def test_json_is_one_object_and_nothing_else_on_standard_output(tmp_path):
+    plan = json.loads(bench(tmp_path, "plan", "experiment=h200_vs_b200", "--json").stdout)
+    tables = json.loads(bench(tmp_path, "tables", "published", "--format", "json").stdout)
+
+    assert (plan["n_points"], len(plan["jobs"]), plan["n_server_starts"]) == (20, 4, 4)
+    assert set(tables) == {"points", "frontier", "iso"}
+
+
+def test_plan_writes_nothing(tmp_path):
+    bench(tmp_path, "plan", "experiment=quickstart")
+    bench(tmp_path, "sweep", "experiment=quickstart", "hydra/launcher=plan")
+
+    assert [f.name for f in tmp_path.iterdir()] == ["tmp"]
+
+
+def test_what_cannot_be_is_left_out_with_its_reason(tmp_path):
+    done = bench(
+        tmp_path,
+        "plan",
+        "-m",
+        "hardware=h200,b200,mi355x",
+        "checkpoint=glm5_fp8,glm5_nvfp4",
+        "tp=4,8",
+        "speculative=off,mtp",
+        "concurrency=4,8",
+    )
+
+    assert done.returncode == 0
+    assert "24 points in 12 arms" in done.stdout
+    assert done.stdout.count("points): ") == 12
+    assert "does not fit" in done.stdout
+    assert "no tensor cores" in done.stdout
+
+
+def test_point_scope_starts_a_server_for_each_point(tmp_path):
+    plan = json.loads(bench(tmp_path, "plan", "experiment=h200_vs_b200", "server_scope=point", "--json").stdout)
+
+    assert (plan["n_points"], plan["n_server_starts"]) == (20, 20)
+
+
+def test_ones_own_cluster_and_prices_come_from_a_config_directory(tmp_path):
+    (tmp_path / "site/price").mkdir(parents=True)
+    (tmp_path / "site/price/mine.yaml").write_text("id: mine\nusd_per_gpu_h: {b200: 10.0}\n")
+
+    plan = json.loads(bench(tmp_path, "plan", "--config-dir", "site", "price=mine", "--json").stdout)
+
+    job = plan["jobs"][0]
+    assert job["estimate_usd"] == pytest.approx(job["estimate_s"] / 3600 * 8 * 10.0)

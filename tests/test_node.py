@@ -1,0 +1,135 @@
+"""The pieces of a node job that must hold when things are killed: guard, heartbeat, client."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from program import ROOT, until
+
+from glm5bench.node import client
+from glm5bench.node.heartbeat import Heartbeat, is_alive, process_started_ticks, read_beat
+from glm5bench.node.server import Place, running
+from glm5bench.node.workload import PATHS, prompts
+from glm5bench.point import Point
+from glm5bench.recipe import bound
+from glm5bench.settings import compose
+
+FORKS = """
+import subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+print("up", flush=True)
+time.sleep(600)
+"""
+STUBBORN = "import signal,time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up',flush=True); time.sleep(600)"
+
+
+def guarded(*command: str) -> tuple[subprocess.Popen, int]:
+    """A guard over the command, and the end of the pipe that keeps it alive."""
+    read, write = os.pipe()
+    guard = subprocess.Popen(
+        [sys.executable, "-m", "glm5bench.node.guard", str(read), *command],
+        cwd=ROOT, pass_fds=(read,), start_new_session=True, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    os.close(read)
+    return guard, write
+
+
+def group(pgid: int) -> list[int]:
+    """Living members of a process group."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[2]) == pgid and fields[0] not in "ZX":
+                found.append(int(entry.name))
+    return found
+
+
+def test_the_guard_ends_the_server_and_its_children_when_the_job_is_gone():
+    guard, write = guarded(sys.executable, "-c", FORKS)
+    with guard:
+        assert guard.stdout.readline() == "up\n"
+        until(lambda: len(group(guard.pid)) == 3, "guard, server and its child")
+
+        os.close(write)  # what the kernel does when the job is killed
+
+        guard.wait(timeout=30)
+        assert group(guard.pid) == []
+
+
+def test_the_guard_ends_with_the_server_s_exit_code():
+    guard, write = guarded(sys.executable, "-c", "raise SystemExit(7)")
+    with guard:
+        assert guard.wait(timeout=30) == 7
+    os.close(write)
+
+
+def test_the_guard_kills_a_server_that_ignores_sigterm():
+    short = "import glm5bench.node.guard as g, sys; g.GRACE_S = 0.2; sys.exit(g.main(sys.argv[1:]))"
+    read, write = os.pipe()
+    command = [sys.executable, "-c", short, str(read), sys.executable, "-c", STUBBORN]
+    with subprocess.Popen(command, cwd=ROOT, pass_fds=(read,), start_new_session=True, stdout=subprocess.PIPE, text=True) as guard:
+        os.close(read)
+        assert guard.stdout.readline() == "up\n"
+        os.close(write)
+
+        assert guard.wait(timeout=30) == 128 + signal.SIGKILL
+        assert group(guard.pid) == []
+
+
+def test_a_job_that_was_killed_is_not_alive_whatever_its_last_beat_says(tmp_path):
+    with Heartbeat(tmp_path / "heartbeat.json", []) as heart:
+        heart.phase("measuring")
+        beat = read_beat(tmp_path / "heartbeat.json")
+        assert is_alive(beat, beat.time_utc_s)
+        beat.started_ticks += 1  # another process has the number now
+
+        assert not is_alive(beat, beat.time_utc_s)
+
+
+def test_a_silent_job_on_another_host_is_dead_after_a_while(tmp_path):
+    with Heartbeat(tmp_path / "heartbeat.json", []):
+        beat = read_beat(tmp_path / "heartbeat.json")
+    beat.phase, beat.host = "measuring", "elsewhere"
+
+    assert is_alive(beat, beat.time_utc_s + 30)
+    assert not is_alive(beat, beat.time_utc_s + 3000)
+
+
+def test_a_job_that_ended_says_so(tmp_path):
+    with Heartbeat(tmp_path / "heartbeat.json", []):
+        pass
+
+    assert not is_alive(read_beat(tmp_path / "heartbeat.json"), 0.0)
+    assert process_started_ticks(os.getpid()) > 0
+
+
+@pytest.mark.parametrize("workload", ["8k1k", "8k2k"], ids=["completions", "chat"])
+def test_the_client_counts_what_the_server_counts(tmp_path, workload):
+    lengths = ("workload.isl_tokens=600", "workload.osl_tokens=90", "workload.prompts=10", "engine.time_scale=50")
+    s = compose("engine=simulated", "hardware=h200", f"workload={workload}", *lengths)
+    point = Point("k", "a", 3, 0, 0, 3)
+    place = Place(tmp_path, "model", "here", lambda: False)
+
+    with running(bound(s.arm, 3), s.arm, place) as server:
+        before = server.get_json("/server_info")["internal_states"][0]
+        _, measured = prompts(s.workload, point, "model")
+        r = client.requests(client.run_load(server, PATHS[s.workload.endpoint], measured, 3, lambda done, of: None))
+        metrics = client.httpx.get(server.base_url + "/metrics").text
+
+    assert before["peak_running_requests"] >= 0
+    assert r.is_whole.all()
+    assert r.prompt_tokens.tolist() == [p.prompt_tokens for p in measured]
+    assert r.output_tokens.tolist() == r.asked_tokens.tolist()
+    counted = float(next(line.split()[-1] for line in metrics.splitlines() if line.startswith("sglang:generation_tokens_total")))
+    assert counted - r.output_tokens.sum() in range(1, 200)  # health checks and the smoke request
+    assert int(r.chunk_tokens.sum()) == int(r.output_tokens.sum())
+    assert (np.diff(r.chunk_offsets) > 0).all()
+    assert ((r.sent_ns >= r.due_ns) & (r.first_token_ns > r.sent_ns) & (r.end_ns >= r.last_token_ns)).all()
