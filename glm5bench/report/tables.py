@@ -162,8 +162,8 @@ def as_markdown(t: Tables) -> str:
 def _spaced(parts: Sequence[str]) -> list[str]:
     spaced: list[str] = []
     for part in parts:
-        spaced += ["", part] if part.startswith("## ") and spaced else [part, ""] if part.startswith("|") else [part]
-    return spaced
+        spaced += ["", part, ""] if part.startswith("## ") else [part]
+    return spaced[1:] if spaced[0] == "" else spaced
 
 
 def _workload(r: Mapping[str, Any]) -> str:
@@ -194,21 +194,20 @@ def _point_columns(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
 
 
 def _iso_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A row an interactivity, a series a column: its cost, its ratio to the baseline, and how the ratio splits."""
+    """A row an interactivity, a series a column: what it costs, and below that its ratio to the baseline and how it splits."""
     name = _short_labels(rows)
     labels = list(dict.fromkeys(name[_label(r)] for r in rows))
     cells = {(r["interactivity_tok_s_user"], name[_label(r)]): r for r in rows}
     grid = list(dict.fromkeys(r["interactivity_tok_s_user"] for r in rows))
-    table = []
-    for x in grid:
-        line = {"tok/s/user": f"{x:g}"}
-        for label in labels:
-            line[f"{label} $/Mtok"] = _cost_text(cells[x, label])
-        for label in labels:
-            if label != rows[0]["baseline"]:
-                line[f"{label} perf/$"] = _ratio_text(cells[x, label])
-        table.append(line)
-    return _markdown(table) + f"\n\nBaseline: {rows[0]['baseline'] or 'none'}. " + "(i): interpolated between measured points."
+    costs = [{"tok/s/user": f"{x:g}", **{label: _cost_text(cells[x, label]) for label in labels}} for x in grid]
+    parts = ["$/Mtok; (i): interpolated between measured points", "", _markdown(costs)]
+    baseline = next((r["baseline"] for r in rows if r["baseline"]), "")
+    others = [label for label in labels if not label.startswith(baseline)] if baseline else []
+    ratios = [{"tok/s/user": f"{x:g}", **{label: _ratio_text(cells[x, label]) for label in others}} for x in grid]
+    ratios = [line for line in ratios if any(line[label] for label in others)]
+    if ratios:
+        parts += ["", f"perf/$ against {baseline}, and its split into steps", "", _markdown(ratios)]
+    return "\n".join(parts)
 
 
 def _label(r: Mapping[str, Any]) -> str:
