@@ -130,7 +130,7 @@ def _wait_and_report(campaign: Any) -> int:
         return 130
     if not final.is_complete:
         print(status_text(final.as_json()), file=sys.stderr)
-        _say("next: run the same command again: it measures only what is missing")
+        _say(f"logs: {campaign.jobs}\nnext: run the same command again: it measures only what is missing")
     if final.counts.get("done"):
         merge([str(campaign.root)], campaign.archive)
         code = tables([str(campaign.archive)])
@@ -233,7 +233,7 @@ def merge(paths: list[str], output: Path, *, strict: bool = False) -> int:
     sources = [*paths, str(output)] if output.is_file() and output.name != "archive.h5" else paths
     collected = collect(sources, strict=strict)
     _tell_bad(collected.bad)
-    if not collected.points and not collected.rows:
+    if not collected.points and not collected.tables:
         raise UsageError(f"No point was found in {', '.join(paths)}.", next_step="`glm5bench status DIR` says what a campaign holds")
     write_archive(output, collected)
     _say(f"{output}: {len(collected.points)} points, digest {collected.digest()[:16]}.")
@@ -247,6 +247,7 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> int:
     """Verify files and recompute the validity of every point from its raw times. Exit code 1 for a bad file or an invalid point."""
+    from .report.tables import printable
     from .store.archive import collect
 
     collected = collect(paths)
@@ -257,9 +258,10 @@ def check(
         for stored, verdict in found:
             m = stored.measurement
             p = m.point
-            print(f"{verdict.validity:8} {m.source:9} {m.key} {p['hardware']} {p['precision']} tp{p['tp']} concurrency {p['concurrency']}")
+            what = f"{p['hardware']} {p['precision']} tp{p['tp']} concurrency {p['concurrency']}"
+            print(printable(f"{verdict.validity:8} {m.source:9} {m.key} {what}"))
             for reason in verdict.reasons:
-                print(f"           {reason.code}: {reason.text}")
+                print(printable(f"           {reason.code}: {reason.text}"))
         if digest:
             print(collected.digest())
         _tell_bad(collected.bad)
@@ -323,7 +325,7 @@ def tables(
     prices = price_table(price)
     economy = Economy(prices.usd_per_gpu_h, power_table())
     collected = collect(paths)
-    rows = [s.measurement.row(s.digest, s.origin) for s in collected.points.values()]
+    rows = [stored.row for stored in collected.points.values()]
     fronts = series_frontiers(rows)
     iso = iso_table(fronts, economy, at=grid, method=interpolation, is_baseline=_baseline(baseline, list(fronts)))
     made = report.tables(rows, fronts, iso, economy, price_id=prices.id, method=interpolation)

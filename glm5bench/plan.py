@@ -52,6 +52,7 @@ def plan(asked: Sequence[Settings]) -> Plan:
 
     Raises ImpossibleError with the reason when nothing that was asked can be.
     """
+    _refuse_differing(asked)
     arms, notes = _distinct(asked)
     left_out = tuple(
         LeftOut(s.arm.label, len(s.concurrency) * len(s.repeat) * len(s.seed), reason)
@@ -74,12 +75,25 @@ def plan(asked: Sequence[Settings]) -> Plan:
     return Plan(jobs, left_out, tuple(dict.fromkeys(notes)), tuple(dict.fromkeys(warnings)))
 
 
+def _refuse_differing(asked: Sequence[Settings]) -> None:
+    """What holds for a campaign as a whole cannot be swept inside one."""
+    for name in ("server_scope", "bind_concurrency", "cluster", "price", "name", "output_dir", "wait"):
+        if len({digest_of(getattr(s, name)) for s in asked}) > 1:
+            raise SettingsError(f"{name} differs between the arms, and is one for a campaign.", next_step=f"one sweep for each {name}")
+    first = asked[0]
+    if first.server_scope == "point" and first.bind_concurrency is not None:
+        raise SettingsError(
+            f"bind_concurrency={first.bind_concurrency} means nothing under server_scope=point, where each point binds its own.",
+            next_step="leave one of the two out",
+        )
+
+
 def _distinct(asked: Sequence[Settings]) -> tuple[list[Settings], list[str]]:
     """Arms that overrides made the same become one, with the union of their concurrencies, repeats and seeds."""
     kept: dict[str, Settings] = {}
     merged: dict[str, int] = {}
     for settings in asked:
-        same = digest_of(dataclasses.replace(settings, concurrency=(), repeat=(), seed=()))
+        same = digest_of(settings.arm)
         if same in kept:
             merged[same] = merged.get(same, 1) + 1
         kept[same] = _union(kept[same], settings) if same in kept else settings

@@ -35,9 +35,10 @@ def rules(arm: Arm) -> Iterable[tuple[str, Rule]]:
     """Every rule of the arm's groups with the group's name, in the order in which they apply."""
     groups: tuple[tuple[str, Sequence[Rule]], ...] = (
         (f"engine/{arm.engine.id}", arm.engine.recipe),
-        (f"hardware/{arm.hardware.id}", (*arm.hardware.recipe, *arm.hardware.recipe_exceptions)),
+        (f"hardware/{arm.hardware.id}", arm.hardware.recipe),
         (f"checkpoint/{arm.checkpoint.id}", arm.checkpoint.recipe),
         (f"speculative/{arm.speculative.id}", arm.speculative.recipe),
+        (f"hardware/{arm.hardware.id}", arm.hardware.recipe_exceptions),
     )
     facts = _facts(arm)
     for group, group_rules in groups:
@@ -156,8 +157,9 @@ def _notes(arm: Arm, settings: Mapping[str, Setting], binding: int, served: Sequ
 
 
 def flag_value(argv: Sequence[str], names: Sequence[str]) -> str | None:
-    """The value that follows the last of these flags in a command line, or None."""
-    found = [argv[i + 1] for i, word in enumerate(argv[:-1]) if word in names]
+    """The value of the last of these flags in a command line, `--flag value` or `--flag=value`, or None."""
+    pairs = zip(argv, [*argv[1:], ""], strict=True)
+    found = [word.partition("=")[2] if "=" in word else following for word, following in pairs if word.partition("=")[0] in names]
     return found[-1] if found else None
 
 

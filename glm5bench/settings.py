@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,17 +17,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from annotated_types import Ge, MinLen
+from annotated_types import Ge, Gt, MinLen
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import TypeAdapter, ValidationError
+from pydantic import FiniteFloat, TypeAdapter, ValidationError
 
 from .errors import BenchError, SettingsError
 from .point import Arm, Checkpoint, Engine, Hardware, ServerScope, Speculative, Workload, digest_of, plain
 
 POINT_AXES = ("concurrency", "repeat", "seed")
 HYDRA_OPTIONS = ("-m", "--multirun", "-cd", "--config-dir", "-c", "--cfg", "-p", "--package", "--resolve", "-i", "--info", "--hydra-help")
-ABOUT_THE_RUN = ("wait", "name", "output_dir", "hydra/launcher", "cluster.executor", "price")  # not part of a campaign's name
+ABOUT_THE_RUN = ("wait", "name", "output_dir", "hydra", "cluster", "price", "experiment")  # change no point, and no campaign's name
 
 Natural = Annotated[int, Ge(0)]
 Positive = Annotated[int, Ge(1)]
@@ -46,7 +47,7 @@ class Price:
     """$ per GPU and hour, by hardware; None where the user has not said."""
 
     id: str
-    usd_per_gpu_h: dict[str, float | None]
+    usd_per_gpu_h: dict[str, Annotated[FiniteFloat, Gt(0)] | None]
 
 
 @dataclass(frozen=True)
@@ -245,7 +246,7 @@ def campaign_name(experiment: str | None, overrides: Sequence[str], explicit: st
         if not all(c.isalnum() or c in "._-" for c in explicit) or explicit.startswith("."):
             raise SettingsError(f"name={explicit!r} is no name for a directory.", next_step="use letters, digits, '.', '_' and '-'")
         return explicit
-    rest = sorted(o for o in overrides if o.split("=")[0] not in (*ABOUT_THE_RUN, "experiment"))
+    rest = sorted(o for o in overrides if re.split("[=./@]", o.lstrip("+~"))[0] not in ABOUT_THE_RUN)
     if experiment and not rest:
         return experiment
     return f"{experiment or 'sweep'}-{digest_of(rest, 8)}"
@@ -274,7 +275,10 @@ def compose(*overrides: str) -> Settings:
 def price_table(spec: str) -> Price:
     """Prices by name of conf/price, from a YAML file of the same shape, or as `b200=2.5,h200=1.4` over hyperscaler's."""
     if "=" in spec:
-        return Price("own", {**price_table("hyperscaler").usd_per_gpu_h, **_price_pairs(spec)})
+        own: Price = _validate(
+            Price, {"id": "own", "usd_per_gpu_h": {**price_table("hyperscaler").usd_per_gpu_h, **_price_pairs(spec)}}, ""
+        )
+        return own
     shipped = conf_dir() / "price" / f"{spec}.yaml"
     path = shipped if shipped.is_file() else Path(spec)
     if not path.is_file():
@@ -292,6 +296,10 @@ def _price_pairs(spec: str) -> dict[str, float | None]:
     pairs: dict[str, float | None] = {}
     for pair in spec.split(","):
         hardware, _, usd = pair.partition("=")
+        if hardware.strip() not in group_values("hardware"):
+            raise SettingsError(
+                f"--price {pair}: there is no hardware {hardware!r}.", next_step=f"one of {', '.join(group_values('hardware'))}"
+            )
         try:
             pairs[hardware.strip()] = float(usd)
         except ValueError as error:

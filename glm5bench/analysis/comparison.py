@@ -32,11 +32,14 @@ class Series:
     speculative: str
     isl_tokens: int
     osl_tokens: int
+    range_ratio: float = 1.0
+    endpoint: str = "completions"
+    time_scale: float | None = None  # of a simulated one
 
     @property
-    def workload(self) -> tuple[str, int, int]:
+    def workload(self) -> tuple[object, ...]:
         """Only series with the same of this are compared: the kind of number, and what was sent."""
-        return (self.source, self.isl_tokens, self.osl_tokens)
+        return (self.source, self.isl_tokens, self.osl_tokens, self.range_ratio, self.endpoint, self.time_scale)
 
     @property
     def label(self) -> str:
@@ -57,7 +60,6 @@ class Row:
     concurrency: int
     repeat: int
     seed: int
-    time_scale: float | None
     server_scope: str
     binding: int | None
     total_tput_per_gpu_tok_s: float
@@ -139,7 +141,8 @@ def series_frontiers(rows: Sequence[Row]) -> dict[Series, list[Row]]:
 
 
 def _series_order(s: Series) -> tuple[object, ...]:
-    return (s.source, s.isl_tokens, s.osl_tokens, s.hardware, s.engine, s.checkpoint, s.precision, s.speculative)
+    workload = (s.source, s.isl_tokens, s.osl_tokens, s.range_ratio, s.endpoint, s.time_scale or 0.0)
+    return (*workload, s.hardware, s.engine, s.checkpoint, s.precision, s.speculative)
 
 
 def iso_table(
@@ -197,7 +200,7 @@ def _curve(rows: Sequence[Row], economy: Economy, grid: NDArray[np.float64], met
 def _baseline(peers: Sequence[Series], economy: Economy, is_baseline: Callable[[Series], bool] | None) -> Series | None:
     if is_baseline is not None:
         return next((s for s in peers if is_baseline(s)), None)
-    return min(peers, key=lambda s: (economy.usd_per_gpu_h.get(s.hardware) or float("inf"), _series_order(s)))
+    return min(peers, key=lambda s: (economy.usd_per_gpu_h.get(s.hardware, None) or float("inf"), _series_order(s)))
 
 
 def _steps(base: Series, target: Series, curves: Mapping[Series, _Curve], i: int) -> tuple[tuple[str, float], ...]:

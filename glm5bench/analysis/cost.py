@@ -4,8 +4,8 @@ from __future__ import annotations
 
 
 def usd_per_mtok(price_usd_per_gpu_h: float, tput_per_gpu_tok_s: float) -> float:
-    """$ for a million tokens: ($/GPU/h) / (3600 x tok/s/GPU / 1e6)."""
-    return price_usd_per_gpu_h / (3600.0 * tput_per_gpu_tok_s / 1e6)
+    """$ for a million tokens: ($/GPU/h) / (3600 x tok/s/GPU / 1e6); infinite where none are served."""
+    return float("inf") if tput_per_gpu_tok_s == 0 else price_usd_per_gpu_h / (3600.0 * tput_per_gpu_tok_s / 1e6)
 
 
 def node_usd_per_mtok(price_usd_per_gpu_h: float, tput_per_gpu_tok_s: float, gpus: int, gpus_per_node: int) -> float:

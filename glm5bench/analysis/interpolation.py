@@ -53,11 +53,8 @@ def _steffen_slopes(x: Floats, y: Floats) -> Floats:
 
 
 def _steffen_end(s: float, m: float) -> float:
-    """(3s - m)/2, kept within [0, 2s] so that the first and last interval stay monotone."""
-    slope = 1.5 * s - 0.5 * m
-    if slope * s <= 0:
-        return 0.0
-    return 2.0 * s if abs(slope) > 2.0 * abs(s) else slope
+    """(3s - m)/2: within [s/2, 3s/2], because the inner slope m lies within [0, 2s], so that the interval stays monotone."""
+    return 1.5 * s - 0.5 * m
 
 
 def _pchip_slopes(x: Floats, y: Floats) -> Floats:

@@ -29,7 +29,7 @@ LOCAL_LIMIT_MIN = 14 * 24 * 60
 def submit(campaign: Campaign, jobs: Sequence[NodeJob], executor: str) -> str:
     """Submits the jobs and returns submitit's job id. With the debug executor they have run when this returns."""
     requests = _write_requests(campaign, jobs)
-    runner = submitit.AutoExecutor(folder=campaign.jobs / "%j", cluster=executor)
+    runner = submitit.AutoExecutor(folder=campaign.jobs / "submitit", cluster=executor)
     runner.update_parameters(timeout_min=LOCAL_LIMIT_MIN, name="glm5bench")
     with _detached():
         job = runner.submit(run_requests, str(campaign.root), requests)
@@ -44,8 +44,6 @@ def submit(campaign: Campaign, jobs: Sequence[NodeJob], executor: str) -> str:
         "glm5bench": __version__,
     }
     campaign.append_submission(accepted)
-    with suppress(OSError):
-        (campaign.jobs / "%j").rmdir()  # submitit makes the unexpanded name too
     if executor == "debug":
         job.result()
     return str(job.job_id)

@@ -201,6 +201,8 @@ def point_record(job: NodeJob, start: ServerStart, point: Point) -> dict[str, An
         "gpus_per_node": arm.hardware.gpus_per_node,
         "isl_tokens": arm.workload.isl_tokens,
         "osl_tokens": arm.workload.osl_tokens,
+        "range_ratio": arm.workload.range_ratio,
+        "endpoint": arm.workload.endpoint,
         "concurrency": point.concurrency,
         "repeat": point.repeat,
         "seed": point.seed,

@@ -7,11 +7,13 @@ its end agree; anything else names what is missing.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 UNKNOWN = -1
+LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
 @dataclass
@@ -55,16 +57,21 @@ def fault(answer: Answer) -> str:
 
 def _events(pieces: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, str]]:
     """The `data` of each event with its arrival. Lines end in LF, CRLF or CR; comments and other fields are passed over."""
-    rest, lines = b"", []
+    rest, at = b"", 0
+    lines: list[str] = []
     for at, piece in pieces:
-        rest += piece
-        *whole, rest = rest.split(b"\n")
-        for line in (text.rstrip(b"\r") for text in whole):
+        text = rest + piece
+        held = text[-1:] if text.endswith(b"\r") else b""  # perhaps the first half of a CRLF
+        *whole, rest = LINE_END.split(text[: len(text) - len(held)])
+        rest += held
+        for line in whole:
             if line.startswith(b"data:"):
                 lines.append(line[5:].strip().decode("utf-8", "replace"))
             elif not line and lines:
                 yield at, "\n".join(lines)
                 lines = []
+    if rest == b"\r" and lines:
+        yield at, "\n".join(lines)
 
 
 def _take(answer: Answer, at: int, event: dict[str, Any]) -> None:
@@ -73,13 +80,14 @@ def _take(answer: Answer, at: int, event: dict[str, Any]) -> None:
         answer.error = str(error.get("message", error) if isinstance(error, dict) else error)[:200]
         return
     before = max(0, answer.output_tokens)
+    is_counted = answer.output_tokens >= 0 or not answer.chunks  # counts that begin in mid-stream say nothing of one chunk
     usage = event.get("usage")
     if usage:
         answer.prompt_tokens = int(usage["prompt_tokens"])
         answer.output_tokens = int(usage.get("completion_tokens") or 0)
     for choice in event.get("choices") or []:
         answer.finish_reason = choice.get("finish_reason") or answer.finish_reason
-        gained = answer.output_tokens - before if usage else UNKNOWN
+        gained = answer.output_tokens - before if usage and is_counted else UNKNOWN
         if gained > 0 or (gained == UNKNOWN and _carries_text(choice)):
             answer.chunks.append((at, gained))
 

@@ -52,7 +52,18 @@ def tables(
 
 
 def _order(s: Series) -> tuple[Any, ...]:
-    return (s.isl_tokens, s.osl_tokens, s.hardware, s.engine, s.checkpoint, s.precision, s.speculative)
+    return (
+        s.isl_tokens,
+        s.osl_tokens,
+        s.range_ratio,
+        s.endpoint,
+        s.time_scale or 0.0,
+        s.hardware,
+        s.engine,
+        s.checkpoint,
+        s.precision,
+        s.speculative,
+    )
 
 
 def _series(s: Series) -> dict[str, Any]:
@@ -65,6 +76,9 @@ def _series(s: Series) -> dict[str, Any]:
         "speculative": s.speculative,
         "isl_tokens": s.isl_tokens,
         "osl_tokens": s.osl_tokens,
+        "range_ratio": s.range_ratio,
+        "endpoint": s.endpoint,
+        "time_scale": s.time_scale,
     }
 
 
@@ -77,7 +91,6 @@ def point_row(r: Row, economy: Economy) -> dict[str, Any]:
         "concurrency": r.concurrency,
         "repeat": r.repeat,
         "seed": r.seed,
-        "time_scale": r.time_scale,
         "server_scope": r.server_scope,
         "binding": r.binding,
         "total_tput_per_gpu_tok_s": _finite(r.total_tput_per_gpu_tok_s),
@@ -167,13 +180,18 @@ def _spaced(parts: Sequence[str]) -> list[str]:
 
 
 def _workload(r: Mapping[str, Any]) -> str:
-    return f"{r['source']}, {r['isl_tokens']}/{r['osl_tokens']}"
+    lengths = "fixed lengths" if r["range_ratio"] == 1 else f"lengths in [{r['range_ratio']:g} L, L]"
+    return f"{_source(r)}, {r['isl_tokens']}/{r['osl_tokens']} over {r['endpoint']}, {lengths}"
+
+
+def _source(r: Mapping[str, Any]) -> str:
+    return str(r["source"]) if r["time_scale"] is None else f"simulated x{r['time_scale']:g}"
 
 
 def _point_columns(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     return [
         {
-            "source": r["source"] if r["time_scale"] is None else f"simulated x{r['time_scale']:g}",
+            "source": _source(r),
             "hardware": r["hardware"],
             "engine": r["engine"],
             "precision": r["precision"],
@@ -222,8 +240,8 @@ def _short_labels(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def _cost_text(r: Mapping[str, Any]) -> str:
-    if r["status"] == "unreachable":
-        return "unreachable"
+    if r["status"] == "unreachable" or r["cost_usd_per_mtok"] is None:
+        return "unreachable" if r["status"] == "unreachable" else "no price"
     return _text(r["cost_usd_per_mtok"], 2) + (" (i)" if r["status"] == "interpolated" else "")
 
 
@@ -238,7 +256,13 @@ def _ratio_text(r: Mapping[str, Any]) -> str:
 def _markdown(rows: Sequence[Mapping[str, str]]) -> str:
     numeric = [all(_is_number(r[c]) for r in rows) for c in rows[0]]
     align = ["right" if n else "left" for n in numeric]
-    return tabulate([list(r.values()) for r in rows], headers=list(rows[0]), tablefmt="github", disable_numparse=True, colalign=align)
+    cells = [[printable(text).replace("|", "\\|") for text in r.values()] for r in rows]
+    return tabulate(cells, headers=[printable(h) for h in rows[0]], tablefmt="github", disable_numparse=True, colalign=align)
+
+
+def printable(text: str) -> str:
+    """The text without control characters: archives are data from strangers."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _is_number(text: str) -> bool:

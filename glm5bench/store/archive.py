@@ -2,7 +2,7 @@
 
 Enters: point files, campaign directories, archives. Leaves: one archive that is whole or absent. A measurement is (key, content
 digest): the same one found twice is kept once, different ones of one key are both kept. Rows that are no points (tables of a
-source) stand apart under /rows. Nothing bad is passed over in silence: every file left out comes back with its reason.
+source) stand apart under /tables. Nothing bad is passed over in silence: every file left out comes back with its reason.
 """
 
 from __future__ import annotations
@@ -12,25 +12,30 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 
+from ..analysis.comparison import Row
 from ..errors import FileError, UsageError
+from ..point import canonical_json, digest_of, from_plain
 from .files import write_whole
 from .measurement import Measurement
-from .pointfile import FORMAT, kind_of, opened, read_from, write_into
+from .pointfile import FORMAT, json_bytes, kind_of, opened, read_from, write_into
 
 PUBLISHED = Path(__file__).resolve().parent.parent / "published" / "published.h5"
 
 
+DAMAGED = (KeyError, OSError, RuntimeError, ValueError, TypeError, IndexError, AttributeError)  # what h5py raises on hostile files
+
+
 @dataclass(frozen=True)
 class Stored:
-    """A measurement with its digest and the file that it was read from."""
+    """A measurement with its digest, its row in tables, and the file that it was read from."""
 
     measurement: Measurement
     digest: str
+    row: Row
     origin: str
 
     @property
@@ -39,21 +44,46 @@ class Stored:
         return f"{self.measurement.key}-{self.digest[:16]}"
 
 
+@dataclass(frozen=True)
+class SourceTable:
+    """A table of a source that holds no points: interpolated or aggregate values, as text."""
+
+    name: str
+    rows: tuple[dict[str, str], ...]
+
+
 @dataclass
 class Collected:
-    """What was found in the paths, each measurement once, and what was left out with its reason."""
+    """What was found in the paths, each measurement and table once, and what was left out with its reason."""
 
     points: dict[str, Stored] = field(default_factory=dict)
-    rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    tables: dict[str, SourceTable] = field(default_factory=dict)
     bad: list[FileError] = field(default_factory=list)
+    is_strict: bool = False
 
     def digest(self) -> str:
         """SHA-256 of the set: the same whatever the order, grouping and repetition of the sources."""
         h = hashlib.sha256()
         for name in sorted(self.points):
             h.update(f"{name} {self.points[name].digest}\n".encode())
-        h.update(json.dumps(self.rows, sort_keys=True).encode())
+        for name in sorted(self.tables):
+            h.update(f"{name}\n".encode())
         return h.hexdigest()
+
+    def add_point(self, measurement: Measurement, digest: str, origin: str) -> None:
+        """Raises FileError when it cannot be a row of any table."""
+        stored = Stored(measurement, digest, measurement.row(digest, origin), origin)
+        self.points.setdefault(stored.name, stored)
+
+    def add_table(self, table: SourceTable) -> None:
+        """Its name in an archive is a digest of its content."""
+        self.tables.setdefault(digest_of(table), table)
+
+    def refuse(self, error: FileError) -> None:
+        """One more bad file; under `strict` the error itself."""
+        if self.is_strict:
+            raise error
+        self.bad.append(error)
 
 
 def collect(paths: Sequence[str], *, strict: bool = False) -> Collected:
@@ -61,14 +91,14 @@ def collect(paths: Sequence[str], *, strict: bool = False) -> Collected:
 
     Raises UsageError when a path does not exist; FileError at the first bad file under `strict`.
     """
-    found = Collected()
-    for file in _files(paths):
+    found = Collected(is_strict=strict)
+    for path in _files(paths):
         try:
-            _add_file(found, file)
+            _add_file(found, path)
         except FileError as error:
-            if strict:
-                raise
-            found.bad.append(error)
+            found.refuse(error)
+        except DAMAGED as error:
+            found.refuse(FileError(f"The file is damaged: {' '.join(str(error).split())[:200]}.", path=str(path)))
     return found
 
 
@@ -95,29 +125,19 @@ def _below(directory: Path) -> Iterable[Path]:
 def _add_file(found: Collected, path: Path) -> None:
     with opened(path) as file:
         if kind_of(file, path) == "point":
-            _add(found, Stored(*read_from(file, str(path)), str(path)))
-            return
-        for name in _children(file, "points"):
+            return found.add_point(*read_from(file, str(path)), str(path))
+        for name in sorted(file["points"]):
             where = f"{path}:/points/{name}"
             try:
-                _add(found, Stored(*read_from(file["points"][name], where), str(path)))
+                found.add_point(*read_from(file["points"][name], where), str(path))
             except FileError as error:
-                found.bad.append(error)
-            except (KeyError, OSError, RuntimeError) as error:
-                found.bad.append(FileError(f"The point is damaged: {error}.", path=where))
-        for name in _children(file, "rows"):
-            found.rows[name] = json.loads(bytes(file["rows"][name][()].tobytes()))
-
-
-def _children(file: h5py.File, group: str) -> list[str]:
-    try:
-        return sorted(file[group]) if group in file else []
-    except (OSError, RuntimeError, KeyError) as error:
-        raise FileError(f"The archive's list of {group} is damaged: {error}.", path=str(file.filename)) from error
-
-
-def _add(found: Collected, stored: Stored) -> None:
-    found.points.setdefault(stored.name, stored)
+                found.refuse(error)
+            except DAMAGED as error:
+                found.refuse(FileError(f"The point is damaged: {' '.join(str(error).split())[:200]}.", path=where))
+        for name in sorted(file["tables"]):
+            rows = json.loads(json_bytes(file["tables"][name]))
+            found.add_table(from_plain(SourceTable, rows))
+        return None
 
 
 def write_archive(path: Path, collected: Collected) -> None:
@@ -126,12 +146,12 @@ def write_archive(path: Path, collected: Collected) -> None:
     def write(beside: Path) -> None:
         with h5py.File(beside, "w", libver=("earliest", "v110")) as file:
             file.attrs.update(format=FORMAT, kind="archive", content_digest=collected.digest())
-            points, rows = file.create_group("points"), file.create_group("rows")
+            points, tables = file.create_group("points"), file.create_group("tables")
             for name in sorted(collected.points):
                 stored = collected.points[name]
                 write_into(points.create_group(name), stored.measurement, stored.digest)
-            for name in sorted(collected.rows):
-                data = np.frombuffer(json.dumps(collected.rows[name], sort_keys=True).encode(), dtype=np.uint8)
-                rows.create_dataset(name, data=data).attrs.update(unit="JSON", axes="byte")
+            for name in sorted(collected.tables):
+                data = np.frombuffer(canonical_json(collected.tables[name]).encode(), dtype=np.uint8)
+                tables.create_dataset(name, data=data).attrs.update(unit="JSON", axes="byte")
 
     write_whole(path, write)

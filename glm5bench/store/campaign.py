@@ -5,7 +5,8 @@
     points/<key>.<attempt>.json  what became of the attempt
     submissions.jsonl            every job asked for and accepted
     jobs/<request>.json          one node job as it was sent, complete in itself
-    jobs/<job id>/               heartbeat, logs, submitit's folder
+    jobs/<job id>/               heartbeat, a folder with facts and log for each server start
+    jobs/submitit/               submitit's own: pickles, standard output and error of the jobs
 State is read from these files and nothing else.
 """
 
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import FileError
+from ..errors import BenchError, FileError
 from .files import read_json, writable, write_json
 from .pointfile import read_point
 
@@ -119,8 +120,9 @@ class Campaign:
         """One line more in submissions.jsonl, on disk when this returns."""
         with writable(self.submissions):
             self.root.mkdir(parents=True, exist_ok=True)
-            with self.submissions.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line, sort_keys=True) + "\n")
+            with self.submissions.open("a+b") as file:
+                cut = file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"  # a kill left half a line
+                file.write((b"\n" if cut else b"") + json.dumps(line, sort_keys=True).encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
 
@@ -163,8 +165,10 @@ class Campaign:
     def _judged(self, key: str, number: int) -> Attempt:
         try:
             verdict = read_point(self.point_file(key, number))[0].verdict()
-        except FileError as error:
-            return Attempt(key, number, "failed", "", "lost", str(error.message))
+        except BenchError as error:
+            return Attempt(key, number, "failed", "", "lost", error.message)
+        except (KeyError, TypeError, ValueError) as error:
+            return Attempt(key, number, "failed", "", "lost", f"the point lacks or garbles {error}")
         return Attempt(key, number, "whole", verdict.validity, "", "; ".join(f"{why.code}: {why.text}" for why in verdict.reasons))
 
     def done(self, keys: Iterable[str]) -> set[str]:

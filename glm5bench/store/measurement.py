@@ -15,7 +15,7 @@ import numpy as np
 from ..analysis.comparison import Row, Series
 from ..analysis.metrics import Figures, Requests, figures
 from ..analysis.validity import Circumstances, Verdict, published_verdict, verdict
-from ..errors import FileError
+from ..errors import AnalysisError, FileError
 from ..point import canonical_json
 
 SOURCES = ("measured", "simulated", "published")
@@ -80,14 +80,23 @@ class Measurement:
         """The point as tables see it. Raises FileError when a field that every point has is missing."""
         try:
             return self._row(digest, origin)
-        except (KeyError, TypeError, ValueError) as error:
+        except AnalysisError as error:
+            raise FileError(error.message, path=origin) from error
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise FileError(f"The point {self.key} lacks or garbles {error}.", path=origin) from error
 
     def _row(self, digest: str, origin: str) -> Row:
         p, f, v = self.point, self.figures(), self.verdict()
         nan, gpus = float("nan"), int(p["gpus"])
+        names = ("hardware", "engine", "checkpoint", "precision", "speculative")
         series = Series(
-            self.source, p["hardware"], p["engine"], p["checkpoint"], p["precision"], p["speculative"], p["isl_tokens"], p["osl_tokens"]
+            source=self.source,
+            **{name: str(p[name]) for name in names},
+            isl_tokens=int(p["isl_tokens"]),
+            osl_tokens=int(p["osl_tokens"]),
+            range_ratio=float(p["range_ratio"]),
+            endpoint=str(p["endpoint"]),
+            time_scale=float(p["time_scale"]) if p.get("time_scale") else None,
         )
         stated = self.stated
         return Row(
@@ -100,7 +109,6 @@ class Measurement:
             concurrency=int(p["concurrency"]),
             repeat=int(p["repeat"]),
             seed=int(p["seed"]),
-            time_scale=p.get("time_scale"),
             server_scope=p["server_scope"],
             binding=p.get("binding"),
             total_tput_per_gpu_tok_s=f.total_tput_tok_s / gpus if f else stated.get("total_tput_per_gpu_tok_s", nan),

@@ -9,6 +9,7 @@ byte datasets; /requests holds one column a dataset, /chunks every streamed chun
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from .files import write_whole
 from .measurement import COUNTS, SOURCES, TIMES, Measurement
 
 FORMAT = 1
+KEY = re.compile(r"[A-Za-z0-9_-]{1,64}")  # it becomes a name in archives
 JSON_PARTS = ("point", "provenance", "server", "stated")
 MAX_JSON_BYTES = 16 * 2**20
 MAX_ELEMENTS = 2**31
@@ -101,7 +103,7 @@ def kind_of(file: h5py.Group, path: Path | str) -> str:
         raise FileError(f"The attributes are damaged: {_short(error)}.", path=str(path)) from error
     if format_ is None or kind not in ("point", "archive"):
         raise FileError("This HDF5 file was not written by glm5bench.", path=str(path))
-    if int(format_) != FORMAT:
+    if str(format_) != str(FORMAT):
         raise FileError(f"Its format is {format_}, and this program reads {FORMAT}.", path=str(path), next_step="update glm5bench")
     return str(kind)
 
@@ -112,6 +114,8 @@ def read_from(group: h5py.Group, where: str) -> tuple[Measurement, str]:
         m, digest = _read(group), str(group.attrs["content_digest"])
     except (KeyError, OSError, RuntimeError, ValueError, TypeError, AttributeError, zlib.error) as error:
         raise FileError(f"The point is damaged: {_short(error)}.", path=where) from error
+    if not KEY.fullmatch(m.key):
+        raise FileError(f"Its key {m.key!r} is no key.", path=where)
     if m.source not in SOURCES:
         raise FileError(f"Its source is {m.source!r}, which is none of {', '.join(SOURCES)}.", path=where)
     if m.digest() != digest:
@@ -120,8 +124,8 @@ def read_from(group: h5py.Group, where: str) -> tuple[Measurement, str]:
 
 
 def _read(group: h5py.Group) -> Measurement:
-    parts = {name: json.loads(_bytes(group[name])) for name in JSON_PARTS}
-    log = zlib.decompressobj().decompress(_bytes(group["log"]), 256 * 2**20).decode("utf-8")
+    parts = {name: json.loads(json_bytes(group[name])) for name in JSON_PARTS}
+    log = zlib.decompressobj().decompress(json_bytes(group["log"]), 256 * 2**20).decode("utf-8")
     return Measurement(
         key=str(group.attrs["key"]),
         source=str(group.attrs["source"]),
@@ -131,7 +135,8 @@ def _read(group: h5py.Group) -> Measurement:
     )
 
 
-def _bytes(dataset: h5py.Dataset) -> bytes:
+def json_bytes(dataset: h5py.Dataset) -> bytes:
+    """The bytes of a text dataset. Raises ValueError for an absurd size."""
     if dataset.size > MAX_JSON_BYTES:
         raise ValueError(f"{dataset.name} declares {dataset.size:,} bytes")
     return bytes(dataset[()].astype(np.uint8).tobytes())
@@ -139,7 +144,7 @@ def _bytes(dataset: h5py.Dataset) -> bytes:
 
 def _read_requests(group: h5py.Group) -> Requests:
     columns = {name: _array(group[f"requests/{name}"]) for name in (*TIMES, *COUNTS)}
-    errors = tuple(e.decode("utf-8") if isinstance(e, bytes) else str(e) for e in group["requests/error"][()])
+    errors = tuple(e.decode("utf-8") if isinstance(e, bytes) else str(e) for e in _believed(group["requests/error"])[()])
     n = {len(errors), *(len(v) for v in columns.values())}
     chunk_ns, tokens, offsets = (_array(group[f"chunks/{name}"]) for name in ("arrival_ns", "tokens", "offsets"))
     if len(n) != 1 or len(offsets) != len(errors) + 1 or len(chunk_ns) != len(tokens) or offsets[-1] != len(chunk_ns):
@@ -150,10 +155,15 @@ def _read_requests(group: h5py.Group) -> Requests:
 
 
 def _array(dataset: h5py.Dataset) -> np.ndarray:
-    """One column as int64. A size is believed only up to what the file could hold (gzip packs at most about 1,032 to 1)."""
+    """One column as int64."""
+    return np.asarray(_believed(dataset)[()]).astype(np.int64)
+
+
+def _believed(dataset: h5py.Dataset) -> h5py.Dataset:
+    """The dataset, if its stored bytes can hold what it declares (gzip packs at most about 1,032 to 1)."""
     if dataset.size > MAX_ELEMENTS or dataset.nbytes > 1100 * max(1, dataset.id.get_storage_size()):
         raise ValueError(f"{dataset.name} declares {dataset.size:,} elements, more than its stored bytes can hold")
-    return np.asarray(dataset[()]).astype(np.int64)
+    return dataset
 
 
 def _short(error: Exception) -> str:

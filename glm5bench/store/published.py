@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..point import digest_of
-from .archive import PUBLISHED, Collected, Stored, write_archive
+from .archive import PUBLISHED, Collected, SourceTable, write_archive
 from .measurement import Measurement
 
 GPUS_PER_NODE = 8
@@ -24,10 +24,9 @@ def published() -> Collected:
     folder = PUBLISHED.parent
     found = Collected()
     for m in [*_inferencex(folder), *_vllm(folder), *_glm52(folder)]:
-        stored = Stored(m, m.digest(), "published")
-        found.points[stored.name] = stored
+        found.add_point(m, m.digest(), "published")
     for name in ("iso_interactivity_2026-05-25", "mtp_vs_off_b200_fp4_1k1k"):
-        found.rows[name] = [dict(row) for row in _csv(folder / f"{name}.csv")]
+        found.add_table(SourceTable(name, tuple(_csv(folder / f"{name}.csv"))))
     return found
 
 
@@ -89,14 +88,21 @@ def _glm52(folder: Path) -> list[Measurement]:
         point = {
             "hardware": "b200", "engine": f"unnamed-{r['run'].split()[0]}", "model": "GLM-5.2", "checkpoint": r["checkpoint"],
             "precision": "fp8", "speculative": "off", "tp": 8, "gpus": 8, "isl_tokens": int(r["isl"]), "osl_tokens": int(r["osl"]),
-            "range_ratio": 1.0, "concurrency": int(r["concurrency"]), "n_prompts": int(r["num_prompts"]),
+            "range_ratio": 1.0, "concurrency": int(r["concurrency"]), "n_prompts": int(r["num_prompts"]), "endpoint": "chat",
         }  # fmt: skip
         rows.append(_measurement(point, {**GLM52_SOURCE, "run": r["run"]}, stated))
     return rows
 
 
 def _measurement(point: dict[str, Any], provenance: dict[str, Any], stated: dict[str, float]) -> Measurement:
-    common = {"gpus_per_node": GPUS_PER_NODE, "repeat": 0, "seed": 0, "server_scope": "point", "binding": point["concurrency"]}
+    common = {
+        "gpus_per_node": GPUS_PER_NODE,
+        "repeat": 0,
+        "seed": 0,
+        "server_scope": "point",
+        "binding": point["concurrency"],
+        "endpoint": "completions",
+    }
     whole = {**common, **point}
     return Measurement(digest_of([whole, provenance]), "published", whole, provenance, stated=stated)
 

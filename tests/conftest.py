@@ -1,0 +1,78 @@
+"""What several test modules need: settings composed once each, and raw times small enough to work by hand."""
+
+import functools
+
+import numpy as np
+
+from glm5bench import settings
+from glm5bench.analysis.metrics import Requests
+from glm5bench.store.measurement import Measurement
+
+compose = functools.cache(settings.compose)  # 0.1 s a composition
+
+
+def raw(sent, first, last, *, prompt, out, asked=None, error=None, chunks=None):
+    """Requests from seconds; `chunks`: for each request a list of (arrival in seconds, tokens)."""
+
+    def ns(seconds):
+        return np.array([-1 if s is None else round(s * 1e9) for s in seconds], dtype=np.int64)
+
+    def n(counts):
+        return np.array(counts, dtype=np.int64)
+
+    chunks = chunks if chunks is not None else [[] for _ in sent]
+    flat = [chunk for of_one in chunks for chunk in of_one]
+    return Requests(
+        due_ns=ns(sent),
+        sent_ns=ns(sent),
+        first_byte_ns=ns(first),
+        first_token_ns=ns(first),
+        last_token_ns=ns(last),
+        end_ns=ns(last),
+        prompt_tokens=n(prompt),
+        output_tokens=n(out),
+        asked_tokens=n(out if asked is None else asked),
+        status=n([200] * len(sent)),
+        error=tuple(error or [""] * len(sent)),
+        chunk_ns=ns([at for at, _ in flat]),
+        chunk_tokens=n([tokens for _, tokens in flat]),
+        chunk_offsets=np.concatenate([[0], np.cumsum([len(c) for c in chunks])]).astype(np.int64),
+    )
+
+
+def three_requests(**changes):
+    """Concurrency 2 over six seconds: TTFT 1, 2, 1 s; E2EL 3, 5, 3 s; TPOT 0.5, 1.0, 0.2 s; 60 prompt and 20 output tokens."""
+    asked = {
+        "prompt": [10, 20, 30],
+        "out": [5, 4, 11],
+        "chunks": [[(1, 1), (2, 2), (3, 2)], [(2, 1), (5, 3)], [(4, 1), (6, 10)]],
+    }
+    return raw([0, 0, 3], [1, 2, 4], [3, 5, 6], **{**asked, **changes})
+
+
+POINT = {
+    "hardware": "b200",
+    "engine": "sglang",
+    "checkpoint": "zai-org/GLM-5-FP8",
+    "precision": "fp8",
+    "speculative": "mtp",
+    "isl_tokens": 8192,
+    "osl_tokens": 1024,
+    "range_ratio": 0.8,
+    "endpoint": "completions",
+    "tp": 8,
+    "gpus": 8,
+    "gpus_per_node": 8,
+    "concurrency": 2,
+    "repeat": 0,
+    "seed": 0,
+    "server_scope": "arm",
+    "binding": 4,
+}
+
+
+def measured(key="a" * 20, *, requests=None, server=None, provenance=None, log="", **point):
+    """A measurement of `three_requests` on eight B200."""
+    return Measurement(
+        key, "measured", {**POINT, **point}, provenance or {"host": "gpu001"}, requests or three_requests(), server or {}, log
+    )

@@ -1,0 +1,49 @@
+"""What tokens cost."""
+
+import csv
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from glm5bench.analysis.cost import node_usd_per_mtok, tput_per_mw_tok_s, usd_per_mtok
+from glm5bench.settings import power_table, price_table
+from glm5bench.store.archive import PUBLISHED
+
+POINTS = list(csv.DictReader((PUBLISHED.parent / "points.csv").read_text(encoding="utf-8").splitlines()))
+
+
+def test_a_gpu_of_3_60_dollars_at_1000_tokens_a_second_costs_a_dollar_a_million():
+    assert usd_per_mtok(3.6, 1000.0) == pytest.approx(1.0)
+
+
+def test_idle_gpus_of_the_node_are_paid_too():
+    assert node_usd_per_mtok(3.6, 1000.0, gpus=4, gpus_per_node=8) == pytest.approx(2.0)
+
+
+def test_a_full_node_costs_the_same_either_way():
+    assert node_usd_per_mtok(1.95, 417.0, gpus=8, gpus_per_node=8) == usd_per_mtok(1.95, 417.0)
+
+
+def test_tokens_a_megawatt_are_those_of_the_gpus_that_a_megawatt_feeds():
+    assert tput_per_mw_tok_s(1000.0, 2.0) == pytest.approx(500 * 1000.0)
+
+
+def test_published_tokens_a_megawatt_come_from_the_power_of_b200():
+    assert tput_per_mw_tok_s(1269.4, power_table()["b200"]) == pytest.approx(584966, abs=30)
+
+
+@given(st.floats(0.1, 100), st.floats(0.1, 1e5), st.floats(1.01, 10))
+def test_twice_the_throughput_is_half_the_cost(price, throughput, factor):
+    assert usd_per_mtok(price, throughput * factor) * factor == pytest.approx(usd_per_mtok(price, throughput))
+
+
+@pytest.mark.parametrize("row", POINTS, ids=lambda r: f"{r['hardware']}-{r['precision']}-tp{r['tp']}-{r['speculative']}-{r['concurrency']}")
+def test_a_published_points_cost_follows_from_its_throughput_to_the_cent(row):
+    price = price_table("hyperscaler").usd_per_gpu_h[row["hardware"]]
+
+    assert round(usd_per_mtok(price, float(row["total_tput_per_gpu_tok_s"])), 2) == float(row["cost_usd_per_mtok"])
+
+
+def test_all_42_published_points_are_there():
+    assert len(POINTS) == 42

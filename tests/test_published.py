@@ -1,0 +1,84 @@
+"""The published measurements as they ship."""
+
+import collections
+
+import pytest
+
+from glm5bench.analysis.comparison import series_frontiers
+from glm5bench.store.archive import PUBLISHED, collect
+from glm5bench.store.published import published
+
+
+def of(source):
+    return [s.measurement for s in published().points.values() if s.measurement.provenance["source"] == source]
+
+
+def rows(source):
+    return [m.row(m.digest(), "published") for m in of(source)]
+
+
+def test_the_archive_that_ships_is_the_one_that_its_sources_give():
+    assert collect([str(PUBLISHED)]).digest() == published().digest()
+
+
+def test_every_published_point_has_a_key_of_its_own():
+    keys = [s.measurement.key for s in published().points.values()]
+
+    assert len(set(keys)) == len(keys)
+
+
+def test_points_of_every_source_are_there():
+    counted = collections.Counter(s.measurement.provenance["source"] for s in published().points.values())
+
+    assert counted == {"inferencex-2026-05-25": 20, "inferencex-2026-05-20": 22, "vllm-glm5-2048-512": 9, "glm52-8k2k": 2}
+
+
+def test_interpolated_tables_are_rows_and_no_points():
+    assert {table.name: len(table.rows) for table in published().tables.values()} == {
+        "iso_interactivity_2026-05-25": 11,
+        "mtp_vs_off_b200_fp4_1k1k": 6,
+    }
+
+
+def test_a_published_point_is_flagged_as_not_recomputable_and_has_no_requests():
+    made = rows("inferencex-2026-05-25")
+
+    assert {(r.validity, r.reasons) for r in made} == {("flagged", ("not_recomputable",))}
+    assert {r.n_requests for r in made} == {0}
+
+
+def test_the_stated_interactivity_is_that_of_the_stated_tpot():
+    for r in rows("inferencex-2026-05-25") + rows("inferencex-2026-05-20"):
+        assert r.interactivity_tok_s_user == pytest.approx(1 / r.tpot_median_s, rel=0.001)
+
+
+def test_the_throughput_of_h200_at_concurrency_4_is_the_published_one():
+    (r,) = [r for r in rows("inferencex-2026-05-25") if (r.series.hardware, r.concurrency) == ("h200", 4)]
+
+    assert (r.total_tput_per_gpu_tok_s, r.interactivity_tok_s_user, r.stated_usd_per_mtok) == (347.9, 84.49, 1.13)
+
+
+def test_vllms_throughput_is_divided_by_the_eight_gpus_of_its_node():
+    (r,) = [r for r in rows("vllm-glm5-2048-512") if r.concurrency == 128]
+
+    assert r.output_tput_per_gpu_tok_s == pytest.approx(2132 / 8)
+    assert r.total_tput_per_gpu_tok_s == pytest.approx(2132 * 5 / 8)  # 2048 prompt tokens to 512 output tokens
+
+
+def test_a_tpot_of_another_definition_gives_no_interactivity():
+    assert series_frontiers(rows("vllm-glm5-2048-512") + rows("glm52-8k2k")) == {}
+
+
+def test_the_two_runs_of_glm52_are_told_apart_without_naming_an_engine():
+    assert {r.series.engine for r in rows("glm52-8k2k")} == {"unnamed-1", "unnamed-2"}
+
+
+def test_figures_of_different_definitions_have_different_names():
+    assert {name for m in of("vllm-glm5-2048-512") for name in m.stated if "tpot" in name} == {"tpot_unnamed_ms"}
+    assert {name for m in of("glm52-8k2k") for name in m.stated if "tpot" in name} == {"tpot_mean_ms", "tpot_p99_ms"}
+
+
+def test_the_half_nodes_of_nvfp4_count_as_half_nodes():
+    halves = {(r.tp, r.gpus, r.gpus_per_node) for r in rows("inferencex-2026-05-25") if r.series.precision == "nvfp4"}
+
+    assert halves == {(4, 4, 8), (8, 8, 8)}

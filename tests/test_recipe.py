@@ -1,0 +1,292 @@
+"""Server command lines: the arms of the published recipes, flag by flag, and the combinations that cannot be."""
+
+import shlex
+
+import pytest
+from conftest import compose
+
+from glm5bench import recipe
+from glm5bench.simulator.options import flags_of
+
+COMMON = "--model-path $MODEL --host $HOST --port $PORT --trust-remote-code --tool-call-parser glm47 --reasoning-parser glm45"
+EAGLE = "--speculative-algorithm EAGLE --speculative-num-steps 3 --speculative-eagle-topk 1 --speculative-num-draft-tokens 4"
+H200 = f"{COMMON} --tp-size 8 --mem-fraction-static 0.85 --served-model-name glm-5-fp8"
+B200 = (
+    f"{COMMON} --tensor-parallel-size $TP --data-parallel-size 1 --expert-parallel-size 1 --kv-cache-dtype fp8_e4m3 --attention-backend nsa"
+    " --nsa-decode-backend trtllm --nsa-prefill-backend trtllm --moe-runner-backend flashinfer_trtllm --cuda-graph-max-bs $C"
+    " --max-running-requests $C --chunked-prefill-size 32768 --max-prefill-tokens 32768 --enable-flashinfer-allreduce-fusion"
+    """ --disable-radix-cache --stream-interval 30 --model-loader-extra-config '{"enable_multithread_load": true}'"""
+)
+B200_NVFP4_OFF = (
+    "--model-path $MODEL --host $HOST --port $PORT --trust-remote-code --tensor-parallel-size 4 --data-parallel-size 1"
+    " --expert-parallel-size 1 --disable-radix-cache --quantization modelopt_fp4 --kv-cache-dtype fp8_e4m3 --nsa-decode-backend trtllm"
+    " --nsa-prefill-backend trtllm --moe-runner-backend flashinfer_trtllm --enable-flashinfer-allreduce-fusion --cuda-graph-max-bs 256"
+    " --max-prefill-tokens 32768 --chunked-prefill-size 32768 --mem-fraction-static 0.9 --stream-interval 30"
+    " --scheduler-recv-interval 10 --tokenizer-worker-num 6 --tokenizer-path $MODEL"
+)
+LOADER_OF_EIGHT = """--model-loader-extra-config '{"enable_multithread_load": true, "num_threads": 8}'"""
+TILELANG = "--nsa-prefill-backend tilelang --nsa-decode-backend tilelang --kv-cache-dtype fp8_e4m3"
+MI355X = (
+    f"{COMMON} --tensor-parallel-size $TP --mem-fraction-static 0.85 {LOADER_OF_EIGHT} {TILELANG}"
+    " --cuda-graph-max-bs $C --disable-radix-cache"
+)
+MI325X = (
+    f"{COMMON} --tensor-parallel-size 8 --tokenizer-worker-num 6 --cuda-graph-max-bs $C --disable-radix-cache"
+    f" --max-prefill-tokens 32768 --scheduler-recv-interval 30 --mem-fraction-static 0.8 {LOADER_OF_EIGHT} {TILELANG}"
+    " --context-length 9236"
+)
+VLLM = "--host $HOST --port $PORT --trust-remote-code --tensor-parallel-size $TP"
+VLLM_GLM5 = f"{VLLM} --max-model-len 32768 --gpu-memory-utilization 0.9"
+DEEPGEMM = {"SGLANG_ENABLE_JIT_DEEPGEMM": "1", "PYTHONNOUSERSITE": "1"}
+ROCM = {"SGLANG_ROCM_FUSED_DECODE_MLA": "0", "ROCM_QUICK_REDUCE_QUANTIZATION": "INT4", "SAFETENSORS_FAST_GPU": "1"}
+SPEC_V2 = {"SGLANG_ENABLE_SPEC_V2": "1"}
+CUDA_IMAGE = "lmsysorg/sglang:v0.5.12-cu130"
+ROCM_IMAGE = "lmsysorg/sglang-rocm:v0.5.12-rocm720-mi35x-20260517"
+
+ARMS = {  # overrides: environment, image, flags
+    "hardware=h200 speculative=off": ({}, CUDA_IMAGE, f"{H200} --enable-flashinfer-allreduce-fusion"),
+    "hardware=h200 speculative=mtp": ({}, CUDA_IMAGE, f"{H200} {EAGLE}"),
+    "hardware=b200 speculative=off": (DEEPGEMM, CUDA_IMAGE, f"{B200} --quantization fp8 --mem-fraction-static 0.85"),
+    "hardware=b200 speculative=mtp": (
+        DEEPGEMM | SPEC_V2, CUDA_IMAGE, f"{B200} --quantization fp8 --mem-fraction-static 0.85 {EAGLE}",
+    ),
+    "hardware=b200 checkpoint=glm5_nvfp4 tp=4 speculative=off": ({"PYTHONNOUSERSITE": "1"}, CUDA_IMAGE, B200_NVFP4_OFF),
+    "hardware=b200 checkpoint=glm5_nvfp4 tp=4 speculative=mtp": (
+        DEEPGEMM | SPEC_V2, CUDA_IMAGE, f"{B200} --quantization modelopt_fp4 --mem-fraction-static 0.85 {EAGLE}",
+    ),
+    "hardware=b300 speculative=mtp": (
+        DEEPGEMM | SPEC_V2 | {"SGLANG_ENABLE_JIT_DEEPGEMM": "0"}, CUDA_IMAGE,
+        f"{B200} --quantization fp8 --mem-fraction-static 0.85 {EAGLE}",
+    ),
+    "hardware=mi355x tp=4 speculative=off": (ROCM, ROCM_IMAGE, f"{MI355X} --max-running-requests $C"),
+    "hardware=mi355x tp=4 speculative=mtp": (
+        ROCM | SPEC_V2, ROCM_IMAGE, f"{MI355X} --context-length 9248 --tokenizer-worker-num 8 {EAGLE}",
+    ),
+    "hardware=mi355x checkpoint=glm51_mxfp4 tp=2 speculative=off": (
+        ROCM, "lmsysorg/sglang-rocm:v0.5.12.post1-rocm720-mi35x-20260529",
+        f"{MI355X} --context-length 9248 --tokenizer-worker-num 4 --enable-aiter-allreduce-fusion",
+    ),
+    "hardware=mi325x speculative=off": ({}, ROCM_IMAGE, f"{MI325X} --data-parallel-size 1"),
+    "hardware=mi325x speculative=mtp": ({}, ROCM_IMAGE, f"{MI325X} --ep-size 1 {EAGLE}"),
+    "checkpoint=glm52_fp8 speculative=off workload=8k2k": (
+        {}, "lmsysorg/sglang:latest", f"{COMMON} --served-model-name glm-5.2-fp8 --tp 8 --mem-fraction-static 0.85",
+    ),
+    "engine=vllm speculative=off workload=2k512": ({}, "vllm/vllm-openai:v0.16.0", VLLM_GLM5),
+    "engine=vllm checkpoint=glm5_nvfp4_community tp=4 speculative=off workload=2k512": ({}, "vllm/vllm-openai:v0.16.0", VLLM_GLM5),
+    "engine=vllm checkpoint=glm52_fp8 speculative=off workload=8k2k": (
+        {}, "vllm/vllm-openai:glm52-cu129",
+        f"{VLLM} --served-model-name glm-5.2-fp8 --kv-cache-dtype fp8 --tool-call-parser glm47 --reasoning-parser glm45",
+    ),
+}  # fmt: skip
+
+
+def arm(overrides):
+    return compose(*overrides.split()).arm
+
+
+def flag_set(words):
+    """Each flag with its value, whatever the order."""
+    found = []
+    for word in words:
+        if word.startswith("--"):
+            found.append((word, ""))
+        else:
+            found[-1] = (found[-1][0], word)
+    assert len(set(found)) == len(found)
+    return set(found)
+
+
+def published_flags(text, tp, concurrency):
+    return flag_set(shlex.split(text.replace("$TP", str(tp)).replace("$C", str(concurrency))))
+
+
+@pytest.mark.parametrize("overrides", ARMS)
+def test_an_arm_starts_its_server_as_the_published_recipe_does(overrides):
+    env, image, flags = ARMS[overrides]
+    a = arm(overrides)
+    program = len(a.engine.program)
+
+    started = recipe.bound(a, 64)
+
+    assert flag_set(started.argv[program:]) == published_flags(flags, a.tp, 64)
+    assert (started.env, started.image) == (env, image)
+
+
+def test_every_published_arm_is_possible():
+    assert {overrides: recipe.impossible(arm(overrides), (64,)) for overrides in ARMS} == dict.fromkeys(ARMS)
+
+
+def test_sglang_and_vllm_are_started_by_their_own_programs():
+    assert recipe.bound(arm("hardware=h200"), 4).argv[:3] == ("python3", "-m", "sglang.launch_server")
+    assert recipe.bound(arm("engine=vllm speculative=off"), 4).argv[:3] == ("vllm", "serve", "$MODEL")
+
+
+def test_no_name_but_the_nodes_is_left_open():
+    for overrides in ARMS:
+        opened = {word for word in recipe.bound(arm(overrides), 64).argv if "$" in word}
+        assert opened == {"$MODEL", "$HOST", "$PORT"}
+
+
+@pytest.mark.parametrize("overrides", ["hardware=h200 speculative=off", "hardware=b200 checkpoint=glm5_nvfp4 tp=4", "hardware=mi355x tp=4"])
+def test_the_simulated_engine_is_given_sglangs_flags(overrides):
+    real, simulated = arm(overrides), arm(f"{overrides} engine=simulated")
+
+    asked = recipe.bound(simulated, 32).argv[len(simulated.engine.program) :]
+
+    assert asked == recipe.bound(real, 32).argv[len(real.engine.program) :]
+    assert recipe.bound(simulated, 32).env == recipe.bound(real, 32).env
+
+
+def test_the_simulated_engine_needs_no_image():
+    assert recipe.bound(arm("engine=simulated"), 4).image == ""
+
+
+def test_the_simulated_server_reads_what_the_recipe_says():
+    read = flags_of(recipe.bound(arm("engine=simulated checkpoint=glm5_nvfp4 tp=4"), 32).argv)
+
+    assert (read.mem_fraction_static, read.max_running_requests, read.chunked_prefill_size) == (0.85, 32, 32768)
+    assert (read.kv_cache_dtype, read.stream_interval) == ("fp8_e4m3", 30)
+
+
+@pytest.mark.parametrize(("concurrency", "fraction"), [(4, "0.85"), (128, "0.85"), (129, "0.8"), (256, "0.8")])
+def test_the_memory_fraction_follows_the_concurrency_that_is_served(concurrency, fraction):
+    started = recipe.bound(arm("checkpoint=glm5_nvfp4 tp=4"), concurrency, [concurrency])
+
+    assert recipe.flag_value(started.argv, recipe.FRACTION_FLAGS) == fraction
+
+
+def test_a_server_for_several_concurrencies_takes_the_safest_fraction_and_says_so():
+    started = recipe.bound(arm("checkpoint=glm5_nvfp4 tp=4"), 256, (4, 128, 256))
+
+    assert recipe.flag_value(started.argv, recipe.FRACTION_FLAGS) == "0.8"
+    said = "--mem-fraction-static 0.8, the safest value, also at concurrency 4, 128, where the published recipe has 0.85"
+    assert said in started.notes
+
+
+def test_the_safest_fraction_is_taken_although_the_binding_is_small():
+    started = recipe.bound(arm("checkpoint=glm5_nvfp4 tp=4"), 32, (4, 256))
+
+    assert recipe.flag_value(started.argv, recipe.FRACTION_FLAGS) == "0.8"
+
+
+def test_flags_that_were_bound_once_for_an_arm_are_named_in_a_note():
+    notes = recipe.bound(arm("hardware=b200"), 64, (4, 64)).notes
+
+    assert any(n.startswith("--cuda-graph-max-bs, --max-running-requests: bound to 64 for all concurrencies") for n in notes)
+
+
+def test_a_server_for_its_own_concurrency_departs_from_nothing():
+    assert recipe.bound(arm("hardware=b200"), 64, (64,)).notes == ()
+
+
+def test_the_doubted_quantization_flag_is_noted():
+    assert any("--quantization fp8" in note for note in recipe.bound(arm("checkpoint=glm5_nvfp4 tp=4"), 4).notes)
+
+
+def test_every_flag_names_the_group_that_set_it():
+    origin = recipe.bound(arm("checkpoint=glm5_nvfp4 tp=4"), 4).origin
+
+    assert origin["--mem-fraction-static"] == "checkpoint/glm5_nvfp4"
+    assert origin["--kv-cache-dtype"] == "hardware/b200"
+    assert origin["--speculative-algorithm"] == "speculative/mtp"
+    assert origin["--trust-remote-code"] == "engine/sglang"
+
+
+def test_the_users_environment_and_arguments_come_last():
+    a = arm("hardware=b200 +engine.env.PYTHONNOUSERSITE=x engine.extra_args=['--mem-fraction-static','0.7']")
+    started = recipe.bound(a, 4)
+
+    assert started.env["PYTHONNOUSERSITE"] == "x"
+    assert started.argv[-2:] == ("--mem-fraction-static", "0.7")
+    assert recipe.memory(a, started).fraction == 0.7
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        ("hardware=b200 tp=4", "glm5_fp8 at TP=4 does not fit: 178 GiB of weights"),
+        ("hardware=h100", "glm5_fp8 at TP=8 does not fit"),
+        ("hardware=h200 checkpoint=glm5_nvfp4", "glm5_nvfp4 is nvfp4, which h200 (Hopper) has no tensor cores for"),
+        ("hardware=h100 checkpoint=glm5_nvfp4_community engine=vllm", "glm5_nvfp4_community is nvfp4, which h100 (Hopper)"),
+        ("hardware=mi325x checkpoint=glm5_nvfp4", "glm5_nvfp4 is nvfp4, which mi325x (CDNA3)"),
+        ("hardware=mi355x checkpoint=glm5_nvfp4", "glm5_nvfp4 is nvfp4, which mi355x (CDNA4)"),
+        ("hardware=gb200", "TP=8 is more than the 4 GPUs of one gb200 node"),
+        ("hardware=b200 tp=16", "TP=16 is more than the 8 GPUs of one b200 node"),
+        ("hardware=b200 engine=sglang_rocm", "the image of engine=sglang_rocm is ROCm's, and b200 is a CUDA GPU"),
+        ("hardware=mi355x engine=sglang", "the image of engine=sglang is CUDA's, and mi355x is a ROCm GPU"),
+        ("checkpoint=glm5_nvfp4_community engine=vllm tp=4", "lukealonso/GLM-5-NVFP4 ships none"),
+        ("checkpoint=glm5_nvfp4_community tp=4 speculative=off", "glm5_nvfp4_community is served by vllm only, not by sglang"),
+    ],
+)
+def test_what_cannot_be_is_told_with_its_reason(overrides, reason):
+    assert reason in recipe.impossible(arm(overrides))
+
+
+@pytest.mark.parametrize("hardware", ["h100", "h200", "b200", "b300", "gb200", "gb300", "mi300x", "mi325x"])
+def test_mxfp4_runs_on_mi355x_only(hardware):
+    told = recipe.impossible(arm(f"hardware={hardware} checkpoint=glm51_mxfp4 tp=4 engine=simulated"))
+
+    assert told.startswith("glm51_mxfp4 is mxfp4")
+
+
+def test_a_simulated_server_does_not_make_impossible_hardware_possible():
+    assert "does not fit" in recipe.impossible(arm("hardware=b200 tp=4 engine=simulated"))
+
+
+def test_what_does_not_fit_fits_where_there_is_more_memory():
+    overrides = "hardware=h100 tp=8 checkpoint=glm5_fp8"
+
+    assert recipe.impossible(arm(overrides)) is not None
+    assert recipe.impossible(arm(f"{overrides} hardware.memory_gib=141")) is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "dtype"),
+    [("hardware=h200", "bf16"), ("hardware=b200", "fp8"), ("hardware=b200 checkpoint=glm52_fp8", "fp8"),
+     ("hardware=mi355x", "fp8"), ("engine=vllm speculative=off", "bf16"), ("engine=vllm checkpoint=glm52_fp8 speculative=off", "fp8")],
+)  # fmt: skip
+def test_the_cache_is_fp8_where_it_is_asked_for_and_where_sglang_defaults_to_it(overrides, dtype):
+    a = arm(overrides)
+
+    assert recipe.kv_dtype(a, recipe.bound(a, 4).argv) == dtype
+
+
+@pytest.mark.parametrize(("overrides", "limit"), [("hardware=h200", 48), ("hardware=h200 speculative=off", None), ("hardware=b200", 16)])
+def test_speculation_without_a_limit_admits_48_requests(overrides, limit):
+    a = arm(overrides)
+
+    assert recipe.admitted(a, recipe.bound(a, 16)) == limit
+
+
+def test_a_concurrency_past_the_admission_limit_is_warned_of():
+    a = arm("hardware=h200 workload=1k1k")
+
+    assert recipe.warnings(a, recipe.bound(a, 64), 48) == ()
+    assert recipe.warnings(a, recipe.bound(a, 64), 64) == ("concurrency 64 is more than the 48 requests that the server admits",)
+
+
+def test_a_concurrency_past_the_cache_is_warned_of():
+    a = arm("hardware=b200")
+
+    (told,) = recipe.warnings(a, recipe.bound(a, 256), 256)
+
+    assert told.startswith("concurrency 256 needs up to 2,359,296 tokens of KV cache, and ")
+
+
+def test_a_higher_concurrency_is_estimated_to_take_longer():
+    a = arm("hardware=b200")
+    started = recipe.bound(a, 64)
+
+    assert recipe.point_estimate_s(a, started, 64) > recipe.point_estimate_s(a, started, 4) > 0
+
+
+def test_the_shell_line_reads_back_as_the_command():
+    started = recipe.bound(arm("hardware=b200"), 4)
+
+    words = shlex.split(recipe.shell(started))
+
+    assert words == [*(f"{k}={v}" for k, v in started.env.items()), *started.argv]
+
+
+def test_deepgemm_is_off_on_b300_for_nvfp4_without_mtp_too():
+    assert recipe.environment(arm("hardware=b300 checkpoint=glm5_nvfp4 tp=4 speculative=off"))["SGLANG_ENABLE_JIT_DEEPGEMM"] == "0"
