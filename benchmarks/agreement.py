@@ -1,0 +1,46 @@
+"""Simulated points as measured over HTTP, beside the same points of the same model in virtual time.
+
+    python benchmarks/agreement.py outputs/quickstart
+
+The difference is what HTTP, the event loops and the client add at that time scale on this machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from tabulate import tabulate
+
+from glm5bench.point import Arm, from_plain
+from glm5bench.simulator.options import flags_of, from_arm
+from glm5bench.simulator.predict import predict
+from glm5bench.store.archive import Stored, collect
+
+
+def line(stored: Stored) -> dict[str, str]:
+    row, point = stored.row, stored.measurement.point
+    arm, argv = from_plain(Arm, point["arm"]), tuple(point["recipe"]["argv"])
+    options = from_arm(arm, flags_of(argv), argv)
+    p = predict(options.model, options.limits, arm.workload, row.concurrency, seed=row.seed)
+    return {
+        "arm": f"{row.series.label} x{row.series.time_scale:g}",
+        "conc.": str(row.concurrency),
+        "tok/s/GPU over HTTP": f"{row.total_tput_per_gpu_tok_s:.1f}",
+        "virtual": f"{p.total_tput_per_gpu_tok_s:.1f}",
+        "difference": f"{row.total_tput_per_gpu_tok_s / p.total_tput_per_gpu_tok_s - 1:+.1%}",
+        "tok/s/user over HTTP": f"{row.interactivity_tok_s_user:.2f}",
+        "virtual ": f"{p.interactivity_tok_s_user:.2f}",
+        "difference ": f"{row.interactivity_tok_s_user / p.interactivity_tok_s_user - 1:+.1%}",
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("paths", nargs="+")
+    points = [s for s in collect(parser.parse_args().paths).points.values() if s.measurement.source == "simulated"]
+    lines = [line(s) for s in sorted(points, key=lambda s: (s.row.series.label, s.row.concurrency))]
+    print(tabulate(lines, headers="keys", tablefmt="github", disable_numparse=True))
+
+
+if __name__ == "__main__":
+    main()
