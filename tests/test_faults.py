@@ -55,6 +55,14 @@ def test_a_server_that_dies_is_started_again_and_finished_points_stay(tmp_path):
     assert len(point_files(tmp_path)) == 2
 
 
+def test_a_server_that_never_starts_fails_all_its_points_and_is_loaded_once(tmp_path):
+    sweep(tmp_path, "concurrency=1,2,4", "engine.fault='fail_start'")
+
+    assert [p["failure_class"] for p in status(tmp_path)["points"]] == ["server_oom"] * 3
+    (log,) = (tmp_path / "outputs/c/jobs").glob("*/*/server.log")
+    assert log.read_text().count("Load weight begin") == 1
+
+
 def test_an_engine_that_is_not_installed_is_named(tmp_path):
     done = bench(tmp_path, "sweep", "engine=vllm", "speculative=off", "name=c", "wait=true")
 

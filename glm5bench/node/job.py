@@ -94,16 +94,22 @@ class _Start:
         self.progress.left += [p.key for p in left]
 
     def _with_one_server(self, left: list[Point], faults: int) -> int:
-        """Takes points off `left` as they end. The number of faults in a row, one more where this server's life ended in one."""
+        """Takes points off `left` as they end. The number of faults in a row, one more where this server's life ended in one.
+
+        A server that never was ready would not be the next time either: all its points fail, and no second load is paid for.
+        """
+        is_ready = False
         try:
             self.heart.phase("loading")
             with running(self.start.recipe, self.job.arm, self._place()) as server:
+                is_ready = True
                 while left:
                     faults = self._one(server, left, faults)
         except Stopped:
             self.progress.stop = True
         except ServerError as error:
-            self._fail(left.pop(0), error)
+            for _ in range(1 if is_ready else len(left)):
+                self._fail(left.pop(0), error)
             faults += 1
         return faults
 
