@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperCommand
 
 from . import __version__
-from .errors import BenchError, ImpossibleError, UsageError
+from .errors import BenchError, EnvironmentLacks, ImpossibleError, UsageError, printable
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 HYDRA = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -46,6 +46,7 @@ def main() -> int:
     """The entry point. Exit code 0 done, 1 the answer is no, 2 wrong usage, 3 the environment lacks something."""
     try:
         result = app(standalone_mode=False)
+        sys.stdout.flush()
         return int(result) if isinstance(result, int) else 0
     except BenchError as error:
         print(error, file=sys.stderr)
@@ -55,6 +56,10 @@ def main() -> int:
     except BrokenPipeError:  # `glm5bench tables ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        print(EnvironmentLacks(f"{error.strerror or error}.", where=str(error.filename or "standard output")), file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered cannot be written either
+        return EnvironmentLacks.exit_code
     except Exception as error:
         return _usage_or_defect(error)
 
@@ -104,8 +109,8 @@ def _sweep(multirun: Any) -> int:
         _say(f"{sum(len(j.points) for j in missing)} points submitted as {first.cluster.executor} job {job_id}.")
     else:
         _say("Nothing to submit: every point is done or in the charge of a running job.")
-    if first.wait:
-        return _wait_and_report(campaign)
+    if first.wait or first.cluster.executor == "debug":
+        return _wait_and_report(campaign, first.price)
     print(campaign.root)
     _say(f"next: `glm5bench status {campaign.root}`, `glm5bench tables {campaign.root}`")
     return 0
@@ -119,7 +124,7 @@ def _tell_plan(campaign: Any, planned: Any) -> None:
         _say(f"note: {line}")
 
 
-def _wait_and_report(campaign: Any) -> int:
+def _wait_and_report(campaign: Any, price: Any) -> int:
     from .launch.watch import watch
     from .report.campaign import status_text
 
@@ -132,8 +137,8 @@ def _wait_and_report(campaign: Any) -> int:
         print(status_text(final.as_json()), file=sys.stderr)
         _say(f"logs: {campaign.jobs}\nnext: run the same command again: it measures only what is missing")
     if final.counts.get("done"):
-        merge([str(campaign.root)], campaign.archive)
-        code = tables([str(campaign.archive)])
+        _write_archive([str(campaign.root)], campaign.archive)
+        code = _tables([str(campaign.archive)], price=price)
         _say(f"Points: {campaign.points}\nArchive: {campaign.archive}\nTables again: glm5bench tables {campaign.archive}")
         return code if final.is_complete else 1
     return 0 if final.is_complete else 1
@@ -216,22 +221,24 @@ def cancel(directory: Path) -> int:
     return 1 if live_jobs(campaign) else 0
 
 
-@app.command("merge")
-def merge_command(
+@app.command()
+def merge(
     paths: list[str],
     output: Annotated[Path, typer.Option("-o", "--output", help="The archive; points that it already holds are kept.")],
     strict: Annotated[bool, typer.Option(help="Stop at the first bad file.")] = False,
 ) -> int:
     """Consolidate point files, campaigns and archives into one archive. Bad files are named and left out (exit code 1)."""
-    return merge(paths, output, strict=strict)
+    from .store.archive import refuse_to_overwrite
+
+    output = output.resolve()
+    refuse_to_overwrite(output)
+    return _write_archive([*paths, str(output)] if output.exists() else paths, output, strict=strict)
 
 
-def merge(paths: list[str], output: Path, *, strict: bool = False) -> int:
-    """The verb: also the end of `sweep wait=true`."""
+def _write_archive(paths: list[str], output: Path, *, strict: bool = False) -> int:
     from .store.archive import collect, write_archive
 
-    sources = [*paths, str(output)] if output.is_file() and output.name != "archive.h5" else paths
-    collected = collect(sources, strict=strict)
+    collected = collect(paths, strict=strict)
     _tell_bad(collected.bad)
     if not collected.points and not collected.tables:
         raise UsageError(f"No point was found in {', '.join(paths)}.", next_step="`glm5bench status DIR` says what a campaign holds")
@@ -247,7 +254,6 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> int:
     """Verify files and recompute the validity of every point from its raw times. Exit code 1 for a bad file or an invalid point."""
-    from .report.tables import printable
     from .store.archive import collect
 
     collected = collect(paths)
@@ -265,7 +271,7 @@ def check(
         if digest:
             print(collected.digest())
         _tell_bad(collected.bad)
-    return 1 if collected.bad or any(v.validity == "invalid" for _, v in found) else 0
+    return 1 if any(v.validity == "invalid" for _, v in found) else _refuse_nothing(collected, paths)
 
 
 def _checked(collected: Any, found: list[Any]) -> dict[str, Any]:
@@ -286,8 +292,8 @@ def _checked(collected: Any, found: list[Any]) -> dict[str, Any]:
     }
 
 
-@app.command("tables")
-def tables_command(
+@app.command()
+def tables(
     paths: list[str],
     format_: Annotated[str, typer.Option("--format", help="md, csv or json.")] = "md",
     at: Annotated[str, typer.Option(help="Interactivities of the iso table, tok/s/user: 25,30,40")] = "",
@@ -297,24 +303,18 @@ def tables_command(
     only: Annotated[str, typer.Option("--table", help="points, frontier or iso alone.")] = "",
 ) -> int:
     """Points, frontier, iso-interactivity and cost tables of any files; `published` is what ships."""
-    return tables(paths, format_=format_, at=at, interpolation=interpolation, price=price, baseline=baseline, only=only)
+    from .settings import price_table
+
+    return _tables(paths, price=price_table(price), format_=format_, at=at, interpolation=interpolation, baseline=baseline, only=only)
 
 
-def tables(
-    paths: list[str],
-    *,
-    format_: str = "md",
-    at: str = "",
-    interpolation: str = "steffen",
-    price: str = "hyperscaler",
-    baseline: str = "",
-    only: str = "",
+def _tables(
+    paths: list[str], *, price: Any, format_: str = "md", at: str = "", interpolation: str = "steffen", baseline: str = "", only: str = ""
 ) -> int:
-    """The verb: also the end of `sweep wait=true`."""
     from .analysis.comparison import PUBLISHED_GRID, Economy, iso_table, series_frontiers
     from .analysis.interpolation import METHODS
     from .report import tables as report
-    from .settings import power_table, price_table
+    from .settings import power_table
     from .store.archive import collect
 
     writers: dict[str, Callable[[report.Tables], str]] = {"md": report.as_markdown, "csv": report.as_csv, "json": report.as_json}
@@ -322,16 +322,21 @@ def tables(
     _one_of("--interpolation", interpolation, METHODS)
     _one_of("--table", only or "points", ("points", "frontier", "iso"))
     grid = _numbers("--at", at) if at else PUBLISHED_GRID
-    prices = price_table(price)
-    economy = Economy(prices.usd_per_gpu_h, power_table())
+    economy = Economy(price.usd_per_gpu_h, power_table())
     collected = collect(paths)
     rows = [stored.row for stored in collected.points.values()]
     fronts = series_frontiers(rows)
     iso = iso_table(fronts, economy, at=grid, method=interpolation, is_baseline=_baseline(baseline, list(fronts)))
-    made = report.tables(rows, fronts, iso, economy, price_id=prices.id, method=interpolation)
+    made = report.tables(rows, fronts, iso, economy, price_id=price.id, method=interpolation)
     print(writers[format_](report.only(made, only) if only else made), end="" if format_ == "md" else "\n" * (format_ == "json"))
     _tell_bad(collected.bad)
-    return 1 if collected.bad else 0
+    return _refuse_nothing(collected, paths)
+
+
+def _refuse_nothing(collected: Any, paths: list[str]) -> int:
+    if not collected.points:
+        _say(f"No point was found in {', '.join(paths)}.\n  next: `glm5bench status DIR` says what a campaign holds")
+    return 1 if collected.bad or not collected.points else 0
 
 
 def _one_of(option: str, value: str, choices: Any) -> None:
@@ -357,15 +362,17 @@ def _baseline(words: str, series: list[Any]) -> Callable[[Any], bool] | None:
     def matches(s: Any) -> bool:
         return wanted <= {s.source, s.hardware, s.engine, s.checkpoint.lower(), s.precision, s.speculative}
 
-    if not any(matches(s) for s in series):
-        raise UsageError(f"--baseline {words!r} names no series.", next_step=f"one of {', '.join(sorted({s.label for s in series}))}")
+    named = [s for s in series if matches(s)]
+    if len(named) != len({s.workload for s in named}) or not named:
+        what = "names no series" if not named else f"names {len(named)} series, and a workload has one baseline"
+        raise UsageError(f"--baseline {words!r} {what}.", next_step=f"one of {', '.join(sorted({s.label for s in series}))}")
     return matches
 
 
 @app.command(cls=OverridesCommand, context_settings=HYDRA)
 def simulate(
     ctx: typer.Context,
-    port: Annotated[int, typer.Option(help="The port on 127.0.0.1.")] = 30000,
+    port: Annotated[int, typer.Option(help="The port on 127.0.0.1.", min=1, max=65535)] = 30000,
     fault: Annotated[
         str, typer.Option(help="Misbehave: " + "fail_start, slow_start:N, die:N, hang:N, refuse:N, cut:N, short:N, lost:N")
     ] = "",
@@ -377,11 +384,17 @@ def simulate(
     from .simulator.serve import serve
 
     parse_fault(fault)
+    for argument in _asked(ctx):
+        key, _, value = argument.partition("=")
+        if key == "experiment" or (key == "engine" and value != "simulated"):
+            raise UsageError(
+                f"{argument}: the simulated server is one recipe of engine=simulated.", next_step="hardware=... checkpoint=... tp=..."
+            )
     settings = compose(*_asked(ctx), "engine=simulated", *([f"engine.fault='{fault}'"] if fault else []))
     reason = recipe.impossible(settings.arm, settings.concurrency)
     if reason is not None:
         raise ImpossibleError(f"{reason}.", next_step="ask for another hardware, checkpoint, tp or speculative setting")
-    argv = recipe.bound(settings.arm, max(settings.concurrency)).argv
+    argv = recipe.bound(settings.arm, max(settings.concurrency), settings.concurrency).argv
     flags = flags_of([*argv, "--model-path", settings.checkpoint.repository, "--host", "127.0.0.1", "--port", str(port)])
     serve(from_arm(settings.arm, flags, argv))
     return 0
@@ -393,7 +406,7 @@ def _asked(ctx: typer.Context) -> list[str]:
 
 def _tell_bad(bad: list[Any]) -> None:
     for error in bad:
-        _say(f"left out: {error.path}: {error.message}")
+        _say(printable(f"left out: {error.path}: {error.message}"))
 
 
 def _say(text: str) -> None:

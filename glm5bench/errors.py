@@ -16,6 +16,11 @@ Everything that this package raises on purpose is a BenchError; anything else is
 from __future__ import annotations
 
 
+def printable(text: str) -> str:
+    """The text without control characters: what archives and servers say is data from strangers, and goes to a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 class BenchError(Exception):
     """An error that is fully described by its sentence, its place and the next step."""
 
@@ -33,7 +38,7 @@ class BenchError(Exception):
             lines.append(f"  where: {self.where}")
         if self.next_step:
             lines.append(f"  next: {self.next_step}")
-        return "\n".join(lines)
+        return "\n".join(printable(line) for text in lines for line in text.split("\n"))
 
 
 class UsageError(BenchError):

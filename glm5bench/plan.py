@@ -7,7 +7,8 @@ An arm's points share a server under `server_scope: arm` (`$C` bound once, to th
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterable, Sequence
+import itertools
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from . import recipe
@@ -50,29 +51,36 @@ class Plan:
 def plan(asked: Sequence[Settings]) -> Plan:
     """The node jobs of all arms asked for.
 
-    Raises ImpossibleError with the reason when nothing that was asked can be.
+    Raises ImpossibleError with the reason when nothing that was asked can be, SettingsError for a contradiction.
     """
     _refuse_differing(asked)
-    arms, notes = _distinct(asked)
-    left_out = tuple(
-        LeftOut(s.arm.label, len(s.concurrency) * len(s.repeat) * len(s.seed), reason)
-        for s in arms
-        if (reason := recipe.impossible(s.arm, s.concurrency)) is not None
-    )
-    jobs = tuple(_node_job(s) for s in arms if recipe.impossible(s.arm, s.concurrency) is None)
+    requests, notes = _distinct(asked)
+    jobs, left_out = [], []
+    for request in requests:
+        starts, impossible = _starts(request)
+        left_out += impossible
+        if starts:
+            jobs.append(_node_job(request.settings, starts))
     if not jobs:
-        reasons = sorted({lo.reason for lo in left_out})
-        raise ImpossibleError("; ".join(reasons) + ".", next_step="ask for another hardware, checkpoint, tp, engine or speculative setting")
-    for job in jobs:
-        notes.extend(f"{job.arm.label}: {note}" for start in job.starts for note in start.recipe.notes)
+        reasons = "; ".join(sorted({lo.reason for lo in left_out}))
+        raise ImpossibleError(f"{reasons}.", next_step="ask for another hardware, checkpoint, tp, engine or speculative setting")
+    told = [(job, start) for job in jobs for start in job.starts]
+    notes += [f"{job.arm.label}: {note}" for job, start in told for note in start.recipe.notes]
     warnings = [
-        f"{job.arm.label}: {told}"
-        for job in jobs
-        for start in job.starts
+        f"{job.arm.label}: {text}"
+        for job, start in told
         for point in start.points
-        for told in recipe.warnings(job.arm, start.recipe, point.concurrency)
+        for text in recipe.warnings(job.arm, start.recipe, point.concurrency)
     ]
-    return Plan(jobs, left_out, tuple(dict.fromkeys(notes)), tuple(dict.fromkeys(warnings)))
+    return Plan(tuple(jobs), tuple(left_out), tuple(dict.fromkeys(notes)), tuple(dict.fromkeys(warnings)))
+
+
+@dataclass(frozen=True)
+class _Request:
+    """One arm, and which of its points were asked for: (concurrency, seed, repeat)."""
+
+    settings: Settings
+    points: frozenset[tuple[int, int, int]]
 
 
 def _refuse_differing(asked: Sequence[Settings]) -> None:
@@ -88,67 +96,69 @@ def _refuse_differing(asked: Sequence[Settings]) -> None:
         )
 
 
-def _distinct(asked: Sequence[Settings]) -> tuple[list[Settings], list[str]]:
-    """Arms that overrides made the same become one, with the union of their concurrencies, repeats and seeds."""
-    kept: dict[str, Settings] = {}
+def _distinct(asked: Sequence[Settings]) -> tuple[list[_Request], list[str]]:
+    """Arms that overrides made the same become one, with the union of their points."""
+    kept: dict[str, _Request] = {}
     merged: dict[str, int] = {}
-    for settings in asked:
-        same = digest_of(settings.arm)
+    for s in asked:
+        same = digest_of(s.arm)
+        points = frozenset(itertools.product(s.concurrency, s.seed, s.repeat))
         if same in kept:
             merged[same] = merged.get(same, 1) + 1
-        kept[same] = _union(kept[same], settings) if same in kept else settings
-    notes = [
-        f"{kept[same].arm.label}: {n} arms of the request are the same under these overrides; one is left" for same, n in merged.items()
-    ]
-    return list(kept.values()), notes
+            points |= kept[same].points
+        kept[same] = _Request(s, points)
+    said = "arms of the request are the same under these overrides; one is left"
+    return list(kept.values()), [f"{kept[same].settings.arm.label}: {n} {said}" for same, n in merged.items()]
 
 
-def _union(a: Settings, b: Settings) -> Settings:
-    return dataclasses.replace(
-        a,
-        concurrency=tuple(sorted({*a.concurrency, *b.concurrency})),
-        repeat=tuple(sorted({*a.repeat, *b.repeat})),
-        seed=tuple(sorted({*a.seed, *b.seed})),
-    )
+def _starts(request: _Request) -> tuple[list[ServerStart], list[LeftOut]]:
+    """The server starts of an arm; those that cannot be with their reason."""
+    s, asked = request.settings, sorted(request.points)
+    reason = recipe.contradiction(s.arm)
+    if reason is not None:
+        return [], [LeftOut(s.arm.label, len(asked), reason)]
+    concurrencies = sorted({c for c, _, _ in asked})
+    starts, left_out = [], []
+    for group in [concurrencies] if s.server_scope == "arm" else [[c] for c in concurrencies]:
+        started = recipe.bound(s.arm, s.bind_concurrency or max(group), group)
+        points = tuple(_point(s.arm, started, *axes) for axes in asked if axes[0] in group)
+        reason = recipe.unfit(s.arm, started)
+        if reason is None:
+            starts.append(ServerStart(started, points))
+        else:
+            left_out.append(LeftOut(s.arm.label, len(points), reason))
+    return starts, left_out
 
 
-def _node_job(s: Settings) -> NodeJob:
-    concurrencies = sorted(set(s.concurrency))
-    arm_id = digest_of(dataclasses.replace(s.arm, engine=dataclasses.replace(s.arm.engine, fault="")), 8)
-    starts = tuple(_start(s, arm_id, group) for group in _groups(s, concurrencies))
+def _point(arm: Arm, started: Recipe, concurrency: int, seed: int, repeat: int) -> Point:
+    key = point_key(arm, started, concurrency=concurrency, repeat=repeat, seed=seed)
+    assert started.binding is not None
+    return Point(key, _arm_id(arm), concurrency, repeat, seed, started.binding)
+
+
+def _arm_id(arm: Arm) -> str:
+    return digest_of(dataclasses.replace(arm, engine=dataclasses.replace(arm.engine, fault="")), 8)
+
+
+def _node_job(s: Settings, starts: Sequence[ServerStart]) -> NodeJob:
+    """Points ascend in concurrency: the low ones are measured before a full server has fragmented its cache."""
     seconds = JOB_OVERHEAD_S / s.engine.time_scale + sum(_start_estimate_s(s.arm, start) for start in starts)
-    usd = seconds / 3600 * s.hardware.gpus_per_node * price_of(s.price, s.hardware.id)
+    usd = 0.0 if s.engine.simulated else seconds / 3600 * s.hardware.gpus_per_node * price_of(s.price, s.hardware.id)
     return NodeJob(
-        id=f"{s.arm.hardware.id}-{arm_id}",
+        id=f"{s.hardware.id}-{_arm_id(s.arm)}",
         arm=s.arm,
-        arm_id=arm_id,
+        arm_id=_arm_id(s.arm),
         server_scope=s.server_scope,
         model_path=_model_path(s),
-        starts=starts,
+        starts=tuple(starts),
         estimate_s=seconds,
-        estimate_usd=0.0 if s.engine.simulated else usd,
+        estimate_usd=usd,
     )
 
 
 def _model_path(s: Settings) -> str:
     directory, repository = s.cluster.checkpoint_dir, s.checkpoint.repository
-    return f"{directory.rstrip('/')}/{repository.rpartition('/')[2]}" if directory else repository
-
-
-def _groups(s: Settings, concurrencies: list[int]) -> Iterable[list[int]]:
-    return [concurrencies] if s.server_scope == "arm" else [[c] for c in concurrencies]
-
-
-def _start(s: Settings, arm_id: str, concurrencies: list[int]) -> ServerStart:
-    binding = s.bind_concurrency or max(concurrencies)
-    started: Recipe = recipe.bound(s.arm, binding, concurrencies)
-    points = tuple(
-        Point(point_key(s.arm, started, concurrency=c, repeat=r, seed=seed), arm_id, c, r, seed, binding)
-        for c in concurrencies  # ascending: the low ones are measured before a full server has fragmented its cache
-        for seed in sorted(set(s.seed))
-        for r in sorted(set(s.repeat))
-    )
-    return ServerStart(started, points)
+    return f"{directory.rstrip('/')}/{repository}" if directory else repository
 
 
 def _start_estimate_s(arm: Arm, start: ServerStart) -> float:

@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, TypeAdapter
+from annotated_types import Ge, Gt, Le
+from pydantic import Field, FiniteFloat, TypeAdapter
 
 PROTOCOL_VERSION = 1  # of the load protocol: what is sent, when the clock starts and stops
 SIMULATOR_MODEL = 1  # of the simulator's scheduler and step model: raised when its figures change
@@ -31,6 +32,13 @@ FAULTS = {
     "lost": "every Nth connection is reset in mid-stream",
 }  # how the simulated server can be told to misbehave
 
+KEY_FILE_VARIABLE = "GLM5BENCH_API_KEY_FILE"  # names the file that holds a server's key: the key stands in no environment
+
+Natural = Annotated[int, Ge(0)]
+Positive = Annotated[int, Ge(1)]
+PositiveFloat = Annotated[FiniteFloat, Gt(0)]
+Share = Annotated[FiniteFloat, Gt(0), Le(1)]
+
 ServerScope = Literal["arm", "point"]
 
 
@@ -40,7 +48,7 @@ class Rule:
 
     `when` maps a property of the arm (engine, hardware, architecture, vendor, model, precision, checkpoint, speculative) to one
     value or a list. A flag's value: True for a bare flag, None to take away what an earlier group set, a string with `$C $TP
-    $ISL $OSL $MODEL`, a formula of them after `=`, or `{by_concurrency: [[up_to, value], ..., [None, value]]}`.
+    $ISL $OSL $STEPS $DRAFTS $MODEL`, a formula of them after `=`, or `{by_concurrency: [[up_to, value], ..., [None, value]]}`.
     """
 
     when: dict[str, Any] = field(default_factory=dict)
@@ -54,11 +62,13 @@ class Rule:
 class Efficiency:
     """What a step really reaches of the spec sheet: ratios and seconds, fitted to published points (docs/roofline.md)."""
 
-    bandwidth: float  # of HBM bandwidth, reading weights and KV cache
-    compute: float  # of the dense rate of each GEMM's precision, and of the BF16 rate in sparse attention
-    indexer: float  # of the BF16 rate, in the indexer and its top-k (each GPU does all of it)
-    layer_s: float  # seconds of launches, norms and small kernels that one pass over one layer costs
-    quantise_s: float  # seconds more a layer where the dense layers are FP8: quantising the activations of each GEMM
+    bandwidth: Share  # of HBM bandwidth, reading weights and KV cache
+    compute: Share  # of the dense rate of each GEMM's precision, and of the BF16 rate in sparse attention
+    indexer: Share  # of the BF16 rate, in the indexer and its top-k (each GPU does all of it)
+    layer_s: PositiveFloat  # seconds of launches, norms and small kernels that one pass over one layer costs
+    quantise_s: Annotated[
+        FiniteFloat, Ge(0)
+    ]  # seconds more a layer where the dense layers are FP8: quantising the activations of each GEMM
 
 
 @dataclass(frozen=True)
@@ -69,14 +79,15 @@ class Hardware:
     vendor: str
     architecture: str
     compute: str
-    gpus_per_node: int
-    memory_gib: float
-    bandwidth_tb_s: float
-    tflop_s: dict[str, float]  # by precision of the multiplication: bf16, fp8, fp4
+    gpu_name: str  # the word in the driver's name of this GPU
+    gpus_per_node: Positive
+    memory_gib: PositiveFloat
+    bandwidth_tb_s: PositiveFloat
+    tflop_s: dict[str, PositiveFloat]  # by precision of the multiplication: bf16, fp8, fp4
     formats: tuple[str, ...]  # checkpoint precisions that its tensor cores run
-    scale_up_gb_s: float
-    scale_up_world: int
-    power_kw: float
+    scale_up_gb_s: PositiveFloat
+    scale_up_world: Positive
+    power_kw: PositiveFloat
     efficiency: Efficiency
     recipe: tuple[Rule, ...] = ()
     recipe_exceptions: tuple[Rule, ...] = ()  # of a variant, after the recipe that it inherits
@@ -119,12 +130,12 @@ class Checkpoint:
     model: str
     precision: str
     dense_precision: str
-    weights_gib: float
-    mtp_layers: int
+    weights_gib: PositiveFloat
+    mtp_layers: Natural
     engines: tuple[str, ...]
     architecture: Architecture
-    mtp_accept: float  # chance that each next draft is taken (the simulator only); 0 without draft layers
-    index_period: int = 1  # the indexer runs once in this many layers
+    mtp_accept: Annotated[FiniteFloat, Ge(0), Le(1)]  # chance that each next draft is taken (the simulator only); 0 without draft layers
+    index_period: Positive = 1  # the indexer runs once in this many layers
     recipe: tuple[Rule, ...] = ()
 
 
@@ -133,8 +144,8 @@ class Speculative:
     """The speculative setting: `steps` drafts and `draft_tokens` verified tokens a step; 0 and 0 is off."""
 
     id: str
-    steps: int
-    draft_tokens: int
+    steps: Natural
+    draft_tokens: Natural
     recipe: tuple[Rule, ...] = ()
 
 
@@ -147,12 +158,12 @@ class Engine:
     vendor: str  # whose GPUs its image runs on: nvidia, amd or any
     version: str
     program: tuple[str, ...]
-    workspace_gib: float  # per GPU, inside the memory fraction, that is neither weights nor KV cache
-    start_timeout_s: float
-    stall_timeout_s: float
-    start_estimate_s: float
+    workspace_gib: Annotated[FiniteFloat, Ge(0)]  # per GPU, inside the memory fraction, that is neither weights nor KV cache
+    start_timeout_s: PositiveFloat
+    stall_timeout_s: PositiveFloat
+    start_estimate_s: Annotated[FiniteFloat, Ge(0)]
     simulated: bool = False
-    time_scale: float = 1.0
+    time_scale: PositiveFloat = 1.0
     fault: Annotated[str, Field(pattern=f"^$|^({'|'.join(FAULTS)})(:[1-9][0-9]*)?$")] = ""
     extra_args: tuple[str, ...] = ()
     env: dict[str, str] = field(default_factory=dict)
@@ -164,13 +175,13 @@ class Workload:
     """What is sent. Lengths are nominal: each request's are uniform in [range_ratio L, L]."""
 
     id: str
-    isl_tokens: int
-    osl_tokens: int
-    range_ratio: float
+    isl_tokens: Positive
+    osl_tokens: Positive
+    range_ratio: Share
     endpoint: Literal["completions", "chat"]
-    prompts_per_concurrency: int
-    prompts: int | None  # a fixed number in place of prompts_per_concurrency x C
-    warmups_per_concurrency: int
+    prompts_per_concurrency: Positive
+    prompts: Positive | None  # a fixed number in place of prompts_per_concurrency x C
+    warmups_per_concurrency: Natural
 
     def n_prompts(self, concurrency: int) -> int:
         """How many requests are measured at this concurrency."""
@@ -206,7 +217,7 @@ class Arm:
     def label(self) -> str:
         """The arm in a few words, as tables show it."""
         c, e = self.checkpoint, self.engine
-        return f"{self.hardware.id} {c.id} tp{self.tp} {self.speculative.id} {e.id} {self.workload.id}"
+        return f"{self.hardware.id} {c.id} tp{self.tp} {self.speculative.id} {e.id} {self.workload.isl_tokens}/{self.workload.osl_tokens}"
 
 
 @dataclass(frozen=True)
@@ -300,12 +311,17 @@ def physics(arm: Arm, recipe: Recipe, *, concurrency: int, repeat: int, seed: in
 def _simulator_physics(arm: Arm) -> dict[str, Any] | None:
     if not arm.engine.simulated:
         return None
-    facts = {
+    facts = digest_of(simulated_facts(arm))
+    return {"model": SIMULATOR_MODEL, "time_scale": arm.engine.time_scale, "facts": facts, "fault": arm.engine.fault}
+
+
+def simulated_facts(arm: Arm) -> dict[str, Any]:
+    """What a simulation computes with."""
+    return {
         "hardware": dataclasses.replace(arm.hardware, recipe=(), recipe_exceptions=()),
         "checkpoint": dataclasses.replace(arm.checkpoint, recipe=()),
         "speculative": dataclasses.replace(arm.speculative, recipe=()),
     }
-    return {"model": SIMULATOR_MODEL, "time_scale": arm.engine.time_scale, "facts": digest_of(facts), "fault": arm.engine.fault}
 
 
 def digest_of(value: Any, length: int = 20) -> str:

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from .point import Arm, Recipe, Rule
-from .roofline import MemoryFit, StepModel, closed_loop_s, memory_fit
+from .roofline import SPECULATIVE_DEFAULT_RUNNING, MemoryFit, StepModel, closed_loop_s, memory_fit, resolved_kv_dtype
 
-SPECULATIVE_DEFAULT_RUNNING = 48  # SGLang's own admission limit under speculation when none is given
 GIVEN_BY_THE_NODE = ("$MODEL", "$HOST", "$PORT", "$FACTS")
 FRACTION_FLAGS = ("--mem-fraction-static", "--gpu-memory-utilization")
 RUNNING_FLAGS = ("--max-running-requests", "--max-num-seqs")
@@ -121,7 +120,8 @@ def _substituted(value: Any, arm: Arm, binding: int) -> str:
     text = str(value)
     if text in GIVEN_BY_THE_NODE:
         return text
-    names = {"$ISL": arm.workload.isl_tokens, "$OSL": arm.workload.osl_tokens, "$TP": arm.tp, "$C": binding}
+    w, s = arm.workload, arm.speculative
+    names = {"$ISL": w.isl_tokens, "$OSL": w.osl_tokens, "$TP": arm.tp, "$STEPS": s.steps, "$DRAFTS": s.draft_tokens, "$C": binding}
     for name, number in names.items():
         text = text.replace(name, str(number))
     return str(_arithmetic(ast.parse(text[1:], mode="eval").body)) if text.startswith("=") else text
@@ -164,12 +164,8 @@ def flag_value(argv: Sequence[str], names: Sequence[str]) -> str | None:
 
 
 def kv_dtype(arm: Arm, argv: Sequence[str]) -> str:
-    """What the engine makes of its KV flag. Unset: SGLang takes FP8 on Blackwell for sparse attention, else BF16."""
-    asked = flag_value(argv, ("--kv-cache-dtype",)) or "auto"
-    if asked.startswith("fp8"):
-        return "fp8"
-    on_blackwell = arm.engine.flavor == "sglang" and arm.hardware.architecture.startswith("Blackwell")
-    return "fp8" if asked == "auto" and on_blackwell else "bf16"
+    """The cache's type under this command line."""
+    return resolved_kv_dtype(arm, flag_value(argv, ("--kv-cache-dtype",)) or "auto")
 
 
 def memory(arm: Arm, recipe: Recipe) -> MemoryFit:
@@ -179,9 +175,14 @@ def memory(arm: Arm, recipe: Recipe) -> MemoryFit:
 
 
 def impossible(arm: Arm, concurrencies: Sequence[int] = (1,)) -> str | None:
-    """Why this arm cannot be, in one sentence; None when it can. `concurrencies`: what one server start would measure."""
-    reasons = (check(arm) for check in (_gpus, _format, _vendor, _engine, _draft))
-    return next((reason for reason in reasons if reason), None) or _fit(arm, concurrencies)
+    """Why one server cannot measure these concurrencies of the arm, in one sentence; None when it can."""
+    return contradiction(arm) or unfit(arm, bound(arm, max(concurrencies), concurrencies))
+
+
+def contradiction(arm: Arm) -> str | None:
+    """Why this arm cannot be, whatever its server starts; None when nothing speaks against it but memory."""
+    checks = (_gpus, _format, _vendor, _engine, _draft, _context)
+    return next((reason for check in checks if (reason := check(arm))), None)
 
 
 def _gpus(arm: Arm) -> str | None:
@@ -218,8 +219,16 @@ def _draft(arm: Arm) -> str | None:
     return None
 
 
-def _fit(arm: Arm, concurrencies: Sequence[int]) -> str | None:
-    fit = memory(arm, bound(arm, max(concurrencies), concurrencies))
+def _context(arm: Arm) -> str | None:
+    w, positions = arm.workload, arm.checkpoint.architecture.positions
+    if w.isl_tokens + w.osl_tokens <= positions:
+        return None
+    return f"{w.isl_tokens} + {w.osl_tokens} tokens are more than the {positions} positions of {arm.checkpoint.id}"
+
+
+def unfit(arm: Arm, recipe: Recipe) -> str | None:
+    """Why a server of this bound recipe has no memory for any cache, in one sentence; None when it has."""
+    fit = memory(arm, recipe)
     if fit.fits:
         return None
     need = fit.weights_gib + fit.workspace_gib
@@ -245,6 +254,8 @@ def warnings(arm: Arm, recipe: Recipe, concurrency: int) -> tuple[str, ...]:
     need = concurrency * (w.isl_tokens + w.osl_tokens)
     if need > fit.capacity_tokens:
         told.append(f"concurrency {concurrency} needs up to {need:,} tokens of KV cache, and {fit.capacity_tokens:,} fit")
+    if w.n_prompts(concurrency) < concurrency:
+        told.append(f"{w.n_prompts(concurrency)} prompts never reach concurrency {concurrency}: the point will be invalid")
     limit = admitted(arm, recipe)
     if limit is not None and limit < concurrency:
         told.append(f"concurrency {concurrency} is more than the {limit} requests that the server admits")

@@ -17,20 +17,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from annotated_types import Ge, Gt, MinLen
+from annotated_types import MinLen
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import FiniteFloat, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from .errors import BenchError, SettingsError
-from .point import Arm, Checkpoint, Engine, Hardware, ServerScope, Speculative, Workload, digest_of, plain
+from .point import Arm, Checkpoint, Engine, Hardware, Natural, Positive, PositiveFloat, ServerScope, Speculative, Workload, digest_of, plain
 
 POINT_AXES = ("concurrency", "repeat", "seed")
 HYDRA_OPTIONS = ("-m", "--multirun", "-cd", "--config-dir", "-c", "--cfg", "-p", "--package", "--resolve", "-i", "--info", "--hydra-help")
 ABOUT_THE_RUN = ("wait", "name", "output_dir", "hydra", "cluster", "price", "experiment")  # change no point, and no campaign's name
-
-Natural = Annotated[int, Ge(0)]
-Positive = Annotated[int, Ge(1)]
+PATIENCE = ("engine.start_timeout_s", "engine.stall_timeout_s", "engine.start_estimate_s")  # nor do these
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class Price:
     """$ per GPU and hour, by hardware; None where the user has not said."""
 
     id: str
-    usd_per_gpu_h: dict[str, Annotated[FiniteFloat, Gt(0)] | None]
+    usd_per_gpu_h: dict[str, PositiveFloat | None]
 
 
 @dataclass(frozen=True)
@@ -85,6 +83,14 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class Experiment:
+    """A union of products: every arm is a list of overrides, `common` stands before each."""
+
+    arms: Annotated[tuple[tuple[str, ...], ...], MinLen(1)]
+    common: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Multirun:
     """Everything that one command asked for: what the Hydra launcher hands over at once."""
 
@@ -110,18 +116,17 @@ def run_hydra(arguments: Sequence[str], task: Callable[[Multirun], int], *, prog
     """
     _plugins_on_path()
     import hydra  # here, so that commands without overrides do not pay for it
-    from hydra.errors import HydraException
 
-    codes: list[int] = []
-    decorated = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(
-        lambda multirun: codes.append(task(multirun))
-    )
+    received: list[Multirun] = []
+    decorated = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(received.append)
     with _arguments_and_errors([program, *_for_hydra(arguments)]):
         try:
             decorated()
-        except (HydraException, OmegaConfBaseException) as error:
+        except BenchError:
+            raise
+        except Exception as error:  # Hydra lets YAML's, Unicode's and its own type errors through: all are of what was asked
             raise _settings_error(error) from error
-    return codes[-1] if codes else 0
+    return task(received[-1]) if received else 0
 
 
 def _plugins_on_path() -> None:
@@ -152,6 +157,8 @@ class _arguments_and_errors:  # noqa: N801  a context manager reads as a verb
 def _for_hydra(arguments: Sequence[str]) -> list[str]:
     """conf/config.yaml makes every run a multirun; and Hydra 1.3 refuses a bare number as the choice of a group, so tp=4 is quoted."""
     for argument in arguments:
+        if argument.startswith(("hydra/", "hydra.")) and argument not in ("hydra/launcher=local", "hydra/launcher=plan"):
+            raise SettingsError(f"{argument}: of Hydra's own only the launcher can be chosen.", next_step="hydra/launcher=local or plan")
         if argument.startswith("-") and argument.split("=")[0] not in HYDRA_OPTIONS:
             raise SettingsError(f"There is no option {argument}.", where="the command line", next_step="`glm5bench plan --help`")
     return [_quoted_choice(a) for a in arguments if a not in ("-m", "--multirun")]
@@ -165,6 +172,7 @@ def _quoted_choice(override: str) -> str:
 def _settings_error(error: Exception) -> SettingsError:
     cause, override = error.__cause__, getattr(error, "override", None)
     text = (f"{override}: " if override else "") + " ".join(str(error).split()).partition(" Config search path:")[0]
+    text = re.sub(r" To append to your config use [^:]*", "", text)
     if isinstance(cause, OmegaConfBaseException) and str(cause).split("\n")[0] not in text:
         text += ": " + str(cause).split("\n")[0]
     return SettingsError(text, where="the command line or conf/", next_step="`glm5bench plan --help` lists groups and values")
@@ -175,9 +183,15 @@ def arm_overrides(experiment: Mapping[str, Any] | None, command_line: Sequence[A
 
     `parse` is Hydra's OverridesParser.parse_overrides; `command_line` is already parsed.
     """
-    experiment = experiment or {}
-    common = [str(o) for o in experiment.get("common") or []]
-    arms = [[str(o) for o in arm] for arm in experiment.get("arms") or [[]]]
+    if any(o.get_key_element() == "experiment" and o.is_sweep_override() for o in command_line):
+        raise SettingsError("A campaign has one experiment.", where="the command line", next_step="one sweep for each, then merge")
+    if experiment is None:
+        common: list[str] = []
+        arms: list[list[str]] = [[]]
+    else:
+        shape = _validate(Experiment, experiment, "experiment")
+        _refuse_unknown(experiment, plain(shape), "experiment")
+        common, arms = list(shape.common), [list(arm) for arm in shape.arms]
     return [job for arm in arms for job in _product([*parse([_quoted_choice(o) for o in (*common, *arm)]), *command_line])]
 
 
@@ -246,7 +260,8 @@ def campaign_name(experiment: str | None, overrides: Sequence[str], explicit: st
         if not all(c.isalnum() or c in "._-" for c in explicit) or explicit.startswith("."):
             raise SettingsError(f"name={explicit!r} is no name for a directory.", next_step="use letters, digits, '.', '_' and '-'")
         return explicit
-    rest = sorted(o for o in overrides if re.split("[=./@]", o.lstrip("+~"))[0] not in ABOUT_THE_RUN)
+    keys = {o: o.lstrip("+~").partition("=")[0] for o in overrides}
+    rest = sorted(o for o, key in keys.items() if re.split("[./@]", key)[0] not in ABOUT_THE_RUN and key not in PATIENCE)
     if experiment and not rest:
         return experiment
     return f"{experiment or 'sweep'}-{digest_of(rest, 8)}"
@@ -263,12 +278,13 @@ def compose(*overrides: str) -> Settings:
     _plugins_on_path()
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
-    from hydra.errors import HydraException
 
     try:
         with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
             return validated(hydra_compose("config", overrides=_for_hydra(overrides)))
-    except (HydraException, OmegaConfBaseException) as error:
+    except BenchError:
+        raise
+    except Exception as error:  # as in run_hydra
         raise _settings_error(error) from error
 
 

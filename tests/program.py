@@ -18,17 +18,17 @@ PATIENCE_S = 60
 
 
 def environment(tmp_path: Path) -> dict[str, str]:
-    """Its own temporary directory, so that tests side by side do not wait for each other's machine lock."""
+    """A lock of its own, so that tests side by side do not wait for each other's machine lock."""
     (tmp_path / "tmp").mkdir(exist_ok=True)
-    return {**os.environ, "TMPDIR": str(tmp_path / "tmp"), "PYTHONPATH": str(ROOT)}
+    return {**os.environ, "GLM5BENCH_LOCK_DIR": str(tmp_path / "tmp"), "PYTHONPATH": str(ROOT)}
 
 
-def bench(tmp_path: Path, *arguments: str, timeout: float = PATIENCE_S) -> subprocess.CompletedProcess[str]:
+def bench(tmp_path: Path, *arguments: str, timeout: float = PATIENCE_S, **variables: str) -> subprocess.CompletedProcess[str]:
     """Runs `glm5bench ARGUMENTS` to its end in tmp_path."""
     return subprocess.run(
         [sys.executable, "-m", "glm5bench", *arguments],
         cwd=tmp_path,
-        env=environment(tmp_path),
+        env={**environment(tmp_path), **variables},
         capture_output=True,
         text=True,
         timeout=timeout,

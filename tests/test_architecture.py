@@ -40,6 +40,7 @@ HOMES = {
     "uvicorn": {"simulator"},
     "tabulate": {"report"},
     "rich": {"launch"},
+    "uvloop": {"node"},
 }
 PURE = ("plan", "recipe", "roofline", "analysis", "point")
 TOUCHES_THE_WORLD = {"os", "time", "datetime", "pathlib", "subprocess", "socket", "io", "tempfile", "shutil"}
@@ -57,8 +58,12 @@ def imports(path: Path) -> tuple[set[str], set[str]]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             others |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and (node.module or "").startswith("glm5bench."):
+            rooms.add((node.module or "").split(".")[1])
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             others.add((node.module or "").split(".")[0])
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "open":
+            others.add("io")
         elif isinstance(node, ast.ImportFrom) and node.level == depth:
             rooms |= {(node.module or alias.name).split(".")[0] for alias in node.names}
     return rooms - {"__version__"}, others

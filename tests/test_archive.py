@@ -6,7 +6,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from conftest import measured, three_requests
+from conftest import measured, reseal, three_requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -131,6 +131,7 @@ def test_one_damaged_point_of_an_archive_does_not_lose_the_others(six, tmp_path)
     with h5py.File(path, "r+") as file:
         name = sorted(file["points"])[2]
         del file[f"points/{name}/requests"]
+    reseal(Path(path))
 
     found = collect([path])
 

@@ -7,6 +7,7 @@ from glm5bench.errors import EnvironmentLacks, FileError
 from glm5bench.store.campaign import Attempt, Campaign
 from glm5bench.store.files import read_json, write_json, write_whole
 from glm5bench.store.pointfile import write_point
+from glm5bench.store.sealed import seal_of
 
 A, B = "a" * 20, "b" * 20
 
@@ -18,7 +19,9 @@ def campaign(tmp_path):
 
 def whole(campaign, key=A, number=1, *, validity="valid"):
     write_point(campaign.point_file(key, number), measured(key))
-    write_json(campaign.attempt_file(key, number), {"status": "whole", "validity": validity})
+    path = campaign.point_file(key, number)
+    record = {"status": "whole", "validity": validity, "seal": seal_of(path), "size_bytes": path.stat().st_size}
+    write_json(campaign.attempt_file(key, number), record)
 
 
 def failed(campaign, key=A, number=1, *, failure_class="server_oom"):
@@ -208,3 +211,13 @@ def test_a_directory_that_cannot_be_made_is_an_environment_that_lacks_it(tmp_pat
         Campaign(tmp_path / "outputs" / "c").append_submission({"job": 1})
 
     assert refused.value.exit_code == 3
+
+
+def test_a_point_whose_file_was_cut_or_exchanged_is_measured_again(campaign):
+    whole(campaign, A)
+    whole(campaign, B)
+    campaign.point_file(A, 1).write_bytes(campaign.point_file(A, 1).read_bytes()[:-100])
+    campaign.point_file(B, 1).write_bytes(campaign.point_file(A, 1).read_bytes())
+
+    assert campaign.done([A, B]) == set()
+    assert {a.failure_class for attempts in campaign.attempts([A, B]).values() for a in attempts} == {"lost"}

@@ -1,10 +1,12 @@
 """Wrong input: a sentence, a next step and the right exit code; never a traceback."""
 
 import json
+import subprocess
+import sys
 
 import h5py
 import pytest
-from program import bench
+from program import ROOT, bench
 
 
 @pytest.mark.parametrize(
@@ -22,6 +24,20 @@ from program import bench
         (("plan", "price=own"), "b200"),
         (("plan", "hardware=h200", "checkpoint=glm5_nvfp4"), "nvfp4"),
         (("plan", "a=[1"), "a=[1"),
+        (("plan", "=4"), "next"),
+        (("plan", "hardware=null"), "next"),
+        (("plan", "engine.time_scale=0"), "time_scale"),
+        (("plan", "engine.time_scale=nan"), "time_scale"),
+        (("plan", "workload.isl_tokens=0"), "isl_tokens"),
+        (("plan", "workload.range_ratio=2"), "range_ratio"),
+        (("plan", "experiment=h200_vs_b200,quickstart"), "one experiment"),
+        (("plan", "hydra/launcher=basic"), "launcher"),
+        (("plan", "price=rental,neocloud"), "price"),
+        (("tables", "published", "--price", "b20=2"), "b20"),
+        (("tables", "published", "--price", "b200=nan"), "b200"),
+        (("tables", "published", "--baseline", "b200"), "b200"),
+        (("simulate", "--port", "80000"), "65535"),
+        (("simulate", "experiment=quickstart"), "experiment"),
         (("plan", "--show", "nothing"), "--show"),
         (("sweep", "--bogus"), "bogus"),
         (("frobnicate",), "frobnicate"),
@@ -126,3 +142,45 @@ def test_ones_own_cluster_and_prices_come_from_a_config_directory(tmp_path):
 
     job = plan["jobs"][0]
     assert job["estimate_usd"] == pytest.approx(job["estimate_s"] / 3600 * 8 * 10.0)
+
+
+def test_ones_own_archive_keeps_what_it_holds_whatever_its_name(tmp_path):
+    bench(tmp_path, "merge", "published", "-o", "archive.h5")
+    (tmp_path / "empty").mkdir()
+
+    done = bench(tmp_path, "merge", "empty", "-o", "archive.h5")
+
+    assert done.returncode == 0, done.stderr
+    assert "53 points" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["comon: [tp=4]\narms: [[tp=4]]", "arms: []", "arms: tp=8", "arms: 5", "", "common: {a: 1}", "arms: [[tp=4]", "- tp=4", "arms: [[\t]]"],
+)
+def test_an_experiment_of_the_wrong_shape_is_refused(tmp_path, text):
+    (tmp_path / "site/experiment").mkdir(parents=True)
+    (tmp_path / "site/experiment/mine.yaml").write_text(text)
+
+    done = bench(tmp_path, "plan", "--config-dir", "site", "experiment=mine")
+
+    assert done.returncode == 2, done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_output_that_cannot_be_written_is_exit_code_3(tmp_path):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "glm5bench", "tables", "published"], cwd=ROOT, stdout=full, stderr=-1, text=True, check=False
+        )
+
+    assert done.returncode == 3
+    assert "No space left" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_tables_of_nothing_say_so(tmp_path):
+    done = bench(tmp_path, "tables", ".")
+
+    assert done.returncode == 1
+    assert "No point was found" in done.stderr

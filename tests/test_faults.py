@@ -1,6 +1,7 @@
 """What goes wrong on a node: each fault has its class or verdict, costs only its point, and leaves nothing running."""
 
 import json
+import os
 
 import pytest
 from program import SMALL, bench, point_files, processes_of, status, sweep
@@ -63,11 +64,25 @@ def test_a_server_that_never_starts_fails_all_its_points_and_is_loaded_once(tmp_
     assert log.read_text().count("Load weight begin") == 1
 
 
-def test_an_engine_that_is_not_installed_is_named(tmp_path):
-    done = bench(tmp_path, "sweep", "engine=vllm", "speculative=off", "name=c", "wait=true")
+@pytest.mark.parametrize(("engine", "said"), [("vllm", "there is no program 'vllm'"), ("sglang", "has no module 'sglang'")])
+def test_an_engine_that_is_not_installed_is_named(tmp_path, engine, said):
+    done = bench(tmp_path, "sweep", f"engine={engine}", "speculative=off", "name=c", "cluster.executor=debug")
 
     assert done.returncode == 1
-    assert "there is no program 'vllm'" in done.stderr
+    assert said in done.stderr
+
+
+def test_a_node_without_the_arm_s_gpus_measures_nothing_under_their_name(tmp_path):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/vllm").write_text("#!/bin/sh\nexit 0\n")
+    (tmp_path / "bin/vllm").chmod(0o755)
+    path = f"{tmp_path}/bin:{os.environ['PATH']}"
+
+    done = bench(tmp_path, "sweep", "engine=vllm", "speculative=off", "name=c", "wait=true", PATH=path)
+
+    assert done.returncode == 1
+    assert "it needs 8 B200 GPUs" in done.stderr
+    assert status(tmp_path)["points"][0]["failure_class"] == "node_fault"
 
 
 def test_a_fault_that_does_not_exist_is_refused_before_anything_starts(tmp_path):

@@ -104,7 +104,7 @@ def test_arms_that_overrides_made_the_same_become_one():
     made = plan([compose("concurrency=[4,8]"), compose("concurrency=[8,16]")])
 
     assert [p.concurrency for p in made.points] == [4, 8, 16]
-    assert made.notes[0] == "b200 glm5_fp8 tp8 mtp sglang 8k1k: 2 arms of the request are the same under these overrides; one is left"
+    assert made.notes[0] == "b200 glm5_fp8 tp8 mtp sglang 8192/1024: 2 arms of the request are the same under these overrides; one is left"
 
 
 def test_what_departs_from_the_published_recipe_is_noted_once_an_arm():
@@ -116,11 +116,11 @@ def test_what_departs_from_the_published_recipe_is_noted_once_an_arm():
 def test_what_will_make_a_curve_flat_is_warned_of():
     (told,) = plan([compose("hardware=h200", "workload=1k1k", "concurrency=[4,64]")]).warnings
 
-    assert told == "h200 glm5_fp8 tp8 mtp sglang 1k1k: concurrency 64 is more than the 48 requests that the server admits"
+    assert told == "h200 glm5_fp8 tp8 mtp sglang 1024/1024: concurrency 64 is more than the 48 requests that the server admits"
 
 
 def test_a_checkpoint_is_looked_for_by_its_name_in_the_clusters_directory():
-    assert plan([compose("cluster.checkpoint_dir=/weights/")]).jobs[0].model_path == "/weights/GLM-5-FP8"
+    assert plan([compose("cluster.checkpoint_dir=/weights/")]).jobs[0].model_path == "/weights/zai-org/GLM-5-FP8"
     assert plan([compose()]).jobs[0].model_path == "zai-org/GLM-5-FP8"
 
 

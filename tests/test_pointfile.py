@@ -5,7 +5,7 @@ import dataclasses
 import h5py
 import numpy as np
 import pytest
-from conftest import measured, raw, three_requests
+from conftest import measured, raw, reseal, three_requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,6 +26,7 @@ def written(tmp_path):
 def changed(path, change):
     with h5py.File(path, "r+") as file:
         change(file)
+    reseal(path)
     return path
 
 

@@ -66,8 +66,8 @@ ARMS = {  # overrides: environment, image, flags
         ROCM, "lmsysorg/sglang-rocm:v0.5.12.post1-rocm720-mi35x-20260529",
         f"{MI355X} --context-length 9248 --tokenizer-worker-num 4 --enable-aiter-allreduce-fusion",
     ),
-    "hardware=mi325x speculative=off": ({}, ROCM_IMAGE, f"{MI325X} --data-parallel-size 1"),
-    "hardware=mi325x speculative=mtp": ({}, ROCM_IMAGE, f"{MI325X} --ep-size 1 {EAGLE}"),
+    "hardware=mi325x speculative=off": ({}, "", f"{MI325X} --data-parallel-size 1"),
+    "hardware=mi325x speculative=mtp": ({}, "", f"{MI325X} --ep-size 1 {EAGLE}"),
     "checkpoint=glm52_fp8 speculative=off workload=8k2k": (
         {}, "lmsysorg/sglang:latest", f"{COMMON} --served-model-name glm-5.2-fp8 --tp 8 --mem-fraction-static 0.85",
     ),
@@ -290,3 +290,20 @@ def test_the_shell_line_reads_back_as_the_command():
 
 def test_deepgemm_is_off_on_b300_for_nvfp4_without_mtp_too():
     assert recipe.environment(arm("hardware=b300 checkpoint=glm5_nvfp4 tp=4 speculative=off"))["SGLANG_ENABLE_JIT_DEEPGEMM"] == "0"
+
+
+def test_the_speculative_setting_s_numbers_reach_the_command_line():
+    argv = recipe.bound(arm("speculative.steps=1 speculative.draft_tokens=2"), 4).argv
+
+    assert recipe.flag_value(argv, ["--speculative-num-steps"]) == "1"
+    assert recipe.flag_value(argv, ["--speculative-num-draft-tokens"]) == "2"
+
+
+def test_a_prompt_longer_than_the_model_s_positions_cannot_be():
+    assert "positions" in recipe.impossible(arm("workload.isl_tokens=300000"))
+
+
+def test_fewer_prompts_than_the_concurrency_are_warned_of():
+    made = arm("workload.prompts=8")
+
+    assert any("never reach concurrency 64" in told for told in recipe.warnings(made, recipe.bound(made, 64), 64))

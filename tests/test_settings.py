@@ -61,7 +61,7 @@ def test_a_choice_is_named_after_its_file(group):
 def test_what_is_not_asked_is_the_default():
     s = compose()
 
-    assert s.arm.label == "b200 glm5_fp8 tp8 mtp sglang 8k1k"
+    assert s.arm.label == "b200 glm5_fp8 tp8 mtp sglang 8192/1024"
     assert (s.concurrency, s.repeat, s.seed, s.server_scope, s.bind_concurrency) == ((4,), (0,), (0,), "arm", None)
 
 

@@ -146,3 +146,17 @@ def test_two_campaigns_merge_into_one_archive(tmp_path):
     assert merged.returncode == 0, merged.stderr
     assert sorted(p["concurrency"] for p in tables["points"] if p["source"] == "simulated") == [2, 3]
     assert {p["source"] for p in tables["points"]} == {"simulated", "published"}
+
+
+def test_the_tables_at_the_end_are_made_with_the_prices_that_were_asked_for(tmp_path):
+    done = sweep(tmp_path, "concurrency=2", "price=own", "price.usd_per_gpu_h.b200=100")
+
+    assert "prices: own" in done.stdout
+
+
+def test_more_patience_is_no_other_campaign(tmp_path):
+    bench(tmp_path, "sweep", *SMALL, "wait=true", "concurrency=2", "engine.fault='slow_start:9000'", "engine.start_timeout_s=0.5")
+    again = bench(tmp_path, "sweep", *SMALL, "concurrency=2", "engine.fault='slow_start:9000'", "engine.start_timeout_s=2", "wait=true")
+
+    assert len(list((tmp_path / "outputs").iterdir())) == 1
+    assert "not ready after 2 s" in again.stderr

@@ -181,8 +181,8 @@ def test_workloads_have_iso_tables_of_their_own():
     text = as_markdown(made(*TWO, row(short, 20, 700)))
 
     assert [line for line in text.splitlines() if line.startswith("## Iso")] == [
-        "## Iso-interactivity: measured, 1024/1024 over completions, fixed lengths, interpolation steffen",
-        "## Iso-interactivity: measured, 8192/1024 over completions, fixed lengths, interpolation steffen",
+        "## Iso-interactivity: measured, GLM-5, 1024/1024 over completions, fixed lengths, interpolation steffen",
+        "## Iso-interactivity: measured, GLM-5, 8192/1024 over completions, fixed lengths, interpolation steffen",
     ]
 
 

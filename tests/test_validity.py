@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from glm5bench.analysis.metrics import figures
 from glm5bench.analysis.validity import FLAGGED_CODES, INVALID_CODES, Circumstances, published_verdict, verdict
 
-CALM = Circumstances(2, None, None, None, None, None, None, server_restarted=False)
+CALM = Circumstances(2, None, None, None, None, None, None, engine_version=None, has_no_container=False)
 
 
 def judged(requests, **circumstances):
@@ -65,8 +65,20 @@ def test_fewer_requests_than_the_concurrency_are_not_held_against_the_client():
     assert judged(three_requests(), concurrency=3).validity == "valid"
 
 
-def test_a_server_that_restarted_makes_a_point_invalid():
-    assert judged(three_requests(), server_restarted=True).codes == ("server_restarted",)
+def test_an_engine_that_is_not_the_recipe_s_flags_a_point():
+    assert judged(three_requests(), engine_version=("0.5.12", "0.5.23")).codes == ("engine_version",)
+    assert judged(three_requests(), engine_version=("0.5.12", "0.5.12")).codes == ()
+    assert judged(three_requests(), has_no_container=True).codes == ("no_container",)
+
+
+def test_a_concurrency_that_its_few_requests_cannot_reach_is_not_reached():
+    assert judged(three_requests(), concurrency=4).codes == ("concurrency_not_reached",)
+
+
+def test_failed_connections_are_not_blamed_on_the_cache():
+    v = judged(three_requests(error=["", "reset", ""]), server_peak_running=1, server_capacity_tokens=12345)
+
+    assert v.codes == ("failed_requests",)
 
 
 def test_a_server_that_admits_fewer_requests_flags_a_point():
@@ -120,7 +132,7 @@ def test_a_published_point_is_flagged_as_not_recomputable():
 )
 def test_a_verdict_follows_from_its_codes_which_are_all_stable(errors, asked, lag, running, restarted):
     v = judged(
-        three_requests(error=errors, asked=asked), client_lag_p99_s=lag, server_max_running=running, server_restarted=restarted
+        three_requests(error=errors, asked=asked), client_lag_p99_s=lag, server_max_running=running, has_no_container=restarted
     )  # fmt: skip
 
     assert set(v.codes) <= {*INVALID_CODES, *FLAGGED_CODES}

@@ -34,12 +34,14 @@ class Series:
     osl_tokens: int
     range_ratio: float = 1.0
     endpoint: str = "completions"
+    model: str = "GLM-5"
+    variant: str = ""  # a digest of overridden facts and flags that the other fields do not show
     time_scale: float | None = None  # of a simulated one
 
     @property
     def workload(self) -> tuple[object, ...]:
-        """Only series with the same of this are compared: the kind of number, and what was sent."""
-        return (self.source, self.isl_tokens, self.osl_tokens, self.range_ratio, self.endpoint, self.time_scale)
+        """Only series with the same of this are compared: the kind of number, the model, and what was sent."""
+        return (self.source, self.model, self.isl_tokens, self.osl_tokens, self.range_ratio, self.endpoint, self.time_scale)
 
     @property
     def label(self) -> str:
@@ -121,6 +123,7 @@ class IsoRow:
     status: str
     perf_per_dollar_vs_baseline: float
     baseline: str
+    is_baseline: bool
     steps: tuple[tuple[str, float], ...]  # (what changed, ratio of cost); their product is the whole ratio
 
 
@@ -131,7 +134,7 @@ def series_frontiers(rows: Sequence[Row]) -> dict[Series, list[Row]]:
         if row.validity != "invalid":
             grouped.setdefault(row.series, []).append(row)
     fronts = {}
-    for series in sorted(grouped, key=_series_order):
+    for series in sorted(grouped, key=series_order):
         members = grouped[series]
         x = np.array([r.interactivity_tok_s_user for r in members])
         kept = frontier(x, np.array([r.total_tput_per_gpu_tok_s for r in members]))
@@ -140,9 +143,10 @@ def series_frontiers(rows: Sequence[Row]) -> dict[Series, list[Row]]:
     return fronts
 
 
-def _series_order(s: Series) -> tuple[object, ...]:
-    workload = (s.source, s.isl_tokens, s.osl_tokens, s.range_ratio, s.endpoint, s.time_scale or 0.0)
-    return (*workload, s.hardware, s.engine, s.checkpoint, s.precision, s.speculative)
+def series_order(s: Series) -> tuple[object, ...]:
+    """The order in which tables show series: by workload, then by hardware and recipe."""
+    workload = (s.source, s.model, s.isl_tokens, s.osl_tokens, s.range_ratio, s.endpoint, s.time_scale or 0.0)
+    return (*workload, s.hardware, s.engine, s.checkpoint, s.precision, s.speculative, s.variant)
 
 
 def iso_table(
@@ -165,7 +169,7 @@ def iso_table(
             steps = _steps(base, series, curves, i) if base is not None else ()
             table.append(
                 IsoRow(series, x, curve.cost[i], curve.throughput[i], curve.per_mw[i], curve.concurrency[i], curve.status[i],
-                       ratio, base.label if base is not None else "", steps)
+                       ratio, base.label if base is not None else "", series == base, steps)
             )  # fmt: skip
     return table
 
@@ -200,7 +204,7 @@ def _curve(rows: Sequence[Row], economy: Economy, grid: NDArray[np.float64], met
 def _baseline(peers: Sequence[Series], economy: Economy, is_baseline: Callable[[Series], bool] | None) -> Series | None:
     if is_baseline is not None:
         return next((s for s in peers if is_baseline(s)), None)
-    return min(peers, key=lambda s: (economy.usd_per_gpu_h.get(s.hardware, None) or float("inf"), _series_order(s)))
+    return min(peers, key=lambda s: (economy.usd_per_gpu_h.get(s.hardware, None) or float("inf"), series_order(s)))
 
 
 def _steps(base: Series, target: Series, curves: Mapping[Series, _Curve], i: int) -> tuple[tuple[str, float], ...]:

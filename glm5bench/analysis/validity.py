@@ -14,8 +14,10 @@ from .metrics import Figures, Requests
 
 Validity = Literal["valid", "flagged", "invalid"]
 
-INVALID_CODES = ("no_requests", "failed_requests", "short_outputs", "zero_tokens", "concurrency_not_reached", "server_restarted")
-FLAGGED_CODES = ("admission_capped", "kv_limited", "client_lag", "clock_step", "simulator_lag", "not_recomputable")
+INVALID_CODES = ("no_requests", "failed_requests", "short_outputs", "zero_tokens", "concurrency_not_reached")
+FLAGGED_CODES = (
+    "admission_capped", "kv_limited", "engine_version", "no_container", "client_lag", "clock_step", "simulator_lag", "not_recomputable",
+)  # fmt: skip
 
 CONCURRENCY_REACHED = 0.9  # share of the requests in flight, while enough were left to send
 CLIENT_LAG_S = 0.05  # p99 lateness of the client's event loop
@@ -34,7 +36,8 @@ class Circumstances:
     client_lag_p99_s: float | None
     clock_step_s: float | None
     simulator_late_share: float | None
-    server_restarted: bool
+    engine_version: tuple[str, str] | None  # the recipe's, and what the server says
+    has_no_container: bool  # a real engine from the node's PATH, not from the recipe's image
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Verdict:
 
 def verdict(r: Requests, f: Figures, c: Circumstances) -> Verdict:
     """The verdict over one whole measurement."""
-    reasons = [*_requests(r, f), *_concurrency(r, c), *_server(r, c), *_clocks(c)]
+    reasons = [*_requests(r, f), *_concurrency(r, c), *_server(r, f, c), *_clocks(c)]
     if any(reason.code in INVALID_CODES for reason in reasons):
         return Verdict("invalid", tuple(reasons))
     return Verdict("flagged" if reasons else "valid", tuple(reasons))
@@ -90,8 +93,10 @@ def _requests(r: Requests, f: Figures) -> list[Reason]:
 def _concurrency(r: Requests, c: Circumstances) -> list[Reason]:
     """Requests in flight between the first and the last send: a closed loop keeps them at the concurrency."""
     sent = np.sort(r.sent_ns[r.sent_ns >= 0])
-    if len(sent) <= c.concurrency:
+    if not len(sent):
         return []
+    if len(sent) < c.concurrency:
+        return [Reason("concurrency_not_reached", f"{len(sent)} requests cannot be {c.concurrency} at once")]
     start, stop = sent[c.concurrency - 1], sent[-1]
     if stop <= start:
         return []
@@ -102,14 +107,16 @@ def _concurrency(r: Requests, c: Circumstances) -> list[Reason]:
     return [Reason("concurrency_not_reached", f"{in_flight:.1f} requests were in flight, {c.concurrency} were to be")]
 
 
-def _server(r: Requests, c: Circumstances) -> list[Reason]:
+def _server(r: Requests, f: Figures, c: Circumstances) -> list[Reason]:
     found = []
-    if c.server_restarted:
-        found.append(Reason("server_restarted", "the server restarted during the run"))
+    if c.has_no_container:
+        found.append(Reason("no_container", "the engine ran from the node's PATH, not from the recipe's image"))
+    if c.engine_version is not None and c.engine_version[0] != c.engine_version[1]:
+        found.append(Reason("engine_version", f"the server is version {c.engine_version[1]}, the recipe's is {c.engine_version[0]}"))
     if c.server_max_running is not None and c.server_max_running < c.concurrency:
         found.append(Reason("admission_capped", f"the server admits {c.server_max_running} requests, {c.concurrency} were sent"))
     ran = c.server_peak_running
-    if ran is not None and ran < min(c.concurrency, c.server_max_running or c.concurrency, len(r.sent_ns)):
+    if ran is not None and not f.n_failed and ran < min(c.concurrency, c.server_max_running or c.concurrency, len(r.sent_ns)):
         found.append(Reason("kv_limited", f"at most {ran} requests ran at once, {c.concurrency} were sent; {_cache(c)}"))
     return found
 

@@ -19,7 +19,10 @@ PLAN_FORMAT = 1
 
 
 def opened(campaign: Campaign, plan: Plan, *, name: str, launcher: str, overrides: Sequence[str]) -> tuple[NodeJob, ...]:
-    """The campaign's node jobs: those of its plan.json, written now if it is new.
+    """The campaign's node jobs, in the plan that is written now if it is new.
+
+    Equal keys mean equal bindings, so that the jobs asked for now stand for those of plan.json, with the patience and the paths of
+    this command.
 
     Raises UsageError when the directory holds a campaign of other points, EnvironmentLacks when it cannot be written.
     """
@@ -35,7 +38,7 @@ def opened(campaign: Campaign, plan: Plan, *, name: str, launcher: str, override
             where=str(campaign.plan),
             next_step="give this one a name of its own: name=...",
         )
-    return jobs
+    return plan.jobs
 
 
 def plan_record(plan: Plan, *, name: str, launcher: str, overrides: Sequence[str]) -> dict[str, Any]:

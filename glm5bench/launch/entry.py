@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import tempfile
+import resource
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,10 +22,13 @@ from ..point import NodeJob, from_json
 from ..store.campaign import Campaign
 
 POLL_S = 0.2
+LOCK_VARIABLE = "GLM5BENCH_LOCK_DIR"
 
 
 def run_requests(root: str, requests: Sequence[str]) -> dict[str, list[str]]:
     """Runs the node jobs of these request files one after another: keys measured, failed and left. Never raises."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a connection a user, here and in the server: often more than 1,024
     campaign, progress = Campaign(Path(root)), Progress()
     catch_signals(progress)
     job_id = JobEnvironment().job_id
@@ -45,7 +48,7 @@ def run_requests(root: str, requests: Sequence[str]) -> dict[str, list[str]]:
 @contextlib.contextmanager
 def _this_machine(heart: Heartbeat, progress: Progress) -> Iterator[None]:
     """Local node jobs of one user wait for each other, over all campaigns: two at once would measure each other."""
-    path = Path(tempfile.gettempdir()) / f"glm5bench-{os.getuid()}.lock"
+    path = Path(os.environ.get(LOCK_VARIABLE, "/tmp")) / f"glm5bench-{os.getuid()}.lock"  # noqa: S108  no TMPDIR: one place a machine
     heart.phase("queued")
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import FileError
-from ..point import NodeJob, from_plain
+from ..point import NodeJob, Point, from_plain
 from ..store.campaign import Attempt, Campaign
 from .submit import LiveJob, live_jobs
 
@@ -91,12 +91,14 @@ def status(campaign: Campaign) -> Status:
     running = [_job_state(job) for job in live]
     now = {j.key for j in running}
     attempts = campaign.attempts(p.key for job in jobs for p in job.points)
+    sent = {key: str(s["job_id"]) for s in campaign.read_submissions() for key in s.get("keys", [])}
     points = tuple(
-        _point_state(p.key, job.arm.label, (p.concurrency, p.repeat, p.seed), attempts[p.key], p.key in waiting, p.key in now)
+        _point_state(p, job.arm.label, attempts[p.key], is_waiting=p.key in waiting, is_running=p.key in now, job_id=sent.get(p.key))
         for job in jobs
         for p in job.points
     )
-    return Status(str(record.get("name", campaign.root.name)), any(j.arm.engine.simulated for j in jobs), points, tuple(running))
+    is_simulated = any(j.arm.engine.simulated for j in jobs)
+    return Status(str(record.get("name", campaign.root.name)), is_simulated, points, tuple(running))
 
 
 def planned_jobs(record: dict[str, Any], where: str) -> tuple[NodeJob, ...]:
@@ -107,7 +109,7 @@ def planned_jobs(record: dict[str, Any], where: str) -> tuple[NodeJob, ...]:
         raise FileError(f"plan.json cannot be understood: {str(error).splitlines()[0]}.", path=where) from error
 
 
-def _point_state(key: str, arm: str, axes: tuple[int, int, int], attempts: list[Attempt], is_waiting: bool, is_running: bool) -> PointState:
+def _point_state(point: Point, arm: str, attempts: list[Attempt], *, is_waiting: bool, is_running: bool, job_id: str | None) -> PointState:
     last = next((a for a in attempts if a.is_done), attempts[-1] if attempts else None)
     state = "missing"
     if last is not None and last.is_done:
@@ -119,7 +121,9 @@ def _point_state(key: str, arm: str, axes: tuple[int, int, int], attempts: list[
     elif last is not None:
         state = "invalid" if last.status == "whole" else "failed"
     validity, class_, message = (last.validity, last.failure_class, last.message) if last else ("", "", "")
-    return PointState(key, arm, *axes, state, validity, class_, len(attempts), message)
+    if state == "missing" and job_id is not None:
+        message = f"job {job_id} ended before it; what it said: jobs/submitit/{job_id}_0_log.err"
+    return PointState(point.key, arm, point.concurrency, point.repeat, point.seed, state, validity, class_, len(attempts), message)
 
 
 def _job_state(job: LiveJob) -> JobState:

@@ -31,6 +31,7 @@ def submit(campaign: Campaign, jobs: Sequence[NodeJob], executor: str) -> str:
     requests = _write_requests(campaign, jobs)
     runner = submitit.AutoExecutor(folder=campaign.jobs / "submitit", cluster=executor)
     runner.update_parameters(timeout_min=LOCAL_LIMIT_MIN, name="glm5bench")
+    asked_utc_s = time.time()
     with _detached():
         job = runner.submit(run_requests, str(campaign.root), requests)
     accepted = {
@@ -40,7 +41,7 @@ def submit(campaign: Campaign, jobs: Sequence[NodeJob], executor: str) -> str:
         "host": os.uname().nodename,
         "requests": requests,
         "keys": [p.key for j in jobs for p in j.points],
-        "submitted_utc_s": time.time(),
+        "submitted_utc_s": asked_utc_s,
         "glm5bench": __version__,
     }
     campaign.append_submission(accepted)
@@ -88,6 +89,8 @@ def live_jobs(campaign: Campaign) -> list[LiveJob]:
     submitted = {str(s["job_id"]): s for s in campaign.read_submissions() if "job_id" in s}
     for job_id in sorted({*submitted, *_job_folders(campaign)}):
         beat = read_beat(campaign.heartbeat(job_id))
+        if beat is not None and job_id in submitted and beat.time_utc_s < submitted[job_id]["submitted_utc_s"]:
+            beat = None  # of an earlier job: local job ids are process ids, which come again
         if beat is not None and is_alive(beat, now):
             live.append(LiveJob(job_id, beat.host, beat, tuple(beat.keys)))
         elif beat is None and job_id in submitted and _controller_runs(submitted[job_id]):

@@ -11,7 +11,7 @@ import asyncio
 import gc
 import ssl
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,9 +60,17 @@ def run_load(server: Server, path: str, prompts: Sequence[Prompt], concurrency: 
     gc.collect()
     gc.disable()
     try:
-        return asyncio.run(_closed_loop(server, path, prompts, concurrency, progress))
+        return _run(_closed_loop(server, path, prompts, concurrency, progress))
     finally:
         gc.enable()
+
+
+def _run(work: Coroutine[Any, Any, Load]) -> Load:
+    try:
+        import uvloop
+    except ImportError:  # no Linux
+        return asyncio.run(work)
+    return uvloop.run(work)
 
 
 async def _closed_loop(server: Server, path: str, prompts: Sequence[Prompt], concurrency: int, progress: Progress) -> Load:

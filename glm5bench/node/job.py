@@ -7,13 +7,16 @@ the server is started again for what is left. SIGTERM, SIGINT and SIGUSR2 stop i
 
 from __future__ import annotations
 
+import contextlib
 import math
 import signal
 import socket
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -21,12 +24,13 @@ import httpx
 
 from ..analysis.metrics import Figures
 from ..analysis.validity import Verdict
-from ..errors import BenchError, ClientError, ServerError
-from ..point import Arm, NodeJob, Point, ServerStart, plain
+from ..errors import BenchError, ClientError, EnvironmentLacks, ServerError
+from ..point import Arm, NodeJob, Point, ServerStart, digest_of, plain, simulated_facts
 from ..store.campaign import ATTEMPT_FORMAT, Campaign
-from ..store.files import write_json
+from ..store.files import Taken, write_json
 from ..store.measurement import Measurement
 from ..store.pointfile import write_point
+from ..store.sealed import seal_of
 from . import client
 from .heartbeat import Heartbeat
 from .provenance import provenance
@@ -116,11 +120,15 @@ class _Start:
     def _one(self, server: Server, left: list[Point], faults: int) -> int:
         try:
             self._measure(server, left[0])
-        except (ServerError, Stopped):
+        except (ServerError, Stopped, EnvironmentLacks):
             raise
         except BenchError as error:
             self._fail(left.pop(0), error)
             return faults
+        except Exception as error:  # the border around one point: a defect costs it, and not those after it
+            traceback.print_exc()
+            self._fail(left.pop(0), ClientError(f"A defect of glm5bench, please report it: {type(error).__name__}: {error}."))
+            return faults + 1
         self.progress.measured.append(left.pop(0).key)
         self.heart.beat.points_done += 1
         return 0
@@ -144,7 +152,7 @@ class _Start:
         if any(trace.error for trace in load.traces):
             server.answers_or_raise()
         ended, clock_step = _now(), (time.time() - wall) - (time.monotonic() - clock)
-        info = server.get_json("/server_info") or server.get_json("/get_server_info") or {}
+        info = _server_info(server)
         made = {
             **provenance(self.job_id),
             "start_utc": began,
@@ -161,11 +169,19 @@ class _Start:
         self._write(Measurement(point.key, source, record, made, client.requests(load), _observed(info, server), log), point)
 
     def _write(self, m: Measurement, point: Point) -> None:
-        attempt = self.campaign.next_attempt(point.key)
-        digest = write_point(self.campaign.point_file(point.key, attempt), m)
+        attempt = self._write_point(m, point)
         figures, verdict = m.figures(), m.verdict()
         assert figures is not None
-        write_json(self.campaign.attempt_file(point.key, attempt), {**self._attempt(point, attempt), **_whole(digest, figures, verdict)})
+        whole = _whole(self.campaign.point_file(point.key, attempt), m.digest(), figures, verdict)
+        write_json(self.campaign.attempt_file(point.key, attempt), {**self._attempt(point, attempt), **whole})
+
+    def _write_point(self, m: Measurement, point: Point) -> int:
+        """The number of the attempt under which the file stands; a number that another job took meanwhile is left to it."""
+        while True:
+            attempt = self.campaign.next_attempt(point.key)
+            with contextlib.suppress(Taken):
+                write_point(self.campaign.point_file(point.key, attempt), m)
+                return attempt
 
     def _fail(self, point: Point, error: BenchError) -> None:
         """A record of the failed attempt. A directory that cannot be written ends the job: nothing more would be kept."""
@@ -216,14 +232,24 @@ def point_record(job: NodeJob, start: ServerStart, point: Point) -> dict[str, An
         "binding": point.binding,
         "departures": list(start.recipe.notes),
         "time_scale": arm.engine.time_scale if arm.engine.simulated else None,
+        "variant": variant(arm),
         "arm": plain(arm),
         "recipe": plain(start.recipe),
     }
 
 
+def variant(arm: Arm) -> str:
+    """A digest of what makes two curves of the same name different: flags and variables of the user's own, and the facts simulated with."""
+    own = [list(arm.engine.extra_args), arm.engine.env] if arm.engine.extra_args or arm.engine.env else []
+    facts = simulated_facts(arm) if arm.engine.simulated else None
+    return digest_of([own, facts], 8) if own or facts else ""
+
+
 def _observed(info: dict[str, Any], server: Server) -> dict[str, Any]:
     """What the server said of itself after the run, with the numbers that the verdict needs taken out."""
-    states = info.get("internal_states") or [{}]
+    told = info.get("internal_states")
+    states = [s for s in told if isinstance(s, dict)] if isinstance(told, list) else []
+    states = states or [{}]
     lag = info.get("lag") or {}
     running_limits = [s.get("effective_max_running_requests_per_dp") for s in states]
     return {
@@ -233,8 +259,17 @@ def _observed(info: dict[str, Any], server: Server) -> dict[str, Any]:
         "peak_running": states[0].get("peak_running_requests"),
         "acceptance_length": states[0].get("avg_spec_accept_length"),
         "simulator_late_share": lag["late_steps"] / max(1, lag["steps"]) if lag else None,
-        "restarted": False,
+        "version": str(info["version"]) if info.get("version") and not info.get("simulated") else None,
     }
+
+
+def _server_info(server: Server) -> dict[str, Any]:
+    """What the engine tells of itself: SGLang's server information, or vLLM's version; empty where it tells nothing."""
+    for path in ("/server_info", "/get_server_info", "/version"):
+        info = server.get_json(path)
+        if isinstance(info, dict):
+            return info
+    return {}
 
 
 def info_redacted(info: dict[str, Any], server: Server) -> dict[str, Any]:
@@ -252,7 +287,7 @@ def _flush(server: Server) -> None:
         raise ClientError(f"The server does not answer POST /flush_cache: {error}.") from error
 
 
-def _whole(digest: str, f: Figures, v: Verdict) -> dict[str, Any]:
+def _whole(path: Path, digest: str, f: Figures, v: Verdict) -> dict[str, Any]:
     summary = {
         "n_requests": f.n_requests,
         "n_failed": f.n_failed,
@@ -261,7 +296,15 @@ def _whole(digest: str, f: Figures, v: Verdict) -> dict[str, Any]:
         "duration_s": f.duration_s,
     }
     finite = {k: x for k, x in summary.items() if math.isfinite(x)}
-    return {"status": "whole", "digest": digest, "validity": v.validity, "reasons": [asdict(r) for r in v.reasons], "summary": finite}
+    return {
+        "status": "whole",
+        "digest": digest,
+        "seal": seal_of(path),
+        "size_bytes": path.stat().st_size,
+        "validity": v.validity,
+        "reasons": [asdict(r) for r in v.reasons],
+        "summary": finite,
+    }
 
 
 def _now() -> str:

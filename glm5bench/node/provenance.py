@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import platform
+import re
 import shutil
 import socket
 import subprocess
@@ -14,8 +16,12 @@ import httpx
 import numpy as np
 
 from .. import __version__
+from ..point import Hardware
 
-GPU_QUERY = ["nvidia-smi", "--query-gpu=name,driver_version,uuid", "--format=csv,noheader"]
+GPU_QUERIES = {
+    "nvidia": ["nvidia-smi", "--query-gpu=name,driver_version,uuid", "--format=csv,noheader"],
+    "amd": ["rocm-smi", "--showproductname", "--csv"],
+}
 
 
 def provenance(job_id: str) -> dict[str, Any]:
@@ -30,14 +36,28 @@ def provenance(job_id: str) -> dict[str, Any]:
         "httpx": httpx.__version__,
         "numpy": np.__version__,
         "kernel": platform.release(),
-        "client": "httpx, one client a slot, user-space stamps",
+        "client": "httpx, one client a slot, user-space stamps, " + ("uvloop" if has_uvloop() else "asyncio"),
+        "container": "none",
         "executable": sys.executable,
     }
 
 
+def has_uvloop() -> bool:
+    """Whether the client's event loop is uvloop's."""
+    return importlib.util.find_spec("uvloop") is not None
+
+
 def gpus() -> list[str]:
-    """A line for each NVIDIA GPU of this host: name, driver, UUID; empty where there is none."""
-    return _lines(GPU_QUERY) if shutil.which(GPU_QUERY[0]) else []
+    """What the vendors' tools on this host say of its GPUs, a line each; empty where there is none."""
+    return [line for query in GPU_QUERIES.values() if shutil.which(query[0]) for line in _lines(query)]
+
+
+def wrong_gpus(hardware: Hardware, tp: int) -> str:
+    """Why this host cannot be what the arm says that it measures; empty where it can."""
+    shown = gpus()
+    if sum(bool(re.search(rf"\b{hardware.gpu_name}\b", line)) for line in shown) >= tp:
+        return ""
+    return f"it needs {tp} {hardware.gpu_name} GPUs, and this node has {'; '.join(shown) or 'none that nvidia-smi or rocm-smi shows'}"
 
 
 def git_state() -> str:

@@ -22,9 +22,11 @@ from typing import Any
 import httpx
 
 from ..errors import ServerError
-from ..point import Arm, Recipe, canonical_json
+from ..point import KEY_FILE_VARIABLE, Arm, Recipe, canonical_json
+from . import guard
+from .provenance import wrong_gpus
 
-KEY_FILE_VARIABLE = "GLM5BENCH_API_KEY_FILE"
+ENGINE_PREFIXES = ("SGLANG_", "SGL_", "VLLM_", "NCCL_", "RCCL_", "FLASHINFER_", "DG_", "AITER_")
 POLL_S = 0.1
 GONE_S = 10.0  # how long a server may take to die after its last word
 OUT_OF_MEMORY = ("out of memory", "OutOfMemoryError", "HIP out of memory")
@@ -120,6 +122,8 @@ NEXT_STEPS = {
     "server_start_timeout": "raise engine.start_timeout_s, or look for what the log waits for",
     "server_hung": "raise engine.stall_timeout_s if the server is only slow",
     "image_missing": "install the engine on this node, or use engine=simulated",
+    "checkpoint_missing": "fetch it there, or set cluster.checkpoint_dir",
+    "node_fault": "run this arm on a node that has these GPUs, or use engine=simulated",
 }
 
 
@@ -157,7 +161,7 @@ def _spawn(recipe: Recipe, arm: Arm, place: Place, pipe_read: int) -> Server:
     log_path = place.folder / "server.log"
     with log_path.open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "glm5bench.node.guard", str(pipe_read), *command],
+            [sys.executable, "-I", guard.__file__, str(pipe_read), *command],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -173,19 +177,37 @@ def _command(argv: list[str], arm: Arm, place: Place) -> list[str]:
         return [sys.executable, *argv[1:]]
     program = shutil.which(argv[0])
     if program is None:
-        raise ServerError(
-            f"{arm.engine.id} cannot start on node {place.host_name}: there is no program {argv[0]!r}.",
-            failure_class="image_missing",
-            next_step=NEXT_STEPS["image_missing"],
-        )
+        raise _cannot_start(arm, place, f"there is no program {argv[0]!r}", "image_missing")
+    if argv[1] == "-m" and not _has_module(program, argv[2].partition(".")[0]):
+        raise _cannot_start(arm, place, f"{program} has no module {argv[2].partition('.')[0]!r}", "image_missing")
+    if place.model_path.startswith("/") and not Path(place.model_path).is_dir():
+        raise _cannot_start(arm, place, f"there is no checkpoint {place.model_path}", "checkpoint_missing")
+    wrong = wrong_gpus(arm.hardware, arm.tp)
+    if wrong:
+        raise _cannot_start(arm, place, wrong, "node_fault")
     return [program, *argv[1:]]
 
 
+def _cannot_start(arm: Arm, place: Place, why: str, failure_class: str) -> ServerError:
+    return ServerError(
+        f"{arm.engine.id} cannot start on node {place.host_name}: {why}.",
+        failure_class=failure_class,
+        next_step=NEXT_STEPS[failure_class],
+    )
+
+
+def _has_module(python: str, module: str) -> bool:
+    find = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
+    return subprocess.run([python, "-c", find], capture_output=True, timeout=120, check=False).returncode == 0
+
+
 def _environment(own: Mapping[str, str], arm: Arm, key: str, key_file: Path) -> dict[str, str]:
-    package_root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(p for p in (package_root, os.environ.get("PYTHONPATH", "")) if p)
-    env = {**os.environ, "PYTHONPATH": path, **own}
+    """The node's environment without what would change the engine unrecorded; then the recipe's own."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith(ENGINE_PREFIXES)}
+    env |= own
     if arm.engine.simulated:
+        package_root = str(Path(__file__).resolve().parents[2])
+        env["PYTHONPATH"] = os.pathsep.join(p for p in (package_root, os.environ.get("PYTHONPATH", "")) if p)
         env[KEY_FILE_VARIABLE] = str(key_file)
     if arm.engine.flavor == "vllm":
         env["VLLM_API_KEY"] = key
@@ -208,7 +230,7 @@ def _wait_until_ready(server: Server, deadline: float) -> None:
             try:
                 answer = client.get("/health")
                 if answer.status_code == 200:
-                    return _one_token(server, client)
+                    return _one_token(server, client, deadline)
                 said = f"GET /health: {answer.status_code}"
             except httpx.HTTPError as error:
                 said = f"GET /health: {error}"
@@ -217,11 +239,11 @@ def _wait_until_ready(server: Server, deadline: float) -> None:
             time.sleep(POLL_S)
 
 
-def _one_token(server: Server, client: httpx.Client) -> None:
-    """The smoke request: ready is who answers with a token."""
+def _one_token(server: Server, client: httpx.Client, deadline: float) -> None:
+    """The smoke request: ready is who answers with a token. Kernels may still be compiled for it, within the start's deadline."""
     body = {"model": model_name(server), "prompt": [1000, 1001, 1002], "max_tokens": 1, "temperature": 0}
     try:
-        answer = client.post("/v1/completions", json=body, timeout=server.arm.engine.stall_timeout_s)
+        answer = client.post("/v1/completions", json=body, timeout=max(10.0, deadline - time.monotonic()))
     except httpx.HTTPError as error:
         server.alive_or_raise()
         raise server.error(f"says that it is ready and does not answer a one-token request ({error})", "server_crash") from error

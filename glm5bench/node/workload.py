@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..point import Point, Workload
+from ..simulator.predict import lengths
 
 FIRST_ID, LAST_ID = 1000, 100_000  # inside every vocabulary here, past its special tokens
 WORDS = ("the", "of", "and", "to", "in", "is", "for", "that", "on", "with", "as", "are", "this", "by", "be", "at", "from", "or", "an", "it")
@@ -39,8 +40,7 @@ def prompts(workload: Workload, point: Point, model: str) -> tuple[list[Prompt],
 
 
 def _drawn(w: Workload, rng: np.random.Generator, n: int, model: str) -> list[Prompt]:
-    inputs = rng.integers(max(1, int(w.range_ratio * w.isl_tokens)), w.isl_tokens + 1, size=n)
-    outputs = rng.integers(max(1, int(w.range_ratio * w.osl_tokens)), w.osl_tokens + 1, size=n)
+    inputs, outputs = lengths(rng, w.isl_tokens, w.range_ratio, n), lengths(rng, w.osl_tokens, w.range_ratio, n)
     return [_encoded(w, rng, int(i), int(o), model) for i, o in zip(inputs, outputs, strict=True)]
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from tabulate import tabulate
 
+from ..errors import printable
+
 
 def plan_text(record: Mapping[str, Any]) -> str:
     """Node jobs, what was left out and why, what departs from the published recipes, warnings, estimates."""
@@ -38,15 +40,9 @@ def plan_text(record: Mapping[str, Any]) -> str:
 
 
 def _arm(arm: Mapping[str, Any]) -> str:
-    names = (
-        arm["hardware"]["id"],
-        arm["checkpoint"]["id"],
-        f"tp{arm['tp']}",
-        arm["speculative"]["id"],
-        arm["engine"]["id"],
-        arm["workload"]["id"],
-    )
-    return " ".join(names)
+    w = arm["workload"]
+    names = (arm["hardware"]["id"], arm["checkpoint"]["id"], f"tp{arm['tp']}", arm["speculative"]["id"], arm["engine"]["id"])
+    return " ".join((*names, f"{w['isl_tokens']}/{w['osl_tokens']}"))
 
 
 def _duration(seconds: float) -> str:
@@ -59,13 +55,16 @@ def status_text(record: Mapping[str, Any]) -> str:
     word = " (simulated)" if record["simulated"] else ""
     parts = [f"{record['campaign']}{word}: {counts}"]
     for job in record["jobs"]:
+        if job["phase"] == "queued":
+            parts.append(f"  job {job['job_id']} on {job['node']}: waits for this machine, another local campaign runs")
+            continue
         doing = f"{job['phase']} {job['requests_done']}/{job['requests']} requests" if job["phase"] == "measuring" else job["phase"]
         parts.append(
             f"  job {job['job_id']} on {job['node']}: {doing}, {job['points_done']} of {job['points']} points of {job['node_job']}"
         )
     for point in record["points"]:
-        if point["state"] in ("failed", "invalid"):
-            why = point["failure_class"] or point["validity"]
+        if point["state"] in ("failed", "invalid") or (point["state"] == "missing" and point["message"]):
+            why = point["failure_class"] or point["validity"] or "no word"
             parts.append(f"  {point['state']}: {point['arm']} concurrency {point['concurrency']} ({why}, {point['attempts']} attempts)")
-            parts += [f"    {line}" for line in point["message"].splitlines()]
+            parts += [f"    {printable(line)}" for line in point["message"].splitlines()]
     return "\n".join(parts)

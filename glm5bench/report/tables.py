@@ -15,13 +15,13 @@ from typing import Any
 
 from tabulate import tabulate
 
-from ..analysis.comparison import Economy, IsoRow, Row, Series
+from ..analysis.comparison import Economy, IsoRow, Row, Series, series_order
+from ..errors import printable
 
 DEFINITIONS = (
     "total tok/s/GPU: prompt and output tokens over the whole wall time, divided by the GPUs that the server uses",
     "tok/s/user (interactivity): 1000 / median TPOT in ms; TPOT = (E2EL - TTFT)/(output tokens - 1)",
     "$/Mtok: ($/GPU/h) / (3600 x total tok/s/GPU / 1e6); $/Mtok node: the same with the node's idle GPUs paid",
-    "tok/s/MW: total tok/s/GPU / (all-in kW per GPU, assumed) x 1000",
 )
 ISO_DEFINITION = "perf/$: cost of the baseline over cost of the row, at the same interactivity; unreachable: outside the measured range"
 
@@ -41,28 +41,13 @@ def tables(
     rows: Sequence[Row], fronts: Mapping[Series, Sequence[Row]], iso: Sequence[IsoRow], economy: Economy, **made_with: str
 ) -> Tables:
     """Flat rows with units in their names, the same in every format: docs/json.md."""
-    in_order = sorted(rows, key=lambda r: (r.series.source, *_order(r.series), r.tp, r.concurrency, r.seed, r.repeat, r.digest))
+    in_order = sorted(rows, key=lambda r: (*series_order(r.series), r.tp, r.concurrency, r.seed, r.repeat, r.digest))
     return Tables(
         points=[point_row(r, economy) for r in in_order],
         frontier=[point_row(r, economy) for members in fronts.values() for r in members],
         iso=[iso_row(r) for r in iso],
         price_id=made_with["price_id"],
         method=made_with["method"],
-    )
-
-
-def _order(s: Series) -> tuple[Any, ...]:
-    return (
-        s.isl_tokens,
-        s.osl_tokens,
-        s.range_ratio,
-        s.endpoint,
-        s.time_scale or 0.0,
-        s.hardware,
-        s.engine,
-        s.checkpoint,
-        s.precision,
-        s.speculative,
     )
 
 
@@ -78,6 +63,8 @@ def _series(s: Series) -> dict[str, Any]:
         "osl_tokens": s.osl_tokens,
         "range_ratio": s.range_ratio,
         "endpoint": s.endpoint,
+        "model": s.model,
+        "variant": s.variant,
         "time_scale": s.time_scale,
     }
 
@@ -124,6 +111,7 @@ def iso_row(r: IsoRow) -> dict[str, Any]:
         "concurrency": _finite(r.concurrency),
         "perf_per_dollar_vs_baseline": _finite(r.perf_per_dollar_vs_baseline),
         "baseline": r.baseline,
+        "is_baseline": r.is_baseline,
         **{f"{name}_step": _finite(steps.get(name, math.nan)) for name in ("hardware", "precision", "speculative")},
     }
 
@@ -181,7 +169,7 @@ def _spaced(parts: Sequence[str]) -> list[str]:
 
 def _workload(r: Mapping[str, Any]) -> str:
     lengths = "fixed lengths" if r["range_ratio"] == 1 else f"lengths in [{r['range_ratio']:g} L, L]"
-    return f"{_source(r)}, {r['isl_tokens']}/{r['osl_tokens']} over {r['endpoint']}, {lengths}"
+    return f"{_source(r)}, {r['model']}, {r['isl_tokens']}/{r['osl_tokens']} over {r['endpoint']}, {lengths}"
 
 
 def _source(r: Mapping[str, Any]) -> str:
@@ -219,8 +207,8 @@ def _iso_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     grid = list(dict.fromkeys(r["interactivity_tok_s_user"] for r in rows))
     costs = [{"tok/s/user": f"{x:g}", **{label: _cost_text(cells[x, label]) for label in labels}} for x in grid]
     parts = ["$/Mtok; (i): interpolated between measured points", "", _markdown(costs)]
-    baseline = next((r["baseline"] for r in rows if r["baseline"]), "")
-    others = [label for label in labels if not label.startswith(baseline)] if baseline else []
+    baseline = next((name[_label(r)] for r in rows if r["is_baseline"]), "")
+    others = [label for label in labels if label != baseline] if baseline else []
     ratios = [{"tok/s/user": f"{x:g}", **{label: _ratio_text(cells[x, label]) for label in others}} for x in grid]
     ratios = [line for line in ratios if any(line[label] for label in others)]
     if ratios:
@@ -229,13 +217,13 @@ def _iso_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _label(r: Mapping[str, Any]) -> str:
-    return f"{r['hardware']} {r['engine']} {r['precision']} {r['speculative']} {r['checkpoint']}"
+    return f"{r['hardware']} {r['engine']} {r['precision']} {r['speculative']} {r['checkpoint']} {r['variant']}".rstrip()
 
 
 def _short_labels(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Each series' label without its checkpoint where that is not what tells two apart."""
     whole = list(dict.fromkeys(_label(r) for r in rows))
-    short = [label.rpartition(" ")[0] for label in whole]
+    short = [" ".join(label.split(" ")[:4]) for label in whole]
     return {label: s if short.count(s) == 1 else label for label, s in zip(whole, short, strict=True)}
 
 
@@ -258,11 +246,6 @@ def _markdown(rows: Sequence[Mapping[str, str]]) -> str:
     align = ["right" if n else "left" for n in numeric]
     cells = [[printable(text).replace("|", "\\|") for text in r.values()] for r in rows]
     return tabulate(cells, headers=[printable(h) for h in rows[0]], tablefmt="github", disable_numparse=True, colalign=align)
-
-
-def printable(text: str) -> str:
-    """The text without control characters: archives are data from strangers."""
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _is_number(text: str) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..errors import UsageError
 from ..point import FAULTS, Arm, from_json
-from ..roofline import MemoryFit, StepModel, memory_fit
+from ..roofline import SPECULATIVE_DEFAULT_RUNNING, MemoryFit, StepModel, memory_fit, resolved_kv_dtype
 from .scheduler import Limits
 
 START_S = 20.0  # simulated seconds from the process's start to ready
@@ -75,9 +75,9 @@ def options(argv: Sequence[str], *, api_key: str | None = None) -> Options:
 
 def from_arm(arm: Arm, known: argparse.Namespace, argv: tuple[str, ...], *, api_key: str | None = None) -> Options:
     """Options of an arm whose flags are parsed."""
-    kv_dtype = _kv_dtype(arm, known.kv_cache_dtype)
+    kv_dtype = resolved_kv_dtype(arm, known.kv_cache_dtype)
     memory = memory_fit(arm, fraction=known.mem_fraction_static, kv_dtype=kv_dtype)
-    default_running = 48 if arm.speculative.steps else NO_SPECULATION_RUNNING
+    default_running = SPECULATIVE_DEFAULT_RUNNING if arm.speculative.steps else NO_SPECULATION_RUNNING
     default_chunk = 8192 if arm.hardware.memory_gib < 160 else 16384  # SGLang's defaults by memory size
     limits = Limits(known.max_running_requests or default_running, memory.capacity_tokens, known.chunked_prefill_size or default_chunk)
     return Options(
@@ -120,8 +120,3 @@ def _parser() -> argparse.ArgumentParser:
 
 def _port(text: str) -> int:
     return int(text) if text.isdigit() else 0  # a recipe's $PORT, not yet given
-
-
-def _kv_dtype(arm: Arm, asked: str) -> str:
-    on_blackwell = arm.hardware.architecture.startswith("Blackwell")
-    return "fp8" if asked.startswith("fp8") or (asked == "auto" and on_blackwell) else "bf16"

@@ -11,10 +11,9 @@ from pathlib import Path
 import uvicorn
 
 from ..errors import BenchError, EnvironmentLacks, UsageError
+from ..point import KEY_FILE_VARIABLE
 from .app import application
 from .options import Options, options
-
-KEY_FILE_VARIABLE = "GLM5BENCH_API_KEY_FILE"  # the key itself stands in no command line and no environment
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -19,14 +19,23 @@ import numpy as np
 from ..analysis.comparison import Row
 from ..errors import FileError, UsageError
 from ..point import canonical_json, digest_of, from_plain
-from .files import write_whole
 from .measurement import Measurement
-from .pointfile import FORMAT, json_bytes, kind_of, opened, read_from, write_into
+from .pointfile import FORMAT, child, json_bytes, kind_of, opened, read_from, write_into
+from .sealed import write_sealed
 
 PUBLISHED = Path(__file__).resolve().parent.parent / "published" / "published.h5"
 
 
-DAMAGED = (KeyError, OSError, RuntimeError, ValueError, TypeError, IndexError, AttributeError)  # what h5py raises on hostile files
+DAMAGED = (
+    LookupError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    MemoryError,
+)  # what h5py raises on hostile files
 
 
 @dataclass(frozen=True)
@@ -126,32 +135,46 @@ def _add_file(found: Collected, path: Path) -> None:
     with opened(path) as file:
         if kind_of(file, path) == "point":
             return found.add_point(*read_from(file, str(path)), str(path))
-        for name in sorted(file["points"]):
+        for name in sorted(child(file, "points")):
             where = f"{path}:/points/{name}"
             try:
-                found.add_point(*read_from(file["points"][name], where), str(path))
+                found.add_point(*read_from(child(file["points"], name), where), str(path))
             except FileError as error:
                 found.refuse(error)
             except DAMAGED as error:
                 found.refuse(FileError(f"The point is damaged: {' '.join(str(error).split())[:200]}.", path=where))
-        for name in sorted(file["tables"]):
-            rows = json.loads(json_bytes(file["tables"][name]))
+        for name in sorted(child(file, "tables")):
+            rows = json.loads(json_bytes(child(file["tables"], name)))
             found.add_table(from_plain(SourceTable, rows))
         return None
+
+
+def refuse_to_overwrite(path: Path) -> None:
+    """Raises UsageError when something stands there that is no archive of glm5bench, FileError when it is a damaged one."""
+    if not path.exists():
+        return
+    with_what = "a directory" if path.is_dir() else "no file of bytes" if not path.is_file() else ""
+    if not with_what:
+        try:
+            with opened(path) as file:
+                with_what = "" if kind_of(file, path) == "archive" else "a point file"
+        except FileError as error:
+            with_what = f"no archive that can be read ({error.message.rstrip('.')})"
+    if with_what:
+        raise UsageError(f"{path} is {with_what}, and is not overwritten.", next_step="give -o another name")
 
 
 def write_archive(path: Path, collected: Collected) -> None:
     """The archive of everything collected, whole or not at all."""
 
-    def write(beside: Path) -> None:
-        with h5py.File(beside, "w", libver=("earliest", "v110")) as file:
-            file.attrs.update(format=FORMAT, kind="archive", content_digest=collected.digest())
-            points, tables = file.create_group("points"), file.create_group("tables")
-            for name in sorted(collected.points):
-                stored = collected.points[name]
-                write_into(points.create_group(name), stored.measurement, stored.digest)
-            for name in sorted(collected.tables):
-                data = np.frombuffer(canonical_json(collected.tables[name]).encode(), dtype=np.uint8)
-                tables.create_dataset(name, data=data).attrs.update(unit="JSON", axes="byte")
+    def fill(file: h5py.File) -> None:
+        file.attrs.update(format=FORMAT, kind="archive", content_digest=collected.digest())
+        points, tables = file.create_group("points"), file.create_group("tables")
+        for name in sorted(collected.points):
+            stored = collected.points[name]
+            write_into(points.create_group(name), stored.measurement, stored.digest)
+        for name in sorted(collected.tables):
+            data = np.frombuffer(canonical_json(collected.tables[name]).encode(), dtype=np.uint8)
+            tables.create_dataset(name, data=data).attrs.update(unit="JSON", axes="byte")
 
-    write_whole(path, write)
+    write_sealed(path, fill)

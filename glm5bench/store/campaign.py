@@ -22,8 +22,10 @@ from typing import Any
 from ..errors import BenchError, FileError
 from .files import read_json, writable, write_json
 from .pointfile import read_point
+from .sealed import seal_of
 
 ATTEMPT_FORMAT = 1
+LOST_PLAN = "remove it and type the same sweep again: measured points are found by their keys"
 
 
 @dataclass(frozen=True)
@@ -111,9 +113,12 @@ class Campaign:
             raise FileError(
                 "There is no campaign here: plan.json is missing.", path=str(self.root), next_step="name a directory under outputs/"
             )
-        record = read_json(self.plan)
+        try:
+            record = read_json(self.plan)
+        except FileError as error:
+            raise FileError(error.message, path=error.path, next_step=LOST_PLAN) from error
         if not isinstance(record, dict) or not isinstance(record.get("jobs"), list):
-            raise FileError("plan.json is not one of glm5bench's.", path=str(self.plan))
+            raise FileError("plan.json is not one of glm5bench's.", path=str(self.plan), next_step=LOST_PLAN)
         return record
 
     def append_submission(self, line: dict[str, Any]) -> None:
@@ -149,18 +154,23 @@ class Campaign:
         found: dict[str, list[Attempt]] = {key: [] for key in wanted}
         for (key, number), kinds in sorted(numbers.items()):
             attempt = self._recorded(key, number) if "json" in kinds else self._judged(key, number)
-            if attempt.status == "whole" and "h5" not in kinds:
-                attempt = Attempt(key, number, "failed", "", "lost", "the record says whole, and the file is gone")
             found[key].append(attempt)
         return found
 
     def _recorded(self, key: str, number: int) -> Attempt:
         try:
             r = read_json(self.attempt_file(key, number))
+            if r["status"] == "whole" and not self._is_as_written(key, number, r):
+                return Attempt(key, number, "failed", "", "lost", "the point's file is gone, or is not the one that was written")
             message = r.get("message", "") or "; ".join(f"{why['code']}: {why['text']}" for why in r.get("reasons", []))
             return Attempt(key, number, r["status"], r.get("validity", ""), r.get("class", ""), message)
         except (FileError, KeyError, TypeError, AttributeError):
             return self._judged(key, number)
+
+    def _is_as_written(self, key: str, number: int, record: dict[str, Any]) -> bool:
+        """Size and seal of the point's file are those of its record: cheap, and enough to notice another or a shorter file."""
+        path = self.point_file(key, number)
+        return path.is_file() and path.stat().st_size == record["size_bytes"] and seal_of(path) == record["seal"]
 
     def _judged(self, key: str, number: int) -> Attempt:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -12,10 +13,15 @@ from typing import Any
 from ..errors import EnvironmentLacks, FileError
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+class Taken(Exception):
+    """A file stands already where a new one was to be."""
+
+
+def write_whole(path: Path, write: Callable[[Path], None], *, is_new: bool = False) -> None:
     """Calls `write` with a name beside `path`, then renames it into place. On any failure nothing is left there.
 
-    Raises EnvironmentLacks when the directory cannot be written or the disk is full.
+    Raises EnvironmentLacks when the directory cannot be written or the disk is full, and Taken under `is_new` where another process
+    was first.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     with writable(path):
@@ -23,10 +29,19 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         try:
             write(beside)
             _sync(beside)
-            os.replace(beside, path)
+            _place_new(beside, path) if is_new else os.replace(beside, path)
             _sync(path.parent)
         finally:
             beside.unlink(missing_ok=True)
+
+
+def _place_new(beside: Path, path: Path) -> None:
+    try:
+        os.link(beside, path)  # unlike a rename, it refuses to take the place of another
+    except FileExistsError as error:
+        raise Taken(str(path)) from error
+    except OSError:  # a file system without hard links
+        os.replace(beside, path)
 
 
 @contextlib.contextmanager
@@ -35,9 +50,11 @@ def writable(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or " ".join(str(error).split())
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise EnvironmentLacks(
-            f"{path.name} cannot be written: {reason}.", where=str(path.parent), next_step="free space there or choose another directory"
+            f"{path.name} cannot be written: {error.strerror or error}.",
+            where=str(path.parent),
+            next_step="free space there, then run the same command again" if full else "choose another directory",
         ) from error
 
 

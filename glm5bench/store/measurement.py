@@ -62,7 +62,8 @@ class Measurement:
             client_lag_p99_s=p.get("client_lag_p99_s"),
             clock_step_s=p.get("clock_step_s"),
             simulator_late_share=s.get("simulator_late_share"),
-            server_restarted=bool(s.get("restarted", False)),
+            engine_version=(str(self.point["engine_version"]), str(s["version"])) if s.get("version") else None,
+            has_no_container=p.get("container") == "none" and self.source == "measured",
         )
 
     def digest(self) -> str:
@@ -96,9 +97,13 @@ class Measurement:
             osl_tokens=int(p["osl_tokens"]),
             range_ratio=float(p["range_ratio"]),
             endpoint=str(p["endpoint"]),
+            model=str(p["model"]),
+            variant=str(p.get("variant", "")),
             time_scale=float(p["time_scale"]) if p.get("time_scale") else None,
         )
-        stated = self.stated
+        if gpus < 1 or int(p["gpus_per_node"]) < 1:
+            raise ValueError("a number of GPUs below 1")
+        stated = {name: float(value) for name, value in self.stated.items()}
         return Row(
             series=series,
             key=self.key,
@@ -116,7 +121,7 @@ class Measurement:
             output_tput_per_gpu_tok_s=f.output_tput_tok_s / gpus if f else stated.get("output_tput_per_gpu_tok_s", nan),
             tpot_median_s=f.tpot.median if f else stated.get("tpot_median_s", nan),
             ttft_median_s=f.ttft.median if f else nan,
-            ttft_p99_s=f.ttft.p99 if f else nan,
+            ttft_p99_s=f.ttft.p99 if f and f.ttft.has_p99 else nan,
             n_requests=f.n_requests if f else 0,
             validity=v.validity,
             reasons=v.codes,

@@ -19,8 +19,8 @@ import numpy as np
 
 from ..analysis.metrics import Requests
 from ..errors import FileError
-from .files import write_whole
 from .measurement import COUNTS, SOURCES, TIMES, Measurement
+from .sealed import verify_seal, write_sealed
 
 FORMAT = 1
 KEY = re.compile(r"[A-Za-z0-9_-]{1,64}")  # it becomes a name in archives
@@ -30,14 +30,9 @@ MAX_ELEMENTS = 2**31
 
 
 def write_point(path: Path, measurement: Measurement) -> str:
-    """Writes the file, whole or not at all, and returns its content digest."""
+    """Writes the file, whole or not at all, and returns its content digest. Raises Taken where one stands there."""
     digest = measurement.digest()
-
-    def write(beside: Path) -> None:
-        with h5py.File(beside, "w", libver=("earliest", "v110")) as file:
-            write_into(file, measurement, digest)
-
-    write_whole(path, write)
+    write_sealed(path, lambda file: write_into(file, measurement, digest), is_new=True)
     return digest
 
 
@@ -87,6 +82,7 @@ def read_point(path: Path) -> tuple[Measurement, str]:
 
 def opened(path: Path) -> h5py.File:
     """The file, read without locks (NFS has none to give). Raises FileError when it is no HDF5 file."""
+    verify_seal(path)
     try:
         return h5py.File(path, "r", locking=False)
     except FileNotFoundError as error:
@@ -112,24 +108,26 @@ def read_from(group: h5py.Group, where: str) -> tuple[Measurement, str]:
     """The measurement in a group and its digest, which is checked against the content."""
     try:
         m, digest = _read(group), str(group.attrs["content_digest"])
-    except (KeyError, OSError, RuntimeError, ValueError, TypeError, AttributeError, zlib.error) as error:
+    except (LookupError, OSError, RuntimeError, ValueError, TypeError, AttributeError, ArithmeticError, MemoryError, zlib.error) as error:
         raise FileError(f"The point is damaged: {_short(error)}.", path=where) from error
     if not KEY.fullmatch(m.key):
         raise FileError(f"Its key {m.key!r} is no key.", path=where)
     if m.source not in SOURCES:
         raise FileError(f"Its source is {m.source!r}, which is none of {', '.join(SOURCES)}.", path=where)
+    if m.requests is None and m.source != "published":
+        raise FileError(f"It says {m.source} and holds no times.", path=where)
     if m.digest() != digest:
         raise FileError("The content is not what its digest says: the file was changed or damaged.", path=where)
     return m, digest
 
 
 def _read(group: h5py.Group) -> Measurement:
-    parts = {name: json.loads(json_bytes(group[name])) for name in JSON_PARTS}
-    log = zlib.decompressobj().decompress(json_bytes(group["log"]), 256 * 2**20).decode("utf-8")
+    parts = {name: json.loads(json_bytes(child(group, name))) for name in JSON_PARTS}
+    log = zlib.decompressobj().decompress(json_bytes(child(group, "log")), 256 * 2**20).decode("utf-8")
     return Measurement(
         key=str(group.attrs["key"]),
         source=str(group.attrs["source"]),
-        requests=_read_requests(group) if "requests" in group else None,
+        requests=_read_requests(child(group, "requests"), child(group, "chunks")) if "requests" in group else None,
         log=log,
         **parts,
     )
@@ -137,16 +135,26 @@ def _read(group: h5py.Group) -> Measurement:
 
 def json_bytes(dataset: h5py.Dataset) -> bytes:
     """The bytes of a text dataset. Raises ValueError for an absurd size."""
-    if dataset.size > MAX_JSON_BYTES:
-        raise ValueError(f"{dataset.name} declares {dataset.size:,} bytes")
-    return bytes(dataset[()].astype(np.uint8).tobytes())
+    if dataset.dtype != np.uint8 or dataset.size > MAX_JSON_BYTES:
+        raise ValueError(f"{dataset.name} declares {dataset.size:,} elements of {dataset.dtype}, not a text of bytes")
+    return bytes(_believed(dataset)[()].tobytes())
 
 
-def _read_requests(group: h5py.Group) -> Requests:
-    columns = {name: _array(group[f"requests/{name}"]) for name in (*TIMES, *COUNTS)}
-    errors = tuple(e.decode("utf-8") if isinstance(e, bytes) else str(e) for e in _believed(group["requests/error"])[()])
+def child(group: h5py.Group, name: str) -> Any:
+    """A member of the group that stands in this file. Raises ValueError for links elsewhere and for data outside the file."""
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+        raise ValueError(f"{name} is a link to somewhere else")
+    member = group[name]
+    if isinstance(member, h5py.Dataset) and (member.external or member.is_virtual):
+        raise ValueError(f"{name} keeps its data in another file")
+    return member
+
+
+def _read_requests(requests: h5py.Group, chunks: h5py.Group) -> Requests:
+    columns = {name: _array(child(requests, name)) for name in (*TIMES, *COUNTS)}
+    errors = tuple(e.decode("utf-8") if isinstance(e, bytes) else str(e) for e in _believed(child(requests, "error"))[()])
     n = {len(errors), *(len(v) for v in columns.values())}
-    chunk_ns, tokens, offsets = (_array(group[f"chunks/{name}"]) for name in ("arrival_ns", "tokens", "offsets"))
+    chunk_ns, tokens, offsets = (_array(child(chunks, name)) for name in ("arrival_ns", "tokens", "offsets"))
     if len(n) != 1 or len(offsets) != len(errors) + 1 or len(chunk_ns) != len(tokens) or offsets[-1] != len(chunk_ns):
         raise ValueError("its columns do not have the same length")
     if (np.diff(offsets) < 0).any():
