@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import os
 import resource
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -39,7 +40,7 @@ def run_requests(root: str, requests: Sequence[str]) -> dict[str, list[str]]:
             try:
                 run(campaign, job, job_id, heart, progress)
             except BenchError as error:  # nothing can be written, or a record is damaged: the log of the job holds why
-                print(error, flush=True)
+                print(error, file=sys.stderr, flush=True)
                 progress.left += [p.key for p in job.points]
                 break
     return {"measured": progress.measured, "failed": progress.failed, "left": progress.left}

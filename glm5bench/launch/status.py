@@ -91,14 +91,30 @@ def status(campaign: Campaign) -> Status:
     running = [_job_state(job) for job in live]
     now = {j.key for j in running}
     attempts = campaign.attempts(p.key for job in jobs for p in job.points)
-    sent = {key: str(s["job_id"]) for s in campaign.read_submissions() for key in s.get("keys", [])}
+    submissions = campaign.read_submissions()
+    sent = {key: str(s["job_id"]) for s in submissions for key in s.get("keys", [])}
+    said = {job_id: _last_words(campaign, job_id) for job_id in set(sent.values())}
     points = tuple(
-        _point_state(p, job.arm.label, attempts[p.key], is_waiting=p.key in waiting, is_running=p.key in now, job_id=sent.get(p.key))
+        _point_state(
+            p, job.arm.label, attempts[p.key], is_waiting=p.key in waiting, is_running=p.key in now, ended=said.get(sent.get(p.key, ""), "")
+        )
         for job in jobs
         for p in job.points
     )
     is_simulated = any(j.arm.engine.simulated for j in jobs)
     return Status(str(record.get("name", campaign.root.name)), is_simulated, points, tuple(running))
+
+
+def _last_words(campaign: Campaign, job_id: str) -> str:
+    """What a job that ended before its points said last."""
+    log = campaign.jobs / "submitit" / f"{job_id}_0_log.err"
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 2000))
+            lines = [line for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()][-3:]
+    except OSError:
+        lines = []
+    return "\n".join([f"job {job_id} ended before it ({log})", *lines])
 
 
 def planned_jobs(record: dict[str, Any], where: str) -> tuple[NodeJob, ...]:
@@ -109,7 +125,7 @@ def planned_jobs(record: dict[str, Any], where: str) -> tuple[NodeJob, ...]:
         raise FileError(f"plan.json cannot be understood: {str(error).splitlines()[0]}.", path=where) from error
 
 
-def _point_state(point: Point, arm: str, attempts: list[Attempt], *, is_waiting: bool, is_running: bool, job_id: str | None) -> PointState:
+def _point_state(point: Point, arm: str, attempts: list[Attempt], *, is_waiting: bool, is_running: bool, ended: str) -> PointState:
     last = next((a for a in attempts if a.is_done), attempts[-1] if attempts else None)
     state = "missing"
     if last is not None and last.is_done:
@@ -121,8 +137,8 @@ def _point_state(point: Point, arm: str, attempts: list[Attempt], *, is_waiting:
     elif last is not None:
         state = "invalid" if last.status == "whole" else "failed"
     validity, class_, message = (last.validity, last.failure_class, last.message) if last else ("", "", "")
-    if state == "missing" and job_id is not None:
-        message = f"job {job_id} ended before it; what it said: jobs/submitit/{job_id}_0_log.err"
+    if state == "missing":
+        message = ended
     return PointState(point.key, arm, point.concurrency, point.repeat, point.seed, state, validity, class_, len(attempts), message)
 
 
