@@ -12,13 +12,22 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
 from . import __version__
 from .errors import BenchError, EnvironmentLacks, ImpossibleError, UsageError, printable
+
+if TYPE_CHECKING:  # verbs import what they need when they run, so that `--help` and `status` start fast
+    from .analysis.comparison import Series
+    from .analysis.validity import Verdict
+    from .plan import Plan
+    from .point import NodeJob, ServerStart
+    from .settings import Multirun, Price
+    from .store.archive import Collected, Stored
+    from .store.campaign import Campaign
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 HYDRA = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -51,7 +60,8 @@ def main() -> int:
     except BenchError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    except typer.Abort:
+    except (typer.Abort, KeyboardInterrupt):
+        print("Interrupted.", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `glm5bench tables ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -90,7 +100,7 @@ def sweep(ctx: typer.Context) -> int:
     return run_hydra(_asked(ctx), _sweep, program="glm5bench sweep")
 
 
-def _sweep(multirun: Any) -> int:
+def _sweep(multirun: Multirun) -> int:
     from .launch.campaign import left, opened
     from .launch.submit import submit
     from .plan import plan
@@ -116,7 +126,7 @@ def _sweep(multirun: Any) -> int:
     return 0
 
 
-def _tell_plan(campaign: Any, planned: Any) -> None:
+def _tell_plan(campaign: Campaign, planned: Plan) -> None:
     _say(f"{campaign.root}: {len(planned.points)} points in {len(planned.jobs)} arms, {planned.n_server_starts} server starts.")
     for out in planned.left_out:
         _say(f"left out: {out.arm}: {out.reason}")
@@ -124,7 +134,7 @@ def _tell_plan(campaign: Any, planned: Any) -> None:
         _say(f"note: {line}")
 
 
-def _wait_and_report(campaign: Any, price: Any) -> int:
+def _wait_and_report(campaign: Campaign, price: Price) -> int:
     from .launch.watch import watch
     from .report.campaign import status_text
 
@@ -162,7 +172,7 @@ def plan_command(
     return run_hydra(_asked(ctx), lambda m: _print_plan(m, plan(m.arms), as_json=as_json, show=shown), program="glm5bench plan")
 
 
-def _print_plan(multirun: Any, planned: Any, *, as_json: bool, show: tuple[str, ...]) -> int:
+def _print_plan(multirun: Multirun, planned: Plan, *, as_json: bool, show: tuple[str, ...]) -> int:
     from .launch.campaign import plan_record
     from .report.campaign import plan_text
 
@@ -177,11 +187,11 @@ def _print_plan(multirun: Any, planned: Any, *, as_json: bool, show: tuple[str, 
     return 0
 
 
-def _show(job: Any, start: Any, show: tuple[str, ...]) -> None:
+def _show(job: NodeJob, start: ServerStart, show: tuple[str, ...]) -> None:
     from . import recipe
 
     if "recipe" in show:
-        image = start.recipe.image or "none: the host's Python"
+        image = start.recipe.image or ("none: the host's Python" if job.arm.engine.simulated else "none is named")
         print(
             f"\n{job.id}, concurrency {', '.join(str(p.concurrency) for p in start.points)}, image {image}:\n{recipe.shell(start.recipe)}"
         )
@@ -274,7 +284,7 @@ def check(
     return 1 if any(v.validity == "invalid" for _, v in found) else _refuse_nothing(collected, paths)
 
 
-def _checked(collected: Any, found: list[Any]) -> dict[str, Any]:
+def _checked(collected: Collected, found: list[tuple[Stored, Verdict]]) -> dict[str, Any]:
     return {
         "digest": collected.digest(),
         "points": [
@@ -309,7 +319,7 @@ def tables(
 
 
 def _tables(
-    paths: list[str], *, price: Any, format_: str = "md", at: str = "", interpolation: str = "steffen", baseline: str = "", only: str = ""
+    paths: list[str], *, price: Price, format_: str = "md", at: str = "", interpolation: str = "steffen", baseline: str = "", only: str = ""
 ) -> int:
     from .analysis.comparison import PUBLISHED_GRID, Economy, iso_table, series_frontiers
     from .analysis.interpolation import METHODS
@@ -333,7 +343,7 @@ def _tables(
     return _refuse_nothing(collected, paths)
 
 
-def _refuse_nothing(collected: Any, paths: list[str]) -> int:
+def _refuse_nothing(collected: Collected, paths: list[str]) -> int:
     if not collected.points:
         _say(f"No point was found in {', '.join(paths)}.\n  next: `glm5bench status DIR` says what a campaign holds")
     return 1 if collected.bad or not collected.points else 0
@@ -354,12 +364,12 @@ def _numbers(option: str, text: str) -> tuple[float, ...]:
     return numbers
 
 
-def _baseline(words: str, series: list[Any]) -> Callable[[Any], bool] | None:
+def _baseline(words: str, series: list[Series]) -> Callable[[Series], bool] | None:
     if not words:
         return None
     wanted = set(words.lower().split())
 
-    def matches(s: Any) -> bool:
+    def matches(s: Series) -> bool:
         return wanted <= {s.source, s.hardware, s.engine, s.checkpoint.lower(), s.precision, s.speculative}
 
     named = [s for s in series if matches(s)]
