@@ -8,6 +8,21 @@ import h5py
 import pytest
 from program import ROOT, bench
 
+from glm5bench import cli
+
+
+@pytest.fixture
+def typed(monkeypatch, capsys, tmp_path):
+    """The program in this process, as if its arguments were typed in tmp_path: its exit code and what it said."""
+
+    def run(*arguments):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["glm5bench", *arguments])
+        code = cli.main()
+        return code, capsys.readouterr().err
+
+    return run
+
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
@@ -56,13 +71,13 @@ from program import ROOT, bench
     ],
     ids=lambda v: " ".join(v) if isinstance(v, tuple) else "",
 )
-def test_wrong_usage_is_said_and_exits_with_2(tmp_path, arguments, said):
-    done = bench(tmp_path, *arguments)
+def test_wrong_usage_is_said_and_exits_with_2(typed, arguments, said):
+    code, told = typed(*arguments)
 
-    assert done.returncode == 2, done.stderr
-    assert said in done.stderr
-    assert "next:" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert code == 2, told
+    assert said in told
+    assert "next:" in told
+    assert "Traceback" not in told
 
 
 def test_status_of_a_directory_that_is_no_campaign_says_so(tmp_path):
@@ -158,14 +173,14 @@ def test_ones_own_archive_keeps_what_it_holds_whatever_its_name(tmp_path):
     "text",
     ["comon: [tp=4]\narms: [[tp=4]]", "arms: []", "arms: tp=8", "arms: 5", "", "common: {a: 1}", "arms: [[tp=4]", "- tp=4", "arms: [[\t]]"],
 )
-def test_an_experiment_of_the_wrong_shape_is_refused(tmp_path, text):
+def test_an_experiment_of_the_wrong_shape_is_refused(typed, tmp_path, text):
     (tmp_path / "site/experiment").mkdir(parents=True)
     (tmp_path / "site/experiment/mine.yaml").write_text(text)
 
-    done = bench(tmp_path, "plan", "--config-dir", "site", "experiment=mine")
+    code, told = typed("plan", "--config-dir", "site", "experiment=mine")
 
-    assert done.returncode == 2, done.stdout
-    assert "Traceback" not in done.stderr
+    assert code == 2
+    assert "Traceback" not in told
 
 
 def test_output_that_cannot_be_written_is_exit_code_3(tmp_path):

@@ -16,7 +16,7 @@ from ..point import FAULTS, Arm, from_json
 from ..roofline import SPECULATIVE_DEFAULT_RUNNING, MemoryFit, StepModel, memory_fit, resolved_kv_dtype
 from .scheduler import Limits
 
-START_S = 20.0  # simulated seconds from the process's start to ready
+START_S = 5.0  # simulated seconds from the process's start to ready
 NO_SPECULATION_RUNNING = 4096
 
 
