@@ -21,7 +21,6 @@ from . import __version__
 from .errors import BenchError, EnvironmentLacks, ImpossibleError, UsageError, printable
 
 if TYPE_CHECKING:  # verbs import what they need when they run, so that `--help` and `status` start fast
-    from .analysis.comparison import Series
     from .analysis.validity import Verdict
     from .plan import Plan
     from .point import NodeJob, ServerStart
@@ -321,7 +320,7 @@ def tables(
 def _tables(
     paths: list[str], *, price: Price, format_: str = "md", at: str = "", interpolation: str = "steffen", baseline: str = "", only: str = ""
 ) -> int:
-    from .analysis.comparison import PUBLISHED_GRID, Economy, iso_table, series_frontiers
+    from .analysis.comparison import PUBLISHED_GRID, Economy, iso_table, named, series_frontiers
     from .analysis.interpolation import METHODS
     from .report import tables as report
     from .settings import power_table
@@ -336,7 +335,7 @@ def _tables(
     collected = collect(paths)
     rows = [stored.row for stored in collected.points.values()]
     fronts = series_frontiers(rows)
-    iso = iso_table(fronts, economy, at=grid, method=interpolation, is_baseline=_baseline(baseline, list(fronts)))
+    iso = iso_table(fronts, economy, at=grid, method=interpolation, is_baseline=named(baseline, list(fronts)))
     made = report.tables(rows, fronts, iso, economy, price_id=price.id, method=interpolation)
     print(writers[format_](report.only(made, only) if only else made), end="" if format_ == "md" else "\n" * (format_ == "json"))
     _tell_bad(collected.bad)
@@ -362,21 +361,6 @@ def _numbers(option: str, text: str) -> tuple[float, ...]:
     if not numbers or not all(0 < n < float("inf") for n in numbers):
         raise UsageError(f"{option} {text}: these are no positive numbers.", next_step=f"{option} 25,30,40")
     return numbers
-
-
-def _baseline(words: str, series: list[Series]) -> Callable[[Series], bool] | None:
-    if not words:
-        return None
-    wanted = set(words.lower().split())
-
-    def matches(s: Series) -> bool:
-        return wanted <= {s.source, s.hardware, s.engine, s.checkpoint.lower(), s.precision, s.speculative}
-
-    named = [s for s in series if matches(s)]
-    if len(named) != len({s.workload for s in named}) or not named:
-        what = "names no series" if not named else f"names {len(named)} series, and a workload has one baseline"
-        raise UsageError(f"--baseline {words!r} {what}.", next_step=f"one of {', '.join(sorted({s.label for s in series}))}")
-    return matches
 
 
 @app.command(cls=OverridesCommand, context_settings=HYDRA)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import UsageError
 from .cost import node_usd_per_mtok, tput_per_mw_tok_s, usd_per_mtok
 from .frontier import frontier
 from .interpolation import interpolated
@@ -205,6 +206,25 @@ def _baseline(peers: Sequence[Series], economy: Economy, is_baseline: Callable[[
     if is_baseline is not None:
         return next((s for s in peers if is_baseline(s)), None)
     return min(peers, key=lambda s: (economy.usd_per_gpu_h.get(s.hardware, None) or float("inf"), series_order(s)))
+
+
+def named(words: str, series: Sequence[Series]) -> Callable[[Series], bool] | None:
+    """Which series `words` mean, one a workload; None for no words.
+
+    Raises UsageError when no series, or several of one workload, hold all the words.
+    """
+    if not words:
+        return None
+    wanted = set(words.lower().split())
+
+    def matches(s: Series) -> bool:
+        return wanted <= {s.source, s.hardware, s.engine, s.checkpoint.lower(), s.precision, s.speculative}
+
+    found = [s for s in series if matches(s)]
+    if not found or len(found) != len({s.workload for s in found}):
+        what = f"names {len(found)} series, and a workload has one baseline" if found else "names no series"
+        raise UsageError(f"--baseline {words!r} {what}.", next_step=f"one of {', '.join(sorted({s.label for s in series}))}")
+    return matches
 
 
 def _steps(base: Series, target: Series, curves: Mapping[Series, _Curve], i: int) -> tuple[tuple[str, float], ...]:
