@@ -173,3 +173,14 @@ def test_at_80_the_hardware_step_is_1_22_and_the_precision_step_2_98():
 
 def test_linear_interpolation_does_not_give_the_table_of_2026_05_25():
     assert round(published_iso(at=(100.0,), method="linear")["b200", "fp8", 100.0].cost_usd_per_mtok, 3) != 1.284
+
+
+def test_a_ratio_splits_in_another_order_where_the_first_one_was_not_measured():
+    rows = [stored.row for stored in published().points.values()]
+    economy = Economy({"b200": 1.95, "h200": 1.41, "mi355x": 1.48}, {})
+
+    table = iso_table(series_frontiers(rows), economy, at=(25.0,), is_baseline=lambda s: (s.hardware, s.speculative) == ("b200", "off"))
+
+    (nvfp4,) = [r for r in table if r.series.precision == "nvfp4"]
+    assert [name for name, _ in nvfp4.steps] == ["speculative", "precision"]  # no NVFP4 without MTP is published
+    assert nvfp4.steps[0][1] * nvfp4.steps[1][1] == pytest.approx(nvfp4.perf_per_dollar_vs_baseline)

@@ -6,6 +6,7 @@ engine, checkpoint, precision, speculative setting and workload; its TPs form on
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -228,11 +229,15 @@ def named(words: str, series: Sequence[Series]) -> Callable[[Series], bool] | No
 
 
 def _steps(base: Series, target: Series, curves: Mapping[Series, _Curve], i: int) -> tuple[tuple[str, float], ...]:
-    """The way from the baseline to the target, one setting at a time in the order that the measured series allow."""
+    """The way from the baseline to the target, one setting at a time: hardware, precision, speculative, or as the arms allow."""
+    differing = [setting for setting in STEP_ORDER if getattr(base, setting) != getattr(target, setting)]
+    ways = (_way(base, target, order, curves, i) for order in itertools.permutations(differing))
+    return next((way for way in ways if way), ())
+
+
+def _way(base: Series, target: Series, order: Sequence[str], curves: Mapping[Series, _Curve], i: int) -> tuple[tuple[str, float], ...]:
     steps, here = [], base
-    for setting in STEP_ORDER:
-        if getattr(here, setting) == getattr(target, setting):
-            continue
+    for setting in order:
         following = _changed(here, target, setting, curves)
         if following is None:
             return ()
