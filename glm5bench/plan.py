@@ -107,7 +107,7 @@ def _distinct(asked: Sequence[Settings]) -> tuple[list[_Request], list[str]]:
             merged[same] = merged.get(same, 1) + 1
             points |= kept[same].points
         kept[same] = _Request(s, points)
-    said = "arms of the request are the same under these overrides; one is left"
+    said = "arms of the request are the same under these overrides; one is left, with all their points"
     return list(kept.values()), [f"{kept[same].settings.arm.label}: {n} {said}" for same, n in merged.items()]
 
 

@@ -1,0 +1,108 @@
+"""What is alive, what is left, and what a dead job said: from files and processes."""
+
+import os
+import time
+
+import pytest
+from conftest import compose, measured
+
+from glm5bench.errors import UsageError
+from glm5bench.launch.campaign import left, opened
+from glm5bench.launch.status import status
+from glm5bench.launch.submit import live_jobs
+from glm5bench.node.heartbeat import Heartbeat, process_started_ticks
+from glm5bench.node.server import _environment
+from glm5bench.plan import plan
+from glm5bench.store.campaign import Campaign
+from glm5bench.store.pointfile import write_point
+
+
+@pytest.fixture
+def campaign(tmp_path):
+    return Campaign(tmp_path / "c")
+
+
+@pytest.fixture
+def planned():
+    return plan([compose("engine=simulated", "concurrency=[2,4]")])
+
+
+def submitted(campaign, keys, *, pid=None, ago_s=0.0):
+    pid = pid or os.getpid()
+    campaign.append_submission(
+        {
+            "job_id": str(pid),
+            "executor": "local",
+            "host": os.uname().nodename,
+            "started_ticks": process_started_ticks(pid),
+            "submitted_utc_s": time.time() - ago_s,
+            "keys": keys,
+        }
+    )
+
+
+def test_a_job_before_its_first_beat_is_alive_while_its_process_is(campaign):
+    submitted(campaign, ["a"])
+
+    assert [job.keys for job in live_jobs(campaign)] == [("a",)]
+
+
+def test_the_last_beat_of_an_earlier_job_with_the_same_number_hides_no_new_one(campaign):
+    with Heartbeat(campaign.heartbeat(str(os.getpid())), ["old"]):
+        pass
+    submitted(campaign, ["new"])
+
+    assert [job.keys for job in live_jobs(campaign)] == [("new",)]
+
+
+def test_a_job_whose_submission_was_never_recorded_is_found_by_its_beat(campaign):
+    with Heartbeat(campaign.heartbeat("4242"), ["a", "b"]):
+        assert [(job.job_id, job.keys) for job in live_jobs(campaign)] == [("4242", ("a", "b"))]
+
+
+def test_what_is_left_is_neither_done_nor_in_the_charge_of_a_live_job(campaign, planned):
+    done, running = (p.key for p in planned.points)
+    write_point(campaign.point_file(done, 1), measured(done))
+    assert [p.key for job in left(campaign, planned.jobs) for p in job.points] == [running]
+
+    submitted(campaign, [running])
+
+    assert left(campaign, planned.jobs) == ()
+
+
+def test_a_campaign_of_other_points_is_not_taken_over(campaign, planned):
+    opened(campaign, planned, name="c", launcher="local", overrides=())
+
+    with pytest.raises(UsageError, match="1 of those asked for now are not among them"):
+        opened(
+            campaign,
+            plan([compose("engine=simulated", "concurrency=[2,8]", "bind_concurrency=4")]),
+            name="c",
+            launcher="local",
+            overrides=(),
+        )
+
+
+def test_what_a_dead_job_said_last_stands_beside_the_points_that_it_never_came_to(campaign, planned):
+    opened(campaign, planned, name="c", launcher="local", overrides=())
+    dead = 2**22 + 1  # no such process
+    submitted(campaign, [p.key for p in planned.points], pid=dead, ago_s=60)
+    (campaign.jobs / "submitit").mkdir(parents=True)
+    (campaign.jobs / "submitit" / f"{dead}_0_log.err").write_text("one\nNo space left on device\n")
+
+    states = status(campaign).points
+
+    assert {p.state for p in states} == {"missing"}
+    assert all("No space left on device" in p.message for p in states)
+
+
+def test_the_shell_s_engine_variables_do_not_reach_a_server(monkeypatch, tmp_path):
+    for name in ("SGLANG_LEAK", "VLLM_LEAK", "NCCL_LEAK"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("PYTHONPATH", "/somewhere")
+
+    real = _environment({"SGLANG_ASKED": "1"}, compose("hardware=h200").arm, "key", tmp_path / "key")
+
+    assert [name for name in real if name.startswith(("SGLANG_", "VLLM_", "NCCL_"))] == ["SGLANG_ASKED"]
+    assert real["PYTHONPATH"] == "/somewhere"
+    assert "key" not in real.values()
