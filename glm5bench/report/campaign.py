@@ -27,7 +27,7 @@ def plan_text(record: Mapping[str, Any]) -> str:
     ]
     parts = [
         f"{record['name']}: {record['n_points']} points in {len(jobs)} arms, {record['n_server_starts']} server starts,"
-        f" about {record['estimate_node_h']:.1f} node-hours, ${record['estimate_usd']:.2f}",
+        f" about {_node_time(record['estimate_node_h'])}, ${record['estimate_usd']:.2f}",
         "",
         tabulate(jobs, headers="keys", disable_numparse=True, maxcolwidths=[None, None, None, None, 40, None, None, None]),
     ]
@@ -37,6 +37,10 @@ def plan_text(record: Mapping[str, Any]) -> str:
         if lines:
             parts += ["", f"{title}:", *(f"  {line}" for line in lines)]
     return "\n".join(parts)
+
+
+def _node_time(hours: float) -> str:
+    return f"{hours:.1f} node-hours" if hours >= 0.1 else f"{hours * 60:.1f} node-minutes"
 
 
 def _arm(arm: Mapping[str, Any]) -> str:
