@@ -8,9 +8,11 @@ from conftest import compose, measured
 
 from glm5bench.errors import UsageError
 from glm5bench.launch.campaign import left, opened
+from glm5bench.launch.entry import LOCK_VARIABLE, _this_machine
 from glm5bench.launch.status import status
 from glm5bench.launch.submit import live_jobs
 from glm5bench.node.heartbeat import Heartbeat, process_started_ticks
+from glm5bench.node.job import Progress
 from glm5bench.node.server import _environment
 from glm5bench.plan import plan
 from glm5bench.store.campaign import Campaign
@@ -68,6 +70,20 @@ def test_what_is_left_is_neither_done_nor_in_the_charge_of_a_live_job(campaign, 
     submitted(campaign, [running])
 
     assert left(campaign, planned.jobs) == ()
+
+
+def test_a_job_says_that_it_waits_only_where_another_holds_the_machine(tmp_path, monkeypatch):
+    class UntilItWaits:
+        stop = property(lambda self: second.beat.phase == "queued")
+
+    monkeypatch.setenv(LOCK_VARIABLE, str(tmp_path))
+    with (
+        Heartbeat(tmp_path / "1.json", []) as first,
+        Heartbeat(tmp_path / "2.json", []) as second,
+        _this_machine(first, Progress()),
+        _this_machine(second, UntilItWaits()),
+    ):
+        assert (first.beat.phase, second.beat.phase) == ("starting", "queued")
 
 
 def test_a_campaign_of_other_points_is_not_taken_over(campaign, planned):

@@ -125,6 +125,7 @@ def test_the_client_counts_what_the_server_counts(tmp_path, workload):
         metrics = client.httpx.get(server.base_url + "/metrics").text
 
     assert before["peak_running_requests"] >= 0
+    assert [f for f in tmp_path.rglob("*") if f.is_file() and server.api_key.encode() in f.read_bytes()] == []
     assert r.is_whole.all()
     assert r.prompt_tokens.tolist() == [p.prompt_tokens for p in measured]
     assert r.output_tokens.tolist() == r.asked_tokens.tolist()

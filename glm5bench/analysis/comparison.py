@@ -76,7 +76,6 @@ class Row:
     validity: str
     reasons: tuple[str, ...]
     origin: str
-    stated_usd_per_mtok: float | None = None
     stated_interactivity: float | None = None  # a source may round it apart from its TPOT
 
     @property

@@ -50,7 +50,6 @@ def run_requests(root: str, requests: Sequence[str]) -> dict[str, list[str]]:
 def _this_machine(heart: Heartbeat, progress: Progress) -> Iterator[None]:
     """Local node jobs of one user wait for each other, over all campaigns: two at once would measure each other."""
     path = Path(os.environ.get(LOCK_VARIABLE, "/tmp")) / f"glm5bench-{os.getuid()}.lock"  # noqa: S108  no TMPDIR: one place a machine
-    heart.phase("queued")
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)
     except OSError as error:
@@ -63,6 +62,8 @@ def _this_machine(heart: Heartbeat, progress: Progress) -> Iterator[None]:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
+                if heart.beat.phase != "queued":
+                    heart.phase("queued")
                 time.sleep(POLL_S)
         yield
     finally:

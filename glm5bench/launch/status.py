@@ -145,7 +145,7 @@ def _point_state(point: Point, arm: str, attempts: list[Attempt], *, is_waiting:
 def _job_state(job: LiveJob) -> JobState:
     beat = job.beat
     if beat is None:
-        return JobState(job.job_id, job.host, "queued", "", "", 0, 0, 0, len(job.keys), 0.0)
+        return JobState(job.job_id, job.host, "starting", "", "", 0, 0, 0, len(job.keys), 0.0)
     age = max(0.0, time.time() - beat.time_utc_s)
     key = beat.key if beat.phase in ("warm-up", "measuring") else ""
     return JobState(

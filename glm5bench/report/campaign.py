@@ -58,17 +58,19 @@ def status_text(record: Mapping[str, Any]) -> str:
     counts = ", ".join(f"{n} {state}" for state, n in record["counts"].items())
     word = " (simulated)" if record["simulated"] else ""
     parts = [f"{record['campaign']}{word}: {counts}"]
-    for job in record["jobs"]:
-        if job["phase"] == "queued":
-            parts.append(f"  job {job['job_id']} on {job['node']}: waits for this machine, another local campaign runs")
-            continue
-        doing = f"{job['phase']} {job['requests_done']}/{job['requests']} requests" if job["phase"] == "measuring" else job["phase"]
-        parts.append(
-            f"  job {job['job_id']} on {job['node']}: {doing}, {job['points_done']} of {job['points']} points of {job['node_job']}"
-        )
+    parts += [f"  job {job['job_id']} on {job['node']}: {_doing(job)}" for job in record["jobs"]]
     for point in record["points"]:
         if point["state"] in ("failed", "invalid") or (point["state"] == "missing" and point["message"]):
             why = point["failure_class"] or point["validity"] or "no word"
             parts.append(f"  {point['state']}: {point['arm']} concurrency {point['concurrency']} ({why}, {point['attempts']} attempts)")
             parts += [f"    {printable(line)}" for line in point["message"].splitlines()]
     return "\n".join(parts)
+
+
+def _doing(job: Mapping[str, Any]) -> str:
+    if job["phase"] == "queued":
+        return "waits for this machine, another local campaign runs"
+    if not job["node_job"]:
+        return str(job["phase"])
+    requests = f" {job['requests_done']}/{job['requests']} requests" if job["phase"] == "measuring" else ""
+    return f"{job['phase']}{requests}, {job['points_done']} of {job['points']} points of {job['node_job']}"

@@ -126,6 +126,5 @@ class Measurement:
             validity=v.validity,
             reasons=v.codes,
             origin=origin,
-            stated_usd_per_mtok=stated.get("cost_usd_per_mtok"),
             stated_interactivity=stated.get("interactivity_tok_s_user"),
         )
