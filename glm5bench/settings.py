@@ -22,22 +22,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
+from .cluster import CLASSES, Cluster, Failure
 from .errors import BenchError, SettingsError
 from .point import Arm, Checkpoint, Engine, Hardware, Natural, Positive, PositiveFloat, ServerScope, Speculative, Workload, digest_of, plain
 
 POINT_AXES = ("concurrency", "repeat", "seed")
 HYDRA_OPTIONS = ("-m", "--multirun", "-cd", "--config-dir", "-c", "--cfg", "-p", "--package", "--resolve", "-i", "--info", "--hydra-help")
-ABOUT_THE_RUN = ("wait", "name", "output_dir", "hydra", "cluster", "price", "experiment")  # change no point, and no campaign's name
+ABOUT_THE_RUN = ("wait", "name", "output_dir", "hydra", "cluster", "price", "experiment", "failure", "retries")  # change no point, and no campaign's name
+LAUNCHERS = ("hydra/launcher=slurm", "hydra/launcher=local", "hydra/launcher=plan")
 PATIENCE = ("engine.start_timeout_s", "engine.stall_timeout_s", "engine.start_estimate_s")  # nor do these
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """Where node jobs run. `executor` is submitit's; `checkpoint_dir` holds a directory for each checkpoint, None: by its name."""
-
-    id: str
-    executor: Literal["local", "debug"]
-    checkpoint_dir: str | None
 
 
 @dataclass(frozen=True)
@@ -67,6 +60,7 @@ class Settings:
     workload: Workload
     cluster: Cluster
     price: Price
+    failure: Failure
     concurrency: Annotated[tuple[Positive, ...], MinLen(1)]
     repeat: Annotated[tuple[Natural, ...], MinLen(1)]
     seed: Annotated[tuple[Natural, ...], MinLen(1)]
@@ -75,6 +69,8 @@ class Settings:
     name: str | None
     output_dir: str
     wait: bool
+    retries: Natural = 0
+    pack: bool = False
 
     @property
     def arm(self) -> Arm:
@@ -130,9 +126,9 @@ def run_hydra(arguments: Sequence[str], task: Callable[[Multirun], int], *, prog
 
 
 def _plugins_on_path() -> None:
-    """In a plain checkout the Hydra plugins stand in launchers/; installed ones are found by themselves."""
+    """In a checkout the Hydra plugins stand in launchers/, before the copy that an editable install has made; others find their own."""
     launchers = Path(__file__).resolve().parent.parent / "launchers"
-    if launchers.is_dir() and str(launchers) not in sys.path:
+    if launchers.is_dir() and sys.path[0] != str(launchers):
         sys.path.insert(0, str(launchers))
 
 
@@ -157,8 +153,8 @@ class _arguments_and_errors:  # noqa: N801  a context manager reads as a verb
 def _for_hydra(arguments: Sequence[str]) -> list[str]:
     """conf/config.yaml makes every run a multirun; and Hydra 1.3 refuses a bare number as the choice of a group, so tp=4 is quoted."""
     for argument in arguments:
-        if argument.startswith(("hydra/", "hydra.")) and argument not in ("hydra/launcher=local", "hydra/launcher=plan"):
-            raise SettingsError(f"{argument}: of Hydra's own only the launcher can be chosen.", next_step="hydra/launcher=local or plan")
+        if argument.startswith(("hydra/", "hydra.")) and argument not in LAUNCHERS:
+            raise SettingsError(f"{argument}: of Hydra's own only the launcher can be chosen.", next_step=" or ".join(LAUNCHERS))
         if argument.startswith("-") and argument.split("=")[0] not in HYDRA_OPTIONS:
             raise SettingsError(f"There is no option {argument}.", where="the command line", next_step="`glm5bench plan --help`")
     return [_quoted_choice(a) for a in arguments if a not in ("-m", "--multirun")]
@@ -230,6 +226,11 @@ def validated(composed: DictConfig) -> Settings:
             asked[axis] = [asked.get(axis)]
     settings: Settings = _validate(Settings, asked, "")
     _refuse_unknown(asked, plain(settings), "")
+    for hardware in {*settings.cluster.hardware, settings.hardware.id}:
+        settings.cluster.resources(hardware)
+    unknown = set(settings.failure.classes) ^ set(CLASSES)
+    if unknown:
+        raise SettingsError(f"failure.classes: {min(unknown)} is missing or no class.", where="conf/failure", next_step=", ".join(CLASSES))
     return settings
 
 

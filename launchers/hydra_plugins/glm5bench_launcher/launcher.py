@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from glm5bench.settings import Multirun, campaign_name, validated
 
 _TARGET = "hydra_plugins.glm5bench_launcher.launcher.CampaignLauncher"
-for _kind in ("local", "plan"):  # plain nodes: Hydra loads plugins outside sys.modules, where dataclasses cannot read annotations
+for _kind in ("slurm", "local", "plan"):  # plain nodes: Hydra loads plugins outside sys.modules, where dataclasses cannot read annotations
     _node = {"_target_": _TARGET, "kind": _kind}
     ConfigStore.instance().store(group="hydra/launcher", name=_kind, node=_node, provider="glm5bench")
 

@@ -1,0 +1,117 @@
+"""Where node jobs run, what is asked of Slurm for them, and what becomes of failures: frozen values from conf/cluster and conf/failure.
+
+A cluster names an executor; where it is Slurm, `slurm` holds what every job asks for and `hardware` what the jobs of one hardware ask
+for instead. A failure set names, for every class of failure, whether and how its points are sent again. Pure: no file, no clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge
+from pydantic import FiniteFloat
+
+from .errors import SettingsError
+from .point import Natural, Positive, PositiveFloat, from_plain, plain
+
+CLASSES = {
+    "node_fault": "the node lacks what the arm needs, or Slurm lost the node",
+    "server_oom": "the server ran out of memory",
+    "server_crash": "the server ended, or no longer answers",
+    "server_hung": "the server lives and no token comes",
+    "server_start_timeout": "the server was not ready in time",
+    "client_error": "the load client could not do its work against a server that lives",
+    "invalid_point": "measured whole, and invalid by its own reasons",
+    "preempted": "Slurm took the node for another job, or was told to requeue this one",
+    "time_limit": "the job's time was over before its points were",
+    "cancelled": "somebody ended the job",
+    "image_missing": "the node has no such image, program or module",
+    "checkpoint_missing": "the node does not see the checkpoint",
+    "submit_refused": "Slurm did not take the job",
+    "lost": "the job died without a word, or a file of its is gone",
+}
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one Slurm job asks for. `$GPUS` in gres and gpus_per_node becomes the number of GPUs that the job's servers use."""
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    reservation: str | None = None
+    gres: str | None = None
+    gpus_per_node: str | None = None
+    exclusive: bool = True
+    cpus_per_task: Positive | None = None
+    mem: str | None = None  # as sbatch --mem takes it; '0' is all of the node's
+    time_limit_min: Positive | None = None  # of every job; None: from its estimate
+    max_time_min: Positive | None = None  # a longer node job is split; None: the partition's own limit, where Slurm tells it
+    setup: tuple[str, ...] = ()
+    sbatch: dict[str, str | int | bool] = field(default_factory=dict)
+    wckey: str | None = None
+    concurrent_jobs: Positive = 256
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where node jobs run. `executor` is submitit's; `checkpoint_dir` holds a directory for each checkpoint, None: by its name."""
+
+    id: str
+    executor: Literal["local", "debug", "slurm"]
+    checkpoint_dir: str | None
+    slurm: Resources = Resources()
+    hardware: dict[str, dict[str, Any]] = field(default_factory=dict)
+    stop_before_s: Positive = 120  # before its time limit a job stops: long enough to end a server and to write
+    poll_s: Annotated[FiniteFloat, Ge(0)] = 10.0  # Slurm is asked at most this often
+
+    def resources(self, hardware: str) -> Resources:
+        """What the jobs of this hardware ask for. Raises SettingsError for a name or a value that cannot be."""
+        own = self.hardware.get(hardware, {})
+        unknown = set(own) - set(Resources.__dataclass_fields__)
+        if unknown:
+            known = ", ".join(sorted(Resources.__dataclass_fields__))
+            raise SettingsError(
+                f"cluster.hardware.{hardware}.{min(unknown)} is not a setting.", where=f"cluster {self.id}", next_step=f"known here: {known}"
+            )
+        try:
+            return from_plain(Resources, {**plain(self.slurm), **own})
+        except ValueError as error:
+            said = " ".join(str(error).split())
+            raise SettingsError(f"cluster.hardware.{hardware} cannot be understood: {said}.", where=f"cluster {self.id}") from error
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What becomes of the points of one class of failure.
+
+    `again`: anywhere; elsewhere (not on the nodes where it happened); longer (the time limit times `factor`); patient (the start
+    timeout times `factor`); never. `automatic`: also by a campaign's own retries. `counts`: towards the limit of attempts.
+    """
+
+    again: Literal["anywhere", "elsewhere", "longer", "patient", "never"]
+    automatic: bool = True
+    counts: bool = True
+    factor: PositiveFloat = 1.0
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The policies of all classes. `limit`: attempts a point gets; `node_faults`: how many make a node one to stay away from."""
+
+    id: str
+    limit: Positive
+    node_faults: Positive
+    node_away_h: PositiveFloat
+    classes: dict[str, Policy]
+
+    def policy(self, class_: str) -> Policy:
+        """The policy of a class; a point without one was never tried and is sent."""
+        return self.classes.get(class_, Policy("anywhere", counts=False))
+
+
+LOCAL = Cluster("local", "local", None)
+Retries = Natural

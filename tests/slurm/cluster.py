@@ -1,0 +1,378 @@
+"""A real Slurm of several nodes on this machine, with accounting, up in seconds, on loopback and in one directory.
+
+`python tests/slurm/cluster.py up DIR` makes it and prints `export SLURM_CONF=...`; `down DIR` ends it, by the process ids that stand in
+DIR; `kill DIR NODE` is a power cut, `start DIR NODE` brings the node back. Works as root and, where user namespaces are allowed, as an
+ordinary user. Needs Debian's packages of install.sh. DIR must be short: Unix sockets end at 107 characters.
+
+A node is a slurmd in its own PID, UTS and mount namespaces: its hostname is the node's, and when its first process is killed, its
+jobs are gone with it. GPUs are counted ones: the device of each is a symlink to /dev/null.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+NODES = ("h200-1", "h200-2", "b200-1", "b200-2", "mi355x-1", "mi355x-2")
+PROGRAMS = ("slurmctld", "slurmd", "slurmdbd", "munged", "mariadbd", "mariadb-install-db", "mariadb", "unshare", "setsid", "squeue")
+N_PORTS = 40
+PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
+
+
+def lacks() -> str:
+    """Why no cluster can be made here; empty where one can."""
+    missing = [p for p in PROGRAMS if not shutil.which(p, path=PATH)]
+    if missing:
+        return f"{', '.join(missing)} not installed: `sh tests/slurm/install.sh` as root does it"
+    if subprocess.run([*_namespaces(), "true"], capture_output=True, check=False).returncode:
+        return "this kernel lets this user make no namespaces (unshare)"
+    return ""
+
+
+def _namespaces() -> list[str]:
+    user = [] if os.geteuid() == 0 else ["--user", "--map-current-user", "--keep-caps"]
+    return ["unshare", *user, "--pid", "--uts", "--mount", "--fork", "--kill-child", "--mount-proc"]
+
+
+class Cluster:
+    """One cluster in one directory."""
+
+    def __init__(self, base: Path, *, max_array_size: int = 1001, fast_requeue: bool = True) -> None:
+        self.base = base
+        self.conf = base / "etc" / "slurm.conf"
+        self.max_array_size, self.fast_requeue = max_array_size, fast_requeue
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment of a login node of this cluster."""
+        return {**os.environ, "SLURM_CONF": str(self.conf), "PATH": PATH}
+
+    def up(self) -> Cluster:
+        """Starts every daemon and waits until all nodes are idle. On failure nothing is left running."""
+        try:
+            return self._up()
+        except BaseException:
+            self.down()
+            raise
+
+    def _up(self) -> Cluster:
+        for name in ("etc", "state", "spool", "log", "pid", "dev", "db", "munge"):
+            (self.base / name).mkdir(parents=True, exist_ok=True)
+        (self.base / "munge").chmod(0o711)
+        self.port0 = _free_block()
+        self._write_confs()
+        self._start_munge()
+        self._start_accounting()
+        self.start_controller()
+        for node in NODES:
+            self.start_node(node)
+        until(lambda: len(self._idle()) == len(NODES), 60, "all nodes idle")
+        if self.fast_requeue:
+            self._daemon("unhold", [sys.executable, __file__, "unhold", str(self.base)])
+        return self
+
+    def down(self) -> None:
+        """Ends everything that `up` and what ran on it started, and removes the directory."""
+        for pid_file in sorted((self.base / "pid").glob("node.*")):
+            self.kill_node(pid_file.name.removeprefix("node."))
+        for name in ("unhold", "slurmctld", "slurmdbd", "mariadbd", "munged"):
+            self._kill(name)
+        shutil.rmtree(self.base, ignore_errors=True)
+
+    def run(self, *command: str, check: bool = True) -> str:
+        """Standard output of one of Slurm's commands."""
+        return subprocess.run(command, env=self.env, capture_output=True, text=True, check=check, timeout=60).stdout.strip()
+
+    def start_node(self, node: str) -> None:
+        """Boots a node."""
+        inside = (
+            'hostname "$1" && mount --bind "$3/hosts" /etc/hosts; export SLURM_CONF=$3/slurm.conf;'
+            ' "$2" -D -N "$1" -f "$3/slurm.conf" & p=$!; trap "kill -TERM $p" TERM; while kill -0 $p 2>/dev/null; do wait $p; done'
+        )
+        slurmd = str(shutil.which("slurmd", path=PATH))
+        self._daemon(f"node.{node}", [*_namespaces(), "bash", "-c", inside, "node", node, slurmd, str(self.conf.parent)])
+
+    def kill_node(self, node: str) -> None:
+        """A power cut: the first process of the node's namespace is killed, and with it the kernel kills all others."""
+        outer = self._pid(f"node.{node}")
+        for child in _children(outer):
+            _signal(child, signal.SIGKILL)
+        until(lambda: not _lives(outer), 10, f"the end of {node}")
+        (self.base / "pid" / f"node.{node}").unlink(missing_ok=True)
+
+    def in_node(self, node: str, *command: str) -> None:
+        """Runs a command in the mount and PID namespaces of a node."""
+        inner = _children(self._pid(f"node.{node}"))[0]
+        subprocess.run(["nsenter", "--target", str(inner), "--mount", "--pid", *command], check=True, capture_output=True, timeout=30)
+
+    def start_controller(self) -> None:
+        """Starts slurmctld; its jobs go on."""
+        own_hosts = 'mount --bind "$1" /etc/hosts; shift; exec "$@"'
+        user = [] if os.geteuid() == 0 else ["--user", "--map-current-user", "--keep-caps"]
+        hosts = str(self.base / "etc" / "hosts")
+        command = [str(shutil.which("slurmctld", path=PATH)), "-D", "-f", str(self.conf)]
+        self._daemon("slurmctld", ["unshare", *user, "--mount", "bash", "-c", own_hosts, "ctld", hosts, *command])
+        until(lambda: self._answers("scontrol", "ping"), 30, "slurmctld")
+
+    def stop_controller(self) -> None:
+        """Stops slurmctld; jobs and nodes go on."""
+        self._kill("slurmctld", signal.SIGTERM)
+
+    def start_accounting(self) -> None:
+        """Starts slurmdbd."""
+        self._daemon("slurmdbd", [str(shutil.which("slurmdbd", path=PATH)), "-D"])
+        until(lambda: self._answers("sacctmgr", "-n", "show", "cluster"), 60, "slurmdbd")
+
+    def stop_accounting(self) -> None:
+        """Stops slurmdbd: sacct no longer answers."""
+        self._kill("slurmdbd", signal.SIGTERM)
+
+    def _idle(self) -> list[str]:
+        return self.run("sinfo", "-h", "-N", "-p", "low", "-t", "idle", "-o", "%N", check=False).split()
+
+    def _answers(self, *command: str) -> bool:
+        return subprocess.run(command, env=self.env, capture_output=True, check=False, timeout=60).returncode == 0
+
+    def _daemon(self, name: str, command: list[str]) -> None:
+        with (self.base / "log" / f"{name}.out").open("ab") as log:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.env, cwd=self.base, start_new_session=True
+            )
+        (self.base / "pid" / name).write_text(str(process.pid))
+
+    def _pid(self, name: str) -> int:
+        try:
+            return int((self.base / "pid" / name).read_text())
+        except (OSError, ValueError):
+            return -1
+
+    def _kill(self, name: str, signum: int = signal.SIGKILL) -> None:
+        pid = self._pid(name)
+        _signal(pid, signum)
+        until(lambda: not _lives(pid), 30, f"the end of {name}")
+        (self.base / "pid" / name).unlink(missing_ok=True)
+
+    def _start_munge(self) -> None:
+        munge, key = self.base / "munge", self.base / "munge" / "key"
+        key.touch(mode=0o600)
+        key.write_bytes(os.urandom(128))
+        key.chmod(0o400)
+        options = [f"--socket={munge}/munge.sock", f"--key-file={key}", f"--pid-file={munge}/pid", f"--log-file={self.base}/log/munged.log"]
+        command = [str(shutil.which("munged", path=PATH)), "--force", "--foreground", *options, f"--seed-file={munge}/seed", "--num-threads=4"]
+        self._daemon("munged", command)
+        until((munge / "munge.sock").exists, 20, "munged")
+
+    def _start_accounting(self) -> None:
+        db, socket_, user = self.base / "db", self.base / "db" / "s.sock", getpass.getuser()
+        install = ["mariadb-install-db", "--no-defaults", f"--user={user}", f"--datadir={db}", "--auth-root-authentication-method=normal"]
+        subprocess.run([*install, "--skip-test-db"], check=True, capture_output=True, env=self.env, timeout=120)
+        small = "--innodb-buffer-pool-size=64M --innodb-log-file-size=64M --innodb-lock-wait-timeout=900 --performance-schema=OFF"
+        own = f"--user={user} --datadir={db} --socket={socket_} --pid-file={db}/pid --bind-address=127.0.0.1 --port={self.port0 + 2}"
+        quick = "--innodb-flush-log-at-trx-commit=0 --skip-log-bin --skip-name-resolve --max-connections=40"
+        self._daemon("mariadbd", ["mariadbd", "--no-defaults", *own.split(), *small.split(), *quick.split()])
+        until(lambda: self._answers("mariadb-admin", "--no-defaults", "-uroot", f"--socket={socket_}", "ping"), 30, "mariadbd")
+        sql = (
+            "CREATE DATABASE IF NOT EXISTS slurm_acct; CREATE USER IF NOT EXISTS 'slurm'@'127.0.0.1' IDENTIFIED BY 'slurm';"
+            "GRANT ALL ON slurm_acct.* TO 'slurm'@'127.0.0.1';"
+        )
+        self.run("mariadb", "--no-defaults", "-uroot", f"--socket={socket_}", "-e", sql)
+        self.start_accounting()
+        self.run("sacctmgr", "-i", "add", "cluster", "test", check=False)
+
+    def _write_confs(self) -> None:
+        etc, base, user, host = self.base / "etc", self.base, getpass.getuser(), socket.gethostname().split(".")[0]
+        for node in NODES:
+            (base / "dev" / node).mkdir(exist_ok=True)
+            (base / "spool" / node).mkdir(exist_ok=True)
+            for i in range(8):
+                (base / "dev" / node / f"gpu{i}").symlink_to("/dev/null")
+        (etc / "hosts").write_text(Path("/etc/hosts").read_text() + "".join(f"\n127.0.0.1 {n}" for n in NODES) + "\n")
+        common = f"AuthType=auth/munge\nAuthInfo=socket={base}/munge/munge.sock\nSlurmUser={user}\n"
+        self.conf.write_text(common + _SLURM.format(base=base, user=user, host=host, port=self.port0, dbd=self.port0 + 1, array=self.max_array_size) + self._nodes())
+        (etc / "gres.conf").write_text("".join(self._gres(n) for n in NODES))
+        (etc / "slurmdbd.conf").touch(mode=0o600)
+        (etc / "slurmdbd.conf").write_text(common + _DBD.format(base=base, host=host, dbd=self.port0 + 1, db=self.port0 + 2))
+
+    def _nodes(self) -> str:
+        lines, host = [], socket.gethostname().split(".")[0]
+        for i, node in enumerate(NODES):
+            kind = node.rpartition("-")[0]
+            size = "CPUs=32 Boards=1 SocketsPerBoard=2 CoresPerSocket=16 ThreadsPerCore=1 RealMemory=200000"
+            address = f"NodeHostname={host} NodeAddr=127.0.0.1 Port={self.port0 + 10 + i}"
+            lines.append(f"NodeName={node} {address} {size} Gres=gpu:{kind}:8 Feature={kind} State=UNKNOWN")
+        for kind in ("h200", "b200", "mi355x"):
+            times = "MaxTime=2-0 DefaultTime=60 PreemptMode=OFF State=UP"
+            lines.append(f"PartitionName={kind} Nodes={kind}-[1-2] {'Default=YES ' * (kind == 'h200')}PriorityTier=10 {times}")
+        lines.append("PartitionName=low Nodes=ALL PriorityTier=1 GraceTime=10 MaxTime=2-0 DefaultTime=60 PreemptMode=REQUEUE State=UP")
+        return "\n".join(lines) + "\n"
+
+    def _gres(self, node: str) -> str:
+        kind = node.rpartition("-")[0]
+        flag = "amd_gpu_env" if kind == "mi355x" else "nvidia_gpu_env"
+        return f"NodeName={node} Name=gpu Type={kind} File={self.base}/dev/{node}/gpu[0-7] Flags={flag}\n"
+
+    def unhold(self) -> None:
+        """Slurm lets every requeued job wait two minutes: here it is released as soon as nothing of its last run is left.
+
+        Sooner, slurmd says "Duplicate jobid" and the node is drained; and its credentials have a granularity of one second.
+        """
+        released: dict[str, str] = {}
+        while True:
+            time.sleep(0.5)
+            waiting = self.run("squeue", "-h", "-r", "-t", "PD", "-o", "%A %r", check=False).splitlines()
+            for job, reason in (line.split(maxsplit=1) for line in waiting if " " in line):
+                if reason != "BeginTime" or _step_daemons(job):
+                    continue
+                shown = self.run("scontrol", "-o", "show", "job", job, check=False)
+                restarts = next((w.removeprefix("Restarts=") for w in shown.split() if w.startswith("Restarts=")), "0")
+                if restarts != "0" and released.get(job) != restarts:
+                    self.run("scontrol", "update", f"jobid={job}", "StartTime=now+2", check=False)
+                    released[job] = restarts
+
+
+_SLURM = """\
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmdUser={user}
+SlurmctldPort={port}
+SlurmdPort={port}
+CredType=cred/munge
+CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
+StateSaveLocation={base}/state
+SlurmdSpoolDir={base}/spool/%n
+SlurmctldPidFile={base}/pid/ctld
+SlurmdPidFile={base}/pid/slurmd.%n
+SlurmctldLogFile={base}/log/slurmctld.log
+SlurmdLogFile={base}/log/slurmd.%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=task=1
+SwitchType=switch/none
+MpiDefault=none
+ReturnToService=1
+SlurmdParameters=config_overrides
+SlurmdTimeout=20
+SlurmctldTimeout=30
+InactiveLimit=0
+MinJobAge=300
+KillWait=5
+CompleteWait=0
+UnkillableStepTimeout=30
+BatchStartTimeout=20
+MessageTimeout=15
+JobRequeue=1
+MaxArraySize={array}
+MaxJobCount=10000
+SchedulerType=sched/backfill
+SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=0,sched_min_interval=100000,max_rpc_cnt=0,preempt_youngest_first
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU_Memory
+PriorityType=priority/multifactor
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PreemptExemptTime=0
+SlurmctldParameters=preempt_send_user_signal
+GresTypes=gpu
+AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=127.0.0.1
+AccountingStoragePort={dbd}
+AccountingStoragePass={base}/munge/munge.sock
+AccountingStorageTRES=gres/gpu,gres/gpu:h200,gres/gpu:b200,gres/gpu:mi355x
+DefMemPerCPU=100
+"""
+_DBD = """\
+DbdAddr=127.0.0.1
+DbdHost={host}
+DbdPort={dbd}
+LogFile={base}/log/slurmdbd.log
+PidFile={base}/pid/dbd
+StorageType=accounting_storage/mysql
+StorageHost=127.0.0.1
+StoragePort={db}
+StorageUser=slurm
+StoragePass=slurm
+StorageLoc=slurm_acct
+CommitDelay=1
+"""
+
+
+def until(condition: Callable[[], object], seconds: float, what: str) -> None:
+    """Waits until the condition holds. Raises TimeoutError that names what never came."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not within {seconds:g} s")
+        time.sleep(0.05)
+
+
+def _free_block() -> int:
+    for port in range(20000 + os.getpid() % 200 * 50, 32000, N_PORTS + 10):
+        with contextlib.suppress(OSError):
+            for offset in range(N_PORTS):
+                with socket.socket() as s:
+                    s.bind(("127.0.0.1", port + offset))
+            return port
+    raise RuntimeError(f"no {N_PORTS} free ports in a row below 32000")
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(c) for c in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def _signal(pid: int, signum: int) -> None:
+    if pid > 0:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signum)
+
+
+def _step_daemons(job: str) -> bool:
+    for entry in os.listdir("/proc"):
+        with contextlib.suppress(OSError):
+            if entry.isdigit() and Path(f"/proc/{entry}/cmdline").read_bytes().startswith(f"slurmstepd: [{job}.".encode()):
+                return True
+    return False
+
+
+def main(arguments: list[str]) -> int:
+    """The commands of the module's docstring."""
+    if len(arguments) < 2:
+        print(__doc__)
+        return 2
+    verb, base = arguments[0], Path(arguments[1]).absolute()
+    cluster = Cluster(base)
+    if verb == "up":
+        why = lacks()
+        if why:
+            print(f"No cluster can be made here: {why}.", file=sys.stderr)
+            return 3
+        cluster.up()
+        print(f"export SLURM_CONF={cluster.conf}")
+    elif verb == "unhold":
+        cluster.unhold()
+    else:
+        {"down": cluster.down, "kill": cluster.kill_node, "start": cluster.start_node}[verb](*arguments[2:])
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
