@@ -13,7 +13,7 @@ from annotated_types import Ge
 from pydantic import FiniteFloat
 
 from .errors import SettingsError
-from .point import Natural, Positive, PositiveFloat, from_plain, plain
+from .point import Positive, PositiveFloat, from_plain, plain
 
 CLASSES = {
     "node_fault": "the node lacks what the arm needs, or Slurm lost the node",
@@ -74,7 +74,9 @@ class Cluster:
         if unknown:
             known = ", ".join(sorted(Resources.__dataclass_fields__))
             raise SettingsError(
-                f"cluster.hardware.{hardware}.{min(unknown)} is not a setting.", where=f"cluster {self.id}", next_step=f"known here: {known}"
+                f"cluster.hardware.{hardware}.{min(unknown)} is not a setting.",
+                where=f"cluster {self.id}",
+                next_step=f"known here: {known}",
             )
         try:
             return from_plain(Resources, {**plain(self.slurm), **own})
@@ -111,7 +113,3 @@ class Failure:
     def policy(self, class_: str) -> Policy:
         """The policy of a class; a point without one was never tried and is sent."""
         return self.classes.get(class_, Policy("anywhere", counts=False))
-
-
-LOCAL = Cluster("local", "local", None)
-Retries = Natural

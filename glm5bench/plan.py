@@ -1,19 +1,20 @@
 """Points -> node jobs, leaving out what cannot be and what is done. Pure: no file, no clock.
 
 An arm's points share a server under `server_scope: arm` (`$C` bound once, to the arm's largest concurrency) and get one each under
-`point`. One node job measures one arm. What the plan departs from, warns of or leaves out is said in its own words.
+`point`. One node job measures one arm; one that a cluster's time limit is too short for is split, and under `pack` those that need
+half a node or less are marked to run side by side. What the plan departs from, warns of or leaves out is said in its own words.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from . import recipe
 from .errors import ImpossibleError, SettingsError
-from .point import Arm, NodeJob, Point, Recipe, ServerStart, digest_of, point_key
+from .point import Arm, NodeJob, Point, Recipe, ServerStart, digest_of, point_keys
 from .settings import Price, Settings
 
 JOB_OVERHEAD_S = 60.0  # container start, checks and the end of a job
@@ -48,24 +49,26 @@ class Plan:
         return sum(len(job.starts) for job in self.jobs)
 
 
-def plan(asked: Sequence[Settings]) -> Plan:
-    """The node jobs of all arms asked for.
+def plan(asked: Sequence[Settings], max_s: Mapping[str, float] | None = None) -> Plan:
+    """The node jobs of all arms asked for. `max_s`: the longest that a job on a hardware may be estimated to take, seconds.
 
     Raises ImpossibleError with the reason when nothing that was asked can be, SettingsError for a contradiction.
     """
     _refuse_differing(asked)
     requests, notes = _distinct(asked)
-    jobs, left_out = [], []
-    for request in requests:
-        starts, impossible = _starts(request)
+    jobs, left_out, lanes = [], [], _lanes(requests)
+    for request, n_lanes in zip(requests, lanes, strict=True):
+        starts, impossible = _starts(request, n_lanes)
         left_out += impossible
         if starts:
-            jobs.append(_node_job(request.settings, starts))
+            whole = _node_job(request.settings, starts, n_lanes)
+            jobs += split(whole, (max_s or {}).get(request.settings.hardware.id))
     if not jobs:
         reasons = "; ".join(sorted({lo.reason for lo in left_out}))
         raise ImpossibleError(f"{reasons}.", next_step="ask for another hardware, checkpoint, tp, engine or speculative setting")
     told = [(job, start) for job in jobs for start in job.starts]
     notes += [f"{job.arm.label}: {note}" for job, start in told for note in start.recipe.notes]
+    notes += [f"{job.arm.label}: packed, {job.lanes} servers side by side on a node" for job in jobs if job.lanes > 1]
     warnings = [
         f"{job.arm.label}: {text}"
         for job, start in told
@@ -85,7 +88,7 @@ class _Request:
 
 def _refuse_differing(asked: Sequence[Settings]) -> None:
     """What holds for a campaign as a whole cannot be swept inside one."""
-    for name in ("server_scope", "bind_concurrency", "cluster", "price", "name", "output_dir", "wait"):
+    for name in ("server_scope", "bind_concurrency", "cluster", "price", "failure", "retries", "pack", "name", "output_dir", "wait"):
         if len({digest_of(getattr(s, name)) for s in asked}) > 1:
             raise SettingsError(f"{name} differs between the arms, and is one for a campaign.", next_step=f"one sweep for each {name}")
     first = asked[0]
@@ -111,7 +114,25 @@ def _distinct(asked: Sequence[Settings]) -> tuple[list[_Request], list[str]]:
     return list(kept.values()), [f"{kept[same].settings.arm.label}: {n} {said}" for same, n in merged.items()]
 
 
-def _starts(request: _Request) -> tuple[list[ServerStart], list[LeftOut]]:
+def _lanes(requests: Sequence[_Request]) -> list[int]:
+    """How many servers stand side by side on the node of each arm: more than one under `pack`, where enough arms of one shape are left."""
+    lanes = [1] * len(requests)
+    shapes: dict[tuple[str, int], list[int]] = {}
+    for i, request in enumerate(requests):
+        s = request.settings
+        if s.pack and 2 * s.tp.size <= s.hardware.gpus_per_node and recipe.impossible(s.arm, [c for c, _, _ in request.points]) is None:
+            shapes.setdefault((s.hardware.id, s.tp.size), []).append(i)
+    for members in shapes.values():
+        s = requests[members[0]].settings
+        n = s.hardware.gpus_per_node // s.tp.size
+        full = len(members) // n * n
+        alike = sorted(members, key=lambda i: sum(c for c, _, _ in requests[i].points))  # neighbours that end at about the same time
+        for i in alike[:full]:
+            lanes[i] = n
+    return lanes
+
+
+def _starts(request: _Request, lanes: int) -> tuple[list[ServerStart], list[LeftOut]]:
     """The server starts of an arm; those that cannot be with their reason."""
     s, asked = request.settings, sorted(request.points)
     reason = recipe.contradiction(s.arm)
@@ -121,7 +142,7 @@ def _starts(request: _Request) -> tuple[list[ServerStart], list[LeftOut]]:
     starts, left_out = [], []
     for group in [concurrencies] if s.server_scope == "arm" else [[c] for c in concurrencies]:
         started = recipe.bound(s.arm, s.bind_concurrency or max(group), group)
-        points = tuple(_point(s.arm, started, *axes) for axes in asked if axes[0] in group)
+        points = _points(s.arm, started, [axes for axes in asked if axes[0] in group], lanes)
         reason = recipe.unfit(s.arm, started)
         if reason is None:
             starts.append(ServerStart(started, points))
@@ -130,20 +151,20 @@ def _starts(request: _Request) -> tuple[list[ServerStart], list[LeftOut]]:
     return starts, left_out
 
 
-def _point(arm: Arm, started: Recipe, concurrency: int, seed: int, repeat: int) -> Point:
-    key = point_key(arm, started, concurrency=concurrency, repeat=repeat, seed=seed)
+def _points(arm: Arm, started: Recipe, axes: Sequence[tuple[int, int, int]], lanes: int) -> tuple[Point, ...]:
     assert started.binding is not None
-    return Point(key, _arm_id(arm), concurrency, repeat, seed, started.binding)
+    arm_id, keys = _arm_id(arm), point_keys(arm, started, axes, lanes=lanes)
+    return tuple(Point(key, arm_id, c, repeat, seed, started.binding) for key, (c, seed, repeat) in zip(keys, axes, strict=True))
 
 
 def _arm_id(arm: Arm) -> str:
     return digest_of(dataclasses.replace(arm, engine=dataclasses.replace(arm.engine, fault="")), 8)
 
 
-def _node_job(s: Settings, starts: Sequence[ServerStart]) -> NodeJob:
+def _node_job(s: Settings, starts: Sequence[ServerStart], lanes: int) -> NodeJob:
     """Points ascend in concurrency: the low ones are measured before a full server has fragmented its cache."""
-    seconds = JOB_OVERHEAD_S / s.engine.time_scale + sum(_start_estimate_s(s.arm, start) for start in starts)
-    usd = 0.0 if s.engine.simulated else seconds / 3600 * s.hardware.gpus_per_node * price_of(s.price, s.hardware.id)
+    usd_per_s = 0.0 if s.engine.simulated else s.hardware.gpus_per_node * price_of(s.price, s.hardware.id) / lanes / 3600
+    seconds = _estimate_s(s.arm, starts)
     return NodeJob(
         id=f"{s.hardware.id}-{_arm_id(s.arm)}",
         arm=s.arm,
@@ -152,8 +173,45 @@ def _node_job(s: Settings, starts: Sequence[ServerStart]) -> NodeJob:
         model_path=_model_path(s),
         starts=tuple(starts),
         estimate_s=seconds,
-        estimate_usd=usd,
+        estimate_usd=seconds * usd_per_s,
+        lanes=lanes,
     )
+
+
+def _estimate_s(arm: Arm, starts: Sequence[ServerStart]) -> float:
+    return JOB_OVERHEAD_S / arm.engine.time_scale + sum(_start_estimate_s(arm, start) for start in starts)
+
+
+def split(job: NodeJob, max_s: float | None) -> list[NodeJob]:
+    """The job in as few pieces, in order, as are estimated to take no longer than `max_s` each; a point is never cut.
+
+    Each piece starts servers of its own; bindings stay. A point that is longer by itself is a piece of its own.
+    """
+    if max_s is None or job.estimate_s <= max_s:
+        return [job]
+    pieces: list[list[ServerStart]] = []
+    for start in job.starts:
+        for point in start.points:
+            if not pieces or _estimate_s(job.arm, _with(pieces[-1], start, point)) > max_s:
+                pieces.append([])
+            pieces[-1] = _with(pieces[-1], start, point)
+    return [_piece(job, starts, i, len(pieces)) for i, starts in enumerate(pieces, start=1)]
+
+
+def _with(starts: list[ServerStart], start: ServerStart, point: Point) -> list[ServerStart]:
+    if starts and starts[-1].recipe == start.recipe:
+        return [*starts[:-1], dataclasses.replace(starts[-1], points=(*starts[-1].points, point))]
+    return [*starts, ServerStart(start.recipe, (point,))]
+
+
+def _piece(job: NodeJob, starts: Sequence[ServerStart], number: int, of: int) -> NodeJob:
+    return _of_starts(dataclasses.replace(job, id=f"{job.id}-{number}of{of}"), starts)
+
+
+def _of_starts(job: NodeJob, starts: Sequence[ServerStart]) -> NodeJob:
+    seconds = _estimate_s(job.arm, starts)
+    usd = job.estimate_usd * seconds / job.estimate_s if job.estimate_s else 0.0
+    return dataclasses.replace(job, starts=tuple(starts), estimate_s=seconds, estimate_usd=usd)
 
 
 def _model_path(s: Settings) -> str:
@@ -180,4 +238,4 @@ def without(job: NodeJob, done: Collection[str]) -> NodeJob | None:
         points = tuple(p for p in start.points if p.key not in done)
         if points:
             starts.append(dataclasses.replace(start, points=points))
-    return dataclasses.replace(job, starts=tuple(starts)) if starts else None
+    return _of_starts(job, starts) if starts else None

@@ -9,11 +9,12 @@ This module knows no file, no clock and no Hydra.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from annotated_types import Ge, Gt, Le
 from pydantic import Field, FiniteFloat, TypeAdapter
@@ -264,6 +265,7 @@ class NodeJob:
     starts: tuple[ServerStart, ...]
     estimate_s: float
     estimate_usd: float
+    lanes: Positive = 1  # servers side by side on the node; each is a node job
 
     @property
     def points(self) -> tuple[Point, ...]:
@@ -273,7 +275,11 @@ class NodeJob:
 
 def canonical_json(value: Any) -> str:
     """The one JSON text of a value: sorted keys, no spaces, NaN refused."""
-    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _canonical(plain(value))
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def plain(value: Any) -> Any:
@@ -287,9 +293,11 @@ def plain(value: Any) -> Any:
     return value
 
 
-def physics(arm: Arm, recipe: Recipe, *, concurrency: int, repeat: int, seed: int) -> dict[str, Any]:
+def physics(arm: Arm, recipe: Recipe, *, concurrency: int, repeat: int, seed: int, lanes: int = 1) -> dict[str, Any]:
     """What changes the measurement, and nothing else: no path, date, host or cluster."""
+    packed = {"packed": lanes} if lanes > 1 else {}
     return {
+        **packed,
         "protocol": PROTOCOL_VERSION,
         "checkpoint": arm.checkpoint.repository,
         "revision": arm.checkpoint.revision,
@@ -326,22 +334,36 @@ def simulated_facts(arm: Arm) -> dict[str, Any]:
 
 def digest_of(value: Any, length: int = 20) -> str:
     """The first `length` hex digits of the SHA-256 of the value's canonical JSON."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:length]
+    return digest_of_plain(plain(value), length)
 
 
-def point_key(arm: Arm, recipe: Recipe, *, concurrency: int, repeat: int, seed: int) -> str:
-    """The point's key: 20 hex digits."""
-    return digest_of(physics(arm, recipe, concurrency=concurrency, repeat=repeat, seed=seed))
+def digest_of_plain(value: Any, length: int = 20) -> str:
+    """The same, of a value that is plain already."""
+    return hashlib.sha256(_canonical(value).encode()).hexdigest()[:length]
+
+
+def point_keys(arm: Arm, recipe: Recipe, axes: Sequence[tuple[int, int, int]], *, lanes: int = 1) -> list[str]:
+    """The keys, 20 hex digits each, of an arm's points at these (concurrency, seed, repeat)."""
+    same = plain(physics(arm, recipe, concurrency=0, repeat=0, seed=0, lanes=lanes))  # an arm may have thousands of points
+    return [digest_of_plain({**same, "concurrency": c, "seed": seed, "repeat": repeat}) for c, seed, repeat in axes]
 
 
 T = TypeVar("T")
 
 
+@functools.cache
+def adapter(kind: Any) -> TypeAdapter[Any]:
+    """Validates values of this kind; made once, which takes 10 ms."""
+    return TypeAdapter(kind)
+
+
 def from_json(kind: type[T], text: str | bytes) -> T:
     """A value of this kind from JSON. Raises ValueError that names the first field that is wrong."""
-    return TypeAdapter(kind).validate_json(text)
+    value: T = adapter(cast(Hashable, kind)).validate_json(text)
+    return value
 
 
 def from_plain(kind: type[T], value: Any) -> T:
     """A value of this kind from parsed JSON. Raises ValueError that names the first field that is wrong."""
-    return TypeAdapter(kind).validate_python(value)
+    valid: T = adapter(cast(Hashable, kind)).validate_python(value)
+    return valid

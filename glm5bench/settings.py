@@ -7,28 +7,45 @@ products of overrides, with the command line on top of every arm. Past this modu
 
 from __future__ import annotations
 
+import copy
 import itertools
+import json
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, cast
 
 import yaml
 from annotated_types import MinLen
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from .cluster import CLASSES, Cluster, Failure
 from .errors import BenchError, SettingsError
-from .point import Arm, Checkpoint, Engine, Hardware, Natural, Positive, PositiveFloat, ServerScope, Speculative, Workload, digest_of, plain
+from .point import (
+    Arm,
+    Checkpoint,
+    Engine,
+    Hardware,
+    Natural,
+    Positive,
+    PositiveFloat,
+    ServerScope,
+    Speculative,
+    Workload,
+    adapter,
+    digest_of,
+    plain,
+)
 
 POINT_AXES = ("concurrency", "repeat", "seed")
 HYDRA_OPTIONS = ("-m", "--multirun", "-cd", "--config-dir", "-c", "--cfg", "-p", "--package", "--resolve", "-i", "--info", "--hydra-help")
-ABOUT_THE_RUN = ("wait", "name", "output_dir", "hydra", "cluster", "price", "experiment", "failure", "retries")  # change no point, and no campaign's name
+# these change no point, and no campaign\'s name
+ABOUT_THE_RUN = ("wait", "name", "output_dir", "hydra", "cluster", "price", "experiment", "failure", "retries")
 LAUNCHERS = ("hydra/launcher=slurm", "hydra/launcher=local", "hydra/launcher=plan")
 PATIENCE = ("engine.start_timeout_s", "engine.stall_timeout_s", "engine.start_estimate_s")  # nor do these
 
@@ -214,13 +231,84 @@ def _values(override: Any) -> list[str]:
     return [text]
 
 
-def validated(composed: DictConfig) -> Settings:
-    """The settings of one composed arm. Raises SettingsError with the path and the value of the first thing that is wrong."""
+class Arms:
+    """Override lists -> settings. Hydra composes once for each choice of groups, which takes it 0.1 s; arms that differ in plain values
+    of that composition are made from it. What is anything else (a new key, a deletion, an interpolation) is left to Hydra.
+    """
+
+    def __init__(self, compose_one: Callable[[list[str]], DictConfig], parse: Callable[[list[str]], Any], is_group: Callable[[str], bool]):
+        self._compose, self._parse, self._is_group = compose_one, parse, is_group
+        self._composed: dict[tuple[str, ...], Any] = {}
+
+    def settings(self, overrides: Sequence[str]) -> Settings:
+        """The settings of one arm. Raises SettingsError for what is wrong in it."""
+        axes, rest = _axes(overrides)
+        plain_values: dict[str, Any] = {}
+        composed = []
+        for override in self._parse(rest):
+            is_plain = override.type.name == "CHANGE" and override.package is None and "@" not in override.key_or_group
+            if is_plain and not self._is_group(override.key_or_group):
+                plain_values[override.key_or_group] = override.value()
+            else:
+                composed.append(override.input_line)
+        asked = self._asked(tuple(composed))
+        if not _replaced(asked, plain_values):
+            asked = _container(self._compose(rest))
+        return _validated({**asked, **axes})
+
+    def _asked(self, composed: tuple[str, ...]) -> Any:
+        if composed not in self._composed:
+            self._composed[composed] = _container(self._compose(list(composed)), resolve=False)
+        return copy.deepcopy(self._composed[composed])
+
+
+def _axes(overrides: Sequence[str]) -> tuple[dict[str, list[Any]], list[str]]:
+    """The points' axes taken out of an arm's overrides: Hydra takes milliseconds to parse a long list."""
+    axes: dict[str, list[Any]] = {}
+    rest = []
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key in POINT_AXES and value.startswith("[") and all(v.strip().isdigit() for v in value[1:-1].split(",")):
+            axes[key] = [int(v) for v in value[1:-1].split(",")]
+        else:
+            rest.append(override)
+    return axes, rest
+
+
+def _replaced(asked: Any, values: Mapping[str, Any]) -> bool:
+    """Puts the values in their places; False where one has none or is no plain one, or where the composition is not final by itself."""
+    text = json.dumps(asked)
+    if "${" in text or '"???"' in text:
+        return False
+    for path, value in values.items():
+        *parents, last = path.split(".")
+        place = asked
+        for name in parents:
+            place = place.get(name) if isinstance(place, dict) else None
+        if not isinstance(place, dict) or last not in place or isinstance(place[last], dict | list) or not _is_scalar(value):
+            return False
+        place[last] = value
+    return True
+
+
+def _is_scalar(value: Any) -> bool:
+    return value is None or (isinstance(value, str | int | float) and "${" not in str(value) and value != "???")
+
+
+def _container(composed: DictConfig, *, resolve: bool = True) -> Any:
     own = OmegaConf.masked_copy(composed, [str(k) for k in composed if k not in ("hydra", "experiment")])
     try:
-        asked: Any = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
+        return OmegaConf.to_container(own, resolve=resolve, throw_on_missing=resolve)
     except OmegaConfBaseException as error:
         raise _settings_error(error) from error
+
+
+def validated(composed: DictConfig) -> Settings:
+    """The settings of one composed arm. Raises SettingsError with the path and the value of the first thing that is wrong."""
+    return _validated(_container(composed))
+
+
+def _validated(asked: dict[str, Any]) -> Settings:
     for axis in POINT_AXES:
         if not isinstance(asked.get(axis), list):
             asked[axis] = [asked.get(axis)]
@@ -236,7 +324,7 @@ def validated(composed: DictConfig) -> Settings:
 
 def _validate(kind: type[Any], asked: Any, prefix: str) -> Any:
     try:
-        return TypeAdapter(kind).validate_python(asked)
+        return adapter(cast(Hashable, kind)).validate_python(asked)
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join([p for p in (prefix, *map(str, first["loc"])) if p])

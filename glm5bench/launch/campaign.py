@@ -1,47 +1,60 @@
-"""A plan becomes a campaign's directory, once; the same command again goes on where it stopped."""
+"""A plan becomes a campaign's directory; the same command, or `resubmit`, goes on where it stopped."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..errors import UsageError
+from ..cluster import Cluster, Failure
+from ..errors import FileError, SettingsError, UsageError
 from ..node.provenance import git_state
-from ..plan import Plan, without
-from ..point import NodeJob, plain
+from ..plan import Plan, split, without
+from ..point import NodeJob, from_plain, plain
 from ..store.campaign import Campaign
-from .status import planned_jobs
-from .submit import live_jobs
+from . import slurm
+from .batch import Order, batch_name, batches, longest_s, script
+from .failure import Decision, decisions, missing, nodes_away, orders
+from .jobs import jobs as all_jobs
+from .jobs import keys_of, live_jobs
+from .submissions import read_sent
+from .submit import How, Outcome, settle, submit, submitting
 
 PLAN_FORMAT = 1
 
 
-def opened(campaign: Campaign, plan: Plan, *, name: str, launcher: str, overrides: Sequence[str]) -> tuple[NodeJob, ...]:
-    """The campaign's node jobs, in the plan that is written now if it is new.
+def opened(campaign: Campaign, plan: Plan, how: How, *, name: str, launcher: str, overrides: Sequence[str]) -> None:
+    """Writes the plan, if it is new or if this command changes its patience, paths, cluster or policies.
 
-    Equal keys mean equal bindings, so that the jobs asked for now stand for those of plan.json, with the patience and the paths of
-    this command.
-
+    Equal keys mean equal bindings, so that the jobs asked for now stand for those of plan.json.
     Raises UsageError when the directory holds a campaign of other points, EnvironmentLacks when it cannot be written.
     """
-    if not campaign.plan.is_file():
-        campaign.write_plan(plan_record(plan, name=name, launcher=launcher, overrides=overrides))
-    record = campaign.read_plan()
-    jobs = planned_jobs(record, str(campaign.plan))
-    planned, asked = {p.key for job in jobs for p in job.points}, {p.key for p in plan.points}
+    record = plan_record(plan, how, name=name, launcher=launcher, overrides=overrides)
+    if campaign.plan.is_file():
+        known = campaign.read_plan()
+        _refuse_other_points(campaign, plan, known)
+        if all(record[part] == known.get(part) for part in ("jobs", "cluster", "failure", "retries")):
+            return
+        record["created_utc"] = known.get("created_utc")
+    campaign.write_plan(record)
+
+
+def _refuse_other_points(campaign: Campaign, plan: Plan, known: dict[str, Any]) -> None:
+    planned = {p.key for job in planned_jobs(known, str(campaign.plan)) for p in job.points}
+    asked = {p.key for p in plan.points}
     if planned != asked:
         raise UsageError(
-            f"The campaign {name} holds {len(planned)} points, {len(asked - planned)} of those asked for now are not among them"
-            f" (planned with glm5bench {record.get('glm5bench')}).",
+            f"The campaign {campaign.root.name} holds {len(planned)} points, {len(asked - planned)} of those asked for now are not among them"
+            f" (planned with glm5bench {known.get('glm5bench')}).",
             where=str(campaign.plan),
             next_step="give this one a name of its own: name=...",
         )
-    return plan.jobs
 
 
-def plan_record(plan: Plan, *, name: str, launcher: str, overrides: Sequence[str]) -> dict[str, Any]:
+def plan_record(plan: Plan, how: How, *, name: str, launcher: str, overrides: Sequence[str]) -> dict[str, Any]:
     """plan.json, and what `plan --json` prints: docs/json.md."""
     return {
         "format": PLAN_FORMAT,
@@ -53,17 +66,154 @@ def plan_record(plan: Plan, *, name: str, launcher: str, overrides: Sequence[str
         "git": git_state(),
         "n_points": len(plan.points),
         "n_server_starts": plan.n_server_starts,
-        "estimate_node_h": sum(job.estimate_s for job in plan.jobs) / 3600,
+        "estimate_node_h": sum(job.estimate_s / job.lanes for job in plan.jobs) / 3600,
         "estimate_usd": sum(job.estimate_usd for job in plan.jobs),
         "jobs": [plain(job) for job in plan.jobs],
         "left_out": [plain(lo) for lo in plan.left_out],
         "notes": list(plan.notes),
         "warnings": list(plan.warnings),
+        "cluster": plain(how.cluster),
+        "failure": plain(how.failure),
+        "retries": how.retries,
     }
+
+
+def planned_jobs(record: dict[str, Any], where: str) -> tuple[NodeJob, ...]:
+    """The node jobs of a plan's record. Raises FileError where it is damaged or of another version."""
+    try:
+        return from_plain(tuple[NodeJob, ...], record["jobs"])
+    except ValueError as error:
+        raise FileError(f"plan.json cannot be understood: {str(error).splitlines()[0]}.", path=where) from error
+
+
+def planned_how(record: dict[str, Any], where: str) -> How:
+    """The rules of a plan's record. Raises FileError where it has none."""
+    try:
+        return How(from_plain(Cluster, record["cluster"]), from_plain(Failure, record["failure"]), int(record["retries"]))
+    except (KeyError, TypeError, ValueError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise FileError(
+            f"plan.json says nothing of cluster and policies ({said}).", path=where, next_step="type the sweep again: it writes them"
+        ) from error
+
+
+def resolved_cluster(launcher: str, overrides: Sequence[str], cluster: Cluster) -> Cluster:
+    """The cluster that a command means. Raises SettingsError where its launcher and its cluster contradict each other."""
+    if launcher == "slurm" and cluster.executor != "slurm":
+        raise SettingsError(
+            f"hydra/launcher=slurm needs a cluster of Slurm, and {cluster.id} is none.",
+            next_step="cluster=example, or one of your own: conf/cluster/template.yaml says how",
+        )
+    if "hydra/launcher=local" in overrides and cluster.executor == "slurm":
+        raise SettingsError(
+            f"hydra/launcher=local, and cluster {cluster.id} is Slurm's.", next_step="leave one out, or cluster.executor=local to run here"
+        )
+    return cluster
+
+
+def longest_of(clusters: Sequence[tuple[str, Cluster]]) -> dict[str, float]:
+    """The longest estimate that a job may have, seconds, by hardware, where there is a limit. Asks Slurm where conf does not say."""
+    limits: dict[str, float] = {}
+    partitions: dict[str, dict[str, str]] | None = None
+    for hardware, cluster in clusters:
+        if cluster.executor != "slurm" or hardware in limits:
+            continue
+        r = cluster.resources(hardware)
+        if r.max_time_min is None and r.time_limit_min is None and partitions is None:
+            partitions = slurm.partitions() or {}
+        longest = longest_s(r, cluster.stop_before_s, _partition_max(partitions or {}, r.partition))
+        if longest is not None:
+            limits[hardware] = longest
+    return limits
+
+
+def _partition_max(partitions: dict[str, dict[str, str]], name: str | None) -> float | None:
+    chosen = partitions.get(name) if name else next((p for p in partitions.values() if p.get("Default") == "YES"), None)
+    return slurm.max_time_min(chosen) if chosen else None
+
+
+def send(campaign: Campaign, jobs: Sequence[NodeJob], how: How) -> tuple[Outcome | None, int]:
+    """Submits every point that is neither done nor in the charge of a live job; None where there is none. And how many points.
+
+    Whoever types the sweep again knows why: no policy holds anything back, only nodes to stay away from are left out.
+    """
+    with submitting(campaign):
+        if how.cluster.executor == "slurm" and campaign.submissions.is_file():
+            settle(campaign)
+        missed = left(campaign, jobs)
+        if not missed:
+            return None, 0
+        away = _away(campaign, missed, how)
+        outcome = submit(campaign, [Order(job, away) for job in missed], how)
+    return outcome, sum(len(job.points) for job in missed)
+
+
+def _away(campaign: Campaign, jobs: Sequence[NodeJob], how: How) -> tuple[str, ...]:
+    if how.cluster.executor != "slurm" or not campaign.submissions.is_file():
+        return ()
+    attempts = campaign.attempts(p.key for job in jobs for p in job.points)
+    return tuple(sorted(nodes_away(campaign, attempts, all_jobs(campaign, poll_s=0), how.failure)))
 
 
 def left(campaign: Campaign, jobs: Sequence[NodeJob]) -> tuple[NodeJob, ...]:
     """The node jobs with the points that are neither done nor in the charge of a live job."""
     taken = campaign.done(p.key for job in jobs for p in job.points)
-    taken |= {key for job in live_jobs(campaign) for key in job.keys}
+    taken |= keys_of(live_jobs(campaign, poll_s=0))
     return tuple(rest for job in jobs if (rest := without(job, taken)) is not None)
+
+
+@dataclass(frozen=True)
+class Resubmission:
+    """What `resubmit` sends, or would send, and what it does not, with reasons."""
+
+    decisions: tuple[Decision, ...]
+    orders: tuple[Order, ...]
+    away: dict[str, dict[str, Any]]
+    outcome: Outcome | None
+
+
+def resubmit(
+    campaign: Campaign, *, only: Collection[str] = (), is_dry: bool = False, is_automatic: bool = False, how: How | None = None
+) -> Resubmission:
+    """Sends what failed or is missing, by the policies of its classes; nothing under `is_dry`.
+
+    Raises EnvironmentLacks where Slurm's answer is needed and does not come.
+    """
+    record = campaign.read_plan()
+    how = how or planned_how(record, str(campaign.plan))
+    jobs = planned_jobs(record, str(campaign.plan))
+    with submitting(campaign):
+        if how.cluster.executor == "slurm" and not is_dry:
+            settle(campaign)
+        found = all_jobs(campaign, poll_s=0)
+        keys = [p.key for job in jobs for p in job.points]
+        attempts = campaign.attempts(keys)
+        decided = decisions(missing(keys, attempts, found, how.failure), how.failure, only=only, is_automatic=is_automatic)
+        away = nodes_away(campaign, attempts, found, how.failure) if how.cluster.executor == "slurm" else {}
+        sent = {d.missing.key: d.missing for d in decided if d.is_sent}
+        longest = longest_of([(job.arm.hardware.id, how.cluster) for job in jobs])
+        made = [
+            Order(piece, order.exclude, order.time_factor)
+            for order in orders(jobs, sent, how.failure, away=away)
+            for piece in split(order.job, longest.get(order.job.arm.hardware.id))
+        ]
+        outcome = submit(campaign, made, how) if made and not is_dry else None
+    return Resubmission(tuple(decided), tuple(made), away, outcome)
+
+
+def write_scripts(campaign: Campaign, plan: Plan, how: How) -> list[Path]:
+    """The sbatch scripts that `sweep` would send for the whole plan, under the campaign's directory; replaces those of before."""
+    config = slurm.config() or {}
+    size = config.get("MaxArraySize", "")
+    made = batches([Order(job) for job in plan.jobs], how.cluster, max_array_size=int(size) if size.isdigit() else 1001)
+    folder = campaign.root / "sbatch"
+    for old in folder.glob("*.sh"):
+        old.unlink()
+    nth = len({s.name for s in read_sent(campaign)})
+    paths = []
+    for i, batch in enumerate(made):
+        name = batch_name(campaign, batch, nth + i)
+        path = folder / f"{name}.sh"
+        campaign.write_text(path, script(batch, how.cluster, campaign, name))
+        paths.append(path)
+    return paths

@@ -1,6 +1,7 @@
 """What submitit runs on the node: an importable function of plain strings.
 
-A pickle holds today's code only by name, so that what runs is the installed package; everything else comes from JSON files.
+A pickle holds today's code only by name, so that what runs is the installed package; everything else comes from JSON files. It may be
+killed and run again at any instant (Slurm requeues): it looks at what is done and measures the rest.
 """
 
 from __future__ import annotations
@@ -12,43 +13,105 @@ import resource
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from submitit import JobEnvironment
 
-from ..errors import BenchError
-from ..node.heartbeat import Heartbeat
-from ..node.job import Progress, catch_signals, run
+from ..errors import BenchError, EnvironmentLacks
+from ..node.heartbeat import Heartbeat, node_name
+from ..node.job import Progress, catch_signals, lane_ids, run
+from ..plan import without
 from ..point import NodeJob, from_json
 from ..store.campaign import Campaign
+from ..store.files import write_json
+from .failure import again_here
+from .lane import keep_to
+from .request import End, Request
 
 POLL_S = 0.2
 LOCK_VARIABLE = "GLM5BENCH_LOCK_DIR"
 
 
-def run_requests(root: str, requests: Sequence[str]) -> dict[str, list[str]]:
-    """Runs the node jobs of these request files one after another: keys measured, failed and left. Never raises."""
+def run_requests(root: str, lanes: Sequence[Sequence[str]]) -> dict[str, list[str]]:
+    """Runs the node jobs of this lane's request files one after another: keys measured, failed and left. Never raises.
+
+    `lanes`: the request files of each task of this job; a job without packing has one.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a connection a user, here and in the server: often more than 1,024
-    campaign, progress = Campaign(Path(root)), Progress()
+    campaign, progress, environment = Campaign(Path(root)), Progress(), JobEnvironment()
     catch_signals(progress)
-    job_id = JobEnvironment().job_id
-    jobs = [from_json(NodeJob, Path(request).read_bytes()) for request in requests]
-    keys = [p.key for job in jobs for p in job.points]
-    with Heartbeat(campaign.heartbeat(job_id), keys) as heart, _this_machine(heart, progress):
-        for job in jobs:
-            try:
-                run(campaign, job, job_id, heart, progress)
-            except BenchError as error:  # nothing can be written, or a record is damaged: the log of the job holds why
-                print(error, file=sys.stderr, flush=True)
-                progress.left += [p.key for p in job.points]
-                break
+    lane = environment.global_rank
+    job_id = lane_ids(environment.job_id, len(lanes))[lane]
+    requests = [from_json(Request, Path(request).read_bytes()) for request in lanes[lane]]
+    progress.deadline_utc_s = _deadline(campaign, job_id, requests[0])
+    keys = [p.key for r in requests for p in r.job.points]
+    campaign.ended(job_id).unlink(missing_ok=True)  # of an earlier run of this job, which was requeued
+    if requests[0].job.lanes > 1:
+        keep_to(lane, requests[0].job)
+    with Heartbeat(campaign.heartbeat(job_id), keys) as heart, _this_machine(environment.cluster, heart, progress):
+        heart.beat.said = requests[0].mismatch()
+        if heart.beat.said:
+            print(heart.beat.said, flush=True)
+        for request in requests:
+            _run(campaign, request, job_id, heart, progress)
+    _say_the_end(campaign, job_id, progress)
     return {"measured": progress.measured, "failed": progress.failed, "left": progress.left}
 
 
+def _run(campaign: Campaign, request: Request, job_id: str, heart: Heartbeat, progress: Progress) -> None:
+    """The node job, and what failed in it as often again as the campaign's retries and its policies allow on this node."""
+    job: NodeJob | None = request.job
+    try:
+        for left in range(request.retries, -1, -1):
+            assert job is not None
+            run(campaign, job, job_id, heart, progress)
+            again = again_here(campaign, request.failure, [p.key for p in job.points], job_id) if left else set()
+            job = without(request.job, {p.key for p in request.job.points} - again)
+            if job is None or progress.is_stopped():
+                break
+            progress.left = [key for key in progress.left if key not in again]
+            progress.failed = [key for key in progress.failed if key not in again]
+    except BenchError as error:  # nothing can be written, or a record is damaged: the log of the job holds why
+        print(error, file=sys.stderr, flush=True)
+        progress.why = "lost"
+        progress.left += [p.key for p in request.job.points if p.key not in progress.measured]
+        progress.stop = True
+
+
+def _deadline(campaign: Campaign, job_id: str, request: Request) -> float:
+    """When this job is to be done with ending, UTC seconds. Its time runs since the batch script began, or as Slurm says."""
+    told = os.environ.get("SLURM_JOB_END_TIME", "")  # since Slurm 23.02
+    if told.isdigit():
+        return int(told) - request.stop_before_s
+    if not request.limit_s:
+        return float("inf")
+    try:
+        began = float((campaign.job(job_id.partition(".")[0]) / "started").read_text(encoding="utf-8").split()[1])
+    except (OSError, IndexError, ValueError):
+        began = time.time()
+    return began + request.limit_s - request.stop_before_s
+
+
+def _say_the_end(campaign: Campaign, job_id: str, progress: Progress) -> None:
+    left = tuple(dict.fromkeys(progress.left))
+    why = (progress.why or "lost") if left else "complete"
+    end = End(why, tuple(progress.measured), tuple(progress.failed), left, node_name(), time.time())
+    print(f"{why}: {len(end.measured)} points measured, {len(end.failed)} failed, {len(left)} left", flush=True)
+    with contextlib.suppress(EnvironmentLacks):  # the points are safe, or their writing has said why not
+        write_json(campaign.ended(job_id), asdict(end))
+
+
 @contextlib.contextmanager
-def _this_machine(heart: Heartbeat, progress: Progress) -> Iterator[None]:
-    """Local node jobs of one user wait for each other, over all campaigns: two at once would measure each other."""
+def _this_machine(cluster: str, heart: Heartbeat, progress: Progress) -> Iterator[None]:
+    """Local node jobs of one user wait for each other, over all campaigns: two at once would measure each other.
+
+    On a cluster the scheduler gives each its own GPUs, and where nodes are shared the user has said so.
+    """
+    if cluster == "slurm":
+        yield
+        return
     path = Path(os.environ.get(LOCK_VARIABLE, "/tmp")) / f"glm5bench-{os.getuid()}.lock"  # noqa: S108  no TMPDIR: one place a machine
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)

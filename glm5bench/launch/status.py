@@ -1,22 +1,25 @@
-"""Where every point and job of a campaign stands, from its files alone."""
+"""Where every point and job of a campaign stands: from its files, refined by Slurm where it answers."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from ..cluster import Cluster
 from ..errors import FileError
-from ..point import NodeJob, Point, from_plain
+from ..node.heartbeat import Beat
+from ..point import Arm, from_plain
 from ..store.campaign import Attempt, Campaign
-from .submit import LiveJob, live_jobs
+from .jobs import Job, jobs
 
 STATES = ("done", "running", "queued", "invalid", "failed", "missing")
 
 
 @dataclass(frozen=True)
 class PointState:
-    """One point: its state, and of its last attempt why."""
+    """One point: its state, and of its last attempt or of the job that never came to it why."""
 
     key: str
     arm: str
@@ -32,9 +35,11 @@ class PointState:
 
 @dataclass(frozen=True)
 class JobState:
-    """One live job: what it does now."""
+    """One live job, or one lane of it: what it does now. `state`: queued, running or unknown; `slurm`: Slurm's own word and reason."""
 
     job_id: str
+    state: str
+    slurm: str
     node: str
     phase: str
     node_job: str
@@ -43,22 +48,29 @@ class JobState:
     requests: int
     points_done: int
     points: int
+    rate_requests_s: float
+    left_s: float
     beat_age_s: float
+    said: str
 
 
 @dataclass(frozen=True)
 class Status:
-    """A campaign at one moment."""
+    """A campaign at one moment. `slurm_answers` None: no job of it is Slurm's."""
 
     name: str
     simulated: bool
     points: tuple[PointState, ...]
     jobs: tuple[JobState, ...]
+    slurm_answers: bool | None = None
 
     @property
     def counts(self) -> dict[str, int]:
         """Points by state."""
-        return {state: n for state in STATES if (n := sum(p.state == state for p in self.points))}
+        counted = dict.fromkeys(STATES, 0)
+        for p in self.points:
+            counted[p.state] += 1
+        return {state: n for state, n in counted.items() if n}
 
     @property
     def is_over(self) -> bool:
@@ -76,78 +88,130 @@ class Status:
             "campaign": self.name,
             "simulated": self.simulated,
             "complete": self.is_complete,
+            "slurm_answers": self.slurm_answers,
             "counts": self.counts,
-            "points": [asdict(p) for p in self.points],
+            "points": [{f.name: getattr(p, f.name) for f in _POINT_FIELDS} for p in self.points],
             "jobs": [asdict(j) for j in self.jobs],
         }
 
 
-def status(campaign: Campaign) -> Status:
-    """The state of all points and live jobs. Raises FileError where there is no campaign."""
+_POINT_FIELDS = fields(PointState)
+
+
+def status(campaign: Campaign, *, poll_s: float | None = None) -> Status:
+    """The state of all points and live jobs. Slurm is asked no more often than the cluster's `poll_s`.
+
+    Raises FileError where there is no campaign.
+    """
     record = campaign.read_plan()
-    jobs = planned_jobs(record, str(campaign.plan))
-    live = live_jobs(campaign)
-    waiting = {key for job in live for key in job.keys}
-    running = [_job_state(job) for job in live]
-    now = {j.key for j in running}
-    attempts = campaign.attempts(p.key for job in jobs for p in job.points)
-    submissions = campaign.read_submissions()
-    sent = {key: str(s["job_id"]) for s in submissions for key in s.get("keys", [])}
-    said = {job_id: _last_words(campaign, job_id) for job_id in set(sent.values())}
+    planned = _Planned(record, str(campaign.plan))
+    found = jobs(campaign, poll_s=planned.poll_s if poll_s is None else poll_s)
+    live = [job for job in found if job.is_live]
+    in_charge = {key: job for job in live for key in job.keys}
+    running = [state for job in live for state in _job_states(job)]
+    now = {j.key for j in running if j.key}
+    attempts = campaign.attempts(key for key, *_ in planned.points)
+    ended = {key: job for job in found if not job.is_live for key in job.keys}
+    words: dict[str, str] = {}
     points = tuple(
-        _point_state(
-            p, job.arm.label, attempts[p.key], is_waiting=p.key in waiting, is_running=p.key in now, ended=said.get(sent.get(p.key, ""), "")
-        )
-        for job in jobs
-        for p in job.points
+        _point_state(p, attempts[p[0]], in_charge.get(p[0]), ended.get(p[0]), words, campaign, is_running=p[0] in now)
+        for p in planned.points
     )
-    is_simulated = any(j.arm.engine.simulated for j in jobs)
-    return Status(str(record.get("name", campaign.root.name)), is_simulated, points, tuple(running))
+    answers = None if not any(j.sent and j.sent.executor == "slurm" for j in found) else not any(j.state == "unknown" for j in found)
+    return Status(str(record.get("name", campaign.root.name)), planned.is_simulated, points, tuple(running), answers)
 
 
-def _last_words(campaign: Campaign, job_id: str) -> str:
+class _Planned:
+    """What status needs of plan.json: its points, unvalidated but for their fields, because a plan may hold a hundred thousand."""
+
+    def __init__(self, record: dict[str, Any], where: str) -> None:
+        try:
+            arms = [(from_plain(Arm, job["arm"]), job) for job in record["jobs"]]
+            self.is_simulated = any(arm.engine.simulated for arm, _ in arms)
+            self.poll_s = from_plain(Cluster, record["cluster"]).poll_s if "cluster" in record else 10.0
+            self.points: list[tuple[str, str, int, int, int]] = [
+                (str(p["key"]), arm.label, int(p["concurrency"]), int(p["repeat"]), int(p["seed"]))
+                for arm, job in arms
+                for start in job["starts"]
+                for p in start["points"]
+            ]
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise FileError(f"plan.json cannot be understood: {str(error).splitlines()[0]}.", path=where) from error
+
+
+def _point_state(
+    point: tuple[str, str, int, int, int],
+    attempts: Sequence[Attempt],
+    live: Job | None,
+    ended: Job | None,
+    words: dict[str, str],
+    campaign: Campaign,
+    *,
+    is_running: bool,
+) -> PointState:
+    done = next((a for a in attempts if a.is_done), None)
+    last = done or (attempts[-1] if attempts else None)
+    validity, class_, message = (last.validity, last.failure_class, last.message) if last else ("", "", "")
+    if done is not None:
+        state = "done"
+    elif is_running:
+        state = "running"
+    elif live is not None and (last is None or last.job_id.partition(".")[0] != live.job_id):
+        state = "queued"
+    elif last is not None:
+        state = "invalid" if last.status == "whole" else "failed"
+    else:
+        state = "missing"
+        if ended is not None:
+            class_ = ended.failure_class
+            message = words.setdefault(ended.job_id or ended.sent.name if ended.sent else ended.job_id, _last_words(campaign, ended))
+    return PointState(*point, state, validity, class_, len(attempts), message)
+
+
+def _last_words(campaign: Campaign, job: Job) -> str:
     """What a job that ended before its points said last."""
-    log = campaign.jobs / "submitit" / f"{job_id}_0_log.err"
+    if job.sent is not None and job.sent.refused:
+        return f"submission {job.sent.name}: {job.sent.refused}"
+    log = campaign.submitit / f"{job.job_id}_0_log.err"
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - 2000))
             lines = [line for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()][-3:]
     except OSError:
         lines = []
-    return "\n".join([f"job {job_id} ended before it ({log})", *lines])
+    node = f" on {job.node}" if job.node else ""
+    slurm = f", Slurm: {job.told.state}" if job.told and job.told.state else ""
+    return "\n".join([f"job {job.job_id}{node} ended before it{slurm} ({log})", *lines])
 
 
-def planned_jobs(record: dict[str, Any], where: str) -> tuple[NodeJob, ...]:
-    """The node jobs of a plan's record. Raises FileError where it is damaged or of another version."""
-    try:
-        return from_plain(tuple[NodeJob, ...], record["jobs"])
-    except ValueError as error:
-        raise FileError(f"plan.json cannot be understood: {str(error).splitlines()[0]}.", path=where) from error
+def _job_states(job: Job) -> list[JobState]:
+    told = "" if job.told is None else f"{job.told.state} {job.told.reason if job.state == 'queued' else ''}".strip()
+    if job.state == "queued" or not job.beats:
+        phase = {"queued": "queued", "unknown": "unknown"}.get(job.state, "starting")
+        waiting = job.sent.name if job.sent and not job.job_id else job.job_id
+        return [JobState(waiting, job.state, told, job.node, phase, "", "", 0, 0, 0, len(job.keys), 0.0, -1.0, 0.0, "")]
+    return [_beating(job, beat, lane, told) for lane, beat in enumerate(job.beats)]
 
 
-def _point_state(point: Point, arm: str, attempts: list[Attempt], *, is_waiting: bool, is_running: bool, ended: str) -> PointState:
-    last = next((a for a in attempts if a.is_done), attempts[-1] if attempts else None)
-    state = "missing"
-    if last is not None and last.is_done:
-        state = "done"
-    elif is_running:
-        state = "running"
-    elif is_waiting and (last is None or last.status != "failed"):
-        state = "queued"
-    elif last is not None:
-        state = "invalid" if last.status == "whole" else "failed"
-    validity, class_, message = (last.validity, last.failure_class, last.message) if last else ("", "", "")
-    if state == "missing":
-        message = ended
-    return PointState(point.key, arm, point.concurrency, point.repeat, point.seed, state, validity, class_, len(attempts), message)
-
-
-def _job_state(job: LiveJob) -> JobState:
-    beat = job.beat
-    if beat is None:
-        return JobState(job.job_id, job.host, "starting", "", "", 0, 0, 0, len(job.keys), 0.0)
-    age = max(0.0, time.time() - beat.time_utc_s)
-    key = beat.key if beat.phase in ("warm-up", "measuring") else ""
+def _beating(job: Job, beat: Beat, lane: int, told: str) -> JobState:
+    now = time.time()
+    measuring = beat.phase in ("warm-up", "measuring")
+    spent = max(1e-9, now - beat.since_utc_s)
+    rate = beat.requests_done / spent if beat.phase == "measuring" and beat.requests_done else 0.0
     return JobState(
-        job.job_id, job.host, beat.phase, beat.node_job, key, beat.requests_done, beat.requests, beat.points_done, beat.points, age
+        f"{job.job_id}.{lane}" if lane else job.job_id,
+        job.state,
+        told,
+        beat.node or beat.host,
+        beat.phase,
+        beat.node_job,
+        beat.key if measuring else "",
+        beat.requests_done,
+        beat.requests,
+        beat.points_done,
+        beat.points,
+        rate,
+        max(0.0, beat.left_s - (now - beat.since_utc_s)) if beat.left_s >= 0 and measuring else beat.left_s,
+        max(0.0, now - beat.time_utc_s),
+        beat.said,
     )

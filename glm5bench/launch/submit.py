@@ -1,62 +1,257 @@
 """Node jobs -> submitit: what is asked for is on disk before it is asked, and what was accepted is on disk before anything else.
 
-Enters: a campaign and the node jobs that are left. Leaves: running jobs. This machine is one node, so that all node jobs of a
-local campaign are one submitit job, which runs them one after another.
+Enters: a campaign and orders. Leaves: jobs that run without this process. This machine is one node, so that all node jobs of a local
+campaign are one submitit job, which runs them one after another; on Slurm each is a job of its own, in arrays of equal resources.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import getpass
 import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import submitit
+from submitit.core.utils import DelayedSubmission, FailedJobError, FailedSubmissionError, JobPaths
 
 from .. import __version__
-from ..node.heartbeat import Beat, is_alive, process_started_ticks, read_beat
+from ..cluster import Cluster, Failure
+from ..errors import EnvironmentLacks
+from ..node.heartbeat import process_started_ticks
 from ..point import NodeJob, plain
 from ..store.campaign import Campaign
-from ..store.files import write_json
+from ..store.files import writable, write_json
+from . import slurm
+from .batch import Batch, Order, batch_name, batches, parameters
 from .entry import run_requests
+from .jobs import live_jobs
+from .request import Request
+from .submissions import Sent, read_sent
 
 LOCAL_LIMIT_MIN = 14 * 24 * 60
+LOOKS = 4  # for a name that sbatch gave no answer for
+LOOK_S = 2.0
+NO_ANSWER = ("timed out", "unable to contact", "zero bytes", "socket", "connection refused", "connect failure", "unexpected message")
 
 
-def submit(campaign: Campaign, jobs: Sequence[NodeJob], executor: str) -> str:
-    """Submits the jobs and returns submitit's job id. With the debug executor they have run when this returns."""
-    requests = _write_requests(campaign, jobs)
-    runner = submitit.AutoExecutor(folder=campaign.jobs / "submitit", cluster=executor)
+@dataclass(frozen=True)
+class How:
+    """The rules that a campaign's jobs are sent by."""
+
+    cluster: Cluster
+    failure: Failure
+    retries: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a submission: ids, what was refused with Slurm's words, and how many node jobs wait for room."""
+
+    job_ids: tuple[str, ...]
+    refused: tuple[str, ...] = ()
+    n_waiting: int = 0
+
+
+@contextmanager
+def submitting(campaign: Campaign) -> Iterator[None]:
+    """One command at a time sends the jobs of a campaign. The lock is the kernel's: a killed command leaves none."""
+    path = campaign.root / ".submitting"
+    with writable(path):
+        campaign.root.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    with file:
+        with contextlib.suppress(OSError):  # a file system without locks: then nobody waits
+            fcntl.lockf(file, fcntl.LOCK_EX)
+        yield
+
+
+def submit(campaign: Campaign, orders: Sequence[Order], how: How) -> Outcome:
+    """Sends the orders. With the debug executor they have run when this returns.
+
+    Raises EnvironmentLacks where the cluster is Slurm and there is none here, or none that answers.
+    """
+    if how.cluster.executor == "slurm":
+        return _submit_slurm(campaign, orders, how)
+    return Outcome((_submit_local(campaign, [order.job for order in orders], how),))
+
+
+def _submit_local(campaign: Campaign, jobs: Sequence[NodeJob], how: How) -> str:
+    executor = how.cluster.executor
+    paths = _write_requests(campaign, [Request(job, how.failure, how.retries) for job in jobs])
+    name = f"{campaign.root.name}-{time.time_ns()}"
+    _ask(campaign, name, executor, [([paths], [p.key for job in jobs for p in job.points], 0.0)])
+    runner = submitit.AutoExecutor(folder=campaign.submitit, cluster=executor)
     runner.update_parameters(timeout_min=LOCAL_LIMIT_MIN, name="glm5bench")
-    asked_utc_s = time.time()
     with _detached():
-        job = runner.submit(run_requests, str(campaign.root), requests)
-    accepted = {
-        "job_id": job.job_id,
-        "executor": executor,
-        "started_ticks": process_started_ticks(int(job.job_id)) if executor == "local" else -1,
-        "host": os.uname().nodename,
-        "requests": requests,
-        "keys": [p.key for j in jobs for p in j.points],
-        "submitted_utc_s": asked_utc_s,
-        "glm5bench": __version__,
-    }
-    campaign.append_submission(accepted)
+        job = runner.submit(run_requests, str(campaign.root), [paths])
+    ticks = process_started_ticks(int(job.job_id)) if executor == "local" else -1
+    _accept(campaign, name, [str(job.job_id)], started_ticks=ticks)
     if executor == "debug":
         job.result()
     return str(job.job_id)
 
 
-def _write_requests(campaign: Campaign, jobs: Sequence[NodeJob]) -> list[str]:
-    stamp, paths = time.time_ns(), []
-    for job in jobs:
-        path = campaign.jobs / f"{job.id}.{stamp}.json"
-        write_json(path, plain(job))
+def _submit_slurm(campaign: Campaign, orders: Sequence[Order], how: How) -> Outcome:
+    if not slurm.is_there():
+        raise EnvironmentLacks(
+            "Slurm's commands (sbatch, srun, squeue, scontrol, scancel) are not on PATH.",
+            where=f"{os.uname().nodename}, cluster {how.cluster.id}",
+            next_step="type the same command on a login node, `glm5bench plan` with the same overrides writes the scripts anywhere",
+        )
+    settle(campaign)
+    config = slurm.config()
+    if config is None:
+        raise EnvironmentLacks("Slurm's controller does not answer (scontrol show config).", next_step="type the same command again later")
+    room = _number(config.get("MaxJobCount"), 10_000)
+    sized = batches(orders, how.cluster, max_array_size=_number(config.get("MaxArraySize"), 1001))
+    ids: list[str] = []
+    refused: list[str] = []
+    n_waiting, nth = 0, len({s.name for s in read_sent(campaign)})
+    for i, batch in enumerate(sized):
+        room -= len(batch.members)
+        if room < 0:
+            n_waiting += len(batch.jobs)
+            continue
+        try:
+            ids += _send(campaign, batch, how, batch_name(campaign, batch, nth + i))
+        except _Refused as error:
+            refused.append(str(error))
+    return Outcome(tuple(ids), tuple(refused), n_waiting)
+
+
+def _number(text: str | None, otherwise: int) -> int:
+    return int(text) if text and text.isdigit() and int(text) > 0 else otherwise
+
+
+class _Refused(Exception):
+    """Slurm's words."""
+
+
+def _send(campaign: Campaign, batch: Batch, how: How, name: str) -> list[str]:
+    """Sends one array. Slurm's ids of its members, in order."""
+    limit_s = batch.time_min * 60.0
+    stamp = time.time_ns()
+    members = []
+    for member in batch.members:
+        requests = [Request(job, how.failure, how.retries, limit_s, how.cluster.stop_before_s) for job in member]
+        members.append([[path] for path in _write_requests(campaign, requests, stamp)])
+    keys = [[p.key for job in member for p in job.points] for member in batch.members]
+    _ask(campaign, name, "slurm", [(lanes, k, limit_s) for lanes, k in zip(members, keys, strict=True)])
+    for attempt in (1, 2):
+        try:
+            ids = _sbatch(campaign, batch, how, name, members)
+            _accept(campaign, name, ids)
+            return ids
+        except (FailedJobError, FailedSubmissionError, OSError) as error:
+            said = _last_line(str(error))
+            if any(sign in str(error).lower() for sign in NO_ANSWER):
+                ids = _found(campaign, name, [s for s in read_sent(campaign) if s.name == name])
+                if ids:
+                    return ids
+                if attempt == 1:
+                    continue
+            campaign.append_submission({"kind": "refused", "name": name, "message": said, "utc_s": time.time()})
+            raise _Refused(f"{batch.hardware}, {len(batch.members)} jobs: {said}") from error
+    raise AssertionError("unreachable")
+
+
+def _sbatch(campaign: Campaign, batch: Batch, how: How, name: str, members: Sequence[Sequence[Sequence[str]]]) -> list[str]:
+    executor = submitit.SlurmExecutor(folder=campaign.submitit)
+    executor.update_parameters(**parameters(batch, how.cluster, campaign, name))
+    jobs = executor.map_array(run_requests, [str(campaign.root)] * len(members), members)
+    return [str(job.job_id) for job in jobs]
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return next((line for line in lines if "error" in line.lower() and "sbatch" in line.lower()), lines[-1] if lines else "no word")
+
+
+def settle(campaign: Campaign) -> None:
+    """Finds out what became of every array that was asked for and never confirmed, by its name: adopted, or never accepted.
+
+    Raises EnvironmentLacks where Slurm does not answer: asking again could double the jobs.
+    """
+    open_names: dict[str, list[Sent]] = {}
+    for sent in read_sent(campaign):
+        if sent.executor == "slurm" and not sent.job_id and not sent.refused:
+            open_names.setdefault(sent.name, []).append(sent)
+    for name, members in open_names.items():
+        if not _found(campaign, name, members):
+            campaign.append_submission({"kind": "refused", "name": name, "message": "never accepted by Slurm", "utc_s": time.time()})
+
+
+def _found(campaign: Campaign, name: str, members: Sequence[Sent]) -> list[str]:
+    """The ids of an array of this name that Slurm has, which is adopted; of several, the later ones are cancelled."""
+    masters: list[str] = []
+    for look in range(LOOKS):
+        found = slurm.find(name, members[0].user)
+        if found is None and look == LOOKS - 1:
+            raise EnvironmentLacks(
+                f"Slurm gave no answer to a submission, and gives none to the question whether it was accepted ({name}).",
+                next_step="type the same command again later: it asks for the name first, and never sends twice",
+            )
+        masters = found or []
+        if masters:
+            break
+        time.sleep(LOOK_S)
+    since = datetime.fromtimestamp(members[0].asked_utc_s - 60, timezone.utc).astimezone().strftime("%Y-%m-%dT%H:%M:%S")
+    masters = sorted(masters or slurm.find_ended(name, members[0].user, since), key=int)
+    if not masters:
+        return []
+    slurm.cancel(masters[1:])
+    return _adopted(campaign, masters[0], name, members)
+
+
+def _adopted(campaign: Campaign, master: str, name: str, members: Sequence[Sent]) -> list[str]:
+    """An array that Slurm accepted and nobody heard of gets what it is to run, and is written down. Its tasks wait a minute for it."""
+    ids = [f"{master}_{i}" for i in range(len(members))] if len(members) > 1 else [master]
+    for job_id, sent in zip(ids, members, strict=True):
+        pickle = Path(JobPaths(folder=campaign.submitit, job_id=job_id, task_id=0).submitted_pickle)
+        if not pickle.exists():
+            delayed = DelayedSubmission(run_requests, str(campaign.root), [list(lane) for lane in sent.requests])
+            delayed.set_timeout(max(1, int(sent.limit_s / 60)), 0)
+            beside = pickle.with_name(f".{pickle.name}.{os.getpid()}")
+            delayed.dump(beside)
+            beside.rename(pickle)
+    _accept(campaign, name, ids)
+    return ids
+
+
+def _write_requests(campaign: Campaign, requests: Sequence[Request], stamp: int | None = None) -> list[str]:
+    paths = []
+    for request in requests:
+        path = campaign.jobs / f"{request.job.id}.{stamp or time.time_ns()}.json"
+        write_json(path, plain(request), is_synced=False)
         paths.append(str(path))
     return paths
+
+
+def _ask(campaign: Campaign, name: str, executor: str, jobs: Sequence[tuple[Any, Sequence[str], float]]) -> None:
+    campaign.append_submission(
+        {
+            "kind": "asked",
+            "name": name,
+            "executor": executor,
+            "host": os.uname().nodename,
+            "user": getpass.getuser(),
+            "jobs": [{"requests": requests, "keys": list(keys), "limit_s": limit_s} for requests, keys, limit_s in jobs],
+            "utc_s": time.time(),
+            "glm5bench": __version__,
+        }
+    )
+
+
+def _accept(campaign: Campaign, name: str, job_ids: Sequence[str], **more: Any) -> None:
+    campaign.append_submission({"kind": "accepted", "name": name, "job_ids": list(job_ids), "utc_s": time.time(), **more})
 
 
 @contextmanager
@@ -70,55 +265,32 @@ def _detached() -> Iterator[None]:
             signal.signal(s, handler)
 
 
-@dataclass(frozen=True)
-class LiveJob:
-    """A job that still runs: its last beat, or None before the first one, and the points in its charge."""
-
-    job_id: str
-    host: str
-    beat: Beat | None
-    keys: tuple[str, ...]
-
-
-def live_jobs(campaign: Campaign) -> list[LiveJob]:
-    """Jobs that still run, from their heartbeats and, before the first one, from what was submitted.
-
-    A job whose submission was never recorded (the command was killed in that instant) is found by its heartbeat.
-    """
-    now, live = time.time(), []
-    submitted = {str(s["job_id"]): s for s in campaign.read_submissions() if "job_id" in s}
-    for job_id in sorted({*submitted, *_job_folders(campaign)}):
-        beat = read_beat(campaign.heartbeat(job_id))
-        if beat is not None and job_id in submitted and beat.time_utc_s < submitted[job_id]["submitted_utc_s"]:
-            beat = None  # of an earlier job: local job ids are process ids, which come again
-        if beat is not None and is_alive(beat, now):
-            live.append(LiveJob(job_id, beat.host, beat, tuple(beat.keys)))
-        elif beat is None and job_id in submitted and _controller_runs(submitted[job_id]):
-            live.append(LiveJob(job_id, os.uname().nodename, None, tuple(submitted[job_id]["keys"])))
-    return live
-
-
-def _job_folders(campaign: Campaign) -> list[str]:
-    return [f.name for f in campaign.jobs.iterdir() if f.is_dir()] if campaign.jobs.is_dir() else []
-
-
-def _controller_runs(submission: dict[str, Any]) -> bool:
-    if submission.get("host") != os.uname().nodename or submission.get("executor") != "local":
-        return False
-    started = process_started_ticks(int(submission["job_id"]))
-    return started >= 0 and started == submission.get("started_ticks")
-
-
-def cancel(campaign: Campaign, *, patience_s: float = 30.0) -> list[str]:
-    """Asks the campaign's live jobs on this host to stop, and waits for it. The ids of those that ran."""
-    ended = []
-    for job in live_jobs(campaign):
-        if job.host != os.uname().nodename:
-            continue
-        with suppress(ProcessLookupError):
-            os.kill(job.beat.pid if job.beat else int(job.job_id), signal.SIGTERM)
-            ended.append(job.job_id)
+def cancel(campaign: Campaign, *, patience_s: float = 60.0) -> tuple[list[str], list[str]]:
+    """Asks the campaign's live jobs to end, by id, and waits for it: the ids that it ended, and those that still live."""
+    with submitting(campaign):
+        if any(s.executor == "slurm" and not s.job_id and not s.refused for s in read_sent(campaign)):
+            settle(campaign)
+        live = live_jobs(campaign, poll_s=0)
+        in_slurm = [job.job_id for job in live if job.sent is not None and job.sent.executor == "slurm" and job.job_id]
+        if in_slurm:
+            campaign.append_submission({"kind": "cancelled", "job_ids": in_slurm, "utc_s": time.time()})
+            said = slurm.cancel(in_slurm)
+            if said and slurm.queue({getpass.getuser()}) is None:
+                raise EnvironmentLacks(f"scancel could not end {', '.join(in_slurm)}: {said}.", next_step="the same command again")
+    ended = list(in_slurm)
+    for job in live:
+        here = job.job_id not in in_slurm and (job.beats[0].host if job.beats else job.sent.host if job.sent else "") == os.uname().nodename
+        if here:
+            with contextlib.suppress(ProcessLookupError, ValueError):
+                os.kill(job.beats[0].pid if job.beats else int(job.job_id), signal.SIGTERM)
+                ended.append(job.job_id)
     deadline = time.monotonic() + patience_s
-    while live_jobs(campaign) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return ended
+    while (still := _still(campaign, live)) and time.monotonic() < deadline:
+        time.sleep(1.0 if in_slurm else 0.1)
+    return ended, still
+
+
+def _still(campaign: Campaign, live: Sequence[Any]) -> list[str]:
+    if not live:
+        return []
+    return [job.job_id for job in live_jobs(campaign, poll_s=0)]

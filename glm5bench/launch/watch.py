@@ -1,18 +1,21 @@
-"""A campaign watched until nothing of it runs: a live display on a terminal, plain lines elsewhere."""
+"""A campaign watched until nothing of it runs: a live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import time
-from typing import Any
+from collections import Counter
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
 
 from ..store.campaign import Campaign
-from .status import Status, status
+from .status import JobState, Status, status
 
-POLL_S = 0.5
+POLL_S = 0.5  # of the files; Slurm is asked as rarely as the cluster says
+MAX_ROWS = 30
 
 
 def watch(campaign: Campaign) -> Status:
@@ -32,33 +35,45 @@ def _plain(campaign: Campaign) -> Status:
                 print(f"{point.state}{word}: {point.arm} concurrency {point.concurrency}", file=sys.stderr, flush=True)
         if now.is_over:
             return now
-        time.sleep(POLL_S)
+        time.sleep(_pause(now))
 
 
 def _live(campaign: Campaign, console: Console) -> Status:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=False) as bars:
-        points = bars.add_task("points", total=None)
-        requests = bars.add_task("", total=None)
+    with Live(console=console, auto_refresh=False) as live:
         while True:
             now = status(campaign)
-            word = "simulated points" if now.simulated else "points"
-            bars.update(points, description=word, total=len(now.points), completed=now.counts.get("done", 0))
-            bars.update(requests, **_doing(now))
+            live.update(table(now), refresh=True)
             if now.is_over:
-                bars.update(requests, visible=False)
                 return now
-            time.sleep(POLL_S)
+            time.sleep(_pause(now))
 
 
-def _doing(now: Status) -> dict[str, Any]:
-    job = now.jobs[0] if now.jobs else None
-    if job is None:
-        return {"description": "", "total": None, "completed": 0}
-    arm = next((f"{p.arm} concurrency {p.concurrency}" for p in now.points if p.key == job.key), job.node_job)
-    measuring = job.phase in ("warm-up", "measuring")
-    return {
-        "description": f"{job.phase}: {arm}",
-        "total": job.requests if measuring else None,
-        "completed": job.requests_done if measuring else 0,
-    }
+def _pause(now: Status) -> float:
+    """Reading a campaign of a hundred thousand points takes seconds: it is not read all the time."""
+    return POLL_S if len(now.points) < 1000 else 10 * POLL_S
+
+
+def table(now: Status) -> Group:
+    """Points by state, and a row for each live job: node, phase, how far, rate, time left."""
+    word = " (simulated)" if now.simulated else ""
+    counts = ", ".join(f"{n} {state}" for state, n in now.counts.items())
+    rows = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("job", "node", "node job", "phase", "points", "requests/s", "left"):
+        rows.add_column(name, justify="right" if name in ("requests/s", "left") else "left", no_wrap=name != "phase")
+    running = [job for job in now.jobs if job.state == "running"]
+    for job in running[:MAX_ROWS]:
+        rows.add_row(*_row(job))
+    waiting = Counter(f"{job.state}{f' ({job.slurm})' if job.slurm else ''}" for job in now.jobs if job.state != "running")
+    more = [f"{len(running) - MAX_ROWS} more jobs run"] if len(running) > MAX_ROWS else []
+    more += [f"{n} jobs {what}" for what, n in waiting.items()]
+    more += ["Slurm does not answer: this is what the files say"] if now.slurm_answers is False else []
+    return Group(Text(f"{now.name}{word}: {counts}"), *([rows] if running else []), *(Text(line) for line in more))
+
+
+def _row(job: JobState) -> tuple[str, ...]:
+    phase = f"measuring {job.points_done + 1} of {job.points}" if job.phase == "measuring" else job.phase
+    done = f"{job.requests_done}/{job.requests} requests" if job.phase == "measuring" else f"{job.points_done} of {job.points}"
+    silent = f", no beat for {job.beat_age_s:.0f} s" if job.beat_age_s > 60 else ""
+    rate = f"{job.rate_requests_s:.2f}" if job.rate_requests_s else ""
+    left = f"{job.left_s / 60:.0f} min" if job.left_s >= 120 else f"{job.left_s:.0f} s" if job.left_s >= 0 else ""
+    return (job.job_id, job.node, job.node_job, phase + silent, done, rate, left)

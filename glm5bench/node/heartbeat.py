@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ..errors import EnvironmentLacks, FileError
@@ -23,20 +23,24 @@ SILENT_S = 60.0
 
 @dataclass
 class Beat:
-    """The content of the file. `host`, `pid` and `started_ticks` name one process on one machine."""
+    """The content of the file. `host`, `pid` and `started_ticks` name one process on one machine; `node` is the scheduler's name of it."""
 
     host: str
     pid: int
     started_ticks: int
     time_utc_s: float
-    phase: str
-    node_job: str
-    key: str
-    requests_done: int
-    requests: int
-    points_done: int
-    points: int
-    keys: list[str]  # of every point in this job's charge
+    phase: str = "starting"
+    since_utc_s: float = 0.0  # of the phase
+    node: str = ""
+    node_job: str = ""
+    key: str = ""
+    requests_done: int = 0
+    requests: int = 0
+    points_done: int = 0
+    points: int = 0
+    left_s: float = -1.0  # about how long its points will still take; -1: it does not know
+    said: str = ""  # what whoever looks should know: another version's code
+    keys: list[str] = field(default_factory=list)  # of every point in this job's charge
 
 
 class Heartbeat:
@@ -46,7 +50,8 @@ class Heartbeat:
         self._path = path
         self._stop, self._writing = threading.Event(), threading.Lock()
         pid = os.getpid()
-        self.beat = Beat(socket.gethostname(), pid, process_started_ticks(pid), time.time(), "starting", "", "", 0, 0, 0, 0, keys)
+        now = time.time()
+        self.beat = Beat(socket.gethostname(), pid, process_started_ticks(pid), now, since_utc_s=now, node=node_name(), keys=keys)
         self._thread = threading.Thread(target=self._run, daemon=True, name="heartbeat")
 
     def __enter__(self) -> Heartbeat:
@@ -61,7 +66,7 @@ class Heartbeat:
 
     def phase(self, phase: str) -> None:
         """What the job does from now on, on disk when this returns."""
-        self.beat.phase = phase
+        self.beat.phase, self.beat.since_utc_s = phase, time.time()
         self._write()
 
     def _run(self) -> None:
@@ -72,6 +77,11 @@ class Heartbeat:
         with self._writing, suppress(EnvironmentLacks):  # a full disk must not end a measurement; the point's own write will say so
             self.beat.time_utc_s = time.time()
             write_json(self._path, asdict(self.beat))
+
+
+def node_name() -> str:
+    """The scheduler's name of this node, which it takes in --exclude; the host's where there is no scheduler."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
 def read_beat(path: Path) -> Beat | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import signal
 import socket
 import time
@@ -26,13 +27,14 @@ from ..analysis.metrics import Figures
 from ..analysis.validity import Verdict
 from ..errors import BenchError, ClientError, EnvironmentLacks, ServerError
 from ..point import Arm, NodeJob, Point, ServerStart, digest_of, plain, simulated_facts
+from ..recipe import point_estimate_s
 from ..store.campaign import ATTEMPT_FORMAT, Campaign
 from ..store.files import Taken, write_json
 from ..store.measurement import Measurement
 from ..store.pointfile import write_point
 from ..store.sealed import seal_of
 from . import client
-from .heartbeat import Heartbeat
+from .heartbeat import Heartbeat, node_name, read_beat
 from .provenance import provenance
 from .server import Place, Server, Stopped, model_name, running
 from .workload import PATHS, prompts
@@ -42,12 +44,35 @@ MAX_FAULTS_IN_A_ROW = 2  # of one server start: more, and what is left would onl
 
 @dataclass
 class Progress:
-    """What the job has come to; `stop` is set by a signal."""
+    """What the job has come to, and until when it may go on. `why` it stopped: a signal's name, time_limit, or a class of failure."""
 
+    deadline_utc_s: float = math.inf
     measured: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     stop: bool = False
+    why: str = ""
+    estimated_s: float = 0.0  # of what it has measured
+    took_s: float = 0.0
+
+    @property
+    def pace(self) -> float:
+        """How long points take against their estimates, from those of this job."""
+        return self.took_s / self.estimated_s if self.estimated_s else 1.0
+
+    def has_time_for(self, estimate_s: float) -> bool:
+        """Whether something of this estimate would end before the deadline. The first one of a job is always tried."""
+        return not self.measured or time.time() + estimate_s * self.pace < self.deadline_utc_s
+
+    def stopped(self, why: str) -> None:
+        """From now on nothing is begun; the first reason stands."""
+        self.why, self.stop = self.why or why, True
+
+    def is_stopped(self) -> bool:
+        """Whether the job is to end now: it was told to, or its time is over."""
+        if time.time() >= self.deadline_utc_s:
+            self.stopped("time_limit")
+        return self.stop
 
 
 def run(campaign: Campaign, job: NodeJob, job_id: str, heart: Heartbeat, progress: Progress) -> None:
@@ -56,9 +81,7 @@ def run(campaign: Campaign, job: NodeJob, job_id: str, heart: Heartbeat, progres
     heart.beat.node_job, heart.beat.points, heart.beat.points_done = job.id, len(job.points), len(done)
     for number, start in enumerate(job.starts):
         points = [p for p in start.points if p.key not in done]
-        if progress.stop:
-            progress.left += [p.key for p in points]
-        elif points:
+        if points:
             _Start(campaign, job, start, job_id, heart, progress, number).measure(points)
 
 
@@ -69,7 +92,7 @@ def catch_signals(progress: Progress) -> None:
     """
 
     def stop(signum: int, frame: FrameType | None) -> None:
-        progress.stop = True
+        progress.stopped(signal.Signals(signum).name)
 
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP):
         if signal.getsignal(signum) is not signal.SIG_IGN:
@@ -89,13 +112,19 @@ class _Start:
     number: int
 
     def measure(self, points: Sequence[Point]) -> None:
-        """All points; the server is started again after a fault, as often as it makes sense."""
+        """All points; the server is started again after a fault, as often as it makes sense, and where the time suffices."""
         left, faults = list(points), 0
-        while left and not self.progress.stop:
+        while left and not self.progress.is_stopped():
+            if not self.progress.has_time_for(self.job.arm.engine.start_estimate_s + self._estimate_s(left[0])):
+                self.progress.stopped("time_limit")
+                break
             faults = self._with_one_server(left, faults)
             if faults >= MAX_FAULTS_IN_A_ROW:
                 break
         self.progress.left += [p.key for p in left]
+
+    def _estimate_s(self, point: Point) -> float:
+        return point_estimate_s(self.job.arm, self.start.recipe, point.concurrency)
 
     def _with_one_server(self, left: list[Point], faults: int) -> int:
         """Takes points off `left` as they end. The number of faults in a row, one more where this server's life ended in one.
@@ -104,13 +133,18 @@ class _Start:
         """
         is_ready = False
         try:
+            self.heart.beat.key = ""
             self.heart.phase("loading")
             with running(self.start.recipe, self.job.arm, self._place()) as server:
                 is_ready = True
                 while left:
+                    self.heart.beat.left_s = sum(self._estimate_s(p) for p in left) * self.progress.pace
+                    if not self.progress.has_time_for(self._estimate_s(left[0])):
+                        self.progress.stopped("time_limit")
+                        raise Stopped
                     faults = self._one(server, left, faults)
         except Stopped:
-            self.progress.stop = True
+            self.progress.stopped("stopped")
         except ServerError as error:
             for _ in range(1 if is_ready else len(left)):
                 self._fail(left.pop(0), error)
@@ -118,6 +152,11 @@ class _Start:
         return faults
 
     def _one(self, server: Server, left: list[Point], faults: int) -> int:
+        """Measures the first point that is left, unless another job was quicker."""
+        if self.campaign.done([left[0].key]):
+            left.pop(0)
+            return faults
+        began = time.monotonic()
         try:
             self._measure(server, left[0])
         except (ServerError, Stopped, EnvironmentLacks):
@@ -129,13 +168,15 @@ class _Start:
             traceback.print_exc()
             self._fail(left.pop(0), ClientError(f"A defect of glm5bench, please report it: {type(error).__name__}: {error}."))
             return faults + 1
+        self.progress.took_s += time.monotonic() - began
+        self.progress.estimated_s += self._estimate_s(left[0])
         self.progress.measured.append(left.pop(0).key)
         self.heart.beat.points_done += 1
         return 0
 
     def _place(self) -> Place:
         folder = self.campaign.job(self.job_id) / f"{self.job.id}.{self.number}"
-        return Place(folder, self.job.model_path, socket.gethostname(), lambda: self.progress.stop)
+        return Place(folder, self.job.model_path, socket.gethostname(), self.progress.is_stopped)
 
     def _measure(self, server: Server, point: Point) -> None:
         self.heart.beat.key = point.key
@@ -146,6 +187,7 @@ class _Start:
             client.run_load(server, path, warmups, point.concurrency, self._progress)
         _flush(server)
         self.heart.phase("measuring")
+        beside = self._beside()
         began, wall, clock = _now(), time.time(), time.monotonic()
         load = client.run_load(server, path, measured, point.concurrency, self._progress)
         server.alive_or_raise()
@@ -155,6 +197,7 @@ class _Start:
         info = _server_info(server)
         made = {
             **provenance(self.job_id),
+            **self._neighbourhood(beside),
             "start_utc": began,
             "end_utc": ended,
             "start_monotonic_ns": load.start_ns,
@@ -168,12 +211,25 @@ class _Start:
         log = server.log_tail(1_000_000)
         self._write(Measurement(point.key, source, record, made, client.requests(load), _observed(info, server), log), point)
 
+    def _beside(self) -> list[str]:
+        """What the other lanes of this node are doing, as their heartbeats say; empty where the node is not shared."""
+        beats = [read_beat(self.campaign.heartbeat(other)) for other in lane_ids(self.job_id, self.job.lanes) if other != self.job_id]
+        return [f"{beat.node_job} {beat.phase}" for beat in beats if beat is not None]
+
+    def _neighbourhood(self, before: list[str]) -> dict[str, Any]:
+        if self.job.lanes == 1:
+            return {}
+        names = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+        devices = {name: os.environ[name] for name in names if name in os.environ}
+        cores = sorted(os.sched_getaffinity(0))
+        return {"lanes": self.job.lanes, "devices": devices, "cores": cores, "beside_before": before, "beside_after": self._beside()}
+
     def _write(self, m: Measurement, point: Point) -> None:
         attempt = self._write_point(m, point)
         figures, verdict = m.figures(), m.verdict()
         assert figures is not None
         whole = _whole(self.campaign.point_file(point.key, attempt), m.digest(), figures, verdict)
-        write_json(self.campaign.attempt_file(point.key, attempt), {**self._attempt(point, attempt), **whole})
+        self._record(point, attempt, whole)
 
     def _write_point(self, m: Measurement, point: Point) -> int:
         """The number of the attempt under which the file stands; a number that another job took meanwhile is left to it."""
@@ -188,15 +244,22 @@ class _Start:
         self.progress.failed.append(point.key)
         attempt = self.campaign.next_attempt(point.key)
         class_ = getattr(error, "failure_class", "node_fault")
+        self.progress.why = class_
         record = {"status": "failed", "class": class_, "message": str(error)}
-        write_json(self.campaign.attempt_file(point.key, attempt), {**self._attempt(point, attempt), **record})
+        self._record(point, attempt, record)
+
+    def _record(self, point: Point, attempt: int, record: dict[str, Any]) -> None:
+        """What became of the attempt: a file beside the point's, and a line in the job's own list, which is quicker to read."""
+        full = {**self._attempt(point, attempt), **record}
+        write_json(self.campaign.attempt_file(point.key, attempt), full)
+        self.campaign.append_attempt(self.job_id, full)
 
     def _attempt(self, point: Point, attempt: int) -> dict[str, Any]:
         return {
             "format": ATTEMPT_FORMAT,
             "key": point.key,
             "attempt": attempt,
-            "node": socket.gethostname(),
+            "node": node_name(),
             "job_id": self.job_id,
             "node_job": self.job.id,
             "ended_utc": _now(),
@@ -230,19 +293,29 @@ def point_record(job: NodeJob, start: ServerStart, point: Point) -> dict[str, An
         "seed": point.seed,
         "server_scope": job.server_scope,
         "binding": point.binding,
+        "packed": job.lanes,
         "departures": list(start.recipe.notes),
         "time_scale": arm.engine.time_scale if arm.engine.simulated else None,
-        "variant": variant(arm),
+        "variant": variant(arm, job.lanes),
         "arm": plain(arm),
         "recipe": plain(start.recipe),
     }
 
 
-def variant(arm: Arm) -> str:
-    """A digest of what makes two curves of the same name different: flags and variables of the user's own, and the facts simulated with."""
+def variant(arm: Arm, lanes: int = 1) -> str:
+    """What makes two curves of the same name different: packing, and a digest of the user's own flags and variables, and of the facts
+    simulated with.
+    """
     own = [list(arm.engine.extra_args), arm.engine.env] if arm.engine.extra_args or arm.engine.env else []
     facts = simulated_facts(arm) if arm.engine.simulated else None
-    return digest_of([own, facts], 8) if own or facts else ""
+    words = [f"packed{lanes}"] if lanes > 1 else []
+    return " ".join([*words, digest_of([own, facts], 8)] if own or facts else words)
+
+
+def lane_ids(job_id: str, lanes: int) -> list[str]:
+    """The folders' names of all lanes of the job that one of them is: 12, 12.1, 12.2."""
+    job = job_id.partition(".")[0]
+    return [job, *(f"{job}.{lane}" for lane in range(1, lanes))]
 
 
 def _observed(info: dict[str, Any], server: Server) -> dict[str, Any]:
@@ -301,6 +374,7 @@ def _whole(path: Path, digest: str, f: Figures, v: Verdict) -> dict[str, Any]:
         "digest": digest,
         "seal": seal_of(path),
         "size_bytes": path.stat().st_size,
+        "mtime_ns": path.stat().st_mtime_ns,
         "validity": v.validity,
         "reasons": [asdict(r) for r in v.reasons],
         "summary": finite,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tabulate import tabulate
 
 from ..errors import printable
+
+SILENT_S = 60.0  # without a beat: a job that should have had thirty
 
 
 def plan_text(record: Mapping[str, Any]) -> str:
@@ -58,7 +61,9 @@ def status_text(record: Mapping[str, Any]) -> str:
     counts = ", ".join(f"{n} {state}" for state, n in record["counts"].items())
     word = " (simulated)" if record["simulated"] else ""
     parts = [f"{record['campaign']}{word}: {counts}"]
-    parts += [f"  job {job['job_id']} on {job['node']}: {_doing(job)}" for job in record["jobs"]]
+    if record.get("slurm_answers") is False:
+        parts.append("  Slurm does not answer: this is what the files say; a job that they do not tell of is unknown, and not over")
+    parts += [f"  job {job['job_id']}{_where(job)}: {doing(job)}" for job in record["jobs"]]
     for point in record["points"]:
         if point["state"] in ("failed", "invalid") or (point["state"] == "missing" and point["message"]):
             why = point["failure_class"] or point["validity"] or "no word"
@@ -67,10 +72,64 @@ def status_text(record: Mapping[str, Any]) -> str:
     return "\n".join(parts)
 
 
-def _doing(job: Mapping[str, Any]) -> str:
-    if job["phase"] == "queued":
+def _where(job: Mapping[str, Any]) -> str:
+    return f" on {job['node']}" if job["node"] else ""
+
+
+def doing(job: Mapping[str, Any]) -> str:
+    """What a job does now, in a few words."""
+    slurm = f" ({job['slurm']})" if job["slurm"] and job["state"] == "queued" else ""
+    said = f"; {job['said']}" if job["said"] else ""
+    silent = f", no beat for {job['beat_age_s']:.0f} s" if job["beat_age_s"] > SILENT_S else ""
+    if job["state"] == "unknown":
+        return "nobody tells: Slurm does not answer and the job has written nothing"
+    if job["phase"] == "queued" and not job["slurm"] and job["node"]:
         return "waits for this machine, another local campaign runs"
     if not job["node_job"]:
-        return str(job["phase"])
+        return f"{job['phase']}{slurm}{silent}{said}"
+    left = f", about {_duration(job['left_s'])} left" if job["left_s"] >= 0 else ""
+    return f"{phase_of(job)}, {job['points_done']} of {job['points']} points of {job['node_job']}{left}{silent}{said}"
+
+
+def phase_of(job: Mapping[str, Any]) -> str:
+    """`measuring 12/40 requests`, `loading`."""
     requests = f" {job['requests_done']}/{job['requests']} requests" if job["phase"] == "measuring" else ""
-    return f"{job['phase']}{requests}, {job['points_done']} of {job['points']} points of {job['node_job']}"
+    return f"{job['phase']}{requests}"
+
+
+def resubmission_text(record: Mapping[str, Any], *, is_dry: bool) -> str:
+    """What is sent again and what is not, a line for each reason."""
+    sent, kept = Counter[str](), Counter[tuple[str, str]]()
+    for p in record["points"]:
+        if p["is_sent"]:
+            sent[p["class"] or "never sent"] += 1
+        else:
+            kept[p["class"], p["why"]] += 1
+    if not record["points"]:
+        return "Nothing is missing: every point is done or in the charge of a live job."
+    verb = "would be sent" if is_dry else "sent"
+    parts = [f"{n} points {verb}: {class_}" for class_, n in sent.items()]
+    parts += [f"{n} points not sent: {class_}: {why}" for (class_, why), n in kept.items()]
+    jobs = [
+        {
+            "node job": job["node_job"],
+            "points": job["points"],
+            "not on": ",".join(job["exclude"]),
+            "time": f"x {job['time_factor']:g}" if job["time_factor"] != 1 else "",
+        }
+        for job in record["jobs"]
+    ]
+    if jobs:
+        parts += ["", tabulate(jobs, headers="keys", disable_numparse=True)]
+    parts += [f"stays away from {node} until {entry['until_utc']}: {entry['why']}" for node, entry in record["nodes_away"].items()]
+    return "\n".join(parts)
+
+
+def doctor_text(findings: Sequence[Mapping[str, Any]]) -> str:
+    """A line a finding: well, LACKS, or not looked at."""
+    words = {True: "ok", False: "LACKS", None: "?"}
+    rows = [[words[f["is_well"]], f["what"], printable(f["said"])] for f in findings]
+    parts = [tabulate(rows, tablefmt="plain", disable_numparse=True)]
+    lacks = [f for f in findings if f["is_well"] is not True and f["next"]]
+    parts += ["", *(f"next: {f['what']}: {f['next']}" for f in lacks)] if lacks else []
+    return "\n".join(parts)

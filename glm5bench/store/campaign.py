@@ -20,11 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BenchError, FileError
-from .files import read_json, writable, write_json
+from .files import read_json, writable, write_json, write_whole
 from .pointfile import read_point
 from .sealed import seal_of
 
 ATTEMPT_FORMAT = 1
+IN_LIST = ("key", "attempt", "status", "validity", "class", "message", "reasons", "node", "job_id", "seal", "size_bytes", "mtime_ns")
+LIST_FROM = 64  # keys; for fewer their own files are read
 LOST_PLAN = "remove it and type the same sweep again: measured points are found by their keys"
 
 
@@ -38,6 +40,8 @@ class Attempt:
     validity: str  # of a whole one
     failure_class: str  # of a failed one
     message: str
+    job_id: str = ""
+    node: str = ""
 
     @property
     def is_done(self) -> bool:
@@ -72,6 +76,11 @@ class Campaign:
         return self.root / "jobs"
 
     @property
+    def submitit(self) -> Path:
+        """Submitit's own folder: pickles, scripts, standard output and error of the jobs."""
+        return self.jobs / "submitit"
+
+    @property
     def archive(self) -> Path:
         """Derived; delete at will."""
         return self.root / "archive.h5"
@@ -83,6 +92,15 @@ class Campaign:
     def heartbeat(self, job_id: str) -> Path:
         """Where a running job says that it lives."""
         return self.job(job_id) / "heartbeat.json"
+
+    def ended(self, job_id: str) -> Path:
+        """What a job said when it ended."""
+        return self.job(job_id) / "ended.json"
+
+    @property
+    def nodes(self) -> Path:
+        """Nodes to stay away from, why, until when."""
+        return self.root / "nodes.json"
 
     def point_file(self, key: str, attempt: int) -> Path:
         """The measurement of an attempt."""
@@ -107,6 +125,10 @@ class Campaign:
         """The plan's record. Raises EnvironmentLacks when the directory cannot be written."""
         write_json(self.plan, record)
 
+    def write_text(self, path: Path, text: str) -> None:
+        """A text file in the campaign's directory, whole or absent."""
+        write_whole(path, lambda beside: _written(beside, text))
+
     def read_plan(self) -> dict[str, Any]:
         """The plan's record. Raises FileError when there is none or it is damaged."""
         if not self.plan.is_file():
@@ -123,25 +145,15 @@ class Campaign:
 
     def append_submission(self, line: dict[str, Any]) -> None:
         """One line more in submissions.jsonl, on disk when this returns."""
-        with writable(self.submissions):
-            self.root.mkdir(parents=True, exist_ok=True)
-            with self.submissions.open("a+b") as file:
-                cut = file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"  # a kill left half a line
-                file.write((b"\n" if cut else b"") + json.dumps(line, sort_keys=True).encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
+        append_line(self.submissions, line)
+
+    def append_attempt(self, job_id: str, record: dict[str, Any]) -> None:
+        """The short form of an attempt's record, in a list of its job's own: status reads one list a job in place of a file a point."""
+        append_line(self.job(job_id) / "attempts.jsonl", {name: record[name] for name in IN_LIST if name in record})
 
     def read_submissions(self) -> list[dict[str, Any]]:
         """Every whole line; a last one that a kill cut short is left out."""
-        if not self.submissions.is_file():
-            return []
-        lines = []
-        for text in self.submissions.read_text(encoding="utf-8").splitlines():
-            try:
-                lines.append(json.loads(text))
-            except ValueError:
-                continue
-        return lines
+        return read_lines(self.submissions)
 
     def attempts(self, keys: Iterable[str]) -> dict[str, list[Attempt]]:
         """All attempts at these points, in order. A whole file whose record a kill prevented is judged from itself."""
@@ -151,26 +163,41 @@ class Campaign:
             key, _, rest = name.partition(".")
             if key in wanted and rest.split(".")[0].isdigit():
                 numbers.setdefault((key, _attempt_number(name)), set()).add(rest.rpartition(".")[2])
+        listed = self._listed() if len(wanted) >= LIST_FROM else {}
         found: dict[str, list[Attempt]] = {key: [] for key in wanted}
         for (key, number), kinds in sorted(numbers.items()):
-            attempt = self._recorded(key, number) if "json" in kinds else self._judged(key, number)
-            found[key].append(attempt)
+            found[key].append(self._attempt(key, number, kinds, listed.get((key, number))))
         return found
 
-    def _recorded(self, key: str, number: int) -> Attempt:
+    def _listed(self) -> dict[tuple[str, int], dict[str, Any]]:
+        """The lists of all jobs."""
+        records = (r for path in self.jobs.glob("*/attempts.jsonl") for r in read_lines(path))
+        return {(r["key"], r["attempt"]): r for r in records if isinstance(r, dict) and {"key", "attempt", "status"} <= set(r)}
+
+    def _attempt(self, key: str, number: int, kinds: set[str], listed: dict[str, Any] | None) -> Attempt:
+        if "json" not in kinds:
+            return self._judged(key, number)
         try:
-            r = read_json(self.attempt_file(key, number))
+            r = listed or read_json(self.attempt_file(key, number))
             if r["status"] == "whole" and not self._is_as_written(key, number, r):
                 return Attempt(key, number, "failed", "", "lost", "the point's file is gone, or is not the one that was written")
             message = r.get("message", "") or "; ".join(f"{why['code']}: {why['text']}" for why in r.get("reasons", []))
-            return Attempt(key, number, r["status"], r.get("validity", ""), r.get("class", ""), message)
+            return Attempt(
+                key, number, r["status"], r.get("validity", ""), r.get("class", ""), message, r.get("job_id", ""), r.get("node", "")
+            )
         except (FileError, KeyError, TypeError, AttributeError):
             return self._judged(key, number)
 
     def _is_as_written(self, key: str, number: int, record: dict[str, Any]) -> bool:
-        """Size and seal of the point's file are those of its record: cheap, and enough to notice another or a shorter file."""
+        """Size and time, or size and seal, of the point's file are those of its record: enough to notice another or a shorter file."""
         path = self.point_file(key, number)
-        return path.is_file() and path.stat().st_size == record["size_bytes"] and seal_of(path) == record["seal"]
+        try:
+            is_now = path.stat()
+        except OSError:
+            return False
+        if is_now.st_size != record["size_bytes"]:
+            return False
+        return is_now.st_mtime_ns == record.get("mtime_ns") or seal_of(path) == record["seal"]
 
     def _judged(self, key: str, number: int) -> Attempt:
         try:
@@ -184,6 +211,36 @@ class Campaign:
     def done(self, keys: Iterable[str]) -> set[str]:
         """The keys that need no further attempt."""
         return {key for key, attempts in self.attempts(keys).items() if any(a.is_done for a in attempts)}
+
+
+def _written(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def append_line(path: Path, value: dict[str, Any]) -> None:
+    """One JSON line more, on disk when this returns. Raises EnvironmentLacks where it cannot be written."""
+    with writable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+b") as file:
+            cut = file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"  # a kill left half a line
+            file.write((b"\n" if cut else b"") + json.dumps(value, sort_keys=True).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def read_lines(path: Path) -> list[Any]:
+    """Every whole line of a file of JSON lines; none where there is no file."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    lines = []
+    for line in text.splitlines():
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            continue
+    return lines
 
 
 def _attempt_number(name: str) -> int:

@@ -17,8 +17,10 @@ class Taken(Exception):
     """A file stands already where a new one was to be."""
 
 
-def write_whole(path: Path, write: Callable[[Path], None], *, is_new: bool = False) -> None:
+def write_whole(path: Path, write: Callable[[Path], None], *, is_new: bool = False, is_synced: bool = True) -> None:
     """Calls `write` with a name beside `path`, then renames it into place. On any failure nothing is left there.
+
+    Without `is_synced` a power cut may take it away again: for a thousand files that a later record makes good.
 
     Raises EnvironmentLacks when the directory cannot be written or the disk is full, and Taken under `is_new` where another process
     was first.
@@ -28,9 +30,11 @@ def write_whole(path: Path, write: Callable[[Path], None], *, is_new: bool = Fal
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             write(beside)
-            _sync(beside)
+            if is_synced:
+                _sync(beside)
             _place_new(beside, path) if is_new else os.replace(beside, path)
-            _sync(path.parent)
+            if is_synced:
+                _sync(path.parent)
         finally:
             beside.unlink(missing_ok=True)
 
@@ -66,10 +70,10 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, *, is_synced: bool = True) -> None:
     """One JSON document, whole or absent."""
     text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
-    write_whole(path, lambda beside: _written(beside, text))
+    write_whole(path, lambda beside: _written(beside, text), is_synced=is_synced)
 
 
 def _written(path: Path, text: str) -> None:

@@ -166,8 +166,21 @@ class Cluster:
         key.touch(mode=0o600)
         key.write_bytes(os.urandom(128))
         key.chmod(0o400)
-        options = [f"--socket={munge}/munge.sock", f"--key-file={key}", f"--pid-file={munge}/pid", f"--log-file={self.base}/log/munged.log"]
-        command = [str(shutil.which("munged", path=PATH)), "--force", "--foreground", *options, f"--seed-file={munge}/seed", "--num-threads=4"]
+        options = [
+            f"--socket={munge}/munge.sock",
+            f"--key-file={key}",
+            f"--pid-file={munge}/pid",
+            f"--log-file={munge}/log",
+            f"--seed-file={munge}/seed",
+        ]
+        command = [
+            str(shutil.which("munged", path=PATH)),
+            "--force",
+            "--foreground",
+            "--num-threads=4",
+            *options,
+            f"--seed-file={munge}/seed",
+        ]
         self._daemon("munged", command)
         until((munge / "munge.sock").exists, 20, "munged")
 
@@ -197,7 +210,8 @@ class Cluster:
                 (base / "dev" / node / f"gpu{i}").symlink_to("/dev/null")
         (etc / "hosts").write_text(Path("/etc/hosts").read_text() + "".join(f"\n127.0.0.1 {n}" for n in NODES) + "\n")
         common = f"AuthType=auth/munge\nAuthInfo=socket={base}/munge/munge.sock\nSlurmUser={user}\n"
-        self.conf.write_text(common + _SLURM.format(base=base, user=user, host=host, port=self.port0, dbd=self.port0 + 1, array=self.max_array_size) + self._nodes())
+        numbers = {"port": self.port0, "dbd": self.port0 + 1, "array": self.max_array_size}
+        self.conf.write_text(common + _SLURM.format(base=base, user=user, host=host, **numbers) + self._nodes())
         (etc / "gres.conf").write_text("".join(self._gres(n) for n in NODES))
         (etc / "slurmdbd.conf").touch(mode=0o600)
         (etc / "slurmdbd.conf").write_text(common + _DBD.format(base=base, host=host, dbd=self.port0 + 1, db=self.port0 + 2))

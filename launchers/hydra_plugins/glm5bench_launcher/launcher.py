@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from glm5bench.settings import Multirun, campaign_name, validated
+from glm5bench.settings import Arms, Multirun, campaign_name
 
 _TARGET = "hydra_plugins.glm5bench_launcher.launcher.CampaignLauncher"
 for _kind in ("slurm", "local", "plan"):  # plain nodes: Hydra loads plugins outside sys.modules, where dataclasses cannot read annotations
@@ -34,7 +36,10 @@ class CampaignLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Calls the task once, with every arm."""
         loader = self.hydra_context.config_loader
-        arms = tuple(validated(loader.load_sweep_config(self.config, list(overrides))) for overrides in job_overrides)
+        parse = OverridesParser.create(config_loader=loader).parse_overrides
+        options = set(loader.get_group_options("", ObjectType.GROUP))
+        made = Arms(lambda overrides: loader.load_sweep_config(self.config, overrides), parse, lambda key: key.split("/")[0] in options)
+        arms = tuple(made.settings(overrides) for overrides in job_overrides)
         asked = tuple(self.config.hydra.overrides.task)
         experiment = self.config.hydra.runtime.choices.get("experiment")
         name = campaign_name(experiment, asked, arms[0].name)

@@ -1,0 +1,60 @@
+"""The program: one short pipeline a verb. Errors become their sentence and exit code here, and nowhere else.
+
+`sweep`, `plan`, `doctor` and `simulate` take Hydra overrides; the others take ordinary options. Standard output holds the answer,
+standard error the progress and the errors; with --json standard output is one JSON object.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from .. import __version__
+from ..errors import BenchError, EnvironmentLacks, UsageError
+from . import archives, campaigns, simulated  # noqa: F401  each adds its verbs
+from .app import app
+
+
+def main() -> int:
+    """The entry point. Exit code 0 done, 1 the answer is no, 2 wrong usage, 3 the environment lacks something."""
+    try:
+        result = app(standalone_mode=False)
+        sys.stdout.flush()
+        return int(result) if isinstance(result, int) else 0
+    except BenchError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except (typer.Abort, KeyboardInterrupt):
+        print("Interrupted.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `glm5bench tables ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        print(EnvironmentLacks(f"{error.strerror or error}.", where=str(error.filename or "standard output")), file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered cannot be written either
+        return EnvironmentLacks.exit_code
+    except Exception as error:
+        return _usage_or_defect(error)
+
+
+def _usage_or_defect(error: Exception) -> int:
+    shown = getattr(error, "format_message", None)  # click's own errors of usage
+    if shown is not None:
+        print(UsageError(shown(), next_step="`glm5bench --help`"), file=sys.stderr)
+        return int(getattr(error, "exit_code", 2))
+    traceback.print_exc()
+    print(f"This is a defect of glm5bench {__version__}: please report it with the lines above.", file=sys.stderr)
+    return 70
+
+
+@app.callback(invoke_without_command=True)
+def program(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """What it costs to serve GLM-5: plan, measure, merge and compare serving recipes."""
+    if version:
+        print(__version__)
+        raise typer.Exit

@@ -1,0 +1,56 @@
+"""What the verbs share: the Typer application, the form of a command that takes Hydra's overrides, and where lines go."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import typer
+from typer.core import TyperCommand
+
+from ..errors import UsageError, printable
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+HYDRA = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+GROUPS = ("experiment", "hardware", "checkpoint", "tp", "speculative", "engine", "workload", "cluster", "price", "failure")
+VALUES = (
+    "concurrency=4,8 repeat=0,1,2 seed=0 server_scope=arm|point bind_concurrency=N name=NAME output_dir=DIR retries=N pack=true wait=true"
+)
+
+
+class OverridesCommand(TyperCommand):
+    """A command that takes Hydra overrides: its help lists what conf/ holds."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Groups with their choices, values, and how both are typed."""
+        from ..settings import group_values
+
+        with formatter.section("OVERRIDES are Hydra's: group=choice or path.to.value=value; commas sweep"):
+            formatter.write_dl([(f"{group}=", " ".join(group_values(group))) for group in GROUPS])
+            formatter.write_dl(
+                [("values:", VALUES), ("anything:", "engine.time_scale=50 workload.prompts=64 price.usd_per_gpu_h.b200=2.5 ...")]
+            )
+            formatter.write_dl([("--config-dir DIR", "a directory with conf groups of your own, found before the shipped ones")])
+
+
+def asked(ctx: typer.Context) -> list[str]:
+    """The overrides as they were typed."""
+    return list(ctx.args)
+
+
+def one_of(option: str, value: str, choices: Any) -> None:
+    """Raises UsageError where the value is no choice of this option."""
+    if value not in choices:
+        raise UsageError(f"{option} {value}: there is no such choice.", next_step=f"one of {', '.join(choices)}")
+
+
+def tell_bad(bad: list[Any]) -> None:
+    """Names what was left out, and why."""
+    for error in bad:
+        say(printable(f"left out: {error.path}: {error.message}"))
+
+
+def say(text: str) -> None:
+    """A line of progress."""
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,297 @@
+"""The verbs of campaigns: sweep, plan, status, resubmit, cancel, doctor."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import UsageError
+from .app import HYDRA, OverridesCommand, app, asked, say
+from .archives import tables_of, write_archive_of
+
+if TYPE_CHECKING:  # verbs import what they need when they run, so that `--help` and `status` start fast
+    from ..launch.campaign import Resubmission
+    from ..launch.submit import How, Outcome
+    from ..plan import Plan
+    from ..point import NodeJob, ServerStart
+    from ..settings import Multirun, Price
+    from ..store.campaign import Campaign
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object.")]
+
+
+@app.command(cls=OverridesCommand, context_settings=HYDRA)
+def sweep(ctx: typer.Context) -> int:
+    """Measure: plan OVERRIDES, submit what is missing, and come back (wait=true stays, merges and prints the tables)."""
+    from ..settings import run_hydra
+
+    return run_hydra(asked(ctx), _sweep, program="glm5bench sweep")
+
+
+def _sweep(multirun: Multirun) -> int:
+    from ..launch.campaign import opened, send
+
+    if multirun.launcher == "plan":
+        return _print_plan(multirun, as_json=False, show=())
+    first, campaign = multirun.arms[0], _campaign(multirun)
+    how, planned = _how(multirun), _planned(multirun)
+    opened(campaign, planned, how, name=multirun.name, launcher=multirun.launcher, overrides=multirun.overrides)
+    _tell_plan(campaign, planned)
+    outcome, n_points = send(campaign, planned.jobs, how)
+    if outcome is None:
+        say("Nothing to submit: every point is done or in the charge of a running job.")
+    else:
+        _tell_outcome(campaign, outcome, n_points, how)
+    if first.wait or first.cluster.executor == "debug":
+        return _wait_and_report(campaign, first.price, how)
+    print(campaign.root)
+    say(f"next: `glm5bench status {campaign.root}`, `glm5bench tables {campaign.root}`")
+    return 1 if outcome is not None and outcome.refused else 0
+
+
+def _campaign(multirun: Multirun) -> Campaign:
+    from ..store.campaign import Campaign
+
+    return Campaign(Path(multirun.arms[0].output_dir).absolute() / multirun.name)
+
+
+def _how(multirun: Multirun) -> How:
+    from ..launch.campaign import resolved_cluster
+    from ..launch.submit import How
+
+    first = multirun.arms[0]
+    return How(resolved_cluster(multirun.launcher, multirun.overrides, first.cluster), first.failure, first.retries)
+
+
+def _planned(multirun: Multirun) -> Plan:
+    from ..launch.campaign import longest_of
+    from ..plan import plan
+
+    return plan(multirun.arms, longest_of([(arm.hardware.id, arm.cluster) for arm in multirun.arms]))
+
+
+def _tell_plan(campaign: Campaign, planned: Plan) -> None:
+    say(f"{campaign.root}: {len(planned.points)} points in {len(planned.jobs)} node jobs, {planned.n_server_starts} server starts.")
+    for out in planned.left_out:
+        say(f"left out: {out.arm}: {out.reason}")
+    for line in (*planned.notes, *planned.warnings):
+        say(f"note: {line}")
+
+
+def _tell_outcome(campaign: Campaign, outcome: Outcome, n_points: int, how: How) -> None:
+    ids = sorted({job_id.split("_")[0] for job_id in outcome.job_ids}, key=lambda i: (len(i), i))
+    if ids and how.cluster.executor == "slurm":
+        say(f"{n_points} points submitted to Slurm as {len(outcome.job_ids)} jobs: {', '.join(ids)}.")
+    elif ids:
+        say(f"{n_points} points submitted as {how.cluster.executor} job {', '.join(ids)}.")
+    for refused in outcome.refused:
+        say(f"refused by Slurm: {refused}")
+    if outcome.n_waiting:
+        say(f"{outcome.n_waiting} node jobs were not sent: Slurm's MaxJobCount is reached.")
+    if outcome.refused or outcome.n_waiting:
+        say(
+            f"next: `glm5bench doctor cluster={how.cluster.id}` says what of conf/cluster is true here; `glm5bench resubmit {campaign.root}`"
+        )
+
+
+def _wait_and_report(campaign: Campaign, price: Price, how: How) -> int:
+    from ..launch.campaign import resubmit
+    from ..launch.watch import watch
+    from ..report.campaign import status_text
+
+    try:
+        final = watch(campaign)
+        while how.retries and not final.is_complete and resubmit(campaign, is_automatic=True, how=how).outcome is not None:
+            final = watch(campaign)
+    except KeyboardInterrupt:
+        say(f"The jobs go on. `glm5bench status {campaign.root}` tells how far they are, `glm5bench cancel {campaign.root}` ends them.")
+        return 130
+    if not final.is_complete:
+        say(status_text(final.as_json()))
+        say(f"logs: {campaign.jobs}\nnext: `glm5bench resubmit {campaign.root}`, or the same command: it measures only what is missing")
+    if final.counts.get("done"):
+        write_archive_of([str(campaign.root)], campaign.archive)
+        code = tables_of([str(campaign.archive)], price=price)
+        say(f"Points: {campaign.points}\nArchive: {campaign.archive}\nTables again: glm5bench tables {campaign.archive}")
+        return code if final.is_complete else 1
+    return 0 if final.is_complete else 1
+
+
+@app.command("plan", cls=OverridesCommand, context_settings=HYDRA)
+def plan_command(
+    ctx: typer.Context,
+    as_json: Json = False,
+    show: Annotated[
+        list[str] | None, typer.Option(help="recipe: every server's command and environment; memory: where memory goes.")
+    ] = None,
+) -> int:
+    """Show what `sweep` would do with the same OVERRIDES; submits nothing. On a cluster of Slurm it writes the sbatch scripts."""
+    from ..settings import run_hydra
+
+    shown = tuple(show or ())
+    if set(shown) - {"recipe", "memory"}:
+        raise UsageError(f"--show {', '.join(shown)}: there is no such thing to show.", next_step="--show recipe, --show memory")
+    return run_hydra(asked(ctx), lambda m: _print_plan(m, as_json=as_json, show=shown), program="glm5bench plan")
+
+
+def _print_plan(multirun: Multirun, *, as_json: bool, show: tuple[str, ...]) -> int:
+    from ..launch.campaign import plan_record, write_scripts
+    from ..report.campaign import plan_text
+
+    how, planned = _how(multirun), _planned(multirun)
+    record = plan_record(planned, how, name=multirun.name, launcher=multirun.launcher, overrides=multirun.overrides)
+    scripts = write_scripts(_campaign(multirun), planned, how) if how.cluster.executor == "slurm" else []
+    if as_json:
+        print(json.dumps({**record, "sbatch": {str(path): path.read_text(encoding="utf-8") for path in scripts}}, indent=1))
+        return 0
+    print(plan_text(record))
+    for job in planned.jobs:
+        for start in job.starts:
+            _show(job, start, show)
+    return _show_scripts(scripts)
+
+
+def _show(job: NodeJob, start: ServerStart, show: tuple[str, ...]) -> None:
+    from .. import recipe
+
+    if "recipe" in show:
+        image = start.recipe.image or ("none: the host's Python" if job.arm.engine.simulated else "none is named")
+        concurrencies = ", ".join(str(p.concurrency) for p in start.points)
+        print(f"\n{job.id}, concurrency {concurrencies}, image {image}:\n{recipe.shell(start.recipe)}")
+    if "memory" in show:
+        m = recipe.memory(job.arm, start.recipe)
+        print(
+            f"\n{job.id}: {m.memory_gib:g} GiB x {m.fraction:g} = {m.memory_gib * m.fraction:.1f} GiB per GPU: weights {m.weights_gib:.2f},"
+            f" workspace {m.workspace_gib:g}, KV cache {m.kv_gib:.2f} ({m.kv_dtype}), {m.capacity_tokens:,} tokens"
+        )
+
+
+def _show_scripts(scripts: list[Path]) -> int:
+    """Prints every script, and what this Slurm says of it. Exit code 1 where it would refuse one."""
+    from ..launch.slurm import test_only
+
+    refused = False
+    for path in scripts:
+        print(f"\n{path}:\n{path.read_text(encoding='utf-8').rstrip()}")
+        said = test_only(path)
+        if said is not None:
+            refused |= " to start at " not in said
+            print(f"sbatch --test-only: {said}")
+    if scripts and test_only(scripts[0]) is None:
+        print("\nThere is no Slurm here: the scripts are what it would be sent, and nobody has checked them.")
+    return int(refused)
+
+
+@app.command()
+def status(
+    directory: Path,
+    watch: Annotated[bool, typer.Option("--watch", help="A live table until nothing runs any more.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Where every point and job of a campaign stands. Exit code 1 while points are missing, failed or invalid and nothing runs."""
+    from ..launch.status import status as read
+    from ..launch.watch import watch as watch_until_over
+    from ..report.campaign import status_text
+    from ..store.campaign import Campaign
+
+    campaign = Campaign(directory.absolute())
+    try:
+        now = watch_until_over(campaign) if watch else read(campaign)
+    except KeyboardInterrupt:
+        return 130
+    print(json.dumps(now.as_json(), indent=1) if as_json else status_text(now.as_json()))
+    return 0 if now.is_complete or not now.is_over else 1
+
+
+@app.command()
+def resubmit(
+    directory: Path,
+    classes: Annotated[
+        list[str] | None, typer.Option("--class", help="Only this class of failure; sent even where its policy says never.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be sent, and send nothing.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Send again what failed or is missing, by the policy of its class (docs/failures.md). Exit code 1 where points stay unsent."""
+    from ..cluster import CLASSES
+    from ..launch.campaign import planned_how
+    from ..launch.campaign import resubmit as send_again
+    from ..report.campaign import resubmission_text
+    from ..store.campaign import Campaign
+
+    unknown = sorted(set(classes or ()) - set(CLASSES))
+    if unknown:
+        raise UsageError(f"--class {unknown[0]}: there is no such class.", next_step=f"one of {', '.join(CLASSES)}")
+    campaign = Campaign(directory.absolute())
+    made = send_again(campaign, only=classes or (), is_dry=dry_run)
+    record = _resubmission(made)
+    print(json.dumps(record, indent=1) if as_json else resubmission_text(record, is_dry=dry_run))
+    if made.outcome is not None:
+        how = planned_how(campaign.read_plan(), str(campaign.plan))
+        _tell_outcome(campaign, made.outcome, sum(d.is_sent for d in made.decisions), how)
+    kept = any(not d.is_sent for d in made.decisions) or (made.outcome is not None and bool(made.outcome.refused))
+    return int(kept)
+
+
+def _resubmission(made: Resubmission) -> dict[str, object]:
+    return {
+        "points": [
+            {
+                "key": d.missing.key,
+                "class": d.missing.failure_class,
+                "tries": d.missing.tries,
+                "nodes": list(d.missing.nodes),
+                "is_sent": d.is_sent,
+                "why": d.why,
+            }
+            for d in made.decisions
+        ],
+        "jobs": [
+            {"node_job": o.job.id, "points": len(o.job.points), "exclude": list(o.exclude), "time_factor": o.time_factor}
+            for o in made.orders
+        ],
+        "nodes_away": made.away,
+        "job_ids": list(made.outcome.job_ids) if made.outcome else [],
+        "refused": list(made.outcome.refused) if made.outcome else [],
+    }
+
+
+@app.command()
+def cancel(directory: Path) -> int:
+    """End the campaign's jobs, by job id. What is measured stays; `resubmit` or the same sweep measures the rest."""
+    from ..launch.submit import cancel as end
+    from ..store.campaign import Campaign
+
+    campaign = Campaign(directory.absolute())
+    campaign.read_plan()
+    ended, still = end(campaign)
+    say(f"Ended: {', '.join(ended)}." if ended else "No job of this campaign runs here.")
+    for job_id in still:
+        say(f"Job {job_id} still runs.")
+    return 1 if still else 0
+
+
+@app.command(cls=OverridesCommand, context_settings=HYDRA)
+def doctor(
+    ctx: typer.Context,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Send a one-minute job to every partition: does its node see what this one sees?")
+    ] = False,
+    as_json: Json = False,
+) -> int:
+    """What this cluster has and lacks for a campaign of OVERRIDES (cluster=mysite). Exit code 1 for something that lacks."""
+    from ..launch.doctor import examine
+    from ..report.campaign import doctor_text
+    from ..settings import run_hydra
+
+    def examined(multirun: Multirun) -> int:
+        arms = {arm.hardware.id: arm for arm in multirun.arms}
+        found = examine(_campaign(multirun).root.parent, multirun.arms[0].cluster, sorted(arms), is_probing=probe)
+        record = [{"what": f.what, "is_well": f.is_well, "said": f.said, "next": f.next_step} for f in found]
+        print(json.dumps({"findings": record}, indent=1) if as_json else doctor_text(record))
+        return int(any(f.is_well is False for f in found))
+
+    return run_hydra(asked(ctx), examined, program="glm5bench doctor")

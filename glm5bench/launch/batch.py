@@ -1,0 +1,169 @@
+"""What is asked of Slurm: node jobs grouped by what they ask for into arrays, and each array as submitit's parameters and sbatch script.
+
+Pure but for the paths that stand in a script: the same text is printed by `plan`, with no Slurm installed, and sent by `sweep`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from submitit.slurm.slurm import SlurmExecutor
+
+from ..cluster import Cluster, Resources
+from ..errors import SettingsError
+from ..point import NodeJob, canonical_json, digest_of
+from ..store.campaign import Campaign
+
+STEPS_MIN = (10, 15, 20, 30, 45, 60, 90, 120, 180, 240, 360, 480, 720, 1080, 1440, 2160, 2880, 4320, 5760, 7200, 10080)
+MARGIN = 1.5  # of a time limit over the estimate
+MARGIN_MIN = 10
+RESERVED = ("job-name", "array", "output", "error", "open-mode", "ntasks-per-node", "nodes", "signal", "time")  # are this tool's own
+
+
+@dataclass(frozen=True)
+class Order:
+    """One node job to be sent, with what the policy of its failure adds."""
+
+    job: NodeJob
+    exclude: tuple[str, ...] = ()
+    time_factor: float = 1.0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One array (or one job): every member is the lanes of one Slurm job; all ask for the same."""
+
+    members: tuple[tuple[NodeJob, ...], ...]
+    hardware: str
+    gpus: int
+    lanes: int
+    time_min: int
+    exclude: tuple[str, ...]
+
+    @property
+    def jobs(self) -> tuple[NodeJob, ...]:
+        """All node jobs of it."""
+        return tuple(job for member in self.members for job in member)
+
+
+def batches(orders: Sequence[Order], cluster: Cluster, *, max_array_size: int = 1001) -> list[Batch]:
+    """The orders as arrays, as few as their resources and Slurm's MaxArraySize allow."""
+    groups: dict[str, Batch] = {}
+    for member in _members(orders):
+        first = member[0]
+        jobs = tuple(order.job for order in member)
+        time_min = max(time_limit_min(order.job, cluster, order.time_factor) for order in member)
+        exclude = tuple(sorted({node for order in member for node in order.exclude}))
+        gpus = min(sum(job.arm.tp for job in jobs), first.job.arm.hardware.gpus_per_node)
+        batch = Batch((jobs,), first.job.arm.hardware.id, gpus, first.job.lanes, time_min, exclude)
+        same = canonical_json([batch.hardware, batch.gpus, batch.lanes, time_min, exclude, len(jobs)])
+        groups[same] = replace(groups[same], members=(*groups[same].members, jobs)) if same in groups else batch
+    return [
+        replace(batch, members=batch.members[i : i + max_array_size])
+        for batch in groups.values()
+        for i in range(0, len(batch.members), max_array_size)
+    ]
+
+
+def _members(orders: Sequence[Order]) -> Iterable[tuple[Order, ...]]:
+    """One order a Slurm job; packed ones with as many of their kind as stand side by side."""
+    waiting: dict[str, list[Order]] = {}
+    for order in orders:
+        job = order.job
+        if job.lanes == 1:
+            yield (order,)
+            continue
+        kind = canonical_json([job.arm.hardware.id, job.arm.tp, job.lanes])
+        waiting.setdefault(kind, []).append(order)
+        if len(waiting[kind]) == job.lanes:
+            yield tuple(waiting.pop(kind))
+    for rest in waiting.values():
+        yield tuple(rest)
+
+
+def time_limit_min(job: NodeJob, cluster: Cluster, factor: float = 1.0) -> int:
+    """The time asked for, minutes: the cluster's, or the estimate with a margin, in steps so that jobs share an array."""
+    r = cluster.resources(job.arm.hardware.id)
+    wanted = factor * (r.time_limit_min or job.estimate_s / 60 * MARGIN + MARGIN_MIN)
+    stepped = math.ceil(wanted) if r.time_limit_min else next((step for step in STEPS_MIN if step >= wanted), math.ceil(wanted))
+    return min(stepped, r.max_time_min) if r.max_time_min else stepped
+
+
+def longest_s(resources: Resources, stop_before_s: float, partition_max_min: float | None) -> float | None:
+    """The longest estimate that a job may have, seconds: its limit without the margin; None where there is no limit."""
+    limits = [limit for limit in (resources.time_limit_min, resources.max_time_min or partition_max_min) if limit]
+    return max(60.0, (min(limits) - MARGIN_MIN) * 60 / MARGIN, min(limits) * 60 / 2 - stop_before_s) if limits else None
+
+
+def parameters(batch: Batch, cluster: Cluster, campaign: Campaign, name: str) -> dict[str, Any]:
+    """What submitit's Slurm executor is told. None leaves an option out, wckey too, which submitit would send by itself."""
+    r = cluster.resources(batch.hardware)
+    reserved = sorted({option.replace("_", "-") for option in r.sbatch} & set(RESERVED))
+    if reserved:
+        raise SettingsError(f"slurm.sbatch holds {reserved[0]}, which glm5bench sets itself.", where=f"cluster {cluster.id}")
+    options: dict[str, Any] = {option: value for option, value in r.sbatch.items() if value is not False}
+    if r.reservation:
+        options["reservation"] = r.reservation
+    asked = {
+        "job_name": name,
+        "time": batch.time_min,
+        "nodes": 1,
+        "ntasks_per_node": batch.lanes,
+        "partition": r.partition,
+        "account": r.account,
+        "qos": r.qos,
+        "constraint": r.constraint,
+        "gres": r.gres and r.gres.replace("$GPUS", str(batch.gpus)),
+        "gpus_per_node": r.gpus_per_node and r.gpus_per_node.replace("$GPUS", str(batch.gpus)),
+        "exclusive": r.exclusive or None,
+        "cpus_per_task": r.cpus_per_task,
+        "mem": r.mem,
+        "exclude": ",".join(batch.exclude) or None,
+        "signal_delay_s": int(cluster.stop_before_s),
+        "array_parallelism": r.concurrent_jobs,
+        "wckey": r.wckey,
+        "setup": [*r.setup, *_first_lines(campaign)],
+        "srun_args": ["--cpu-bind=none"],  # the job's one task is a server with all its workers
+        "additional_parameters": options or None,
+    }
+    return {key: value for key, value in asked.items() if value is not None or key == "wckey"}
+
+
+def _first_lines(campaign: Campaign) -> list[str]:
+    jobs = shlex.quote(str(campaign.jobs))
+    return [
+        '[ -z "$SLURM_CPUS_PER_TASK" ] || export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"  # srun no longer inherits it since 22.05',
+        'glm5bench_job="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}"',
+        f'glm5bench_folder={jobs}/"${{glm5bench_job:-$SLURM_JOB_ID}}"',
+        'mkdir -p "$glm5bench_folder" && echo "$SLURMD_NODENAME $(date +%s)" > "$glm5bench_folder/started"',
+    ]
+
+
+def script(batch: Batch, cluster: Cluster, campaign: Campaign, name: str) -> str:
+    """The sbatch script, word for word as submitit writes it for this batch."""
+    executor = _Anywhere(folder=campaign.submitit)
+    executor.update_parameters(**parameters(batch, cluster, campaign, name))
+    if len(batch.members) > 1:
+        executor.parameters["map_count"] = len(batch.members)
+    text: str = executor._make_submission_file_text(executor._submitit_command_str, "")
+    return text
+
+
+class _Anywhere(SlurmExecutor):  # type: ignore[misc]  # submitit has no types
+    """submitit's executor refuses to be made where there is no srun; to write a script it needs none."""
+
+    @classmethod
+    def affinity(cls) -> int:
+        return 2
+
+
+def batch_name(campaign: Campaign, batch: Batch, nth: int) -> str:
+    """A job name that no other submission has: Slurm is asked for it when sbatch gave no answer."""
+    keys = [point.key for job in batch.jobs for point in job.points]
+    readable = re.sub(r"[^A-Za-z0-9._-]", "-", campaign.root.name)[:40]
+    return f"{readable}-{digest_of([str(campaign.root), nth, keys], 10)}"

@@ -1,0 +1,172 @@
+"""What this cluster has and lacks for a campaign: versions, partitions against conf/cluster, GPUs, limits, accounting, the file system.
+
+Every finding is a fact with its number; `is_well` is None where nobody could look. A probe sends one short job to each partition, which
+reads what this machine has written and writes what this machine then reads.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import submitit
+
+from ..cluster import Cluster, Resources
+from ..errors import EnvironmentLacks
+from ..store.files import writable
+from . import slurm
+
+PROBE_S = 300.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    what: str
+    is_well: bool | None
+    said: str
+    next_step: str = ""
+
+
+def examine(outputs: Path, cluster: Cluster, hardware: Sequence[str], *, is_probing: bool) -> list[Finding]:
+    """All findings, in the order in which a campaign needs them."""
+    found = [*_here(outputs, cluster)]
+    if cluster.executor != "slurm":
+        return [*found, Finding("Slurm", None, f"cluster {cluster.id} runs its jobs on this machine ({cluster.executor})")]
+    return [*found, *_slurm(cluster, hardware, outputs, is_probing)]
+
+
+def _here(outputs: Path, cluster: Cluster) -> Iterator[Finding]:
+    yield Finding("versions", True, f"Python {sys.version.split()[0]}, submitit {submitit.__version__}, {sys.executable}")
+    try:
+        with writable(outputs / "probe"):
+            outputs.mkdir(parents=True, exist_ok=True)
+            probe = outputs / f".probe-{secrets.token_hex(4)}"
+            probe.write_text("x", encoding="utf-8")
+            probe.unlink()
+        free = shutil.disk_usage(outputs).free / 2**30
+        yield Finding("output directory", True, f"{outputs} can be written, {free:,.0f} GiB free")
+    except EnvironmentLacks as error:
+        yield Finding("output directory", False, error.message, "output_dir=... on a shared file system")
+    if cluster.checkpoint_dir is not None:
+        is_there = Path(cluster.checkpoint_dir).is_dir()
+        said = f"{cluster.checkpoint_dir} is {'' if is_there else 'not '}seen from this machine"
+        yield Finding("checkpoints", is_there or None, said, "" if is_there else "compute nodes may see what this one does not: --probe")
+
+
+def _slurm(cluster: Cluster, hardware: Sequence[str], outputs: Path, is_probing: bool) -> Iterator[Finding]:
+    version = slurm.version()
+    if not slurm.is_there() or version is None:
+        yield Finding("Slurm", False, "sbatch, srun, squeue, scontrol and scancel are not all on PATH", "type it on a login node")
+        return
+    yield Finding("Slurm", True, version.strip())
+    config = slurm.config()
+    if config is None:
+        yield Finding("controller", False, "does not answer (scontrol show config)", "try again; SLURM_CONF may name another cluster")
+        return
+    yield Finding("controller", True, f"{config.get('ClusterName', '?')} on {config.get('SLURM_CONF', '?')}")
+    limits = ("MaxArraySize", "MaxJobCount", "KillWait", "JobRequeue", "PreemptMode")
+    yield Finding("limits", True, ", ".join(f"{name} {config[name]}" for name in limits if name in config))
+    yield _accounting(config)
+    yield _wckey(cluster, config)
+    partitions = slurm.partitions() or {}
+    for one in hardware:
+        yield from _hardware(one, cluster, partitions)
+    if is_probing:
+        for partition in dict.fromkeys(cluster.resources(one).partition for one in hardware):
+            yield _probe(outputs, cluster, next(h for h in hardware if cluster.resources(h).partition == partition))
+    else:
+        yield Finding(
+            "compute nodes", None, "not asked whether they see this output directory", "--probe sends a short job to each partition"
+        )
+
+
+def _accounting(config: dict[str, str]) -> Finding:
+    storage = config.get("AccountingStorageType", "")
+    if "none" in storage:
+        return Finding("accounting", True, "there is none: status tells from files and squeue alone, which is enough")
+    answers = slurm.accounting(["1"]) is not None
+    said = "sacct answers" if answers else "sacct does not answer: why a job ended is then told from files alone"
+    return Finding("accounting", True if answers else None, said)
+
+
+def _wckey(cluster: Cluster, config: dict[str, str]) -> Finding:
+    asked, tracked = cluster.slurm.wckey, config.get("TrackWCKey", "No").lower() == "yes"
+    if asked and not tracked:
+        return Finding("wckey", None, f"slurm.wckey is {asked}, and this cluster tracks none", "slurm.wckey: null")
+    return Finding("wckey", True, f"slurm.wckey is {asked or 'not sent'}, the cluster {'tracks' if tracked else 'does not track'} them")
+
+
+def _hardware(hardware: str, cluster: Cluster, partitions: dict[str, dict[str, str]]) -> Iterator[Finding]:
+    r = cluster.resources(hardware)
+    named = r.partition or next((name for name, p in partitions.items() if p.get("Default") == "YES"), "")
+    what = f"{hardware}: partition {named or 'of no name'}"
+    partition = partitions.get(named)
+    if partition is None:
+        yield Finding(what, False, f"there is none; there are {', '.join(partitions)}", f"cluster.hardware.{hardware}.partition")
+        return
+    longest = slurm.max_time_min(partition)
+    said = f"{partition.get('State', '?')}, {partition.get('TotalNodes', '?')} nodes, longest job {partition.get('MaxTime', '?')}"
+    over = [(name, value) for name, value in (("time_limit_min", r.time_limit_min), ("max_time_min", r.max_time_min)) if value]
+    wrong = [f"{name} {value} is more" for name, value in over if longest is not None and value > longest]
+    is_up = partition.get("State") == "UP"
+    yield Finding(what, is_up and not wrong, "; ".join([said, *wrong]), f"cluster.hardware.{hardware}.max_time_min" if wrong else "")
+    yield from _gpus(hardware, r, named)
+
+
+def _gpus(hardware: str, r: Resources, partition: str) -> Iterator[Finding]:
+    asked = r.gres or (r.gpus_per_node and f"gpu:{r.gpus_per_node}")
+    shown = slurm.nodes(partition) or {}
+    have = sorted({gres for _, gres in shown.values()})
+    up = [name for name, (state, _) in shown.items() if not state.rstrip("*").startswith(("down", "drain", "fail", "maint"))]
+    yield Finding(f"{hardware}: nodes", bool(up), f"{len(up)} of {len(shown)} are up", "" if up else "wait, or ask for another partition")
+    if not asked:
+        is_well = True if r.exclusive else None
+        yield Finding(f"{hardware}: GPUs", is_well, f"no gres is asked for; the nodes have {', '.join(have) or 'none'}")
+        return
+    kind = asked.split(":")[1] if asked.count(":") > 1 else ""
+    is_there = any("gpu" in gres and (kind in gres) for gres in have)
+    said = f"{asked} is asked for, the nodes have {', '.join(have) or 'none'}"
+    yield Finding(f"{hardware}: GPUs", is_there, said, "" if is_there else f"cluster.hardware.{hardware}.gres")
+
+
+def _probe(outputs: Path, cluster: Cluster, hardware: str) -> Finding:
+    """One task on one node of the partition reads a word from the output directory and writes it back beside."""
+    r = cluster.resources(hardware)
+    word, folder = secrets.token_hex(8), outputs / f".probe-{secrets.token_hex(4)}"
+    what = f"compute node of {r.partition or 'the default partition'}"
+    with writable(folder):
+        folder.mkdir(parents=True)
+        (folder / "login").write_text(word, encoding="utf-8")
+    checkpoint = f' && if [ -d "{cluster.checkpoint_dir}" ]; then echo checkpoints; fi' if cluster.checkpoint_dir else ""
+    seen = f'cat "{folder}/login" > "{folder}/node" && hostname && "{sys.executable}" -c "import glm5bench" && echo python{checkpoint}'
+    options = {"partition": r.partition, "account": r.account, "qos": r.qos, "reservation": r.reservation, "constraint": r.constraint}
+    asked = [f"--{name}={value}" for name, value in options.items() if value]
+    command = ["srun", "--ntasks=1", "--time=1", "--immediate=120", "--job-name=glm5bench-doctor", *asked, "sh", "-c", seen]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_S, check=False, env={**os.environ})
+        came_back = (folder / "node").read_text(encoding="utf-8") if (folder / "node").exists() else ""
+    except subprocess.TimeoutExpired:
+        return Finding(what, None, f"no node was free within {PROBE_S:g} s", "try again")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    lines = done.stdout.split()
+    if "Unable to allocate" in done.stderr or "Immediate" in done.stderr:
+        return Finding(what, None, f"no job came through: {done.stderr.strip().splitlines()[-1]}", "try again when a node is free")
+    lacks = [] if came_back == word else [f"{outputs} is not this machine's"]
+    lacks += [] if "python" in lines else [f"{sys.executable} does not run glm5bench there"]
+    lacks += ["the checkpoints are not there"] if cluster.checkpoint_dir and "checkpoints" not in lines else []
+    node = lines[0] if lines else "it"
+    said = (
+        f"{node}: {'; '.join(lacks)}"
+        if lacks
+        else f"{node} sees {outputs}, Python{' and the checkpoints' if cluster.checkpoint_dir else ''}"
+    )
+    return Finding(what, not lacks, said, "a file system that both see" if lacks else "")

@@ -1,0 +1,220 @@
+"""The jobs of a campaign and where each stands: from submissions, heartbeats and last words, refined by what Slurm says where it answers.
+
+Truth is in files. Slurm's word decides only what files cannot: whether a job still waits, and whether one that is silent will come
+again. A job that nobody can tell of is `unknown`, and unknown is not over.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from ..errors import BenchError, FileError
+from ..node.heartbeat import SILENT_S, Beat, is_alive, process_started_ticks, read_beat
+from ..store.campaign import Campaign
+from ..store.files import read_json, write_json
+from . import slurm
+from .request import End, read_end
+from .slurm import Told
+from .submissions import Sent, read_sent
+
+State = Literal["queued", "running", "ended", "unknown"]
+LATE_S = 300.0  # after its time limit a job is over, whatever its file says
+CLASS_OF_STATE = {
+    "TIMEOUT": "time_limit",
+    "DEADLINE": "time_limit",
+    "CANCELLED": "cancelled",
+    "REVOKED": "cancelled",
+    "PREEMPTED": "preempted",
+    "NODE_FAIL": "node_fault",
+    "BOOT_FAIL": "node_fault",
+    "LAUNCH_FAILED": "node_fault",
+    "OUT_OF_MEMORY": "server_oom",
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job at one moment. `lanes` are the ids of its folders, `beats` and `ends` what stands in them."""
+
+    job_id: str
+    sent: Sent | None
+    state: State
+    told: Told | None
+    node: str
+    keys: tuple[str, ...]
+    beats: tuple[Beat, ...]
+    ends: tuple[End, ...]
+
+    @property
+    def is_live(self) -> bool:
+        """Whether its points are still in its charge."""
+        return self.state != "ended"
+
+    @property
+    def failure_class(self) -> str:
+        """Why it ended before the points that it left: a class of conf/failure."""
+        state = self.told.state if self.told else ""
+        whys = [end.why for end in self.ends if not end.is_complete]
+        if self.sent is not None and self.sent.refused:
+            return "submit_refused"
+        if self.sent is not None and self.sent.is_cancelled:
+            return "cancelled"
+        if "time_limit" in whys:
+            return "time_limit"
+        if state in CLASS_OF_STATE:
+            return CLASS_OF_STATE[state]
+        if any(why.startswith("SIG") for why in whys):
+            return "preempted"
+        if whys:
+            return whys[0]
+        return "lost" if self.beats or not self.node else "node_fault"  # the batch script ran there, and Python never spoke
+
+
+@dataclass(frozen=True)
+class View:
+    """What Slurm said at one moment. `queue` None: it did not answer."""
+
+    asked_utc_s: float
+    queue: dict[str, Told] | None
+    accounted: dict[str, Told] = field(default_factory=dict)
+
+
+def jobs(campaign: Campaign, *, poll_s: float = 10.0) -> list[Job]:
+    """Every job that was asked for or has left a heartbeat, with its state. Slurm is asked if it was not within `poll_s`."""
+    sent = read_sent(campaign)
+    view = _view(campaign, [s for s in sent if s.executor == "slurm"], poll_s)
+    known = {s.job_id for s in sent if s.job_id}
+    found = [_job(campaign, s, view) for s in sent]
+    folders = [name for name in _job_folders(campaign) if name not in known and name.partition(".")[0] not in known]
+    return found + [job for name in folders if (job := _unrecorded(campaign, name, view)) is not None]
+
+
+def live_jobs(campaign: Campaign, *, poll_s: float = 10.0) -> list[Job]:
+    """The jobs that have points in their charge."""
+    return [job for job in jobs(campaign, poll_s=poll_s) if job.is_live]
+
+
+def _job(campaign: Campaign, sent: Sent, view: View) -> Job:
+    if sent.refused:
+        return Job("", sent, "ended", None, "", sent.keys, (), ())
+    if not sent.job_id:
+        return Job("", sent, "unknown" if sent.executor == "slurm" else "ended", None, "", sent.keys, (), ())
+    lanes = _lanes(sent)
+    read = [read_beat(campaign.heartbeat(lane)) for lane in lanes]
+    beats = tuple(beat for beat in read if beat is not None and beat.time_utc_s >= sent.asked_utc_s)  # an earlier job of the same number
+    ends = tuple(end for lane in lanes if (end := read_end(campaign, lane)) is not None and end.utc_s >= sent.asked_utc_s)
+    state, told = _slurm_state(sent, beats, ends, view) if sent.executor == "slurm" else (_local_state(sent, beats), None)
+    node = next((b.node or b.host for b in beats), "") or _started_on(campaign, sent.job_id) or (told.node if told else "")
+    return Job(sent.job_id, sent, state, told, node, sent.keys, beats, ends)
+
+
+def _lanes(sent: Sent) -> list[str]:
+    return [sent.job_id, *(f"{sent.job_id}.{lane}" for lane in range(1, len(sent.requests)))]
+
+
+def _unrecorded(campaign: Campaign, job_id: str, view: View) -> Job | None:
+    """A job whose acceptance nobody wrote down, found by its heartbeat."""
+    beat = read_beat(campaign.heartbeat(job_id))
+    if beat is None:
+        return None
+    is_live = is_alive(beat, time.time()) or (view.queue is not None and job_id in view.queue)
+    end = read_end(campaign, job_id)
+    return Job(
+        job_id, None, "running" if is_live else "ended", None, beat.node or beat.host, tuple(beat.keys), (beat,), (end,) if end else ()
+    )
+
+
+def _local_state(sent: Sent, beats: Sequence[Beat]) -> State:
+    if beats:
+        return "running" if is_alive(beats[0], time.time()) else "ended"
+    if sent.executor != "local" or sent.host != os.uname().nodename:
+        return "ended"
+    started = process_started_ticks(int(sent.job_id))
+    return "running" if started >= 0 and started == sent.started_ticks else "ended"
+
+
+def _slurm_state(sent: Sent, beats: Sequence[Beat], ends: Sequence[End], view: View) -> tuple[State, Told | None]:
+    is_over = len(ends) == len(sent.requests) and all(end.is_complete for end in ends)
+    if view.queue is None:
+        return _state_by_files(sent, beats, ends), None
+    if sent.job_id in view.queue:
+        told = view.queue[sent.job_id]
+        return "ended" if is_over else "queued" if told.state in slurm.WAITING else "running", told
+    if sent.accepted_utc_s >= view.asked_utc_s:
+        return "queued", None
+    return "ended", view.accounted.get(sent.job_id)
+
+
+def _state_by_files(sent: Sent, beats: Sequence[Beat], ends: Sequence[End]) -> State:
+    now = time.time()
+    if any(is_alive(beat, now) for beat in beats):
+        return "running"
+    if beats and len(ends) == len(sent.requests):
+        return "ended"
+    if beats and all(now - beat.time_utc_s > max(SILENT_S, 0) for beat in beats):
+        return "ended"
+    if beats and sent.limit_s and now > min(beat.time_utc_s for beat in beats) + sent.limit_s + LATE_S:
+        return "ended"
+    return "unknown"
+
+
+def _started_on(campaign: Campaign, job_id: str) -> str:
+    """The node that the batch script began on, from the line that it wrote before Python started."""
+    try:
+        return (campaign.job(job_id) / "started").read_text(encoding="utf-8").split()[0]
+    except (OSError, IndexError):
+        return ""
+
+
+def _job_folders(campaign: Campaign) -> list[str]:
+    if not campaign.jobs.is_dir():
+        return []
+    with os.scandir(campaign.jobs) as entries:
+        return [e.name for e in entries if e.name[0].isdigit() and e.is_dir()]
+
+
+def _view(campaign: Campaign, sent: Sequence[Sent], poll_s: float) -> View:
+    """Slurm's word, from the file of the last question where that is young enough; no question where there is no such job."""
+    if not sent:
+        return View(0.0, None)
+    kept = _kept_view(campaign)
+    if 0 <= time.time() - kept.asked_utc_s < poll_s:
+        return kept
+    now = time.time()
+    queue = slurm.queue({s.user for s in sent if s.user})
+    accounted = {job: told for job, told in kept.accounted.items() if told.state in slurm.TERMINAL}
+    if queue is not None:
+        gone = [s.job_id for s in sent if s.job_id and s.job_id not in queue and s.job_id not in accounted]
+        accounted |= slurm.accounting(gone) or {}
+        accounted = {job: told for job, told in accounted.items() if job not in queue}  # requeued: it is not over
+    view = View(now, queue, accounted)
+    try:
+        write_json(_view_file(campaign), asdict(view))
+    except BenchError:
+        pass  # a directory that cannot be written can still be looked at
+    return view
+
+
+def _kept_view(campaign: Campaign) -> View:
+    try:
+        r: Any = read_json(_view_file(campaign))
+        return View(float(r["asked_utc_s"]), None if r["queue"] is None else _told(r["queue"]), _told(r["accounted"]))
+    except (FileError, KeyError, TypeError, ValueError):
+        return View(0.0, None)
+
+
+def _told(record: dict[str, Any]) -> dict[str, Told]:
+    return {job: Told(**told) for job, told in record.items()}
+
+
+def _view_file(campaign: Campaign) -> Any:
+    return campaign.jobs / "slurm.json"
+
+
+def keys_of(found: Iterable[Job]) -> set[str]:
+    """The points in the charge of these jobs."""
+    return {key for job in found for key in job.keys}

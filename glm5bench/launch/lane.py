@@ -1,0 +1,60 @@
+"""One of several servers side by side on a node: its GPUs, its cores, and the memory beside them.
+
+A lane keeps to a slice of what the job was given: the same number of GPUs for each, and cores in the order of their NUMA nodes, so that
+two lanes on a node of two sockets have a socket each. What it starts inherits both; memory comes from where a core first touches it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..point import NodeJob
+
+VISIBLE = {"nvidia": ("CUDA_VISIBLE_DEVICES",), "amd": ("ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")}
+NUMA = Path("/sys/devices/system/node")
+
+
+def keep_to(lane: int, job: NodeJob) -> None:
+    """From now on this process, and all that it starts, sees and uses what is this lane's."""
+    names = VISIBLE.get(job.arm.hardware.vendor, VISIBLE["nvidia"])
+    given = next((os.environ[name] for name in (*names, *VISIBLE["nvidia"]) if os.environ.get(name)), "")
+    devices = given.split(",") if given else [str(i) for i in range(job.arm.hardware.gpus_per_node)]
+    for name in names:
+        os.environ.pop(name, None)
+    os.environ[names[0]] = ",".join(slice_of(devices, lane, job.lanes, job.arm.tp))
+    os.sched_setaffinity(0, [int(core) for core in cores_of(lane, job.lanes)])
+
+
+def slice_of(devices: Sequence[str], lane: int, lanes: int, size: int) -> list[str]:
+    """The lane's devices: `size` of them, none of which is another lane's."""
+    own = list(devices[lane * size : (lane + 1) * size])
+    if len(own) < size:
+        raise ValueError(f"{len(devices)} GPUs are not enough for {lanes} lanes of {size}")
+    return own
+
+
+def cores_of(lane: int, lanes: int) -> list[int]:
+    """The lane's cores of those that the job has, in the order of their NUMA nodes; all of them where there are fewer than lanes."""
+    allowed = os.sched_getaffinity(0)
+    ordered = [core for group in _numa_nodes() for core in group if core in allowed]
+    ordered += sorted(allowed - set(ordered))
+    share = len(ordered) // lanes
+    return ordered[lane * share : (lane + 1) * share] if share else ordered
+
+
+def _numa_nodes() -> list[list[int]]:
+    lists = sorted(NUMA.glob("node[0-9]*/cpulist"), key=lambda path: int(re.sub(r"\D", "", path.parent.name)))
+    return [_cores(path.read_text(encoding="utf-8")) for path in lists]
+
+
+def _cores(text: str) -> list[int]:
+    """`0-3,8` is 0, 1, 2, 3, 8."""
+    cores = []
+    for part in text.strip().split(","):
+        first, _, last = part.partition("-")
+        if first:
+            cores += list(range(int(first), int(last or first) + 1))
+    return cores

@@ -1,0 +1,61 @@
+"""What one lane of one Slurm job runs: a node job with the rules of its campaign, complete in itself, as plain JSON.
+
+And what it says when it ends. Both are read by another process, perhaps of another version: nothing here is a pickle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from .. import __version__
+from ..cluster import Failure
+from ..errors import FileError
+from ..node.provenance import git_state
+from ..point import NodeJob
+from ..store.campaign import Campaign
+from ..store.files import read_json
+
+
+@dataclass(frozen=True)
+class Request:
+    """A node job as it was sent."""
+
+    job: NodeJob
+    failure: Failure
+    retries: int = 0
+    limit_s: float = 0.0  # of the Slurm job, from its start; 0: none
+    stop_before_s: float = 0.0
+    glm5bench: str = __version__
+    git: str = field(default_factory=git_state)
+
+    def mismatch(self) -> str:
+        """What is different about the code that runs now; empty where it is the one that planned."""
+        now, then = (__version__, git_state()), (self.glm5bench, self.git)
+        return "" if now == then else f"runs glm5bench {' '.join(now).strip()}, was planned with {' '.join(then).strip()}"
+
+
+@dataclass(frozen=True)
+class End:
+    """What a job said when it ended: `why` is complete, a signal's name, time_limit, or the class of the fault that ended it."""
+
+    why: str
+    measured: tuple[str, ...]
+    failed: tuple[str, ...]
+    left: tuple[str, ...]
+    node: str
+    utc_s: float
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it came to every point in its charge."""
+        return not self.left
+
+
+def read_end(campaign: Campaign, job_id: str) -> End | None:
+    """The last words of a job, or None where it has not said them."""
+    try:
+        r: Any = read_json(campaign.ended(job_id))
+        return End(r["why"], tuple(r["measured"]), tuple(r["failed"]), tuple(r["left"]), r["node"], r["utc_s"])
+    except (FileError, KeyError, TypeError):
+        return None

@@ -1,0 +1,200 @@
+"""What Slurm says: one batched query a question, read into plain values. The only place that runs Slurm's commands, submitit's sbatch aside.
+
+None means no answer: the command is missing, the controller is down, accounting is not there. No answer is never read as an end: a
+job is over only where the controller answers and does not know it any more, or says so.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+TIMEOUT_S = 60.0
+
+# Source: squeue(1), JOB STATE CODES. What is in neither set is live: an unknown word is not an end.
+LIVE = frozenset(
+    [
+        "PENDING",
+        "RUNNING",
+        "SUSPENDED",
+        "COMPLETING",
+        "CONFIGURING",
+        "REQUEUED",
+        "REQUEUE_HOLD",
+        "REQUEUE_FED",
+        "RESIZING",
+        "SIGNALING",
+        "STAGE_OUT",
+        "STOPPED",
+        "RESV_DEL_HOLD",
+        "SPECIAL_EXIT",
+        "POWER_UP_NODE",
+        "EXPEDITING",
+    ]
+)
+WAITING = frozenset(["PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT", "POWER_UP_NODE"])
+TERMINAL = frozenset(
+    [
+        "BOOT_FAIL",
+        "CANCELLED",
+        "COMPLETED",
+        "DEADLINE",
+        "FAILED",
+        "LAUNCH_FAILED",
+        "NODE_FAIL",
+        "OUT_OF_MEMORY",
+        "PREEMPTED",
+        "RECONFIG_FAIL",
+        "REVOKED",
+        "TIMEOUT",
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What Slurm says of one job. `state` is one of its words; `reason` why it waits."""
+
+    state: str
+    node: str = ""
+    reason: str = ""
+    left: str = ""  # of its time limit, as squeue shows it
+
+
+def version() -> str | None:
+    """`slurm 22.05.8`."""
+    return _output(["sinfo", "--version"])
+
+
+def config() -> dict[str, str] | None:
+    """The running configuration of the controller."""
+    said = _output(["scontrol", "show", "config"])
+    if said is None:
+        return None
+    pairs = (line.split("=", 1) for line in said.splitlines() if "=" in line)
+    return {key.strip(): value.strip() for key, value in pairs}
+
+
+def partitions() -> dict[str, dict[str, str]] | None:
+    """Every partition with its settings as scontrol shows them."""
+    said = _output(["scontrol", "--oneliner", "show", "partition"])
+    if said is None:
+        return None
+    shown = [_words(line) for line in said.splitlines() if line.startswith("PartitionName=")]
+    return {p["PartitionName"]: p for p in shown}
+
+
+def max_time_min(partition: dict[str, str]) -> float | None:
+    """The longest time of a partition, minutes; None where it has no end."""
+    return _minutes(partition.get("MaxTime", "UNLIMITED"))
+
+
+def _minutes(text: str) -> float | None:
+    """Minutes of Slurm's D-HH:MM:SS; None for UNLIMITED."""
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
+    if match is None:
+        return None
+    days, hours, minutes, seconds = (int(g or 0) for g in match.groups())
+    return days * 1440 + hours * 60 + minutes + seconds / 60
+
+
+def nodes(partition: str | None) -> dict[str, tuple[str, str]] | None:
+    """Every node of a partition (None: the default one and all others) with its state and its gres."""
+    where = ["--partition", partition] if partition else []
+    said = _output(["sinfo", "--noheader", "--Node", *where, "--format=%N|%T|%G"])
+    if said is None:
+        return None
+    return {name: (state, gres) for name, state, gres in (line.split("|", 2) for line in said.splitlines() if line.count("|") == 2)}
+
+
+def queue(users: Iterable[str]) -> dict[str, Told] | None:
+    """Every job of these users that is not over, an array's tasks apart."""
+    said = _output(["squeue", "--noheader", "--array", f"--user={','.join(sorted(users))}", "--format=%i|%T|%N|%L|%r"])
+    if said is None:
+        return None
+    rows = (line.split("|", 4) for line in said.splitlines() if line.count("|") >= 4)
+    return {job: Told(state, node, reason, left) for job, state, node, left, reason in rows}
+
+
+def accounting(job_ids: Sequence[str]) -> dict[str, Told] | None:
+    """What accounting knows of these jobs. A task that was cancelled while it waited has no record."""
+    if not job_ids:
+        return {}
+    masters = sorted({job.split("_")[0] for job in job_ids})
+    said = _output(["sacct", "--noheader", "--parsable2", "--allocations", "--format=JobID,State,NodeList", f"--jobs={','.join(masters)}"])
+    if said is None:
+        return None
+    told = {}
+    for line in said.splitlines():
+        job, _, rest = line.partition("|")
+        state, _, node = rest.partition("|")
+        for one in _tasks(job):
+            told[one] = Told(state.split()[0] if state else "", "" if node == "None assigned" else node)
+    return {job: told[job] for job in job_ids if job in told}
+
+
+def _tasks(job: str) -> list[str]:
+    """`12_[3-5,7%2]` is 12_3, 12_4, 12_5, 12_7."""
+    match = re.fullmatch(r"(\d+)_\[([\d,-]+)(?:%\d+)?\]", job)
+    if match is None:
+        return [job]
+    tasks = []
+    for part in match[2].split(","):
+        first, _, last = part.partition("-")
+        tasks += [f"{match[1]}_{i}" for i in range(int(first), int(last or first) + 1)]
+    return tasks
+
+
+def find(name: str, user: str) -> list[str] | None:
+    """The ids of the jobs and arrays of this exact name that are not over: what sbatch accepted, whoever got to hear of it."""
+    said = _output(["squeue", "--noheader", "--array", f"--user={user}", f"--name={name}", "--format=%i"])
+    return None if said is None else sorted({line.strip().split("_")[0] for line in said.splitlines() if line.strip()})
+
+
+def find_ended(name: str, user: str, since: str) -> list[str]:
+    """The same among those that are over, where accounting knows."""
+    said = _output(
+        ["sacct", "--noheader", "--parsable2", "--allocations", "--format=JobID", f"--name={name}", f"--user={user}", f"-S{since}"]
+    )
+    return sorted({line.split("_")[0] for line in (said or "").splitlines() if line.strip()})
+
+
+def cancel(job_ids: Sequence[str]) -> str:
+    """Ends jobs by id. What scancel complains of; empty where it does not."""
+    if not job_ids:
+        return ""
+    done = _run(["scancel", *job_ids])
+    return "scancel is not on PATH" if done is None else done.stderr.strip()
+
+
+def test_only(script: Path) -> str | None:
+    """What `sbatch --test-only` says of a script; None where there is no sbatch."""
+    done = _run(["sbatch", "--test-only", str(script)])
+    return None if done is None else (done.stderr or done.stdout).strip() or f"exit code {done.returncode}"
+
+
+def is_there() -> bool:
+    """Whether this machine has Slurm's commands."""
+    return all(shutil.which(program) for program in ("sbatch", "srun", "squeue", "scontrol", "scancel"))
+
+
+def _words(line: str) -> dict[str, str]:
+    return dict(word.split("=", 1) for word in line.split() if "=" in word)
+
+
+def _output(command: list[str]) -> str | None:
+    done = _run(command)
+    return done.stdout if done is not None and done.returncode == 0 else None
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str] | None:
+    plain = {k: v for k, v in os.environ.items() if not k.startswith(("SQUEUE_", "SINFO_", "SACCT_"))}  # a user's own formats
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False, env=plain)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
