@@ -79,10 +79,16 @@ class Cluster:
                 next_step=f"known here: {known}",
             )
         try:
-            return from_plain(Resources, {**plain(self.slurm), **own})
+            return from_plain(Resources, {**plain(self.slurm), **_one_kind_of_gpus(own), **own})
         except ValueError as error:
             said = " ".join(str(error).split())
             raise SettingsError(f"cluster.hardware.{hardware} cannot be understood: {said}.", where=f"cluster {self.id}") from error
+
+
+def _one_kind_of_gpus(own: dict[str, Any]) -> dict[str, None]:
+    """A hardware that names its GPUs in one of Slurm's two ways does not inherit the other."""
+    names = {"gres", "gpus_per_node"}
+    return dict.fromkeys(names - set(own)) if names & set(own) else {}
 
 
 @dataclass(frozen=True)

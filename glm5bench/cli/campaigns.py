@@ -40,11 +40,11 @@ def _sweep(multirun: Multirun) -> int:
     how, planned = _how(multirun), _planned(multirun)
     opened(campaign, planned, how, name=multirun.name, launcher=multirun.launcher, overrides=multirun.overrides)
     _tell_plan(campaign, planned)
-    outcome, n_points = send(campaign, planned.jobs, how)
+    outcome = send(campaign, planned.jobs, how)
     if outcome is None:
         say("Nothing to submit: every point is done or in the charge of a running job.")
     else:
-        _tell_outcome(campaign, outcome, n_points, how)
+        _tell_outcome(campaign, outcome, how)
     if first.wait or first.cluster.executor == "debug":
         return _wait_and_report(campaign, first.price, how)
     print(campaign.root)
@@ -81,20 +81,18 @@ def _tell_plan(campaign: Campaign, planned: Plan) -> None:
         say(f"note: {line}")
 
 
-def _tell_outcome(campaign: Campaign, outcome: Outcome, n_points: int, how: How) -> None:
+def _tell_outcome(campaign: Campaign, outcome: Outcome, how: How) -> None:
     ids = sorted({job_id.split("_")[0] for job_id in outcome.job_ids}, key=lambda i: (len(i), i))
     if ids and how.cluster.executor == "slurm":
-        say(f"{n_points} points submitted to Slurm as {len(outcome.job_ids)} jobs: {', '.join(ids)}.")
+        say(f"{outcome.n_points} points submitted to Slurm as {len(outcome.job_ids)} jobs: {', '.join(ids)}.")
     elif ids:
-        say(f"{n_points} points submitted as {how.cluster.executor} job {', '.join(ids)}.")
+        say(f"{outcome.n_points} points submitted as {how.cluster.executor} job {', '.join(ids)}.")
     for refused in outcome.refused:
         say(f"refused by Slurm: {refused}")
     if outcome.n_waiting:
         say(f"{outcome.n_waiting} node jobs were not sent: Slurm's MaxJobCount is reached.")
     if outcome.refused or outcome.n_waiting:
-        say(
-            f"next: `glm5bench doctor cluster={how.cluster.id}` says what of conf/cluster is true here; `glm5bench resubmit {campaign.root}`"
-        )
+        say(f"next: `glm5bench doctor cluster={how.cluster.id}` says what of it is true here; `glm5bench resubmit {campaign.root}`")
 
 
 def _wait_and_report(campaign: Campaign, price: Price, how: How) -> int:
@@ -231,7 +229,7 @@ def resubmit(
     print(json.dumps(record, indent=1) if as_json else resubmission_text(record, is_dry=dry_run))
     if made.outcome is not None:
         how = planned_how(campaign.read_plan(), str(campaign.plan))
-        _tell_outcome(campaign, made.outcome, sum(d.is_sent for d in made.decisions), how)
+        _tell_outcome(campaign, made.outcome, how)
     kept = any(not d.is_sent for d in made.decisions) or (made.outcome is not None and bool(made.outcome.refused))
     return int(kept)
 

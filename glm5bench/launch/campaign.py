@@ -47,7 +47,7 @@ def _refuse_other_points(campaign: Campaign, plan: Plan, known: dict[str, Any]) 
     asked = {p.key for p in plan.points}
     if planned != asked:
         raise UsageError(
-            f"The campaign {campaign.root.name} holds {len(planned)} points, {len(asked - planned)} of those asked for now are not among them"
+            f"The campaign {campaign.root.name} holds {len(planned)} points, {len(asked - planned)} of those asked for are not among them"
             f" (planned with glm5bench {known.get('glm5bench')}).",
             where=str(campaign.plan),
             next_step="give this one a name of its own: name=...",
@@ -132,8 +132,8 @@ def _partition_max(partitions: dict[str, dict[str, str]], name: str | None) -> f
     return slurm.max_time_min(chosen) if chosen else None
 
 
-def send(campaign: Campaign, jobs: Sequence[NodeJob], how: How) -> tuple[Outcome | None, int]:
-    """Submits every point that is neither done nor in the charge of a live job; None where there is none. And how many points.
+def send(campaign: Campaign, jobs: Sequence[NodeJob], how: How) -> Outcome | None:
+    """Submits every point that is neither done nor in the charge of a live job; None where there is none.
 
     Whoever types the sweep again knows why: no policy holds anything back, only nodes to stay away from are left out.
     """
@@ -142,10 +142,9 @@ def send(campaign: Campaign, jobs: Sequence[NodeJob], how: How) -> tuple[Outcome
             settle(campaign)
         missed = left(campaign, jobs)
         if not missed:
-            return None, 0
+            return None
         away = _away(campaign, missed, how)
-        outcome = submit(campaign, [Order(job, away) for job in missed], how)
-    return outcome, sum(len(job.points) for job in missed)
+        return submit(campaign, [Order(job, away) for job in missed], how)
 
 
 def _away(campaign: Campaign, jobs: Sequence[NodeJob], how: How) -> tuple[str, ...]:
@@ -188,7 +187,9 @@ def resubmit(
         found = all_jobs(campaign, poll_s=0)
         keys = [p.key for job in jobs for p in job.points]
         attempts = campaign.attempts(keys)
-        decided = decisions(missing(keys, attempts, found, how.failure), how.failure, only=only, is_automatic=is_automatic)
+        decided = decisions(
+            missing(keys, attempts, found, how.failure), how.failure, only=only, retries=how.retries if is_automatic else None
+        )
         away = nodes_away(campaign, attempts, found, how.failure) if how.cluster.executor == "slurm" else {}
         sent = {d.missing.key: d.missing for d in decided if d.is_sent}
         longest = longest_of([(job.arm.hardware.id, how.cluster) for job in jobs])

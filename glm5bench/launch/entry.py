@@ -57,6 +57,8 @@ def run_requests(root: str, lanes: Sequence[Sequence[str]]) -> dict[str, list[st
         for request in requests:
             _run(campaign, request, job_id, heart, progress)
     _say_the_end(campaign, job_id, progress)
+    if environment.cluster == "slurm" and any(request.retries for request in requests):
+        _send_elsewhere(campaign)
     return {"measured": progress.measured, "failed": progress.failed, "left": progress.left}
 
 
@@ -78,6 +80,17 @@ def _run(campaign: Campaign, request: Request, job_id: str, heart: Heartbeat, pr
         progress.why = "lost"
         progress.left += [p.key for p in request.job.points if p.key not in progress.measured]
         progress.stop = True
+
+
+def _send_elsewhere(campaign: Campaign) -> None:
+    """The campaign's own retries that need another node or more time: sent from here, where the site lets its nodes submit."""
+    from .campaign import resubmit  # this module is what that one submits
+
+    try:
+        made = resubmit(campaign, is_automatic=True)
+        print(f"retries: {len(made.orders)} node jobs sent again", flush=True)
+    except BenchError as error:
+        print(f"retries: none could be sent from this node, `glm5bench resubmit {campaign.root}` does it\n{error}", flush=True)
 
 
 def _deadline(campaign: Campaign, job_id: str, request: Request) -> float:

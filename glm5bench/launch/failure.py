@@ -29,6 +29,7 @@ class Missing:
     failure_class: str  # empty: it was never sent
     tries: int
     nodes: tuple[str, ...]  # where it failed by this class
+    n_sent: int = 0  # jobs that had it in their charge
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def _missing(key: str, attempts: Sequence[Attempt], ended: Sequence[Job], failur
     tries = sum(failure.policy(class_of(a)).counts for a in attempts)
     tries += sum(failure.policy(job.failure_class).counts and _was_at(job, key) for job in untouched)
     nodes = {a.node for a in attempts if class_of(a) == class_} | {job.node for job in untouched if job.failure_class == class_}
-    return Missing(key, class_, tries, tuple(sorted(nodes - {""})))
+    return Missing(key, class_, tries, tuple(sorted(nodes - {""})), len(ended))
 
 
 def _was_at(job: Job, key: str) -> bool:
@@ -81,19 +82,22 @@ def class_of(attempt: Attempt) -> str:
     return attempt.failure_class if attempt.status == "failed" else "invalid_point"
 
 
-def decisions(missed: Sequence[Missing], failure: Failure, *, only: Collection[str] = (), is_automatic: bool = False) -> list[Decision]:
-    """What becomes of each: by the policy of its class, which a class that the user names overrules where it says never."""
-    return [_decision(m, failure, only, is_automatic) for m in missed]
+def decisions(missed: Sequence[Missing], failure: Failure, *, only: Collection[str] = (), retries: int | None = None) -> list[Decision]:
+    """What becomes of each: by the policy of its class, which a class that the user names overrules where it says never.
+
+    `retries`: it is the campaign itself that asks, and sends a point again so often. None: a person asks.
+    """
+    return [_decision(m, failure, only, retries) for m in missed]
 
 
-def _decision(m: Missing, failure: Failure, only: Collection[str], is_automatic: bool) -> Decision:
+def _decision(m: Missing, failure: Failure, only: Collection[str], retries: int | None) -> Decision:
     policy = failure.policy(m.failure_class)
     if only and m.failure_class not in only:
         return Decision(m, False, "of another class")
     if policy.again == "never" and m.failure_class not in only:
         return Decision(m, False, policy.why or "its policy says never")
-    if is_automatic and not policy.automatic:
-        return Decision(m, False, "its policy waits for a person")
+    if retries is not None and (not policy.automatic or m.n_sent > retries):
+        return Decision(m, False, f"sent {m.n_sent} times, retries={retries}" if policy.automatic else "its policy waits for a person")
     if m.tries >= failure.limit:
         return Decision(m, False, f"{m.tries} attempts of {failure.limit}; failure.limit={m.tries + 1} in a new sweep allows more")
     return Decision(m, True)

@@ -6,6 +6,7 @@ again. A job that nobody can tell of is `unknown`, and unknown is not over.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterable, Sequence
@@ -138,7 +139,8 @@ def _local_state(sent: Sent, beats: Sequence[Beat]) -> State:
 
 
 def _slurm_state(sent: Sent, beats: Sequence[Beat], ends: Sequence[End], view: View) -> tuple[State, Told | None]:
-    is_over = len(ends) == len(sent.requests) and all(end.is_complete for end in ends)
+    # what a signal ended may be run again by Slurm; the rest has said its last word, and is only not gone yet
+    is_over = len(ends) == len(sent.requests) and not any(end.why.startswith("SIG") for end in ends)
     if view.queue is None:
         return _state_by_files(sent, beats, ends), None
     if sent.job_id in view.queue:
@@ -192,10 +194,8 @@ def _view(campaign: Campaign, sent: Sequence[Sent], poll_s: float) -> View:
         accounted |= slurm.accounting(gone) or {}
         accounted = {job: told for job, told in accounted.items() if job not in queue}  # requeued: it is not over
     view = View(now, queue, accounted)
-    try:
+    with contextlib.suppress(BenchError):  # a directory that cannot be written can still be looked at
         write_json(_view_file(campaign), asdict(view))
-    except BenchError:
-        pass  # a directory that cannot be written can still be looked at
     return view
 
 

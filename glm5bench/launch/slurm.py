@@ -1,4 +1,4 @@
-"""What Slurm says: one batched query a question, read into plain values. The only place that runs Slurm's commands, submitit's sbatch aside.
+"""What Slurm says: one batched query a question, read into plain values. Submitit's sbatch aside, only this runs Slurm's commands.
 
 None means no answer: the command is missing, the controller is down, accounting is not there. No answer is never read as an end: a
 job is over only where the controller answers and does not know it any more, or says so.

@@ -56,6 +56,7 @@ class Outcome:
     """What became of a submission: ids, what was refused with Slurm's words, and how many node jobs wait for room."""
 
     job_ids: tuple[str, ...]
+    n_points: int
     refused: tuple[str, ...] = ()
     n_waiting: int = 0
 
@@ -80,7 +81,8 @@ def submit(campaign: Campaign, orders: Sequence[Order], how: How) -> Outcome:
     """
     if how.cluster.executor == "slurm":
         return _submit_slurm(campaign, orders, how)
-    return Outcome((_submit_local(campaign, [order.job for order in orders], how),))
+    jobs = [order.job for order in orders]
+    return Outcome((_submit_local(campaign, jobs, how),), sum(len(job.points) for job in jobs))
 
 
 def _submit_local(campaign: Campaign, jobs: Sequence[NodeJob], how: How) -> str:
@@ -114,7 +116,7 @@ def _submit_slurm(campaign: Campaign, orders: Sequence[Order], how: How) -> Outc
     sized = batches(orders, how.cluster, max_array_size=_number(config.get("MaxArraySize"), 1001))
     ids: list[str] = []
     refused: list[str] = []
-    n_waiting, nth = 0, len({s.name for s in read_sent(campaign)})
+    n_waiting, n_points, nth = 0, 0, len({s.name for s in read_sent(campaign)})
     for i, batch in enumerate(sized):
         room -= len(batch.members)
         if room < 0:
@@ -122,9 +124,10 @@ def _submit_slurm(campaign: Campaign, orders: Sequence[Order], how: How) -> Outc
             continue
         try:
             ids += _send(campaign, batch, how, batch_name(campaign, batch, nth + i))
+            n_points += sum(len(job.points) for job in batch.jobs)
         except _Refused as error:
             refused.append(str(error))
-    return Outcome(tuple(ids), tuple(refused), n_waiting)
+    return Outcome(tuple(ids), n_points, tuple(refused), n_waiting)
 
 
 def _number(text: str | None, otherwise: int) -> int:

@@ -50,6 +50,7 @@ class Cluster:
         self.base = base
         self.conf = base / "etc" / "slurm.conf"
         self.max_array_size, self.fast_requeue = max_array_size, fast_requeue
+        self._started: dict[int, subprocess.Popen[bytes]] = {}
 
     @property
     def env(self) -> dict[str, str]:
@@ -107,6 +108,7 @@ class Cluster:
         for child in _children(outer):
             _signal(child, signal.SIGKILL)
         until(lambda: not _lives(outer), 10, f"the end of {node}")
+        self._waited(outer)
         (self.base / "pid" / f"node.{node}").unlink(missing_ok=True)
 
     def in_node(self, node: str, *command: str) -> None:
@@ -148,6 +150,7 @@ class Cluster:
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.env, cwd=self.base, start_new_session=True
             )
         (self.base / "pid" / name).write_text(str(process.pid))
+        self._started[process.pid] = process  # to be waited for; another process that ends it knows the id only
 
     def _pid(self, name: str) -> int:
         try:
@@ -159,7 +162,13 @@ class Cluster:
         pid = self._pid(name)
         _signal(pid, signum)
         until(lambda: not _lives(pid), 30, f"the end of {name}")
+        self._waited(pid)
         (self.base / "pid" / name).unlink(missing_ok=True)
+
+    def _waited(self, pid: int) -> None:
+        process = self._started.pop(pid, None)
+        if process is not None:
+            process.wait()
 
     def _start_munge(self) -> None:
         munge, key = self.base / "munge", self.base / "munge" / "key"

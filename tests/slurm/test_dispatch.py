@@ -1,0 +1,70 @@
+"""A sweep on a real Slurm: arrays, resources, limits, packing, retries, two campaigns at once."""
+
+import json
+import re
+
+from conftest import LONG, SMALL
+
+from glm5bench.store.pointfile import read_point
+
+
+def test_three_hardwares_in_three_partitions_over_more_tasks_than_an_array_holds(site):
+    done = site.sweep(*SMALL, "hardware=h200,b200,mi355x", "workload.isl_tokens=512,640,768,896", "concurrency=2")
+
+    asked = site.cluster.run("squeue", "-h", "-r", "-o", "%P %i %b").splitlines()
+    arrays = {line.split()[1].split("_")[0] for line in asked}
+    scripts = [f.read_text() for f in site.campaign.glob("jobs/submitit/*submission.sh")]
+    site.assert_complete(12)
+    assert "12 points submitted to Slurm as 12 jobs" in done.stderr
+    assert len(arrays) >= 6 > len({line.split()[0] for line in asked}) - 1  # MaxArraySize is 3: four jobs a partition are two arrays
+    assert {re.search("--partition=(.*)", s)[1] for s in scripts} == {"h200", "b200", "mi355x"}
+    assert all(("export SITE=mine" in s) == ("--gpus-per-node=mi355x:8" in s) == ("--partition=mi355x" in s) for s in scripts)
+    nodes = {json.loads(f.read_text())["node"].rpartition("-")[0] for f in site.campaign.glob("points/*.json")}
+    assert nodes == {"h200", "b200", "mi355x"}
+
+
+def test_the_scripts_that_plan_prints_are_those_that_sweep_sends(site):
+    asked = [*SMALL, "hardware=h200,b200", "concurrency=2"]
+    plan = ["plan", "--config-dir", "conf", "hydra/launcher=slurm", "cluster=test", "name=c", *asked]
+    shown = site.bench(*plan)
+    planned = sorted(f.read_text() for f in site.campaign.glob("sbatch/*.sh"))
+    site.sweep(*asked)
+
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.count("to start at") == 2  # sbatch --test-only
+    assert sorted(f.read_text() for f in site.campaign.glob("jobs/submitit/*submission.sh")) == planned
+    site.assert_complete(2)
+
+
+def test_two_campaigns_at_once_on_the_same_nodes_do_not_meet(site):
+    for name in ("c", "d"):
+        site.sweep(*LONG, "hardware=b200", "tp=4", "checkpoint=glm5_nvfp4", "concurrency=2,3,4", f"name={name}")
+    site.until(lambda: len(site.processes("glm5bench.simulator")) >= 2, what="two servers at once")
+    other = json.loads(site.bench("status", "--json", "outputs/d").stdout)
+
+    assert other["jobs"]
+    site.assert_complete(3)
+    site.until(lambda: json.loads(site.bench("status", "--json", "outputs/d").stdout)["counts"] == {"done": 3}, what="the other one")
+
+
+def test_a_node_job_that_is_longer_than_the_partition_allows_is_split(site):
+    asked = [*SMALL, "hardware=h200", "concurrency=2,3,4", "server_scope=point", "engine.start_estimate_s=400"]
+    done = site.sweep(*asked, "+cluster.hardware.h200.max_time_min=21")
+
+    assert set(site.cluster.run("squeue", "-h", "-r", "-o", "%l").splitlines()) == {"21:00"}
+    assert "3 node jobs, 3 server starts" in done.stderr
+    site.assert_complete(3)
+
+
+def test_packed_arms_run_side_by_side_on_disjoint_gpus_and_say_so(site):
+    arms = ["hardware=b200", "tp=4", "checkpoint=glm5_nvfp4", "workload.isl_tokens=512,640", "concurrency=2"]
+    site.sweep(*LONG, *arms, "pack=true")
+    site.assert_complete(2)
+    tables = json.loads(site.bench("tables", "--format", "json", str(site.campaign)).stdout)
+    made = [read_point(f)[0].provenance for f in site.campaign.glob("points/*.h5")]
+
+    assert sorted(m["devices"]["CUDA_VISIBLE_DEVICES"] for m in made) == ["0,1,2,3", "4,5,6,7"]
+    assert not set(made[0]["cores"]) & set(made[1]["cores"])
+    assert any(m["beside_before"] for m in made)
+    assert {p["variant"].split()[0] for p in tables["points"]} == {"packed2"}
+    assert len({json.loads(f.read_text())["job_id"].partition(".")[0] for f in site.campaign.glob("points/*.json")}) == 1

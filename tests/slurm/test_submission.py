@@ -1,0 +1,166 @@
+"""The command that submits is killed, Slurm does not answer, the disk is full: nothing is sent twice and nothing is forgotten."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import LONG, SMALL
+
+TWO = (*SMALL, "hardware=h200", "workload.isl_tokens=512,640", "concurrency=2")
+
+
+def wrapped(site, program, script):
+    """A PATH on which this program of Slurm's is a script of ours; $REAL is the real one."""
+    folder = site.root / f"bin-{program}"
+    folder.mkdir()
+    real = shutil.which(program, path=site.env["PATH"])
+    (folder / program).write_text(f"#!/bin/sh\nREAL={real}\n{script}\n")
+    (folder / program).chmod(0o755)
+    return f"{folder}{os.pathsep}{site.env['PATH']}"
+
+
+KILLED = {
+    "before sbatch": "kill -9 $PPID",
+    "after sbatch": '$REAL "$@"; kill -9 $PPID',
+    "after a part of the arrays": f'N={{}}/n; $REAL "$@"; echo >> $N; [ $(wc -l < $N) = 2 ] && kill -9 $PPID; exit 0',
+}
+
+
+@pytest.mark.parametrize("instant", list(KILLED))
+def test_a_sweep_killed_while_it_submits_and_typed_again_doubles_nothing(site, instant):
+    asked = [*SMALL, "hardware=h200,b200", "workload.isl_tokens=512,640", "concurrency=2"]
+    path = wrapped(site, "sbatch", KILLED[instant].replace("{}", str(site.root)))
+    killed = site.bench(*site.overrides(*asked), PATH=path)
+    again = site.sweep(*asked)
+
+    assert killed.returncode == -9
+    assert len(set(site.cluster.run("squeue", "-h", "-r", "-t", "all", "-n", ",".join(names(site)), "-o", "%i").split())) == 4
+    assert again.returncode == 0
+    site.assert_complete(4)
+
+
+def names(site):
+    """The job names that the campaign has asked for."""
+    import json
+
+    lines = [json.loads(line) for line in (site.campaign / "submissions.jsonl").read_text().splitlines()]
+    return [line["name"] for line in lines if line["kind"] == "asked"]
+
+
+def test_a_sweep_killed_before_it_wrote_a_submission_is_simply_typed_again(site):
+    command = [sys.executable, "-m", "glm5bench", *site.overrides(*TWO)]
+    process = subprocess.Popen(command, cwd=site.root, env=site.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    site.until(lambda: (site.campaign / "plan.json").exists(), 30, "the plan")
+    process.kill()
+    process.wait()
+    site.sweep(*TWO)
+
+    site.assert_complete(2)
+
+
+def test_an_sbatch_that_times_out_after_it_was_accepted_is_found_by_its_name(site):
+    said = '$REAL "$@" > /dev/null; echo "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation" >&2; exit 1'
+    done = site.bench(*site.overrides(*TWO), PATH=wrapped(site, "sbatch", said))
+
+    assert done.returncode == 0, done.stderr
+    assert len(names(site)) == 1
+    site.assert_complete(2)
+
+
+def test_an_sbatch_that_times_out_before_it_was_accepted_is_tried_again(site):
+    said = (
+        f'[ -e {site.root}/once ] && exec $REAL "$@"; touch {site.root}/once;'
+        ' echo "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation" >&2; exit 1'
+    )
+    done = site.bench(*site.overrides(*TWO), PATH=wrapped(site, "sbatch", said))
+
+    assert done.returncode == 0, done.stderr
+    site.assert_complete(2)
+
+
+def test_what_slurm_refuses_is_told_and_sent_again_when_it_is_put_right(site):
+    refused = site.bench(*site.overrides(*TWO, "+cluster.hardware.h200.qos=nosuch"))
+    now = site.status()
+    right = site.sweep(*TWO)
+
+    assert refused.returncode == 1
+    assert "Invalid qos" in refused.stderr
+    assert {p["failure_class"] for p in now["points"]} == {"submit_refused"}
+    assert "2 points submitted" in right.stderr
+    site.assert_complete(2)
+
+
+def test_status_tells_from_files_while_slurm_does_not_answer(site):
+    site.sweep(*LONG, "hardware=h200", "concurrency=2,3,4")
+    site.measuring()
+    without = site.status(PATH=os.path.dirname(sys.executable))
+    site.cluster.stop_controller()
+    try:
+        silent = site.status()
+        refused = site.bench(*site.overrides(*TWO))
+    finally:
+        site.cluster.start_controller()
+
+    for now in (without, silent):
+        assert [job["state"] for job in now["jobs"]] == ["running"]
+        assert now["jobs"][0]["phase"] in ("measuring", "warm-up", "loading")
+    assert refused.returncode == 2  # other points under the same name
+    site.assert_complete(3)
+
+
+def test_accounting_that_is_down_changes_nothing(site):
+    site.cluster.stop_accounting()
+    try:
+        site.sweep(*LONG, "hardware=h200", "concurrency=2,3")
+        site.until(lambda: site.whole(), 60, "the first point")
+        done = site.bench("cancel", str(site.campaign))
+        now = site.over()
+        assert done.returncode == 0, done.stderr
+        assert {p["failure_class"] for p in now["points"] if p["state"] == "missing"} == {"cancelled"}
+        site.resubmit()
+        site.assert_complete(2)
+    finally:
+        site.cluster.start_accounting()
+
+
+def test_a_controller_that_restarts_loses_no_job(site):
+    site.sweep(*LONG, "hardware=h200", "concurrency=2,3,4", "workload.isl_tokens=1024,1280")
+    site.measuring()
+    site.cluster.stop_controller()
+    site.cluster.start_controller()
+
+    site.assert_complete(6)
+
+
+@pytest.mark.parametrize("harm", ["full", "read-only"])
+def test_an_output_directory_that_cannot_be_written_costs_no_whole_point(site, harm):
+    """The campaign lies on a small file system of its own, which fills up, or turns read-only, while the node measures."""
+    site.campaign.parent.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(site.campaign.parent)]
+    subprocess.run(mount, check=True)
+    try:
+        for node in ("h200-1", "h200-2"):
+            site.cluster.in_node(node, "mount", "--bind", f"/proc/{os.getpid()}/root{site.campaign.parent}", str(site.campaign.parent))
+        site.sweep(*LONG, "hardware=h200", "concurrency=2,3,4,5")
+        site.until(lambda: site.whole(), 60, "the first point")
+        if harm == "full":
+            filler = site.campaign.parent / "filler"
+            subprocess.run(["dd", "if=/dev/zero", f"of={filler}", "bs=1M"], capture_output=True, check=False)
+        else:
+            subprocess.run(["mount", "-o", "remount,ro", str(site.campaign.parent)], check=True)
+        site.until(lambda: not site.cluster.run("squeue", "-h"), 90, "the end of the job")
+        survived = dict(site.whole())
+        if harm == "full":
+            filler.unlink()
+        else:
+            subprocess.run(["mount", "-o", "remount,rw", str(site.campaign.parent)], check=True)
+        assert survived
+        assert site.resubmit()["job_ids"]
+        assert survived.items() <= site.whole().items()
+        site.assert_complete(4)
+    finally:
+        for node in ("h200-1", "h200-2"):
+            site.cluster.in_node(node, "umount", str(site.campaign.parent))
+        subprocess.run(["umount", "-l", str(site.campaign.parent)], check=True)
