@@ -132,7 +132,8 @@ def run_hydra(arguments: Sequence[str], task: Callable[[Multirun], int], *, prog
 
     received: list[Multirun] = []
     decorated = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(received.append)
-    with _arguments_and_errors([program, *_for_hydra(arguments)]):
+    # without --multirun Hydra composes twice, and where that fails it speaks of commas in place of the cause
+    with _arguments_and_errors([program, "--multirun", *_for_hydra(arguments)]):
         try:
             decorated()
         except BenchError:

@@ -25,6 +25,7 @@ from ..plan import without
 from ..point import NodeJob, from_json
 from ..store.campaign import Campaign
 from ..store.files import write_json
+from . import slurm
 from .failure import again_here
 from .lane import keep_to
 from .request import End, Request
@@ -57,7 +58,9 @@ def run_requests(root: str, lanes: Sequence[Sequence[str]]) -> dict[str, list[st
         for request in requests:
             _run(campaign, request, job_id, heart, progress)
     _say_the_end(campaign, job_id, progress)
-    if environment.cluster == "slurm" and any(request.retries for request in requests):
+    if environment.cluster == "slurm" and progress.left and progress.why == "SIGUSR2":
+        _requeue(environment.raw_job_id)
+    elif environment.cluster == "slurm" and any(request.retries for request in requests):
         _send_elsewhere(campaign)
     return {"measured": progress.measured, "failed": progress.failed, "left": progress.left}
 
@@ -80,6 +83,12 @@ def _run(campaign: Campaign, request: Request, job_id: str, heart: Heartbeat, pr
         progress.why = "lost"
         progress.left += [p.key for p in request.job.points if p.key not in progress.measured]
         progress.stop = True
+
+
+def _requeue(job_id: str) -> None:
+    """Slurm warns of a preemption before it takes the node. A job that has ended by then is not run again: it asks for that itself."""
+    said = slurm.requeue(job_id)
+    print(f"preempted: {said or 'requeued'}", flush=True)
 
 
 def _send_elsewhere(campaign: Campaign) -> None:

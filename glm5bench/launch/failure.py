@@ -96,8 +96,10 @@ def _decision(m: Missing, failure: Failure, only: Collection[str], retries: int 
         return Decision(m, False, "of another class")
     if policy.again == "never" and m.failure_class not in only:
         return Decision(m, False, policy.why or "its policy says never")
-    if retries is not None and (not policy.automatic or m.n_sent > retries):
-        return Decision(m, False, f"sent {m.n_sent} times, retries={retries}" if policy.automatic else "its policy waits for a person")
+    if retries is not None and not policy.automatic:
+        return Decision(m, False, "its policy waits for a person")
+    if retries is not None and max(m.n_sent, m.tries) > retries:
+        return Decision(m, False, f"tried {max(m.n_sent, m.tries)} times, retries={retries}")
     if m.tries >= failure.limit:
         return Decision(m, False, f"{m.tries} attempts of {failure.limit}; failure.limit={m.tries + 1} in a new sweep allows more")
     return Decision(m, True)

@@ -172,6 +172,12 @@ def cancel(job_ids: Sequence[str]) -> str:
     return "scancel is not on PATH" if done is None else done.stderr.strip()
 
 
+def requeue(job_id: str) -> str:
+    """Puts a running job back into the queue. What scontrol complains of; empty where it does not."""
+    done = _run(["scontrol", "requeue", job_id])
+    return "scontrol is not on PATH" if done is None else done.stderr.strip()
+
+
 def test_only(script: Path) -> str | None:
     """What `sbatch --test-only` says of a script; None where there is no sbatch."""
     done = _run(["sbatch", "--test-only", str(script)])

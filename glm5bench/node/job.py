@@ -39,6 +39,7 @@ from .provenance import provenance
 from .server import Place, Server, Stopped, model_name, running
 from .workload import PATHS, prompts
 
+SIGNAL_EARLY_S = 90.0  # Slurm sends the signal of --signal up to a minute early
 MAX_FAULTS_IN_A_ROW = 2  # of one server start: more, and what is left would only cost node-hours
 
 
@@ -92,7 +93,8 @@ def catch_signals(progress: Progress) -> None:
     """
 
     def stop(signum: int, frame: FrameType | None) -> None:
-        progress.stopped(signal.Signals(signum).name)
+        is_late = time.time() > progress.deadline_utc_s - SIGNAL_EARLY_S  # Slurm's warning of the time limit, not of a preemption
+        progress.stopped("time_limit" if is_late and signum == signal.SIGUSR2 else signal.Signals(signum).name)
 
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP):
         if signal.getsignal(signum) is not signal.SIG_IGN:

@@ -69,6 +69,9 @@ class Cluster:
         for name in ("etc", "state", "spool", "log", "pid", "dev", "db", "munge"):
             (self.base / name).mkdir(parents=True, exist_ok=True)
         (self.base / "munge").chmod(0o711)
+        if os.geteuid() == 0:
+            self.small.mkdir()
+            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(self.small)], check=True)
         self.port0 = _free_block()
         self._write_confs()
         self._start_munge()
@@ -87,7 +90,14 @@ class Cluster:
             self.kill_node(pid_file.name.removeprefix("node."))
         for name in ("unhold", "slurmctld", "slurmdbd", "mariadbd", "munged"):
             self._kill(name)
+        if self.small.is_mount():
+            subprocess.run(["umount", "--lazy", str(self.small)], check=True)
         shutil.rmtree(self.base, ignore_errors=True)
+
+    @property
+    def small(self) -> Path:
+        """A file system of 24 MiB that login node and nodes see (as root): it can be filled, and turned read-only."""
+        return self.base / "small"
 
     def run(self, *command: str, check: bool = True) -> str:
         """Standard output of one of Slurm's commands."""

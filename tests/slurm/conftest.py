@@ -22,7 +22,7 @@ SMALL = (
     "engine=simulated", "engine.time_scale=20", "workload.isl_tokens=1024", "workload.osl_tokens=128",
     "workload.prompts_per_concurrency=2", "workload.warmups_per_concurrency=0",
 )  # fmt: skip
-LONG = (*SMALL, "workload.prompts_per_concurrency=12")  # points of some seconds
+LONG = (*SMALL, "engine.time_scale=5", "workload.prompts_per_concurrency=6")  # points of some seconds
 CLUSTER = """\
 id: test
 executor: slurm
@@ -141,7 +141,8 @@ class Site:
 
     def processes(self, word=""):
         """Living processes of this site's jobs, by what their command line holds."""
-        return {pid: line for pid, line in processes_of(self.root).items() if word in line}
+        found = {**processes_of(self.root), **processes_of(self.campaign)}
+        return {pid: line for pid, line in found.items() if word in line}
 
     def job_executable(self):
         """The Python that jobs are run with."""

@@ -1,4 +1,4 @@
-"""What happens to jobs at night: nodes die, jobs are preempted, requeued, out of time, cancelled, killed. Every point is whole or absent."""
+"""What happens at night: nodes die, jobs are preempted, requeued, out of time, cancelled, killed. A point is whole or absent."""
 
 import json
 import os
@@ -19,7 +19,7 @@ def resubmitted(site):
 def test_a_power_cut_of_the_node_costs_the_point_being_measured(site):
     site.sweep(*FOUR)
     beat = site.measuring()
-    site.until(lambda: site.whole(), 30, "the first point")
+    site.until(site.whole, 30, "the first point")
     before = dict(site.whole())
     site.cluster.kill_node(beat["node"])
     try:
@@ -35,7 +35,7 @@ def test_a_power_cut_of_the_node_costs_the_point_being_measured(site):
 
 def test_a_requeued_job_measures_only_what_is_missing(site):
     site.sweep(*FOUR)
-    site.until(lambda: site.whole(), 60, "the first point")
+    site.until(site.whole, 60, "the first point")
     beat = site.measuring()
     site.cluster.run("scontrol", "requeue", beat["job_id"])
 
@@ -45,7 +45,7 @@ def test_a_requeued_job_measures_only_what_is_missing(site):
 
 
 def test_a_preempted_job_stops_cleanly_and_is_run_again_by_slurm(site):
-    site.sweep(*FOUR, "+cluster.hardware.h200.partition=low", "+cluster.hardware.h200.gres=gpu:h200:8")
+    site.sweep(*FOUR, "cluster.hardware.h200.partition=low", "workload.prompts_per_concurrency=20")
     beat = site.measuring()
     holder = site.cluster.run(
         "sbatch", "--parsable", "-p", "h200", "-w", beat["node"], "--gres=gpu:h200:8", "-t", "5", "-o", "/dev/null", "--wrap", "sleep 200"
@@ -59,8 +59,8 @@ def test_a_preempted_job_stops_cleanly_and_is_run_again_by_slurm(site):
 
 
 def test_a_job_stops_before_its_time_is_over_and_resubmit_sends_the_rest_with_more(site):
-    short = ["+cluster.hardware.h200.time_limit_min=1", "cluster.stop_before_s=48"]
-    site.sweep(*FOUR, *short, "workload.prompts_per_concurrency=20")
+    short = ["+cluster.hardware.h200.time_limit_min=1", "cluster.stop_before_s=46"]
+    site.sweep(*FOUR, *short, "workload.prompts_per_concurrency=40")
     now = site.over()
     made = site.resubmit("--dry-run")
 
@@ -73,7 +73,7 @@ def test_a_job_stops_before_its_time_is_over_and_resubmit_sends_the_rest_with_mo
 
 def test_scancel_is_told_from_a_fault_and_resubmit_completes(site):
     site.sweep(*FOUR)
-    site.until(lambda: site.whole(), 60, "the first point")
+    site.until(site.whole, 60, "the first point")
     site.cluster.run("scancel", site.measuring()["job_id"])
     now = site.over()
 
@@ -98,7 +98,7 @@ def test_cancel_ends_the_jobs_by_id_and_leaves_those_of_others(site):
 @pytest.mark.parametrize("victim", ["the job", "the server", "the guard"])
 def test_kill_9_costs_at_most_the_point_being_measured(site, victim):
     site.sweep(*FOUR)
-    site.until(lambda: site.whole(), 60, "the first point")
+    site.until(site.whole, 60, "the first point")
     site.measuring()
     before = dict(site.whole())
     words = {"the job": "submitit.core._submit", "the server": "glm5bench.simulator", "the guard": "node/guard.py"}
