@@ -2,6 +2,8 @@
 
 import functools
 import hashlib
+import sys
+from pathlib import Path
 
 import numpy as np
 
@@ -9,6 +11,9 @@ from glm5bench import settings
 from glm5bench.analysis.metrics import Requests
 from glm5bench.store.measurement import Measurement
 from glm5bench.store.sealed import BLOCK, MAGIC
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "slurm"))
+pytest_plugins = ("login",)  # the real Slurm and the login node on it, for the tests of tests/slurm
 
 compose = functools.cache(settings.compose)  # 0.1 s a composition
 

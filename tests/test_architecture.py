@@ -12,16 +12,17 @@ MAY_IMPORT = {
     "errors": set(),
     "point": set(),
     "roofline": set(),
-    "settings": set(),
+    "cluster": set(),
+    "settings": {"cluster"},
     "recipe": {"roofline"},
     "plan": {"recipe", "settings"},
     "analysis": {"roofline"},
     "store": {"analysis"},
     "simulator": {"roofline"},
     "node": {"recipe", "store", "analysis", "simulator"},
-    "launch": {"plan", "node", "store"},
+    "launch": {"cluster", "plan", "node", "store"},
     "report": {"analysis"},
-    "cli": {"recipe", "plan", "settings", "roofline", "analysis", "store", "simulator", "node", "launch", "report"},
+    "cli": {"cluster", "recipe", "plan", "settings", "roofline", "analysis", "store", "simulator", "node", "launch", "report"},
 }
 EVERYONE = {"errors", "point"}
 HOMES = {
@@ -33,7 +34,7 @@ HOMES = {
     "matplotlib": {"report"},
     "plotly": {"report"},
     "pandas": {"store", "report"},
-    "pydantic": {"settings", "point"},
+    "pydantic": {"settings", "cluster", "point"},
     "yaml": {"settings"},
     "typer": {"cli"},
     "starlette": {"simulator"},
@@ -42,7 +43,7 @@ HOMES = {
     "rich": {"launch"},
     "uvloop": {"node"},
 }
-PURE = ("plan", "recipe", "roofline", "analysis", "point")
+PURE = ("cluster", "plan", "recipe", "roofline", "analysis", "point")
 TOUCHES_THE_WORLD = {"os", "time", "datetime", "pathlib", "subprocess", "socket", "io", "tempfile", "shutil"}
 
 

@@ -9,14 +9,17 @@ from conftest import compose, measured
 from glm5bench.errors import UsageError
 from glm5bench.launch.campaign import left, opened
 from glm5bench.launch.entry import LOCK_VARIABLE, _this_machine
+from glm5bench.launch.jobs import live_jobs
 from glm5bench.launch.status import status
-from glm5bench.launch.submit import live_jobs
+from glm5bench.launch.submit import How
 from glm5bench.node.heartbeat import Heartbeat, process_started_ticks
 from glm5bench.node.job import Progress
 from glm5bench.node.server import _environment
 from glm5bench.plan import plan
 from glm5bench.store.campaign import Campaign
 from glm5bench.store.pointfile import write_point
+
+HOW = How(compose().cluster, compose().failure, 0)
 
 
 @pytest.fixture
@@ -31,16 +34,11 @@ def planned():
 
 def submitted(campaign, keys, *, pid=None, ago_s=0.0):
     pid = pid or os.getpid()
-    campaign.append_submission(
-        {
-            "job_id": str(pid),
-            "executor": "local",
-            "host": os.uname().nodename,
-            "started_ticks": process_started_ticks(pid),
-            "submitted_utc_s": time.time() - ago_s,
-            "keys": keys,
-        }
-    )
+    at, ticks = time.time() - ago_s, process_started_ticks(pid)
+    jobs = [{"requests": [["r.json"]], "keys": keys, "limit_s": 0}]
+    same = {"name": f"c-{pid}", "executor": "local", "host": os.uname().nodename, "user": "me", "utc_s": at}
+    campaign.append_submission({**same, "kind": "asked", "jobs": jobs})
+    campaign.append_submission({"kind": "accepted", "name": f"c-{pid}", "job_ids": [str(pid)], "started_ticks": ticks, "utc_s": at})
 
 
 def test_a_job_before_its_first_beat_is_alive_while_its_process_is(campaign):
@@ -80,19 +78,20 @@ def test_a_job_says_that_it_waits_only_where_another_holds_the_machine(tmp_path,
     with (
         Heartbeat(tmp_path / "1.json", []) as first,
         Heartbeat(tmp_path / "2.json", []) as second,
-        _this_machine(first, Progress()),
-        _this_machine(second, UntilItWaits()),
+        _this_machine("local", first, Progress()),
+        _this_machine("local", second, UntilItWaits()),
     ):
         assert (first.beat.phase, second.beat.phase) == ("starting", "queued")
 
 
 def test_a_campaign_of_other_points_is_not_taken_over(campaign, planned):
-    opened(campaign, planned, name="c", launcher="local", overrides=())
+    opened(campaign, planned, HOW, name="c", launcher="local", overrides=())
 
     with pytest.raises(UsageError, match="1 of those asked for are not among them"):
         opened(
             campaign,
             plan([compose("engine=simulated", "concurrency=[2,8]", "bind_concurrency=4")]),
+            HOW,
             name="c",
             launcher="local",
             overrides=(),
@@ -100,7 +99,7 @@ def test_a_campaign_of_other_points_is_not_taken_over(campaign, planned):
 
 
 def test_what_a_dead_job_said_last_stands_beside_the_points_that_it_never_came_to(campaign, planned):
-    opened(campaign, planned, name="c", launcher="local", overrides=())
+    opened(campaign, planned, HOW, name="c", launcher="local", overrides=())
     dead = 2**22 + 1  # no such process
     submitted(campaign, [p.key for p in planned.points], pid=dead, ago_s=60)
     (campaign.jobs / "submitit").mkdir(parents=True)

@@ -12,8 +12,6 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 from cluster import Cluster, lacks
 from program import ROOT, processes_of
 

@@ -5,7 +5,7 @@ import os
 import signal
 
 import pytest
-from conftest import LONG, SMALL
+from login import LONG, SMALL
 
 FOUR = (*LONG, "hardware=h200", "concurrency=2,3,4,5")
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import LONG, SMALL
+from login import LONG, SMALL
 
 TWO = (*SMALL, "hardware=h200", "workload.isl_tokens=512,640", "concurrency=2")
 

@@ -3,7 +3,7 @@
 import json
 import re
 
-from conftest import LONG, SMALL
+from login import LONG, SMALL
 
 from glm5bench.store.pointfile import read_point
 
