@@ -142,6 +142,10 @@ class Site:
         found = {**processes_of(self.root), **processes_of(self.campaign)}
         return {pid: line for pid, line in found.items() if word in line}
 
+    def job_pythons(self):
+        """The processes of the jobs themselves, on the nodes."""
+        return [pid for pid, line in self.processes("submitit.core._submit").items() if "srun" not in line]
+
     def job_executable(self):
         """The Python that jobs are run with."""
         return sys.executable
