@@ -1,4 +1,4 @@
-"""The long soak: `python benchmarks/soak.py [JOBS [SEED]]`, 300 node jobs on the real Slurm of tests/slurm under random faults of all kinds.
+"""The long soak: `python benchmarks/soak.py [JOBS [SEED]]`, 300 node jobs on the Slurm of tests/slurm under faults of all kinds.
 
 Prints what was thrown and what it came to; raises where a point was lost or measured twice, or where anything was left running.
 """
@@ -35,9 +35,7 @@ def main(arguments: list[str]) -> None:
             attempts = Counter(json.loads(f.read_text())["status"] for f in site.campaign.glob("points/*.json"))
             starts = len(list(site.campaign.glob("jobs/*/*/server.log")))
             took = time.monotonic() - began
-            print(
-                f"{n_points} points in {n_jobs} node jobs, complete in {took:.0f} s: none lost, none measured twice, nothing left running"
-            )
+            print(f"{n_points} points in {n_jobs} node jobs, complete in {took:.0f} s: none lost, none doubled, nothing left running")
             print(f"thrown: {', '.join(f'{n} {what}' for what, n in soak.thrown.most_common())}")
             print(f"attempts: {dict(attempts)}; server logs: {starts}")
         finally:

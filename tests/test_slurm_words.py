@@ -1,0 +1,156 @@
+"""What Slurm's commands print is read into plain values; a command that fails or is missing is no answer."""
+
+import pytest
+
+from glm5bench.launch import slurm
+from glm5bench.launch.slurm import LIVE, TERMINAL, WAITING, Told
+
+
+@pytest.fixture
+def program(tmp_path, monkeypatch):
+    """Puts a small shell script in the place of a command of Slurm's; no other is there."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    def put(name, says="", *, code=0, first=""):
+        (tmp_path / f"{name}.txt").write_text(says)
+        (tmp_path / name).write_text(
+            f'#!/bin/sh\nD={tmp_path}\nfor a; do echo "$a" >> $D/asked; done\n{first}\n/bin/cat $D/{name}.txt\nexit {code}\n'
+        )
+        (tmp_path / name).chmod(0o755)
+        return tmp_path / "asked"
+
+    return put
+
+
+def test_a_queue_is_read_by_job_with_its_state_node_time_and_reason(program):
+    asked = program("squeue", "12_0|RUNNING|gpu1|1:02:03|None\n12_1|PENDING||2:00:00|ReqNodeNotAvail, UnavailableNodes:gpu[1-2]\n")
+
+    assert slurm.queue({"me", "also"}) == {
+        "12_0": Told("RUNNING", "gpu1", "None", "1:02:03"),
+        "12_1": Told("PENDING", "", "ReqNodeNotAvail, UnavailableNodes:gpu[1-2]", "2:00:00"),
+    }
+    assert "--user=also,me" in asked.read_text().splitlines()
+
+
+def test_a_reason_may_hold_the_bar_that_separates_columns(program):
+    program("squeue", "7|PENDING||1:00|why|not\n")
+
+    assert slurm.queue({"me"})["7"].reason == "why|not"
+
+
+def test_lines_that_are_no_rows_are_passed_over(program):
+    program("squeue", "slurm_load_jobs: retrying\n\n7|RUNNING|gpu1|1:00|None\n")
+
+    assert list(slurm.queue({"me"})) == ["7"]
+
+
+def test_an_empty_queue_is_an_answer(program):
+    program("squeue")
+
+    assert slurm.queue({"me"}) == {}
+
+
+def test_a_command_that_fails_is_no_answer_whatever_it_printed(program):
+    program("squeue", "7|RUNNING|gpu1|1:00|None\n", code=1)
+    program("sacct", "7|COMPLETED|gpu1\n", code=1)
+    program("scontrol", "MaxArraySize = 1001\n", code=1)
+
+    assert (slurm.queue({"me"}), slurm.accounting(["7"]), slurm.config(), slurm.partitions()) == (None, None, None, None)
+
+
+def test_a_command_that_is_not_there_is_no_answer(program):
+    assert (slurm.queue({"me"}), slurm.accounting(["7"]), slurm.config(), slurm.nodes(None)) == (None, None, None, None)
+    assert (slurm.version(), slurm.find("name", "me"), slurm.find_ended("name", "me", "now")) == (None, None, [])
+    assert (slurm.is_there(), slurm.cancel(["7"]), slurm.requeue("7")) == (False, "scancel is not on PATH", "scontrol is not on PATH")
+
+
+def test_a_user_s_own_format_of_the_queue_does_not_reach_squeue(program, monkeypatch):
+    monkeypatch.setenv("SQUEUE_FORMAT", "%i")
+    monkeypatch.setenv("SACCT_FORMAT", "JobID")
+    program("squeue", "7|RUNNING|gpu1|1:00|None\n", first='[ -z "$SQUEUE_FORMAT$SACCT_FORMAT" ] || exit 1')
+
+    assert list(slurm.queue({"me"})) == ["7"]
+
+
+def test_accounting_tells_the_first_word_of_a_state_and_no_node_where_there_was_none(program):
+    program("sacct", "7|CANCELLED by 1000|None assigned\n8|NODE_FAIL|gpu2\n9||\n")
+
+    assert slurm.accounting(["7", "8", "9"]) == {"7": Told("CANCELLED"), "8": Told("NODE_FAIL", "gpu2"), "9": Told("")}
+
+
+def test_accounting_is_asked_once_for_all_tasks_of_an_array_and_tells_of_those_that_were_asked_for(program):
+    asked = program("sacct", "12_0|COMPLETED|gpu1\n12_1|TIMEOUT|gpu2\n12_2|FAILED|gpu3\n")
+
+    assert slurm.accounting(["12_1", "12_2", "12_9"]) == {"12_1": Told("TIMEOUT", "gpu2"), "12_2": Told("FAILED", "gpu3")}
+    assert [line for line in asked.read_text().splitlines() if line.startswith("--jobs=")] == ["--jobs=12"]
+
+
+def test_tasks_that_accounting_shows_as_one_line_are_told_apart(program):
+    program("sacct", "12_[3-5,7%2]|PENDING|None assigned\n12_1|RUNNING|gpu1\n")
+
+    assert sorted(slurm.accounting([f"12_{i}" for i in range(9)])) == ["12_1", "12_3", "12_4", "12_5", "12_7"]
+
+
+def test_accounting_is_not_asked_about_nothing(program):
+    assert slurm.accounting([]) == {}
+
+
+def test_the_configuration_is_read_by_name(program):
+    program(
+        "scontrol", "Configuration data as of 2026-01-01T00:00:00\nMaxArraySize            = 1001\nMaxJobCount = 10000\nA = b = c\n\nUP\n"
+    )
+
+    assert slurm.config() == {"MaxArraySize": "1001", "MaxJobCount": "10000", "A": "b = c"}
+
+
+def test_partitions_are_read_by_name_with_their_settings(program):
+    program(
+        "scontrol",
+        "PartitionName=gpu AllowGroups=ALL Default=YES MaxTime=1-00:00:00 Nodes=gpu[1-4] State=UP TRES=cpu=64,mem=1T\n"
+        "PartitionName=debug AllowGroups=ALL Default=NO MaxTime=UNLIMITED\n",
+    )
+
+    found = slurm.partitions()
+
+    assert {name: p["Default"] for name, p in found.items()} == {"gpu": "YES", "debug": "NO"}
+    assert found["gpu"]["TRES"] == "cpu=64,mem=1T"
+    assert [slurm.max_time_min(p) for p in found.values()] == [1440, None]
+
+
+@pytest.mark.parametrize(
+    ("text", "minutes"), [("00:30:00", 30), ("12:00:00", 720), ("7-00:00:00", 10_080), ("1-02:03:30", 1563.5), ("UNLIMITED", None)]
+)
+def test_a_partition_s_time_is_read_in_minutes(text, minutes):
+    assert slurm.max_time_min({"MaxTime": text}) == minutes
+
+
+def test_nodes_are_read_with_state_and_gres(program):
+    asked = program("sinfo", "gpu1|idle|gpu:h200:8(S:0-1)\ngpu2|drained*|(null)\n")
+
+    assert slurm.nodes("gpu") == {"gpu1": ("idle", "gpu:h200:8(S:0-1)"), "gpu2": ("drained*", "(null)")}
+    assert asked.read_text().split()[-3:-1] == ["--partition", "gpu"]
+
+
+def test_an_array_is_found_by_its_name_once_for_all_its_tasks(program):
+    program("squeue", "12_0\n12_1\n9\n")
+
+    assert slurm.find("night-1", "me") == ["12", "9"]
+
+
+def test_arrays_that_are_over_are_found_in_accounting_and_none_where_there_is_no_accounting(program):
+    program("sacct", "12_0\n12_1\n")
+    assert slurm.find_ended("night-1", "me", "2026-01-01T00:00:00") == ["12"]
+
+    program("sacct", "12_0\n", code=1)
+    assert slurm.find_ended("night-1", "me", "2026-01-01T00:00:00") == []
+
+
+def test_what_scancel_complains_of_is_told(program):
+    program("scancel", first='[ "$1" = 7 ] || { echo "scancel: error: Invalid job id $1" >&2; exit 1; }')
+
+    assert (slurm.cancel(["7"]), slurm.cancel(["8"]), slurm.cancel([])) == ("", "scancel: error: Invalid job id 8", "")
+
+
+def test_no_word_of_slurm_is_both_live_and_terminal_and_what_waits_is_live():
+    assert not LIVE & TERMINAL
+    assert WAITING < LIVE
