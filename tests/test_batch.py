@@ -239,7 +239,12 @@ def test_no_two_submissions_and_no_two_campaigns_share_a_name():
     first, second = (batches([Order(j)], example())[0] for j in (job(), job("h200")))
     elsewhere = Campaign(Path("/other/night"))
 
-    names = [batch_name(CAMPAIGN, first, 0), batch_name(CAMPAIGN, first, 1), batch_name(CAMPAIGN, second, 0), batch_name(elsewhere, first, 0)]
+    names = [
+        batch_name(CAMPAIGN, first, 0),
+        batch_name(CAMPAIGN, first, 1),
+        batch_name(CAMPAIGN, second, 0),
+        batch_name(elsewhere, first, 0),
+    ]
 
     assert len(set(names)) == 4
     assert all(name.startswith("night-") for name in names)

@@ -12,6 +12,7 @@ import os
 import resource
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,12 +22,11 @@ from submitit import JobEnvironment
 from ..errors import BenchError, EnvironmentLacks
 from ..node.heartbeat import Heartbeat, node_name
 from ..node.job import Progress, catch_signals, lane_ids, run
-from ..plan import without
-from ..point import NodeJob, from_json
+from ..point import from_json
 from ..store.campaign import Campaign
 from ..store.files import write_json
 from . import slurm
-from .failure import again_here
+from .failure import is_tried_again_here
 from .lane import keep_to
 from .request import End, Request
 
@@ -66,18 +66,16 @@ def run_requests(root: str, lanes: Sequence[Sequence[str]]) -> dict[str, list[st
 
 
 def _run(campaign: Campaign, request: Request, job_id: str, heart: Heartbeat, progress: Progress) -> None:
-    """The node job, and what failed in it as often again as the campaign's retries and its policies allow on this node."""
-    job: NodeJob | None = request.job
+    """The node job, and each point that fails in it as often again as the campaign's retries and its policy allow on this node."""
+    retried: Counter[str] = Counter()
+
+    def is_retried(key: str) -> bool:
+        may = retried[key] < request.retries and is_tried_again_here(campaign, request.failure, key)
+        retried[key] += may
+        return may
+
     try:
-        for left in range(request.retries, -1, -1):
-            assert job is not None
-            run(campaign, job, job_id, heart, progress)
-            again = again_here(campaign, request.failure, [p.key for p in job.points], job_id) if left else set()
-            job = without(request.job, {p.key for p in request.job.points} - again)
-            if job is None or progress.is_stopped():
-                break
-            progress.left = [key for key in progress.left if key not in again]
-            progress.failed = [key for key in progress.failed if key not in again]
+        run(campaign, request.job, job_id, heart, progress, is_retried)
     except BenchError as error:  # nothing can be written, or a record is damaged: the log of the job holds why
         print(error, file=sys.stderr, flush=True)
         progress.why = "lost"

@@ -129,17 +129,12 @@ def _with_patience(job: NodeJob, factor: float) -> NodeJob:
     return replace(job, arm=replace(job.arm, engine=engine)) if factor != 1.0 else job
 
 
-def again_here(campaign: Campaign, failure: Failure, keys: Sequence[str], job_id: str) -> set[str]:
-    """The points that failed in this job and may be tried again on its node at once."""
-    found = set()
-    for key, attempts in campaign.attempts(keys).items():
-        if not attempts or attempts[-1].is_done or attempts[-1].job_id != job_id:
-            continue
-        policy = failure.policy(class_of(attempts[-1]))
-        tries = sum(failure.policy(class_of(a)).counts for a in attempts)
-        if policy.automatic and policy.again in ("anywhere", "patient") and tries < failure.limit:
-            found.add(key)
-    return found
+def is_tried_again_here(campaign: Campaign, failure: Failure, key: str) -> bool:
+    """Whether a point that has just failed may be tried again on the same node at once."""
+    attempts = campaign.attempts([key])[key]
+    policy = failure.policy(class_of(attempts[-1])) if attempts else None
+    tries = sum(failure.policy(class_of(a)).counts for a in attempts)
+    return policy is not None and policy.automatic and policy.again == "anywhere" and tries < failure.limit
 
 
 def nodes_away(

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = 30.0  # a squeue without its controller tries for a minute
 
 # Source: squeue(1), JOB STATE CODES. What is in neither set is live: an unknown word is not an end.
 LIVE = frozenset(

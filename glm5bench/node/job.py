@@ -14,7 +14,7 @@ import signal
 import socket
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -76,14 +76,25 @@ class Progress:
         return self.stop
 
 
-def run(campaign: Campaign, job: NodeJob, job_id: str, heart: Heartbeat, progress: Progress) -> None:
-    """Measures what of the job is not done yet. Never raises for a fault of a server or a point: the records say it."""
+def run(
+    campaign: Campaign,
+    job: NodeJob,
+    job_id: str,
+    heart: Heartbeat,
+    progress: Progress,
+    is_retried: Callable[[str], bool] = lambda key: False,
+) -> None:
+    """Measures what of the job is not done yet. Never raises for a fault of a server or a point: the records say it.
+
+    `is_retried` is asked of each point that has failed: where it says so, the point is tried again after the others, on a server that
+    runs already.
+    """
     done = campaign.done(p.key for p in job.points)
     heart.beat.node_job, heart.beat.points, heart.beat.points_done = job.id, len(job.points), len(done)
     for number, start in enumerate(job.starts):
         points = [p for p in start.points if p.key not in done]
         if points:
-            _Start(campaign, job, start, job_id, heart, progress, number).measure(points)
+            _Start(campaign, job, start, job_id, heart, progress, number, is_retried).measure(points)
 
 
 def catch_signals(progress: Progress) -> None:
@@ -112,6 +123,7 @@ class _Start:
     heart: Heartbeat
     progress: Progress
     number: int
+    is_retried: Callable[[str], bool]
 
     def measure(self, points: Sequence[Point]) -> None:
         """All points; the server is started again after a fault, as often as it makes sense, and where the time suffices."""
@@ -149,7 +161,7 @@ class _Start:
             self.progress.stopped("stopped")
         except ServerError as error:
             for _ in range(1 if is_ready else len(left)):
-                self._fail(left.pop(0), error)
+                self._fail(left, error)
             faults += 1
         return faults
 
@@ -164,11 +176,11 @@ class _Start:
         except (ServerError, Stopped, EnvironmentLacks):
             raise
         except BenchError as error:
-            self._fail(left.pop(0), error)
+            self._fail(left, error)
             return faults
         except Exception as error:  # the border around one point: a defect costs it, and not those after it
             traceback.print_exc()
-            self._fail(left.pop(0), ClientError(f"A defect of glm5bench, please report it: {type(error).__name__}: {error}."))
+            self._fail(left, ClientError(f"A defect of glm5bench, please report it: {type(error).__name__}: {error}."))
             return faults + 1
         self.progress.took_s += time.monotonic() - began
         self.progress.estimated_s += self._estimate_s(left[0])
@@ -241,14 +253,21 @@ class _Start:
                 write_point(self.campaign.point_file(point.key, attempt), m)
                 return attempt
 
-    def _fail(self, point: Point, error: BenchError) -> None:
-        """A record of the failed attempt. A directory that cannot be written ends the job: nothing more would be kept."""
-        self.progress.failed.append(point.key)
+    def _fail(self, left: list[Point], error: BenchError) -> None:
+        """A record of the failed attempt at the first point that is left; one that is retried goes to the end.
+
+        A directory that cannot be written ends the job: nothing more would be kept.
+        """
+        point = left.pop(0)
         attempt = self.campaign.next_attempt(point.key)
         class_ = getattr(error, "failure_class", "node_fault")
         self.progress.why = class_
         record = {"status": "failed", "class": class_, "message": str(error)}
         self._record(point, attempt, record)
+        if self.is_retried(point.key):
+            left.append(point)
+        else:
+            self.progress.failed.append(point.key)
 
     def _record(self, point: Point, attempt: int, record: dict[str, Any]) -> None:
         """What became of the attempt: a file beside the point's, and a line in the job's own list, which is quicker to read."""

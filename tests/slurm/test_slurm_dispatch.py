@@ -1,7 +1,9 @@
 """A sweep on a real Slurm: arrays, resources, limits, packing, retries, two campaigns at once."""
 
 import json
+import os
 import re
+import signal
 
 from login import LONG, SMALL
 
@@ -68,3 +70,35 @@ def test_packed_arms_run_side_by_side_on_disjoint_gpus_and_say_so(site):
     assert any(m["beside_before"] for m in made)
     assert {p["variant"].split()[0] for p in tables["points"]} == {"packed2"}
     assert len({json.loads(f.read_text())["job_id"].partition(".")[0] for f in site.campaign.glob("points/*.json")}) == 1
+
+
+def test_the_doctor_finds_this_cluster_well_and_its_nodes_see_the_output_directory(site):
+    done = site.bench("doctor", "--config-dir", "conf", "cluster=test", "hardware=h200,b200", "--probe", "--json")
+    found = json.loads(done.stdout)["findings"]
+
+    assert done.returncode == 0, done.stdout
+    assert {f["what"] for f in found if f["is_well"] is not True} == set()
+    assert sum(f["what"].startswith("compute node") for f in found) == 2
+
+
+def test_the_doctor_names_what_conf_has_and_the_cluster_lacks(site):
+    wrong = ["h200.gres=gpu:h300:8", "b200.partition=nosuch", "mi355x.mem=1G"]
+    wrong = [f"cluster.hardware.{setting}" for setting in wrong] + ["+cluster.hardware.mi355x.max_time_min=9999"]
+    done = site.bench("doctor", "--config-dir", "conf", "cluster=test", "hardware=h200,b200,mi355x", *wrong)
+    lacks = [line for line in done.stdout.splitlines() if line.startswith("LACKS")]
+
+    assert done.returncode == 1
+    assert ["b200: partition nosuch" in lacks[0], "h200: GPUs" in lacks[1], "max_time_min 9999 is more" in lacks[2]] == [True] * 3
+
+
+def test_the_published_campaign_starts_four_servers_and_one_more_after_a_kill(site):
+    small = ["workload.isl_tokens=512", "workload.osl_tokens=128", "workload.prompts_per_concurrency=1"]
+    small += ["workload.warmups_per_concurrency=0"]
+    site.sweep("experiment=h200_vs_b200", "engine=simulated", "engine.time_scale=5", "retries=1", *small)
+    beat = site.measuring()
+    victims = [pid for pid, line in site.processes(f"jobs/{beat['job_id']}/").items() if "glm5bench.simulator" in line]
+    os.kill(max(victims), signal.SIGKILL)
+    site.assert_complete(20)
+    starts = sum(f.read_text().count("simulated server:") for f in site.campaign.glob("jobs/*/*/server.log"))
+
+    assert starts == 5

@@ -1,0 +1,344 @@
+"""Where a job of Slurm's stands: from files first, refined by what Slurm says where it answers."""
+
+import math
+import os
+import time
+from dataclasses import asdict
+
+import pytest
+
+from glm5bench.launch.jobs import jobs, live_jobs
+from glm5bench.launch.request import End
+from glm5bench.launch.slurm import TERMINAL
+from glm5bench.node.heartbeat import SILENT_S, Beat
+from glm5bench.node.job import Progress
+from glm5bench.store.campaign import Campaign
+from glm5bench.store.files import read_json, write_json
+
+LONG_AGO = 1000.0  # seconds
+
+
+@pytest.fixture
+def campaign(tmp_path, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))  # Slurm does not answer, until a test lets it
+    return Campaign(tmp_path / "c")
+
+
+def slurm_says(campaign, *, queue="", accounting=""):
+    """From now on these are what squeue and sacct print."""
+    for name, text in (("squeue", queue), ("sacct", accounting)):
+        said, program = campaign.root.parent / name, campaign.root.parent / "bin" / name
+        said.write_text(text)
+        program.write_text(f"#!/bin/sh\nexec /bin/cat {said}\n")
+        program.chmod(0o755)
+
+
+def sent(campaign, *job_ids, ago_s=LONG_AGO, accepted_ago_s=None, lanes=1, name="c-1", limit_s=3600.0):
+    """One array of jobs, each with a point of its own, that Slurm has accepted."""
+    now = time.time()
+    asked = [{"requests": [["r.json"]] * lanes, "keys": [f"k{i}"], "limit_s": limit_s} for i, _ in enumerate(job_ids)]
+    who = {"executor": "slurm", "host": "login", "user": "me"}
+    campaign.append_submission({"kind": "asked", "name": name, **who, "jobs": asked, "utc_s": now - ago_s})
+    at = now - (ago_s if accepted_ago_s is None else accepted_ago_s)
+    campaign.append_submission({"kind": "accepted", "name": name, "job_ids": list(job_ids), "utc_s": at})
+
+
+def beat(campaign, job_id="7", *, ago_s=1.0, **more):
+    """A heartbeat on another machine."""
+    write_json(campaign.heartbeat(job_id), asdict(Beat("elsewhere", 1, 1, time.time() - ago_s, "measuring", node="gpu1", **more)))
+
+
+def last_words(campaign, why, job_id="7", *, ago_s=1.0, left=("k0",)):
+    write_json(campaign.ended(job_id), asdict(End(why, (), (), left, "gpu1", time.time() - ago_s)))
+
+
+def only(campaign):
+    (job,) = jobs(campaign, poll_s=0)
+    return job
+
+
+def test_a_job_that_slurm_has_pending_is_queued_with_slurms_reason(campaign):
+    sent(campaign, "7")
+    slurm_says(campaign, queue="7|PENDING||1:00:00|Resources\n")
+
+    job = only(campaign)
+
+    assert (job.state, job.is_live, job.told.reason, job.keys) == ("queued", True, "Resources", ("k0",))
+
+
+@pytest.mark.parametrize("word", ["RUNNING", "COMPLETING", "SUSPENDED", "SIGNALING"])
+def test_a_job_that_slurm_has_on_a_node_runs(campaign, word):
+    sent(campaign, "7")
+    slurm_says(campaign, queue=f"7|{word}|gpu3|1:00:00|None\n")
+
+    assert (only(campaign).state, only(campaign).node) == ("running", "gpu3")
+
+
+@pytest.mark.parametrize("word", ["CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT"])
+def test_a_job_that_will_run_waits(campaign, word):
+    sent(campaign, "7")
+    slurm_says(campaign, queue=f"7|{word}||1:00:00|None\n")
+
+    assert only(campaign).state == "queued"
+
+
+def test_a_word_of_slurm_that_nobody_knows_yet_is_no_end(campaign):
+    sent(campaign, "7")
+    slurm_says(campaign, queue="7|TELEPORTING|gpu1|1:00:00|None\n")
+
+    assert only(campaign).is_live
+
+
+@pytest.mark.parametrize(
+    ("word", "class_"),
+    [("TIMEOUT", "time_limit"), ("DEADLINE", "time_limit"), ("CANCELLED by 0", "cancelled"), ("PREEMPTED", "preempted"),
+     ("NODE_FAIL", "node_fault"), ("BOOT_FAIL", "node_fault"), ("OUT_OF_MEMORY", "server_oom"), ("FAILED", "lost"), ("COMPLETED", "lost")],
+)  # fmt: skip
+def test_a_job_that_slurm_does_not_know_any_more_ended_as_accounting_says(campaign, word, class_):
+    sent(campaign, "7")
+    beat(campaign, ago_s=LONG_AGO / 2)
+    slurm_says(campaign, accounting=f"7|{word}|gpu1\n")
+
+    assert (only(campaign).state, only(campaign).failure_class) == ("ended", class_)
+
+
+@pytest.mark.parametrize("word", sorted(TERMINAL))
+def test_no_state_in_accounting_makes_a_job_live_that_slurm_does_not_know(campaign, word):
+    sent(campaign, "7")
+    slurm_says(campaign, accounting=f"7|{word}|gpu1\n")
+
+    assert live_jobs(campaign, poll_s=0) == []
+
+
+def test_a_job_that_is_gone_and_that_accounting_does_not_know_is_lost(campaign):
+    sent(campaign, "7")
+    slurm_says(campaign)
+
+    assert (only(campaign).state, only(campaign).failure_class) == ("ended", "lost")
+
+
+def test_a_job_whose_script_began_on_a_node_and_never_spoke_is_that_nodes_fault(campaign):
+    sent(campaign, "7")
+    slurm_says(campaign)
+    campaign.write_text(campaign.job("7") / "started", "gpu5 1700000000\n")
+
+    assert (only(campaign).node, only(campaign).failure_class) == ("gpu5", "node_fault")
+
+
+def test_a_fresh_beat_does_not_keep_a_job_that_slurm_says_is_over(campaign):
+    sent(campaign, "7")
+    beat(campaign)
+    slurm_says(campaign, accounting="7|NODE_FAIL|gpu1\n")
+
+    assert (only(campaign).state, only(campaign).failure_class) == ("ended", "node_fault")
+
+
+def test_without_an_answer_a_job_with_a_fresh_beat_runs(campaign):
+    sent(campaign, "7")
+    beat(campaign)
+
+    assert (only(campaign).state, only(campaign).node) == ("running", "gpu1")
+
+
+def test_without_an_answer_a_job_that_never_beat_is_unknown_and_live(campaign):
+    sent(campaign, "7")
+
+    assert (only(campaign).state, only(campaign).is_live) == ("unknown", True)
+
+
+def test_without_an_answer_a_job_that_has_said_its_last_word_is_over(campaign):
+    sent(campaign, "7")
+    beat(campaign, ago_s=SILENT_S - 5, keys=["k0"])
+    write_json(campaign.heartbeat("7"), {**read_json(campaign.heartbeat("7")), "phase": "done"})
+    last_words(campaign, "complete", left=())
+
+    assert only(campaign).state == "ended"
+
+
+def test_without_an_answer_a_job_that_is_silent_for_long_is_over(campaign):
+    sent(campaign, "7")
+    beat(campaign, ago_s=SILENT_S * 2)
+
+    assert (only(campaign).state, only(campaign).failure_class) == ("ended", "lost")
+
+
+def test_a_beat_that_is_older_than_the_submission_is_another_jobs(campaign):
+    sent(campaign, "7", ago_s=10)
+    beat(campaign, ago_s=20)
+    last_words(campaign, "complete", ago_s=20)
+
+    assert (only(campaign).state, only(campaign).beats, only(campaign).ends) == ("unknown", (), ())
+
+
+def test_a_job_that_was_accepted_after_slurm_was_asked_is_queued(campaign):
+    sent(campaign, "7", accepted_ago_s=-5)
+    slurm_says(campaign)
+
+    assert only(campaign).state == "queued"
+
+
+def test_a_job_that_said_its_last_word_is_over_while_slurm_still_shows_it(campaign):
+    sent(campaign, "7")
+    beat(campaign)
+    last_words(campaign, "time_limit")
+    slurm_says(campaign, queue="7|RUNNING|gpu1|0:10|None\n")
+
+    assert (only(campaign).state, only(campaign).failure_class) == ("ended", "time_limit")
+
+
+def test_a_job_that_a_signal_ended_and_that_slurm_has_pending_will_run_again(campaign):
+    sent(campaign, "7")
+    last_words(campaign, "SIGTERM")
+    slurm_says(campaign, queue="7|PENDING||1:00:00|BeginTime\n")
+
+    assert only(campaign).state == "queued"
+
+
+def test_a_job_that_a_signal_ended_and_that_slurm_does_not_know_was_preempted(campaign):
+    sent(campaign, "7")
+    last_words(campaign, "SIGTERM")
+    slurm_says(campaign)
+
+    assert (only(campaign).state, only(campaign).failure_class) == ("ended", "preempted")
+
+
+def test_what_accounting_knew_of_a_job_is_forgotten_when_it_is_queued_again(campaign):
+    sent(campaign, "7")
+    slurm_says(campaign, accounting="7|PREEMPTED|gpu1\n")
+    assert only(campaign).failure_class == "preempted"
+
+    slurm_says(campaign, queue="7|PENDING||1:00:00|BeginTime\n")
+    assert only(campaign).state == "queued"
+
+    slurm_says(campaign, accounting="7|TIMEOUT|gpu1\n")
+    assert only(campaign).failure_class == "time_limit"
+
+
+def test_the_tasks_of_an_array_stand_each_for_itself(campaign):
+    sent(campaign, "7_0", "7_1", "7_2")
+    slurm_says(
+        campaign, queue="7_1|RUNNING|gpu1|1:00|None\n7_2|PENDING||1:00|Priority\n", accounting="7_0|COMPLETED|gpu1\n7_1|RUNNING|gpu1\n"
+    )
+
+    found = {job.job_id: (job.state, job.keys) for job in jobs(campaign, poll_s=0)}
+
+    assert found == {"7_0": ("ended", ("k0",)), "7_1": ("running", ("k1",)), "7_2": ("queued", ("k2",))}
+
+
+def test_a_job_of_lanes_is_over_when_every_lane_has_said_so(campaign):
+    sent(campaign, "7", lanes=2)
+    slurm_says(campaign, queue="7|RUNNING|gpu1|1:00|None\n")
+    last_words(campaign, "time_limit", "7")
+    assert only(campaign).state == "running"
+
+    last_words(campaign, "complete", "7.1", left=())
+    assert (only(campaign).state, only(campaign).failure_class) == ("ended", "time_limit")
+
+
+def test_a_submission_without_an_answer_is_live_until_it_is_known(campaign):
+    jobs_asked = [{"requests": [["r.json"]], "keys": ["k0"], "limit_s": 60}]
+    who = {"executor": "slurm", "host": "login", "user": "me"}
+    campaign.append_submission({"kind": "asked", "name": "c-1", **who, "jobs": jobs_asked, "utc_s": time.time()})
+    assert (only(campaign).state, only(campaign).is_live) == ("unknown", True)
+
+    campaign.append_submission({"kind": "refused", "name": "c-1", "message": "no", "utc_s": time.time()})
+    assert (only(campaign).state, only(campaign).failure_class) == ("ended", "submit_refused")
+
+
+def test_a_job_that_the_user_cancelled_is_cancelled_whatever_its_signal(campaign):
+    sent(campaign, "7")
+    last_words(campaign, "SIGTERM")
+    campaign.append_submission({"kind": "cancelled", "job_ids": ["7"], "utc_s": time.time()})
+    slurm_says(campaign)
+
+    assert only(campaign).failure_class == "cancelled"
+
+
+def test_slurm_is_not_asked_again_before_its_time(campaign):
+    sent(campaign, "7", accepted_ago_s=LONG_AGO)
+    slurm_says(campaign, queue="7|RUNNING|gpu1|1:00|None\n")
+    assert only(campaign).state == "running"
+
+    slurm_says(campaign, queue="7|PENDING||1:00|None\n")
+
+    assert [job.state for job in jobs(campaign, poll_s=600)] == ["running"]
+    assert [job.state for job in jobs(campaign, poll_s=0)] == ["queued"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"asked_utc_s": 1}', '{"asked_utc_s": 1, "queue": {"7": {"state": 1, "x": 2}}, "accounted": {}}']
+)
+def test_a_damaged_answer_of_before_is_asked_for_again(campaign, text):
+    sent(campaign, "7")
+    campaign.write_text(campaign.jobs / "slurm.json", text)
+    slurm_says(campaign, queue="7|PENDING||1:00|None\n")
+
+    assert [job.state for job in jobs(campaign, poll_s=600)] == ["queued"]
+
+
+def test_a_job_that_nobody_wrote_down_is_live_while_slurm_knows_it(campaign):
+    sent(campaign, "7")
+    beat(campaign, "8", ago_s=SILENT_S * 2, keys=["other"])
+    slurm_says(campaign, queue="7|RUNNING|gpu1|1:00|None\n8|SUSPENDED|gpu1|1:00|None\n")
+
+    assert {job.job_id: (job.state, job.keys) for job in jobs(campaign, poll_s=0)} == {
+        "7": ("running", ("k0",)),
+        "8": ("running", ("other",)),
+    }
+
+
+def test_the_folder_of_a_lane_is_no_job_of_its_own(campaign):
+    sent(campaign, "7", lanes=2)
+    beat(campaign, "7")
+    beat(campaign, "7.1")
+    slurm_says(campaign, queue="7|RUNNING|gpu1|1:00|None\n")
+
+    assert len(only(campaign).beats) == 2
+
+
+def test_a_campaign_of_local_jobs_asks_no_slurm(campaign):
+    (campaign.root.parent / "bin" / "squeue").write_text(f"#!/bin/sh\necho > {campaign.root.parent}/asked\n")
+    (campaign.root.parent / "bin" / "squeue").chmod(0o755)
+    asked = [{"requests": [["r.json"]], "keys": ["k0"], "limit_s": 0}]
+    same = {"name": "c-1", "executor": "local", "host": os.uname().nodename, "user": "me", "utc_s": time.time()}
+    campaign.append_submission({**same, "kind": "asked", "jobs": asked})
+
+    assert only(campaign).state == "ended"
+    assert not (campaign.root.parent / "asked").exists()
+
+
+def test_a_job_without_a_time_limit_has_time_for_everything():
+    assert Progress(measured=["k"]).has_time_for(1e9)
+    assert not Progress().is_stopped()
+
+
+def test_the_first_point_of_a_job_is_always_tried_and_the_next_only_where_it_would_end_in_time():
+    soon = time.time() + 100
+
+    assert Progress(soon).has_time_for(1000)
+    assert not Progress(soon, measured=["k"]).has_time_for(1000)
+    assert Progress(soon, measured=["k"]).has_time_for(10)
+
+
+def test_a_job_that_was_slower_than_its_estimates_expects_to_stay_so():
+    slow = Progress(time.time() + 100, measured=["k"], estimated_s=10, took_s=30)
+
+    assert slow.pace == 3
+    assert not slow.has_time_for(50)
+    assert slow.has_time_for(20)
+
+
+def test_a_job_stops_when_its_time_is_over_and_says_so():
+    over = Progress(time.time() - 1)
+
+    assert over.is_stopped()
+    assert over.why == "time_limit"
+
+
+def test_the_first_reason_to_stop_stands():
+    told = Progress(math.inf)
+    told.stopped("SIGUSR2")
+    told.stopped("SIGTERM")
+
+    assert (told.is_stopped(), told.why) == (True, "SIGUSR2")
