@@ -269,7 +269,7 @@ def _axes(overrides: Sequence[str]) -> tuple[dict[str, list[Any]], list[str]]:
     rest = []
     for override in overrides:
         key, _, value = override.partition("=")
-        if key in POINT_AXES and value.startswith("[") and all(v.strip().isdigit() for v in value[1:-1].split(",")):
+        if key in POINT_AXES and value.startswith("[") and value.endswith("]") and all(v.strip().isdigit() for v in value[1:-1].split(",")):
             axes[key] = [int(v) for v in value[1:-1].split(",")]
         else:
             rest.append(override)

@@ -108,6 +108,13 @@ def test_an_attempt_that_no_list_names_is_read_from_its_file(campaign):
     assert campaign.done([A, *OTHERS]) == {A}
 
 
+def test_an_attempt_whose_own_record_is_damaged_is_known_from_its_list(campaign):
+    failed(campaign, A)
+    campaign.attempt_file(A, 1).write_text("")
+
+    assert [a.failure_class for a in by_list(campaign, A)[A]] == ["server_oom"]
+
+
 @pytest.mark.parametrize("line", ["null", "[]", "3", "{}", '{"key": "k"}', "\x00", '"whole"'])
 def test_a_line_that_is_no_attempts_is_passed_over(campaign, line):
     whole(campaign, A)

@@ -110,6 +110,16 @@ def test_what_hydra_refuses_is_refused_in_the_same_words(override):
 
 @pytest.mark.parametrize(
     "override",
+    ["workload.isl_token=4", "engine.env.A=b", "hardware.id.x=1", "cluster.slurm=3", "engine.program=sglang"],
+)
+def test_what_hydra_refuses_of_one_arm_of_a_sweep_is_refused_in_the_same_words(override):
+    twice = f"{override},{override.partition('=')[2]}"
+
+    assert refusal(swept, twice) == refusal(settings.compose, override)
+
+
+@pytest.mark.parametrize(
+    "override",
     ["workload.isl_tokens=null", "workload.isl_tokens=many", "workload.isl_tokens=1.5", "wait=perhaps", "engine.time_scale=nan",
      "workload.endpoint=''", "server_scope=null", "seed=[-1]", "concurrency=[4,x]", "+engine.env.B=2.5"],
 )  # fmt: skip

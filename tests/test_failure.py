@@ -6,7 +6,7 @@ import pytest
 from conftest import compose
 
 from glm5bench.errors import FileError
-from glm5bench.launch.failure import Missing, again_here, decisions, missing, nodes_away, orders
+from glm5bench.launch.failure import Missing, decisions, is_tried_again_here, missing, nodes_away, orders
 from glm5bench.launch.jobs import Job
 from glm5bench.launch.request import End
 from glm5bench.launch.slurm import Told
@@ -293,17 +293,29 @@ def test_a_file_of_nodes_that_is_none_is_refused(campaign, text):
 
 @pytest.mark.parametrize(
     ("class_", "is_tried"),
-    [("server_crash", True), ("server_start_timeout", True), ("node_fault", False), ("server_oom", False), ("cancelled", False)],
+    [
+        ("server_crash", True),
+        ("client_error", True),
+        ("node_fault", False),
+        ("server_oom", False),
+        ("cancelled", False),
+        ("time_limit", False),
+    ],
 )
-def test_on_its_own_node_a_job_tries_again_what_its_policy_does_not_send_away(campaign, class_, is_tried):
-    write_json(campaign.attempt_file("k", 1), {"status": "failed", "class": class_, "job_id": "7"})
+def test_on_its_own_node_a_job_tries_again_what_its_policy_sends_anywhere(campaign, class_, is_tried):
+    write_json(campaign.attempt_file("k", 1), {"status": "failed", "class": class_})
 
-    assert again_here(campaign, FAILURE, ["k"], "7") == ({"k"} if is_tried else set())
+    assert is_tried_again_here(campaign, FAILURE, "k") == is_tried
 
 
-def test_on_its_own_node_a_job_leaves_what_another_job_failed_at_and_what_was_tried_often_enough(campaign):
+def test_on_its_own_node_a_job_tries_a_point_no_more_often_than_the_limit_says(campaign):
+    tried = []
     for number in (1, 2, 3):
-        write_json(campaign.attempt_file("often", number), {"status": "failed", "class": "lost", "job_id": "7"})
-    write_json(campaign.attempt_file("other", 1), {"status": "failed", "class": "lost", "job_id": "6"})
+        write_json(campaign.attempt_file("k", number), {"status": "failed", "class": "server_crash"})
+        tried.append(is_tried_again_here(campaign, FAILURE, "k"))
 
-    assert again_here(campaign, FAILURE, ["often", "other", "never"], "7") == set()
+    assert tried == [True, True, False]
+
+
+def test_what_has_not_failed_yet_is_not_tried_again(campaign):
+    assert not is_tried_again_here(campaign, FAILURE, "k")

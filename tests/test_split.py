@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glm5bench.plan import JOB_OVERHEAD_S, plan, split, without
-from glm5bench.point import NodeJob, from_plain, plain, point_keys
+from glm5bench.point import NodeJob, digest_of, from_plain, physics, plain, point_keys
 
 HALF = ("checkpoint=glm5_nvfp4", "tp=4")  # of a b200 node
 
@@ -169,14 +169,20 @@ def test_a_packed_point_is_another_point():
 
 def test_a_point_of_one_lane_has_the_key_that_it_had_before_there_were_lanes():
     (job,) = plan([compose(*HALF)]).jobs
-    recipe, axes = job.starts[0].recipe, [(4, 0, 0), (8, 1, 2)]
+    recipe = job.starts[0].recipe
+    alone = physics(job.arm, recipe, concurrency=4, seed=1, repeat=2)
 
-    assert point_keys(job.arm, recipe, axes) == point_keys(job.arm, recipe, axes, lanes=1)
-    assert point_keys(job.arm, recipe, axes)[0] == job.points[0].key
-    assert (
-        len({*point_keys(job.arm, recipe, axes), *point_keys(job.arm, recipe, axes, lanes=2), *point_keys(job.arm, recipe, axes, lanes=4)})
-        == 6
-    )
+    assert "packed" not in alone
+    assert point_keys(job.arm, recipe, [(4, 1, 2)]) == [digest_of(alone)]
+
+
+def test_every_axis_and_the_number_of_lanes_make_another_key():
+    (job,) = plan([compose(*HALF)]).jobs
+    axes = [(4, 0, 0), (8, 0, 0), (4, 1, 0), (4, 0, 1)]
+
+    keys = [key for lanes in (1, 2, 4) for key in point_keys(job.arm, job.starts[0].recipe, axes, lanes=lanes)]
+
+    assert len(set(keys)) == len(keys) == 12
 
 
 def test_a_lane_pays_its_part_of_the_node():

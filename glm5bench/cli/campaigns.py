@@ -70,7 +70,7 @@ def _planned(multirun: Multirun) -> Plan:
     from ..launch.campaign import longest_of
     from ..plan import plan
 
-    return plan(multirun.arms, longest_of([(arm.hardware.id, arm.cluster) for arm in multirun.arms]))
+    return plan(multirun.arms, longest_of(multirun.arms[0].cluster, sorted({arm.hardware.id for arm in multirun.arms})))
 
 
 def _tell_plan(campaign: Campaign, planned: Plan) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +22,25 @@ from ..store.campaign import Campaign
 STEPS_MIN = (10, 15, 20, 30, 45, 60, 90, 120, 180, 240, 360, 480, 720, 1080, 1440, 2160, 2880, 4320, 5760, 7200, 10080)
 MARGIN = 1.5  # of a time limit over the estimate
 MARGIN_MIN = 10
-RESERVED = ("job-name", "array", "output", "error", "open-mode", "ntasks-per-node", "nodes", "signal", "time")  # are this tool's own
+RESERVED = frozenset(
+    [
+        "job-name",
+        "array",
+        "output",
+        "error",
+        "open-mode",
+        "ntasks",
+        "ntasks-per-node",
+        "nodes",
+        "signal",
+        "time",
+        "exclude",
+        "wait",
+        "parsable",
+        "test-only",
+        "wrap",
+    ]
+) | {name.replace("_", "-") for name in Resources.__dataclass_fields__}  # are this tool's own, or have a line of their own in conf/cluster
 
 
 @dataclass(frozen=True)
@@ -51,17 +69,20 @@ class Batch:
         return tuple(job for member in self.members for job in member)
 
 
-def batches(orders: Sequence[Order], cluster: Cluster, *, max_array_size: int = 1001) -> list[Batch]:
-    """The orders as arrays, as few as their resources and Slurm's MaxArraySize allow."""
+def batches(
+    orders: Sequence[Order], cluster: Cluster, *, max_array_size: int = 1001, partition_max_min: Mapping[str, float] | None = None
+) -> list[Batch]:
+    """The orders as arrays, as few as their resources and Slurm's MaxArraySize allow; no time above what a hardware's partition allows."""
     groups: dict[str, Batch] = {}
     for member in _members(orders):
         first = member[0]
         jobs = tuple(order.job for order in member)
-        time_min = max(time_limit_min(order.job, cluster, order.time_factor) for order in member)
+        most = (partition_max_min or {}).get(first.job.arm.hardware.id)
+        time_min = max(time_limit_min(order.job, cluster, order.time_factor, most) for order in member)
         exclude = tuple(sorted({node for order in member for node in order.exclude}))
         gpus = min(sum(job.arm.tp for job in jobs), first.job.arm.hardware.gpus_per_node)
-        batch = Batch((jobs,), first.job.arm.hardware.id, gpus, first.job.lanes, time_min, exclude)
-        same = canonical_json([batch.hardware, batch.gpus, batch.lanes, time_min, exclude, len(jobs)])
+        batch = Batch((jobs,), first.job.arm.hardware.id, gpus, len(jobs), time_min, exclude)
+        same = canonical_json([batch.hardware, batch.gpus, batch.lanes, time_min, exclude])
         groups[same] = replace(groups[same], members=(*groups[same].members, jobs)) if same in groups else batch
     return [
         replace(batch, members=batch.members[i : i + max_array_size])
@@ -86,26 +107,30 @@ def _members(orders: Sequence[Order]) -> Iterable[tuple[Order, ...]]:
         yield tuple(rest)
 
 
-def time_limit_min(job: NodeJob, cluster: Cluster, factor: float = 1.0) -> int:
-    """The time asked for, minutes: the cluster's, or the estimate with a margin, in steps so that jobs share an array."""
+def time_limit_min(job: NodeJob, cluster: Cluster, factor: float = 1.0, partition_max_min: float | None = None) -> int:
+    """The time asked for, minutes: the cluster's, or the estimate with a margin, in steps so that jobs share an array; never too much."""
     r = cluster.resources(job.arm.hardware.id)
     wanted = factor * (r.time_limit_min or job.estimate_s / 60 * MARGIN + MARGIN_MIN)
     stepped = math.ceil(wanted) if r.time_limit_min else next((step for step in STEPS_MIN if step >= wanted), math.ceil(wanted))
-    return min(stepped, r.max_time_min) if r.max_time_min else stepped
+    return int(min(limit for limit in (stepped, r.max_time_min, partition_max_min) if limit))
 
 
 def longest_s(resources: Resources, stop_before_s: float, partition_max_min: float | None) -> float | None:
     """The longest estimate that a job may have, seconds: its limit without the margin; None where there is no limit."""
-    limits = [limit for limit in (resources.time_limit_min, resources.max_time_min or partition_max_min) if limit]
+    limits = [limit for limit in (resources.time_limit_min, resources.max_time_min, partition_max_min) if limit]
     return max(60.0, (min(limits) - MARGIN_MIN) * 60 / MARGIN, min(limits) * 60 / 2 - stop_before_s) if limits else None
 
 
 def parameters(batch: Batch, cluster: Cluster, campaign: Campaign, name: str) -> dict[str, Any]:
     """What submitit's Slurm executor is told. None leaves an option out, wckey too, which submitit would send by itself."""
     r = cluster.resources(batch.hardware)
-    reserved = sorted({option.replace("_", "-") for option in r.sbatch} & set(RESERVED))
+    reserved = sorted({option.replace("_", "-") for option in r.sbatch} & RESERVED)
     if reserved:
-        raise SettingsError(f"slurm.sbatch holds {reserved[0]}, which glm5bench sets itself.", where=f"cluster {cluster.id}")
+        raise SettingsError(
+            f"slurm.sbatch holds {reserved[0]}, which glm5bench sets itself or has a setting for.",
+            where=f"cluster {cluster.id}",
+            next_step=f"cluster.slurm.{reserved[0].replace('-', '_')}, or leave it out",
+        )
     options: dict[str, Any] = {option: value for option, value in r.sbatch.items() if value is not False}
     if r.reservation:
         options["reservation"] = r.reservation

@@ -111,25 +111,13 @@ def resolved_cluster(launcher: str, overrides: Sequence[str], cluster: Cluster) 
     return cluster
 
 
-def longest_of(clusters: Sequence[tuple[str, Cluster]]) -> dict[str, float]:
-    """The longest estimate that a job may have, seconds, by hardware, where there is a limit. Asks Slurm where conf does not say."""
-    limits: dict[str, float] = {}
-    partitions: dict[str, dict[str, str]] | None = None
-    for hardware, cluster in clusters:
-        if cluster.executor != "slurm" or hardware in limits:
-            continue
-        r = cluster.resources(hardware)
-        if r.max_time_min is None and r.time_limit_min is None and partitions is None:
-            partitions = slurm.partitions() or {}
-        longest = longest_s(r, cluster.stop_before_s, _partition_max(partitions or {}, r.partition))
-        if longest is not None:
-            limits[hardware] = longest
-    return limits
-
-
-def _partition_max(partitions: dict[str, dict[str, str]], name: str | None) -> float | None:
-    chosen = partitions.get(name) if name else next((p for p in partitions.values() if p.get("Default") == "YES"), None)
-    return slurm.max_time_min(chosen) if chosen else None
+def longest_of(cluster: Cluster, hardware: Sequence[str]) -> dict[str, float]:
+    """The longest estimate that a job may have, seconds, by hardware, where there is a limit. Asks Slurm where there is one."""
+    if cluster.executor != "slurm":
+        return {}
+    most = slurm.partition_limits_min({h: cluster.resources(h).partition for h in hardware})
+    limits = {h: longest_s(cluster.resources(h), cluster.stop_before_s, most.get(h)) for h in hardware}
+    return {h: limit for h, limit in limits.items() if limit is not None}
 
 
 def send(campaign: Campaign, jobs: Sequence[NodeJob], how: How) -> Outcome | None:
@@ -192,7 +180,7 @@ def resubmit(
         )
         away = nodes_away(campaign, attempts, found, how.failure) if how.cluster.executor == "slurm" else {}
         sent = {d.missing.key: d.missing for d in decided if d.is_sent}
-        longest = longest_of([(job.arm.hardware.id, how.cluster) for job in jobs])
+        longest = longest_of(how.cluster, sorted({job.arm.hardware.id for job in jobs}))
         made = [
             Order(piece, order.exclude, order.time_factor)
             for order in orders(jobs, sent, how.failure, away=away)
@@ -206,7 +194,9 @@ def write_scripts(campaign: Campaign, plan: Plan, how: How) -> list[Path]:
     """The sbatch scripts that `sweep` would send for the whole plan, under the campaign's directory; replaces those of before."""
     config = slurm.config() or {}
     size = config.get("MaxArraySize", "")
-    made = batches([Order(job) for job in plan.jobs], how.cluster, max_array_size=int(size) if size.isdigit() else 1001)
+    most = slurm.partition_limits_min({h: how.cluster.resources(h).partition for h in {job.arm.hardware.id for job in plan.jobs}})
+    array = int(size) if size.isdigit() else 1001
+    made = batches([Order(job) for job in plan.jobs], how.cluster, max_array_size=array, partition_max_min=most)
     folder = campaign.root / "sbatch"
     for old in folder.glob("*.sh"):
         old.unlink()

@@ -78,7 +78,7 @@ def _run(campaign: Campaign, request: Request, job_id: str, heart: Heartbeat, pr
         run(campaign, request.job, job_id, heart, progress, is_retried)
     except BenchError as error:  # nothing can be written, or a record is damaged: the log of the job holds why
         print(error, file=sys.stderr, flush=True)
-        progress.why = "lost"
+        progress.fault = "lost"
         progress.left += [p.key for p in request.job.points if p.key not in progress.measured]
         progress.stop = True
 
@@ -116,7 +116,7 @@ def _deadline(campaign: Campaign, job_id: str, request: Request) -> float:
 
 def _say_the_end(campaign: Campaign, job_id: str, progress: Progress) -> None:
     left = tuple(dict.fromkeys(progress.left))
-    why = (progress.why or "lost") if left else "complete"
+    why = progress.last_word if left else "complete"
     end = End(why, tuple(progress.measured), tuple(progress.failed), left, node_name(), time.time())
     print(f"{why}: {len(end.measured)} points measured, {len(end.failed)} failed, {len(left)} left", flush=True)
     with contextlib.suppress(EnvironmentLacks):  # the points are safe, or their writing has said why not

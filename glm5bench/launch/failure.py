@@ -5,6 +5,7 @@ Enters: a campaign's status and its failure set. Leaves: orders, and for what is
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -68,7 +69,7 @@ def _missing(key: str, attempts: Sequence[Attempt], ended: Sequence[Job], failur
     tries = sum(failure.policy(class_of(a)).counts for a in attempts)
     tries += sum(failure.policy(job.failure_class).counts and _was_at(job, key) for job in untouched)
     nodes = {a.node for a in attempts if class_of(a) == class_} | {job.node for job in untouched if job.failure_class == class_}
-    return Missing(key, class_, tries, tuple(sorted(nodes - {""})), len(ended))
+    return Missing(key, class_, tries, tuple(sorted(nodes - {""})), sum(bool(job.job_id) for job in ended))
 
 
 def _was_at(job: Job, key: str) -> bool:
@@ -140,33 +141,47 @@ def is_tried_again_here(campaign: Campaign, failure: Failure, key: str) -> bool:
 def nodes_away(
     campaign: Campaign, attempts: Mapping[str, list[Attempt]], found: Sequence[Job], failure: Failure
 ) -> dict[str, dict[str, Any]]:
-    """Nodes to stay away from, from nodes.json and from faults of their own since: written there, and whoever knows better edits it."""
-    known = _read_nodes(campaign)
+    """Nodes to stay away from, from nodes.json and from faults of their own since: written there, and whoever knows better edits it.
+
+    An entry without an end stays; one that was removed comes back only with a new fault.
+    """
+    known, seen = _read_nodes(campaign)
     faults: dict[str, set[str]] = {}
     for tried in attempts.values():
         for a in tried:
             if a.failure_class == "node_fault" and a.node:
-                faults.setdefault(a.node, set()).add(a.job_id)
+                faults.setdefault(a.node, set()).add(a.job_id.partition(".")[0])
     for job in found:
         if not job.is_live and job.failure_class == "node_fault" and job.node and not job.ends:
             faults.setdefault(job.node, set()).add(job.job_id)
-    bad = {node: sorted(ids) for node, ids in faults.items() if len(ids) >= failure.node_faults}
-    new = {node: ids for node, ids in bad.items() if set(ids) - set(known.get(node, {}).get("jobs", []))}
+    new = {node: sorted(ids) for node, ids in faults.items() if len(ids) >= failure.node_faults and ids - seen}
     until = time.time() + failure.node_away_h * 3600
     for node, ids in new.items():
         known[node] = {"why": f"{len(ids)} node faults", "jobs": ids, "until_utc_s": until, "until_utc": _utc(until)}
     if new:
-        write_json(campaign.nodes, known)
-    return {node: entry for node, entry in known.items() if entry.get("until_utc_s", 0) > time.time()}
+        every = seen.union(*(ids for ids in faults.values() if len(ids) >= failure.node_faults))
+        write_json(campaign.nodes, {"nodes": known, "seen_jobs": sorted(every)})
+    return {node: entry for node, entry in known.items() if entry.get("until_utc_s", math.inf) > time.time()}
 
 
-def _read_nodes(campaign: Campaign) -> dict[str, dict[str, Any]]:
+def _read_nodes(campaign: Campaign) -> tuple[dict[str, dict[str, Any]], set[str]]:
+    """The nodes of nodes.json, and the jobs whose faults it knows."""
     if not campaign.nodes.is_file():
-        return {}
+        return {}, set()
     record = read_json(campaign.nodes)
-    if not isinstance(record, dict) or not all(isinstance(entry, dict) for entry in record.values()):
-        raise FileError("nodes.json is not one of glm5bench's.", path=str(campaign.nodes), next_step="remove it")
-    return record
+    nodes = record.get("nodes") if isinstance(record, dict) else None
+    seen = record.get("seen_jobs", []) if isinstance(record, dict) else None
+    is_well = isinstance(nodes, dict) and all(
+        isinstance(entry, dict) and isinstance(entry.get("until_utc_s", 0.0), int | float) for entry in nodes.values()
+    )
+    if not is_well or not isinstance(seen, list):
+        raise FileError(
+            'nodes.json is not of the form {"nodes": {"NODE": {"why": "...", "until_utc_s": 0}}}.',
+            path=str(campaign.nodes),
+            next_step="mend it, or remove it",
+        )
+    assert isinstance(nodes, dict)
+    return nodes, {str(job) for job in seen}
 
 
 def _utc(seconds: float) -> str:

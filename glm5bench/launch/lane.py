@@ -22,7 +22,7 @@ def keep_to(lane: int, job: NodeJob) -> None:
     names = VISIBLE.get(job.arm.hardware.vendor, VISIBLE["nvidia"])
     given = next((os.environ[name] for name in (*names, *VISIBLE["nvidia"]) if os.environ.get(name)), "")
     devices = given.split(",") if given else [str(i) for i in range(job.arm.hardware.gpus_per_node)]
-    for name in names:
+    for name in {*names, *VISIBLE["nvidia"]}:  # HIP honours CUDA's name too
         os.environ.pop(name, None)
     os.environ[names[0]] = ",".join(slice_of(devices, lane, job.lanes, job.arm.tp))
     os.sched_setaffinity(0, [int(core) for core in cores_of(lane, job.lanes)])

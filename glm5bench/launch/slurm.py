@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,6 +92,15 @@ def partitions() -> dict[str, dict[str, str]] | None:
 def max_time_min(partition: dict[str, str]) -> float | None:
     """The longest time of a partition, minutes; None where it has no end."""
     return _minutes(partition.get("MaxTime", "UNLIMITED"))
+
+
+def partition_limits_min(partition_of: Mapping[str, str | None]) -> dict[str, float]:
+    """The longest time, minutes, for each name by its partition (None: the default one); nothing where Slurm does not answer."""
+    shown = partitions() or {}
+    default = next((p for p in shown.values() if p.get("Default") == "YES"), {})
+    chosen = {name: shown.get(partition, {}) if partition else default for name, partition in partition_of.items()}
+    limits = {name: max_time_min(partition) for name, partition in chosen.items()}
+    return {name: limit for name, limit in limits.items() if limit}
 
 
 def _minutes(text: str) -> float | None:

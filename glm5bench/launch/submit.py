@@ -113,7 +113,8 @@ def _submit_slurm(campaign: Campaign, orders: Sequence[Order], how: How) -> Outc
     if config is None:
         raise EnvironmentLacks("Slurm's controller does not answer (scontrol show config).", next_step="type the same command again later")
     room = _number(config.get("MaxJobCount"), 10_000)
-    sized = batches(orders, how.cluster, max_array_size=_number(config.get("MaxArraySize"), 1001))
+    most = slurm.partition_limits_min({h: how.cluster.resources(h).partition for h in {o.job.arm.hardware.id for o in orders}})
+    sized = batches(orders, how.cluster, max_array_size=_number(config.get("MaxArraySize"), 1001), partition_max_min=most)
     ids: list[str] = []
     refused: list[str] = []
     n_waiting, n_points, nth = 0, 0, len({s.name for s in read_sent(campaign)})

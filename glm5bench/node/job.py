@@ -45,7 +45,7 @@ MAX_FAULTS_IN_A_ROW = 2  # of one server start: more, and what is left would onl
 
 @dataclass
 class Progress:
-    """What the job has come to, and until when it may go on. `why` it stopped: a signal's name, time_limit, or a class of failure."""
+    """What the job has come to, and until when it may go on. `why` it stopped: a signal's name or time_limit; `fault`: the last one's class."""
 
     deadline_utc_s: float = math.inf
     measured: list[str] = field(default_factory=list)
@@ -53,6 +53,7 @@ class Progress:
     left: list[str] = field(default_factory=list)
     stop: bool = False
     why: str = ""
+    fault: str = ""
     estimated_s: float = 0.0  # of what it has measured
     took_s: float = 0.0
 
@@ -68,6 +69,11 @@ class Progress:
     def stopped(self, why: str) -> None:
         """From now on nothing is begun; the first reason stands."""
         self.why, self.stop = self.why or why, True
+
+    @property
+    def last_word(self) -> str:
+        """Why it left what it left."""
+        return self.why or self.fault or "lost"
 
     def is_stopped(self) -> bool:
         """Whether the job is to end now: it was told to, or its time is over."""
@@ -261,7 +267,7 @@ class _Start:
         point = left.pop(0)
         attempt = self.campaign.next_attempt(point.key)
         class_ = getattr(error, "failure_class", "node_fault")
-        self.progress.why = class_
+        self.progress.fault = class_
         record = {"status": "failed", "class": class_, "message": str(error)}
         self._record(point, attempt, record)
         if self.is_retried(point.key):

@@ -121,7 +121,10 @@ def resubmission_text(record: Mapping[str, Any], *, is_dry: bool) -> str:
     ]
     if jobs:
         parts += ["", tabulate(jobs, headers="keys", disable_numparse=True)]
-    parts += [f"stays away from {node} until {entry['until_utc']}: {entry['why']}" for node, entry in record["nodes_away"].items()]
+    parts += [
+        f"stays away from {node} until {entry.get('until_utc', 'nodes.json says otherwise')}: {entry.get('why', 'nodes.json')}"
+        for node, entry in record["nodes_away"].items()
+    ]
     return "\n".join(parts)
 
 

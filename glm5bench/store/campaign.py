@@ -177,13 +177,14 @@ class Campaign:
     def _listed(self) -> dict[tuple[str, int], dict[str, Any]]:
         """The lists of all jobs."""
         records = (r for path in self.jobs.glob("*/attempts.jsonl") for r in read_lines(path))
-        return {(r["key"], r["attempt"]): r for r in records if isinstance(r, dict) and "key" in r and "attempt" in r}
+        return {(r["key"], r["attempt"]): r for r in records if isinstance(r, dict) and _is_listed(r)}
 
     def _attempt(self, key: str, number: int, listed: dict[str, Any] | None) -> Attempt:
         try:
             r = listed or read_json(self.attempt_file(key, number))
             if r["status"] == "whole" and not self._is_as_written(key, number, r):
-                return Attempt(key, number, "failed", "", "lost", "the point's file is gone, or is not the one that was written")
+                gone = "the point's file is gone, or is not the one that was written"
+                return Attempt(key, number, "failed", "", "lost", gone, r.get("job_id", ""), r.get("node", ""))
             message = r.get("message", "") or "; ".join(f"{why['code']}: {why['text']}" for why in r.get("reasons", []))
             return Attempt(
                 key, number, r["status"], r.get("validity", ""), r.get("class", ""), message, r.get("job_id", ""), r.get("node", "")
@@ -243,6 +244,10 @@ def read_lines(path: Path) -> list[Any]:
         except ValueError:
             continue
     return lines
+
+
+def _is_listed(record: dict[str, Any]) -> bool:
+    return isinstance(record.get("key"), str) and isinstance(record.get("attempt"), int)
 
 
 def _attempt_number(name: str) -> int:
