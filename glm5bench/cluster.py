@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge
-from pydantic import FiniteFloat
+from annotated_types import Ge, Le
+from pydantic import BeforeValidator, FiniteFloat, ValidationError
 
 from .errors import SettingsError
 from .point import Positive, PositiveFloat, from_plain, plain
@@ -33,6 +33,9 @@ CLASSES = {
 }
 
 
+Lines = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+
+
 @dataclass(frozen=True)
 class Resources:
     """What one Slurm job asks for. `$GPUS` in gres and gpus_per_node becomes the number of GPUs that the job's servers use."""
@@ -49,7 +52,7 @@ class Resources:
     mem: str | None = None  # as sbatch --mem takes it; '0' is all of the node's
     time_limit_min: Positive | None = None  # of every job; None: from its estimate
     max_time_min: Positive | None = None  # a longer node job is split; None: the partition's own limit, where Slurm tells it
-    setup: tuple[str, ...] = ()
+    setup: Lines = ()
     sbatch: dict[str, str | int | bool] = field(default_factory=dict)
     wckey: str | None = None
     concurrent_jobs: Positive = 256
@@ -64,11 +67,22 @@ class Cluster:
     checkpoint_dir: str | None
     slurm: Resources = Resources()
     hardware: dict[str, dict[str, Any]] = field(default_factory=dict)
-    stop_before_s: Positive = 120  # before its time limit a job stops: long enough to end a server and to write
+    stop_before_s: Annotated[Positive, Le(65535)] = 120  # before its time limit a job stops: long enough to end a server and to write
     poll_s: Annotated[FiniteFloat, Ge(0)] = 10.0  # Slurm is asked at most this often
 
     def resources(self, hardware: str) -> Resources:
         """What the jobs of this hardware ask for. Raises SettingsError for a name or a value that cannot be."""
+        r = self._resources(hardware)
+        most = min((limit for limit in (r.time_limit_min, r.max_time_min) if limit), default=None)
+        if self.executor == "slurm" and most is not None and self.stop_before_s >= most * 60:
+            raise SettingsError(
+                f"cluster.stop_before_s={self.stop_before_s}: a job of {most} min would stop before it begins.",
+                where=f"cluster {self.id}, hardware {hardware}",
+                next_step="a smaller stop_before_s, or more time",
+            )
+        return r
+
+    def _resources(self, hardware: str) -> Resources:
         own = self.hardware.get(hardware, {})
         unknown = set(own) - set(Resources.__dataclass_fields__)
         if unknown:
@@ -80,9 +94,12 @@ class Cluster:
             )
         try:
             return from_plain(Resources, {**plain(self.slurm), **_one_kind_of_gpus(own), **own})
-        except ValueError as error:
-            said = " ".join(str(error).split())
-            raise SettingsError(f"cluster.hardware.{hardware} cannot be understood: {said}.", where=f"cluster {self.id}") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            path = ".".join(map(str, first["loc"]))
+            raise SettingsError(
+                f"cluster.hardware.{hardware}.{path}={first['input']!r}: {first['msg']}.", where=f"cluster {self.id}"
+            ) from error
 
 
 def _one_kind_of_gpus(own: dict[str, Any]) -> dict[str, None]:

@@ -8,6 +8,7 @@ products of overrides, with the command line on top of every arm. Past this modu
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import json
 import os
@@ -317,10 +318,19 @@ def _validated(asked: dict[str, Any]) -> Settings:
     _refuse_unknown(asked, plain(settings), "")
     for hardware in {*settings.cluster.hardware, settings.hardware.id}:
         settings.cluster.resources(hardware)
+    strange = set(settings.cluster.hardware) - {settings.hardware.id, *_hardware_names()}
+    if strange:
+        known = ", ".join(_hardware_names())
+        raise SettingsError(f"cluster.hardware.{min(strange)} is no hardware.", where=f"cluster {settings.cluster.id}", next_step=known)
     unknown = set(settings.failure.classes) ^ set(CLASSES)
     if unknown:
         raise SettingsError(f"failure.classes: {min(unknown)} is missing or no class.", where="conf/failure", next_step=", ".join(CLASSES))
     return settings
+
+
+@functools.cache
+def _hardware_names() -> tuple[str, ...]:
+    return tuple(group_values("hardware"))
 
 
 def _validate(kind: type[Any], asked: Any, prefix: str) -> Any:

@@ -16,7 +16,8 @@ Validity = Literal["valid", "flagged", "invalid"]
 
 INVALID_CODES = ("no_requests", "failed_requests", "short_outputs", "zero_tokens", "concurrency_not_reached")
 FLAGGED_CODES = (
-    "admission_capped", "kv_limited", "engine_version", "no_container", "client_lag", "clock_step", "simulator_lag", "not_recomputable",
+    "admission_capped", "kv_limited", "engine_version", "no_container", "packed_alone",
+    "client_lag", "clock_step", "simulator_lag", "not_recomputable",
 )  # fmt: skip
 
 CONCURRENCY_REACHED = 0.9  # share of the requests in flight, while enough were left to send
@@ -38,6 +39,7 @@ class Circumstances:
     simulator_late_share: float | None
     engine_version: tuple[str, str] | None  # the recipe's, and what the server says
     has_no_container: bool  # a real engine from the node's PATH, not from the recipe's image
+    neighbours: tuple[int, int] = (0, 0)  # servers that were to be under load beside this one, and that were, at the least
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,9 @@ def _server(r: Requests, f: Figures, c: Circumstances) -> list[Reason]:
     found = []
     if c.has_no_container:
         found.append(Reason("no_container", "the engine ran from the node's PATH, not from the recipe's image"))
+    wanted, were = c.neighbours
+    if were < wanted:
+        found.append(Reason("packed_alone", f"{were} of the {wanted} servers beside it were under load"))
     if c.engine_version is not None and c.engine_version[0] != c.engine_version[1]:
         found.append(Reason("engine_version", f"the server is version {c.engine_version[1]}, the recipe's is {c.engine_version[0]}"))
     if c.server_max_running is not None and c.server_max_running < c.concurrency:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import UsageError
+from ..errors import UsageError, printable
 from .app import HYDRA, OverridesCommand, app, asked, say
 from .archives import tables_of, write_archive_of
 
@@ -49,7 +51,7 @@ def _sweep(multirun: Multirun) -> int:
         return _wait_and_report(campaign, first.price, how)
     print(campaign.root)
     say(f"next: `glm5bench status {campaign.root}`, `glm5bench tables {campaign.root}`")
-    return 1 if outcome is not None and outcome.refused else 0
+    return 1 if outcome is not None and (outcome.refused or outcome.n_waiting) else 0
 
 
 def _campaign(multirun: Multirun) -> Campaign:
@@ -230,7 +232,8 @@ def resubmit(
     if made.outcome is not None:
         how = planned_how(campaign.read_plan(), str(campaign.plan))
         _tell_outcome(campaign, made.outcome, how)
-    kept = any(not d.is_sent for d in made.decisions) or (made.outcome is not None and bool(made.outcome.refused))
+    outcome = made.outcome
+    kept = any(not d.is_sent for d in made.decisions) or (outcome is not None and bool(outcome.refused or outcome.n_waiting))
     return int(kept)
 
 
@@ -241,7 +244,7 @@ def _resubmission(made: Resubmission) -> dict[str, object]:
                 "key": d.missing.key,
                 "class": d.missing.failure_class,
                 "tries": d.missing.tries,
-                "nodes": list(d.missing.nodes),
+                "nodes": sorted({e.node for e in d.missing.events if e.node}),
                 "is_sent": d.is_sent,
                 "why": d.why,
             }
@@ -260,16 +263,25 @@ def _resubmission(made: Resubmission) -> dict[str, object]:
 @app.command()
 def cancel(directory: Path) -> int:
     """End the campaign's jobs, by job id. What is measured stays; `resubmit` or the same sweep measures the rest."""
+    from ..launch.campaign import planned_how
     from ..launch.submit import cancel as end
     from ..store.campaign import Campaign
 
     campaign = Campaign(directory.absolute())
-    campaign.read_plan()
-    ended, still = end(campaign)
-    say(f"Ended: {', '.join(ended)}." if ended else "No job of this campaign runs here.")
-    for job_id in still:
-        say(f"Job {job_id} still runs.")
+    how = planned_how(campaign.read_plan(), str(campaign.plan))
+    gone, still, said = end(campaign, poll_s=how.cluster.poll_s)
+    if said:
+        say(printable(f"scancel: {said}"))
+    say(f"Ended: {_ids(gone)}." if gone else "No job of this campaign ran here." if not still else "No job has ended.")
+    if still:
+        say(f"Still there: {_ids(still)}. `glm5bench status {campaign.root}` tells when they are gone.")
     return 1 if still else 0
+
+
+def _ids(job_ids: Sequence[str]) -> str:
+    """`12 (40 tasks), 13`."""
+    counted = Counter(job_id.split("_")[0] for job_id in job_ids)
+    return ", ".join(f"{master} ({n} tasks)" if n > 1 else master for master, n in counted.items())
 
 
 @app.command(cls=OverridesCommand, context_settings=HYDRA)

@@ -22,25 +22,11 @@ from ..store.campaign import Campaign
 STEPS_MIN = (10, 15, 20, 30, 45, 60, 90, 120, 180, 240, 360, 480, 720, 1080, 1440, 2160, 2880, 4320, 5760, 7200, 10080)
 MARGIN = 1.5  # of a time limit over the estimate
 MARGIN_MIN = 10
-RESERVED = frozenset(
-    [
-        "job-name",
-        "array",
-        "output",
-        "error",
-        "open-mode",
-        "ntasks",
-        "ntasks-per-node",
-        "nodes",
-        "signal",
-        "time",
-        "exclude",
-        "wait",
-        "parsable",
-        "test-only",
-        "wrap",
-    ]
-) | {name.replace("_", "-") for name in Resources.__dataclass_fields__}  # are this tool's own, or have a line of their own in conf/cluster
+OWN = (
+    "job-name", "array", "output", "error", "open-mode", "ntasks", "ntasks-per-node", "nodes", "signal", "time", "wait", "parsable",
+    "test-only", "wrap",
+)  # fmt: skip  # options of sbatch that are this tool's
+RESERVED = {*OWN, *(name.replace("_", "-") for name in Resources.__dataclass_fields__)}  # or that have a line of their own in conf/cluster
 
 
 @dataclass(frozen=True)
@@ -131,7 +117,8 @@ def parameters(batch: Batch, cluster: Cluster, campaign: Campaign, name: str) ->
             where=f"cluster {cluster.id}",
             next_step=f"cluster.slurm.{reserved[0].replace('-', '_')}, or leave it out",
         )
-    options: dict[str, Any] = {option: value for option, value in r.sbatch.items() if value is not False}
+    options: dict[str, Any] = {option: value for option, value in r.sbatch.items() if value is not False and option != "exclude"}
+    exclude = [str(r.sbatch["exclude"])] if r.sbatch.get("exclude") else []
     if r.reservation:
         options["reservation"] = r.reservation
     asked = {
@@ -148,11 +135,11 @@ def parameters(batch: Batch, cluster: Cluster, campaign: Campaign, name: str) ->
         "exclusive": r.exclusive or None,
         "cpus_per_task": r.cpus_per_task,
         "mem": r.mem,
-        "exclude": ",".join(batch.exclude) or None,
+        "exclude": ",".join([*exclude, *batch.exclude]) or None,
         "signal_delay_s": int(cluster.stop_before_s),
         "array_parallelism": r.concurrent_jobs,
         "wckey": r.wckey,
-        "setup": [*r.setup, *_first_lines(campaign)],
+        "setup": [*_first_lines(campaign), *r.setup],
         "srun_args": ["--cpu-bind=none"],  # the job's one task is a server with all its workers
         "additional_parameters": options or None,
     }
@@ -162,7 +149,7 @@ def parameters(batch: Batch, cluster: Cluster, campaign: Campaign, name: str) ->
 def _first_lines(campaign: Campaign) -> list[str]:
     jobs = shlex.quote(str(campaign.jobs))
     return [
-        '[ -z "$SLURM_CPUS_PER_TASK" ] || export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"  # srun no longer inherits it since 22.05',
+        '[ -z "${SLURM_CPUS_PER_TASK:-}" ] || export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"  # srun no longer inherits it since 22.05',
         'glm5bench_job="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}"',
         f'glm5bench_folder={jobs}/"${{glm5bench_job:-$SLURM_JOB_ID}}"',
         'mkdir -p "$glm5bench_folder" && echo "$SLURMD_NODENAME $(date +%s)" > "$glm5bench_folder/started"',

@@ -18,8 +18,7 @@ from ..store.campaign import Campaign
 from . import slurm
 from .batch import Order, batch_name, batches, longest_s, script
 from .failure import Decision, decisions, missing, nodes_away, orders
-from .jobs import jobs as all_jobs
-from .jobs import keys_of, live_jobs
+from .jobs import Job, jobs_by_slurm, keys_of
 from .submissions import read_sent
 from .submit import How, Outcome, settle, submit, submitting
 
@@ -128,24 +127,25 @@ def send(campaign: Campaign, jobs: Sequence[NodeJob], how: How) -> Outcome | Non
     with submitting(campaign):
         if how.cluster.executor == "slurm" and campaign.submissions.is_file():
             settle(campaign)
-        missed = left(campaign, jobs)
+        found = jobs_by_slurm(campaign)
+        missed = left(campaign, jobs, found)
         if not missed:
             return None
-        away = _away(campaign, missed, how)
+        away = _away(campaign, missed, found, how)
         return submit(campaign, [Order(job, away) for job in missed], how)
 
 
-def _away(campaign: Campaign, jobs: Sequence[NodeJob], how: How) -> tuple[str, ...]:
-    if how.cluster.executor != "slurm" or not campaign.submissions.is_file():
+def _away(campaign: Campaign, jobs: Sequence[NodeJob], found: Sequence[Job], how: How) -> tuple[str, ...]:
+    if how.cluster.executor != "slurm" or not found:
         return ()
     attempts = campaign.attempts(p.key for job in jobs for p in job.points)
-    return tuple(sorted(nodes_away(campaign, attempts, all_jobs(campaign, poll_s=0), how.failure)))
+    return tuple(sorted(nodes_away(campaign, attempts, found, how.failure)))
 
 
-def left(campaign: Campaign, jobs: Sequence[NodeJob]) -> tuple[NodeJob, ...]:
-    """The node jobs with the points that are neither done nor in the charge of a live job."""
+def left(campaign: Campaign, jobs: Sequence[NodeJob], found: Sequence[Job]) -> tuple[NodeJob, ...]:
+    """The node jobs with the points that are neither done nor in the charge of a live one of the jobs found."""
     taken = campaign.done(p.key for job in jobs for p in job.points)
-    taken |= keys_of(live_jobs(campaign, poll_s=0))
+    taken |= keys_of(job for job in found if job.is_live)
     return tuple(rest for job in jobs if (rest := without(job, taken)) is not None)
 
 
@@ -160,9 +160,15 @@ class Resubmission:
 
 
 def resubmit(
-    campaign: Campaign, *, only: Collection[str] = (), is_dry: bool = False, is_automatic: bool = False, how: How | None = None
+    campaign: Campaign,
+    *,
+    only: Collection[str] = (),
+    is_dry: bool = False,
+    is_automatic: bool = False,
+    among: Collection[str] | None = None,
+    how: How | None = None,
 ) -> Resubmission:
-    """Sends what failed or is missing, by the policies of its classes; nothing under `is_dry`.
+    """Sends what failed or is missing, by the policies of its classes; nothing under `is_dry`. `among`: these keys alone.
 
     Raises EnvironmentLacks where Slurm's answer is needed and does not come.
     """
@@ -172,13 +178,13 @@ def resubmit(
     with submitting(campaign):
         if how.cluster.executor == "slurm" and not is_dry:
             settle(campaign)
-        found = all_jobs(campaign, poll_s=0)
-        keys = [p.key for job in jobs for p in job.points]
+        found = jobs_by_slurm(campaign)
+        keys = [p.key for job in jobs for p in job.points if among is None or p.key in among]
         attempts = campaign.attempts(keys)
         decided = decisions(
             missing(keys, attempts, found, how.failure), how.failure, only=only, retries=how.retries if is_automatic else None
         )
-        away = nodes_away(campaign, attempts, found, how.failure) if how.cluster.executor == "slurm" else {}
+        away = nodes_away(campaign, attempts, found, how.failure, is_dry=is_dry) if how.cluster.executor == "slurm" else {}
         sent = {d.missing.key: d.missing for d in decided if d.is_sent}
         longest = longest_of(how.cluster, sorted({job.arm.hardware.id for job in jobs}))
         made = [

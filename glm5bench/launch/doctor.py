@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shlex
 import shutil
 import subprocess
 import sys
@@ -145,13 +146,14 @@ def _probe(outputs: Path, cluster: Cluster, hardware: str) -> Finding:
     with writable(folder):
         folder.mkdir(parents=True)
         (folder / "login").write_text(word, encoding="utf-8")
-    checkpoint = f' && if [ -d "{cluster.checkpoint_dir}" ]; then echo checkpoints; fi' if cluster.checkpoint_dir else ""
-    seen = f'cat "{folder}/login" > "{folder}/node" && hostname && "{sys.executable}" -c "import glm5bench" && echo python{checkpoint}'
+    there, python = shlex.quote(str(folder)), shlex.quote(sys.executable)
+    checkpoint = f" && if [ -d {shlex.quote(cluster.checkpoint_dir)} ]; then echo checkpoints; fi" if cluster.checkpoint_dir else ""
+    seen = f"cat {there}/login > {there}/node && hostname && {python} -c 'import glm5bench' && echo python{checkpoint}"
     options = {"partition": r.partition, "account": r.account, "qos": r.qos, "reservation": r.reservation, "constraint": r.constraint}
     asked = [f"--{name}={value}" for name, value in options.items() if value]
     command = ["srun", "--ntasks=1", "--time=1", "--immediate=120", "--job-name=glm5bench-doctor", *asked, "sh", "-c", seen]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_S, check=False, env={**os.environ})
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_S, check=False, env=slurm.clean(os.environ))
         came_back = (folder / "node").read_text(encoding="utf-8") if (folder / "node").exists() else ""
     except subprocess.TimeoutExpired:
         return Finding(what, None, f"no node was free within {PROBE_S:g} s", "try again")

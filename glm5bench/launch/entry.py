@@ -13,22 +13,23 @@ import resource
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from submitit import JobEnvironment
 
 from ..errors import BenchError, EnvironmentLacks
-from ..node.heartbeat import Heartbeat, node_name
-from ..node.job import Progress, catch_signals, lane_ids, run
+from ..node.heartbeat import Heartbeat, node_name, read_beat
+from ..node.job import Progress, Trace, catch_signals, lane_ids, record_failure, run
+from ..plan import without
 from ..point import from_json
 from ..store.campaign import Campaign
 from ..store.files import write_json
 from . import slurm
 from .failure import is_tried_again_here
 from .lane import keep_to
-from .request import End, Request
+from .request import End, Request, read_end
 
 POLL_S = 0.2
 LOCK_VARIABLE = "GLM5BENCH_LOCK_DIR"
@@ -48,6 +49,7 @@ def run_requests(root: str, lanes: Sequence[Sequence[str]]) -> dict[str, list[st
     requests = [from_json(Request, Path(request).read_bytes()) for request in lanes[lane]]
     progress.deadline_utc_s = _deadline(campaign, job_id, requests[0])
     keys = [p.key for r in requests for p in r.job.points]
+    _tell_of_an_earlier_run(campaign, requests, job_id)
     campaign.ended(job_id).unlink(missing_ok=True)  # of an earlier run of this job, which was requeued
     if requests[0].job.lanes > 1:
         keep_to(lane, requests[0].job)
@@ -60,8 +62,8 @@ def run_requests(root: str, lanes: Sequence[Sequence[str]]) -> dict[str, list[st
     _say_the_end(campaign, job_id, progress)
     if environment.cluster == "slurm" and progress.left and progress.why == "SIGUSR2":
         _requeue(environment.raw_job_id)
-    elif environment.cluster == "slurm" and any(request.retries for request in requests):
-        _send_elsewhere(campaign)
+    elif environment.cluster == "slurm" and requests[0].retries and not progress.why.startswith("SIG"):
+        _send_elsewhere(campaign, {*progress.failed, *progress.left})
     return {"measured": progress.measured, "failed": progress.failed, "left": progress.left}
 
 
@@ -75,12 +77,39 @@ def _run(campaign: Campaign, request: Request, job_id: str, heart: Heartbeat, pr
         return may
 
     try:
-        run(campaign, request.job, job_id, heart, progress, is_retried)
+        spent = _spent(campaign, request)
+        progress.left += sorted(spent)
+        progress.fault = "lost" if spent else progress.fault
+        job = without(request.job, spent)
+        if job is not None:
+            run(campaign, job, job_id, heart, progress, is_retried)
     except BenchError as error:  # nothing can be written, or a record is damaged: the log of the job holds why
         print(error, file=sys.stderr, flush=True)
         progress.fault = "lost"
         progress.left += [p.key for p in request.job.points if p.key not in progress.measured]
         progress.stop = True
+
+
+def _spent(campaign: Campaign, request: Request) -> set[str]:
+    """The points that Slurm's own requeues have brought to the limit of attempts."""
+    attempts = campaign.attempts(p.key for p in request.job.points)
+    return {key for key, tried in attempts.items() if sum("Slurm has run it again" in a.message for a in tried) >= request.failure.limit}
+
+
+def _tell_of_an_earlier_run(campaign: Campaign, requests: Sequence[Request], job_id: str) -> None:
+    """A run of this job that died without a word, and that Slurm runs again: the point that it was at has had an attempt.
+
+    Otherwise a point that takes its node down would do so for ever.
+    """
+    beat = read_beat(campaign.heartbeat(job_id))
+    if beat is None or not beat.key or beat.phase == "done" or read_end(campaign, job_id) is not None:
+        return
+    job = next((r.job for r in requests if any(p.key == beat.key for p in r.job.points)), None)
+    if job is None or campaign.done([beat.key]):
+        return
+    message = f"job {job_id} died without a word at this point, on {beat.node}; Slurm has run it again"
+    with contextlib.suppress(EnvironmentLacks):
+        record_failure(campaign, Trace(job_id, job.id, beat.node), beat.key, "lost", message)
 
 
 def _requeue(job_id: str) -> None:
@@ -89,12 +118,14 @@ def _requeue(job_id: str) -> None:
     print(f"preempted: {said or 'requeued'}", flush=True)
 
 
-def _send_elsewhere(campaign: Campaign) -> None:
-    """The campaign's own retries that need another node or more time: sent from here, where the site lets its nodes submit."""
+def _send_elsewhere(campaign: Campaign, keys: Collection[str]) -> None:
+    """Retries of this job's points that need another node or more time: sent from here, where the site lets its nodes submit."""
     from .campaign import resubmit  # this module is what that one submits
 
+    if not keys:
+        return
     try:
-        made = resubmit(campaign, is_automatic=True)
+        made = resubmit(campaign, is_automatic=True, among=keys)
         print(f"retries: {len(made.orders)} node jobs sent again", flush=True)
     except BenchError as error:
         print(f"retries: none could be sent from this node, `glm5bench resubmit {campaign.root}` does it\n{error}", flush=True)

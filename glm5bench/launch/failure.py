@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
@@ -21,16 +21,50 @@ from ..store.files import read_json, write_json
 from .batch import Order
 from .jobs import Job
 
+TRANSPARENT = ("submit_refused", "cancelled", "preempted")  # say nothing of the point: what was known before holds
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that happened to a point: an attempt that failed, or a job that ended before it came to the point."""
+
+    failure_class: str
+    node: str
+    counts: bool  # towards the limit of attempts
+
 
 @dataclass(frozen=True)
 class Missing:
-    """A point that is neither done nor in the charge of a live job. `tries`: attempts that count towards the limit."""
+    """A point that is neither done nor in the charge of a live job, and what has happened to it, in order."""
 
     key: str
-    failure_class: str  # empty: it was never sent
-    tries: int
-    nodes: tuple[str, ...]  # where it failed by this class
-    n_sent: int = 0  # jobs that had it in their charge
+    events: tuple[Event, ...]
+    n_sent: int  # jobs that had it in their charge
+
+    @property
+    def failure_class(self) -> str:
+        """The class of what happened last; empty: it was never sent."""
+        return self.events[-1].failure_class if self.events else ""
+
+    @property
+    def deciding_class(self) -> str:
+        """The class whose policy holds: a job that was refused, cancelled or preempted makes nothing forgotten."""
+        telling = [e.failure_class for e in self.events if e.failure_class not in TRANSPARENT]
+        return telling[-1] if telling else self.failure_class
+
+    @property
+    def tries(self) -> int:
+        """Attempts that count towards the limit."""
+        return sum(e.counts for e in self.events)
+
+    def nodes(self, failure: Failure) -> tuple[str, ...]:
+        """Where something happened that is to happen elsewhere next time."""
+        return tuple(sorted({e.node for e in self.events if failure.policy(e.failure_class).again == "elsewhere"} - {""}))
+
+    def factor(self, failure: Failure, again: str) -> float:
+        """The factors of all events of this policy, multiplied: each time more."""
+        policies = [failure.policy(e.failure_class) for e in self.events]
+        return math.prod(p.factor for p in policies if p.again == again)
 
 
 @dataclass(frozen=True)
@@ -47,35 +81,46 @@ def missing(keys: Sequence[str], attempts: Mapping[str, list[Attempt]], found: S
     live = {key for job in found if job.is_live for key in job.keys}
     ended: dict[str, list[Job]] = {}
     for job in found:
-        for key in job.keys if not job.is_live else ():
+        for key in job.keys if job.state == "ended" else ():
             ended.setdefault(key, []).append(job)
     return [
-        _missing(key, attempts.get(key, []), ended.get(key, []), failure)
+        Missing(
+            key,
+            tuple(_events(key, attempts.get(key, []), ended.get(key, []), failure)),
+            sum(bool(job.job_id) for job in ended.get(key, [])),
+        )
         for key in keys
         if key not in live and not any(a.is_done for a in attempts.get(key, []))
     ]
 
 
-def _missing(key: str, attempts: Sequence[Attempt], ended: Sequence[Job], failure: Failure) -> Missing:
-    """Its class is that of what happened last: an attempt at it, or a job that had it in its charge and ended before it."""
-    tried_in = {a.job_id.partition(".")[0] for a in attempts}
-    untouched = [job for job in ended if job.job_id not in tried_in]
-    last_job = ended[-1] if ended else None
-    class_ = ""
-    if last_job is not None and (not attempts or last_job in untouched):
-        class_ = last_job.failure_class
-    elif attempts:
-        class_ = class_of(attempts[-1])
-    tries = sum(failure.policy(class_of(a)).counts for a in attempts)
-    tries += sum(failure.policy(job.failure_class).counts and _was_at(job, key) for job in untouched)
-    nodes = {a.node for a in attempts if class_of(a) == class_} | {job.node for job in untouched if job.failure_class == class_}
-    return Missing(key, class_, tries, tuple(sorted(nodes - {""})), sum(bool(job.job_id) for job in ended))
+def _events(key: str, attempts: Sequence[Attempt], ended: Sequence[Job], failure: Failure) -> Iterator[Event]:
+    """Job by job, in the order in which they were sent; attempts of jobs that nobody wrote down come first."""
+    by_job: dict[str, list[Attempt]] = {}
+    for attempt in attempts:
+        by_job.setdefault(attempt.job_id.partition(".")[0], []).append(attempt)
+    known = {job.job_id for job in ended}
+    unknown = [a for job_id, own in by_job.items() if job_id not in known for a in own]
+    for attempt in unknown:
+        yield _attempted(attempt, failure)
+    for job in ended:
+        own = by_job.get(job.job_id, []) if job.job_id else []
+        for attempt in own:
+            yield _attempted(attempt, failure)
+        if not own:
+            yield Event(job.failure_class, job.node, _counts(job, key, failure))
 
 
-def _was_at(job: Job, key: str) -> bool:
-    """Whether the job ended at this point, or before it came to any."""
+def _attempted(attempt: Attempt, failure: Failure) -> Event:
+    return Event(class_of(attempt), attempt.node, failure.policy(class_of(attempt)).counts)
+
+
+def _counts(job: Job, key: str, failure: Failure) -> bool:
+    """A job that died counts for the point that it was at, or for all where it had come to none; so does too short a time."""
     at = {beat.key for beat in job.beats if beat.key}
-    return key in at or not at
+    if job.failure_class == "time_limit":
+        return not any(end.measured for end in job.ends)
+    return failure.policy(job.failure_class).counts and (key in at or not at)
 
 
 def class_of(attempt: Attempt) -> str:
@@ -92,23 +137,22 @@ def decisions(missed: Sequence[Missing], failure: Failure, *, only: Collection[s
 
 
 def _decision(m: Missing, failure: Failure, only: Collection[str], retries: int | None) -> Decision:
-    policy = failure.policy(m.failure_class)
-    if only and m.failure_class not in only:
+    policy = failure.policy(m.deciding_class)
+    named = {m.failure_class, m.deciding_class} & set(only)
+    if only and not named:
         return Decision(m, False, "of another class")
-    if policy.again == "never" and m.failure_class not in only:
+    if policy.again == "never" and not named:
         return Decision(m, False, policy.why or "its policy says never")
-    if retries is not None and not policy.automatic:
+    if retries is not None and not failure.policy(m.failure_class).automatic:
         return Decision(m, False, "its policy waits for a person")
     if retries is not None and max(m.n_sent, m.tries) > retries:
         return Decision(m, False, f"tried {max(m.n_sent, m.tries)} times, retries={retries}")
     if m.tries >= failure.limit:
-        return Decision(m, False, f"{m.tries} attempts of {failure.limit}; failure.limit={m.tries + 1} in a new sweep allows more")
+        return Decision(m, False, f"{m.tries} attempts of {failure.limit}: the same sweep with failure.limit={m.tries + 1} allows one more")
     return Decision(m, True)
 
 
-def orders(
-    jobs: Sequence[NodeJob], sent: Mapping[str, Missing], failure: Failure, *, away: Collection[str] = (), keep_rules: bool = True
-) -> list[Order]:
+def orders(jobs: Sequence[NodeJob], sent: Mapping[str, Missing], failure: Failure, *, away: Collection[str] = ()) -> list[Order]:
     """Node jobs with only the points that are sent, each with what the policies of its points ask for together."""
     made = []
     for job in jobs:
@@ -116,10 +160,9 @@ def orders(
         if rest is None:
             continue
         own = [sent[p.key] for p in rest.points]
-        policies = [failure.policy(m.failure_class) for m in own] if keep_rules else []
-        elsewhere = {node for m, p in zip(own, policies, strict=False) if p.again == "elsewhere" for node in m.nodes}
-        longer = max([p.factor for p in policies if p.again == "longer"], default=1.0)
-        patience = max([p.factor for p in policies if p.again == "patient"], default=1.0)
+        elsewhere = {node for m in own for node in m.nodes(failure)}
+        longer = max(m.factor(failure, "longer") for m in own)
+        patience = max(m.factor(failure, "patient") for m in own)
         made.append(Order(_with_patience(rest, patience), tuple(sorted({*away, *elsewhere})), longer))
     return made
 
@@ -139,7 +182,7 @@ def is_tried_again_here(campaign: Campaign, failure: Failure, key: str) -> bool:
 
 
 def nodes_away(
-    campaign: Campaign, attempts: Mapping[str, list[Attempt]], found: Sequence[Job], failure: Failure
+    campaign: Campaign, attempts: Mapping[str, list[Attempt]], found: Sequence[Job], failure: Failure, *, is_dry: bool = False
 ) -> dict[str, dict[str, Any]]:
     """Nodes to stay away from, from nodes.json and from faults of their own since: written there, and whoever knows better edits it.
 
@@ -158,7 +201,7 @@ def nodes_away(
     until = time.time() + failure.node_away_h * 3600
     for node, ids in new.items():
         known[node] = {"why": f"{len(ids)} node faults", "jobs": ids, "until_utc_s": until, "until_utc": _utc(until)}
-    if new:
+    if new and not is_dry:
         every = seen.union(*(ids for ids in faults.values() if len(ids) >= failure.node_faults))
         write_json(campaign.nodes, {"nodes": known, "seen_jobs": sorted(every)})
     return {node: entry for node, entry in known.items() if entry.get("until_utc_s", math.inf) > time.time()}

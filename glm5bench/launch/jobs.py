@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from ..errors import BenchError, FileError
-from ..node.heartbeat import SILENT_S, Beat, is_alive, process_started_ticks, read_beat
+from ..errors import BenchError, EnvironmentLacks, FileError
+from ..node.heartbeat import Beat, is_alive, process_started_ticks, read_beat
 from ..store.campaign import Campaign
 from ..store.files import read_json, write_json
 from . import slurm
@@ -22,7 +23,8 @@ from .request import End, read_end
 from .slurm import Told
 from .submissions import Sent, read_sent
 
-State = Literal["queued", "running", "ended", "unknown"]
+State = Literal["queued", "running", "ended", "unknown", "unconfirmed"]
+CLOCKS_S = 3600.0  # that the clocks of nodes may be apart
 LATE_S = 300.0  # after its time limit a job is over, whatever its file says
 CLASS_OF_STATE = {
     "TIMEOUT": "time_limit",
@@ -33,7 +35,7 @@ CLASS_OF_STATE = {
     "NODE_FAIL": "node_fault",
     "BOOT_FAIL": "node_fault",
     "LAUNCH_FAILED": "node_fault",
-    "OUT_OF_MEMORY": "server_oom",
+    "OUT_OF_MEMORY": "lost",  # the job's host memory, slurm.mem, not the GPUs'
 }
 
 
@@ -49,17 +51,25 @@ class Job:
     keys: tuple[str, ...]
     beats: tuple[Beat, ...]
     ends: tuple[End, ...]
+    is_node_suspect: bool = False  # Python started for other jobs of the campaign, on other nodes
 
     @property
     def is_live(self) -> bool:
-        """Whether its points are still in its charge."""
-        return self.state != "ended"
+        """Whether its points are, or may be, in its charge."""
+        return self.state in ("queued", "running", "unknown")
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it said that it came to every point in its charge."""
+        return bool(self.ends) and all(end.is_complete for end in self.ends)
 
     @property
     def failure_class(self) -> str:
         """Why it ended before the points that it left: a class of conf/failure."""
         state = self.told.state if self.told else ""
         whys = [end.why for end in self.ends if not end.is_complete]
+        if self.state == "unconfirmed":
+            return ""
         if self.sent is not None and self.sent.refused:
             return "submit_refused"
         if self.sent is not None and self.sent.is_cancelled:
@@ -72,7 +82,8 @@ class Job:
             return "preempted"
         if whys:
             return whys[0]
-        return "lost" if self.beats or not self.node else "node_fault"  # the batch script ran there, and Python never spoke
+        # the batch script ran there and Python never spoke, which it did elsewhere
+        return "node_fault" if self.node and not self.beats and self.is_node_suspect else "lost"
 
 
 @dataclass(frozen=True)
@@ -84,14 +95,31 @@ class View:
     accounted: dict[str, Told] = field(default_factory=dict)
 
 
-def jobs(campaign: Campaign, *, poll_s: float = 10.0) -> list[Job]:
+@dataclass(frozen=True)
+class Seen:
+    """The jobs at one moment, and whether Slurm answered; None: none of them is Slurm's."""
+
+    jobs: tuple[Job, ...]
+    slurm_answers: bool | None
+
+
+def look(campaign: Campaign, *, poll_s: float) -> Seen:
     """Every job that was asked for or has left a heartbeat, with its state. Slurm is asked if it was not within `poll_s`."""
     sent = read_sent(campaign)
-    view = _view(campaign, [s for s in sent if s.executor == "slurm"], poll_s)
+    in_slurm = [s for s in sent if s.executor == "slurm"]
+    view = _view(campaign, in_slurm, poll_s)
     known = {s.job_id for s in sent if s.job_id}
     found = [_job(campaign, s, view) for s in sent]
     folders = [name for name in _job_folders(campaign) if name not in known and name.partition(".")[0] not in known]
-    return found + [job for name in folders if (job := _unrecorded(campaign, name, view)) is not None]
+    found += [job for name in folders if (job := _unrecorded(campaign, name, view)) is not None]
+    speaking = {job.node for job in found if job.beats}
+    found = [replace(job, is_node_suspect=bool(speaking - {job.node})) for job in found]
+    return Seen(tuple(found), view.queue is not None if in_slurm else None)
+
+
+def jobs(campaign: Campaign, *, poll_s: float = 10.0) -> list[Job]:
+    """The same without whether Slurm answered."""
+    return list(look(campaign, poll_s=poll_s).jobs)
 
 
 def live_jobs(campaign: Campaign, *, poll_s: float = 10.0) -> list[Job]:
@@ -99,15 +127,27 @@ def live_jobs(campaign: Campaign, *, poll_s: float = 10.0) -> list[Job]:
     return [job for job in jobs(campaign, poll_s=poll_s) if job.is_live]
 
 
+def jobs_by_slurm(campaign: Campaign) -> list[Job]:
+    """All jobs, as Slurm says now. Raises EnvironmentLacks where it does not answer: what looks over then may only be waiting."""
+    seen = look(campaign, poll_s=0)
+    if seen.slurm_answers is False and any(job.is_live or not job.is_complete for job in seen.jobs):
+        raise EnvironmentLacks(
+            "Slurm does not answer (squeue), and what became of the jobs that this campaign has sent cannot be known.",
+            where=str(campaign.root),
+            next_step="type the same command again when it does: nothing was sent",
+        )
+    return list(seen.jobs)
+
+
 def _job(campaign: Campaign, sent: Sent, view: View) -> Job:
     if sent.refused:
         return Job("", sent, "ended", None, "", sent.keys, (), ())
     if not sent.job_id:
-        return Job("", sent, "unknown" if sent.executor == "slurm" else "ended", None, "", sent.keys, (), ())
+        return Job("", sent, "unconfirmed" if sent.executor == "slurm" else "ended", None, "", sent.keys, (), ())
     lanes = _lanes(sent)
-    read = [read_beat(campaign.heartbeat(lane)) for lane in lanes]
-    beats = tuple(beat for beat in read if beat is not None and beat.time_utc_s >= sent.asked_utc_s)  # an earlier job of the same number
-    ends = tuple(end for lane in lanes if (end := read_end(campaign, lane)) is not None and end.utc_s >= sent.asked_utc_s)
+    since = sent.asked_utc_s - (CLOCKS_S if sent.executor == "slurm" else 0)  # local ids are process ids, which come again
+    beats = tuple(beat for lane in lanes if (beat := read_beat(campaign.heartbeat(lane))) is not None and beat.time_utc_s >= since)
+    ends = tuple(end for lane in lanes if (end := read_end(campaign, lane)) is not None and end.utc_s >= since)
     state, told = _slurm_state(sent, beats, ends, view) if sent.executor == "slurm" else (_local_state(sent, beats), None)
     node = next((b.node or b.host for b in beats), "") or _started_on(campaign, sent.job_id) or (told.node if told else "")
     return Job(sent.job_id, sent, state, told, node, sent.keys, beats, ends)
@@ -139,29 +179,43 @@ def _local_state(sent: Sent, beats: Sequence[Beat]) -> State:
 
 
 def _slurm_state(sent: Sent, beats: Sequence[Beat], ends: Sequence[End], view: View) -> tuple[State, Told | None]:
-    # what a signal ended may be run again by Slurm; the rest has said its last word, and is only not gone yet
-    is_over = len(ends) == len(sent.requests) and not any(end.why.startswith("SIG") for end in ends)
     if view.queue is None:
         return _state_by_files(sent, beats, ends), None
-    if sent.job_id in view.queue:
-        told = view.queue[sent.job_id]
-        return "ended" if is_over else "queued" if told.state in slurm.WAITING else "running", told
+    told = view.queue.get(sent.job_id)
+    if told is not None and told.state not in slurm.TERMINAL:
+        if told.state in slurm.WAITING:
+            return "queued", told
+        return "ended" if _has_said_all(sent, ends) else "running", told  # it is only not gone yet
+    if told is not None:
+        return "ended", told
     if sent.accepted_utc_s >= view.asked_utc_s:
         return "queued", None
-    return "ended", view.accounted.get(sent.job_id)
+    told = view.accounted.get(sent.job_id)
+    if told is None and sent.user != user() and not _has_said_all(sent, ends):
+        return "unknown", None  # a cluster may hide one user's jobs from another
+    return "ended", told
+
+
+def _has_said_all(sent: Sent, ends: Sequence[End]) -> bool:
+    """Whether every lane has said its last word. What a signal ended may be run again by Slurm."""
+    return len(ends) == len(sent.requests) and not any(end.why.startswith("SIG") for end in ends)
 
 
 def _state_by_files(sent: Sent, beats: Sequence[Beat], ends: Sequence[End]) -> State:
+    """Slurm may run a silent job again: it is over when it has said so, or when its time must be."""
     now = time.time()
     if any(is_alive(beat, now) for beat in beats):
         return "running"
-    if beats and len(ends) == len(sent.requests):
-        return "ended"
-    if beats and all(now - beat.time_utc_s > max(SILENT_S, 0) for beat in beats):
-        return "ended"
-    if beats and sent.limit_s and now > min(beat.time_utc_s for beat in beats) + sent.limit_s + LATE_S:
-        return "ended"
-    return "unknown"
+    is_late = bool(beats) and sent.limit_s > 0 and now > max(beat.time_utc_s for beat in beats) + sent.limit_s + LATE_S
+    return "ended" if _has_said_all(sent, ends) or is_late else "unknown"
+
+
+def user() -> str:
+    """Whose jobs this process sends, as Slurm sees it: $LOGNAME is only somebody's word."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
 
 
 def _started_on(campaign: Campaign, job_id: str) -> str:
@@ -192,7 +246,10 @@ def _view(campaign: Campaign, sent: Sequence[Sent], poll_s: float) -> View:
     if queue is not None:
         gone = [s.job_id for s in sent if s.job_id and s.job_id not in queue and s.job_id not in accounted]
         accounted |= slurm.accounting(gone) or {}
-        accounted = {job: told for job, told in accounted.items() if job not in queue}  # requeued: it is not over
+        over = {job: told for job, told in queue.items() if told.state in slurm.TERMINAL}  # the controller forgets it in minutes
+        accounted = {job: told for job, told in accounted.items() if job not in queue} | {
+            s.job_id: over[s.job_id] for s in sent if s.job_id in over
+        }
     view = View(now, queue, accounted)
     with contextlib.suppress(BenchError):  # a directory that cannot be written can still be looked at
         write_json(_view_file(campaign), asdict(view))

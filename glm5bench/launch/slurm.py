@@ -56,6 +56,26 @@ TERMINAL = frozenset(
 )
 
 
+KEPT = ("SLURM_CONF",)
+FOREIGN = (
+    "SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SQUEUE_", "SINFO_", "SACCT_", "SCANCEL_", "SUBMITIT_",
+    "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL",
+)  # fmt: skip
+NEVER_STARTS = frozenset(
+    [
+        "PartitionTimeLimit",
+        "PartitionNodeLimit",
+        "BadConstraints",
+        "InvalidAccount",
+        "InvalidQOS",
+        "JobHeldUser",
+        "JobHeldAdmin",
+        "PartitionDown",
+        "PartitionInactive",
+    ]
+)  # reasons to wait that pass only when somebody does something
+
+
 @dataclass(frozen=True)
 class Told:
     """What Slurm says of one job. `state` is one of its words; `reason` why it waits."""
@@ -122,12 +142,16 @@ def nodes(partition: str | None) -> dict[str, tuple[str, str]] | None:
 
 
 def queue(users: Iterable[str]) -> dict[str, Told] | None:
-    """Every job of these users that is not over, an array's tasks apart."""
-    said = _output(["squeue", "--noheader", "--array", f"--user={','.join(sorted(users))}", "--format=%i|%T|%N|%L|%r"])
+    """Every job of these users that the controller knows, an array's tasks apart; those that are over for some minutes (MinJobAge)."""
+    said = _output(["squeue", "--noheader", "--all", "--states=all", "--array", _of(users), "--format=%i|%T|%N|%L|%r"])
     if said is None:
         return None
     rows = (line.split("|", 4) for line in said.splitlines() if line.count("|") >= 4)
     return {job: Told(state, node, reason, left) for job, state, node, left, reason in rows}
+
+
+def _of(users: Iterable[str]) -> str:
+    return f"--user={','.join(sorted(users))}"
 
 
 def accounting(job_ids: Sequence[str]) -> dict[str, Told] | None:
@@ -161,7 +185,7 @@ def _tasks(job: str) -> list[str]:
 
 def find(name: str, user: str) -> list[str] | None:
     """The ids of the jobs and arrays of this exact name that are not over: what sbatch accepted, whoever got to hear of it."""
-    said = _output(["squeue", "--noheader", "--array", f"--user={user}", f"--name={name}", "--format=%i"])
+    said = _output(["squeue", "--noheader", "--all", "--array", _of([user]), f"--name={name}", "--format=%i"])
     return None if said is None else sorted({line.strip().split("_")[0] for line in said.splitlines() if line.strip()})
 
 
@@ -178,13 +202,13 @@ def cancel(job_ids: Sequence[str]) -> str:
     if not job_ids:
         return ""
     done = _run(["scancel", *job_ids])
-    return "scancel is not on PATH" if done is None else done.stderr.strip()
+    return "scancel did not answer" if done is None else done.stderr.strip()
 
 
 def requeue(job_id: str) -> str:
     """Puts a running job back into the queue. What scontrol complains of; empty where it does not."""
     done = _run(["scontrol", "requeue", job_id])
-    return "scontrol is not on PATH" if done is None else done.stderr.strip()
+    return "scontrol did not answer" if done is None else done.stderr.strip()
 
 
 def test_only(script: Path) -> str | None:
@@ -208,8 +232,15 @@ def _output(command: list[str]) -> str | None:
 
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[str] | None:
-    plain = {k: v for k, v in os.environ.items() if not k.startswith(("SQUEUE_", "SINFO_", "SACCT_"))}  # a user's own formats
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False, env=plain)
+        return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False, env=clean(os.environ))
     except (OSError, subprocess.TimeoutExpired):
         return None
+
+
+def clean(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment without a user's own options for Slurm's commands and without the variables of the job that this may run in.
+
+    A job that is sent from inside another would otherwise take that one's array index and GPUs for its own.
+    """
+    return {k: v for k, v in environment.items() if k in KEPT or not k.startswith(FOREIGN)}

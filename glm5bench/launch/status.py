@@ -12,7 +12,8 @@ from ..errors import FileError
 from ..node.heartbeat import Beat
 from ..point import Arm, from_plain
 from ..store.campaign import Attempt, Campaign
-from .jobs import Job, jobs
+from .jobs import Job, look
+from .slurm import NEVER_STARTS
 
 STATES = ("done", "running", "queued", "invalid", "failed", "missing")
 
@@ -105,8 +106,8 @@ def status(campaign: Campaign, *, poll_s: float | None = None) -> Status:
     """
     record = campaign.read_plan()
     planned = _Planned(record, str(campaign.plan))
-    found = jobs(campaign, poll_s=planned.poll_s if poll_s is None else poll_s)
-    live = [job for job in found if job.is_live]
+    seen = look(campaign, poll_s=planned.poll_s if poll_s is None else poll_s)
+    found, live = seen.jobs, [job for job in seen.jobs if job.is_live]
     in_charge = {key: job for job in live for key in job.keys}
     running = [state for job in live for state in _job_states(job)]
     now = {j.key for j in running if j.key}
@@ -117,8 +118,7 @@ def status(campaign: Campaign, *, poll_s: float | None = None) -> Status:
         _point_state(p, attempts[p[0]], in_charge.get(p[0]), ended.get(p[0]), words, campaign, is_running=p[0] in now)
         for p in planned.points
     )
-    answers = None if not any(j.sent and j.sent.executor == "slurm" for j in found) else not any(j.state == "unknown" for j in found)
-    return Status(str(record.get("name", campaign.root.name)), planned.is_simulated, points, tuple(running), answers)
+    return Status(str(record.get("name", campaign.root.name)), planned.is_simulated, points, tuple(running), seen.slurm_answers)
 
 
 class _Planned:
@@ -164,7 +164,10 @@ def _point_state(
         state = "missing"
         if ended is not None:
             class_ = ended.failure_class
-            message = words.setdefault(ended.job_id or ended.sent.name if ended.sent else ended.job_id, _last_words(campaign, ended))
+            name = ended.job_id or (ended.sent.name if ended.sent else "")
+            if name not in words:
+                words[name] = _last_words(campaign, ended)
+            message = words[name]
     return PointState(*point, state, validity, class_, len(attempts), message)
 
 
@@ -172,6 +175,8 @@ def _last_words(campaign: Campaign, job: Job) -> str:
     """What a job that ended before its points said last."""
     if job.sent is not None and job.sent.refused:
         return f"submission {job.sent.name}: {job.sent.refused}"
+    if job.state == "unconfirmed" and job.sent is not None:
+        return f"asked for as {job.sent.name}, and the command ended before it heard Slurm's answer: `glm5bench resubmit` looks it up"
     log = campaign.submitit / f"{job.job_id}_0_log.err"
     try:
         with log.open("rb") as file:
@@ -181,6 +186,7 @@ def _last_words(campaign: Campaign, job: Job) -> str:
         lines = []
     node = f" on {job.node}" if job.node else ""
     slurm = f", Slurm: {job.told.state}" if job.told and job.told.state else ""
+    slurm += " (the job's host memory: cluster.slurm.mem)" if "OUT_OF_MEMORY" in slurm else ""
     return "\n".join([f"job {job.job_id}{node} ended before it{slurm} ({log})", *lines])
 
 
@@ -188,8 +194,8 @@ def _job_states(job: Job) -> list[JobState]:
     told = "" if job.told is None else f"{job.told.state} {job.told.reason if job.state == 'queued' else ''}".strip()
     if job.state == "queued" or not job.beats:
         phase = {"queued": "queued", "unknown": "unknown"}.get(job.state, "starting")
-        waiting = job.sent.name if job.sent and not job.job_id else job.job_id
-        return [JobState(waiting, job.state, told, job.node, phase, "", "", 0, 0, 0, len(job.keys), 0.0, -1.0, 0.0, "")]
+        stuck = "it does not start until somebody changes that" if job.told and job.told.reason in NEVER_STARTS else ""
+        return [JobState(job.job_id, job.state, told, job.node, phase, "", "", 0, 0, 0, len(job.keys), 0.0, -1.0, 0.0, stuck)]
     return [_beating(job, beat, lane, told) for lane, beat in enumerate(job.beats)]
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..errors import FileError
 from ..store.campaign import Campaign
 
 
@@ -37,15 +38,22 @@ def read_sent(campaign: Campaign) -> list[Sent]:
     asked: dict[str, list[Sent]] = {}
     cancelled: set[str] = set()
     for line in campaign.read_submissions():
-        kind, name = line.get("kind"), str(line.get("name", ""))
-        if kind == "asked":
-            asked[name] = _asked(line)
-        elif kind == "accepted" and name in asked:
-            asked[name] = _accepted(asked[name], line)
-        elif kind == "refused" and name in asked:
-            asked[name] = [replace(s, refused=str(line["message"])) for s in asked[name]]
-        elif kind == "cancelled":
-            cancelled |= set(line["job_ids"])
+        try:
+            kind, name = line.get("kind"), str(line.get("name", ""))
+            if kind == "asked":
+                asked[name] = _asked(line)
+            elif kind == "accepted" and name in asked:
+                asked[name] = _accepted(asked[name], line)
+            elif kind == "refused" and name in asked:
+                asked[name] = [replace(s, refused=str(line["message"])) for s in asked[name]]
+            elif kind == "cancelled":
+                cancelled |= set(line["job_ids"])
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise FileError(
+                f"A line of submissions.jsonl cannot be understood ({type(error).__name__}: {error}).",
+                path=str(campaign.submissions),
+                next_step="mend or remove that line; jobs that it named are then found by their heartbeats",
+            ) from error
     return [replace(s, is_cancelled=s.job_id in cancelled) for group in asked.values() for s in group]
 
 

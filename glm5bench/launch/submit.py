@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import getpass
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,15 +24,15 @@ from submitit.core.utils import DelayedSubmission, FailedJobError, FailedSubmiss
 
 from .. import __version__
 from ..cluster import Cluster, Failure
-from ..errors import EnvironmentLacks
+from ..errors import EnvironmentLacks, UsageError
 from ..node.heartbeat import process_started_ticks
-from ..point import NodeJob, plain
+from ..point import NodeJob, digest_of, plain
 from ..store.campaign import Campaign
 from ..store.files import writable, write_json
 from . import slurm
 from .batch import Batch, Order, batch_name, batches, parameters
 from .entry import run_requests
-from .jobs import live_jobs
+from .jobs import Job, live_jobs, user
 from .request import Request
 from .submissions import Sent, read_sent
 
@@ -69,8 +69,10 @@ def submitting(campaign: Campaign) -> Iterator[None]:
         campaign.root.mkdir(parents=True, exist_ok=True)
         file = path.open("a")
     with file:
-        with contextlib.suppress(OSError):  # a file system without locks: then nobody waits
+        try:
             fcntl.lockf(file, fcntl.LOCK_EX)
+        except OSError as error:
+            print(f"{path}: {error.strerror}: no locks here, one command at a time sends jobs of this campaign", file=sys.stderr)
         yield
 
 
@@ -115,6 +117,8 @@ def _submit_slurm(campaign: Campaign, orders: Sequence[Order], how: How) -> Outc
     room = _number(config.get("MaxJobCount"), 10_000)
     most = slurm.partition_limits_min({h: how.cluster.resources(h).partition for h in {o.job.arm.hardware.id for o in orders}})
     sized = batches(orders, how.cluster, max_array_size=_number(config.get("MaxArraySize"), 1001), partition_max_min=most)
+    if "%" in str(campaign.root):
+        raise UsageError(f"Slurm gives % a meaning in the names of files: {campaign.root}.", next_step="output_dir=... without it")
     ids: list[str] = []
     refused: list[str] = []
     n_waiting, n_points, nth = 0, 0, len({s.name for s in read_sent(campaign)})
@@ -124,11 +128,22 @@ def _submit_slurm(campaign: Campaign, orders: Sequence[Order], how: How) -> Outc
             n_waiting += len(batch.jobs)
             continue
         try:
+            _refuse_nowhere(campaign, batch, how)
             ids += _send(campaign, batch, how, batch_name(campaign, batch, nth + i))
             n_points += sum(len(job.points) for job in batch.jobs)
         except _Refused as error:
             refused.append(str(error))
     return Outcome(tuple(ids), n_points, tuple(refused), n_waiting)
+
+
+def _refuse_nowhere(campaign: Campaign, batch: Batch, how: How) -> None:
+    """Raises _Refused where every node of the partition is one to stay away from."""
+    known = slurm.nodes(how.cluster.resources(batch.hardware).partition) if batch.exclude else None
+    if known and set(known) <= set(batch.exclude):
+        raise _Refused(
+            f"{batch.hardware}, {len(batch.members)} jobs: all {len(known)} nodes of its partition are to be stayed away from"
+            f" ({', '.join(sorted(known))}). If they are well again, remove {campaign.nodes}, and type the sweep again"
+        )
 
 
 def _number(text: str | None, otherwise: int) -> int:
@@ -170,8 +185,21 @@ def _send(campaign: Campaign, batch: Batch, how: How, name: str) -> list[str]:
 def _sbatch(campaign: Campaign, batch: Batch, how: How, name: str, members: Sequence[Sequence[Sequence[str]]]) -> list[str]:
     executor = submitit.SlurmExecutor(folder=campaign.submitit)
     executor.update_parameters(**parameters(batch, how.cluster, campaign, name))
-    jobs = executor.map_array(run_requests, [str(campaign.root)] * len(members), members)
+    with _clean_environment():
+        jobs = executor.map_array(run_requests, [str(campaign.root)] * len(members), members)
     return [str(job.job_id) for job in jobs]
+
+
+@contextmanager
+def _clean_environment() -> Iterator[None]:
+    """Sbatch takes options from the environment, and hands all of it to the job."""
+    saved = dict(os.environ)
+    for name in set(saved) - set(slurm.clean(saved)):
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(saved)
 
 
 def _last_line(text: str) -> str:
@@ -233,7 +261,8 @@ def _adopted(campaign: Campaign, master: str, name: str, members: Sequence[Sent]
 def _write_requests(campaign: Campaign, requests: Sequence[Request], stamp: int | None = None) -> list[str]:
     paths = []
     for request in requests:
-        path = campaign.jobs / f"{request.job.id}.{stamp or time.time_ns()}.json"
+        first = digest_of([p.key for p in request.job.points], 6)  # arms that differ in a rehearsed fault only share a name
+        path = campaign.jobs / f"{request.job.id}.{first}.{stamp or time.time_ns()}.json"
         write_json(path, plain(request), is_synced=False)
         paths.append(str(path))
     return paths
@@ -246,7 +275,7 @@ def _ask(campaign: Campaign, name: str, executor: str, jobs: Sequence[tuple[Any,
             "name": name,
             "executor": executor,
             "host": os.uname().nodename,
-            "user": getpass.getuser(),
+            "user": user(),
             "jobs": [{"requests": requests, "keys": list(keys), "limit_s": limit_s} for requests, keys, limit_s in jobs],
             "utc_s": time.time(),
             "glm5bench": __version__,
@@ -269,32 +298,34 @@ def _detached() -> Iterator[None]:
             signal.signal(s, handler)
 
 
-def cancel(campaign: Campaign, *, patience_s: float = 60.0) -> tuple[list[str], list[str]]:
-    """Asks the campaign's live jobs to end, by id, and waits for it: the ids that it ended, and those that still live."""
+def cancel(campaign: Campaign, *, poll_s: float, patience_s: float = 60.0) -> tuple[list[str], list[str], str]:
+    """Asks the campaign's live jobs to end, by id, and waits: the ids that are gone, those that are not, and Slurm's complaint."""
     with submitting(campaign):
         if any(s.executor == "slurm" and not s.job_id and not s.refused for s in read_sent(campaign)):
             settle(campaign)
         live = live_jobs(campaign, poll_s=0)
-        in_slurm = [job.job_id for job in live if job.sent is not None and job.sent.executor == "slurm" and job.job_id]
-        if in_slurm:
-            campaign.append_submission({"kind": "cancelled", "job_ids": in_slurm, "utc_s": time.time()})
-            said = slurm.cancel(in_slurm)
-            if said and slurm.queue({getpass.getuser()}) is None:
-                raise EnvironmentLacks(f"scancel could not end {', '.join(in_slurm)}: {said}.", next_step="the same command again")
-    ended = list(in_slurm)
+        in_slurm = [job.job_id for job in live if job.sent is not None and job.sent.executor == "slurm"]
+        said = slurm.cancel(in_slurm)
     for job in live:
-        here = job.job_id not in in_slurm and (job.beats[0].host if job.beats else job.sent.host if job.sent else "") == os.uname().nodename
-        if here:
+        if job.job_id not in in_slurm and _host(job) == os.uname().nodename:
             with contextlib.suppress(ProcessLookupError, ValueError):
                 os.kill(job.beats[0].pid if job.beats else int(job.job_id), signal.SIGTERM)
-                ended.append(job.job_id)
-    deadline = time.monotonic() + patience_s
-    while (still := _still(campaign, live)) and time.monotonic() < deadline:
-        time.sleep(1.0 if in_slurm else 0.1)
-    return ended, still
+    still = _waited_for(campaign, live, poll_s if in_slurm else 0.0, patience_s)
+    gone = [job.job_id for job in live if job.job_id not in still]
+    if in_slurm:
+        campaign.append_submission({"kind": "cancelled", "job_ids": [i for i in in_slurm if i in gone], "utc_s": time.time()})
+    return gone, still, said
 
 
-def _still(campaign: Campaign, live: Sequence[Any]) -> list[str]:
-    if not live:
-        return []
-    return [job.job_id for job in live_jobs(campaign, poll_s=0)]
+def _host(job: Job) -> str:
+    return job.beats[0].host if job.beats else job.sent.host if job.sent else ""
+
+
+def _waited_for(campaign: Campaign, asked: Sequence[Job], poll_s: float, patience_s: float) -> list[str]:
+    """The ids of those that still live after so long. Slurm is asked no more often than ever."""
+    deadline, ids = time.monotonic() + patience_s, {job.job_id for job in asked}
+    while True:
+        still = [job.job_id for job in live_jobs(campaign, poll_s=poll_s) if job.job_id in ids] if ids else []
+        if not still or time.monotonic() > deadline:
+            return still
+        time.sleep(0.1 if not poll_s else min(1.0, poll_s))

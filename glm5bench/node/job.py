@@ -34,7 +34,7 @@ from ..store.measurement import Measurement
 from ..store.pointfile import write_point
 from ..store.sealed import seal_of
 from . import client
-from .heartbeat import Heartbeat, node_name, read_beat
+from .heartbeat import Heartbeat, is_alive, node_name, read_beat
 from .provenance import provenance
 from .server import Place, Server, Stopped, model_name, running
 from .workload import PATHS, prompts
@@ -45,7 +45,7 @@ MAX_FAULTS_IN_A_ROW = 2  # of one server start: more, and what is left would onl
 
 @dataclass
 class Progress:
-    """What the job has come to, and until when it may go on. `why` it stopped: a signal's name or time_limit; `fault`: the last one's class."""
+    """What the job has come to, and until when it may go on. `why` it stopped: a signal or time_limit; `fault`: the class of the last."""
 
     deadline_utc_s: float = math.inf
     measured: list[str] = field(default_factory=list)
@@ -234,7 +234,7 @@ class _Start:
     def _beside(self) -> list[str]:
         """What the other lanes of this node are doing, as their heartbeats say; empty where the node is not shared."""
         beats = [read_beat(self.campaign.heartbeat(other)) for other in lane_ids(self.job_id, self.job.lanes) if other != self.job_id]
-        return [f"{beat.node_job} {beat.phase}" for beat in beats if beat is not None]
+        return [f"{beat.node_job} {beat.phase}" for beat in beats if beat is not None and is_alive(beat, time.time())]
 
     def _neighbourhood(self, before: list[str]) -> dict[str, Any]:
         if self.job.lanes == 1:
@@ -249,7 +249,7 @@ class _Start:
         figures, verdict = m.figures(), m.verdict()
         assert figures is not None
         whole = _whole(self.campaign.point_file(point.key, attempt), m.digest(), figures, verdict)
-        self._record(point, attempt, whole)
+        _record(self.campaign, self._trace, point.key, attempt, whole)
 
     def _write_point(self, m: Measurement, point: Point) -> int:
         """The number of the attempt under which the file stands; a number that another job took meanwhile is left to it."""
@@ -265,35 +265,42 @@ class _Start:
         A directory that cannot be written ends the job: nothing more would be kept.
         """
         point = left.pop(0)
-        attempt = self.campaign.next_attempt(point.key)
         class_ = getattr(error, "failure_class", "node_fault")
         self.progress.fault = class_
-        record = {"status": "failed", "class": class_, "message": str(error)}
-        self._record(point, attempt, record)
+        record_failure(self.campaign, self._trace, point.key, class_, str(error))
         if self.is_retried(point.key):
             left.append(point)
         else:
             self.progress.failed.append(point.key)
 
-    def _record(self, point: Point, attempt: int, record: dict[str, Any]) -> None:
-        """What became of the attempt: a file beside the point's, and a line in the job's own list, which is quicker to read."""
-        full = {**self._attempt(point, attempt), **record}
-        write_json(self.campaign.attempt_file(point.key, attempt), full)
-        self.campaign.append_attempt(self.job_id, full)
-
-    def _attempt(self, point: Point, attempt: int) -> dict[str, Any]:
-        return {
-            "format": ATTEMPT_FORMAT,
-            "key": point.key,
-            "attempt": attempt,
-            "node": node_name(),
-            "job_id": self.job_id,
-            "node_job": self.job.id,
-            "ended_utc": _now(),
-        }
+    @property
+    def _trace(self) -> Trace:
+        return Trace(self.job_id, self.job.id, node_name())
 
     def _progress(self, done: int, of: int) -> None:
         self.heart.beat.requests_done, self.heart.beat.requests = done, of
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Who made an attempt, and where."""
+
+    job_id: str
+    node_job: str
+    node: str
+
+
+def record_failure(campaign: Campaign, trace: Trace, key: str, class_: str, message: str) -> None:
+    """The record of a failed attempt at a point. Raises EnvironmentLacks where it cannot be written."""
+    record = {"status": "failed", "class": class_, "message": message}
+    _record(campaign, trace, key, campaign.next_attempt(key), record)
+
+
+def _record(campaign: Campaign, trace: Trace, key: str, attempt: int, record: dict[str, Any]) -> None:
+    """What became of the attempt: a file beside the point's, and a line in the job's own list, which is quicker to read."""
+    full = {"format": ATTEMPT_FORMAT, "key": key, "attempt": attempt, **asdict(trace), "ended_utc": _now(), **record}
+    write_json(campaign.attempt_file(key, attempt), full)
+    campaign.append_attempt(trace.job_id, full)
 
 
 def point_record(job: NodeJob, start: ServerStart, point: Point) -> dict[str, Any]:

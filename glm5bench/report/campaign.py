@@ -82,7 +82,7 @@ def doing(job: Mapping[str, Any]) -> str:
     said = f"; {job['said']}" if job["said"] else ""
     silent = f", no beat for {job['beat_age_s']:.0f} s" if job["beat_age_s"] > SILENT_S else ""
     if job["state"] == "unknown":
-        return "nobody tells: Slurm does not answer and the job has written nothing"
+        return "nobody tells: Slurm does not, and the job is silent"
     if job["phase"] == "queued" and not job["slurm"] and job["node"]:
         return "waits for this machine, another local campaign runs"
     if not job["node_job"]:

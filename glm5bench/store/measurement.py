@@ -64,6 +64,7 @@ class Measurement:
             simulator_late_share=s.get("simulator_late_share"),
             engine_version=(str(self.point["engine_version"]), str(s["version"])) if s.get("version") else None,
             has_no_container=p.get("container") == "none" and self.source == "measured",
+            neighbours=_neighbours(p),
         )
 
     def digest(self) -> str:
@@ -128,3 +129,10 @@ class Measurement:
             origin=origin,
             stated_interactivity=stated.get("interactivity_tok_s_user"),
         )
+
+
+def _neighbours(provenance: dict[str, Any]) -> tuple[int, int]:
+    """How many servers were to be under load on the same node, and the fewest that were, at the start or the end of the window."""
+    lanes = int(provenance.get("lanes", 1))
+    seen = [provenance.get(name, []) for name in ("beside_before", "beside_after")]
+    return lanes - 1, min(sum(str(said).endswith(("measuring", "warm-up")) for said in told) for told in seen) if lanes > 1 else 0
