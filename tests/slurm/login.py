@@ -96,6 +96,11 @@ class Site:
         assert done.stdout, done.stderr
         return json.loads(done.stdout)
 
+    def lines(self, kind=""):
+        """The lines of submissions.jsonl, of one kind."""
+        lines = [json.loads(line) for line in (self.campaign / "submissions.jsonl").read_text().splitlines()]
+        return [line for line in lines if kind in ("", line["kind"])]
+
     def resubmit(self, *more):
         """What `resubmit --json` says."""
         done = self.bench("resubmit", "--json", str(self.campaign), *more)

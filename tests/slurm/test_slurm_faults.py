@@ -152,3 +152,23 @@ def test_failed_points_are_sent_again_by_the_campaign_itself(site):
 
     assert [(p["state"], p["failure_class"], p["attempts"]) for p in now["points"]] == [("failed", "server_crash", 2)]
     assert [p["tries"] for p in site.resubmit("--dry-run")["points"]] == [2]
+
+
+def test_an_array_task_sends_what_its_time_was_too_short_for_by_itself(site):
+    short = ["+cluster.hardware.h200.time_limit_min=1", "cluster.stop_before_s=46", "workload.prompts_per_concurrency=20", "retries=1"]
+    site.sweep(*FOUR, *short, "workload.isl_tokens=512,640")
+
+    site.until(lambda: len(site.lines("accepted")) >= 2, 60, "a submission from a node")
+    site.assert_complete(8)
+    assert all(job_id.count("_") <= 1 for line in site.lines("accepted") for job_id in line["job_ids"])
+
+
+def test_cancel_starts_nothing_new(site):
+    site.sweep(*FOUR, "retries=1", "workload.isl_tokens=512,640")
+    site.until(site.whole, 60, "the first point")
+    os.kill(max(site.job_pythons()), signal.SIGKILL)
+    done = site.bench("cancel", str(site.campaign))
+
+    assert done.returncode == 0, done.stderr
+    assert [line["kind"] for line in site.lines()] == ["asked", "accepted", "cancelled"]
+    assert not site.cluster.run("squeue", "-h")

@@ -43,10 +43,7 @@ def test_a_sweep_killed_while_it_submits_and_typed_again_doubles_nothing(site, i
 
 def names(site):
     """The job names that the campaign has asked for."""
-    import json
-
-    lines = [json.loads(line) for line in (site.campaign / "submissions.jsonl").read_text().splitlines()]
-    return [line["name"] for line in lines if line["kind"] == "asked"]
+    return [line["name"] for line in site.lines("asked")]
 
 
 def test_a_sweep_killed_before_it_wrote_a_submission_is_simply_typed_again(site):
@@ -157,3 +154,18 @@ def test_an_output_directory_that_cannot_be_written_costs_no_whole_point(site, h
     assert site.resubmit()["job_ids"]
     site.assert_complete(4)
     assert survived.items() <= site.whole().items()
+
+
+def test_what_the_shell_says_of_sbatch_and_of_the_user_changes_nothing(site):
+    site.cluster.run("scontrol", "update", "partitionname=h200", "state=down")
+    try:
+        shell = {"SBATCH_TIMELIMIT": "3", "SBATCH_JOB_NAME": "mine", "SBATCH_PARTITION": "b200", "LOGNAME": "nobody"}
+        site.sweep(*TWO, **shell)
+        again = site.sweep(*TWO, **shell)
+        asked = site.cluster.run("squeue", "-h", "-r", "-o", "%P %j").splitlines()
+    finally:
+        site.cluster.run("scontrol", "update", "partitionname=h200", "state=up")
+
+    assert asked == [f"h200 {names(site)[0]}"] * 2
+    assert "Nothing to submit" in again.stderr
+    site.assert_complete(2)
