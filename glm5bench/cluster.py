@@ -60,11 +60,17 @@ class Resources:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where node jobs run. `executor` is submitit's; `checkpoint_dir` holds a directory for each checkpoint, None: by its name."""
+    """Where node jobs run. `executor` is submitit's; `checkpoint_dir` holds a directory for each checkpoint, None: by its name.
+
+    `image_dir` holds the recipes' images as SIF files, None: engines run from the node's PATH; `cache_dir` what they compile.
+    """
 
     id: str
     executor: Literal["local", "debug", "slurm"]
     checkpoint_dir: str | None
+    image_dir: str | None = None
+    cache_dir: str | None = None
+    binds: tuple[str, ...] = ()
     slurm: Resources = Resources()
     hardware: dict[str, dict[str, Any]] = field(default_factory=dict)
     stop_before_s: Annotated[Positive, Le(65535)] = 120  # before its time limit a job stops: long enough to end a server and to write

@@ -104,7 +104,7 @@ def _distinct(asked: Sequence[Settings]) -> tuple[list[_Request], list[str]]:
     kept: dict[str, _Request] = {}
     merged: dict[str, int] = {}
     for s in asked:
-        same = digest_of(s.arm)
+        same = digest_of(_unnamed(s.arm))
         points = frozenset(itertools.product(s.concurrency, s.seed, s.repeat))
         if same in kept:
             merged[same] = merged.get(same, 1) + 1
@@ -130,6 +130,11 @@ def _lanes(requests: Sequence[_Request]) -> list[int]:
         for i in alike[:full]:
             lanes[i] = n
     return lanes
+
+
+def _unnamed(arm: Arm) -> Arm:
+    """The arm without the name of its workload: two names of the same lengths are the same points."""
+    return dataclasses.replace(arm, workload=dataclasses.replace(arm.workload, id=""))
 
 
 def _starts(request: _Request, lanes: int) -> tuple[list[ServerStart], list[LeftOut]]:
@@ -171,6 +176,9 @@ def _node_job(s: Settings, starts: Sequence[ServerStart], lanes: int) -> NodeJob
         arm_id=_arm_id(s.arm),
         server_scope=s.server_scope,
         model_path=_model_path(s),
+        image_dir=s.cluster.image_dir or "",
+        cache_dir=s.cluster.cache_dir or "",
+        binds=s.cluster.binds,
         starts=tuple(starts),
         estimate_s=seconds,
         estimate_usd=seconds * usd_per_s,

@@ -166,6 +166,7 @@ class Engine:
     simulated: bool = False
     time_scale: PositiveFloat = 1.0
     fault: Annotated[str, Field(pattern=f"^$|^({'|'.join(FAULTS)})(:[1-9][0-9]*)?$")] = ""
+    image: str | None = None  # of the user's own, in place of the recipe's
     extra_args: tuple[str, ...] = ()
     env: dict[str, str] = field(default_factory=dict)
     recipe: tuple[Rule, ...] = ()
@@ -265,6 +266,9 @@ class NodeJob:
     starts: tuple[ServerStart, ...]
     estimate_s: float
     estimate_usd: float
+    image_dir: str = ""  # where the node finds images; empty: engines run from its PATH
+    cache_dir: str = ""  # where compiled kernels outlive the job; empty: nowhere
+    binds: tuple[str, ...] = ()  # what else of the node a container shows, as apptainer --bind takes it
     lanes: Positive = 1  # servers side by side on the node; each is a node job
 
     @property

@@ -100,7 +100,9 @@ def environment(arm: Arm) -> dict[str, str]:
 
 
 def image(arm: Arm) -> str:
-    """The container image, the last rule that names one; empty for the simulated server, which runs on the host's Python."""
+    """The container image: the user's own, else the last rule that names one; empty for the simulated server, which needs none."""
+    if arm.engine.image:
+        return arm.engine.image
     named = [rule.image for _, rule in rules(arm) if rule.image]
     return "" if arm.engine.simulated or not named else named[-1]
 

@@ -12,8 +12,8 @@ from glm5bench.analysis.metrics import Requests
 from glm5bench.store.measurement import Measurement
 from glm5bench.store.sealed import BLOCK, MAGIC
 
-sys.path.insert(0, str(Path(__file__).resolve().parent / "slurm"))
-pytest_plugins = ("login",)  # the real Slurm and the login node on it, for the tests of tests/slurm
+sys.path[:0] = [str(Path(__file__).resolve().parent / name) for name in ("slurm", "apptainer")]
+pytest_plugins = ("login", "contained")  # the real Slurm with a login node on it; real images
 
 compose = functools.cache(settings.compose)  # 0.1 s a composition
 

@@ -75,7 +75,7 @@ def test_another_measurement_makes_another_digest(six):
     assert len({collect(six[:n]).digest() for n in range(1, 7)}) == 6
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_merging_in_any_order_grouping_and_repetition_gives_the_same_digest(six, tmp_path_factory, data):
     order = data.draw(st.permutations(six * 2))

@@ -115,7 +115,9 @@ def test_an_attempt_whose_own_record_is_damaged_is_known_from_its_list(campaign)
     assert [a.failure_class for a in by_list(campaign, A)[A]] == ["server_oom"]
 
 
-@pytest.mark.parametrize("line", ["null", "[]", "3", "{}", '{"key": "k"}', "\x00", '"whole"'])
+@pytest.mark.parametrize(
+    "line", ["null", "[]", "3", "{}", '{"key": "k"}', '{"key": [], "attempt": 1}', '{"key": "k", "attempt": "1"}', "\x00", '"whole"']
+)
 def test_a_line_that_is_no_attempts_is_passed_over(campaign, line):
     whole(campaign, A)
     with (campaign.job("7") / "attempts.jsonl").open("a") as file:
@@ -160,6 +162,16 @@ def test_a_point_file_that_was_cut_or_is_gone_is_lost_although_it_is_listed(camp
     campaign.point_file(B, 1).unlink()
 
     assert {a.failure_class for attempts in by_list(campaign, A, B).values() for a in attempts} == {"lost"}
+
+
+def test_a_point_that_is_lost_keeps_who_measured_it_and_where(campaign):
+    whole(campaign, A, job_id="7.1")
+    campaign.point_file(A, 1).unlink()
+
+    (attempt,) = by_list(campaign, A)[A]
+
+    assert (attempt.failure_class, attempt.job_id, attempt.node) == ("lost", "7.1", "gpu1")
+    assert by_list(campaign, A) == by_file(campaign, A)
 
 
 def test_a_point_file_that_was_touched_or_copied_is_still_done(campaign):

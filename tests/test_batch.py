@@ -105,10 +105,11 @@ def test_a_packed_jobs_time_is_that_of_its_longest_lane_and_it_keeps_off_the_nod
     assert (batch.time_min, batch.exclude) == (time_limit_min(long.job, example()), ("gpu1", "gpu2"))
 
 
-def test_a_packed_job_that_is_left_alone_asks_for_its_own_gpus():
+def test_a_packed_job_that_is_left_alone_asks_for_its_own_gpus_and_one_task():
     made = batches([Order(job(id=name, lanes=2, tp=4)) for name in "abc"], example())
 
-    assert [(len(batch.jobs), batch.gpus) for batch in made] == [(2, 8), (1, 4)]
+    assert [(len(batch.jobs), batch.gpus, batch.lanes) for batch in made] == [(2, 8, 2), (1, 4, 1)]
+    assert [parameters(batch, example(), CAMPAIGN, "night-0")["ntasks_per_node"] for batch in made] == [2, 1]
 
 
 @pytest.mark.parametrize(("minutes", "asked"), [(0.1, 15), (3, 15), (4, 20), (20, 45), (23.4, 60), (200, 360)])
@@ -126,6 +127,20 @@ def test_a_factor_makes_the_time_longer_up_to_what_the_cluster_allows():
     wanted = [time_limit_min(job("h200"), example(), factor) for factor in (1.0, 1.5, 100.0)]
 
     assert wanted == [45, 60, 720]
+
+
+@pytest.mark.parametrize(("partition_min", "asked"), [(None, 720), (9999, 720), (720, 720), (90, 90), (90.5, 90)])
+@pytest.mark.parametrize("own", [None, 600])
+def test_no_more_time_is_asked_for_than_cluster_and_partition_allow(own, partition_min, asked):
+    assert time_limit_min(job("h200"), example(time_limit_min=own), 100.0, partition_min) == asked
+
+
+def test_an_array_asks_for_no_more_time_than_the_partition_of_its_hardware_allows():
+    orders = [Order(job(h, minutes=200)) for h in ("b200", "h200")]
+
+    made = batches(orders, example(), partition_max_min={"h200": 300.0})
+
+    assert {batch.hardware: batch.time_min for batch in made} == {"b200": 360, "h200": 300}
 
 
 def test_a_clusters_own_time_limit_is_asked_for_as_it_stands():
@@ -196,17 +211,29 @@ def test_a_wckey_is_sent_only_where_there_is_one(wckey, lines):
 
 
 def test_further_options_of_sbatch_are_sent_a_bare_one_for_true_and_none_for_false():
-    cluster = example(sbatch={"mail-type": "FAIL", "mail_user": "me@x.org", "overcommit": True, "requeue": False}, reservation="week 7")
+    cluster = example(sbatch={"mail-type": "FAIL", "mail_user": "me@x.org", "overcommit": True, "spread-job": False}, reservation="week 7")
     (batch,) = batches([Order(job())], cluster)
 
     lines = script(batch, cluster, CAMPAIGN, "night-0").splitlines()
 
     wanted = {"#SBATCH --mail-type=FAIL", "#SBATCH --mail-user=me@x.org", "#SBATCH --overcommit", "#SBATCH --reservation='week 7'"}
     assert wanted <= set(lines)
-    assert not [line for line in lines if "requeue" in line]
+    assert not [line for line in lines if "spread" in line]
 
 
-@pytest.mark.parametrize("option", ["array", "time", "job-name", "job_name", "signal", "open-mode", "ntasks_per_node", "output"])
+@pytest.mark.parametrize("option", ["requeue", "no-requeue"])
+def test_whether_slurm_may_run_a_job_again_is_the_sites_word(option):
+    cluster = example(sbatch={option: True})
+    (batch,) = batches([Order(job())], cluster)
+
+    assert f"#SBATCH --{option}" in script(batch, cluster, CAMPAIGN, "night-0").splitlines()
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["array", "time", "job-name", "job_name", "signal", "open-mode", "ntasks", "ntasks_per_node", "nodes", "output", "wait", "wrap",
+     "parsable", "test-only", "partition", "account", "mem", "gres", "gpus-per-node", "cpus_per_task", "exclusive", "reservation", "wckey"],
+)  # fmt: skip
 def test_an_option_of_sbatch_that_is_this_tools_own_is_refused(option):
     with pytest.raises(SettingsError, match=f"holds {option.replace('_', '-')}, which glm5bench sets itself") as refused:
         one(job(), cluster=example(sbatch={"mail-type": "FAIL", option: "x"}))
@@ -218,6 +245,24 @@ def test_nodes_to_stay_away_from_are_excluded():
     (batch,) = batches([Order(job(), exclude=("gpu7", "gpu9"))], example())
 
     assert "#SBATCH --exclude=gpu7,gpu9" in script(batch, example(), CAMPAIGN, "night-0").splitlines()
+
+
+@pytest.mark.parametrize(("own", "asked"), [((), "gpu[1-2]"), (("gpu7", "gpu9"), "gpu[1-2],gpu7,gpu9")])
+def test_nodes_that_the_site_excludes_stay_excluded_beside_those_to_stay_away_from(own, asked):
+    cluster = example(sbatch={"exclude": "gpu[1-2]"})
+    (batch,) = batches([Order(job(), exclude=own)], cluster)
+
+    lines = script(batch, cluster, CAMPAIGN, "night-0").splitlines()
+
+    assert [line for line in lines if "exclude" in line] == [f"#SBATCH --exclude='{asked}'"]
+
+
+def test_what_this_tool_writes_down_of_a_job_stands_before_the_sites_setup_can_fail():
+    (batch,) = batches([Order(job())], example(setup=("module load python",)))
+
+    text = script(batch, example(setup=("module load python",)), CAMPAIGN, "night-0")
+
+    assert text.index("/started") < text.index("module load python") < text.index("srun --unbuffered")
 
 
 def test_no_more_jobs_of_an_array_run_at_once_than_the_cluster_says():

@@ -14,7 +14,7 @@ from glm5bench.settings import conf_dir, group_values
 
 
 def cluster(*, hardware=None, **slurm):
-    return Cluster("mine", "slurm", None, Resources(**slurm), hardware or {})
+    return Cluster("mine", "slurm", None, slurm=Resources(**slurm), hardware=hardware or {})
 
 
 def test_a_hardware_asks_for_what_the_cluster_asks_for_where_it_says_nothing_else():
@@ -55,12 +55,45 @@ def test_a_setting_of_a_hardware_that_does_not_exist_is_refused_with_those_that_
     assert "partition" in refused.value.next_step
 
 
-@pytest.mark.parametrize("own", [{"time_limit_min": 0}, {"exclusive": "perhaps"}, {"concurrent_jobs": None}, {"setup": "module purge"}])
+@pytest.mark.parametrize("own", [{"time_limit_min": 0}, {"exclusive": "perhaps"}, {"concurrent_jobs": None}, {"setup": 3}])
 def test_a_value_of_a_hardware_that_cannot_be_is_refused_and_named(own):
-    with pytest.raises(SettingsError, match=r"cluster\.hardware\.h200 cannot be understood") as refused:
+    with pytest.raises(SettingsError, match=rf"cluster\.hardware\.h200\.{min(own)}="):
         cluster(hardware={"h200": own}).resources("h200")
 
-    assert min(own) in refused.value.message
+
+@pytest.mark.parametrize("lines", ["module purge", ["module purge"]])
+def test_a_setup_of_one_line_needs_no_list(lines):
+    assert cluster(hardware={"h200": {"setup": lines}}).resources("h200").setup == ("module purge",)
+    assert settings.compose("cluster=example", f"cluster.slurm.setup={lines}").cluster.slurm.setup == ("module purge",)
+
+
+def test_a_job_that_would_stop_before_it_begins_is_refused():
+    short = dataclasses.replace(cluster(max_time_min=120, hardware={"h200": {"time_limit_min": 2}}), stop_before_s=120)
+
+    assert short.resources("b200").max_time_min == 120
+    with pytest.raises(SettingsError, match=r"stop_before_s=120: a job of 2 min would stop before it begins"):
+        short.resources("h200")
+
+
+def test_a_local_cluster_may_stop_as_early_as_it_likes():
+    here = dataclasses.replace(cluster(time_limit_min=1), executor="local", stop_before_s=600)
+
+    assert here.resources("h200").time_limit_min == 1
+
+
+def test_no_job_stops_earlier_than_slurm_can_signal():
+    long = ("cluster=example", "cluster.slurm.max_time_min=2000", "cluster.hardware.b200.max_time_min=2000")
+
+    assert settings.compose(*long, "cluster.stop_before_s=65535").cluster.stop_before_s == 65535
+    with pytest.raises(SettingsError, match=r"cluster\.stop_before_s=65536: Input should be less than or equal to 65535"):
+        settings.compose(*long, "cluster.stop_before_s=65536")
+
+
+def test_a_hardware_that_is_none_is_refused_with_those_that_are():
+    with pytest.raises(SettingsError, match=r"cluster\.hardware\.h2000 is no hardware") as refused:
+        settings.compose("cluster=example", "+cluster.hardware.h2000.partition=gpu")
+
+    assert "h200" in refused.value.next_step
 
 
 @pytest.mark.parametrize("override", ["+cluster.hardware.mi300x.partitoin=gpu", "+cluster.hardware.mi300x.max_time_min=-1"])

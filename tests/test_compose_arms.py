@@ -102,7 +102,7 @@ def test_an_arm_leaves_nothing_behind_in_the_next():
 @pytest.mark.parametrize(
     "override",
     ["workload.isl_token=4", "engine.env.A=b", "+hardware.memory=1", "~engine.evn", "workload.isl_tokens=???",
-     "engine.program=sglang", "engine.env={A: b}", "concurrency=[]", "workload.osl_tokens=${nothing}"],
+     "engine.program=sglang", "engine.env={A: b}", "concurrency=[]", "concurrency=[4,8", "workload.osl_tokens=${nothing}"],
 )  # fmt: skip
 def test_what_hydra_refuses_is_refused_in_the_same_words(override):
     assert refusal(swept, override) == refusal(settings.compose, override)

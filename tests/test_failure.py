@@ -6,10 +6,11 @@ import pytest
 from conftest import compose
 
 from glm5bench.errors import FileError
-from glm5bench.launch.failure import Missing, decisions, is_tried_again_here, missing, nodes_away, orders
+from glm5bench.launch.failure import Event, Missing, decisions, is_tried_again_here, missing, nodes_away, orders
 from glm5bench.launch.jobs import Job
 from glm5bench.launch.request import End
 from glm5bench.launch.slurm import Told
+from glm5bench.launch.submissions import Sent
 from glm5bench.node.heartbeat import Beat
 from glm5bench.plan import plan
 from glm5bench.store.campaign import Attempt, Campaign
@@ -37,11 +38,16 @@ def invalid(*, job_id="1", number=1):
     return Attempt("k", number, "whole", "invalid", "", "", job_id, "gpu1")
 
 
-def ended(job_id, *keys, why="", told="", at=None, node="gpu1", state="ended"):
+def ended(job_id, *keys, why="", told="", at=None, node="gpu1", state="ended", measured=(), sent=None):
     """A job that is over; `why` is what it said of the points that it left, `at` the point of its last beat."""
     beats = () if at is None else (Beat(node, 1, 1, 0.0, key=at),)
-    ends = (End(why, (), (), keys, node, 0.0),) if why else ()
-    return Job(job_id, None, state, Told(told) if told else None, node, keys, beats, ends)
+    ends = (End(why, tuple(measured), (), keys, node, 0.0),) if why else ()
+    return Job(job_id, sent, state, Told(told) if told else None, node, keys, beats, ends)
+
+
+def refused(*keys):
+    """A job that sbatch did not take."""
+    return ended("", *keys, node="", sent=Sent("c-1", "slurm", "login", "me", ((),), keys, 60.0, 0.0, refused="no such account"))
 
 
 def decided(missed, **asked):
@@ -50,7 +56,14 @@ def decided(missed, **asked):
 
 
 def lacking(class_, *, tries=1, nodes=(), n_sent=1, key="k"):
-    return Missing(key, class_, tries, tuple(nodes), n_sent)
+    """A point that failed so often in the same way; with no class one that was never sent."""
+    where = [*nodes, *[""] * (max(tries, 1) - len(nodes))] if class_ else []
+    return Missing(key, tuple(Event(class_, node, i < tries) for i, node in enumerate(where)), n_sent)
+
+
+def after(*classes):
+    """A point to which this happened, one after another, on gpu1, gpu2 and so on."""
+    return Missing("k", tuple(Event(class_, f"gpu{i}", FAILURE.policy(class_).counts) for i, class_ in enumerate(classes, 1)), len(classes))
 
 
 def sent_again(class_, *, nodes=(), failure=FAILURE):
@@ -71,15 +84,55 @@ def test_what_is_done_or_in_the_charge_of_a_live_job_is_not_missing():
 
 
 def test_a_point_that_was_never_sent_has_no_class_and_no_tries():
-    assert missing(["k"], {"k": []}, [], FAILURE) == [Missing("k", "", 0, ())]
+    (m,) = missing(["k"], {"k": []}, [], FAILURE)
+
+    assert m == Missing("k", (), 0)
+    assert (m.failure_class, m.deciding_class, m.tries, m.nodes(FAILURE), m.factor(FAILURE, "longer")) == ("", "", 0, (), 1.0)
 
 
-def test_a_point_has_the_class_of_its_last_attempt_and_the_nodes_where_it_happened():
+def test_a_point_has_the_class_of_its_last_attempt_and_all_that_happened_before():
     attempts = [failed("server_crash", node="gpu1"), failed("client_error", number=2, node="gpu2")]
 
     (m,) = missing(["k"], {"k": attempts}, [ended("1", "k")], FAILURE)
 
-    assert (m.failure_class, m.tries, m.nodes) == ("client_error", 2, ("gpu2",))
+    assert (m.failure_class, m.tries) == ("client_error", 2)
+    assert m.events == (Event("server_crash", "gpu1", True), Event("client_error", "gpu2", True))
+
+
+def test_a_point_stays_away_from_every_node_that_was_at_fault_and_from_no_other():
+    assert after("node_fault", "server_crash", "node_fault", "node_fault").nodes(FAILURE) == ("gpu1", "gpu3", "gpu4")
+    assert lacking("node_fault", nodes=["gpu1", "gpu1", ""], tries=3).nodes(FAILURE) == ("gpu1",)
+
+
+@pytest.mark.parametrize("nothing", ["submit_refused", "cancelled", "preempted"])
+def test_a_job_that_says_nothing_of_the_point_makes_nothing_forgotten(nothing):
+    elsewhere, longer, never = after("node_fault", nothing), after("time_limit", nothing, nothing), after("server_oom", nothing)
+
+    assert (elsewhere.failure_class, elsewhere.deciding_class, elsewhere.nodes(FAILURE)) == (nothing, "node_fault", ("gpu1",))
+    assert longer.factor(FAILURE, "longer") == FAILURE.classes["time_limit"].factor
+    assert (decided(never).is_sent, decided(never).why) == (False, FAILURE.classes["server_oom"].why)
+
+
+@pytest.mark.parametrize("nothing", ["submit_refused", "cancelled", "preempted"])
+def test_a_point_to_which_nothing_else_happened_has_the_policy_of_that(nothing):
+    assert after(nothing).deciding_class == nothing
+    assert decided(after(nothing)).is_sent
+
+
+def test_a_class_of_last_and_the_class_that_decides_can_both_be_named():
+    m = after("server_oom", "cancelled")
+
+    assert [decided(m, only=[class_]).is_sent for class_ in ("server_oom", "cancelled", "lost")] == [True, True, False]
+
+
+def test_what_a_person_has_to_decide_waits_for_one_whatever_happened_before():
+    assert decided(after("server_crash", "cancelled"), retries=9).why == "its policy waits for a person"
+
+
+def test_every_job_that_was_too_short_makes_the_next_one_longer_still():
+    assert [after(*["time_limit"] * n).factor(FAILURE, "longer") for n in (0, 1, 2, 3)] == [1.0, 1.5, 1.5**2, 1.5**3]
+    assert after("time_limit", "server_crash", "time_limit").factor(FAILURE, "longer") == 1.5**2
+    assert after("time_limit", "server_start_timeout").factor(FAILURE, "patient") == 2
 
 
 def test_a_whole_attempt_that_is_invalid_is_a_class_too():
@@ -89,9 +142,38 @@ def test_a_whole_attempt_that_is_invalid_is_a_class_too():
 
 
 def test_a_point_that_a_job_never_came_to_has_the_class_that_the_job_ended_with():
-    (m,) = missing(["k"], {"k": []}, [ended("1", "k", why="time_limit")], FAILURE)
+    (m,) = missing(["k"], {"k": []}, [ended("1", "k", why="server_crash", at="other")], FAILURE)
 
-    assert (m.failure_class, m.tries, m.n_sent) == ("time_limit", 0, 1)
+    assert (m.failure_class, m.tries, m.n_sent) == ("server_crash", 0, 1)
+
+
+def test_a_time_that_was_too_short_for_any_point_is_a_try_and_one_that_sufficed_for_some_is_none():
+    (none,) = missing(["k"], {}, [ended("1", "k", why="time_limit")], FAILURE)
+    (some,) = missing(["k"], {}, [ended("1", "k", why="time_limit", measured=["other"])], FAILURE)
+
+    assert (none.failure_class, none.tries) == ("time_limit", 1)
+    assert (some.failure_class, some.tries) == ("time_limit", 0)
+
+
+def test_a_job_that_was_refused_was_not_sent():
+    (m,) = missing(["k"], {}, [ended("1", "k", told="NODE_FAIL"), refused("k"), refused("k")], FAILURE)
+
+    assert [e.failure_class for e in m.events] == ["node_fault", "submit_refused", "submit_refused"]
+    assert (m.n_sent, m.tries, m.deciding_class) == (1, 1, "node_fault")
+
+
+def test_a_job_that_nobody_heard_of_again_is_nothing_that_happened():
+    (m,) = missing(["k"], {}, [ended("", "k", state="unconfirmed")], FAILURE)
+
+    assert m == Missing("k", (), 0)
+
+
+def test_attempts_of_jobs_stand_in_the_order_in_which_the_jobs_were_sent():
+    attempts = [failed("server_crash", job_id="2"), failed("client_error", job_id="9", number=2)]
+
+    (m,) = missing(["k"], {"k": attempts}, [ended("1", "k", told="PREEMPTED"), ended("2", "k"), ended("3", "k", told="TIMEOUT")], FAILURE)
+
+    assert [e.failure_class for e in m.events] == ["client_error", "preempted", "server_crash", "time_limit"]
 
 
 def test_what_happened_last_counts_and_not_an_earlier_attempt():
@@ -233,7 +315,7 @@ def test_a_node_with_two_faults_is_one_to_stay_away_from(campaign):
     away = nodes_away(campaign, attempts, [], FAILURE)
 
     assert list(away) == ["gpu1"]
-    assert away == read_json(campaign.nodes)
+    assert read_json(campaign.nodes) == {"nodes": away, "seen_jobs": ["1", "2"]}
     assert time.time() + 23 * 3600 < away["gpu1"]["until_utc_s"] < time.time() + 25 * 3600
 
 
@@ -241,6 +323,20 @@ def test_two_points_of_one_job_are_one_fault_of_its_node(campaign):
     attempts = {key: [failed("node_fault", key=key)] for key in "kl"}
 
     assert nodes_away(campaign, attempts, [], FAILURE) == {}
+    assert not campaign.nodes.exists()
+
+
+def test_two_lanes_of_one_job_are_one_fault_of_its_node(campaign):
+    lanes = {"k": [failed("node_fault", job_id="7")], "l": [failed("node_fault", job_id="7.1")]}
+    assert nodes_away(campaign, lanes, [], FAILURE) == {}
+
+    assert list(nodes_away(campaign, {**lanes, "m": [failed("node_fault", job_id="8.3")]}, [], FAILURE)) == ["gpu1"]
+
+
+def test_who_only_looks_is_told_of_the_nodes_and_writes_nothing(campaign):
+    attempts = {"k": [failed("node_fault", job_id=i) for i in "12"]}
+
+    assert list(nodes_away(campaign, attempts, [], FAILURE, is_dry=True)) == ["gpu1"]
     assert not campaign.nodes.exists()
 
 
@@ -257,13 +353,13 @@ def test_a_node_that_slurm_lost_has_a_fault_though_nothing_was_tried_on_it(campa
 
 
 def test_an_entry_that_has_expired_does_not_count(campaign):
-    write_json(campaign.nodes, {"gpu1": {"until_utc_s": time.time() - 1}, "gpu2": {"until_utc_s": time.time() + 60}})
+    write_json(campaign.nodes, {"nodes": {"gpu1": {"until_utc_s": time.time() - 1}, "gpu2": {"until_utc_s": time.time() + 60}}})
 
     assert list(nodes_away(campaign, {}, [], FAILURE)) == ["gpu2"]
 
 
 def test_the_faults_that_an_expired_entry_names_do_not_renew_it_and_a_new_one_does(campaign):
-    write_json(campaign.nodes, {"gpu1": {"jobs": ["1", "2"], "until_utc_s": 0}})
+    write_json(campaign.nodes, {"nodes": {"gpu1": {"jobs": ["1", "2"], "until_utc_s": 0}}, "seen_jobs": ["1", "2"]})
     faults = [failed("node_fault", job_id=i) for i in "123"]
 
     assert nodes_away(campaign, {"k": faults[:2]}, [], FAILURE) == {}
@@ -272,17 +368,38 @@ def test_the_faults_that_an_expired_entry_names_do_not_renew_it_and_a_new_one_do
 
 def test_what_the_user_wrote_into_the_file_is_kept(campaign):
     mine = {"gpu8": {"why": "smells", "until_utc_s": 4e9}, "gpu1": {"why": "repaired", "jobs": ["1", "2"], "until_utc_s": 0}}
-    write_json(campaign.nodes, mine)
+    write_json(campaign.nodes, {"nodes": mine, "seen_jobs": ["1", "2"]})
     repaired = [failed("node_fault", job_id=i) for i in "12"]
     bad = [failed("node_fault", job_id=i, node="gpu5") for i in "34"]
 
     away = nodes_away(campaign, {"k": repaired, "l": bad}, [], FAILURE)
 
     assert sorted(away) == ["gpu5", "gpu8"]
-    assert {name: read_json(campaign.nodes)[name] for name in mine} == mine
+    assert {name: read_json(campaign.nodes)["nodes"][name] for name in mine} == mine
 
 
-@pytest.mark.parametrize("text", ["[]", '{"gpu1": 3}', "{"])
+def test_an_entry_that_the_user_removed_comes_back_only_with_a_new_fault(campaign):
+    faults = [failed("node_fault", job_id=i) for i in "123"]
+    nodes_away(campaign, {"k": faults[:2]}, [], FAILURE)
+    write_json(campaign.nodes, {**read_json(campaign.nodes), "nodes": {}})
+
+    assert nodes_away(campaign, {"k": faults[:2]}, [], FAILURE) == {}
+    assert list(nodes_away(campaign, {"k": faults}, [], FAILURE)) == ["gpu1"]
+
+
+def test_an_entry_without_an_end_never_ends(campaign):
+    write_json(campaign.nodes, {"nodes": {"gpu017": {"why": "ECC"}}})
+
+    assert nodes_away(campaign, {}, [], FAILURE) == {"gpu017": {"why": "ECC"}}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]", "{", "3", '{"gpu1": {"until_utc_s": 0}}', '{"nodes": []}', '{"nodes": {"gpu1": 3}}',
+        '{"nodes": {"gpu1": {"until_utc_s": "tomorrow"}}}', '{"nodes": {}, "seen_jobs": 3}',
+    ],
+)  # fmt: skip
 def test_a_file_of_nodes_that_is_none_is_refused(campaign, text):
     campaign.root.mkdir()
     campaign.nodes.write_text(text)

@@ -7,7 +7,8 @@ from dataclasses import asdict
 
 import pytest
 
-from glm5bench.launch.jobs import jobs, live_jobs
+from glm5bench.errors import EnvironmentLacks, FileError
+from glm5bench.launch.jobs import CLOCKS_S, LATE_S, jobs, jobs_by_slurm, live_jobs, user
 from glm5bench.launch.request import End
 from glm5bench.launch.slurm import TERMINAL
 from glm5bench.node.heartbeat import SILENT_S, Beat
@@ -34,11 +35,11 @@ def slurm_says(campaign, *, queue="", accounting=""):
         program.chmod(0o755)
 
 
-def sent(campaign, *job_ids, ago_s=LONG_AGO, accepted_ago_s=None, lanes=1, name="c-1", limit_s=3600.0):
+def sent(campaign, *job_ids, ago_s=LONG_AGO, accepted_ago_s=None, lanes=1, name="c-1", limit_s=3600.0, by=None):
     """One array of jobs, each with a point of its own, that Slurm has accepted."""
     now = time.time()
     asked = [{"requests": [["r.json"]] * lanes, "keys": [f"k{i}"], "limit_s": limit_s} for i, _ in enumerate(job_ids)]
-    who = {"executor": "slurm", "host": "login", "user": "me"}
+    who = {"executor": "slurm", "host": "login", "user": by or user()}
     campaign.append_submission({"kind": "asked", "name": name, **who, "jobs": asked, "utc_s": now - ago_s})
     at = now - (ago_s if accepted_ago_s is None else accepted_ago_s)
     campaign.append_submission({"kind": "accepted", "name": name, "job_ids": list(job_ids), "utc_s": at})
@@ -46,7 +47,8 @@ def sent(campaign, *job_ids, ago_s=LONG_AGO, accepted_ago_s=None, lanes=1, name=
 
 def beat(campaign, job_id="7", *, ago_s=1.0, **more):
     """A heartbeat on another machine."""
-    write_json(campaign.heartbeat(job_id), asdict(Beat("elsewhere", 1, 1, time.time() - ago_s, "measuring", node="gpu1", **more)))
+    said = {"phase": "measuring", "node": "gpu1", **more}
+    write_json(campaign.heartbeat(job_id), asdict(Beat("elsewhere", 1, 1, time.time() - ago_s, **said)))
 
 
 def last_words(campaign, why, job_id="7", *, ago_s=1.0, left=("k0",)):
@@ -93,7 +95,7 @@ def test_a_word_of_slurm_that_nobody_knows_yet_is_no_end(campaign):
 @pytest.mark.parametrize(
     ("word", "class_"),
     [("TIMEOUT", "time_limit"), ("DEADLINE", "time_limit"), ("CANCELLED by 0", "cancelled"), ("PREEMPTED", "preempted"),
-     ("NODE_FAIL", "node_fault"), ("BOOT_FAIL", "node_fault"), ("OUT_OF_MEMORY", "server_oom"), ("FAILED", "lost"), ("COMPLETED", "lost")],
+     ("NODE_FAIL", "node_fault"), ("BOOT_FAIL", "node_fault"), ("OUT_OF_MEMORY", "lost"), ("FAILED", "lost"), ("COMPLETED", "lost")],
 )  # fmt: skip
 def test_a_job_that_slurm_does_not_know_any_more_ended_as_accounting_says(campaign, word, class_):
     sent(campaign, "7")
@@ -101,6 +103,30 @@ def test_a_job_that_slurm_does_not_know_any_more_ended_as_accounting_says(campai
     slurm_says(campaign, accounting=f"7|{word}|gpu1\n")
 
     assert (only(campaign).state, only(campaign).failure_class) == ("ended", class_)
+
+
+@pytest.mark.parametrize(
+    ("word", "class_"),
+    [("CANCELLED", "cancelled"), ("TIMEOUT", "time_limit"), ("DEADLINE", "time_limit"), ("PREEMPTED", "preempted"),
+     ("NODE_FAIL", "node_fault"), ("OUT_OF_MEMORY", "lost"), ("FAILED", "lost"), ("COMPLETED", "lost")],
+)  # fmt: skip
+def test_a_job_that_the_controller_still_shows_as_over_has_its_class_where_there_is_no_accounting(campaign, word, class_):
+    sent(campaign, "7")
+    beat(campaign)
+    slurm_says(campaign, queue=f"7|{word}|gpu1|0:00|None\n")
+    (campaign.root.parent / "bin" / "sacct").unlink()
+
+    assert (only(campaign).state, only(campaign).failure_class) == ("ended", class_)
+
+
+def test_what_the_controller_showed_of_a_job_is_remembered_when_it_forgets_it(campaign):
+    sent(campaign, "7")
+    slurm_says(campaign, queue="7|CANCELLED||0:00|None\n")
+    assert only(campaign).failure_class == "cancelled"
+
+    slurm_says(campaign)
+
+    assert (only(campaign).state, only(campaign).failure_class) == ("ended", "cancelled")
 
 
 @pytest.mark.parametrize("word", sorted(TERMINAL))
@@ -118,12 +144,35 @@ def test_a_job_that_is_gone_and_that_accounting_does_not_know_is_lost(campaign):
     assert (only(campaign).state, only(campaign).failure_class) == ("ended", "lost")
 
 
-def test_a_job_whose_script_began_on_a_node_and_never_spoke_is_that_nodes_fault(campaign):
-    sent(campaign, "7")
+@pytest.mark.parametrize(("other", "class_"), [("gpu1", "node_fault"), ("gpu5", "lost"), (None, "lost")])
+def test_a_node_where_python_never_spoke_is_at_fault_only_where_it_spoke_on_another(campaign, other, class_):
+    sent(campaign, "7_0", "7_1")
     slurm_says(campaign)
-    campaign.write_text(campaign.job("7") / "started", "gpu5 1700000000\n")
+    campaign.write_text(campaign.job("7_0") / "started", "gpu5 1700000000\n")
+    if other is not None:
+        beat(campaign, "7_1", node=other)
 
-    assert (only(campaign).node, only(campaign).failure_class) == ("gpu5", "node_fault")
+    silent = jobs(campaign, poll_s=0)[0]
+
+    assert (silent.state, silent.node, silent.failure_class) == ("ended", "gpu5", class_)
+
+
+@pytest.mark.parametrize("by", ["somebody-else", None])
+def test_another_users_job_that_nobody_tells_of_may_still_run(campaign, by):
+    sent(campaign, "7", by=by)
+    slurm_says(campaign)
+    assert only(campaign).state == ("unknown" if by else "ended")
+
+    slurm_says(campaign, accounting="7|TIMEOUT|gpu1\n")
+    assert (only(campaign).state, only(campaign).failure_class) == ("ended", "time_limit")
+
+
+def test_another_users_job_that_has_said_its_last_word_is_over(campaign):
+    sent(campaign, "7", by="somebody-else")
+    last_words(campaign, "complete", left=())
+    slurm_says(campaign)
+
+    assert only(campaign).state == "ended"
 
 
 def test_a_fresh_beat_does_not_keep_a_job_that_slurm_says_is_over(campaign):
@@ -156,17 +205,67 @@ def test_without_an_answer_a_job_that_has_said_its_last_word_is_over(campaign):
     assert only(campaign).state == "ended"
 
 
-def test_without_an_answer_a_job_that_is_silent_for_long_is_over(campaign):
+def test_without_an_answer_a_job_that_is_silent_may_come_again(campaign):
     sent(campaign, "7")
     beat(campaign, ago_s=SILENT_S * 2)
 
+    assert (only(campaign).state, only(campaign).is_live) == ("unknown", True)
+
+
+def test_without_an_answer_a_job_is_over_when_it_has_been_silent_for_longer_than_its_time(campaign):
+    sent(campaign, "7", limit_s=60.0, ago_s=3 * LATE_S)
+    beat(campaign, ago_s=60.0 + LATE_S - 30)
+    assert only(campaign).state == "unknown"
+
+    beat(campaign, ago_s=60.0 + LATE_S + 30)
     assert (only(campaign).state, only(campaign).failure_class) == ("ended", "lost")
+
+
+@pytest.mark.parametrize("why", ["SIGTERM", "SIGUSR2", "SIGINT"])
+def test_without_an_answer_a_job_that_a_signal_ended_may_come_again(campaign, why):
+    sent(campaign, "7")
+    beat(campaign, phase="done")
+    last_words(campaign, why)
+
+    assert (only(campaign).state, only(campaign).is_live) == ("unknown", True)
+
+
+@pytest.mark.parametrize(("second", "state"), [(None, "unknown"), ("SIGTERM", "unknown"), ("server_crash", "ended")])
+def test_without_an_answer_a_job_of_lanes_is_over_when_every_lane_has_said_a_word_that_is_no_signal(campaign, second, state):
+    sent(campaign, "7", lanes=2)
+    last_words(campaign, "time_limit", "7")
+    if second is not None:
+        last_words(campaign, second, "7.1")
+
+    assert only(campaign).state == state
+
+
+@pytest.mark.parametrize("how", ["never spoke", "silent", "signal", "own reasons"])
+def test_nothing_is_decided_about_jobs_that_may_come_again_while_slurm_does_not_answer(campaign, how):
+    sent(campaign, "7")
+    if how == "silent":
+        beat(campaign, ago_s=SILENT_S * 2)
+    if how in ("signal", "own reasons"):
+        last_words(campaign, "SIGTERM" if how == "signal" else "server_crash")
+
+    with pytest.raises(EnvironmentLacks, match="Slurm does not answer"):
+        jobs_by_slurm(campaign)
+
+
+def test_what_every_job_said_it_came_to_needs_no_answer_of_slurm(campaign):
+    sent(campaign, "7")
+    last_words(campaign, "complete", left=())
+    assert [job.state for job in jobs_by_slurm(campaign)] == ["ended"]
+
+    slurm_says(campaign)
+    last_words(campaign, "server_crash")
+    assert [job.state for job in jobs_by_slurm(campaign)] == ["ended"]
 
 
 def test_a_beat_that_is_older_than_the_submission_is_another_jobs(campaign):
     sent(campaign, "7", ago_s=10)
-    beat(campaign, ago_s=20)
-    last_words(campaign, "complete", ago_s=20)
+    beat(campaign, ago_s=20 + CLOCKS_S)
+    last_words(campaign, "complete", ago_s=20 + CLOCKS_S)
 
     assert (only(campaign).state, only(campaign).beats, only(campaign).ends) == ("unknown", (), ())
 
@@ -236,11 +335,11 @@ def test_a_job_of_lanes_is_over_when_every_lane_has_said_so(campaign):
     assert (only(campaign).state, only(campaign).failure_class) == ("ended", "time_limit")
 
 
-def test_a_submission_without_an_answer_is_live_until_it_is_known(campaign):
+def test_a_submission_without_an_answer_is_unconfirmed_and_has_nothing_in_its_charge(campaign):
     jobs_asked = [{"requests": [["r.json"]], "keys": ["k0"], "limit_s": 60}]
     who = {"executor": "slurm", "host": "login", "user": "me"}
     campaign.append_submission({"kind": "asked", "name": "c-1", **who, "jobs": jobs_asked, "utc_s": time.time()})
-    assert (only(campaign).state, only(campaign).is_live) == ("unknown", True)
+    assert (only(campaign).state, only(campaign).is_live, only(campaign).failure_class) == ("unconfirmed", False, "")
 
     campaign.append_submission({"kind": "refused", "name": "c-1", "message": "no", "utc_s": time.time()})
     assert (only(campaign).state, only(campaign).failure_class) == ("ended", "submit_refused")
@@ -253,6 +352,22 @@ def test_a_job_that_the_user_cancelled_is_cancelled_whatever_its_signal(campaign
     slurm_says(campaign)
 
     assert only(campaign).failure_class == "cancelled"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [{"kind": "asked", "name": "c-1"}, {"kind": "asked", "name": "c-1", "jobs": 3}, {"kind": "accepted", "name": "c-1"},
+     {"kind": "accepted", "name": "c-1", "job_ids": ["7"], "utc_s": "noon"}, {"kind": "refused", "name": "c-1"},
+     {"kind": "cancelled"}, [], 3, None],
+)  # fmt: skip
+def test_a_line_of_submissions_that_nobody_understands_is_named_with_its_file(campaign, line):
+    sent(campaign, "7")
+    campaign.append_submission(line)
+
+    with pytest.raises(FileError, match=r"A line of submissions\.jsonl cannot be understood") as refused:
+        jobs(campaign)
+
+    assert refused.value.path == str(campaign.submissions)
 
 
 def test_slurm_is_not_asked_again_before_its_time(campaign):
@@ -334,6 +449,17 @@ def test_a_job_stops_when_its_time_is_over_and_says_so():
 
     assert over.is_stopped()
     assert over.why == "time_limit"
+
+
+def test_a_fault_does_not_hide_why_a_job_stopped():
+    assert Progress().last_word == "lost"
+    assert Progress(fault="server_crash").last_word == "server_crash"
+
+    faulty = Progress(fault="server_crash")
+    faulty.stopped("SIGUSR2")
+    faulty.fault = "client_error"
+
+    assert (faulty.why, faulty.last_word) == ("SIGUSR2", "SIGUSR2")
 
 
 def test_the_first_reason_to_stop_stands():

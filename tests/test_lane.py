@@ -112,7 +112,7 @@ def test_a_lane_keeps_to_the_gpus_that_slurm_gave_by_whatever_names(here):
     assert visible() == {"CUDA_VISIBLE_DEVICES": "GPU-c,GPU-d"}
 
 
-@pytest.mark.parametrize("given_by", ["ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"])
+@pytest.mark.parametrize("given_by", ["ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"])
 def test_a_lane_on_amds_gpus_is_told_in_one_variable_only(here, given_by):
     here.setenv(given_by, "0,1,2,3,4,5,6,7")
 

@@ -2,21 +2,26 @@
 
 import os
 import time
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 from conftest import compose, measured
 
 from glm5bench.errors import UsageError
 from glm5bench.launch.campaign import left, opened
-from glm5bench.launch.entry import LOCK_VARIABLE, _this_machine
-from glm5bench.launch.jobs import live_jobs
+from glm5bench.launch.entry import LOCK_VARIABLE, _run, _spent, _tell_of_an_earlier_run, _this_machine
+from glm5bench.launch.jobs import jobs, live_jobs
+from glm5bench.launch.request import End, Request
 from glm5bench.launch.status import status
-from glm5bench.launch.submit import How
-from glm5bench.node.heartbeat import Heartbeat, process_started_ticks
+from glm5bench.launch.submit import How, _clean_environment, _write_requests
+from glm5bench.node.heartbeat import Beat, Heartbeat, process_started_ticks
 from glm5bench.node.job import Progress
 from glm5bench.node.server import _environment
 from glm5bench.plan import plan
+from glm5bench.point import from_json
 from glm5bench.store.campaign import Campaign
+from glm5bench.store.files import write_json
 from glm5bench.store.pointfile import write_point
 
 HOW = How(compose().cluster, compose().failure, 0)
@@ -41,6 +46,16 @@ def submitted(campaign, keys, *, pid=None, ago_s=0.0):
     campaign.append_submission({"kind": "accepted", "name": f"c-{pid}", "job_ids": [str(pid)], "started_ticks": ticks, "utc_s": at})
 
 
+def request(planned):
+    (job,) = planned.jobs
+    return Request(job, HOW.failure)
+
+
+def died_at(campaign, key, *, phase="measuring"):
+    """The last beat of a run of job 7 on gpu3 that said nothing more."""
+    write_json(campaign.heartbeat("7"), asdict(Beat("gpu3", 1, 1, time.time(), phase, node="gpu3", key=key)))
+
+
 def test_a_job_before_its_first_beat_is_alive_while_its_process_is(campaign):
     submitted(campaign, ["a"])
 
@@ -63,11 +78,11 @@ def test_a_job_whose_submission_was_never_recorded_is_found_by_its_beat(campaign
 def test_what_is_left_is_neither_done_nor_in_the_charge_of_a_live_job(campaign, planned):
     done, running = (p.key for p in planned.points)
     write_point(campaign.point_file(done, 1), measured(done))
-    assert [p.key for job in left(campaign, planned.jobs) for p in job.points] == [running]
+    assert [p.key for job in left(campaign, planned.jobs, []) for p in job.points] == [running]
 
     submitted(campaign, [running])
 
-    assert left(campaign, planned.jobs) == ()
+    assert left(campaign, planned.jobs, jobs(campaign)) == ()
 
 
 def test_a_job_says_that_it_waits_only_where_another_holds_the_machine(tmp_path, monkeypatch):
@@ -109,6 +124,98 @@ def test_what_a_dead_job_said_last_stands_beside_the_points_that_it_never_came_t
 
     assert {p.state for p in states} == {"missing"}
     assert all("No space left on device" in p.message for p in states)
+
+
+def test_the_points_of_a_submission_without_an_answer_are_missing_and_say_so(campaign, planned, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))  # no Slurm
+    opened(campaign, planned, HOW, name="c", launcher="slurm", overrides=())
+    asked = [{"requests": [["r.json"]], "keys": [p.key for p in planned.points], "limit_s": 60}]
+    who = {"executor": "slurm", "host": "login", "user": "me", "utc_s": time.time()}
+    campaign.append_submission({"kind": "asked", "name": "c-1", **who, "jobs": asked})
+
+    found = status(campaign)
+
+    assert ({p.state for p in found.points}, found.jobs) == ({"missing"}, ())
+    assert all("asked for as c-1" in p.message and "resubmit" in p.message for p in found.points)
+
+
+def test_a_run_that_died_without_a_word_has_had_an_attempt_at_the_point_that_it_was_at(campaign, planned):
+    at, after = (p.key for p in planned.points)
+    died_at(campaign, at)
+
+    _tell_of_an_earlier_run(campaign, [request(planned)], "7")
+
+    (attempt,) = campaign.attempts([at, after])[at]
+    assert (attempt.status, attempt.failure_class, attempt.job_id, attempt.node) == ("failed", "lost", "7", "gpu3")
+    assert campaign.attempts([after])[after] == []
+
+
+@pytest.mark.parametrize("how", ["said its end", "was done", "was at no point", "had measured it", "was never there"])
+def test_a_run_that_left_no_point_half_measured_has_had_no_attempt(campaign, planned, how):
+    at = planned.points[0].key
+    if how != "was never there":
+        died_at(campaign, "" if how == "was at no point" else at, phase="done" if how == "was done" else "measuring")
+    if how == "said its end":
+        write_json(campaign.ended("7"), asdict(End("SIGTERM", (), (), (at,), "gpu3", time.time())))
+    if how == "had measured it":
+        write_point(campaign.point_file(at, 1), measured(at))
+
+    _tell_of_an_earlier_run(campaign, [request(planned)], "7")
+
+    assert [a for a in campaign.attempts([at])[at] if not a.is_done] == []
+
+
+def test_a_point_that_took_its_run_down_as_often_as_the_limit_says_is_left(campaign, planned):
+    at = planned.points[0].key
+    spent = []
+    for _ in range(HOW.failure.limit):
+        spent.append(_spent(campaign, request(planned)))
+        died_at(campaign, at)
+        _tell_of_an_earlier_run(campaign, [request(planned)], "7")
+
+    assert spent == [set()] * HOW.failure.limit
+    assert _spent(campaign, request(planned)) == {at}
+
+
+def test_a_job_of_which_every_point_is_spent_leaves_them_and_starts_nothing(campaign, planned):
+    keys, progress = sorted(p.key for p in planned.points), Progress()
+    for key in keys * HOW.failure.limit:
+        died_at(campaign, key)
+        _tell_of_an_earlier_run(campaign, [request(planned)], "7")
+
+    with Heartbeat(campaign.heartbeat("7"), keys) as heart:
+        _run(campaign, request(planned), "7", heart, progress)
+
+    assert (sorted(progress.left), progress.measured, progress.failed, progress.last_word) == (keys, [], [], "lost")
+
+
+def test_an_attempt_that_failed_in_another_way_is_not_one_that_slurm_ran_again(campaign, planned):
+    key = planned.points[0].key
+    for number in range(1, 2 * HOW.failure.limit):
+        write_json(campaign.attempt_file(key, number), {"status": "failed", "class": "lost", "message": "gone"})
+
+    assert _spent(campaign, request(planned)) == set()
+
+
+def test_what_is_sent_takes_nothing_along_of_the_job_that_it_is_sent_from(monkeypatch):
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    before = dict(os.environ)
+
+    with _clean_environment():
+        inside = dict(os.environ)
+
+    assert {"SLURM_ARRAY_TASK_ID", "CUDA_VISIBLE_DEVICES"}.isdisjoint(inside)
+    assert dict(os.environ) == before
+
+
+def test_requests_of_arms_that_differ_only_in_a_rehearsed_fault_are_files_of_their_own(campaign):
+    asked = plan([compose("engine=simulated"), compose("engine=simulated", "engine.fault=die:4")]).jobs
+
+    paths = _write_requests(campaign, [Request(job, HOW.failure) for job in asked], 1)
+
+    assert len(set(paths)) == 2
+    assert [from_json(Request, Path(path).read_bytes()).job for path in paths] == list(asked)
 
 
 def test_the_shell_s_engine_variables_do_not_reach_a_server(monkeypatch, tmp_path):

@@ -206,7 +206,7 @@ def test_the_verdict_is_recomputed_from_what_was_observed():
     assert m.verdict().codes == ("admission_capped", "clock_step")
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(st.data())
 def test_any_requests_survive_a_file(tmp_path_factory, data):
     n = data.draw(st.integers(0, 40))

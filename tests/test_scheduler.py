@@ -154,7 +154,7 @@ def test_the_same_seed_gives_the_same_steps():
     assert runs[0] == runs[1]
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(
     lengths=st.lists(st.tuples(st.integers(1, 500), st.integers(1, 60)), min_size=1, max_size=12),
     running=st.integers(1, 8),

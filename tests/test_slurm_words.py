@@ -29,7 +29,7 @@ def test_a_queue_is_read_by_job_with_its_state_node_time_and_reason(program):
         "12_0": Told("RUNNING", "gpu1", "None", "1:02:03"),
         "12_1": Told("PENDING", "", "ReqNodeNotAvail, UnavailableNodes:gpu[1-2]", "2:00:00"),
     }
-    assert "--user=also,me" in asked.read_text().splitlines()
+    assert {"--user=also,me", "--all", "--states=all", "--array"} <= set(asked.read_text().splitlines())
 
 
 def test_a_reason_may_hold_the_bar_that_separates_columns(program):
@@ -61,13 +61,34 @@ def test_a_command_that_fails_is_no_answer_whatever_it_printed(program):
 def test_a_command_that_is_not_there_is_no_answer(program):
     assert (slurm.queue({"me"}), slurm.accounting(["7"]), slurm.config(), slurm.nodes(None)) == (None, None, None, None)
     assert (slurm.version(), slurm.find("name", "me"), slurm.find_ended("name", "me", "now")) == (None, None, [])
-    assert (slurm.is_there(), slurm.cancel(["7"]), slurm.requeue("7")) == (False, "scancel is not on PATH", "scontrol is not on PATH")
+    assert (slurm.is_there(), slurm.cancel(["7"]), slurm.requeue("7")) == (False, "scancel did not answer", "scontrol did not answer")
 
 
 def test_a_user_s_own_format_of_the_queue_does_not_reach_squeue(program, monkeypatch):
     monkeypatch.setenv("SQUEUE_FORMAT", "%i")
     monkeypatch.setenv("SACCT_FORMAT", "JobID")
     program("squeue", "7|RUNNING|gpu1|1:00|None\n", first='[ -z "$SQUEUE_FORMAT$SACCT_FORMAT" ] || exit 1')
+
+    assert list(slurm.queue({"me"})) == ["7"]
+
+
+def test_a_job_inside_another_hands_nothing_of_that_one_on_and_what_names_the_cluster_stays():
+    inside = dict.fromkeys(
+        ["SLURM_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURMD_NODENAME", "SRUN_CPUS_PER_TASK", "SBATCH_PARTITION", "SQUEUE_FORMAT",
+         "SUBMITIT_EXECUTOR", "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"], "1",
+    )  # fmt: skip
+    kept = {"SLURM_CONF": "/etc/slurm/slurm.conf", "PATH": "/bin", "HOME": "/root", "MY_SLURM_NOTE": "1"}
+
+    assert slurm.clean({**inside, **kept}) == kept
+
+
+def test_slurms_commands_do_not_run_as_the_job_that_asks(program, monkeypatch):
+    monkeypatch.setenv("SBATCH_PARTITION", "mine")
+    monkeypatch.setenv("SLURM_CLUSTERS", "other")
+    monkeypatch.setenv("SLURM_CONF", "/etc/slurm/mine.conf")
+    program(
+        "squeue", "7|RUNNING|gpu1|1:00|None\n", first='[ "$SBATCH_PARTITION$SLURM_CLUSTERS$SLURM_CONF" = /etc/slurm/mine.conf ] || exit 1'
+    )
 
     assert list(slurm.queue({"me"})) == ["7"]
 
@@ -122,6 +143,21 @@ def test_partitions_are_read_by_name_with_their_settings(program):
 )
 def test_a_partition_s_time_is_read_in_minutes(text, minutes):
     assert slurm.max_time_min({"MaxTime": text}) == minutes
+
+
+def test_every_name_has_the_time_of_its_partition_and_one_without_a_partition_that_of_the_default_one(program):
+    program(
+        "scontrol",
+        "PartitionName=gpu Default=YES MaxTime=01:00:00\nPartitionName=long MaxTime=2:00:00\nPartitionName=any MaxTime=UNLIMITED\n",
+    )
+
+    limits = slurm.partition_limits_min({"a": None, "b": "long", "c": "any", "d": "nowhere"})
+
+    assert limits == {"a": 60, "b": 120}
+
+
+def test_without_an_answer_no_partition_has_a_limit(program):
+    assert slurm.partition_limits_min({"a": None, "b": "long"}) == {}
 
 
 def test_nodes_are_read_with_state_and_gres(program):

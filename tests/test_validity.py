@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from conftest import raw, three_requests
+from conftest import measured, raw, three_requests
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -115,6 +115,34 @@ def test_a_point_that_is_both_flagged_and_invalid_is_invalid_and_says_both():
     v = judged(three_requests(asked=[6, 4, 11]), client_lag_p99_s=1.0)
 
     assert (v.validity, v.codes) == ("invalid", ("short_outputs", "client_lag"))
+
+
+@pytest.mark.parametrize(
+    ("neighbours", "codes"), [((0, 0), ()), ((1, 1), ()), ((3, 3), ()), ((1, 0), ("packed_alone",)), ((3, 2), ("packed_alone",))]
+)
+def test_a_server_that_was_to_have_neighbours_under_load_and_had_fewer_flags_a_point(neighbours, codes):
+    v = judged(three_requests(), neighbours=neighbours)
+
+    assert (v.validity, v.codes) == ("flagged" if codes else "valid", codes)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "is_alone"),
+    [
+        (["b200-1 measuring"], ["b200-1 warm-up"], False),
+        (["b200-1 measuring"], ["b200-1 loading"], True),
+        (["b200-1 loading"], ["b200-1 measuring"], True),
+        (["b200-1 measuring"], [], True),
+    ],
+)
+def test_what_a_lane_saw_beside_it_at_both_ends_of_its_window_says_whether_it_was_alone(before, after, is_alone):
+    made = measured(provenance={"host": "gpu001", "lanes": 2, "beside_before": before, "beside_after": after})
+
+    assert ("packed_alone" in made.verdict().codes) == is_alone
+
+
+def test_a_server_on_a_node_of_its_own_misses_no_neighbour():
+    assert "packed_alone" not in measured().verdict().codes
 
 
 def test_a_published_point_is_flagged_as_not_recomputable():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,8 +51,13 @@ def _sweep(multirun: Multirun) -> int:
     if first.wait or first.cluster.executor == "debug":
         return _wait_and_report(campaign, first.price, how)
     print(campaign.root)
-    say(f"next: `glm5bench status {campaign.root}`, `glm5bench tables {campaign.root}`")
+    say(f"next: `glm5bench status {quoted(campaign)}`, `glm5bench tables {quoted(campaign)}`")
     return 1 if outcome is not None and (outcome.refused or outcome.n_waiting) else 0
+
+
+def quoted(campaign: Campaign) -> str:
+    """The directory as one types it."""
+    return shlex.quote(str(campaign.root))
 
 
 def _campaign(multirun: Multirun) -> Campaign:
@@ -94,7 +100,8 @@ def _tell_outcome(campaign: Campaign, outcome: Outcome, how: How) -> None:
     if outcome.n_waiting:
         say(f"{outcome.n_waiting} node jobs were not sent: Slurm's MaxJobCount is reached.")
     if outcome.refused or outcome.n_waiting:
-        say(f"next: `glm5bench doctor cluster={how.cluster.id}` says what of it is true here; `glm5bench resubmit {campaign.root}`")
+        say("next: mend conf/cluster (`glm5bench doctor` with the same overrides says what of it is true), then type this sweep again;")
+        say(f"      `glm5bench resubmit {quoted(campaign)}` sends the rest by the rules of the last sweep")
 
 
 def _wait_and_report(campaign: Campaign, price: Price, how: How) -> int:
@@ -107,11 +114,12 @@ def _wait_and_report(campaign: Campaign, price: Price, how: How) -> int:
         while how.retries and not final.is_complete and resubmit(campaign, is_automatic=True, how=how).outcome is not None:
             final = watch(campaign)
     except KeyboardInterrupt:
-        say(f"The jobs go on. `glm5bench status {campaign.root}` tells how far they are, `glm5bench cancel {campaign.root}` ends them.")
+        here = quoted(campaign)
+        say(f"The jobs go on. `glm5bench status {here}` tells how far they are, `glm5bench cancel {here}` ends them.")
         return 130
     if not final.is_complete:
         say(status_text(final.as_json()))
-        say(f"logs: {campaign.jobs}\nnext: `glm5bench resubmit {campaign.root}`, or the same command: it measures only what is missing")
+        say(f"logs: {campaign.jobs}\nnext: `glm5bench resubmit {quoted(campaign)}`, or the same command: it measures only what is missing")
     if final.counts.get("done"):
         write_archive_of([str(campaign.root)], campaign.archive)
         code = tables_of([str(campaign.archive)], price=price)
@@ -203,6 +211,8 @@ def status(
     except KeyboardInterrupt:
         return 130
     print(json.dumps(now.as_json(), indent=1) if as_json else status_text(now.as_json()))
+    if not as_json and now.is_over and not now.is_complete:
+        say(f"next: `glm5bench resubmit {quoted(campaign)} --dry-run` says what would be sent again, and what not and why")
     return 0 if now.is_complete or not now.is_over else 1
 
 
@@ -274,7 +284,7 @@ def cancel(directory: Path) -> int:
         say(printable(f"scancel: {said}"))
     say(f"Ended: {_ids(gone)}." if gone else "No job of this campaign ran here." if not still else "No job has ended.")
     if still:
-        say(f"Still there: {_ids(still)}. `glm5bench status {campaign.root}` tells when they are gone.")
+        say(f"Still there: {_ids(still)}. `glm5bench status {quoted(campaign)}` tells when they are gone.")
     return 1 if still else 0
 
 

@@ -24,7 +24,7 @@ MARGIN = 1.5  # of a time limit over the estimate
 MARGIN_MIN = 10
 OWN = (
     "job-name", "array", "output", "error", "open-mode", "ntasks", "ntasks-per-node", "nodes", "signal", "time", "wait", "parsable",
-    "test-only", "wrap",
+    "test-only", "wrap", "export", "export-file", "chdir", "quiet", "wait-all-nodes",
 )  # fmt: skip  # options of sbatch that are this tool's
 RESERVED = {*OWN, *(name.replace("_", "-") for name in Resources.__dataclass_fields__)}  # or that have a line of their own in conf/cluster
 
@@ -68,7 +68,8 @@ def batches(
         exclude = tuple(sorted({node for order in member for node in order.exclude}))
         gpus = min(sum(job.arm.tp for job in jobs), first.job.arm.hardware.gpus_per_node)
         batch = Batch((jobs,), first.job.arm.hardware.id, gpus, len(jobs), time_min, exclude)
-        same = canonical_json([batch.hardware, batch.gpus, batch.lanes, time_min, exclude])
+        r = cluster.resources(batch.hardware)
+        same = canonical_json([r, *_gpus(r, gpus), batch.lanes, time_min, exclude])
         groups[same] = replace(groups[same], members=(*groups[same].members, jobs)) if same in groups else batch
     return [
         replace(batch, members=batch.members[i : i + max_array_size])
@@ -98,7 +99,7 @@ def time_limit_min(job: NodeJob, cluster: Cluster, factor: float = 1.0, partitio
     r = cluster.resources(job.arm.hardware.id)
     wanted = factor * (r.time_limit_min or job.estimate_s / 60 * MARGIN + MARGIN_MIN)
     stepped = math.ceil(wanted) if r.time_limit_min else next((step for step in STEPS_MIN if step >= wanted), math.ceil(wanted))
-    return int(min(limit for limit in (stepped, r.max_time_min, partition_max_min) if limit))
+    return max(1, int(min(limit for limit in (stepped, r.max_time_min, partition_max_min) if limit)))
 
 
 def longest_s(resources: Resources, stop_before_s: float, partition_max_min: float | None) -> float | None:
@@ -117,7 +118,15 @@ def parameters(batch: Batch, cluster: Cluster, campaign: Campaign, name: str) ->
             where=f"cluster {cluster.id}",
             next_step=f"cluster.slurm.{reserved[0].replace('-', '_')}, or leave it out",
         )
+    strange = [option for option in r.sbatch if not re.fullmatch(r"[a-z][a-z0-9_-]+", option)]
+    if strange:
+        raise SettingsError(
+            f"slurm.sbatch holds {strange[0]!r}, which is no long option's name.",
+            where=f"cluster {cluster.id}",
+            next_step="mail-type: FAIL",
+        )
     options: dict[str, Any] = {option: value for option, value in r.sbatch.items() if value is not False and option != "exclude"}
+    gres, gpus_per_node = _gpus(r, batch.gpus)
     exclude = [str(r.sbatch["exclude"])] if r.sbatch.get("exclude") else []
     if r.reservation:
         options["reservation"] = r.reservation
@@ -130,8 +139,8 @@ def parameters(batch: Batch, cluster: Cluster, campaign: Campaign, name: str) ->
         "account": r.account,
         "qos": r.qos,
         "constraint": r.constraint,
-        "gres": r.gres and r.gres.replace("$GPUS", str(batch.gpus)),
-        "gpus_per_node": r.gpus_per_node and r.gpus_per_node.replace("$GPUS", str(batch.gpus)),
+        "gres": gres,
+        "gpus_per_node": gpus_per_node,
         "exclusive": r.exclusive or None,
         "cpus_per_task": r.cpus_per_task,
         "mem": r.mem,
@@ -146,6 +155,10 @@ def parameters(batch: Batch, cluster: Cluster, campaign: Campaign, name: str) ->
     return {key: value for key, value in asked.items() if value is not None or key == "wckey"}
 
 
+def _gpus(r: Resources, gpus: int) -> list[str | None]:
+    return [asked and asked.replace("$GPUS", str(gpus)) for asked in (r.gres, r.gpus_per_node)]
+
+
 def _first_lines(campaign: Campaign) -> list[str]:
     jobs = shlex.quote(str(campaign.jobs))
     return [
@@ -158,12 +171,25 @@ def _first_lines(campaign: Campaign) -> list[str]:
 
 def script(batch: Batch, cluster: Cluster, campaign: Campaign, name: str) -> str:
     """The sbatch script, word for word as submitit writes it for this batch."""
+    executor = _executor(batch, cluster, campaign, name)
+    text: str = executor._make_submission_file_text(executor._submitit_command_str, "")
+    return text
+
+
+def command_script(batch: Batch, cluster: Cluster, campaign: Campaign, name: str, command: str) -> str:
+    """A script that asks for what this batch asks for, sets up the same, and runs a shell's command in place of the job."""
+    executor = _executor(batch, cluster, campaign, name)
+    executor.update_parameters(use_srun=False)
+    text: str = executor._make_submission_file_text(command, "")
+    return text
+
+
+def _executor(batch: Batch, cluster: Cluster, campaign: Campaign, name: str) -> SlurmExecutor:
     executor = _Anywhere(folder=campaign.submitit)
     executor.update_parameters(**parameters(batch, cluster, campaign, name))
     if len(batch.members) > 1:
         executor.parameters["map_count"] = len(batch.members)
-    text: str = executor._make_submission_file_text(executor._submitit_command_str, "")
-    return text
+    return executor
 
 
 class _Anywhere(SlurmExecutor):  # type: ignore[misc]  # submitit has no types

@@ -20,7 +20,7 @@ from .batch import Order, batch_name, batches, longest_s, script
 from .failure import Decision, decisions, missing, nodes_away, orders
 from .jobs import Job, jobs_by_slurm, keys_of
 from .submissions import read_sent
-from .submit import How, Outcome, settle, submit, submitting
+from .submit import How, Outcome, refuse_a_copy, settle, submit, submitting
 
 PLAN_FORMAT = 1
 
@@ -128,6 +128,7 @@ def send(campaign: Campaign, jobs: Sequence[NodeJob], how: How) -> Outcome | Non
         if how.cluster.executor == "slurm" and campaign.submissions.is_file():
             settle(campaign)
         found = jobs_by_slurm(campaign)
+        refuse_a_copy(campaign, [job for job in found if job.is_live])
         missed = left(campaign, jobs, found)
         if not missed:
             return None
@@ -179,6 +180,7 @@ def resubmit(
         if how.cluster.executor == "slurm" and not is_dry:
             settle(campaign)
         found = jobs_by_slurm(campaign)
+        refuse_a_copy(campaign, [job for job in found if job.is_live])
         keys = [p.key for job in jobs for p in job.points if among is None or p.key in among]
         attempts = campaign.attempts(keys)
         decided = decisions(

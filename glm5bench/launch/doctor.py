@@ -20,8 +20,10 @@ import submitit
 
 from ..cluster import Cluster, Resources
 from ..errors import EnvironmentLacks
+from ..store.campaign import Campaign
 from ..store.files import writable
 from . import slurm
+from .batch import Batch, command_script
 
 PROBE_S = 300.0
 
@@ -107,6 +109,8 @@ def _wckey(cluster: Cluster, config: dict[str, str]) -> Finding:
 
 def _hardware(hardware: str, cluster: Cluster, partitions: dict[str, dict[str, str]]) -> Iterator[Finding]:
     r = cluster.resources(hardware)
+    if cluster.hardware and hardware not in cluster.hardware:
+        yield Finding(f"{hardware}: settings", None, f"cluster.hardware names {', '.join(cluster.hardware)}, not {hardware}: slurm's hold")
     named = r.partition or next((name for name, p in partitions.items() if p.get("Default") == "YES"), "")
     what = f"{hardware}: partition {named or 'of no name'}"
     partition = partitions.get(named)
@@ -143,32 +147,43 @@ def _probe(outputs: Path, cluster: Cluster, hardware: str) -> Finding:
     r = cluster.resources(hardware)
     word, folder = secrets.token_hex(8), outputs / f".probe-{secrets.token_hex(4)}"
     what = f"compute node of {r.partition or 'the default partition'}"
-    with writable(folder):
-        folder.mkdir(parents=True)
-        (folder / "login").write_text(word, encoding="utf-8")
     there, python = shlex.quote(str(folder)), shlex.quote(sys.executable)
     checkpoint = f" && if [ -d {shlex.quote(cluster.checkpoint_dir)} ]; then echo checkpoints; fi" if cluster.checkpoint_dir else ""
     seen = f"cat {there}/login > {there}/node && hostname && {python} -c 'import glm5bench' && echo python{checkpoint}"
-    options = {"partition": r.partition, "account": r.account, "qos": r.qos, "reservation": r.reservation, "constraint": r.constraint}
-    asked = [f"--{name}={value}" for name, value in options.items() if value]
-    command = ["srun", "--ntasks=1", "--time=1", "--immediate=120", "--job-name=glm5bench-doctor", *asked, "sh", "-c", seen]
+    probe = Batch(((),), hardware, 1, 1, 2, ())
+    with writable(folder):
+        folder.mkdir(parents=True)
+        (folder / "login").write_text(word, encoding="utf-8")
+        script = folder / "probe.sh"
+        script.write_text(command_script(probe, cluster, Campaign(folder), "glm5bench-doctor", seen), encoding="utf-8")
     try:
+        command = ["sbatch", "--wait", "--deadline=now+4minutes", f"--output={folder}/out", f"--error={folder}/err", str(script)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_S, check=False, env=slurm.clean(os.environ))
-        came_back = (folder / "node").read_text(encoding="utf-8") if (folder / "node").exists() else ""
+        came_back, out, err = (_text(folder / name) for name in ("node", "out", "err"))
     except subprocess.TimeoutExpired:
         return Finding(what, None, f"no node was free within {PROBE_S:g} s", "try again")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    lines = done.stdout.split()
-    if "Unable to allocate" in done.stderr or "Immediate" in done.stderr:
-        return Finding(what, None, f"no job came through: {done.stderr.strip().splitlines()[-1]}", "try again when a node is free")
-    lacks = [] if came_back == word else [f"{outputs} is not this machine's"]
+    if "Submitted batch job" not in done.stdout:
+        return Finding(
+            what, False, f"sbatch refuses what conf/cluster asks for: {' '.join(done.stderr.split())}", "cluster.slurm, cluster.hardware"
+        )
+    lines = out.split()
+    lacks = [] if came_back == word else [f"{outputs} is not this machine's, or the job did not come so far"]
     lacks += [] if "python" in lines else [f"{sys.executable} does not run glm5bench there"]
     lacks += ["the checkpoints are not there"] if cluster.checkpoint_dir and "checkpoints" not in lines else []
+    lacks += [" ".join(err.split()[-30:])] if lacks and err.strip() else []
     node = lines[0] if lines else "it"
     said = (
         f"{node}: {'; '.join(lacks)}"
         if lacks
         else f"{node} sees {outputs}, Python{' and the checkpoints' if cluster.checkpoint_dir else ''}"
     )
-    return Finding(what, not lacks, said, "a file system that both see" if lacks else "")
+    return Finding(what, not lacks, said, "a file system that both see, cluster.slurm.setup" if lacks else "")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

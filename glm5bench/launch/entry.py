@@ -102,14 +102,16 @@ def _tell_of_an_earlier_run(campaign: Campaign, requests: Sequence[Request], job
     Otherwise a point that takes its node down would do so for ever.
     """
     beat = read_beat(campaign.heartbeat(job_id))
-    if beat is None or not beat.key or beat.phase == "done" or read_end(campaign, job_id) is not None:
+    if beat is None or beat.phase == "done" or read_end(campaign, job_id) is not None:
         return
-    job = next((r.job for r in requests if any(p.key == beat.key for p in r.job.points)), None)
-    if job is None or campaign.done([beat.key]):
+    points = [(r.job, p.key) for r in requests for p in r.job.points if beat.key == p.key or (not beat.key and beat.node_job == r.job.id)]
+    done = campaign.done(key for _, key in points)
+    job, key = next(((job, key) for job, key in points if key not in done), (None, ""))  # while it loads it is at the first that is left
+    if job is None:
         return
     message = f"job {job_id} died without a word at this point, on {beat.node}; Slurm has run it again"
     with contextlib.suppress(EnvironmentLacks):
-        record_failure(campaign, Trace(job_id, job.id, beat.node), beat.key, "lost", message)
+        record_failure(campaign, Trace(job_id, job.id, beat.node), key, "lost", message)
 
 
 def _requeue(job_id: str) -> None:

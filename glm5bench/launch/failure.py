@@ -83,18 +83,19 @@ def missing(keys: Sequence[str], attempts: Mapping[str, list[Attempt]], found: S
     for job in found:
         for key in job.keys if job.state == "ended" else ():
             ended.setdefault(key, []).append(job)
+    fruitful = {a.job_id.partition(".")[0] for tried in attempts.values() for a in tried if a.is_done}
     return [
-        Missing(
-            key,
-            tuple(_events(key, attempts.get(key, []), ended.get(key, []), failure)),
-            sum(bool(job.job_id) for job in ended.get(key, [])),
-        )
+        _missing(key, attempts.get(key, []), ended.get(key, []), failure, fruitful)
         for key in keys
         if key not in live and not any(a.is_done for a in attempts.get(key, []))
     ]
 
 
-def _events(key: str, attempts: Sequence[Attempt], ended: Sequence[Job], failure: Failure) -> Iterator[Event]:
+def _missing(key: str, attempts: Sequence[Attempt], ended: Sequence[Job], failure: Failure, fruitful: Collection[str]) -> Missing:
+    return Missing(key, tuple(_events(key, attempts, ended, failure, fruitful)), sum(bool(job.job_id) for job in ended))
+
+
+def _events(key: str, attempts: Sequence[Attempt], ended: Sequence[Job], failure: Failure, fruitful: Collection[str]) -> Iterator[Event]:
     """Job by job, in the order in which they were sent; attempts of jobs that nobody wrote down come first."""
     by_job: dict[str, list[Attempt]] = {}
     for attempt in attempts:
@@ -108,18 +109,18 @@ def _events(key: str, attempts: Sequence[Attempt], ended: Sequence[Job], failure
         for attempt in own:
             yield _attempted(attempt, failure)
         if not own:
-            yield Event(job.failure_class, job.node, _counts(job, key, failure))
+            yield Event(job.failure_class, job.node, _counts(job, key, failure, fruitful))
 
 
 def _attempted(attempt: Attempt, failure: Failure) -> Event:
     return Event(class_of(attempt), attempt.node, failure.policy(class_of(attempt)).counts)
 
 
-def _counts(job: Job, key: str, failure: Failure) -> bool:
+def _counts(job: Job, key: str, failure: Failure, fruitful: Collection[str]) -> bool:
     """A job that died counts for the point that it was at, or for all where it had come to none; so does too short a time."""
     at = {beat.key for beat in job.beats if beat.key}
     if job.failure_class == "time_limit":
-        return not any(end.measured for end in job.ends)
+        return job.job_id not in fruitful
     return failure.policy(job.failure_class).counts and (key in at or not at)
 
 
@@ -200,6 +201,8 @@ def nodes_away(
     new = {node: sorted(ids) for node, ids in faults.items() if len(ids) >= failure.node_faults and ids - seen}
     until = time.time() + failure.node_away_h * 3600
     for node, ids in new.items():
+        if known.get(node, {"until_utc_s": 0.0}).get("until_utc_s", math.inf) > until:
+            continue  # somebody knows better
         known[node] = {"why": f"{len(ids)} node faults", "jobs": ids, "until_utc_s": until, "until_utc": _utc(until)}
     if new and not is_dry:
         every = seen.union(*(ids for ids in faults.values() if len(ids) >= failure.node_faults))
@@ -211,7 +214,10 @@ def _read_nodes(campaign: Campaign) -> tuple[dict[str, dict[str, Any]], set[str]
     """The nodes of nodes.json, and the jobs whose faults it knows."""
     if not campaign.nodes.is_file():
         return {}, set()
-    record = read_json(campaign.nodes)
+    try:
+        record = read_json(campaign.nodes)
+    except FileError as error:
+        raise FileError(error.message, path=error.path, next_step='mend it; {"nodes": {}} stays away from none') from error
     nodes = record.get("nodes") if isinstance(record, dict) else None
     seen = record.get("seen_jobs", []) if isinstance(record, dict) else None
     is_well = isinstance(nodes, dict) and all(
@@ -221,7 +227,7 @@ def _read_nodes(campaign: Campaign) -> tuple[dict[str, dict[str, Any]], set[str]
         raise FileError(
             'nodes.json is not of the form {"nodes": {"NODE": {"why": "...", "until_utc_s": 0}}}.',
             path=str(campaign.nodes),
-            next_step="mend it, or remove it",
+            next_step='mend it; {"nodes": {}} stays away from none',
         )
     assert isinstance(nodes, dict)
     return nodes, {str(job) for job in seen}

@@ -130,7 +130,7 @@ def live_jobs(campaign: Campaign, *, poll_s: float = 10.0) -> list[Job]:
 def jobs_by_slurm(campaign: Campaign) -> list[Job]:
     """All jobs, as Slurm says now. Raises EnvironmentLacks where it does not answer: what looks over then may only be waiting."""
     seen = look(campaign, poll_s=0)
-    if seen.slurm_answers is False and any(job.is_live or not job.is_complete for job in seen.jobs):
+    if seen.slurm_answers is False and any(job.job_id and not job.is_complete for job in seen.jobs):
         raise EnvironmentLacks(
             "Slurm does not answer (squeue), and what became of the jobs that this campaign has sent cannot be known.",
             where=str(campaign.root),
@@ -146,8 +146,9 @@ def _job(campaign: Campaign, sent: Sent, view: View) -> Job:
         return Job("", sent, "unconfirmed" if sent.executor == "slurm" else "ended", None, "", sent.keys, (), ())
     lanes = _lanes(sent)
     since = sent.asked_utc_s - (CLOCKS_S if sent.executor == "slurm" else 0)  # local ids are process ids, which come again
+    began = _began(campaign, sent.job_id)  # of its latest run: what an earlier one said is not its last word
     beats = tuple(beat for lane in lanes if (beat := read_beat(campaign.heartbeat(lane))) is not None and beat.time_utc_s >= since)
-    ends = tuple(end for lane in lanes if (end := read_end(campaign, lane)) is not None and end.utc_s >= since)
+    ends = tuple(end for lane in lanes if (end := read_end(campaign, lane)) is not None and end.utc_s >= max(since, began))
     state, told = _slurm_state(sent, beats, ends, view) if sent.executor == "slurm" else (_local_state(sent, beats), None)
     node = next((b.node or b.host for b in beats), "") or _started_on(campaign, sent.job_id) or (told.node if told else "")
     return Job(sent.job_id, sent, state, told, node, sent.keys, beats, ends)
@@ -162,7 +163,8 @@ def _unrecorded(campaign: Campaign, job_id: str, view: View) -> Job | None:
     beat = read_beat(campaign.heartbeat(job_id))
     if beat is None:
         return None
-    is_live = is_alive(beat, time.time()) or (view.queue is not None and job_id in view.queue)
+    told = (view.queue or {}).get(job_id.partition(".")[0])
+    is_live = is_alive(beat, time.time()) or (told is not None and told.state not in slurm.TERMINAL)
     end = read_end(campaign, job_id)
     return Job(
         job_id, None, "running" if is_live else "ended", None, beat.node or beat.host, tuple(beat.keys), (beat,), (end,) if end else ()
@@ -180,11 +182,14 @@ def _local_state(sent: Sent, beats: Sequence[Beat]) -> State:
 
 def _slurm_state(sent: Sent, beats: Sequence[Beat], ends: Sequence[End], view: View) -> tuple[State, Told | None]:
     if view.queue is None:
-        return _state_by_files(sent, beats, ends), None
+        known = view.accounted.get(sent.job_id)
+        return ("ended", known) if known is not None else (_state_by_files(sent, beats, ends), None)
     told = view.queue.get(sent.job_id)
     if told is not None and told.state not in slurm.TERMINAL:
         if told.state in slurm.WAITING:
-            return "queued", told
+            has_begun = any(beat.time_utc_s > view.asked_utc_s and beat.phase != "done" for beat in beats)
+            has_ended = any(end.utc_s > view.asked_utc_s for end in ends) and _has_said_all(sent, ends)
+            return "ended" if has_ended else "running" if has_begun else "queued", told  # since Slurm was asked
         return "ended" if _has_said_all(sent, ends) else "running", told  # it is only not gone yet
     if told is not None:
         return "ended", told
@@ -224,6 +229,14 @@ def _started_on(campaign: Campaign, job_id: str) -> str:
         return (campaign.job(job_id) / "started").read_text(encoding="utf-8").split()[0]
     except (OSError, IndexError):
         return ""
+
+
+def _began(campaign: Campaign, job_id: str) -> float:
+    """When the batch script last began, by its node's clock; 0 where it has not, or where there is none."""
+    try:
+        return float((campaign.job(job_id) / "started").read_text(encoding="utf-8").split()[1])
+    except (OSError, IndexError, ValueError):
+        return 0.0
 
 
 def _job_folders(campaign: Campaign) -> list[str]:

@@ -13,7 +13,7 @@ from ..node.heartbeat import Beat
 from ..point import Arm, from_plain
 from ..store.campaign import Attempt, Campaign
 from .jobs import Job, look
-from .slurm import NEVER_STARTS
+from .slurm import NEVER_STARTS, TERMINAL
 
 STATES = ("done", "running", "queued", "invalid", "failed", "missing")
 
@@ -181,13 +181,15 @@ def _last_words(campaign: Campaign, job: Job) -> str:
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - 2000))
-            lines = [line for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()][-3:]
+            text = file.read().decode("utf-8", "replace")
+        lines = [line for line in text.splitlines() if line.strip() and "lacks support for cpu binding" not in line][-3:]
     except OSError:
         lines = []
     node = f" on {job.node}" if job.node else ""
-    slurm = f", Slurm: {job.told.state}" if job.told and job.told.state else ""
+    slurm = f", Slurm: {job.told.state}" if job.told and job.told.state in TERMINAL else ""
     slurm += " (the job's host memory: cluster.slurm.mem)" if "OUT_OF_MEMORY" in slurm else ""
-    return "\n".join([f"job {job.job_id}{node} ended before it{slurm} ({log})", *lines])
+    said = [f"it said: {e.why}; {len(e.measured)} points measured, {len(e.failed)} failed, {len(e.left)} left" for e in job.ends]
+    return "\n".join([f"job {job.job_id}{node} ended before it{slurm} ({log})", *(said or lines)])
 
 
 def _job_states(job: Job) -> list[JobState]:
@@ -195,7 +197,8 @@ def _job_states(job: Job) -> list[JobState]:
     if job.state == "queued" or not job.beats:
         phase = {"queued": "queued", "unknown": "unknown"}.get(job.state, "starting")
         stuck = "it does not start until somebody changes that" if job.told and job.told.reason in NEVER_STARTS else ""
-        return [JobState(job.job_id, job.state, told, job.node, phase, "", "", 0, 0, 0, len(job.keys), 0.0, -1.0, 0.0, stuck)]
+        node = "" if job.state == "queued" else job.node  # where an earlier run of it was
+        return [JobState(job.job_id, job.state, told, node, phase, "", "", 0, 0, 0, len(job.keys), 0.0, -1.0, 0.0, stuck)]
     return [_beating(job, beat, lane, told) for lane, beat in enumerate(job.beats)]
 
 
@@ -219,5 +222,5 @@ def _beating(job: Job, beat: Beat, lane: int, told: str) -> JobState:
         rate,
         max(0.0, beat.left_s - (now - beat.since_utc_s)) if beat.left_s >= 0 and measuring else beat.left_s,
         max(0.0, now - beat.time_utc_s),
-        beat.said,
+        "another local campaign holds this machine" if beat.phase == "queued" else beat.said,
     )

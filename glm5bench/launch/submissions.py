@@ -67,5 +67,7 @@ def _asked(line: dict[str, Any]) -> list[Sent]:
 
 def _accepted(sent: Sequence[Sent], line: dict[str, Any]) -> list[Sent]:
     at, ticks = float(line["utc_s"]), int(line.get("started_ticks", -1))
-    ids = zip(sent, line["job_ids"], strict=False)
+    ids = zip(sent, line["job_ids"], strict=True)
+    if any(s.executor == "local" and not str(job_id).isdigit() for s, job_id in zip(sent, line["job_ids"], strict=True)):
+        raise ValueError("a local job's id is the number of its process")
     return [replace(s, job_id=str(job_id), accepted_utc_s=at, started_ticks=ticks, refused="") for s, job_id in ids]

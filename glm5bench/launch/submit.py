@@ -142,7 +142,7 @@ def _refuse_nowhere(campaign: Campaign, batch: Batch, how: How) -> None:
     if known and set(known) <= set(batch.exclude):
         raise _Refused(
             f"{batch.hardware}, {len(batch.members)} jobs: all {len(known)} nodes of its partition are to be stayed away from"
-            f" ({', '.join(sorted(known))}). If they are well again, remove {campaign.nodes}, and type the sweep again"
+            f' ({", ".join(sorted(known))}). If they are well again, empty "nodes" in {campaign.nodes}, and type the sweep again'
         )
 
 
@@ -203,8 +203,10 @@ def _clean_environment() -> Iterator[None]:
 
 
 def _last_line(text: str) -> str:
+    """What sbatch complains of first, among what submitit and the shell say around it."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return next((line for line in lines if "error" in line.lower() and "sbatch" in line.lower()), lines[-1] if lines else "no word")
+    own = [line for line in lines if line.startswith("sbatch:") and not line.startswith("sbatch: Try") and "--help" not in line]
+    return (own or lines or ["no word"])[0 if own else -1]
 
 
 def settle(campaign: Campaign) -> None:
@@ -298,12 +300,24 @@ def _detached() -> Iterator[None]:
             signal.signal(s, handler)
 
 
+def refuse_a_copy(campaign: Campaign, live: Sequence[Job]) -> None:
+    """Raises UsageError where live jobs write elsewhere: this directory was moved, or copied, while they ran."""
+    homes = {str(Path(job.sent.requests[0][0]).parents[1]) for job in live if job.sent is not None and job.sent.requests[0]}
+    elsewhere = homes - {str(campaign.root)}
+    if elsewhere:
+        raise UsageError(
+            f"The jobs of this campaign write to {min(elsewhere)}, and this is {campaign.root}: it was moved or copied while they ran.",
+            next_step="name that directory, or wait until they are over",
+        )
+
+
 def cancel(campaign: Campaign, *, poll_s: float, patience_s: float = 60.0) -> tuple[list[str], list[str], str]:
     """Asks the campaign's live jobs to end, by id, and waits: the ids that are gone, those that are not, and Slurm's complaint."""
     with submitting(campaign):
         if any(s.executor == "slurm" and not s.job_id and not s.refused for s in read_sent(campaign)):
             settle(campaign)
         live = live_jobs(campaign, poll_s=0)
+        refuse_a_copy(campaign, live)
         in_slurm = [job.job_id for job in live if job.sent is not None and job.sent.executor == "slurm"]
         said = slurm.cancel(in_slurm)
     for job in live:
@@ -313,7 +327,8 @@ def cancel(campaign: Campaign, *, poll_s: float, patience_s: float = 60.0) -> tu
     still = _waited_for(campaign, live, poll_s if in_slurm else 0.0, patience_s)
     gone = [job.job_id for job in live if job.job_id not in still]
     if in_slurm:
-        campaign.append_submission({"kind": "cancelled", "job_ids": [i for i in in_slurm if i in gone], "utc_s": time.time()})
+        ended = [i for i in in_slurm if i in gone] if said else in_slurm
+        campaign.append_submission({"kind": "cancelled", "job_ids": ended, "utc_s": time.time()})
     return gone, still, said
 
 

@@ -34,6 +34,7 @@ from ..store.measurement import Measurement
 from ..store.pointfile import write_point
 from ..store.sealed import seal_of
 from . import client
+from .container import Image, sif_name
 from .heartbeat import Heartbeat, is_alive, node_name, read_beat
 from .provenance import provenance
 from .server import Place, Server, Stopped, model_name, running
@@ -191,12 +192,21 @@ class _Start:
         self.progress.took_s += time.monotonic() - began
         self.progress.estimated_s += self._estimate_s(left[0])
         self.progress.measured.append(left.pop(0).key)
+        self.heart.beat.key = ""
         self.heart.beat.points_done += 1
         return 0
 
     def _place(self) -> Place:
         folder = self.campaign.job(self.job_id) / f"{self.job.id}.{self.number}"
-        return Place(folder, self.job.model_path, socket.gethostname(), self.progress.is_stopped)
+        return Place(folder, self.job.model_path, socket.gethostname(), self.progress.is_stopped, self._image(folder))
+
+    def _image(self, folder: Path) -> Image | None:
+        """What the server is started from; None: the node's own PATH, because the cluster or the recipe names no image."""
+        name = self.start.recipe.image
+        if not self.job.image_dir or not name:
+            return None
+        cache = Path(self.job.cache_dir) if self.job.cache_dir else folder / "cache"
+        return Image(str(Path(self.job.image_dir) / sif_name(name)), str(cache / sif_name(name)), self.job.binds)
 
     def _measure(self, server: Server, point: Point) -> None:
         self.heart.beat.key = point.key
@@ -216,7 +226,7 @@ class _Start:
         ended, clock_step = _now(), (time.time() - wall) - (time.monotonic() - clock)
         info = _server_info(server)
         made = {
-            **provenance(self.job_id),
+            **provenance(self.job_id, server.place.image.sif if server.place.image else "none"),
             **self._neighbourhood(beside),
             "start_utc": began,
             "end_utc": ended,
@@ -265,6 +275,7 @@ class _Start:
         A directory that cannot be written ends the job: nothing more would be kept.
         """
         point = left.pop(0)
+        self.heart.beat.key = ""
         class_ = getattr(error, "failure_class", "node_fault")
         self.progress.fault = class_
         record_failure(self.campaign, self._trace, point.key, class_, str(error))
@@ -341,6 +352,7 @@ def variant(arm: Arm, lanes: int = 1) -> str:
     simulated with.
     """
     own = [list(arm.engine.extra_args), arm.engine.env] if arm.engine.extra_args or arm.engine.env else []
+    own += [arm.engine.image] if arm.engine.image else []
     facts = simulated_facts(arm) if arm.engine.simulated else None
     words = [f"packed{lanes}"] if lanes > 1 else []
     return " ".join([*words, digest_of([own, facts], 8)] if own or facts else words)

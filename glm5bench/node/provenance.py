@@ -24,8 +24,8 @@ GPU_QUERIES = {
 }
 
 
-def provenance(job_id: str) -> dict[str, Any]:
-    """What this host says of itself."""
+def provenance(job_id: str, container: str) -> dict[str, Any]:
+    """What this host says of itself. `container`: the image file that the server runs from, or none."""
     return {
         "host": socket.gethostname(),
         "job_id": job_id,
@@ -37,7 +37,7 @@ def provenance(job_id: str) -> dict[str, Any]:
         "numpy": np.__version__,
         "kernel": platform.release(),
         "client": "httpx, one client a slot, user-space stamps, " + ("uvloop" if has_uvloop() else "asyncio"),
-        "container": "none",
+        "container": container,
         "executable": sys.executable,
     }
 

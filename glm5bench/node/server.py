@@ -23,10 +23,12 @@ import httpx
 
 from ..errors import ServerError
 from ..point import KEY_FILE_VARIABLE, Arm, Recipe, canonical_json
-from . import guard
+from . import container, guard
 from .provenance import wrong_gpus
 
 ENGINE_PREFIXES = ("SGLANG_", "SGL_", "VLLM_", "NCCL_", "RCCL_", "FLASHINFER_", "DG_", "AITER_")
+GPU_VARIABLES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
+PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
 POLL_S = 0.1
 GONE_S = 10.0  # how long a server may take to die after its last word
 OUT_OF_MEMORY = ("out of memory", "OutOfMemoryError", "HIP out of memory")
@@ -38,12 +40,13 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Place:
-    """Where this server runs: its folder for facts, key and log, the model's path, and who may say stop."""
+    """Where this server runs: its folder for facts, key and log, the model's path, who may say stop, and the image, None: no container."""
 
     folder: Path
     model_path: str
     host_name: str
     is_stopped: Callable[[], bool]
+    image: container.Image | None = None
 
 
 @dataclass
@@ -69,6 +72,8 @@ class Server:
         if self.place.is_stopped():
             raise Stopped
         code = self.process.poll()
+        if code == container.APPTAINERS and self.place.image is not None:
+            raise self.error(f"could not be started from {self.place.image.sif}", "image_missing")
         if code is not None:
             raise self.error(f"ended by itself with exit code {code}", "server_crash")
 
@@ -121,7 +126,7 @@ NEXT_STEPS = {
     "server_oom": "lower the memory fraction or the concurrency that $C is bound to",
     "server_start_timeout": "raise engine.start_timeout_s, or look for what the log waits for",
     "server_hung": "raise engine.stall_timeout_s if the server is only slow",
-    "image_missing": "install the engine on this node, or use engine=simulated",
+    "image_missing": "put it there (docs/cluster.md), or use engine=simulated",
     "checkpoint_missing": "fetch it there, or set cluster.checkpoint_dir",
     "node_fault": "run this arm on a node that has these GPUs, or use engine=simulated",
 }
@@ -165,7 +170,7 @@ def _spawn(recipe: Recipe, arm: Arm, place: Place, pipe_read: int) -> Server:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=_environment(recipe.env, arm, key, key_file),
+            env=_environment(recipe.env, arm, key, key_file, is_contained=place.image is not None),
             pass_fds=(pipe_read,),
             start_new_session=True,
         )
@@ -173,6 +178,8 @@ def _spawn(recipe: Recipe, arm: Arm, place: Place, pipe_read: int) -> Server:
 
 
 def _command(argv: list[str], arm: Arm, place: Place) -> list[str]:
+    if place.image is not None:
+        return _contained(argv, arm, place, place.image)
     if arm.engine.simulated:
         return [sys.executable, *argv[1:]]
     program = shutil.which(argv[0])
@@ -180,12 +187,28 @@ def _command(argv: list[str], arm: Arm, place: Place) -> list[str]:
         raise _cannot_start(arm, place, f"there is no program {argv[0]!r}", "image_missing")
     if argv[1] == "-m" and not _has_module(program, argv[2].partition(".")[0]):
         raise _cannot_start(arm, place, f"{program} has no module {argv[2].partition('.')[0]!r}", "image_missing")
+    _refuse_wrong_node(arm, place)
+    return [program, *argv[1:]]
+
+
+def _contained(argv: list[str], arm: Arm, place: Place, image: container.Image) -> list[str]:
+    """The command inside its image. Raises ServerError where the image, the checkpoint or the GPUs are not there."""
+    lacks = image.lacks()
+    if lacks:
+        raise _cannot_start(arm, place, lacks, "image_missing")
+    if not arm.engine.simulated:
+        _refuse_wrong_node(arm, place)
+    reads = [place.model_path] if place.model_path.startswith("/") and Path(place.model_path).is_dir() else []
+    reads += [PACKAGE_ROOT] if arm.engine.simulated else []
+    return container.inside(argv, image, arm.hardware, reads=reads, folder=place.folder, is_simulated=arm.engine.simulated)
+
+
+def _refuse_wrong_node(arm: Arm, place: Place) -> None:
     if place.model_path.startswith("/") and not Path(place.model_path).is_dir():
         raise _cannot_start(arm, place, f"there is no checkpoint {place.model_path}", "checkpoint_missing")
     wrong = wrong_gpus(arm.hardware, arm.tp)
     if wrong:
         raise _cannot_start(arm, place, wrong, "node_fault")
-    return [program, *argv[1:]]
 
 
 def _cannot_start(arm: Arm, place: Place, why: str, failure_class: str) -> ServerError:
@@ -201,17 +224,18 @@ def _has_module(python: str, module: str) -> bool:
     return subprocess.run([python, "-c", find], capture_output=True, timeout=120, check=False).returncode == 0
 
 
-def _environment(own: Mapping[str, str], arm: Arm, key: str, key_file: Path) -> dict[str, str]:
-    """The node's environment without what would change the engine unrecorded; then the recipe's own."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith(ENGINE_PREFIXES)}
-    env |= own
+def _environment(own: Mapping[str, str], arm: Arm, key: str, key_file: Path, *, is_contained: bool = False) -> dict[str, str]:
+    """The node's environment without what would change the engine unrecorded, and the recipe's own; a container sees the latter only."""
+    env = dict(own)
     if arm.engine.simulated:
-        package_root = str(Path(__file__).resolve().parents[2])
-        env["PYTHONPATH"] = os.pathsep.join(p for p in (package_root, os.environ.get("PYTHONPATH", "")) if p)
+        env["PYTHONPATH"] = os.pathsep.join(p for p in (PACKAGE_ROOT, os.environ.get("PYTHONPATH", "")) if p)
         env[KEY_FILE_VARIABLE] = str(key_file)
     if arm.engine.flavor == "vllm":
         env["VLLM_API_KEY"] = key
-    return env
+    if is_contained:
+        env |= {name: os.environ[name] for name in GPU_VARIABLES if name in os.environ}
+        return container.environment(env)
+    return {name: value for name, value in os.environ.items() if not name.startswith(ENGINE_PREFIXES)} | env
 
 
 def free_port() -> int:

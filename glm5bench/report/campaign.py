@@ -64,11 +64,15 @@ def status_text(record: Mapping[str, Any]) -> str:
     if record.get("slurm_answers") is False:
         parts.append("  Slurm does not answer: this is what the files say; a job that they do not tell of is unknown, and not over")
     parts += [f"  job {job['job_id']}{_where(job)}: {doing(job)}" for job in record["jobs"]]
+    told: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for point in record["points"]:
         if point["state"] in ("failed", "invalid") or (point["state"] == "missing" and point["message"]):
             why = point["failure_class"] or point["validity"] or "no word"
-            parts.append(f"  {point['state']}: {point['arm']} concurrency {point['concurrency']} ({why}, {point['attempts']} attempts)")
-            parts += [f"    {printable(line)}" for line in point["message"].splitlines()]
+            told.setdefault((point["state"], point["arm"], f"{why}, {point['attempts']} attempts", point["message"]), []).append(point)
+    for (state, arm, why, message), points in told.items():
+        concurrencies = ", ".join(dict.fromkeys(str(p["concurrency"]) for p in points))
+        parts.append(f"  {state}: {arm} concurrency {concurrencies} ({why})")
+        parts += [f"    {printable(line)}" for line in message.splitlines()]
     return "\n".join(parts)
 
 
@@ -83,8 +87,6 @@ def doing(job: Mapping[str, Any]) -> str:
     silent = f", no beat for {job['beat_age_s']:.0f} s" if job["beat_age_s"] > SILENT_S else ""
     if job["state"] == "unknown":
         return "nobody tells: Slurm does not, and the job is silent"
-    if job["phase"] == "queued" and not job["slurm"] and job["node"]:
-        return "waits for this machine, another local campaign runs"
     if not job["node_job"]:
         return f"{job['phase']}{slurm}{silent}{said}"
     left = f", about {_duration(job['left_s'])} left" if job["left_s"] >= 0 else ""
@@ -107,9 +109,9 @@ def resubmission_text(record: Mapping[str, Any], *, is_dry: bool) -> str:
             kept[p["class"], p["why"]] += 1
     if not record["points"]:
         return "Nothing is missing: every point is done or in the charge of a live job."
-    verb = "would be sent" if is_dry else "sent"
+    verb = "would be sent" if is_dry else "to send"
     parts = [f"{n} points {verb}: {class_}" for class_, n in sent.items()]
-    parts += [f"{n} points not sent: {class_}: {why}" for (class_, why), n in kept.items()]
+    parts += [f"{n} points stay: {class_}: {why}" for (class_, why), n in kept.items()]
     jobs = [
         {
             "node job": job["node_job"],

@@ -183,7 +183,7 @@ def _point_columns(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
             "hardware": r["hardware"],
             "engine": r["engine"],
             "precision": r["precision"],
-            "MTP": r["speculative"],
+            "MTP": " ".join([r["speculative"], *(word for word in r["variant"].split() if word.startswith("packed"))]),
             "ISL/OSL": f"{r['isl_tokens']}/{r['osl_tokens']}",
             "TP": str(r["tp"]),
             "conc.": str(r["concurrency"]),

@@ -137,9 +137,10 @@ class Campaign:
     def read_plan(self) -> dict[str, Any]:
         """The plan's record. Raises FileError when there is none or it is damaged."""
         if not self.plan.is_file():
-            raise FileError(
-                "There is no campaign here: plan.json is missing.", path=str(self.root), next_step="name a directory under outputs/"
-            )
+            step = "name a directory under outputs/"
+            step = "type the same as `sweep`: so far it is only planned" if (self.root / "sbatch").is_dir() else step
+            step = LOST_PLAN if self.submissions.is_file() else step
+            raise FileError("There is no campaign here: plan.json is missing.", path=str(self.root), next_step=step)
         try:
             record = read_json(self.plan)
         except FileError as error:

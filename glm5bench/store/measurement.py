@@ -111,7 +111,7 @@ class Measurement:
             digest=digest,
             tp=int(p["tp"]),
             gpus=gpus,
-            gpus_per_node=int(p["gpus_per_node"]),
+            gpus_per_node=max(gpus, int(p["gpus_per_node"]) // int(p.get("packed", 1))),  # its share of a node that others use too
             concurrency=int(p["concurrency"]),
             repeat=int(p["repeat"]),
             seed=int(p["seed"]),

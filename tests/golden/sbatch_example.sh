@@ -17,12 +17,12 @@
 #SBATCH --time=45
 
 # setup
-module purge
-module load python/3.11
-[ -z "$SLURM_CPUS_PER_TASK" ] || export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"  # srun no longer inherits it since 22.05
+[ -z "${SLURM_CPUS_PER_TASK:-}" ] || export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"  # srun no longer inherits it since 22.05
 glm5bench_job="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}"
 glm5bench_folder=/campaigns/night/jobs/"${glm5bench_job:-$SLURM_JOB_ID}"
 mkdir -p "$glm5bench_folder" && echo "$SLURMD_NODENAME $(date +%s)" > "$glm5bench_folder/started"
+module purge
+module load python/3.11
 
 # command
 export SUBMITIT_EXECUTOR=slurm

@@ -1,0 +1,103 @@
+"""Real images for a real Apptainer: one that holds this Python, for the simulated server, and some that are wrong on purpose."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+BIN = "/opt/glm5bench-apptainer/bin"
+PATH = f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}"
+# where the kernel withholds it from root, as in many containers, Apptainer must not ask for it
+ENV = {"PATH": PATH, "APPTAINER_DROP_CAPS": "CAP_SYS_RESOURCE"}
+SITE_PACKAGES = next(p for p in sys.path if p.endswith("site-packages"))
+WRONG = {
+    "no_python": "",
+    "exits": "#!/bin/sh\nexit 3\n",
+    "hangs": "#!/bin/sh\nexec sleep 1000\n",
+    "ignores_sigterm": "#!/bin/sh\ntrap '' TERM\nsetsid sleep 1000 & sleep 1000 & while :; do sleep 1; done\n",
+}
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if HERE in Path(item.fspath).parents:
+            item.add_marker(pytest.mark.apptainer)
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory):
+    """A directory of SIF files: simulated.sif, and the wrong ones."""
+    why = "" if shutil.which("apptainer", path=PATH) else "there is no apptainer: `sh tests/apptainer/install.sh` as root installs one"
+    if why and os.environ.get("CI") == "true":
+        pytest.fail(f"CI has to run these: {why}")
+    if why:
+        pytest.skip(why)
+    folder = tmp_path_factory.mktemp("images")
+    shell = _root(folder / "shell", ["/bin/sh", "/bin/sleep", "/usr/bin/setsid"])
+    for name, script in WRONG.items():
+        python = shell / "usr" / "bin" / "python3"
+        python.unlink(missing_ok=True)
+        if script:
+            python.write_text(script)
+            python.chmod(0o755)
+        _build(folder / f"{name}.sif", shell)
+    _build(folder / "simulated.sif", _with_python(_root(folder / "python", ["/bin/sh", "/usr/bin/env"])))
+    (folder / "corrupt.sif").write_bytes((folder / "exits.sif").read_bytes()[:5000])
+    return folder
+
+
+def _root(root, programs):
+    """A root file system with these programs and what they are linked to."""
+    for name in ("bin", "usr/bin", "etc", "proc", "sys", "dev", "tmp", "var/tmp", "root"):
+        (root / name).mkdir(parents=True)
+    for name in ("passwd", "group", "hosts", "resolv.conf"):
+        (root / "etc" / name).touch()
+    for program in programs:
+        _copy_with_libraries(root, program)
+    return root
+
+
+def _copy_with_libraries(root, program):
+    linked = subprocess.run(["ldd", program], capture_output=True, text=True, check=False).stdout
+    for file in [program, *(word for line in linked.splitlines() for word in line.split() if word.startswith("/"))]:
+        target = root / file.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.exists():
+            shutil.copy(os.path.realpath(file), target)
+
+
+def _with_python(root):
+    """The interpreter that runs the tests, and its standard library."""
+    base, version = Path(sys.base_prefix), f"python{sys.version_info.major}.{sys.version_info.minor}"
+    library = base / "lib" / version
+    unwanted = shutil.ignore_patterns(
+        "test", "tests", "site-packages", "dist-packages", "__pycache__", "idlelib", "ensurepip", "*.a", "config-*"
+    )
+    shutil.copytree(library, root / library.relative_to("/"), ignore=unwanted)
+    python = os.path.realpath(sys.executable)
+    _copy_with_libraries(root, python)
+    for name in (
+        "libgcc_s.so.1",
+        "libstdc++.so.6",
+        "libz.so.1",
+        "librt.so.1",
+        "libpthread.so.0",
+        "libdl.so.2",
+        "libutil.so.1",
+        "libm.so.6",
+    ):  # what wheels expect of a system
+        _copy_with_libraries(root, f"/usr/lib/x86_64-linux-gnu/{name}")
+    for extension in (library / "lib-dynload").glob("*.so"):
+        _copy_with_libraries(root, str(extension))
+    (root / "usr" / "bin" / "python3").unlink(missing_ok=True)
+    (root / "usr" / "bin" / "python3").symlink_to(python)
+    return root
+
+
+def _build(sif, root):
+    command = ["apptainer", "build", "--force", str(sif), str(root)]
+    subprocess.run(command, env={**os.environ, **ENV}, check=True, capture_output=True, timeout=200)
