@@ -1,11 +1,16 @@
 #!/bin/sh
-# The tests, from nothing: installs into .venv, as root on Debian also a real Slurm, then ruff, strict mypy and pytest. Arguments go to pytest.
+# The tests, from nothing: installs into .venv, as root on Debian also a real Slurm and Apptainer, then ruff, strict mypy and pytest.
+# Arguments go to pytest.
 set -eu
 cd "$(dirname "$0")/.."
 sh environment.sh dev
-if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then sh tests/slurm/install.sh; fi
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    sh tests/slurm/install.sh
+    sh tests/apptainer/install.sh
+fi
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
-.venv/bin/pytest -n 2 -m "not slurm" "$@" || { code=$?; [ $# -gt 0 ] && [ $code = 5 ] || exit $code; } # 5: no such test in this part
-.venv/bin/pytest -n 3 -m slurm "$@" || { code=$?; [ $# -gt 0 ] && [ $code = 5 ] || exit $code; }       # these mostly wait
+.venv/bin/pytest -n 2 -m "not slurm and not apptainer" "$@" || { code=$?; [ $# -gt 0 ] && [ $code = 5 ] || exit $code; } # 5: no such test in this part
+.venv/bin/pytest -m apptainer "$@" || { code=$?; [ $# -gt 0 ] && [ $code = 5 ] || exit $code; }
+.venv/bin/pytest -n 3 -m slurm "$@" || { code=$?; [ $# -gt 0 ] && [ $code = 5 ] || exit $code; } # these mostly wait

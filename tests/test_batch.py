@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,11 +60,19 @@ def test_jobs_that_ask_for_the_same_are_one_array_in_their_order():
 
 @pytest.mark.parametrize(
     "other",
-    [Order(job("h200")), Order(job(minutes=200)), Order(job(), exclude=("gpu7",)), Order(job(), time_factor=4.0), Order(job(tp=4))],
-    ids=["hardware", "time", "exclude", "factor", "gpus"],
+    [Order(job("h200")), Order(job(minutes=200)), Order(job(), exclude=("gpu7",)), Order(job(), time_factor=4.0)],
+    ids=["hardware", "time", "exclude", "factor"],
 )
 def test_jobs_that_ask_for_something_else_are_another_array(other):
     assert [len(batch.members) for batch in batches([Order(job()), other, Order(job())], example())] == [2, 1]
+
+
+def test_half_a_node_is_another_array_only_where_gpus_are_asked_for_by_number():
+    asked = [Order(job()), Order(job(tp=4))]
+    by_number = replace(example(), hardware={"b200": {"gres": "gpu:b200:$GPUS"}})
+
+    assert [len(batch.members) for batch in batches(asked, example())] == [2]
+    assert [len(batch.members) for batch in batches(asked, by_number)] == [1, 1]
 
 
 def test_estimates_that_differ_little_share_an_array():

@@ -120,7 +120,7 @@ def _counts(job: Job, key: str, failure: Failure, fruitful: Collection[str]) -> 
     """A job that died counts for the point that it was at, or for all where it had come to none; so does too short a time."""
     at = {beat.key for beat in job.beats if beat.key}
     if job.failure_class == "time_limit":
-        return job.job_id not in fruitful
+        return job.job_id not in fruitful and not any(end.measured for end in job.ends)
     return failure.policy(job.failure_class).counts and (key in at or not at)
 
 

@@ -206,11 +206,13 @@ class Cluster:
     def _start_accounting(self) -> None:
         db, socket_, user = self.base / "db", self.base / "db" / "s.sock", getpass.getuser()
         install = ["mariadb-install-db", "--no-defaults", f"--user={user}", f"--datadir={db}", "--auth-root-authentication-method=normal"]
-        subprocess.run([*install, "--skip-test-db"], check=True, capture_output=True, env=self.env, timeout=120)
+        (self.base / "tmp").mkdir()
+        tmp = f"--tmpdir={self.base}/tmp"  # a server that starts removes what another has in the same one
+        subprocess.run([*install, "--skip-test-db", tmp], check=True, capture_output=True, env=self.env, timeout=120)
         small = "--innodb-buffer-pool-size=64M --innodb-log-file-size=64M --innodb-lock-wait-timeout=900 --performance-schema=OFF"
         own = f"--user={user} --datadir={db} --socket={socket_} --pid-file={db}/pid --bind-address=127.0.0.1 --port={self.port0 + 2}"
         quick = "--innodb-flush-log-at-trx-commit=0 --skip-log-bin --skip-name-resolve --max-connections=40"
-        self._daemon("mariadbd", ["mariadbd", "--no-defaults", *own.split(), *small.split(), *quick.split()])
+        self._daemon("mariadbd", ["mariadbd", "--no-defaults", tmp, *own.split(), *small.split(), *quick.split()])
         until(lambda: self._answers("mariadb-admin", "--no-defaults", "-uroot", f"--socket={socket_}", "ping"), 30, "mariadbd")
         sql = (
             "CREATE DATABASE IF NOT EXISTS slurm_acct; CREATE USER IF NOT EXISTS 'slurm'@'127.0.0.1' IDENTIFIED BY 'slurm';"
