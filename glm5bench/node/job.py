@@ -155,8 +155,9 @@ class _Start:
         is_ready = False
         try:
             self.heart.beat.key = ""
-            self.heart.phase("loading")
-            with running(self.start.recipe, self.job.arm, self._place()) as server:
+            place = self._place()
+            self.heart.phase("image" if place.image else "loading")
+            with running(self.start.recipe, self.job.arm, place) as server:
                 is_ready = True
                 while left:
                     self.heart.beat.left_s = sum(self._estimate_s(p) for p in left) * self.progress.pace
@@ -198,7 +199,8 @@ class _Start:
 
     def _place(self) -> Place:
         folder = self.campaign.job(self.job_id) / f"{self.job.id}.{self.number}"
-        return Place(folder, self.job.model_path, socket.gethostname(), self.progress.is_stopped, self._image(folder))
+        image, host = self._image(folder), socket.gethostname()
+        return Place(folder, self.job.model_path, host, self.progress.is_stopped, image, lambda: self.heart.phase("loading"))
 
     def _image(self, folder: Path) -> Image | None:
         """What the server is started from; None: the node's own PATH, because the cluster or the recipe names no image."""

@@ -40,13 +40,17 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Place:
-    """Where this server runs: its folder for facts, key and log, the model's path, who may say stop, and the image, None: no container."""
+    """Where this server runs: its folder for facts, key and log, the model's path, who may say stop, the image (None: no container).
+
+    `begun` is called once, when the server's own process has said its first word: until then it is the image that is being started.
+    """
 
     folder: Path
     model_path: str
     host_name: str
     is_stopped: Callable[[], bool]
     image: container.Image | None = None
+    begun: Callable[[], None] = lambda: None
 
 
 @dataclass
@@ -247,10 +251,13 @@ def free_port() -> int:
 
 
 def _wait_until_ready(server: Server, deadline: float) -> None:
-    said = "no answer yet"
+    said, has_begun = "no answer yet", False
     with httpx.Client(base_url=server.base_url, headers=server.headers, timeout=10, trust_env=False) as client:
         while True:
             server.alive_or_raise()
+            if not has_begun and server.log_path.stat().st_size:
+                has_begun = True
+                server.place.begun()
             try:
                 answer = client.get("/health")
                 if answer.status_code == 200:
