@@ -58,7 +58,7 @@ def table(now: Status) -> Group:
     word = " (simulated)" if now.simulated else ""
     counts = ", ".join(f"{n} {state}" for state, n in now.counts.items())
     rows = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("job", "node", "node job", "phase", "points", "requests/s", "left"):
+    for name in ("job", "node", "node job", "phase", "done", "requests/s", "left"):
         rows.add_column(name, justify="right" if name in ("requests/s", "left") else "left", no_wrap=name != "phase")
     running = [job for job in now.jobs if job.state == "running"]
     for job in running[:MAX_ROWS]:
