@@ -230,6 +230,15 @@ def test_without_an_answer_a_job_that_a_signal_ended_may_come_again(campaign, wh
     assert (only(campaign).state, only(campaign).is_live) == ("unknown", True)
 
 
+@pytest.mark.parametrize(("began_ago_s", "state"), [(60.0, "unknown"), (2 * 3600.0, "ended")])
+def test_a_job_that_began_and_never_spoke_is_dead_when_its_time_must_be_over(campaign, began_ago_s, state):
+    sent(campaign, "7", ago_s=3 * 3600.0, limit_s=3600.0)
+    (campaign.job("7")).mkdir(parents=True)
+    (campaign.job("7") / "started").write_text(f"gpu1 {int(time.time() - began_ago_s)}\n")
+
+    assert only(campaign).state == state
+
+
 @pytest.mark.parametrize(("second", "state"), [(None, "unknown"), ("SIGTERM", "unknown"), ("server_crash", "ended")])
 def test_without_an_answer_a_job_of_lanes_is_over_when_every_lane_has_said_a_word_that_is_no_signal(campaign, second, state):
     sent(campaign, "7", lanes=2)

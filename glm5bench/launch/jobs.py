@@ -149,7 +149,7 @@ def _job(campaign: Campaign, sent: Sent, view: View) -> Job:
     began = _began(campaign, sent.job_id)  # of its latest run: what an earlier one said is not its last word
     beats = tuple(beat for lane in lanes if (beat := read_beat(campaign.heartbeat(lane))) is not None and beat.time_utc_s >= since)
     ends = tuple(end for lane in lanes if (end := read_end(campaign, lane)) is not None and end.utc_s >= max(since, began))
-    state, told = _slurm_state(sent, beats, ends, view) if sent.executor == "slurm" else (_local_state(sent, beats), None)
+    state, told = _slurm_state(sent, beats, ends, view, began) if sent.executor == "slurm" else (_local_state(sent, beats), None)
     node = next((b.node or b.host for b in beats), "") or _started_on(campaign, sent.job_id) or (told.node if told else "")
     return Job(sent.job_id, sent, state, told, node, sent.keys, beats, ends)
 
@@ -180,10 +180,10 @@ def _local_state(sent: Sent, beats: Sequence[Beat]) -> State:
     return "running" if started >= 0 and started == sent.started_ticks else "ended"
 
 
-def _slurm_state(sent: Sent, beats: Sequence[Beat], ends: Sequence[End], view: View) -> tuple[State, Told | None]:
+def _slurm_state(sent: Sent, beats: Sequence[Beat], ends: Sequence[End], view: View, began: float) -> tuple[State, Told | None]:
     if view.queue is None:
         known = view.accounted.get(sent.job_id)
-        return ("ended", known) if known is not None else (_state_by_files(sent, beats, ends), None)
+        return ("ended", known) if known is not None else (_state_by_files(sent, beats, ends, began), None)
     told = view.queue.get(sent.job_id)
     if told is not None and told.state not in slurm.TERMINAL:
         if told.state in slurm.WAITING:
@@ -206,12 +206,13 @@ def _has_said_all(sent: Sent, ends: Sequence[End]) -> bool:
     return len(ends) == len(sent.requests) and not any(end.why.startswith("SIG") for end in ends)
 
 
-def _state_by_files(sent: Sent, beats: Sequence[Beat], ends: Sequence[End]) -> State:
-    """Slurm may run a silent job again: it is over when it has said so, or when its time must be."""
+def _state_by_files(sent: Sent, beats: Sequence[Beat], ends: Sequence[End], began: float) -> State:
+    """Slurm may run a silent job again: it is over when it has said so, or when its time must be. `began`: its batch script, UTC s."""
     now = time.time()
     if any(is_alive(beat, now) for beat in beats):
         return "running"
-    is_late = bool(beats) and sent.limit_s > 0 and now > max(beat.time_utc_s for beat in beats) + sent.limit_s + LATE_S
+    last_sign = max([began, *(beat.time_utc_s for beat in beats)])
+    is_late = last_sign > 0 and sent.limit_s > 0 and now > last_sign + sent.limit_s + LATE_S
     return "ended" if _has_said_all(sent, ends) or is_late else "unknown"
 
 
