@@ -69,6 +69,7 @@ def plan(asked: Sequence[Settings], max_s: Mapping[str, float] | None = None) ->
     told = [(job, start) for job in jobs for start in job.starts]
     notes += [f"{job.arm.label}: {note}" for job, start in told for note in start.recipe.notes]
     notes += [f"{job.arm.label}: packed, {job.lanes} servers side by side on a node" for job in jobs if job.lanes > 1]
+    notes += _mtp_notes([job.arm for job in jobs])
     warnings = [
         f"{job.arm.label}: {text}"
         for job, start in told
@@ -76,6 +77,21 @@ def plan(asked: Sequence[Settings], max_s: Mapping[str, float] | None = None) ->
         for text in recipe.warnings(job.arm, start.recipe, point.concurrency)
     ]
     return Plan(tuple(jobs), tuple(left_out), tuple(dict.fromkeys(notes)), tuple(dict.fromkeys(warnings)))
+
+
+def _mtp_notes(arms: Sequence[Arm]) -> list[str]:
+    """Where two arms are the same but for the speculative setting, what else their published recipes differ in."""
+    same: dict[str, list[Arm]] = {}
+    for arm in arms:
+        same.setdefault(digest_of(dataclasses.replace(arm, speculative=arms[0].speculative)), []).append(arm)
+    notes = []
+    for alike in same.values():
+        for one, other in itertools.combinations({arm.speculative.id: arm for arm in alike}.values(), 2):
+            more = recipe.more_than_speculative(one, other)
+            if more:
+                names = ", ".join(d.name for d in more)
+                notes.append(f"{one.label} and {other.speculative.id} differ in more than speculation: {names}")
+    return notes
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,11 @@ import shlex
 
 import pytest
 from conftest import compose
+from program import ROOT
+from recipes_page import page
 
 from glm5bench import recipe
+from glm5bench.plan import plan
 from glm5bench.simulator.options import flags_of
 
 COMMON = "--model-path $MODEL --host $HOST --port $PORT --trust-remote-code --tool-call-parser glm47 --reasoning-parser glm45"
@@ -307,3 +310,28 @@ def test_fewer_prompts_than_the_concurrency_are_warned_of():
     made = arm("workload.prompts=8")
 
     assert any("never reach concurrency 64" in told for told in recipe.warnings(made, recipe.bound(made, 64), 64))
+
+
+def test_h200_with_mtp_and_without_differ_in_more_than_mtp_and_the_plan_says_so():
+    off, mtp = (compose("hardware=h200", f"speculative={s}") for s in ("off", "mtp"))
+
+    more = recipe.more_than_speculative(off.arm, mtp.arm)
+
+    assert [(d.name, d.one, d.other, d.groups) for d in more] == [("--enable-flashinfer-allreduce-fusion", "", None, ("hardware/h200",))]
+    assert any("differ in more than speculation: --enable-flashinfer-allreduce-fusion" in note for note in plan([off, mtp]).notes)
+
+
+def test_b300_differs_from_b200_in_what_its_group_says():
+    b200, b300 = (compose(f"hardware={h}").arm for h in ("b200", "b300"))
+
+    assert [d.name for d in recipe.differences(b200, b300)] == ["SGLANG_ENABLE_JIT_DEEPGEMM"]
+
+
+def test_two_arms_that_are_the_same_differ_in_nothing():
+    assert recipe.differences(compose().arm, compose().arm) == ()
+
+
+def test_the_page_of_recipes_is_that_of_conf():
+    written = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+
+    assert written == page(ARMS, compose), "python tests/recipes_page.py > docs/recipes.md"

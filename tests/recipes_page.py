@@ -1,0 +1,55 @@
+"""docs/recipes.md, from conf/: `python tests/recipes_page.py > docs/recipes.md`."""
+
+import shlex
+import sys
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
+
+HEAD = """\
+# The published arms
+
+Every arm of the public recipes (docs/facts.md has their sources), as conf/ composes it; `glm5bench plan --show recipe` prints the same,
+bound. `$C` is the concurrency that the server is started for, `$MODEL $HOST $PORT` are the node's. A flag is written once, in the group
+that is named behind it. `python tests/recipes_page.py > docs/recipes.md` makes this page, and a test says when it is old.
+
+Of two arms that differ in MTP, most differ in more than MTP: the last section says in what, and `plan` notes it.
+"""
+
+
+def page(arms, compose):
+    """The whole page."""
+    from glm5bench import recipe
+
+    made = {overrides: compose(*overrides.split()).arm for overrides in arms}
+    parts = [HEAD]
+    for overrides, arm in made.items():
+        env = [f"{name}={shlex.quote(value)}" for name, value in recipe.environment(arm).items()]
+        lines = [" ".join([*env, *arm.engine.program])] + [_line(flag, s, recipe.in_words) for flag, s in recipe.flags(arm).items()]
+        parts.append(f"## `{overrides}`\n\nimage {recipe.image(arm) or 'none is published'}\n\n```\n" + "\n".join(lines) + "\n```\n")
+    parts.append("## MTP against off\n\n| arms | differ, beside speculation, in |\n|---|---|\n" + "\n".join(_pairs(made, recipe)) + "\n")
+    return "\n".join(parts)
+
+
+def _line(flag, setting, in_words):
+    return f"  {flag} {in_words(setting.value)}".rstrip() + f"    # {setting.group}"
+
+
+def _pairs(made, recipe):
+    for overrides, arm in made.items():
+        other = made.get(overrides.replace("speculative=off", "speculative=mtp"))
+        if "speculative=off" in overrides and other is not None:
+            found = recipe.more_than_speculative(arm, other)
+            more = "; ".join(f"`{d.name}` {_said(d.one)} with off, {_said(d.other)} with MTP" for d in found)
+            yield f"| `{overrides.replace('speculative=off', '').strip()}` | {more or 'nothing'} |"
+
+
+def _said(value):
+    return "absent" if value is None else f"`{value}`" if value else "set"
+
+
+if __name__ == "__main__":
+    from conftest import compose
+    from test_recipe import ARMS
+
+    print(page(ARMS, compose), end="")
