@@ -151,6 +151,15 @@ class Speculative:
 
 
 @dataclass(frozen=True)
+class Rename:
+    """What an engine calls its flags and their values from this version on."""
+
+    since: Annotated[str, Field(pattern=r"^\d+(\.\d+)*")]
+    flags: dict[str, str] = field(default_factory=dict)  # old name -> new name
+    values: dict[str, dict[str, str]] = field(default_factory=dict)  # flag, by its new name -> old value -> new value
+
+
+@dataclass(frozen=True)
 class Engine:
     """How a server of this engine is started and what it is told by itself."""
 
@@ -170,6 +179,7 @@ class Engine:
     extra_args: tuple[str, ...] = ()
     env: dict[str, str] = field(default_factory=dict)
     recipe: tuple[Rule, ...] = ()
+    renames: tuple[Rename, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import operator
+import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -69,7 +70,25 @@ def flags(arm: Arm) -> dict[str, Setting]:
                 chosen.pop(flag, None)
             else:
                 chosen[flag] = Setting(value, group)
-    return chosen
+    return _of_version(chosen, arm)
+
+
+def _of_version(chosen: Mapping[str, Setting], arm: Arm) -> dict[str, Setting]:
+    """The flags as the engine's version calls them: a recipe is written once, in the names of the version that it was published for."""
+    named = dict(chosen)
+    for rename in arm.engine.renames:
+        if _version(arm.engine.version) >= _version(rename.since):
+            named = {rename.flags.get(flag, flag): setting for flag, setting in named.items()}
+            named = {
+                flag: Setting(rename.values.get(flag, {}).get(s.value, s.value), s.group) if isinstance(s.value, str) else s
+                for flag, s in named.items()
+            }
+    return named
+
+
+def _version(text: str) -> tuple[int, ...]:
+    """`0.5.12.post1` is (0, 5, 12, 1)."""
+    return tuple(int(number) for number in re.findall(r"\d+", text))
 
 
 def bound(arm: Arm, binding: int, served: Sequence[int] = ()) -> Recipe:

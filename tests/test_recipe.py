@@ -335,3 +335,24 @@ def test_the_page_of_recipes_is_that_of_conf():
     written = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
 
     assert written == page(ARMS, compose), "python tests/recipes_page.py > docs/recipes.md"
+
+
+def test_a_later_sglang_is_told_the_same_in_its_own_words():
+    then, now = (compose("hardware=b200", *more).arm for more in ((), ("engine.version=0.5.23", "engine.image=sglang_0.5.23.sif")))
+
+    said = {d.name: (d.one, d.other) for d in recipe.differences(then, now)}
+
+    assert said["--dsa-decode-backend"] == (None, "trtllm")
+    assert said["--nsa-decode-backend"] == ("trtllm", None)
+    assert said["--cuda-graph-max-bs-decode"] == (None, "$C")
+    assert said["--attention-backend"] == ("nsa", "dsa")
+    assert "--nsa-prefill-backend" not in recipe.bound(now, 8).argv
+
+
+@pytest.mark.parametrize(
+    ("version", "is_renamed"), [("0.5.12", False), ("0.5.12.post1", False), ("0.5.18", False), ("0.5.19", True), ("0.6.0", True)]
+)
+def test_names_change_with_the_version_that_changed_them(version, is_renamed):
+    arm = compose("hardware=b200", f"engine.version={version}").arm
+
+    assert ("--dsa-decode-backend" in recipe.flags(arm)) == is_renamed
