@@ -60,7 +60,7 @@ def test_a_command_that_fails_is_no_answer_whatever_it_printed(program):
 
 def test_a_command_that_is_not_there_is_no_answer(program):
     assert (slurm.queue({"me"}), slurm.accounting(["7"]), slurm.config(), slurm.nodes(None)) == (None, None, None, None)
-    assert (slurm.version(), slurm.find("name", "me"), slurm.find_ended("name", "me", "now")) == (None, None, [])
+    assert (slurm.find("name", "me"), slurm.find_ended("name", "me", "now")) == (None, [])
     assert (slurm.is_there(), slurm.cancel(["7"]), slurm.requeue("7")) == (False, "scancel did not answer", "scontrol did not answer")
 
 

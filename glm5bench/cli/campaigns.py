@@ -179,17 +179,17 @@ def _show(job: NodeJob, start: ServerStart, show: tuple[str, ...]) -> None:
 
 def _show_scripts(scripts: list[Path]) -> int:
     """Prints every script, and what this Slurm says of it. Exit code 1 where it would refuse one."""
-    from ..launch.slurm import test_only
+    from ..launch.slurm import config, test_only
 
-    refused = False
+    is_there, refused = bool(scripts) and config() is not None, False
     for path in scripts:
         print(f"\n{path}:\n{path.read_text(encoding='utf-8').rstrip()}")
-        said = test_only(path)
+        said = test_only(path) if is_there else None
         if said is not None:
             refused |= " to start at " not in said
             print(f"sbatch --test-only: {said}")
-    if scripts and test_only(scripts[0]) is None:
-        print("\nThere is no Slurm here: the scripts are what it would be sent, and nobody has checked them.")
+    if scripts and not is_there:
+        print("\nNo Slurm answers here: the scripts are what it would be sent, and nobody has checked them.")
     return int(refused)
 
 

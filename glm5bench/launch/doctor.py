@@ -65,15 +65,15 @@ def _here(outputs: Path, cluster: Cluster) -> Iterator[Finding]:
 
 
 def _slurm(cluster: Cluster, hardware: Sequence[str], outputs: Path, is_probing: bool) -> Iterator[Finding]:
-    version = slurm.version()
-    if not slurm.is_there() or version is None:
+    if not slurm.is_there():
         yield Finding("Slurm", False, "sbatch, srun, squeue, scontrol and scancel are not all on PATH", "type it on a login node")
         return
-    yield Finding("Slurm", True, version.strip())
     config = slurm.config()
     if config is None:
-        yield Finding("controller", False, "does not answer (scontrol show config)", "try again; SLURM_CONF may name another cluster")
+        step = "type it on a login node; SLURM_CONF may have to name the cluster's slurm.conf"
+        yield Finding("controller", False, "Slurm's commands are here, and no controller answers them (scontrol show config)", step)
         return
+    yield Finding("Slurm", True, config.get("SLURM_VERSION", "of no version"))
     yield Finding("controller", True, f"{config.get('ClusterName', '?')} on {config.get('SLURM_CONF', '?')}")
     limits = ("MaxArraySize", "MaxJobCount", "KillWait", "JobRequeue", "PreemptMode")
     yield Finding("limits", True, ", ".join(f"{name} {config[name]}" for name in limits if name in config))

@@ -86,11 +86,6 @@ class Told:
     left: str = ""  # of its time limit, as squeue shows it
 
 
-def version() -> str | None:
-    """`slurm 22.05.8`."""
-    return _output(["sinfo", "--version"])
-
-
 def config() -> dict[str, str] | None:
     """The running configuration of the controller."""
     said = _output(["scontrol", "show", "config"])
