@@ -17,63 +17,23 @@ from pathlib import Path
 TIMEOUT_S = 30.0  # a squeue without its controller tries for a minute
 
 # Source: squeue(1), JOB STATE CODES. What is in neither set is live: an unknown word is not an end.
-LIVE = frozenset(
-    [
-        "PENDING",
-        "RUNNING",
-        "SUSPENDED",
-        "COMPLETING",
-        "CONFIGURING",
-        "REQUEUED",
-        "REQUEUE_HOLD",
-        "REQUEUE_FED",
-        "RESIZING",
-        "SIGNALING",
-        "STAGE_OUT",
-        "STOPPED",
-        "RESV_DEL_HOLD",
-        "SPECIAL_EXIT",
-        "POWER_UP_NODE",
-        "EXPEDITING",
-    ]
-)
-WAITING = frozenset(["PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT", "POWER_UP_NODE"])
-TERMINAL = frozenset(
-    [
-        "BOOT_FAIL",
-        "CANCELLED",
-        "COMPLETED",
-        "DEADLINE",
-        "FAILED",
-        "LAUNCH_FAILED",
-        "NODE_FAIL",
-        "OUT_OF_MEMORY",
-        "PREEMPTED",
-        "RECONFIG_FAIL",
-        "REVOKED",
-        "TIMEOUT",
-    ]
-)
-
-
+WAITING = frozenset((
+    "PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT", "POWER_UP_NODE",
+))  # fmt: skip
+LIVE = WAITING | {"RUNNING", "SUSPENDED", "COMPLETING", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "EXPEDITING"}
+TERMINAL = frozenset((
+    "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "LAUNCH_FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED",
+    "RECONFIG_FAIL", "REVOKED", "TIMEOUT",
+))  # fmt: skip
 KEPT = ("SLURM_CONF",)
 FOREIGN = (
     "SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SQUEUE_", "SINFO_", "SACCT_", "SCANCEL_", "SUBMITIT_",
     "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL",
 )  # fmt: skip
-NEVER_STARTS = frozenset(
-    [
-        "PartitionTimeLimit",
-        "PartitionNodeLimit",
-        "BadConstraints",
-        "InvalidAccount",
-        "InvalidQOS",
-        "JobHeldUser",
-        "JobHeldAdmin",
-        "PartitionDown",
-        "PartitionInactive",
-    ]
-)  # reasons to wait that pass only when somebody does something
+NEVER_STARTS = frozenset((
+    "PartitionTimeLimit", "PartitionNodeLimit", "BadConstraints", "InvalidAccount", "InvalidQOS", "JobHeldUser", "JobHeldAdmin",
+    "PartitionDown", "PartitionInactive",
+))  # fmt: skip  # reasons to wait that pass only when somebody does something
 
 
 @dataclass(frozen=True)
