@@ -51,15 +51,15 @@ def point_files(tmp_path: Path, name: str = "c") -> dict[str, float]:
     return {f.name: f.stat().st_mtime_ns for f in (tmp_path / "outputs" / name / "points").glob("*.h5")}
 
 
-def until(condition: Callable[[], object], what: str) -> object:
+def until(condition: Callable[[], object], what: str, seconds: float = PATIENCE_S) -> object:
     """The condition's value as soon as it is true."""
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         value = condition()
         if value:
             return value
         time.sleep(0.02)
-    raise AssertionError(f"never came: {what}")
+    raise AssertionError(f"not within {seconds:g} s: {what}")
 
 
 def processes_of(tmp_path: Path) -> dict[int, str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from cluster import Cluster, lacks
-from program import ROOT, processes_of
+from program import ROOT, processes_of, until
 
 HERE = Path(__file__).resolve().parent
 SMALL = (
@@ -112,14 +112,11 @@ class Site:
         return self.until(lambda: (s := self.status()) and not s["jobs"] and s, seconds, "the end of all jobs")
 
     def until(self, condition, seconds=60, what=""):
-        """The condition's value as soon as it is true."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            value = condition()
-            if value:
-                return value
-            time.sleep(0.1)
-        raise AssertionError(f"not within {seconds} s: {what}\n{self.tell()}")
+        """The condition's value as soon as it is true; where it never is, with what there is to see."""
+        try:
+            return until(condition, what, seconds)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.tell()}") from error
 
     def tell(self):
         """What there is to see when a test fails."""
