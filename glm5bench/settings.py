@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, cast
 
-import yaml
 from annotated_types import MinLen
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -204,7 +203,7 @@ def arm_overrides(experiment: Mapping[str, Any] | None, command_line: Sequence[A
         common: list[str] = []
         arms: list[list[str]] = [[]]
     else:
-        shape = _validate(Experiment, experiment, "experiment")
+        shape = validate(Experiment, experiment, "experiment")
         _refuse_unknown(experiment, plain(shape), "experiment")
         common, arms = list(shape.common), [list(arm) for arm in shape.arms]
     return [job for arm in arms for job in _product([*parse([_quoted_choice(o) for o in (*common, *arm)]), *command_line])]
@@ -314,7 +313,7 @@ def _validated(asked: dict[str, Any]) -> Settings:
     for axis in POINT_AXES:
         if not isinstance(asked.get(axis), list):
             asked[axis] = [asked.get(axis)]
-    settings: Settings = _validate(Settings, asked, "")
+    settings: Settings = validate(Settings, asked, "")
     _refuse_unknown(asked, plain(settings), "")
     for hardware in {*settings.cluster.hardware, settings.hardware.id}:
         settings.cluster.resources(hardware)
@@ -333,7 +332,8 @@ def _hardware_names() -> tuple[str, ...]:
     return tuple(group_values("hardware"))
 
 
-def _validate(kind: type[Any], asked: Any, prefix: str) -> Any:
+def validate(kind: type[Any], asked: Any, prefix: str) -> Any:
+    """A value of this kind. Raises SettingsError with the path and the value of the first thing that is wrong."""
     try:
         return adapter(cast(Hashable, kind)).validate_python(asked)
     except ValidationError as error:
@@ -386,53 +386,3 @@ def compose(*overrides: str) -> Settings:
         raise
     except Exception as error:  # as in run_hydra
         raise _settings_error(error) from error
-
-
-def price_table(spec: str) -> Price:
-    """Prices by name of conf/price, from a YAML file of the same shape, or as `b200=2.5,h200=1.4` over hyperscaler's."""
-    if "=" in spec:
-        own: Price = _validate(
-            Price, {"id": "own", "usd_per_gpu_h": {**price_table("hyperscaler").usd_per_gpu_h, **_price_pairs(spec)}}, ""
-        )
-        return own
-    shipped = conf_dir() / "price" / f"{spec}.yaml"
-    path = shipped if shipped.is_file() else Path(spec)
-    if not path.is_file():
-        names = ", ".join(group_values("price"))
-        raise SettingsError(f"There is no price set {spec!r}.", where="--price", next_step=f"one of {names}, a YAML file, or b200=2.5")
-    try:
-        asked = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SettingsError(f"The price file cannot be read: {error}.", where=str(path)) from error
-    price: Price = _validate(Price, asked, "")
-    return price
-
-
-def _price_pairs(spec: str) -> dict[str, float | None]:
-    pairs: dict[str, float | None] = {}
-    for pair in spec.split(","):
-        hardware, _, usd = pair.partition("=")
-        if hardware.strip() not in group_values("hardware"):
-            raise SettingsError(
-                f"--price {pair}: there is no hardware {hardware!r}.", next_step=f"one of {', '.join(group_values('hardware'))}"
-            )
-        try:
-            pairs[hardware.strip()] = float(usd)
-        except ValueError as error:
-            raise SettingsError(f"--price {pair}: {usd!r} is no number of dollars.", next_step="--price b200=2.5,h200=1.4") from error
-    return pairs
-
-
-def power_table() -> dict[str, float]:
-    """All-in kW per GPU by hardware id, from conf/hardware. A variant inherits what it does not name."""
-    return {id_: float(_inherited("hardware", id_, "power_kw")) for id_ in group_values("hardware")}
-
-
-def _inherited(group: str, name: str, key: str) -> Any:
-    raw = yaml.safe_load((conf_dir() / group / f"{name}.yaml").read_text(encoding="utf-8"))
-    if key in raw:
-        return raw[key]
-    parents = [d for d in raw.get("defaults", []) if isinstance(d, str) and d != "_self_"]
-    if not parents:
-        raise BenchError(f"{group}/{name} has no {key}.", where=str(conf_dir()))
-    return _inherited(group, parents[0], key)

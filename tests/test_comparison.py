@@ -7,7 +7,7 @@ import math
 import pytest
 
 from glm5bench.analysis.comparison import Economy, Row, Series, iso_table, series_frontiers
-from glm5bench.settings import power_table, price_table
+from glm5bench.prices import power_table, price_table
 from glm5bench.store.archive import PUBLISHED
 from glm5bench.store.published import published
 

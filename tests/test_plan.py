@@ -11,7 +11,7 @@ from glm5bench import plan as planning
 from glm5bench.errors import ImpossibleError, SettingsError
 from glm5bench.plan import plan, price_of, without
 from glm5bench.point import NodeJob, canonical_json, from_json
-from glm5bench.settings import price_table
+from glm5bench.prices import price_table
 
 
 def keys(*overrides):

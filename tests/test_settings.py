@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from glm5bench import recipe, settings
 from glm5bench.errors import SettingsError
-from glm5bench.settings import arm_overrides, campaign_name, conf_dir, group_values, power_table, price_table
+from glm5bench.prices import power_table, price_table
+from glm5bench.settings import arm_overrides, campaign_name, conf_dir, group_values
 
 HARDWARE = {  # of the reference table: GPUs per node, HBM GB, TB/s, FP4, FP8, BF16 TFLOP/s, scale-up GB/s and world, kW, prices
     "h100": (8, 80, 3.35, None, 1979, 989, 450, 8, 1.73, 1.30, 1.69, 1.30),

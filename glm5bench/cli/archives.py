@@ -101,7 +101,7 @@ def tables(
     only: Annotated[str, typer.Option("--table", help="points, frontier or iso alone.")] = "",
 ) -> int:
     """Points, frontier, iso-interactivity and cost tables of any files; `published` is what ships."""
-    from ..settings import price_table
+    from ..prices import price_table
 
     return tables_of(paths, price=price_table(price), format_=format_, at=at, interpolation=interpolation, baseline=baseline, only=only)
 
@@ -112,8 +112,8 @@ def tables_of(
     """Prints the tables of the paths."""
     from ..analysis.comparison import PUBLISHED_GRID, Economy, iso_table, named, series_frontiers
     from ..analysis.interpolation import METHODS
+    from ..prices import power_table
     from ..report import tables as report
-    from ..settings import power_table
     from ..store.archive import collect
 
     writers: dict[str, Callable[[report.Tables], str]] = {"md": report.as_markdown, "csv": report.as_csv, "json": report.as_json}

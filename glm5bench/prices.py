@@ -1,0 +1,59 @@
+"""Prices and powers by hardware, from conf/ without a composition: what tables of files need, which know no sweep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .errors import BenchError, SettingsError
+from .settings import Price, conf_dir, group_values, validate
+
+
+def price_table(spec: str) -> Price:
+    """Prices by name of conf/price, from a YAML file of the same shape, or as `b200=2.5,h200=1.4` over hyperscaler's."""
+    if "=" in spec:
+        own: Price = validate(Price, {"id": "own", "usd_per_gpu_h": {**price_table("hyperscaler").usd_per_gpu_h, **_price_pairs(spec)}}, "")
+        return own
+    shipped = conf_dir() / "price" / f"{spec}.yaml"
+    path = shipped if shipped.is_file() else Path(spec)
+    if not path.is_file():
+        names = ", ".join(group_values("price"))
+        raise SettingsError(f"There is no price set {spec!r}.", where="--price", next_step=f"one of {names}, a YAML file, or b200=2.5")
+    try:
+        asked = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SettingsError(f"The price file cannot be read: {error}.", where=str(path)) from error
+    price: Price = validate(Price, asked, "")
+    return price
+
+
+def _price_pairs(spec: str) -> dict[str, float | None]:
+    pairs: dict[str, float | None] = {}
+    for pair in spec.split(","):
+        hardware, _, usd = pair.partition("=")
+        if hardware.strip() not in group_values("hardware"):
+            raise SettingsError(
+                f"--price {pair}: there is no hardware {hardware!r}.", next_step=f"one of {', '.join(group_values('hardware'))}"
+            )
+        try:
+            pairs[hardware.strip()] = float(usd)
+        except ValueError as error:
+            raise SettingsError(f"--price {pair}: {usd!r} is no number of dollars.", next_step="--price b200=2.5,h200=1.4") from error
+    return pairs
+
+
+def power_table() -> dict[str, float]:
+    """All-in kW per GPU by hardware id, from conf/hardware. A variant inherits what it does not name."""
+    return {id_: float(_inherited("hardware", id_, "power_kw")) for id_ in group_values("hardware")}
+
+
+def _inherited(group: str, name: str, key: str) -> Any:
+    raw = yaml.safe_load((conf_dir() / group / f"{name}.yaml").read_text(encoding="utf-8"))
+    if key in raw:
+        return raw[key]
+    parents = [d for d in raw.get("defaults", []) if isinstance(d, str) and d != "_self_"]
+    if not parents:
+        raise BenchError(f"{group}/{name} has no {key}.", where=str(conf_dir()))
+    return _inherited(group, parents[0], key)
