@@ -14,6 +14,7 @@ MAY_IMPORT = {
     "roofline": set(),
     "cluster": set(),
     "settings": {"cluster"},
+    "prices": {"settings"},
     "recipe": {"roofline"},
     "plan": {"recipe", "settings"},
     "analysis": {"roofline"},
@@ -22,7 +23,7 @@ MAY_IMPORT = {
     "node": {"recipe", "store", "analysis", "simulator"},
     "launch": {"cluster", "plan", "node", "store"},
     "report": {"analysis"},
-    "cli": {"cluster", "recipe", "plan", "settings", "roofline", "analysis", "store", "simulator", "node", "launch", "report"},
+    "cli": {"cluster", "recipe", "plan", "settings", "prices", "roofline", "analysis", "store", "simulator", "node", "launch", "report"},
 }
 EVERYONE = {"errors", "point"}
 HOMES = {
@@ -35,7 +36,7 @@ HOMES = {
     "plotly": {"report"},
     "pandas": {"store", "report"},
     "pydantic": {"settings", "cluster", "point"},
-    "yaml": {"settings"},
+    "yaml": {"prices"},
     "typer": {"cli"},
     "starlette": {"simulator"},
     "uvicorn": {"simulator"},

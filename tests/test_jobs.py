@@ -62,7 +62,7 @@ def only(campaign):
 
 def test_a_job_that_slurm_has_pending_is_queued_with_slurms_reason(campaign):
     sent(campaign, "7")
-    slurm_says(campaign, queue="7|PENDING||1:00:00|Resources\n")
+    slurm_says(campaign, queue="7|PENDING||Resources\n")
 
     job = only(campaign)
 
@@ -72,7 +72,7 @@ def test_a_job_that_slurm_has_pending_is_queued_with_slurms_reason(campaign):
 @pytest.mark.parametrize("word", ["RUNNING", "COMPLETING", "SUSPENDED", "SIGNALING"])
 def test_a_job_that_slurm_has_on_a_node_runs(campaign, word):
     sent(campaign, "7")
-    slurm_says(campaign, queue=f"7|{word}|gpu3|1:00:00|None\n")
+    slurm_says(campaign, queue=f"7|{word}|gpu3|None\n")
 
     assert (only(campaign).state, only(campaign).node) == ("running", "gpu3")
 
@@ -80,14 +80,14 @@ def test_a_job_that_slurm_has_on_a_node_runs(campaign, word):
 @pytest.mark.parametrize("word", ["CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT"])
 def test_a_job_that_will_run_waits(campaign, word):
     sent(campaign, "7")
-    slurm_says(campaign, queue=f"7|{word}||1:00:00|None\n")
+    slurm_says(campaign, queue=f"7|{word}||None\n")
 
     assert only(campaign).state == "queued"
 
 
 def test_a_word_of_slurm_that_nobody_knows_yet_is_no_end(campaign):
     sent(campaign, "7")
-    slurm_says(campaign, queue="7|TELEPORTING|gpu1|1:00:00|None\n")
+    slurm_says(campaign, queue="7|TELEPORTING|gpu1|None\n")
 
     assert only(campaign).is_live
 
@@ -113,7 +113,7 @@ def test_a_job_that_slurm_does_not_know_any_more_ended_as_accounting_says(campai
 def test_a_job_that_the_controller_still_shows_as_over_has_its_class_where_there_is_no_accounting(campaign, word, class_):
     sent(campaign, "7")
     beat(campaign)
-    slurm_says(campaign, queue=f"7|{word}|gpu1|0:00|None\n")
+    slurm_says(campaign, queue=f"7|{word}|gpu1|None\n")
     (campaign.root.parent / "bin" / "sacct").unlink()
 
     assert (only(campaign).state, only(campaign).failure_class) == ("ended", class_)
@@ -121,7 +121,7 @@ def test_a_job_that_the_controller_still_shows_as_over_has_its_class_where_there
 
 def test_what_the_controller_showed_of_a_job_is_remembered_when_it_forgets_it(campaign):
     sent(campaign, "7")
-    slurm_says(campaign, queue="7|CANCELLED||0:00|None\n")
+    slurm_says(campaign, queue="7|CANCELLED||None\n")
     assert only(campaign).failure_class == "cancelled"
 
     slurm_says(campaign)
@@ -290,7 +290,7 @@ def test_a_job_that_said_its_last_word_is_over_while_slurm_still_shows_it(campai
     sent(campaign, "7")
     beat(campaign)
     last_words(campaign, "time_limit")
-    slurm_says(campaign, queue="7|RUNNING|gpu1|0:10|None\n")
+    slurm_says(campaign, queue="7|RUNNING|gpu1|None\n")
 
     assert (only(campaign).state, only(campaign).failure_class) == ("ended", "time_limit")
 
@@ -298,7 +298,7 @@ def test_a_job_that_said_its_last_word_is_over_while_slurm_still_shows_it(campai
 def test_a_job_that_a_signal_ended_and_that_slurm_has_pending_will_run_again(campaign):
     sent(campaign, "7")
     last_words(campaign, "SIGTERM")
-    slurm_says(campaign, queue="7|PENDING||1:00:00|BeginTime\n")
+    slurm_says(campaign, queue="7|PENDING||BeginTime\n")
 
     assert only(campaign).state == "queued"
 
@@ -316,7 +316,7 @@ def test_what_accounting_knew_of_a_job_is_forgotten_when_it_is_queued_again(camp
     slurm_says(campaign, accounting="7|PREEMPTED|gpu1\n")
     assert only(campaign).failure_class == "preempted"
 
-    slurm_says(campaign, queue="7|PENDING||1:00:00|BeginTime\n")
+    slurm_says(campaign, queue="7|PENDING||BeginTime\n")
     assert only(campaign).state == "queued"
 
     slurm_says(campaign, accounting="7|TIMEOUT|gpu1\n")
@@ -325,9 +325,7 @@ def test_what_accounting_knew_of_a_job_is_forgotten_when_it_is_queued_again(camp
 
 def test_the_tasks_of_an_array_stand_each_for_itself(campaign):
     sent(campaign, "7_0", "7_1", "7_2")
-    slurm_says(
-        campaign, queue="7_1|RUNNING|gpu1|1:00|None\n7_2|PENDING||1:00|Priority\n", accounting="7_0|COMPLETED|gpu1\n7_1|RUNNING|gpu1\n"
-    )
+    slurm_says(campaign, queue="7_1|RUNNING|gpu1|None\n7_2|PENDING||Priority\n", accounting="7_0|COMPLETED|gpu1\n7_1|RUNNING|gpu1\n")
 
     found = {job.job_id: (job.state, job.keys) for job in jobs(campaign, poll_s=0)}
 
@@ -336,7 +334,7 @@ def test_the_tasks_of_an_array_stand_each_for_itself(campaign):
 
 def test_a_job_of_lanes_is_over_when_every_lane_has_said_so(campaign):
     sent(campaign, "7", lanes=2)
-    slurm_says(campaign, queue="7|RUNNING|gpu1|1:00|None\n")
+    slurm_says(campaign, queue="7|RUNNING|gpu1|None\n")
     last_words(campaign, "time_limit", "7")
     assert only(campaign).state == "running"
 
@@ -381,10 +379,10 @@ def test_a_line_of_submissions_that_nobody_understands_is_named_with_its_file(ca
 
 def test_slurm_is_not_asked_again_before_its_time(campaign):
     sent(campaign, "7", accepted_ago_s=LONG_AGO)
-    slurm_says(campaign, queue="7|RUNNING|gpu1|1:00|None\n")
+    slurm_says(campaign, queue="7|RUNNING|gpu1|None\n")
     assert only(campaign).state == "running"
 
-    slurm_says(campaign, queue="7|PENDING||1:00|None\n")
+    slurm_says(campaign, queue="7|PENDING||None\n")
 
     assert [job.state for job in jobs(campaign, poll_s=600)] == ["running"]
     assert [job.state for job in jobs(campaign, poll_s=0)] == ["queued"]
@@ -396,7 +394,7 @@ def test_slurm_is_not_asked_again_before_its_time(campaign):
 def test_a_damaged_answer_of_before_is_asked_for_again(campaign, text):
     sent(campaign, "7")
     campaign.write_text(campaign.jobs / "slurm.json", text)
-    slurm_says(campaign, queue="7|PENDING||1:00|None\n")
+    slurm_says(campaign, queue="7|PENDING||None\n")
 
     assert [job.state for job in jobs(campaign, poll_s=600)] == ["queued"]
 
@@ -404,7 +402,7 @@ def test_a_damaged_answer_of_before_is_asked_for_again(campaign, text):
 def test_a_job_that_nobody_wrote_down_is_live_while_slurm_knows_it(campaign):
     sent(campaign, "7")
     beat(campaign, "8", ago_s=SILENT_S * 2, keys=["other"])
-    slurm_says(campaign, queue="7|RUNNING|gpu1|1:00|None\n8|SUSPENDED|gpu1|1:00|None\n")
+    slurm_says(campaign, queue="7|RUNNING|gpu1|None\n8|SUSPENDED|gpu1|None\n")
 
     assert {job.job_id: (job.state, job.keys) for job in jobs(campaign, poll_s=0)} == {
         "7": ("running", ("k0",)),
@@ -416,7 +414,7 @@ def test_the_folder_of_a_lane_is_no_job_of_its_own(campaign):
     sent(campaign, "7", lanes=2)
     beat(campaign, "7")
     beat(campaign, "7.1")
-    slurm_says(campaign, queue="7|RUNNING|gpu1|1:00|None\n")
+    slurm_says(campaign, queue="7|RUNNING|gpu1|None\n")
 
     assert len(only(campaign).beats) == 2
 

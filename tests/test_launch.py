@@ -169,12 +169,12 @@ def test_a_point_that_took_its_run_down_as_often_as_the_limit_says_is_left(campa
     at = planned.points[0].key
     spent = []
     for _ in range(HOW.failure.limit):
-        spent.append(_spent(campaign, request(planned)))
+        spent.append(_spent(campaign, request(planned), "7"))
         died_at(campaign, at)
         _tell_of_an_earlier_run(campaign, [request(planned)], "7")
 
     assert spent == [set()] * HOW.failure.limit
-    assert _spent(campaign, request(planned)) == {at}
+    assert _spent(campaign, request(planned), "7") == {at}
 
 
 def test_a_job_of_which_every_point_is_spent_leaves_them_and_starts_nothing(campaign, planned):
@@ -194,7 +194,7 @@ def test_an_attempt_that_failed_in_another_way_is_not_one_that_slurm_ran_again(c
     for number in range(1, 2 * HOW.failure.limit):
         write_json(campaign.attempt_file(key, number), {"status": "failed", "class": "lost", "message": "gone"})
 
-    assert _spent(campaign, request(planned)) == set()
+    assert _spent(campaign, request(planned), "7") == set()
 
 
 def test_what_is_sent_takes_nothing_along_of_the_job_that_it_is_sent_from(monkeypatch):

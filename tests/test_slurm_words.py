@@ -23,23 +23,23 @@ def program(tmp_path, monkeypatch):
 
 
 def test_a_queue_is_read_by_job_with_its_state_node_time_and_reason(program):
-    asked = program("squeue", "12_0|RUNNING|gpu1|1:02:03|None\n12_1|PENDING||2:00:00|ReqNodeNotAvail, UnavailableNodes:gpu[1-2]\n")
+    asked = program("squeue", "12_0|RUNNING|gpu1|None\n12_1|PENDING||ReqNodeNotAvail, UnavailableNodes:gpu[1-2]\n")
 
     assert slurm.queue({"me", "also"}) == {
-        "12_0": Told("RUNNING", "gpu1", "None", "1:02:03"),
-        "12_1": Told("PENDING", "", "ReqNodeNotAvail, UnavailableNodes:gpu[1-2]", "2:00:00"),
+        "12_0": Told("RUNNING", "gpu1", "None"),
+        "12_1": Told("PENDING", "", "ReqNodeNotAvail, UnavailableNodes:gpu[1-2]"),
     }
     assert {"--user=also,me", "--all", "--states=all", "--array"} <= set(asked.read_text().splitlines())
 
 
 def test_a_reason_may_hold_the_bar_that_separates_columns(program):
-    program("squeue", "7|PENDING||1:00|why|not\n")
+    program("squeue", "7|PENDING||why|not\n")
 
     assert slurm.queue({"me"})["7"].reason == "why|not"
 
 
 def test_lines_that_are_no_rows_are_passed_over(program):
-    program("squeue", "slurm_load_jobs: retrying\n\n7|RUNNING|gpu1|1:00|None\n")
+    program("squeue", "slurm_load_jobs: retrying\n\n7|RUNNING|gpu1|None\n")
 
     assert list(slurm.queue({"me"})) == ["7"]
 
@@ -51,7 +51,7 @@ def test_an_empty_queue_is_an_answer(program):
 
 
 def test_a_command_that_fails_is_no_answer_whatever_it_printed(program):
-    program("squeue", "7|RUNNING|gpu1|1:00|None\n", code=1)
+    program("squeue", "7|RUNNING|gpu1|None\n", code=1)
     program("sacct", "7|COMPLETED|gpu1\n", code=1)
     program("scontrol", "MaxArraySize = 1001\n", code=1)
 
@@ -67,7 +67,7 @@ def test_a_command_that_is_not_there_is_no_answer(program):
 def test_a_user_s_own_format_of_the_queue_does_not_reach_squeue(program, monkeypatch):
     monkeypatch.setenv("SQUEUE_FORMAT", "%i")
     monkeypatch.setenv("SACCT_FORMAT", "JobID")
-    program("squeue", "7|RUNNING|gpu1|1:00|None\n", first='[ -z "$SQUEUE_FORMAT$SACCT_FORMAT" ] || exit 1')
+    program("squeue", "7|RUNNING|gpu1|None\n", first='[ -z "$SQUEUE_FORMAT$SACCT_FORMAT" ] || exit 1')
 
     assert list(slurm.queue({"me"})) == ["7"]
 
@@ -86,9 +86,7 @@ def test_slurms_commands_do_not_run_as_the_job_that_asks(program, monkeypatch):
     monkeypatch.setenv("SBATCH_PARTITION", "mine")
     monkeypatch.setenv("SLURM_CLUSTERS", "other")
     monkeypatch.setenv("SLURM_CONF", "/etc/slurm/mine.conf")
-    program(
-        "squeue", "7|RUNNING|gpu1|1:00|None\n", first='[ "$SBATCH_PARTITION$SLURM_CLUSTERS$SLURM_CONF" = /etc/slurm/mine.conf ] || exit 1'
-    )
+    program("squeue", "7|RUNNING|gpu1|None\n", first='[ "$SBATCH_PARTITION$SLURM_CLUSTERS$SLURM_CONF" = /etc/slurm/mine.conf ] || exit 1')
 
     assert list(slurm.queue({"me"})) == ["7"]
 

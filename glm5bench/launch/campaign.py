@@ -16,11 +16,10 @@ from ..plan import Plan, split, without
 from ..point import NodeJob, from_plain, plain
 from ..store.campaign import Campaign
 from . import slurm
-from .batch import Order, batch_name, batches, longest_s, script
+from .batch import Order, longest_s, script
 from .failure import Decision, decisions, missing, nodes_away, orders
 from .jobs import Job, jobs_by_slurm, keys_of
-from .submissions import read_sent
-from .submit import How, Outcome, refuse_a_copy, settle, submit, submitting
+from .submit import How, Outcome, named_batches, refuse_a_copy, settle, submit, submitting
 
 PLAN_FORMAT = 1
 
@@ -200,18 +199,11 @@ def resubmit(
 
 def write_scripts(campaign: Campaign, plan: Plan, how: How) -> list[Path]:
     """The sbatch scripts that `sweep` would send for the whole plan, under the campaign's directory; replaces those of before."""
-    config = slurm.config() or {}
-    size = config.get("MaxArraySize", "")
-    most = slurm.partition_limits_min({h: how.cluster.resources(h).partition for h in {job.arm.hardware.id for job in plan.jobs}})
-    array = int(size) if size.isdigit() else 1001
-    made = batches([Order(job) for job in plan.jobs], how.cluster, max_array_size=array, partition_max_min=most)
     folder = campaign.root / "sbatch"
     for old in folder.glob("*.sh"):
         old.unlink()
-    nth = len({s.name for s in read_sent(campaign)})
     paths = []
-    for i, batch in enumerate(made):
-        name = batch_name(campaign, batch, nth + i)
+    for name, batch in named_batches(campaign, [Order(job) for job in plan.jobs], how.cluster, slurm.config() or {}):
         path = folder / f"{name}.sh"
         campaign.write_text(path, script(batch, how.cluster, campaign, name))
         paths.append(path)

@@ -20,11 +20,12 @@ from pathlib import Path
 from submitit import JobEnvironment
 
 from ..errors import BenchError, EnvironmentLacks
+from ..node.attempt import Trace, record_failure
 from ..node.heartbeat import Heartbeat, node_name, read_beat
-from ..node.job import Progress, Trace, catch_signals, lane_ids, record_failure, run
+from ..node.job import Progress, catch_signals, run
 from ..plan import without
 from ..point import from_json
-from ..store.campaign import Campaign
+from ..store.campaign import Campaign, lane_ids
 from ..store.files import write_json
 from . import slurm
 from .failure import is_tried_again_here
@@ -49,7 +50,8 @@ def run_requests(root: str, lanes: Sequence[Sequence[str]]) -> dict[str, list[st
     requests = [from_json(Request, Path(request).read_bytes()) for request in lanes[lane]]
     progress.deadline_utc_s = _deadline(campaign, job_id, requests[0])
     keys = [p.key for r in requests for p in r.job.points]
-    _tell_of_an_earlier_run(campaign, requests, job_id)
+    if environment.cluster == "slurm":  # a local job's id is the number of a process, which comes again
+        _tell_of_an_earlier_run(campaign, requests, job_id)
     campaign.ended(job_id).unlink(missing_ok=True)  # of an earlier run of this job, which was requeued
     if requests[0].job.lanes > 1:
         keep_to(lane, requests[0].job)
@@ -77,7 +79,7 @@ def _run(campaign: Campaign, request: Request, job_id: str, heart: Heartbeat, pr
         return may
 
     try:
-        spent = _spent(campaign, request)
+        spent = _spent(campaign, request, job_id)
         progress.left += sorted(spent)
         progress.fault = "lost" if spent else progress.fault
         job = without(request.job, spent)
@@ -90,10 +92,14 @@ def _run(campaign: Campaign, request: Request, job_id: str, heart: Heartbeat, pr
         progress.stop = True
 
 
-def _spent(campaign: Campaign, request: Request) -> set[str]:
+def _spent(campaign: Campaign, request: Request, job_id: str) -> set[str]:
     """The points that Slurm's own requeues have brought to the limit of attempts."""
     attempts = campaign.attempts(p.key for p in request.job.points)
-    return {key for key, tried in attempts.items() if sum("Slurm has run it again" in a.message for a in tried) >= request.failure.limit}
+    return {
+        key
+        for key, tried in attempts.items()
+        if sum(a.failure_class == "lost" and a.job_id == job_id for a in tried) >= request.failure.limit
+    }
 
 
 def _tell_of_an_earlier_run(campaign: Campaign, requests: Sequence[Request], job_id: str) -> None:
@@ -140,11 +146,8 @@ def _deadline(campaign: Campaign, job_id: str, request: Request) -> float:
         return int(told) - request.stop_before_s
     if not request.limit_s:
         return float("inf")
-    try:
-        began = float((campaign.job(job_id.partition(".")[0]) / "started").read_text(encoding="utf-8").split()[1])
-    except (OSError, IndexError, ValueError):
-        began = time.time()
-    return began + request.limit_s - request.stop_before_s
+    _, began = campaign.started(job_id.partition(".")[0])
+    return (began or time.time()) + request.limit_s - request.stop_before_s
 
 
 def _say_the_end(campaign: Campaign, job_id: str, progress: Progress) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from ..errors import BenchError, EnvironmentLacks, FileError
 from ..node.heartbeat import Beat, is_alive, process_started_ticks, read_beat
-from ..store.campaign import Campaign
+from ..store.campaign import Campaign, lane_ids
 from ..store.files import read_json, write_json
 from . import slurm
 from .request import End, read_end
@@ -41,7 +41,7 @@ CLASS_OF_STATE = {
 
 @dataclass(frozen=True)
 class Job:
-    """One job at one moment. `lanes` are the ids of its folders, `beats` and `ends` what stands in them."""
+    """One job at one moment. `beats` and `ends`: what its lanes have written, those that have."""
 
     job_id: str
     sent: Sent | None
@@ -144,18 +144,14 @@ def _job(campaign: Campaign, sent: Sent, view: View) -> Job:
         return Job("", sent, "ended", None, "", sent.keys, (), ())
     if not sent.job_id:
         return Job("", sent, "unconfirmed" if sent.executor == "slurm" else "ended", None, "", sent.keys, (), ())
-    lanes = _lanes(sent)
+    lanes = lane_ids(sent.job_id, len(sent.requests))
     since = sent.asked_utc_s - (CLOCKS_S if sent.executor == "slurm" else 0)  # local ids are process ids, which come again
-    began = _began(campaign, sent.job_id)  # of its latest run: what an earlier one said is not its last word
+    began_on, began = campaign.started(sent.job_id)  # its latest run: what an earlier one said is not its last word
     beats = tuple(beat for lane in lanes if (beat := read_beat(campaign.heartbeat(lane))) is not None and beat.time_utc_s >= since)
     ends = tuple(end for lane in lanes if (end := read_end(campaign, lane)) is not None and end.utc_s >= max(since, began))
     state, told = _slurm_state(sent, beats, ends, view, began) if sent.executor == "slurm" else (_local_state(sent, beats), None)
-    node = next((b.node or b.host for b in beats), "") or _started_on(campaign, sent.job_id) or (told.node if told else "")
+    node = next((b.node or b.host for b in beats), "") or began_on or (told.node if told else "")
     return Job(sent.job_id, sent, state, told, node, sent.keys, beats, ends)
-
-
-def _lanes(sent: Sent) -> list[str]:
-    return [sent.job_id, *(f"{sent.job_id}.{lane}" for lane in range(1, len(sent.requests)))]
 
 
 def _unrecorded(campaign: Campaign, job_id: str, view: View) -> Job | None:
@@ -222,22 +218,6 @@ def user() -> str:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
         return str(os.geteuid())
-
-
-def _started_on(campaign: Campaign, job_id: str) -> str:
-    """The node that the batch script began on, from the line that it wrote before Python started."""
-    try:
-        return (campaign.job(job_id) / "started").read_text(encoding="utf-8").split()[0]
-    except (OSError, IndexError):
-        return ""
-
-
-def _began(campaign: Campaign, job_id: str) -> float:
-    """When the batch script last began, by its node's clock; 0 where it has not, or where there is none."""
-    try:
-        return float((campaign.job(job_id) / "started").read_text(encoding="utf-8").split()[1])
-    except (OSError, IndexError, ValueError):
-        return 0.0
 
 
 def _job_folders(campaign: Campaign) -> list[str]:

@@ -43,7 +43,6 @@ class Told:
     state: str
     node: str = ""
     reason: str = ""
-    left: str = ""  # of its time limit, as squeue shows it
 
 
 def config() -> dict[str, str] | None:
@@ -98,11 +97,11 @@ def nodes(partition: str | None) -> dict[str, tuple[str, str]] | None:
 
 def queue(users: Iterable[str]) -> dict[str, Told] | None:
     """Every job of these users that the controller knows, an array's tasks apart; those that are over for some minutes (MinJobAge)."""
-    said = _output(["squeue", "--noheader", "--all", "--states=all", "--array", _of(users), "--format=%i|%T|%N|%L|%r"])
+    said = _output(["squeue", "--noheader", "--all", "--states=all", "--array", _of(users), "--format=%i|%T|%N|%r"])
     if said is None:
         return None
-    rows = (line.split("|", 4) for line in said.splitlines() if line.count("|") >= 4)
-    return {job: Told(state, node, reason, left) for job, state, node, left, reason in rows}
+    rows = (line.split("|", 3) for line in said.splitlines() if line.count("|") >= 3)
+    return {job: Told(state, node, reason) for job, state, node, reason in rows}
 
 
 def _of(users: Iterable[str]) -> str:

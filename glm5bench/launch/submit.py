@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -115,25 +115,31 @@ def _submit_slurm(campaign: Campaign, orders: Sequence[Order], how: How) -> Outc
     if config is None:
         raise EnvironmentLacks("Slurm's controller does not answer (scontrol show config).", next_step="type the same command again later")
     room = _number(config.get("MaxJobCount"), 10_000)
-    most = slurm.partition_limits_min({h: how.cluster.resources(h).partition for h in {o.job.arm.hardware.id for o in orders}})
-    sized = batches(orders, how.cluster, max_array_size=_number(config.get("MaxArraySize"), 1001), partition_max_min=most)
     if "%" in str(campaign.root):
         raise UsageError(f"Slurm gives % a meaning in the names of files: {campaign.root}.", next_step="output_dir=... without it")
     ids: list[str] = []
     refused: list[str] = []
-    n_waiting, n_points, nth = 0, 0, len({s.name for s in read_sent(campaign)})
-    for i, batch in enumerate(sized):
+    n_waiting, n_points = 0, 0
+    for name, batch in named_batches(campaign, orders, how.cluster, config):
         room -= len(batch.members)
         if room < 0:
             n_waiting += len(batch.jobs)
             continue
         try:
             _refuse_nowhere(campaign, batch, how)
-            ids += _send(campaign, batch, how, batch_name(campaign, batch, nth + i))
+            ids += _send(campaign, batch, how, name)
             n_points += sum(len(job.points) for job in batch.jobs)
         except _Refused as error:
             refused.append(str(error))
     return Outcome(tuple(ids), n_points, tuple(refused), n_waiting)
+
+
+def named_batches(campaign: Campaign, orders: Sequence[Order], cluster: Cluster, config: Mapping[str, str]) -> list[tuple[str, Batch]]:
+    """The arrays of these orders within Slurm's limits, each with a job name that is the next submission's. `config`: Slurm's, or empty."""
+    most = slurm.partition_limits_min({h: cluster.resources(h).partition for h in {o.job.arm.hardware.id for o in orders}})
+    made = batches(orders, cluster, max_array_size=_number(config.get("MaxArraySize"), 1001), partition_max_min=most)
+    nth = len({s.name for s in read_sent(campaign)})
+    return [(batch_name(campaign, batch, nth + i), batch) for i, batch in enumerate(made)]
 
 
 def _refuse_nowhere(campaign: Campaign, batch: Batch, how: How) -> None:

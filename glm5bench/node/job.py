@@ -15,25 +15,22 @@ import socket
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import httpx
 
-from ..analysis.metrics import Figures
-from ..analysis.validity import Verdict
 from ..errors import BenchError, ClientError, EnvironmentLacks, ServerError
-from ..point import Arm, NodeJob, Point, ServerStart, digest_of, plain, simulated_facts
+from ..point import NodeJob, Point, ServerStart
 from ..recipe import point_estimate_s
-from ..store.campaign import ATTEMPT_FORMAT, Campaign
-from ..store.files import Taken, write_json
+from ..store.campaign import Campaign, lane_ids
+from ..store.files import Taken
 from ..store.measurement import Measurement
 from ..store.pointfile import write_point
-from ..store.sealed import seal_of
 from . import client
+from .attempt import Trace, now_utc, observed, point_record, record_attempt, record_failure, server_info, whole
 from .container import Image, sif_name
 from .heartbeat import Heartbeat, is_alive, node_name, read_beat
 from .provenance import provenance
@@ -89,7 +86,7 @@ def run(
     job_id: str,
     heart: Heartbeat,
     progress: Progress,
-    is_retried: Callable[[str], bool] = lambda key: False,
+    is_retried: Callable[[str], bool],
 ) -> None:
     """Measures what of the job is not done yet. Never raises for a fault of a server or a point: the records say it.
 
@@ -220,13 +217,13 @@ class _Start:
         _flush(server)
         self.heart.phase("measuring")
         beside = self._beside()
-        began, wall, clock = _now(), time.time(), time.monotonic()
+        began, wall, clock = now_utc(), time.time(), time.monotonic()
         load = client.run_load(server, path, measured, point.concurrency, self._progress)
         server.alive_or_raise()
         if any(trace.error for trace in load.traces):
             server.answers_or_raise()
-        ended, clock_step = _now(), (time.time() - wall) - (time.monotonic() - clock)
-        info = _server_info(server)
+        ended, clock_step = now_utc(), (time.time() - wall) - (time.monotonic() - clock)
+        info = server_info(server)
         made = {
             **provenance(self.job_id, server.place.image.sif if server.place.image else "none"),
             **self._neighbourhood(beside),
@@ -241,7 +238,7 @@ class _Start:
         source = "simulated" if self.job.arm.engine.simulated else "measured"
         record = point_record(self.job, self.start, point)
         log = server.log_tail(1_000_000)
-        self._write(Measurement(point.key, source, record, made, client.requests(load), _observed(info, server), log), point)
+        self._write(Measurement(point.key, source, record, made, client.requests(load), observed(info, server), log), point)
 
     def _beside(self) -> list[str]:
         """What the other lanes of this node are doing, as their heartbeats say; empty where the node is not shared."""
@@ -260,8 +257,8 @@ class _Start:
         attempt = self._write_point(m, point)
         figures, verdict = m.figures(), m.verdict()
         assert figures is not None
-        whole = _whole(self.campaign.point_file(point.key, attempt), m.digest(), figures, verdict)
-        _record(self.campaign, self._trace, point.key, attempt, whole)
+        record = whole(self.campaign.point_file(point.key, attempt), m.digest(), figures, verdict)
+        record_attempt(self.campaign, self._trace, point.key, attempt, record)
 
     def _write_point(self, m: Measurement, point: Point) -> int:
         """The number of the attempt under which the file stands; a number that another job took meanwhile is left to it."""
@@ -294,111 +291,6 @@ class _Start:
         self.heart.beat.requests_done, self.heart.beat.requests = done, of
 
 
-@dataclass(frozen=True)
-class Trace:
-    """Who made an attempt, and where."""
-
-    job_id: str
-    node_job: str
-    node: str
-
-
-def record_failure(campaign: Campaign, trace: Trace, key: str, class_: str, message: str) -> None:
-    """The record of a failed attempt at a point. Raises EnvironmentLacks where it cannot be written."""
-    record = {"status": "failed", "class": class_, "message": message}
-    _record(campaign, trace, key, campaign.next_attempt(key), record)
-
-
-def _record(campaign: Campaign, trace: Trace, key: str, attempt: int, record: dict[str, Any]) -> None:
-    """What became of the attempt: a file beside the point's, and a line in the job's own list, which is quicker to read."""
-    full = {"format": ATTEMPT_FORMAT, "key": key, "attempt": attempt, **asdict(trace), "ended_utc": _now(), **record}
-    write_json(campaign.attempt_file(key, attempt), full)
-    campaign.append_attempt(trace.job_id, full)
-
-
-def point_record(job: NodeJob, start: ServerStart, point: Point) -> dict[str, Any]:
-    """What /point holds: the facts that tables need, flat, and everything that was resolved."""
-    arm: Arm = job.arm
-    return {
-        "hardware": arm.hardware.id,
-        "engine": "simulated" if arm.engine.simulated else arm.engine.flavor,
-        "engine_version": arm.engine.version,
-        "image": start.recipe.image,
-        "model": arm.checkpoint.model,
-        "checkpoint": arm.checkpoint.repository,
-        "precision": arm.checkpoint.precision,
-        "speculative": arm.speculative.id,
-        "tp": arm.tp,
-        "gpus": arm.tp,
-        "gpus_per_node": arm.hardware.gpus_per_node,
-        "isl_tokens": arm.workload.isl_tokens,
-        "osl_tokens": arm.workload.osl_tokens,
-        "range_ratio": arm.workload.range_ratio,
-        "endpoint": arm.workload.endpoint,
-        "concurrency": point.concurrency,
-        "repeat": point.repeat,
-        "seed": point.seed,
-        "server_scope": job.server_scope,
-        "binding": point.binding,
-        "packed": job.lanes,
-        "departures": list(start.recipe.notes),
-        "time_scale": arm.engine.time_scale if arm.engine.simulated else None,
-        "variant": variant(arm, job.lanes),
-        "arm": plain(arm),
-        "recipe": plain(start.recipe),
-    }
-
-
-def variant(arm: Arm, lanes: int = 1) -> str:
-    """What makes two curves of the same name different: packing, and a digest of the user's own flags and variables, and of the facts
-    simulated with.
-    """
-    own = [list(arm.engine.extra_args), arm.engine.env] if arm.engine.extra_args or arm.engine.env else []
-    own += [arm.engine.image] if arm.engine.image else []
-    facts = simulated_facts(arm) if arm.engine.simulated else None
-    words = [f"packed{lanes}"] if lanes > 1 else []
-    return " ".join([*words, digest_of([own, facts], 8)] if own or facts else words)
-
-
-def lane_ids(job_id: str, lanes: int) -> list[str]:
-    """The folders' names of all lanes of the job that one of them is: 12, 12.1, 12.2."""
-    job = job_id.partition(".")[0]
-    return [job, *(f"{job}.{lane}" for lane in range(1, lanes))]
-
-
-def _observed(info: dict[str, Any], server: Server) -> dict[str, Any]:
-    """What the server said of itself after the run, with the numbers that the verdict needs taken out."""
-    told = info.get("internal_states")
-    states = [s for s in told if isinstance(s, dict)] if isinstance(told, list) else []
-    states = states or [{}]
-    lag = info.get("lag") or {}
-    running_limits = [s.get("effective_max_running_requests_per_dp") for s in states]
-    return {
-        "info": info_redacted(info, server),
-        "max_running": sum(n for n in running_limits if n) or info.get("max_running_requests"),
-        "capacity_tokens": info.get("max_total_num_tokens"),
-        "peak_running": states[0].get("peak_running_requests"),
-        "acceptance_length": states[0].get("avg_spec_accept_length"),
-        "simulator_late_share": lag["late_steps"] / max(1, lag["steps"]) if lag else None,
-        "version": str(info["version"]) if info.get("version") and not info.get("simulated") else None,
-    }
-
-
-def _server_info(server: Server) -> dict[str, Any]:
-    """What the engine tells of itself: SGLang's server information, or vLLM's version; empty where it tells nothing."""
-    for path in ("/server_info", "/get_server_info", "/version"):
-        info = server.get_json(path)
-        if isinstance(info, dict):
-            return info
-    return {}
-
-
-def info_redacted(info: dict[str, Any], server: Server) -> dict[str, Any]:
-    """Server information without keys and tokens."""
-    hidden = {k: "<redacted>" if "api_key" in k or k == "token" else v for k, v in info.items()}
-    return {k: server.redacted(v) if isinstance(v, str) else v for k, v in hidden.items()}
-
-
 def _flush(server: Server) -> None:
     """An empty prefix cache and fresh counters. Engines without the endpoint (vLLM) keep theirs: no prompt repeats."""
     try:
@@ -406,28 +298,3 @@ def _flush(server: Server) -> None:
     except httpx.HTTPError as error:
         server.alive_or_raise()
         raise ClientError(f"The server does not answer POST /flush_cache: {error}.") from error
-
-
-def _whole(path: Path, digest: str, f: Figures, v: Verdict) -> dict[str, Any]:
-    summary = {
-        "n_requests": f.n_requests,
-        "n_failed": f.n_failed,
-        "total_tput_tok_s": f.total_tput_tok_s,
-        "interactivity_tok_s_user": f.interactivity_tok_s_user,
-        "duration_s": f.duration_s,
-    }
-    finite = {k: x for k, x in summary.items() if math.isfinite(x)}
-    return {
-        "status": "whole",
-        "digest": digest,
-        "seal": seal_of(path),
-        "size_bytes": path.stat().st_size,
-        "mtime_ns": path.stat().st_mtime_ns,
-        "validity": v.validity,
-        "reasons": [asdict(r) for r in v.reasons],
-        "summary": finite,
-    }
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")

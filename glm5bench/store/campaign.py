@@ -98,6 +98,14 @@ class Campaign:
         """Where a running job says that it lives."""
         return self.job(job_id) / "heartbeat.json"
 
+    def started(self, job_id: str) -> tuple[str, float]:
+        """The node on which a Slurm job's batch script last began, and when by its clock; "" and 0 where it has not."""
+        try:
+            node, seconds = (self.job(job_id) / "started").read_text(encoding="utf-8").split()
+            return node, float(seconds)
+        except (OSError, ValueError):
+            return "", 0.0
+
     def ended(self, job_id: str) -> Path:
         """What a job said when it ended."""
         return self.job(job_id) / "ended.json"
@@ -219,6 +227,12 @@ class Campaign:
 
 def _written(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
+
+
+def lane_ids(job_id: str, lanes: int) -> list[str]:
+    """The folders' names of all lanes of the job that one of them is: 12, 12.1, 12.2."""
+    job = job_id.partition(".")[0]
+    return [job, *(f"{job}.{lane}" for lane in range(1, lanes))]
 
 
 def append_line(path: Path, value: dict[str, Any]) -> None:

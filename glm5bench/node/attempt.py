@@ -1,0 +1,146 @@
+"""What is kept of an attempt at a point: the record beside its file, and what stands inside it of the arm and of the server.
+
+Enters: a node job's values and what the server says of itself. Leaves: plain JSON. It knows no load and no signal.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from ..analysis.metrics import Figures
+from ..analysis.validity import Verdict
+from ..point import Arm, NodeJob, Point, ServerStart, digest_of, plain, simulated_facts
+from ..store.campaign import ATTEMPT_FORMAT, Campaign
+from ..store.files import write_json
+from ..store.sealed import seal_of
+from .server import Server
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Who made an attempt, and where."""
+
+    job_id: str
+    node_job: str
+    node: str
+
+
+def record_failure(campaign: Campaign, trace: Trace, key: str, class_: str, message: str) -> None:
+    """The record of a failed attempt at a point. Raises EnvironmentLacks where it cannot be written."""
+    record = {"status": "failed", "class": class_, "message": message}
+    record_attempt(campaign, trace, key, campaign.next_attempt(key), record)
+
+
+def record_attempt(campaign: Campaign, trace: Trace, key: str, attempt: int, record: dict[str, Any]) -> None:
+    """What became of the attempt: a file beside the point's, and a line in the job's own list, which is quicker to read."""
+    full = {"format": ATTEMPT_FORMAT, "key": key, "attempt": attempt, **asdict(trace), "ended_utc": now_utc(), **record}
+    write_json(campaign.attempt_file(key, attempt), full)
+    campaign.append_attempt(trace.job_id, full)
+
+
+def point_record(job: NodeJob, start: ServerStart, point: Point) -> dict[str, Any]:
+    """What /point holds: the facts that tables need, flat, and everything that was resolved."""
+    arm: Arm = job.arm
+    return {
+        "hardware": arm.hardware.id,
+        "engine": "simulated" if arm.engine.simulated else arm.engine.flavor,
+        "engine_version": arm.engine.version,
+        "image": start.recipe.image,
+        "model": arm.checkpoint.model,
+        "checkpoint": arm.checkpoint.repository,
+        "precision": arm.checkpoint.precision,
+        "speculative": arm.speculative.id,
+        "tp": arm.tp,
+        "gpus": arm.tp,
+        "gpus_per_node": arm.hardware.gpus_per_node,
+        "isl_tokens": arm.workload.isl_tokens,
+        "osl_tokens": arm.workload.osl_tokens,
+        "range_ratio": arm.workload.range_ratio,
+        "endpoint": arm.workload.endpoint,
+        "concurrency": point.concurrency,
+        "repeat": point.repeat,
+        "seed": point.seed,
+        "server_scope": job.server_scope,
+        "binding": point.binding,
+        "packed": job.lanes,
+        "departures": list(start.recipe.notes),
+        "time_scale": arm.engine.time_scale if arm.engine.simulated else None,
+        "variant": variant(arm, job.lanes),
+        "arm": plain(arm),
+        "recipe": plain(start.recipe),
+    }
+
+
+def variant(arm: Arm, lanes: int = 1) -> str:
+    """What makes two curves of the same name different: packing, and a digest of the user's own flags and variables, and of the facts
+    simulated with.
+    """
+    own = [list(arm.engine.extra_args), arm.engine.env] if arm.engine.extra_args or arm.engine.env else []
+    own += [arm.engine.image] if arm.engine.image else []
+    facts = simulated_facts(arm) if arm.engine.simulated else None
+    words = [f"packed{lanes}"] if lanes > 1 else []
+    return " ".join([*words, digest_of([own, facts], 8)] if own or facts else words)
+
+
+def observed(info: dict[str, Any], server: Server) -> dict[str, Any]:
+    """What the server said of itself after the run, with the numbers that the verdict needs taken out."""
+    told = info.get("internal_states")
+    states = [s for s in told if isinstance(s, dict)] if isinstance(told, list) else []
+    states = states or [{}]
+    lag = info.get("lag") or {}
+    running_limits = [s.get("effective_max_running_requests_per_dp") for s in states]
+    return {
+        "info": info_redacted(info, server),
+        "max_running": sum(n for n in running_limits if n) or info.get("max_running_requests"),
+        "capacity_tokens": info.get("max_total_num_tokens"),
+        "peak_running": states[0].get("peak_running_requests"),
+        "acceptance_length": states[0].get("avg_spec_accept_length"),
+        "simulator_late_share": lag["late_steps"] / max(1, lag["steps"]) if lag else None,
+        "version": str(info["version"]) if info.get("version") and not info.get("simulated") else None,
+    }
+
+
+def server_info(server: Server) -> dict[str, Any]:
+    """What the engine tells of itself: SGLang's server information, or vLLM's version; empty where it tells nothing."""
+    for path in ("/server_info", "/get_server_info", "/version"):
+        info = server.get_json(path)
+        if isinstance(info, dict):
+            return info
+    return {}
+
+
+def info_redacted(info: dict[str, Any], server: Server) -> dict[str, Any]:
+    """Server information without keys and tokens."""
+    hidden = {k: "<redacted>" if "api_key" in k or k == "token" else v for k, v in info.items()}
+    return {k: server.redacted(v) if isinstance(v, str) else v for k, v in hidden.items()}
+
+
+def whole(path: Path, digest: str, f: Figures, v: Verdict) -> dict[str, Any]:
+    """The record of a whole attempt: its verdict, a summary, and what the file is known by."""
+    summary = {
+        "n_requests": f.n_requests,
+        "n_failed": f.n_failed,
+        "total_tput_tok_s": f.total_tput_tok_s,
+        "interactivity_tok_s_user": f.interactivity_tok_s_user,
+        "duration_s": f.duration_s,
+    }
+    finite = {k: x for k, x in summary.items() if math.isfinite(x)}
+    return {
+        "status": "whole",
+        "digest": digest,
+        "seal": seal_of(path),
+        "size_bytes": path.stat().st_size,
+        "mtime_ns": path.stat().st_mtime_ns,
+        "validity": v.validity,
+        "reasons": [asdict(r) for r in v.reasons],
+        "summary": finite,
+    }
+
+
+def now_utc() -> str:
+    """Now, as records write it."""
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
