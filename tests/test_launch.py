@@ -9,12 +9,13 @@ import pytest
 from conftest import compose, measured
 
 from glm5bench.errors import UsageError
-from glm5bench.launch.campaign import left, opened
+from glm5bench.launch.campaign import left, opened, resolved_cluster
 from glm5bench.launch.entry import LOCK_VARIABLE, _run, _spent, _tell_of_an_earlier_run, _this_machine
-from glm5bench.launch.jobs import jobs, live_jobs
+from glm5bench.launch.jobs import Job, jobs, live_jobs
 from glm5bench.launch.request import End, Request
 from glm5bench.launch.status import status
-from glm5bench.launch.submit import How, _clean_environment, _write_requests
+from glm5bench.launch.submissions import Sent
+from glm5bench.launch.submit import How, _clean_environment, _write_requests, refuse_a_copy
 from glm5bench.node.heartbeat import Beat, Heartbeat, process_started_ticks
 from glm5bench.node.job import Progress
 from glm5bench.node.server import _environment
@@ -228,3 +229,23 @@ def test_the_shell_s_engine_variables_do_not_reach_a_server(monkeypatch, tmp_pat
     assert [name for name in real if name.startswith(("SGLANG_", "VLLM_", "NCCL_"))] == ["SGLANG_ASKED"]
     assert real["PYTHONPATH"] == "/somewhere"
     assert "key" not in real.values()
+
+
+def test_the_slurm_launcher_wants_a_cluster_of_slurm_and_the_local_one_none():
+    local, cluster = compose().cluster, compose("cluster=example").cluster
+
+    assert resolved_cluster("local", (), cluster) == cluster
+    for launcher, overrides, wrong in (("slurm", (), local), ("local", ("hydra/launcher=local",), cluster)):
+        with pytest.raises(SettingsError, match="hydra/launcher="):
+            resolved_cluster(launcher, overrides, wrong)
+
+
+def test_a_directory_that_was_copied_or_moved_while_its_jobs_run_is_not_taken_for_theirs(campaign):
+    def job(home):
+        sent = Sent("c-1", "slurm", "login", "me", ((f"{home}/jobs/r.json",),), ("k",), 60.0, 0.0, job_id="7")
+        return Job("7", sent, "running", None, "gpu1", ("k",), (), ())
+
+    refuse_a_copy(campaign, [job(campaign.root)])
+
+    with pytest.raises(UsageError, match="write to /elsewhere/c"):
+        refuse_a_copy(campaign, [job("/elsewhere/c")])

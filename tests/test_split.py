@@ -199,3 +199,10 @@ def test_lanes_outlive_being_split_written_and_read():
 
     assert [piece.lanes for piece in pieces] == [2, 2]
     assert from_plain(NodeJob, plain(pieces[0])) == pieces[0]
+
+
+def test_two_names_of_the_same_lengths_are_one_arm():
+    same = "workload.isl_tokens=512", "workload.osl_tokens=64"
+    made = plan([compose("engine=simulated", f"workload={name}", *same) for name in ("1k1k", "8k1k")])
+
+    assert len(made.jobs) == len({p.key for p in made.points}) == len(made.points) == 1

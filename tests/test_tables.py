@@ -7,6 +7,7 @@ import json
 import math
 
 import pytest
+from conftest import measured
 
 from glm5bench.analysis.comparison import Economy, Row, Series, iso_table, series_frontiers
 from glm5bench.report.tables import DEFINITIONS, ISO_DEFINITION, as_csv, as_json, as_markdown, only, point_row, tables
@@ -198,3 +199,9 @@ def test_tables_of_nothing_hold_definitions_only():
 
     assert "## " not in text
     assert as_csv(made()) == ""
+
+
+def test_a_packed_arm_pays_for_its_half_of_the_node_and_an_unpacked_one_for_all_of_it():
+    half, whole = (measured(tp=4, gpus=4, packed=lanes).row("d", "o") for lanes in (2, 1))
+
+    assert (half.gpus_per_node, whole.gpus_per_node) == (4, 8)
