@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import compose, measured
 
-from glm5bench.errors import UsageError
+from glm5bench.errors import SettingsError, UsageError
 from glm5bench.launch.campaign import left, opened, resolved_cluster
 from glm5bench.launch.entry import LOCK_VARIABLE, _run, _spent, _tell_of_an_earlier_run, _this_machine
 from glm5bench.launch.jobs import Job, jobs, live_jobs
