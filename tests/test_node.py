@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from program import ROOT, until
 
-from glm5bench.node import client
+from glm5bench.errors import ServerError
+from glm5bench.node import client, job
 from glm5bench.node.heartbeat import Heartbeat, is_alive, process_started_ticks, read_beat
-from glm5bench.node.server import Place, running
+from glm5bench.node.server import Place, Server, free_port, running
 from glm5bench.node.workload import PATHS, prompts
 from glm5bench.point import Point
 from glm5bench.recipe import bound
@@ -134,3 +135,25 @@ def test_the_client_counts_what_the_server_counts(tmp_path, workload):
     assert int(r.chunk_tokens.sum()) == int(r.output_tokens.sum())
     assert (np.diff(r.chunk_offsets) > 0).all()
     assert ((r.sent_ns >= r.due_ns) & (r.first_token_ns > r.sent_ns) & (r.end_ns >= r.last_token_ns)).all()
+
+
+class _DiesLater:
+    """A process that looks alive a few times more: its guard has not noticed yet."""
+
+    def __init__(self, looks):
+        self.looks = looks
+
+    def poll(self):
+        self.looks -= 1
+        return None if self.looks > 0 else 1
+
+
+def test_a_server_that_dies_between_two_points_is_a_crash_even_where_its_guard_lags(tmp_path):
+    arm = compose("engine=simulated").arm
+    place = Place(tmp_path, "model", "here", lambda: False)
+    dead = Server(bound(arm, 1), arm, place, _DiesLater(3), f"http://127.0.0.1:{free_port()}", "key", tmp_path / "log")
+
+    with pytest.raises(ServerError) as raised:
+        job._flush(dead)
+
+    assert raised.value.failure_class == "server_crash"

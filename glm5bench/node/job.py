@@ -296,5 +296,5 @@ def _flush(server: Server) -> None:
     try:
         httpx.post(server.base_url + "/flush_cache", headers=server.headers, timeout=60, trust_env=False)
     except httpx.HTTPError as error:
-        server.alive_or_raise()
+        server.answers_or_raise()
         raise ClientError(f"The server does not answer POST /flush_cache: {error}.") from error

@@ -60,8 +60,8 @@ def test_a_preempted_job_stops_cleanly_and_is_run_again_by_slurm(site):
 
 
 def test_a_job_stops_before_its_time_is_over_and_resubmit_sends_the_rest_with_more(site):
-    short = ["+cluster.hardware.h200.time_limit_min=1", "cluster.stop_before_s=46"]
-    site.sweep(*FOUR, *short, "workload.prompts_per_concurrency=40")
+    short = ["+cluster.hardware.h200.time_limit_min=1", "cluster.stop_before_s=30"]
+    site.sweep(*FOUR, *short, "workload.prompts_per_concurrency=24")
     now = site.over()
     made = site.resubmit("--dry-run")
 
@@ -156,7 +156,7 @@ def test_failed_points_are_sent_again_by_the_campaign_itself(site):
 
 
 def test_an_array_task_sends_what_its_time_was_too_short_for_by_itself(site):
-    short = ["+cluster.hardware.h200.time_limit_min=1", "cluster.stop_before_s=46", "workload.prompts_per_concurrency=20", "retries=1"]
+    short = ["+cluster.hardware.h200.time_limit_min=1", "cluster.stop_before_s=35", "workload.prompts_per_concurrency=20", "retries=1"]
     site.sweep(*FOUR, *short, "workload.isl_tokens=512,640")
 
     site.until(lambda: len(site.lines("accepted")) >= 2, 60, "a submission from a node")
