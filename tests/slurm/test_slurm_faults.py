@@ -17,9 +17,9 @@ def resubmitted(site):
 
 
 def test_a_power_cut_of_the_node_costs_the_point_being_measured(site):
-    site.sweep(*FOUR)
+    site.sweep(*FOUR, "workload.prompts_per_concurrency=12")
     beat = site.measuring()
-    site.until(site.whole, 30, "the first point")
+    site.until(site.whole, 60, "the first point")
     before = dict(site.whole())
     site.cluster.kill_node(beat["node"])
     try:
