@@ -62,7 +62,8 @@ class Resources:
 class Cluster:
     """Where node jobs run. `executor` is submitit's; `checkpoint_dir` holds a directory for each checkpoint, None: by its name.
 
-    `image_dir` holds the recipes' images as SIF files, None: engines run from the node's PATH; `cache_dir` what they compile.
+    `image_dir` holds the recipes' images as SIF files, None: engines run from the node's PATH; `cache_dir` what they compile;
+    `stage_dir` copies of checkpoints on a disk of the node's own, under `stage=local`.
     """
 
     id: str
@@ -70,6 +71,7 @@ class Cluster:
     checkpoint_dir: str | None
     image_dir: str | None = None
     cache_dir: str | None = None
+    stage_dir: str | None = None
     binds: tuple[str, ...] = ()
     slurm: Resources = Resources()
     hardware: dict[str, dict[str, Any]] = field(default_factory=dict)

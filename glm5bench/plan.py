@@ -104,7 +104,19 @@ class _Request:
 
 def _refuse_differing(asked: Sequence[Settings]) -> None:
     """What holds for a campaign as a whole cannot be swept inside one."""
-    for name in ("server_scope", "bind_concurrency", "cluster", "price", "failure", "retries", "pack", "name", "output_dir", "wait"):
+    for name in (
+        "server_scope",
+        "bind_concurrency",
+        "cluster",
+        "price",
+        "failure",
+        "retries",
+        "pack",
+        "stage",
+        "name",
+        "output_dir",
+        "wait",
+    ):
         if len({digest_of(getattr(s, name)) for s in asked}) > 1:
             raise SettingsError(f"{name} differs between the arms, and is one for a campaign.", next_step=f"one sweep for each {name}")
     first = asked[0]
@@ -194,6 +206,7 @@ def _node_job(s: Settings, starts: Sequence[ServerStart], lanes: int) -> NodeJob
         model_path=_model_path(s),
         image_dir=s.cluster.image_dir or "",
         cache_dir=s.cluster.cache_dir or "",
+        stage_dir=(s.cluster.stage_dir or "") if s.stage == "local" and not s.engine.simulated else "",
         binds=s.cluster.binds,
         starts=tuple(starts),
         estimate_s=seconds,

@@ -27,6 +27,7 @@ FAULTS = {
     "slow_start": "takes N simulated seconds longer to start",
     "die": "the process dies after N streamed requests",
     "hang": "no token leaves after N streamed requests",
+    "panic": "the log says that the scheduler died after N streamed requests, and the process lives on",
     "refuse": "answers 503 to every request after N streamed ones",
     "cut": "every Nth stream ends without finish reason or [DONE]",
     "short": "every Nth answer stops at half its tokens",
@@ -180,6 +181,9 @@ class Engine:
     env: dict[str, str] = field(default_factory=dict)
     recipe: tuple[Rule, ...] = ()
     renames: tuple[Rename, ...] = ()
+    digests: dict[str, Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]] = field(default_factory=dict)  # of images, by reference
+    phases: dict[str, str] = field(default_factory=dict)  # expression in the log of a starting server -> what it does from then on
+    fatal: tuple[str, ...] = ()  # expressions in the log of a server that is dead, whatever its process does
 
 
 @dataclass(frozen=True)
@@ -190,7 +194,7 @@ class Workload:
     isl_tokens: Positive
     osl_tokens: Positive
     range_ratio: Share
-    endpoint: Literal["completions", "chat"]
+    endpoint: Literal["completions", "chat", "generate"]
     prompts_per_concurrency: Positive
     prompts: Positive | None  # a fixed number in place of prompts_per_concurrency x C
     warmups_per_concurrency: Natural
@@ -278,6 +282,7 @@ class NodeJob:
     estimate_usd: float
     image_dir: str = ""  # where the node finds images; empty: engines run from its PATH
     cache_dir: str = ""  # where compiled kernels outlive the job; empty: nowhere
+    stage_dir: str = ""  # where on the node the checkpoint is copied before it is read; empty: it is read where it lies
     binds: tuple[str, ...] = ()  # what else of the node a container shows, as apptainer --bind takes it
     lanes: Positive = 1  # servers side by side on the node; each is a node job
 

@@ -119,11 +119,14 @@ def environment(arm: Arm) -> dict[str, str]:
 
 
 def image(arm: Arm) -> str:
-    """The container image: the user's own, else the last rule that names one; empty for the simulated server, which needs none."""
-    if arm.engine.image:
-        return arm.engine.image
+    """The container image, with the digest that it is pinned to: the user's own, else the last rule that names one.
+
+    Empty for the simulated server, which needs none.
+    """
     named = [rule.image for _, rule in rules(arm) if rule.image]
-    return "" if arm.engine.simulated or not named else named[-1]
+    reference = arm.engine.image or ("" if arm.engine.simulated or not named else named[-1])
+    digest = arm.engine.digests.get(reference)
+    return f"{reference}@{digest}" if digest else reference
 
 
 def _at(value: Any, concurrencies: Sequence[int]) -> Any:
@@ -202,7 +205,7 @@ def impossible(arm: Arm, concurrencies: Sequence[int] = (1,)) -> str | None:
 
 def contradiction(arm: Arm) -> str | None:
     """Why this arm cannot be, whatever its server starts; None when nothing speaks against it but memory."""
-    checks = (_gpus, _format, _vendor, _engine, _draft, _context)
+    checks = (_gpus, _format, _vendor, _engine, _draft, _context, _endpoint)
     return next((reason for check in checks if (reason := check(arm))), None)
 
 
@@ -245,6 +248,13 @@ def _context(arm: Arm) -> str | None:
     if w.isl_tokens + w.osl_tokens <= positions:
         return None
     return f"{w.isl_tokens} + {w.osl_tokens} tokens are more than the {positions} positions of {arm.checkpoint.id}"
+
+
+def _endpoint(arm: Arm) -> str | None:
+    w, e = arm.workload, arm.engine
+    if w.endpoint != "generate" or e.flavor == "sglang":
+        return None
+    return f"workload.endpoint=generate is SGLang's own endpoint, and {e.id} has none"
 
 
 def unfit(arm: Arm, recipe: Recipe) -> str | None:

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal, cast
 
 from annotated_types import MinLen
 from omegaconf import DictConfig, OmegaConf
@@ -45,7 +45,7 @@ from .point import (
 POINT_AXES = ("concurrency", "repeat", "seed")
 HYDRA_OPTIONS = ("-m", "--multirun", "-cd", "--config-dir", "-c", "--cfg", "-p", "--package", "--resolve", "-i", "--info", "--hydra-help")
 # these change no point, and no campaign\'s name
-ABOUT_THE_RUN = ("wait", "name", "output_dir", "hydra", "cluster", "price", "experiment", "failure", "retries")
+ABOUT_THE_RUN = ("wait", "name", "output_dir", "hydra", "cluster", "price", "experiment", "failure", "retries", "stage")
 LAUNCHERS = ("hydra/launcher=slurm", "hydra/launcher=local", "hydra/launcher=plan")
 PATIENCE = ("engine.start_timeout_s", "engine.stall_timeout_s", "engine.start_estimate_s")  # nor do these
 
@@ -88,6 +88,7 @@ class Settings:
     wait: bool
     retries: Natural = 0
     pack: bool = False
+    stage: Literal["none", "local"] = "none"
 
     @property
     def arm(self) -> Arm:
@@ -317,6 +318,9 @@ def _validated(asked: dict[str, Any]) -> Settings:
     _refuse_unknown(asked, plain(settings), "")
     for hardware in {*settings.cluster.hardware, settings.hardware.id}:
         settings.cluster.resources(hardware)
+    if settings.stage == "local" and (settings.cluster.stage_dir is None or settings.cluster.checkpoint_dir is None):
+        lacks = "stage_dir, a disk of the nodes' own" if settings.cluster.stage_dir is None else "checkpoint_dir to copy from"
+        raise SettingsError(f"stage=local: cluster {settings.cluster.id} names no {lacks}.", next_step="cluster.stage_dir=/local/scratch")
     strange = set(settings.cluster.hardware) - {settings.hardware.id, *_hardware_names()}
     if strange:
         known = ", ".join(_hardware_names())

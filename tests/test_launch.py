@@ -16,9 +16,9 @@ from glm5bench.launch.request import End, Request
 from glm5bench.launch.status import status
 from glm5bench.launch.submissions import Sent
 from glm5bench.launch.submit import How, _clean_environment, _write_requests, refuse_a_copy
+from glm5bench.node.command import environment
 from glm5bench.node.heartbeat import Beat, Heartbeat, process_started_ticks
 from glm5bench.node.job import Progress
-from glm5bench.node.server import _environment
 from glm5bench.plan import plan
 from glm5bench.point import from_json
 from glm5bench.store.campaign import Campaign
@@ -224,7 +224,7 @@ def test_the_shell_s_engine_variables_do_not_reach_a_server(monkeypatch, tmp_pat
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("PYTHONPATH", "/somewhere")
 
-    real = _environment({"SGLANG_ASKED": "1"}, compose("hardware=h200").arm, "key", tmp_path / "key")
+    real = environment({"SGLANG_ASKED": "1"}, compose("hardware=h200").arm, "key", tmp_path / "key")
 
     assert [name for name in real if name.startswith(("SGLANG_", "VLLM_", "NCCL_"))] == ["SGLANG_ASKED"]
     assert real["PYTHONPATH"] == "/somewhere"

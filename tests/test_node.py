@@ -12,8 +12,10 @@ from program import ROOT, until
 
 from glm5bench.errors import ServerError
 from glm5bench.node import client, job
+from glm5bench.node.command import Place
 from glm5bench.node.heartbeat import Heartbeat, is_alive, process_started_ticks, read_beat
-from glm5bench.node.server import Place, Server, free_port, running
+from glm5bench.node.log import Log
+from glm5bench.node.server import Server, free_port, running
 from glm5bench.node.workload import PATHS, prompts
 from glm5bench.point import Point
 from glm5bench.recipe import bound
@@ -151,7 +153,7 @@ class _DiesLater:
 def test_a_server_that_dies_between_two_points_is_a_crash_even_where_its_guard_lags(tmp_path):
     arm = compose("engine=simulated").arm
     place = Place(tmp_path, "model", "here", lambda: False)
-    dead = Server(bound(arm, 1), arm, place, _DiesLater(3), f"http://127.0.0.1:{free_port()}", "key", tmp_path / "log")
+    dead = Server(bound(arm, 1), arm, place, _DiesLater(3), f"http://127.0.0.1:{free_port()}", "key", Log(tmp_path / "log", {}, [], str))
 
     with pytest.raises(ServerError) as raised:
         job._flush(dead)

@@ -1,6 +1,6 @@
 """The program: one short pipeline a verb. Errors become their sentence and exit code here, and nowhere else.
 
-`sweep`, `plan`, `doctor` and `simulate` take Hydra overrides; the others take ordinary options. Standard output holds the answer,
+`sweep`, `plan`, `doctor`, `images` and `simulate` take Hydra overrides; the others take ordinary options. Standard output holds the answer,
 standard error the progress and the errors; with --json standard output is one JSON object.
 """
 
@@ -15,7 +15,7 @@ import typer
 
 from .. import __version__
 from ..errors import BenchError, EnvironmentLacks, UsageError
-from . import archives, campaigns, simulated  # noqa: F401  each adds its verbs
+from . import archives, campaigns, images, simulated  # noqa: F401  each adds its verbs
 from .app import app
 
 

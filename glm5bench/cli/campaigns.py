@@ -36,11 +36,13 @@ def sweep(ctx: typer.Context) -> int:
 
 def _sweep(multirun: Multirun) -> int:
     from ..launch.campaign import opened, send
+    from ..launch.preflight import refuse_lacking
 
     if multirun.launcher == "plan":
         return _print_plan(multirun, as_json=False, show=())
     first, campaign = multirun.arms[0], _campaign(multirun)
     how, planned = _how(multirun), _planned(multirun)
+    refuse_lacking(planned.jobs)
     opened(campaign, planned, how, name=multirun.name, launcher=multirun.launcher, overrides=multirun.overrides)
     _tell_plan(campaign, planned)
     outcome = send(campaign, planned.jobs, how)
@@ -135,6 +137,9 @@ def plan_command(
     show: Annotated[
         list[str] | None, typer.Option(help="recipe: every server's command and environment; memory: where memory goes.")
     ] = None,
+    validate: Annotated[
+        bool, typer.Option("--validate", help="Give every server command to the engine's own parser, from its image or installed here.")
+    ] = False,
 ) -> int:
     """Show what `sweep` would do with the same OVERRIDES; submits nothing. On a cluster of Slurm it writes the sbatch scripts."""
     from ..settings import run_hydra
@@ -142,24 +147,31 @@ def plan_command(
     shown = tuple(show or ())
     if set(shown) - {"recipe", "memory"}:
         raise UsageError(f"--show {', '.join(shown)}: there is no such thing to show.", next_step="--show recipe, --show memory")
-    return run_hydra(asked(ctx), lambda m: _print_plan(m, as_json=as_json, show=shown), program="glm5bench plan")
+    return run_hydra(asked(ctx), lambda m: _print_plan(m, as_json=as_json, show=shown, is_validating=validate), program="glm5bench plan")
 
 
-def _print_plan(multirun: Multirun, *, as_json: bool, show: tuple[str, ...]) -> int:
+def _print_plan(multirun: Multirun, *, as_json: bool, show: tuple[str, ...], is_validating: bool = False) -> int:
     from ..launch.campaign import plan_record, write_scripts
-    from ..report.campaign import plan_text
+    from ..launch.preflight import needs
+    from ..launch.validate import validations
+    from ..point import plain
+    from ..report.campaign import needs_text, plan_text, validations_text
 
     how, planned = _how(multirun), _planned(multirun)
     record = plan_record(planned, how, name=multirun.name, launcher=multirun.launcher, overrides=multirun.overrides)
     scripts = write_scripts(_campaign(multirun), planned, how) if how.cluster.executor == "slurm" else []
+    needed = [plain(need) for need in needs(planned.jobs)]
+    looked = [plain(v) for v in validations(planned.jobs)] if is_validating else []
+    refused = int(any(v["refused"] or (not v["version"] and v["parser"]) for v in looked))
     if as_json:
-        print(json.dumps({**record, "sbatch": {str(path): path.read_text(encoding="utf-8") for path in scripts}}, indent=1))
-        return 0
-    print(plan_text(record))
+        texts = {str(path): path.read_text(encoding="utf-8") for path in scripts}
+        print(json.dumps({**record, "needs": needed, "validations": looked, "sbatch": texts}, indent=1))
+        return refused
+    print("\n".join([plan_text(record), *needs_text(needed), *validations_text(looked)]))
     for job in planned.jobs:
         for start in job.starts:
             _show(job, start, show)
-    return _show_scripts(scripts)
+    return max(_show_scripts(scripts), refused)
 
 
 def _show(job: NodeJob, start: ServerStart, show: tuple[str, ...]) -> None:

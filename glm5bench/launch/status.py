@@ -43,6 +43,7 @@ class JobState:
     slurm: str
     node: str
     phase: str
+    doing: str
     node_job: str
     key: str
     requests_done: int
@@ -198,7 +199,7 @@ def _job_states(job: Job) -> list[JobState]:
         phase = {"queued": "queued", "unknown": "unknown"}.get(job.state, "starting")
         stuck = "it does not start until somebody changes that" if job.told and job.told.reason in NEVER_STARTS else ""
         node = "" if job.state == "queued" else job.node  # where an earlier run of it was
-        return [JobState(job.job_id, job.state, told, node, phase, "", "", 0, 0, 0, len(job.keys), 0.0, -1.0, 0.0, stuck)]
+        return [JobState(job.job_id, job.state, told, node, phase, "", "", "", 0, 0, 0, len(job.keys), 0.0, -1.0, 0.0, stuck)]
     return [_beating(job, beat, lane, told) for lane, beat in enumerate(job.beats)]
 
 
@@ -213,6 +214,7 @@ def _beating(job: Job, beat: Beat, lane: int, told: str) -> JobState:
         told,
         beat.node or beat.host,
         beat.phase,
+        beat.doing,
         beat.node_job,
         beat.key if measuring else "",
         beat.requests_done,

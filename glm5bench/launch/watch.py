@@ -71,7 +71,13 @@ def table(now: Status) -> Group:
 
 
 def _row(job: JobState) -> tuple[str, ...]:
-    phase = f"measuring {job.points_done + 1} of {job.points}" if job.phase == "measuring" else job.phase
+    phase = (
+        f"measuring {job.points_done + 1} of {job.points}"
+        if job.phase == "measuring"
+        else f"{job.phase}: {job.doing}"
+        if job.doing
+        else job.phase
+    )
     done = f"{job.requests_done}/{job.requests} requests" if job.phase == "measuring" else f"{job.points_done} of {job.points}"
     silent = f", no beat for {job.beat_age_s:.0f} s" if job.beat_age_s > 60 else ""
     rate = f"{job.rate_requests_s:.2f}" if job.rate_requests_s else ""

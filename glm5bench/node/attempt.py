@@ -95,6 +95,7 @@ def observed(info: dict[str, Any], server: Server) -> dict[str, Any]:
     running_limits = [s.get("effective_max_running_requests_per_dp") for s in states]
     return {
         "info": info_redacted(info, server),
+        "start_phases": [asdict(phase) for phase in server.log.reached],
         "max_running": sum(n for n in running_limits if n) or info.get("max_running_requests"),
         "capacity_tokens": info.get("max_total_num_tokens"),
         "peak_running": states[0].get("peak_running_requests"),

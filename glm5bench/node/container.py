@@ -2,20 +2,21 @@
 
 Enters: the bound command, a SIF file, and what is to be seen. Leaves: one `apptainer exec`, and the environment to run it in. Inside are
 the image, the GPUs (--nv or --rocm), the checkpoint (read-only), the server's own folder, a home that is the cache and outlives it, a
-/dev/shm of half the memory (NCCL wants a large one), a process namespace that ends with the server, and nothing else of the host: not
-its home, no environment but the recipe's. What is secret goes through the environment, never through a command line. As an ordinary
-user, without setuid.
+/tmp of its own on the node, a /dev/shm of half the memory (NCCL wants a large one), a process namespace that ends with the server, and
+nothing else of the host: not its home, no environment but the recipe's. What is secret goes through the environment or a file, never
+through a command line. As an ordinary user, without setuid.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..images.record import Record, lacking, read_record
+from ..images.reference import Reference, reference
 from ..point import Hardware
 
 PREFIX = "APPTAINERENV_"  # a variable of this name reaches the inside in spite of --cleanenv
@@ -26,37 +27,54 @@ CACHE = "/glm5bench-cache"  # HOME inside: engines keep compiled kernels below i
 
 @dataclass(frozen=True)
 class Image:
-    """A SIF file, and what of the node its server is shown. `cache` outlives the job; empty: the image is none, the host's Python runs."""
+    """An image of the image directory, and what of the node its server is shown. `cache_root` outlives the job."""
 
-    sif: str
-    cache: str
+    directory: Path
+    name: str
+    cache_root: Path
     binds: tuple[str, ...]
+
+    @property
+    def reference(self) -> Reference:
+        """What the image is called."""
+        return reference(self.name)
+
+    @property
+    def sif(self) -> Path:
+        """Its file."""
+        return self.directory / self.reference.sif
+
+    @property
+    def record(self) -> Record | None:
+        """What is known of the file."""
+        return read_record(self.sif)
+
+    def cache(self, hardware: Hardware) -> Path:
+        """Where kernels that were compiled by exactly this image for this GPU stay. Compilers rename into it: two jobs may share it."""
+        record = self.record
+        known = (record.oci_digest.partition(":")[2] or record.sif_sha256)[:12] if record else "unrecorded"
+        return self.cache_root / f"{self.sif.stem}-{known}" / hardware.compute
 
     def lacks(self) -> str:
         """Why nothing can be started from it here; empty where it can."""
         if shutil.which("apptainer") is None:
             return "there is no apptainer on PATH"
-        if not Path(self.sif).is_file():
-            return f"there is no image {self.sif}"
-        return ""
-
-
-def sif_name(image: str) -> str:
-    """The file of an image in the image directory: `vllm/vllm-openai:v0.16.0` is vllm_vllm-openai_v0.16.0.sif."""
-    return image if image.endswith(".sif") else re.sub(r"[^A-Za-z0-9._-]+", "_", image.removeprefix("docker://")) + ".sif"
+        return lacking(self.directory, self.reference)
 
 
 def inside(
-    command: Sequence[str], image: Image, hardware: Hardware, *, reads: Sequence[str], folder: Path, is_simulated: bool
+    command: Sequence[str], image: Image, hardware: Hardware, *, reads: Sequence[str], folder: Path, scratch: Path, is_simulated: bool
 ) -> list[str]:
-    """The command that runs `command` inside the image. `reads`: directories that it may read; `folder`: where it may write."""
-    cache, scratch = Path(image.cache) / hardware.compute, folder / "tmp"
+    """The command that runs `command` inside the image.
+
+    `reads`: files and directories that it may read; `folder`: where it may write; `scratch`: a directory of the node for its /tmp.
+    """
+    cache = image.cache(hardware)
     cache.mkdir(parents=True, exist_ok=True)
-    scratch.mkdir(parents=True, exist_ok=True)
     binds = [f"{folder}:{folder}", *(f"{path}:{path}:ro" for path in reads), *image.binds]
     options = ["--cleanenv", "--contain", "--pid", "--home", f"{cache}:{CACHE}", "--workdir", str(scratch), "--pwd", str(folder)]
-    gpus = [] if is_simulated else GPU_OPTION[hardware.vendor]
-    return ["apptainer", "exec", *options, *gpus, *(word for bind in binds for word in ("--bind", bind)), image.sif, *command]
+    gpus = [] if is_simulated else GPU_OPTION.get(hardware.vendor, [])
+    return ["apptainer", "exec", *options, *gpus, *(word for bind in binds for word in ("--bind", bind)), str(image.sif), *command]
 
 
 def environment(inner: Mapping[str, str]) -> dict[str, str]:

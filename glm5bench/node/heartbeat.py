@@ -30,6 +30,7 @@ class Beat:
     started_ticks: int
     time_utc_s: float
     phase: str = "starting"
+    doing: str = ""  # within the phase, as the engine's log or the copy of the checkpoint tells it
     since_utc_s: float = 0.0  # of the phase
     node: str = ""
     node_job: str = ""
@@ -64,9 +65,11 @@ class Heartbeat:
         self._thread.join(timeout=5)
         self.phase("done")
 
-    def phase(self, phase: str) -> None:
+    def phase(self, phase: str, doing: str = "") -> None:
         """What the job does from now on, on disk when this returns."""
-        self.beat.phase, self.beat.since_utc_s = phase, time.time()
+        if phase != self.beat.phase:
+            self.beat.since_utc_s = time.time()
+        self.beat.phase, self.beat.doing = phase, doing
         self._write()
 
     def _run(self) -> None:

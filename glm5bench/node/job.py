@@ -31,10 +31,12 @@ from ..store.measurement import Measurement
 from ..store.pointfile import write_point
 from . import client
 from .attempt import Trace, now_utc, observed, point_record, record_attempt, record_failure, server_info, whole
-from .container import Image, sif_name
+from .command import Place, Stopped
+from .container import Image
 from .heartbeat import Heartbeat, is_alive, node_name, read_beat
 from .provenance import provenance
-from .server import Place, Server, Stopped, model_name, running
+from .server import Server, model_name, running
+from .staging import Weights, weights
 from .workload import PATHS, prompts
 
 SIGNAL_EARLY_S = 90.0  # Slurm sends the signal of --signal up to a minute early
@@ -128,6 +130,7 @@ class _Start:
     progress: Progress
     number: int
     is_retried: Callable[[str], bool]
+    weights: Weights = field(init=False)
 
     def measure(self, points: Sequence[Point]) -> None:
         """All points; the server is started again after a fault, as often as it makes sense, and where the time suffices."""
@@ -196,8 +199,15 @@ class _Start:
 
     def _place(self) -> Place:
         folder = self.campaign.job(self.job_id) / f"{self.job.id}.{self.number}"
-        image, host = self._image(folder), socket.gethostname()
-        return Place(folder, self.job.model_path, host, self.progress.is_stopped, image, lambda: self.heart.phase("loading"))
+        self.weights = weights(self.job, lambda doing: self.heart.phase("staging", doing), self.progress.is_stopped)
+        return Place(
+            folder,
+            self.weights.path,
+            socket.gethostname(),
+            self.progress.is_stopped,
+            self._image(folder),
+            lambda doing: self.heart.phase("loading", doing),
+        )
 
     def _image(self, folder: Path) -> Image | None:
         """What the server is started from; None: the node's own PATH, because the cluster or the recipe names no image."""
@@ -205,11 +215,11 @@ class _Start:
         if not self.job.image_dir or not name:
             return None
         cache = Path(self.job.cache_dir) if self.job.cache_dir else folder / "cache"
-        return Image(str(Path(self.job.image_dir) / sif_name(name)), str(cache / sif_name(name)), self.job.binds)
+        return Image(Path(self.job.image_dir), name, cache, self.job.binds)
 
     def _measure(self, server: Server, point: Point) -> None:
         self.heart.beat.key = point.key
-        warmups, measured = prompts(self.job.arm.workload, point, model_name(server))
+        warmups, measured = prompts(self.job.arm.workload, point, model_name(server), self.job.arm.checkpoint.architecture.vocabulary)
         path = PATHS[self.job.arm.workload.endpoint]
         if warmups:
             self.heart.phase("warm-up")
@@ -225,7 +235,8 @@ class _Start:
         ended, clock_step = now_utc(), (time.time() - wall) - (time.monotonic() - clock)
         info = server_info(server)
         made = {
-            **provenance(self.job_id, server.place.image.sif if server.place.image else "none"),
+            **provenance(self.job_id, server.place.image),
+            "checkpoint": self.weights.told,
             **self._neighbourhood(beside),
             "start_utc": began,
             "end_utc": ended,
@@ -237,7 +248,7 @@ class _Start:
         }
         source = "simulated" if self.job.arm.engine.simulated else "measured"
         record = point_record(self.job, self.start, point)
-        log = server.log_tail(1_000_000)
+        log = server.log.tail(1_000_000)
         self._write(Measurement(point.key, source, record, made, client.requests(load), observed(info, server), log), point)
 
     def _beside(self) -> list[str]:

@@ -1,7 +1,7 @@
 """One running inference server: started, known to be ready, watched, and ended with everything that it started.
 
-Enters: a bound recipe and where things are on this node. Leaves: a base URL and a key. Readiness is the engine's word and one real
-token; death is the process's. The log's end stands in every error.
+Enters: a bound recipe and where things are on this node. Leaves: a base URL and a key. Ready is the engine's word, from the process that
+was started and no other, and one real token; dead is its process, or its log's last word. The log's end stands in every error.
 """
 
 from __future__ import annotations
@@ -13,44 +13,27 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from ..errors import ServerError
-from ..point import KEY_FILE_VARIABLE, Arm, Recipe, canonical_json
-from . import container, guard
-from .provenance import wrong_gpus
+from ..point import Arm, Recipe, canonical_json
+from . import guard
+from .command import NEXT_STEPS, Place, Stopped, command, environment
+from .container import APPTAINERS
+from .listener import stranger_on
+from .log import Log
 
-ENGINE_PREFIXES = ("SGLANG_", "SGL_", "VLLM_", "NCCL_", "RCCL_", "FLASHINFER_", "DG_", "AITER_")
-GPU_VARIABLES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
-PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
 POLL_S = 0.1
+LAST_WORD_S = 2.0
 GONE_S = 10.0  # how long a server may take to die after its last word
 OUT_OF_MEMORY = ("out of memory", "OutOfMemoryError", "HIP out of memory")
-
-
-class Stopped(Exception):
-    """The job was asked to stop: by a signal, not by a fault."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where this server runs: its folder for facts, key and log, the model's path, who may say stop, the image (None: no container).
-
-    `begun` is called once, when the server's own process has said its first word: until then it is the image that is being started.
-    """
-
-    folder: Path
-    model_path: str
-    host_name: str
-    is_stopped: Callable[[], bool]
-    image: container.Image | None = None
-    begun: Callable[[], None] = lambda: None
 
 
 @dataclass
@@ -63,7 +46,7 @@ class Server:
     process: subprocess.Popen[bytes]
     base_url: str
     api_key: str
-    log_path: Path
+    log: Log
     start_s: float = 0.0
 
     @property
@@ -76,10 +59,16 @@ class Server:
         if self.place.is_stopped():
             raise Stopped
         code = self.process.poll()
-        if code == container.APPTAINERS and self.place.image is not None:
+        if code == APPTAINERS and self.place.image is not None:
             raise self.error(f"could not be started from {self.place.image.sif}", "image_missing")
         if code is not None:
             raise self.error(f"ended by itself with exit code {code}", "server_crash")
+        self.log.look()
+        if self.log.last_word:
+            with contextlib.suppress(subprocess.TimeoutExpired):  # its processes mostly follow, and their exit code says more
+                code = self.process.wait(timeout=LAST_WORD_S)
+            how = "lives on" if code is None else f"ended by itself with exit code {code}"
+            raise self.error(f"is dead by its own log ({self.log.last_word}), its process {how}", "server_crash")
 
     def answers_or_raise(self) -> None:
         """After requests have failed: raises ServerError when it is the server that is gone, and not they that were wrong."""
@@ -93,25 +82,16 @@ class Server:
 
     def error(self, what: str, failure_class: str) -> ServerError:
         """The error of this server, with the end of its log."""
-        tail = self.log_tail()
+        tail = self.log.tail()
         if any(sign in tail for sign in OUT_OF_MEMORY):
             failure_class = "server_oom"
         last = next((line for line in reversed(tail.splitlines()) if line.strip()), "")
         return ServerError(
             f"{self.arm.engine.id} on node {self.place.host_name} {what}.",
             failure_class=failure_class,
-            where=f"{self.log_path} (last line: {last[:200]!r})",
+            where=f"{self.log.path} (last line: {last[:200]!r})",
             next_step=NEXT_STEPS.get(failure_class, "read the log, then run the same command again"),
         )
-
-    def log_tail(self, n_bytes: int = 4000) -> str:
-        """The end of the log, the key redacted."""
-        try:
-            with self.log_path.open("rb") as file:
-                file.seek(max(0, self.log_path.stat().st_size - n_bytes))
-                return self.redacted(file.read().decode("utf-8", "replace"))
-        except OSError:
-            return ""
 
     def redacted(self, text: str) -> str:
         """The text without this job's key."""
@@ -126,16 +106,6 @@ class Server:
             return None
 
 
-NEXT_STEPS = {
-    "server_oom": "lower the memory fraction or the concurrency that $C is bound to",
-    "server_start_timeout": "raise engine.start_timeout_s, or look for what the log waits for",
-    "server_hung": "raise engine.stall_timeout_s if the server is only slow",
-    "image_missing": "put it there (docs/cluster.md), or use engine=simulated",
-    "checkpoint_missing": "fetch it there, or set cluster.checkpoint_dir",
-    "node_fault": "run this arm on a node that has these GPUs, or use engine=simulated",
-}
-
-
 @contextlib.contextmanager
 def running(recipe: Recipe, arm: Arm, place: Place) -> Iterator[Server]:
     """A server that is ready, until the block ends; then its whole process group is gone.
@@ -143,6 +113,7 @@ def running(recipe: Recipe, arm: Arm, place: Place) -> Iterator[Server]:
     Raises ServerError with its class when it does not start, Stopped when the job is asked to stop meanwhile.
     """
     started = time.monotonic()
+    place = replace(place, scratch=Path(tempfile.mkdtemp(prefix="glm5bench-")))  # of the node: $TMPDIR where the site sets it
     pipe_read, pipe_write = os.pipe()
     server = None
     try:
@@ -155,6 +126,9 @@ def running(recipe: Recipe, arm: Arm, place: Place) -> Iterator[Server]:
         os.close(pipe_read)
         if server is not None:
             _wait_gone(server.process)
+            server.log.redact()
+        if place.scratch is not None:
+            shutil.rmtree(place.scratch, ignore_errors=True)
         (place.folder / "api_key").unlink(missing_ok=True)
 
 
@@ -166,80 +140,20 @@ def _spawn(recipe: Recipe, arm: Arm, place: Place, pipe_read: int) -> Server:
     key_file.touch(mode=0o600)
     key_file.write_text(key, encoding="utf-8")
     given = {"$MODEL": place.model_path, "$HOST": "127.0.0.1", "$PORT": str(port), "$FACTS": str(facts)}
-    command = _command([given.get(word, word) for word in recipe.argv], arm, place)
+    called = command(recipe, arm, place, given, key_file)
     log_path = place.folder / "server.log"
-    with log_path.open("ab") as log:
+    log = Log(log_path, arm.engine.phases, arm.engine.fatal, lambda text: text.replace(key, "<redacted>"))
+    with log_path.open("ab") as file:
         process = subprocess.Popen(
-            [sys.executable, "-I", guard.__file__, str(pipe_read), *command],
+            [sys.executable, "-I", guard.__file__, str(pipe_read), *called],
             stdin=subprocess.DEVNULL,
-            stdout=log,
+            stdout=file,
             stderr=subprocess.STDOUT,
-            env=_environment(recipe.env, arm, key, key_file, is_contained=place.image is not None),
+            env=environment(recipe.env, arm, key, key_file, is_contained=place.image is not None),
             pass_fds=(pipe_read,),
             start_new_session=True,
         )
-    return Server(recipe, arm, place, process, f"http://127.0.0.1:{port}", key, log_path)
-
-
-def _command(argv: list[str], arm: Arm, place: Place) -> list[str]:
-    if place.image is not None:
-        return _contained(argv, arm, place, place.image)
-    if arm.engine.simulated:
-        return [sys.executable, *argv[1:]]
-    program = shutil.which(argv[0])
-    if program is None:
-        raise _cannot_start(arm, place, f"there is no program {argv[0]!r}", "image_missing")
-    if argv[1] == "-m" and not _has_module(program, argv[2].partition(".")[0]):
-        raise _cannot_start(arm, place, f"{program} has no module {argv[2].partition('.')[0]!r}", "image_missing")
-    _refuse_wrong_node(arm, place)
-    return [program, *argv[1:]]
-
-
-def _contained(argv: list[str], arm: Arm, place: Place, image: container.Image) -> list[str]:
-    """The command inside its image. Raises ServerError where the image, the checkpoint or the GPUs are not there."""
-    lacks = image.lacks()
-    if lacks:
-        raise _cannot_start(arm, place, lacks, "image_missing")
-    if not arm.engine.simulated:
-        _refuse_wrong_node(arm, place)
-    reads = [place.model_path] if place.model_path.startswith("/") and Path(place.model_path).is_dir() else []
-    reads += [PACKAGE_ROOT] if arm.engine.simulated else []
-    return container.inside(argv, image, arm.hardware, reads=reads, folder=place.folder, is_simulated=arm.engine.simulated)
-
-
-def _refuse_wrong_node(arm: Arm, place: Place) -> None:
-    if place.model_path.startswith("/") and not Path(place.model_path).is_dir():
-        raise _cannot_start(arm, place, f"there is no checkpoint {place.model_path}", "checkpoint_missing")
-    wrong = wrong_gpus(arm.hardware, arm.tp)
-    if wrong:
-        raise _cannot_start(arm, place, wrong, "node_fault")
-
-
-def _cannot_start(arm: Arm, place: Place, why: str, failure_class: str) -> ServerError:
-    return ServerError(
-        f"{arm.engine.id} cannot start on node {place.host_name}: {why}.",
-        failure_class=failure_class,
-        next_step=NEXT_STEPS[failure_class],
-    )
-
-
-def _has_module(python: str, module: str) -> bool:
-    find = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
-    return subprocess.run([python, "-c", find], capture_output=True, timeout=120, check=False).returncode == 0
-
-
-def _environment(own: Mapping[str, str], arm: Arm, key: str, key_file: Path, *, is_contained: bool = False) -> dict[str, str]:
-    """The node's environment without what would change the engine unrecorded, and the recipe's own; a container sees the latter only."""
-    env = dict(own)
-    if arm.engine.simulated:
-        env["PYTHONPATH"] = os.pathsep.join(p for p in (PACKAGE_ROOT, os.environ.get("PYTHONPATH", "")) if p)
-        env[KEY_FILE_VARIABLE] = str(key_file)
-    if arm.engine.flavor == "vllm":
-        env["VLLM_API_KEY"] = key
-    if is_contained:
-        env |= {name: os.environ[name] for name in GPU_VARIABLES if name in os.environ}
-        return container.environment(env)
-    return {name: value for name, value in os.environ.items() if not name.startswith(ENGINE_PREFIXES)} | env
+    return Server(recipe, arm, place, process, f"http://127.0.0.1:{port}", key, log)
 
 
 def free_port() -> int:
@@ -251,16 +165,18 @@ def free_port() -> int:
 
 
 def _wait_until_ready(server: Server, deadline: float) -> None:
-    said, has_begun = "no answer yet", False
+    said, told = "no answer yet", None
     with httpx.Client(base_url=server.base_url, headers=server.headers, timeout=10, trust_env=False) as client:
         while True:
             server.alive_or_raise()
-            if not has_begun and server.log_path.stat().st_size:
-                has_begun = True
-                server.place.begun()
+            doing = server.log.doing or "starting" if server.log.has_begun else None
+            if doing is not None and doing != told:
+                told = doing
+                server.place.begun(doing)
             try:
                 answer = client.get("/health")
                 if answer.status_code == 200:
+                    _refuse_a_stranger(server, client)
                     return _one_token(server, client, deadline)
                 said = f"GET /health: {answer.status_code}"
             except httpx.HTTPError as error:
@@ -268,6 +184,17 @@ def _wait_until_ready(server: Server, deadline: float) -> None:
             if time.monotonic() > deadline:
                 raise server.error(f"was not ready after {server.arm.engine.start_timeout_s:g} s ({said})", "server_start_timeout")
             time.sleep(POLL_S)
+
+
+def _refuse_a_stranger(server: Server, client: httpx.Client) -> None:
+    """Its port was free when it was chosen; until the server binds it, minutes later, anybody may have."""
+    port = int(server.base_url.rpartition(":")[2])
+    pid = stranger_on(port, server.process.pid)
+    if pid is not None:
+        raise server.error(f"does not answer: process {pid}, which it has not started, listens on its port {port}", "server_crash")
+    other = client.get("/v1/models", headers={"authorization": f"Bearer {secrets.token_urlsafe(24)}"})
+    if other.status_code == 200:
+        raise server.error("answers without its key: it is another server, or it was not given one", "server_crash")
 
 
 def _one_token(server: Server, client: httpx.Client, deadline: float) -> None:

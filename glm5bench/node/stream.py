@@ -79,6 +79,9 @@ def _take(answer: Answer, at: int, event: dict[str, Any]) -> None:
         error = event.get("error") or event
         answer.error = str(error.get("message", error) if isinstance(error, dict) else error)[:200]
         return
+    if "meta_info" in event:
+        _take_generated(answer, at, event["meta_info"])
+        return
     before = max(0, answer.output_tokens)
     is_counted = answer.output_tokens >= 0 or not answer.chunks  # counts that begin in mid-stream say nothing of one chunk
     usage = event.get("usage")
@@ -90,6 +93,16 @@ def _take(answer: Answer, at: int, event: dict[str, Any]) -> None:
         gained = answer.output_tokens - before if usage and is_counted else UNKNOWN
         if gained > 0 or (gained == UNKNOWN and _carries_text(choice)):
             answer.chunks.append((at, gained))
+
+
+def _take_generated(answer: Answer, at: int, meta: dict[str, Any]) -> None:
+    """SGLang's /generate: text and counts are cumulative, and every chunk has both."""
+    before, answer.output_tokens = max(0, answer.output_tokens), int(meta["completion_tokens"])
+    answer.prompt_tokens = int(meta["prompt_tokens"])
+    reason = meta.get("finish_reason")
+    answer.finish_reason = str(reason["type"]) if reason else answer.finish_reason
+    if answer.output_tokens > before:
+        answer.chunks.append((at, answer.output_tokens - before))
 
 
 def _carries_text(choice: dict[str, Any]) -> bool:

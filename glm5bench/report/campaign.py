@@ -42,6 +42,46 @@ def plan_text(record: Mapping[str, Any]) -> str:
     return "\n".join(parts)
 
 
+def needs_text(needs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each image and checkpoint: there, lacking with what brings it, or not to be seen from here."""
+    lines = []
+    for n in needs:
+        state = "LACKS" if n["lacks"] else "ok" if n["is_seen"] else "?"
+        said = n["lacks"] or (n["said"] if n["is_seen"] else f"{n['path']}: its directory is not seen from this machine")
+        lines.append(f"  {state:<5}  {n['kind']} {n['name']}: {printable(said)}")
+        lines += [f"         next: {n['next_step']}"] if n["lacks"] else []
+    return ["", "Needed on the nodes:", *lines] if lines else []
+
+
+def validations_text(validations: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each command that a parser looked at, and one for each flag that it refused."""
+    lines = []
+    for v in validations:
+        if not v["version"]:
+            lines.append(f"  {v['arm']}: not looked at: {printable(v['said'])}")
+            continue
+        lines.append(f"  {v['arm']}: {'REFUSED' if v['refused'] else 'taken'} by the parser of {v['version']} ({v['parser']})")
+        lines += [f"    {' '.join(r['words'])}, from {r['group'] or 'the engine'}: {printable(r['said'])}" for r in v["refused"]]
+    return ["", "Server commands, parsed by the engine:", *lines] if lines else []
+
+
+def images_text(images: Sequence[Mapping[str, Any]]) -> str:
+    """A row an image."""
+    rows = [
+        {
+            "image": i["image"],
+            "file": i["file"].rpartition("/")[2],
+            "GiB": f"{i['size_bytes'] / 2**30:,.2f}" if i["size_bytes"] is not None else "",
+            "digest": i["oci_digest"][:19],
+            "pinned": "yes" if i["pin"] else "no",
+            "": "ok" if i["is_well"] else printable(i["said"]),
+            "arms": len(i["arms"]),
+        }
+        for i in images
+    ]
+    return str(tabulate(rows, headers="keys", disable_numparse=True))
+
+
 def _node_time(hours: float) -> str:
     return f"{hours:.1f} node-hours" if hours >= 0.1 else f"{hours * 60:.1f} node-minutes"
 
@@ -96,7 +136,8 @@ def doing(job: Mapping[str, Any]) -> str:
 def phase_of(job: Mapping[str, Any]) -> str:
     """`measuring 12/40 requests`, `loading`."""
     requests = f" {job['requests_done']}/{job['requests']} requests" if job["phase"] == "measuring" else ""
-    return f"{job['phase']}{requests}"
+    doing = f": {job['doing']}" if job["doing"] else ""
+    return f"{job['phase']}{doing}{requests}"
 
 
 def resubmission_text(record: Mapping[str, Any], *, is_dry: bool) -> str:

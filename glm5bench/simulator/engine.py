@@ -85,14 +85,16 @@ class Engine:
 
     def _die_if_asked(self) -> None:
         fault = self.options.fault
-        if fault is not None and fault.kind == "die" and self.streams > fault.number:
-            print("Scheduler hit an exception: RuntimeError: CUDA error: an illegal memory access", file=sys.stderr, flush=True)
+        if fault is None or fault.kind not in ("die", "panic") or self.streams <= fault.number:
+            return
+        print("Scheduler hit an exception: RuntimeError: CUDA error: an illegal memory access", file=sys.stderr, flush=True)
+        if fault.kind == "die":
             os._exit(1)
 
     @property
     def _is_hung(self) -> bool:
         fault = self.options.fault
-        return fault is not None and fault.kind == "hang" and self.streams > fault.number
+        return fault is not None and fault.kind in ("hang", "panic") and self.streams > fault.number
 
     async def run(self) -> None:
         """Steps for ever. Ends only by being cancelled."""

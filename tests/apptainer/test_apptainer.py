@@ -8,7 +8,7 @@ import pytest
 from contained import ENV, SITE_PACKAGES
 from program import SMALL, bench, processes_of, status, until
 
-from glm5bench.node.container import CACHE, Image, environment, inside, sif_name
+from glm5bench.node.container import CACHE, Image, environment, inside
 from glm5bench.settings import compose
 from glm5bench.store.pointfile import read_point
 
@@ -38,7 +38,6 @@ def path():
 @pytest.mark.parametrize(
     ("image", "class_"),
     [
-        ("nowhere.sif", "image_missing"),
         ("corrupt.sif", "image_missing"),
         ("no_python.sif", "image_missing"),
         ("exits.sif", "server_crash"),
@@ -58,10 +57,11 @@ def test_an_image_that_is_wrong_fails_the_point_with_its_class_and_leaves_nothin
 def test_the_inside_sees_the_recipe_s_environment_and_nothing_of_the_user_s(images, tmp_path, monkeypatch):
     for name, value in {**ENV, "MY_TOKEN": "secret", "APPTAINERENV_LEAK": "secret"}.items():
         monkeypatch.setenv(name, value)
-    image = Image(f"{images}/simulated.sif", f"{tmp_path}/cache", ())
+    image = Image(images, "simulated.sif", tmp_path / "cache", ())
+    (tmp_path / "scratch").mkdir()
     ask = "import json, os; print(json.dumps([dict(os.environ), os.listdir('/'), os.path.expanduser('~')]))"
     hardware = compose("hardware=b200").arm.hardware
-    command = inside(["python3", "-c", ask], image, hardware, reads=[], folder=tmp_path / "f", is_simulated=True)
+    command = inside(["python3", "-c", ask], image, hardware, reads=[], folder=tmp_path, scratch=tmp_path / "scratch", is_simulated=True)
     said = subprocess.run(command, env=environment({"ASKED": "1", "VLLM_API_KEY": "key"}), capture_output=True, text=True, check=True)
     seen, root, home = json.loads(said.stdout)
 
@@ -69,8 +69,3 @@ def test_the_inside_sees_the_recipe_s_environment_and_nothing_of_the_user_s(imag
     assert not {"MY_TOKEN", "LEAK"} & set(seen)
     assert "work" not in root
     assert "key" not in " ".join(command)
-
-
-def test_an_image_s_file_is_named_after_its_reference():
-    assert sif_name("vllm/vllm-openai:v0.16.0") == "vllm_vllm-openai_v0.16.0.sif"
-    assert sif_name("docker://lmsysorg/sglang:v0.5.12-cu130") == "lmsysorg_sglang_v0.5.12-cu130.sif"

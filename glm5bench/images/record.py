@@ -1,0 +1,101 @@
+"""What is known of an image's file: a small JSON file beside it, with the digest that the registry gave and the file's own hash.
+
+A SIF file made twice from one OCI image differs in bytes, and says nothing of the digest that it came from: the record does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ..errors import FileError
+from ..point import from_plain
+from ..store.files import read_json, write_json
+from .reference import Reference
+
+RECORD_FORMAT = 1
+SIF_MAGIC = b"SIF_MAGIC"  # at byte 32 of the file. Source: the SIF specification
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image's file. `oci_digest` is empty where nobody could know it: a SIF file that was carried in without its record."""
+
+    reference: str
+    oci_digest: str
+    sif_sha256: str
+    size_bytes: int
+    made_utc: str
+    made_from: str
+    apptainer: str = ""
+    format: int = RECORD_FORMAT
+
+
+def record_path(sif: Path) -> Path:
+    """Where the record of an image's file stands."""
+    return sif.with_name(sif.name + ".json")
+
+
+def write_record(sif: Path, record: Record) -> None:
+    """Writes it, whole or not at all."""
+    write_json(record_path(sif), asdict(record))
+
+
+def read_record(sif: Path) -> Record | None:
+    """The record of an image's file; None where it has none. Raises FileError where it is damaged."""
+    path = record_path(sif)
+    if not path.is_file():
+        return None
+    try:
+        return from_plain(Record, read_json(path))
+    except ValueError as error:
+        said = " ".join(str(error).split())[:200]
+        raise FileError(
+            f"The record of {sif.name} cannot be understood: {said}.", path=str(path), next_step="make the image again"
+        ) from error
+
+
+def lacking(directory: Path, ref: Reference) -> str:
+    """Why nothing may be started from this image's file here, in half a sentence; empty where all that is quickly seen is well.
+
+    Looked at: the file, its size against its record, the record's digest against the pin. `images verify` also hashes the file.
+    """
+    sif = directory / ref.sif
+    if not sif.is_file():
+        return f"there is no image {sif}"
+    try:
+        record = read_record(sif)
+    except FileError as error:
+        return f"{error.message.rstrip('.')} ({error.path})"
+    if ref.digest and record is None:
+        return f"{sif} has no record ({record_path(sif).name}), and {ref.unpinned} is pinned to {ref.digest[:19]}"
+    if record is None:
+        return ""
+    if ref.digest and record.oci_digest != ref.digest:
+        return f"{sif} was made from {record.oci_digest[:19] or 'an unknown digest'}, and {ref.unpinned} is pinned to {ref.digest[:19]}"
+    size = sif.stat().st_size
+    return f"{sif} has {size:,} bytes, and {record.size_bytes:,} by its record" if size != record.size_bytes else ""
+
+
+def is_sif(path: Path) -> bool:
+    """Whether the file begins as a SIF file does."""
+    try:
+        with path.open("rb") as file:
+            return file.read(64)[32 : 32 + len(SIF_MAGIC)] == SIF_MAGIC
+    except OSError:
+        return False
+
+
+def sha256(path: Path) -> str:
+    """The hash of a file's bytes, 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(path)
+
+
+def _digest(path: Path) -> str:  # Python 3.10
+    h = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(2**22):
+            h.update(piece)
+    return h.hexdigest()

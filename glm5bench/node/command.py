@@ -1,0 +1,139 @@
+"""The process of a server on this node: its command line, its environment, and why it cannot be started here.
+
+Enters: a bound recipe, an arm, and where things are on this node. Leaves: argv and environment for one process; placeholders are
+replaced here and nowhere else, so that no path and no key enters a recipe. It starts nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import ServerError
+from ..point import KEY_FILE_VARIABLE, Arm, Recipe
+from . import checkpoint, container, gpus, with_key
+
+ENGINE_PREFIXES = ("SGLANG_", "SGL_", "VLLM_", "NCCL_", "RCCL_", "FLASHINFER_", "DG_", "AITER_")
+PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
+GPUS_FREE_S = 60.0  # how long the memory of GPUs may take to be given back after a server's end
+NEXT_STEPS = {
+    "server_oom": "lower the memory fraction or the concurrency that $C is bound to",
+    "server_start_timeout": "raise engine.start_timeout_s, or look for what the log waits for",
+    "server_hung": "raise engine.stall_timeout_s if the server is only slow",
+    "image_missing": "`glm5bench images pull` with the same overrides puts it there (docs/cluster.md), or use engine=simulated",
+    "checkpoint_missing": "fetch it there, or set cluster.checkpoint_dir",
+    "node_fault": "run this arm on a node that has these GPUs, or use engine=simulated",
+}
+
+
+class Stopped(Exception):
+    """The job was asked to stop: by a signal, not by a fault."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where this server runs: its folder for facts, key and log, the model's path, who may say stop, the image (None: no container).
+
+    `begun` is called with what the server does, whenever that changes while it starts. `scratch`: its own on the node; None: none yet.
+    """
+
+    folder: Path
+    model_path: str
+    host_name: str
+    is_stopped: Callable[[], bool]
+    image: container.Image | None = None
+    begun: Callable[[str], None] = lambda doing: None
+    scratch: Path | None = None
+
+
+def command(recipe: Recipe, arm: Arm, place: Place, given: Mapping[str, str], key_file: Path) -> list[str]:
+    """The server's command line here. Raises ServerError where the program, image, checkpoint or GPUs are not there, or are not free."""
+    argv = [given.get(word, word) for word in recipe.argv]
+    if place.image is not None:
+        return _contained(argv, arm, place, place.image, key_file)
+    if arm.engine.simulated:
+        return [sys.executable, *argv[1:]]
+    program = shutil.which(argv[0])
+    if program is None:
+        raise cannot_start(arm, place, f"there is no program {argv[0]!r}", "image_missing")
+    if argv[1] == "-m" and not _has_module(program, argv[2].partition(".")[0]):
+        raise cannot_start(arm, place, f"{program} has no module {argv[2].partition('.')[0]!r}", "image_missing")
+    _refuse_wrong_node(arm, place)
+    return keyed([program, *argv[1:]], arm, key_file)
+
+
+def keyed(argv: list[str], arm: Arm, key_file: Path) -> list[str]:
+    """The command with the key: SGLang takes it as an argument only, and gets it from a file."""
+    if arm.engine.flavor != "sglang" or arm.engine.simulated or argv[1:2] != ["-m"]:
+        return argv
+    return [argv[0], with_key.__file__, str(key_file), *argv[2:]]
+
+
+def _contained(argv: list[str], arm: Arm, place: Place, image: container.Image, key_file: Path) -> list[str]:
+    lacks = image.lacks()
+    if lacks:
+        raise cannot_start(arm, place, lacks, "image_missing")
+    if not arm.engine.simulated:
+        _refuse_wrong_node(arm, place)
+    reads = [place.model_path] if place.model_path.startswith("/") and Path(place.model_path).is_dir() else []
+    reads += [PACKAGE_ROOT] if arm.engine.simulated else [with_key.__file__]
+    return container.inside(
+        keyed(argv, arm, key_file),
+        image,
+        arm.hardware,
+        reads=reads,
+        folder=place.folder,
+        scratch=place.scratch or place.folder,
+        is_simulated=arm.engine.simulated,
+    )
+
+
+def _refuse_wrong_node(arm: Arm, place: Place) -> None:
+    if place.model_path.startswith("/"):
+        lacks = checkpoint.found(Path(place.model_path), arm.checkpoint).lacks
+        if lacks:
+            raise cannot_start(arm, place, lacks, "checkpoint_missing")
+    wrong = gpus.wrong(arm.hardware, arm.tp)
+    if wrong:
+        raise cannot_start(arm, place, wrong, "node_fault")
+    deadline = time.monotonic() + GPUS_FREE_S
+    while held := gpus.in_use(arm.hardware):
+        if place.is_stopped():
+            raise Stopped
+        if time.monotonic() > deadline:
+            raise cannot_start(arm, place, f"its GPUs are not free after {GPUS_FREE_S:g} s: {held}", "node_fault")
+        time.sleep(1)
+
+
+def cannot_start(arm: Arm, place: Place, why: str, failure_class: str) -> ServerError:
+    """The error of a server that was not started."""
+    return ServerError(
+        f"{arm.engine.id} cannot start on node {place.host_name}: {why}.",
+        failure_class=failure_class,
+        next_step=NEXT_STEPS[failure_class],
+    )
+
+
+def _has_module(python: str, module: str) -> bool:
+    find = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
+    return subprocess.run([python, "-c", find], capture_output=True, timeout=120, check=False).returncode == 0
+
+
+def environment(own: Mapping[str, str], arm: Arm, key: str, key_file: Path, *, is_contained: bool = False) -> dict[str, str]:
+    """The node's environment without what would change the engine unrecorded, and the recipe's own; a container sees the latter only."""
+    env = dict(own)
+    if arm.engine.simulated:
+        env["PYTHONPATH"] = os.pathsep.join(p for p in (PACKAGE_ROOT, os.environ.get("PYTHONPATH", "")) if p)
+        env[KEY_FILE_VARIABLE] = str(key_file)
+    if arm.engine.flavor == "vllm":
+        env["VLLM_API_KEY"] = key
+    if is_contained:
+        env |= {name: os.environ[name] for name in gpus.VARIABLES if name in os.environ}
+        return container.environment(env)
+    return {name: value for name, value in os.environ.items() if not name.startswith(ENGINE_PREFIXES)} | env

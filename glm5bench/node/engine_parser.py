@@ -1,0 +1,86 @@
+"""An engine's own argument parser over one command: run by the Python that the engine is installed in, in its image or on this host.
+
+Standard input: one JSON object, `flavor` and `argv` (what follows the program). Standard output: a line that begins with the mark, and a
+JSON object: `version`, and `refused`, each with the words refused and what the parser said. Standard library and the engine alone, and
+nothing of this package. Parsing is not resolving: what an engine refuses only once it sees its GPUs, it refuses there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import importlib.metadata
+import io
+import json
+import sys
+from typing import Any
+
+MARK = "GLM5BENCH-PARSED "
+
+
+def sglang_parser() -> argparse.ArgumentParser:
+    """SGLang's, as `python -m sglang.launch_server` builds it."""
+    parser = argparse.ArgumentParser(prog="sglang")
+    importlib.import_module("sglang.srt.server_args").ServerArgs.add_cli_args(parser)
+    return parser
+
+
+def vllm_parser() -> argparse.ArgumentParser:
+    """vLLM's, as `vllm serve` builds it. Its module moved after 0.16."""
+    try:
+        cli_args: Any = importlib.import_module("vllm.entrypoints.common.cli_args")
+    except ImportError:
+        cli_args = importlib.import_module("vllm.entrypoints.openai.cli_args")
+    empty = importlib.import_module("vllm.utils.argparse_utils").FlexibleArgumentParser(prog="vllm serve")
+    parser: argparse.ArgumentParser = cli_args.make_arg_parser(empty)
+    return parser
+
+
+PARSERS = {"sglang": sglang_parser, "vllm": vllm_parser}
+
+
+def refused(parser: argparse.ArgumentParser, argv: list[str]) -> list[dict[str, Any]]:
+    """Every flag that the parser refuses, by itself; the whole command where it refuses only the combination."""
+    whole = said_of(parser, argv)
+    if not whole:
+        return []
+    base, flags = units(argv)
+    model = [unit for unit in flags if unit[0] in ("--model-path", "--model")]
+    required = base + [word for unit in model for word in unit]
+    found = [{"words": unit, "said": said} for unit in flags if unit not in model and (said := said_of(parser, required + unit))]
+    return found or [{"words": argv, "said": whole}]
+
+
+def units(argv: list[str]) -> tuple[list[str], list[list[str]]]:
+    """The words before the first flag, and each flag with its values."""
+    base: list[str] = []
+    flags: list[list[str]] = []
+    for word in argv:
+        if word.startswith("--"):
+            flags.append([word])
+        elif flags:
+            flags[-1].append(word)
+        else:
+            base.append(word)
+    return base, flags
+
+
+def said_of(parser: argparse.ArgumentParser, argv: list[str]) -> str:
+    """What the parser says against a command; empty where it takes it."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+            parser.parse_args(argv)
+    except SystemExit:
+        lines = [line for line in said.getvalue().splitlines() if "error:" in line]
+        return (lines or said.getvalue().splitlines() or ["it ended without a word"])[-1].partition("error: ")[2] or "refused"
+    except Exception as error:  # a value that a parser's own type function falls over
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+if __name__ == "__main__":
+    asked = json.load(sys.stdin)
+    answer = {"version": importlib.metadata.version(asked["flavor"]), "refused": refused(PARSERS[asked["flavor"]](), asked["argv"])}
+    print(MARK + json.dumps(answer), flush=True)

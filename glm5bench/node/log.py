@@ -1,0 +1,95 @@
+"""A server's log as it grows: how far its start has come, and whether it has said its last word. Reads only what is new.
+
+Enters: a file that another process appends to, and the expressions of conf/engine. Leaves: the phases of the start with their times,
+and the first line that says that the server is dead.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+MOST_BYTES = 2**22  # of one look: a log that grows faster is read on at the next
+
+
+@dataclass(frozen=True)
+class Phase:
+    """From `at_s` seconds after the start on the server did this; the line of its log that says so."""
+
+    name: str
+    at_s: float
+    line: str
+
+
+@dataclass
+class Log:
+    """One server's log. `reached`: the phases of its start so far, each once, in order; `last_word`: the line that it died with."""
+
+    path: Path
+    phases: Mapping[str, str]
+    fatal: Sequence[str]
+    redacted: Callable[[str], str]
+    began: float = field(default_factory=time.monotonic)
+    reached: list[Phase] = field(default_factory=list)
+    last_word: str = ""
+    _offset: int = 0
+    _rest: bytes = b""
+
+    def __post_init__(self) -> None:
+        self._phases = [(re.compile(expression), name) for expression, name in self.phases.items()]
+        self._fatal = re.compile("|".join(f"(?:{expression})" for expression in self.fatal) or r"(?!)")
+        self._offset = self.path.stat().st_size if self.path.exists() else 0  # another server's, of the same job
+
+    def look(self) -> None:
+        """Reads what was written since the last look."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self._offset)
+                new = file.read(MOST_BYTES)
+        except OSError:
+            return
+        self._offset += len(new)
+        *lines, self._rest = re.split(rb"[\r\n]+", self._rest + new)  # a progress bar goes on with a carriage return
+        for line in lines:
+            self._take(line.decode("utf-8", "replace"))
+
+    def _take(self, line: str) -> None:
+        if not self.last_word and self._fatal.search(line):
+            self.last_word = self.redacted(line.strip())[:300]
+        for expression, name in self._phases:
+            if expression.search(line) and name not in (phase.name for phase in self.reached):
+                self.reached.append(Phase(name, time.monotonic() - self.began, self.redacted(line.strip())[:300]))
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the server has written anything."""
+        return self._offset > 0
+
+    @property
+    def doing(self) -> str:
+        """What the server does now, as far as its log says; empty before its first known line."""
+        return self.reached[-1].name if self.reached else ""
+
+    def tail(self, n_bytes: int = 4000) -> str:
+        """The end of the log, without the key."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(max(0, self.path.stat().st_size - n_bytes))
+                return self.redacted(file.read().decode("utf-8", "replace"))
+        except OSError:
+            return ""
+
+    def redact(self) -> None:
+        """Takes the key out of the file itself, once the server is gone: engines print the arguments that they were given."""
+        try:
+            text = self.path.read_text(encoding="utf-8", errors="surrogateescape")
+        except OSError:
+            return
+        clean = self.redacted(text)
+        if clean != text:
+            beside = self.path.with_name(f".{self.path.name}.part")
+            beside.write_text(clean, encoding="utf-8", errors="surrogateescape")
+            beside.replace(self.path)

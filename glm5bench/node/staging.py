@@ -1,0 +1,105 @@
+"""Where a job reads its weights: from where they lie, or from a copy on a disk of the node's own, made once and kept.
+
+Enters: a node job. Leaves: a path for the server, and what a reader of its start-up time should know: revision, bytes, the seconds that the
+copy took, and how much of the weights was in memory before. Shared file systems feed one loading node well, and ten badly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import ServerError
+from ..point import NodeJob
+from .checkpoint import cached_share, found
+from .command import NEXT_STEPS, Stopped
+
+PIECE_BYTES = 2**26
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The path that the server is given, and what is recorded of it."""
+
+    path: str
+    told: dict[str, Any]
+
+
+def weights(job: NodeJob, tell: Callable[[str], None], is_stopped: Callable[[], bool]) -> Weights:
+    """Where this job's server reads its weights, copied to the node where the job says so. `tell`: what the copy has come to.
+
+    Raises ServerError where they are not all there or the copy fails, Stopped where the job is asked to stop.
+    """
+    lies = Path(job.model_path)
+    if not lies.is_absolute() or job.arm.engine.simulated:
+        return Weights(job.model_path, {})
+    seen = found(lies, job.arm.checkpoint)
+    if seen.lacks:
+        raise ServerError(f"{seen.lacks}.", failure_class="checkpoint_missing", next_step=NEXT_STEPS["checkpoint_missing"])
+    told = {"revision": seen.revision, "size_bytes": seen.size_bytes, "n_shards": seen.n_shards}
+    if not job.stage_dir:
+        return Weights(str(lies), {**told, "page_cache_share": cached_share(lies)})
+    copy = Path(job.stage_dir) / job.arm.checkpoint.repository
+    try:
+        seconds = staged(lies, copy, tell, is_stopped)
+    except OSError as error:
+        what = f"The checkpoint cannot be copied to {copy}: {error.strerror or error}."
+        raise ServerError(what, failure_class="node_fault", next_step="stage=none, or another cluster.stage_dir") from error
+    if seconds is None:
+        raise Stopped
+    return Weights(str(copy), {**told, "stage_s": seconds, "page_cache_share": cached_share(copy)})
+
+
+def staged(source: Path, target: Path, tell: Callable[[str], None], is_stopped: Callable[[], bool]) -> float | None:
+    """Copies the checkpoint to a disk of the node's own, unless it is there: the seconds that took, None where it was told to stop.
+
+    A file is there when its length and time are the source's; each appears whole. Two jobs of a node do not copy the same twice.
+    Raises OSError where the disk does not hold it or cannot be written.
+    """
+    began = time.monotonic()
+    target.mkdir(parents=True, exist_ok=True)
+    with (target / ".stage.lock").open("w") as lock:
+        while not is_stopped():
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            tell("another job of this node copies the checkpoint")
+            time.sleep(0.5)
+        wanted = [path for path in sorted(source.iterdir()) if path.is_file() and not _is_same(path, target / path.name)]
+        total, done = sum(path.stat().st_size for path in wanted), 0
+        if total > shutil.disk_usage(target).free:
+            raise OSError(f"{target} has {shutil.disk_usage(target).free / 2**30:,.0f} GiB free, the copy needs {total / 2**30:,.0f}")
+        for path in wanted:
+            for copied in _copied(path, target / path.name):
+                if is_stopped():
+                    return None
+                done += copied
+                tell(f"copying the checkpoint, {done / 2**30:,.0f} of {total / 2**30:,.0f} GiB")
+    return None if is_stopped() else time.monotonic() - began
+
+
+def _is_same(source: Path, target: Path) -> bool:
+    if not target.is_file():
+        return False
+    a, b = source.stat(), target.stat()
+    return (a.st_size, a.st_mtime_ns) == (b.st_size, b.st_mtime_ns)
+
+
+def _copied(source: Path, target: Path) -> Iterator[int]:
+    """Copies a file in pieces, beside its place first, and yields the bytes of each."""
+    beside = target.with_name(f".{target.name}.part")
+    try:
+        with source.open("rb") as read, beside.open("wb") as write:
+            while n := os.sendfile(write.fileno(), read.fileno(), None, PIECE_BYTES):
+                yield n
+        shutil.copystat(source, beside)
+        beside.replace(target)
+    finally:
+        beside.unlink(missing_ok=True)
