@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar, cast
 
 from annotated_types import Ge, Gt, Le
-from pydantic import Field, FiniteFloat, TypeAdapter
+from pydantic import BeforeValidator, Field, FiniteFloat, TypeAdapter
 
 PROTOCOL_VERSION = 1  # of the load protocol: what is sent, when the clock starts and stops
 SIMULATOR_MODEL = 1  # of the simulator's scheduler and step model: raised when its figures change
@@ -40,6 +40,8 @@ Natural = Annotated[int, Ge(0)]
 Positive = Annotated[int, Ge(1)]
 PositiveFloat = Annotated[FiniteFloat, Gt(0)]
 Share = Annotated[FiniteFloat, Gt(0), Le(1)]
+
+Word = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, int | float) else value)]
 
 ServerScope = Literal["arm", "point"]
 
@@ -177,7 +179,7 @@ class Engine:
     time_scale: PositiveFloat = 1.0
     fault: Annotated[str, Field(pattern=f"^$|^({'|'.join(FAULTS)})(:[1-9][0-9]*)?$")] = ""
     image: str | None = None  # of the user's own, in place of the recipe's
-    extra_args: tuple[str, ...] = ()
+    extra_args: tuple[Word, ...] = ()
     env: dict[str, str] = field(default_factory=dict)
     recipe: tuple[Rule, ...] = ()
     renames: tuple[Rename, ...] = ()

@@ -16,7 +16,7 @@ Validity = Literal["valid", "flagged", "invalid"]
 
 INVALID_CODES = ("no_requests", "failed_requests", "short_outputs", "zero_tokens", "concurrency_not_reached")
 FLAGGED_CODES = (
-    "admission_capped", "kv_limited", "engine_version", "no_container", "packed_alone",
+    "admission_capped", "kv_limited", "engine_version", "server_settings", "token_counters", "no_container", "packed_alone",
     "client_lag", "clock_step", "simulator_lag", "not_recomputable",
 )  # fmt: skip
 
@@ -40,6 +40,8 @@ class Circumstances:
     engine_version: tuple[str, str] | None  # the recipe's, and what the server says
     has_no_container: bool  # a real engine from the node's PATH, not from the recipe's image
     neighbours: tuple[int, int] = (0, 0)  # servers that were to be under load beside this one, and that were, at the least
+    counted_tokens: tuple[int, int] | None = None  # prompt and output tokens by the server's own counters, over the run
+    settings_changed: tuple[tuple[str, str, str], ...] = ()  # a flag, what it asked for, and what the server says that it runs with
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,14 @@ def _server(r: Requests, f: Figures, c: Circumstances) -> list[Reason]:
         found.append(Reason("packed_alone", f"{were} of the {wanted} servers beside it were under load"))
     if c.engine_version is not None and c.engine_version[0] != c.engine_version[1]:
         found.append(Reason("engine_version", f"the server is version {c.engine_version[1]}, the recipe's is {c.engine_version[0]}"))
+    if c.settings_changed:
+        told = ", ".join(f"{flag} {asked} became {has}" for flag, asked, has in c.settings_changed)
+        found.append(Reason("server_settings", f"the server runs with other settings than asked: {told}"))
+    tokens = (int(r.prompt_tokens.sum()), int(r.output_tokens.sum()))
+    if c.counted_tokens is not None and not f.n_failed and c.counted_tokens != tokens:
+        counts = "{:,} prompt and {:,} output tokens".format
+        text = f"the server counted {counts(*c.counted_tokens)}, its answers add up to {counts(*tokens)}"
+        found.append(Reason("token_counters", text))
     if c.server_max_running is not None and c.server_max_running < c.concurrency:
         found.append(Reason("admission_capped", f"the server admits {c.server_max_running} requests, {c.concurrency} were sent"))
     ran = c.server_peak_running

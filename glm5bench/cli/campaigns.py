@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import UsageError, printable
+from ..errors import EnvironmentLacks, UsageError, printable
 from .app import HYDRA, OverridesCommand, app, asked, say
 from .archives import tables_of, write_archive_of
 
@@ -162,7 +162,7 @@ def _print_plan(multirun: Multirun, *, as_json: bool, show: tuple[str, ...], is_
     scripts = write_scripts(_campaign(multirun), planned, how) if how.cluster.executor == "slurm" else []
     needed = [plain(need) for need in needs(planned.jobs)]
     looked = [plain(v) for v in validations(planned.jobs)] if is_validating else []
-    refused = int(any(v["refused"] or (not v["version"] and v["parser"]) for v in looked))
+    refused = 1 if any(v["refused"] for v in looked) else EnvironmentLacks.exit_code if any(v["lacks"] for v in looked) else 0
     if as_json:
         texts = {str(path): path.read_text(encoding="utf-8") for path in scripts}
         print(json.dumps({**record, "needs": needed, "validations": looked, "sbatch": texts}, indent=1))

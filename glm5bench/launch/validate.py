@@ -36,37 +36,45 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Validation:
-    """One command. `version`: of the engine whose parser looked; empty where none could, and `said` why."""
+    """One command. `version`: of the engine whose parser looked; empty where none did: `lacks` says why, or that none need to."""
 
     arm: str
     parser: str
     version: str
+    written_for: str
     refused: tuple[Refusal, ...]
-    said: str = ""
+    lacks: str = ""
 
 
 def validations(jobs: Sequence[NodeJob]) -> list[Validation]:
-    """What the engines' parsers say of every command of these node jobs, each different one once."""
-    done: dict[tuple[str, str, tuple[str, ...]], Validation] = {}
-    for job in jobs:
-        for start in job.starts:
-            same = (job.image_dir, start.recipe.image, start.recipe.argv)
-            if same not in done:
-                done[same] = _validation(job, start.recipe)
-    return list(done.values())
+    """What the engines' parsers say of every command of these node jobs, each different one once. An engine is imported once."""
+    commands = {(job.image_dir, start.recipe.image, start.recipe.argv): (job, start.recipe) for job in jobs for start in job.starts}
+    by_parser: dict[tuple[str, ...], list[tuple[NodeJob, Recipe]]] = {}
+    for job, recipe in commands.values():
+        e = job.arm.engine
+        by_parser.setdefault((job.image_dir, recipe.image if job.image_dir else "", e.flavor, str(e.simulated)), []).append((job, recipe))
+    return [v for alike in by_parser.values() for v in _looked_at(alike)]
 
 
-def _validation(job: NodeJob, recipe: Recipe) -> Validation:
-    arm = job.arm
-    if arm.engine.simulated:
-        return Validation(arm.label, "", "", (), "the simulated server takes every flag")
+def _looked_at(alike: Sequence[tuple[NodeJob, Recipe]]) -> list[Validation]:
+    """The commands that one parser looks at."""
+    job, first = alike[0]
+    engine = job.arm.engine
+    if engine.simulated:
+        return [Validation(j.arm.label, "", "", engine.version, ()) for j, _ in alike]
     try:
-        parser, command = _parser(job, recipe)
-        answer = _answer(command, {"flavor": arm.engine.flavor, "argv": _flags(recipe)})
+        parser, command = _parser(job, first)
+        answer = _answer(command, {"flavor": engine.flavor, "commands": [_flags(recipe) for _, recipe in alike]})
     except EnvironmentLacks as error:
-        return Validation(arm.label, "", "", (), error.message)
-    refused = tuple(Refusal(tuple(r["words"]), _group(recipe, r["words"]), r["said"]) for r in answer["refused"])
-    return Validation(arm.label, parser, answer["version"], refused)
+        return [Validation(j.arm.label, "", "", engine.version, (), error.message) for j, _ in alike]
+    return [
+        Validation(j.arm.label, parser, answer["version"], j.arm.engine.version, tuple(_refusal(recipe, said) for said in refused))
+        for (j, recipe), refused in zip(alike, answer["refused"], strict=True)
+    ]
+
+
+def _refusal(recipe: Recipe, refused: dict[str, Any]) -> Refusal:
+    return Refusal(tuple(refused["words"]), _group(recipe, refused["words"]), refused["said"])
 
 
 def _flags(recipe: Recipe) -> list[str]:
@@ -94,7 +102,7 @@ def _parser(job: NodeJob, recipe: Recipe) -> tuple[str, list[str]]:
     python = _python_of(job.arm)
     if python is None:
         raise EnvironmentLacks(
-            f"cluster names no image_dir, and {job.arm.engine.program[0]} of this machine's PATH has no {job.arm.engine.flavor}"
+            f"the cluster names no image_dir, and {job.arm.engine.program[0]} of this machine's PATH has no {job.arm.engine.flavor}"
         )
     return python, [python, script]
 

@@ -17,6 +17,7 @@ from ..point import Arm, NodeJob, Point, ServerStart, digest_of, plain, simulate
 from ..store.campaign import ATTEMPT_FORMAT, Campaign
 from ..store.files import write_json
 from ..store.sealed import seal_of
+from .counters import Counted
 from .server import Server
 
 
@@ -86,7 +87,7 @@ def variant(arm: Arm, lanes: int = 1) -> str:
     return " ".join([*words, digest_of([own, facts], 8)] if own or facts else words)
 
 
-def observed(info: dict[str, Any], server: Server) -> dict[str, Any]:
+def observed(info: dict[str, Any], server: Server, counted: Counted | None) -> dict[str, Any]:
     """What the server said of itself after the run, with the numbers that the verdict needs taken out."""
     told = info.get("internal_states")
     states = [s for s in told if isinstance(s, dict)] if isinstance(told, list) else []
@@ -95,6 +96,7 @@ def observed(info: dict[str, Any], server: Server) -> dict[str, Any]:
     running_limits = [s.get("effective_max_running_requests_per_dp") for s in states]
     return {
         "info": info_redacted(info, server),
+        "counted_tokens": asdict(counted) if counted is not None else None,
         "start_phases": [asdict(phase) for phase in server.log.reached],
         "max_running": sum(n for n in running_limits if n) or info.get("max_running_requests"),
         "capacity_tokens": info.get("max_total_num_tokens"),

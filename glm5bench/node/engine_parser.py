@@ -1,8 +1,8 @@
-"""An engine's own argument parser over one command: run by the Python that the engine is installed in, in its image or on this host.
+"""An engine's own argument parser over commands: run by the Python that the engine is installed in, in its image or on this host.
 
-Standard input: one JSON object, `flavor` and `argv` (what follows the program). Standard output: a line that begins with the mark, and a
-JSON object: `version`, and `refused`, each with the words refused and what the parser said. Standard library and the engine alone, and
-nothing of this package. Parsing is not resolving: what an engine refuses only once it sees its GPUs, it refuses there.
+Standard input: one JSON object, `flavor` and `commands` (for each what follows the program). Standard output: a line that begins with the
+mark, and a JSON object: `version`, and `refused`, for each command the words refused and what the parser said. Standard library and the
+engine alone, and nothing of this package. Parsing is not resolving: what an engine refuses only once it sees its GPUs, it refuses there.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import importlib
 import importlib.metadata
 import io
 import json
+import os
 import sys
 from typing import Any
 
@@ -27,7 +28,14 @@ def sglang_parser() -> argparse.ArgumentParser:
 
 
 def vllm_parser() -> argparse.ArgumentParser:
-    """vLLM's, as `vllm serve` builds it. Its module moved after 0.16."""
+    """vLLM's, as `vllm serve` builds it. Its module moved after 0.16.
+
+    Without a GPU vLLM knows no platform, and builds no parser: it is told of one, as its own main() does for `vllm bench`.
+    """
+    platforms: Any = importlib.import_module("vllm.platforms")
+    if platforms.current_platform.is_unspecified():
+        names = {"_enum": platforms.PlatformEnum.CUDA, "device_name": "cuda", "device_type": "cuda", "dispatch_key": "CUDA"}
+        platforms.current_platform = type("NoGpu", (platforms.Platform,), names)()
     try:
         cli_args: Any = importlib.import_module("vllm.entrypoints.common.cli_args")
     except ImportError:
@@ -81,6 +89,8 @@ def said_of(parser: argparse.ArgumentParser, argv: list[str]) -> str:
 
 
 if __name__ == "__main__":
+    os.environ.update(HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1", VLLM_LOGGING_LEVEL="ERROR")
     asked = json.load(sys.stdin)
-    answer = {"version": importlib.metadata.version(asked["flavor"]), "refused": refused(PARSERS[asked["flavor"]](), asked["argv"])}
+    parser = PARSERS[asked["flavor"]]()
+    answer = {"version": importlib.metadata.version(asked["flavor"]), "refused": [refused(parser, argv) for argv in asked["commands"]]}
     print(MARK + json.dumps(answer), flush=True)

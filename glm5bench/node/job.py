@@ -33,6 +33,7 @@ from . import client
 from .attempt import Trace, now_utc, observed, point_record, record_attempt, record_failure, server_info, whole
 from .command import Place, Stopped
 from .container import Image
+from .counters import Counted, counted, counted_since
 from .heartbeat import Heartbeat, is_alive, node_name, read_beat
 from .provenance import provenance
 from .server import Server, model_name, running
@@ -226,14 +227,16 @@ class _Start:
             client.run_load(server, path, warmups, point.concurrency, self._progress)
         _flush(server)
         self.heart.phase("measuring")
-        beside = self._beside()
+        beside, before = self._beside(), counted(server)
         began, wall, clock = now_utc(), time.time(), time.monotonic()
         load = client.run_load(server, path, measured, point.concurrency, self._progress)
         server.alive_or_raise()
         if any(trace.error for trace in load.traces):
             server.answers_or_raise()
         ended, clock_step = now_utc(), (time.time() - wall) - (time.monotonic() - clock)
-        info = server_info(server)
+        requests = client.requests(load)
+        tokens = Counted(int(requests.prompt_tokens.sum()), int(requests.output_tokens.sum()))
+        info, since = server_info(server), counted_since(server, before, tokens)
         made = {
             **provenance(self.job_id, server.place.image),
             "checkpoint": self.weights.told,
@@ -249,7 +252,7 @@ class _Start:
         source = "simulated" if self.job.arm.engine.simulated else "measured"
         record = point_record(self.job, self.start, point)
         log = server.log.tail(1_000_000)
-        self._write(Measurement(point.key, source, record, made, client.requests(load), observed(info, server), log), point)
+        self._write(Measurement(point.key, source, record, made, requests, observed(info, server, since), log), point)
 
     def _beside(self) -> list[str]:
         """What the other lanes of this node are doing, as their heartbeats say; empty where the node is not shared."""

@@ -58,9 +58,12 @@ def validations_text(validations: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = []
     for v in validations:
         if not v["version"]:
-            lines.append(f"  {v['arm']}: not looked at: {printable(v['said'])}")
+            said = f"NOT looked at: {printable(v['lacks'])}" if v["lacks"] else "the simulated server takes every flag"
+            lines.append(f"  {v['arm']}: {said}")
             continue
         lines.append(f"  {v['arm']}: {'REFUSED' if v['refused'] else 'taken'} by the parser of {v['version']} ({v['parser']})")
+        if v["refused"] and v["version"] != v["written_for"]:
+            lines.append(f"    the flags are named for {v['written_for']}: engine.version={v['version']} names them for this one")
         lines += [f"    {' '.join(r['words'])}, from {r['group'] or 'the engine'}: {printable(r['said'])}" for r in v["refused"]]
     return ["", "Server commands, parsed by the engine:", *lines] if lines else []
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..analysis.comparison import Row, Series
+from ..analysis.held import settings_changed
 from ..analysis.metrics import Figures, Requests, figures
 from ..analysis.validity import Circumstances, Verdict, published_verdict, verdict
 from ..errors import AnalysisError, FileError
@@ -65,6 +66,8 @@ class Measurement:
             engine_version=(str(self.point["engine_version"]), str(s["version"])) if s.get("version") else None,
             has_no_container=p.get("container") == "none" and self.source == "measured",
             neighbours=_neighbours(p),
+            counted_tokens=_counted(s),
+            settings_changed=settings_changed(self.point.get("recipe", {}).get("argv", ()), s.get("info", {})),
         )
 
     def digest(self) -> str:
@@ -129,6 +132,11 @@ class Measurement:
             origin=origin,
             stated_interactivity=stated.get("interactivity_tok_s_user"),
         )
+
+
+def _counted(server: dict[str, Any]) -> tuple[int, int] | None:
+    told = server.get("counted_tokens")
+    return (int(told["prompt_tokens"]), int(told["generation_tokens"])) if told else None
 
 
 def _neighbours(provenance: dict[str, Any]) -> tuple[int, int]:
