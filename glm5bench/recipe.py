@@ -121,8 +121,10 @@ def environment(arm: Arm) -> dict[str, str]:
 def image(arm: Arm) -> str:
     """The container image, with the digest that it is pinned to: the user's own, else the last rule that names one.
 
-    Empty for the simulated server, which needs none.
+    Empty for the simulated server, which needs none, and for `engine.image=none`: the engine of the node's own Python, on purpose.
     """
+    if arm.engine.image == "none":
+        return ""
     named = [rule.image for _, rule in rules(arm) if rule.image]
     reference = arm.engine.image or ("" if arm.engine.simulated or not named else named[-1])
     digest = arm.engine.digests.get(reference)

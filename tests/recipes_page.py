@@ -9,9 +9,9 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 HEAD = """\
 # The published arms
 
-Every arm of the public recipes (docs/facts.md has their sources), as conf/ composes it; `glm5bench plan --show recipe` prints the same,
-bound. `$C` is the concurrency that the server is started for, `$MODEL $HOST $PORT` are the node's. A flag is written once, in the group
-that is named behind it. `python tests/recipes_page.py > docs/recipes.md` makes this page, and a test says when it is old.
+Every arm of the public recipes (docs/facts.md says where they come from), as conf/ composes it; `glm5bench plan --show recipe` prints the
+same, bound. `$C` is the concurrency that the server is started for, `$MODEL $HOST $PORT` are the node's. A flag is written once, in the
+group that is named behind it. `python tests/recipes_page.py > docs/recipes.md` makes this page, and a test says when it is old.
 
 Of two arms that differ in MTP, most differ in more than MTP: the last section says in what, and `plan` notes it.
 """
@@ -23,10 +23,14 @@ def page(arms, compose):
 
     made = {overrides: compose(*overrides.split()).arm for overrides in arms}
     parts = [HEAD]
-    for overrides, arm in made.items():
+    for (overrides, arm), golden in zip(made.items(), arms.values(), strict=True):
         env = [f"{name}={shlex.quote(value)}" for name, value in recipe.environment(arm).items()]
         lines = [" ".join([*env, *arm.engine.program])] + [_line(flag, s, recipe.in_words) for flag, s in recipe.flags(arm).items()]
-        parts.append(f"## `{overrides}`\n\nimage {recipe.image(arm) or 'none is published'}\n\n```\n" + "\n".join(lines) + "\n```\n")
+        parts.append(
+            f"## `{overrides}`\n\nSource: {golden.source}. Image: {recipe.image(arm) or 'none is published'}.\n\n```\n"
+            + "\n".join(lines)
+            + "\n```\n"
+        )
     parts.append("## MTP against off\n\n| arms | differ, beside speculation, in |\n|---|---|\n" + "\n".join(_pairs(made, recipe)) + "\n")
     return "\n".join(parts)
 

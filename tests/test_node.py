@@ -12,6 +12,7 @@ from program import ROOT, until
 
 from glm5bench.errors import ServerError
 from glm5bench.node import client, job
+from glm5bench.node.attempt import info_redacted
 from glm5bench.node.command import Place
 from glm5bench.node.heartbeat import Heartbeat, is_alive, process_started_ticks, read_beat
 from glm5bench.node.log import Log
@@ -150,10 +151,25 @@ class _DiesLater:
         return None if self.looks > 0 else 1
 
 
-def test_a_server_that_dies_between_two_points_is_a_crash_even_where_its_guard_lags(tmp_path):
+def server(tmp_path, process=None):
+    """A server that was started, or looks so, and that nobody answers for."""
     arm = compose("engine=simulated").arm
     place = Place(tmp_path, "model", "here", lambda: False)
-    dead = Server(bound(arm, 1), arm, place, _DiesLater(3), f"http://127.0.0.1:{free_port()}", "key", Log(tmp_path / "log", {}, [], str))
+    return Server(bound(arm, 1), arm, place, process, f"http://127.0.0.1:{free_port()}", "s3cret", Log(tmp_path / "log", {}, [], str))
+
+
+def test_a_key_that_a_server_repeats_is_kept_nowhere_of_what_it_says(tmp_path):
+    ranks = [{"api_key": "s3cret", "argv": ["--api-key", "s3cret"]}, {"launch_command": "x --api-key s3cret"}]
+
+    kept = info_redacted({"internal_states": ranks, "tp_size": 8, "admin_api_key": "other"}, server(tmp_path))
+
+    assert "s3cret" not in str(kept)
+    assert "other" not in str(kept)
+    assert kept["tp_size"] == 8
+
+
+def test_a_server_that_dies_between_two_points_is_a_crash_even_where_its_guard_lags(tmp_path):
+    dead = server(tmp_path, _DiesLater(3))
 
     with pytest.raises(ServerError) as raised:
         job._flush(dead)

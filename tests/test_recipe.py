@@ -1,6 +1,7 @@
 """Server command lines: the arms of the published recipes, flag by flag, and the combinations that cannot be."""
 
 import shlex
+from dataclasses import dataclass
 
 import pytest
 from conftest import compose
@@ -11,76 +12,26 @@ from glm5bench import recipe
 from glm5bench.plan import plan
 from glm5bench.simulator.options import flags_of
 
-COMMON = "--model-path $MODEL --host $HOST --port $PORT --trust-remote-code --tool-call-parser glm47 --reasoning-parser glm45"
-EAGLE = "--speculative-algorithm EAGLE --speculative-num-steps 3 --speculative-eagle-topk 1 --speculative-num-draft-tokens 4"
-H200 = f"{COMMON} --tp-size 8 --mem-fraction-static 0.85 --served-model-name glm-5-fp8"
-B200 = (
-    f"{COMMON} --tensor-parallel-size $TP --data-parallel-size 1 --expert-parallel-size 1 --kv-cache-dtype fp8_e4m3 --attention-backend nsa"
-    " --nsa-decode-backend trtllm --nsa-prefill-backend trtllm --moe-runner-backend flashinfer_trtllm --cuda-graph-max-bs $C"
-    " --max-running-requests $C --chunked-prefill-size 32768 --max-prefill-tokens 32768 --enable-flashinfer-allreduce-fusion"
-    """ --disable-radix-cache --stream-interval 30 --model-loader-extra-config '{"enable_multithread_load": true}'"""
-)
-B200_NVFP4_OFF = (
-    "--model-path $MODEL --host $HOST --port $PORT --trust-remote-code --tensor-parallel-size 4 --data-parallel-size 1"
-    " --expert-parallel-size 1 --disable-radix-cache --quantization modelopt_fp4 --kv-cache-dtype fp8_e4m3 --nsa-decode-backend trtllm"
-    " --nsa-prefill-backend trtllm --moe-runner-backend flashinfer_trtllm --enable-flashinfer-allreduce-fusion --cuda-graph-max-bs 256"
-    " --max-prefill-tokens 32768 --chunked-prefill-size 32768 --mem-fraction-static 0.9 --stream-interval 30"
-    " --scheduler-recv-interval 10 --tokenizer-worker-num 6 --tokenizer-path $MODEL"
-)
-LOADER_OF_EIGHT = """--model-loader-extra-config '{"enable_multithread_load": true, "num_threads": 8}'"""
-TILELANG = "--nsa-prefill-backend tilelang --nsa-decode-backend tilelang --kv-cache-dtype fp8_e4m3"
-MI355X = (
-    f"{COMMON} --tensor-parallel-size $TP --mem-fraction-static 0.85 {LOADER_OF_EIGHT} {TILELANG}"
-    " --cuda-graph-max-bs $C --disable-radix-cache"
-)
-MI325X = (
-    f"{COMMON} --tensor-parallel-size 8 --tokenizer-worker-num 6 --cuda-graph-max-bs $C --disable-radix-cache"
-    f" --max-prefill-tokens 32768 --scheduler-recv-interval 30 --mem-fraction-static 0.8 {LOADER_OF_EIGHT} {TILELANG}"
-    " --context-length 9236"
-)
-VLLM = "--host $HOST --port $PORT --trust-remote-code --tensor-parallel-size $TP"
-VLLM_GLM5 = f"{VLLM} --max-model-len 32768 --gpu-memory-utilization 0.9"
-DEEPGEMM = {"SGLANG_ENABLE_JIT_DEEPGEMM": "1", "PYTHONNOUSERSITE": "1"}
-ROCM = {"SGLANG_ROCM_FUSED_DECODE_MLA": "0", "ROCM_QUICK_REDUCE_QUANTIZATION": "INT4", "SAFETENSORS_FAST_GPU": "1"}
-SPEC_V2 = {"SGLANG_ENABLE_SPEC_V2": "1"}
-CUDA_IMAGE = "lmsysorg/sglang:v0.5.12-cu130"
-ROCM_IMAGE = "lmsysorg/sglang-rocm:v0.5.12-rocm720-mi35x-20260517"
 
-ARMS = {  # overrides: environment, image, flags
-    "hardware=h200 speculative=off": ({}, CUDA_IMAGE, f"{H200} --enable-flashinfer-allreduce-fusion"),
-    "hardware=h200 speculative=mtp": ({}, CUDA_IMAGE, f"{H200} {EAGLE}"),
-    "hardware=b200 speculative=off": (DEEPGEMM, CUDA_IMAGE, f"{B200} --quantization fp8 --mem-fraction-static 0.85"),
-    "hardware=b200 speculative=mtp": (
-        DEEPGEMM | SPEC_V2, CUDA_IMAGE, f"{B200} --quantization fp8 --mem-fraction-static 0.85 {EAGLE}",
-    ),
-    "hardware=b200 checkpoint=glm5_nvfp4 tp=4 speculative=off": ({"PYTHONNOUSERSITE": "1"}, CUDA_IMAGE, B200_NVFP4_OFF),
-    "hardware=b200 checkpoint=glm5_nvfp4 tp=4 speculative=mtp": (
-        DEEPGEMM | SPEC_V2, CUDA_IMAGE, f"{B200} --quantization modelopt_fp4 --mem-fraction-static 0.85 {EAGLE}",
-    ),
-    "hardware=b300 speculative=mtp": (
-        DEEPGEMM | SPEC_V2 | {"SGLANG_ENABLE_JIT_DEEPGEMM": "0"}, CUDA_IMAGE,
-        f"{B200} --quantization fp8 --mem-fraction-static 0.85 {EAGLE}",
-    ),
-    "hardware=mi355x tp=4 speculative=off": (ROCM, ROCM_IMAGE, f"{MI355X} --max-running-requests $C"),
-    "hardware=mi355x tp=4 speculative=mtp": (
-        ROCM | SPEC_V2, ROCM_IMAGE, f"{MI355X} --context-length 9248 --tokenizer-worker-num 8 {EAGLE}",
-    ),
-    "hardware=mi355x checkpoint=glm51_mxfp4 tp=2 speculative=off": (
-        ROCM, "lmsysorg/sglang-rocm:v0.5.12.post1-rocm720-mi35x-20260529",
-        f"{MI355X} --context-length 9248 --tokenizer-worker-num 4 --enable-aiter-allreduce-fusion",
-    ),
-    "hardware=mi325x speculative=off": ({}, "", f"{MI325X} --data-parallel-size 1"),
-    "hardware=mi325x speculative=mtp": ({}, "", f"{MI325X} --ep-size 1 {EAGLE}"),
-    "checkpoint=glm52_fp8 speculative=off workload=8k2k": (
-        {}, "lmsysorg/sglang:latest", f"{COMMON} --served-model-name glm-5.2-fp8 --tp 8 --mem-fraction-static 0.85",
-    ),
-    "engine=vllm speculative=off workload=2k512": ({}, "vllm/vllm-openai:v0.16.0", VLLM_GLM5),
-    "engine=vllm checkpoint=glm5_nvfp4_community tp=4 speculative=off workload=2k512": ({}, "vllm/vllm-openai:v0.16.0", VLLM_GLM5),
-    "engine=vllm checkpoint=glm52_fp8 speculative=off workload=8k2k": (
-        {}, "vllm/vllm-openai:glm52-cu129",
-        f"{VLLM} --served-model-name glm-5.2-fp8 --kv-cache-dtype fp8 --tool-call-parser glm47 --reasoning-parser glm45",
-    ),
-}  # fmt: skip
+@dataclass(frozen=True)
+class Golden:
+    """One published arm, from a file of its own: what asks for it, where it is published, and what its server is told."""
+
+    source: str
+    image: str
+    env: dict[str, str]
+    flags: str
+
+
+def _golden(path):
+    lines = [line.partition(" ") for line in path.read_text(encoding="utf-8").splitlines()]
+    told = {first: rest for first, _, rest in lines if first in ("asked", "source", "image")}
+    env = dict(rest.split("=", 1) for first, _, rest in lines if first == "env")
+    flags = " ".join(f"{first} {rest}" for first, _, rest in lines if first.startswith("--"))
+    return told["asked"], Golden(told["source"], told["image"].replace("none", ""), env, flags)
+
+
+ARMS = dict(_golden(path) for path in sorted((ROOT / "tests" / "golden" / "recipes").glob("*.txt")))
 
 
 def arm(overrides):
@@ -105,14 +56,13 @@ def published_flags(text, tp, concurrency):
 
 @pytest.mark.parametrize("overrides", ARMS)
 def test_an_arm_starts_its_server_as_the_published_recipe_does(overrides):
-    env, image, flags = ARMS[overrides]
-    a = arm(overrides)
+    golden, a = ARMS[overrides], arm(overrides)
     program = len(a.engine.program)
 
     started = recipe.bound(a, 64)
 
-    assert flag_set(started.argv[program:]) == published_flags(flags, a.tp, 64)
-    assert (started.env, started.image) == (env, image)
+    assert flag_set(started.argv[program:]) == published_flags(golden.flags, a.tp, 64)
+    assert (started.env, started.image) == (golden.env, golden.image)
 
 
 def test_every_published_arm_is_possible():

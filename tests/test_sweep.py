@@ -49,6 +49,15 @@ def test_one_server_start_serves_an_arm_and_point_scope_starts_one_for_each(tmp_
     assert (starts("c"), starts("p")) == (1, 2)
 
 
+def test_a_sweep_whose_output_somebody_reads_comes_back_while_its_job_runs(tmp_path):
+    done = bench(tmp_path, "sweep", *SMALL, "name=c", "concurrency=2", "engine.fault='slow_start:9000'", "engine.start_timeout_s=300")
+    live = status(tmp_path)["jobs"]
+    bench(tmp_path, "cancel", "outputs/c")
+
+    assert done.returncode == 0, done.stderr
+    assert len(live) == 1
+
+
 def test_the_debug_executor_measures_in_the_foreground(tmp_path):
     done = bench(tmp_path, "sweep", *SMALL, "name=c", "cluster.executor=debug")
 

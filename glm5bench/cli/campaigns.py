@@ -178,7 +178,9 @@ def _show(job: NodeJob, start: ServerStart, show: tuple[str, ...]) -> None:
     from .. import recipe
 
     if "recipe" in show:
-        image = start.recipe.image or ("none: the host's Python" if job.arm.engine.simulated else "none is named")
+        image = start.recipe.image or (
+            "none is named" if job.arm.engine.image is None and not job.arm.engine.simulated else "none: the host's Python"
+        )
         concurrencies = ", ".join(str(p.concurrency) for p in start.points)
         print(f"\n{job.id}, concurrency {concurrencies}, image {image}:\n{recipe.shell(start.recipe)}")
     if "memory" in show:

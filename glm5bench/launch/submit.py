@@ -297,13 +297,34 @@ def _accept(campaign: Campaign, name: str, job_ids: Sequence[str], **more: Any) 
 
 @contextmanager
 def _detached() -> Iterator[None]:
-    """Ctrl-C and a closing terminal reach this command, not the jobs: ignored signals stay ignored in what is started now."""
+    """Ctrl-C and a closing terminal reach this command, not the jobs: ignored signals stay ignored in what is started now.
+
+    Nor does it keep this command's output open: a `sweep | tee` would not end before the job does.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
     saved = {s: signal.signal(s, signal.SIG_IGN) for s in (signal.SIGINT, signal.SIGHUP)}
+    kept = {fd: os.dup(fd) for fd in (0, 1, 2) if _is_open(fd)}
+    nowhere = os.open(os.devnull, os.O_RDWR)
     try:
+        for fd in kept:
+            os.dup2(nowhere, fd)
         yield
     finally:
+        for fd, copy in kept.items():
+            os.dup2(copy, fd)
+            os.close(copy)
+        os.close(nowhere)
         for s, handler in saved.items():
             signal.signal(s, handler)
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
 
 
 def refuse_a_copy(campaign: Campaign, live: Sequence[Job]) -> None:

@@ -116,10 +116,13 @@ def server_info(server: Server) -> dict[str, Any]:
     return {}
 
 
-def info_redacted(info: dict[str, Any], server: Server) -> dict[str, Any]:
-    """Server information without keys and tokens."""
-    hidden = {k: "<redacted>" if "api_key" in k or k == "token" else v for k, v in info.items()}
-    return {k: server.redacted(v) if isinstance(v, str) else v for k, v in hidden.items()}
+def info_redacted(info: Any, server: Server) -> Any:
+    """Server information without keys and tokens, however deep they stand: every rank of SGLang's repeats all arguments."""
+    if isinstance(info, dict):
+        return {k: "<redacted>" if "api_key" in k or k == "token" else info_redacted(v, server) for k, v in info.items()}
+    if isinstance(info, list):
+        return [info_redacted(v, server) for v in info]
+    return server.redacted(info) if isinstance(info, str) else info
 
 
 def whole(path: Path, digest: str, f: Figures, v: Verdict) -> dict[str, Any]:

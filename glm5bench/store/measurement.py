@@ -64,7 +64,7 @@ class Measurement:
             clock_step_s=p.get("clock_step_s"),
             simulator_late_share=s.get("simulator_late_share"),
             engine_version=(str(self.point["engine_version"]), str(s["version"])) if s.get("version") else None,
-            has_no_container=p.get("container") == "none" and self.source == "measured",
+            has_no_container=p.get("container") == "none" and bool(self.point.get("image")) and self.source == "measured",
             neighbours=_neighbours(p),
             counted_tokens=_counted(s),
             settings_changed=settings_changed(self.point.get("recipe", {}).get("argv", ()), s.get("info", {})),
