@@ -4,9 +4,11 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+from program import ROOT
 
 HERE = Path(__file__).resolve().parent
 BIN = "/opt/glm5bench-apptainer/bin"
@@ -18,6 +20,8 @@ WRONG = {
     "no_python": "",
     "exits": "#!/bin/sh\nexit 3\n",
     "hangs": "#!/bin/sh\nexec sleep 1000\n",
+    "forks": "#!/bin/sh\nsetsid sleep 1000 & setsid sh -c 'sleep 1000 & sleep 1000' & sleep 1 & exit 0\n",
+    "fills_its_tmp": "#!/bin/sh\nwhile cat /bin/sh /bin/sh >> /tmp/full; do :; done; exit 28\n",
     "ignores_sigterm": "#!/bin/sh\ntrap '' TERM\nsetsid sleep 1000 & sleep 1000 & while :; do sleep 1; done\n",
 }
 
@@ -29,15 +33,29 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session")
-def images(tmp_path_factory):
-    """A directory of SIF files: simulated.sif, and the wrong ones."""
+def apptainer():
+    """Skips where there is none, and says how to get one."""
     why = "" if shutil.which("apptainer", path=PATH) else "there is no apptainer: `sh tests/apptainer/install.sh` as root installs one"
     if why and os.environ.get("CI") == "true":
         pytest.fail(f"CI has to run these: {why}")
     if why:
         pytest.skip(why)
+
+
+@pytest.fixture(scope="session")
+def simulated_image(apptainer, tmp_path_factory):
+    """A directory with simulated.sif: this Python, for the simulated server."""
     folder = tmp_path_factory.mktemp("images")
-    shell = _root(folder / "shell", ["/bin/sh", "/bin/sleep", "/usr/bin/setsid"])
+    folder.chmod(0o755)  # other users read it too
+    _build(folder / "simulated.sif", _with_python(_root(folder / "python", ["/bin/sh", "/usr/bin/env"])))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def images(simulated_image):
+    """The same directory with the wrong ones beside."""
+    folder = simulated_image
+    shell = _root(folder / "shell", ["/bin/sh", "/bin/sleep", "/bin/cat", "/usr/bin/setsid"])
     for name, script in WRONG.items():
         python = shell / "usr" / "bin" / "python3"
         python.unlink(missing_ok=True)
@@ -45,9 +63,18 @@ def images(tmp_path_factory):
             python.write_text(script)
             python.chmod(0o755)
         _build(folder / f"{name}.sif", shell)
-    _build(folder / "simulated.sif", _with_python(_root(folder / "python", ["/bin/sh", "/usr/bin/env"])))
     (folder / "corrupt.sif").write_bytes((folder / "exits.sif").read_bytes()[:5000])
     return folder
+
+
+def contained(directory, image, site_packages=SITE_PACKAGES):
+    """Overrides that start the simulated server from an image. What it imports is bound beside it."""
+    return [f"engine.image={image}", f"++cluster.image_dir={directory}", f"++cluster.binds=[{site_packages}]", "engine.start_timeout_s=20"]
+
+
+def python_path(root=ROOT, site_packages=SITE_PACKAGES):
+    """What the simulated server imports from, inside and outside."""
+    return f"{root}{os.pathsep}{site_packages}"
 
 
 def _root(root, programs):
@@ -101,3 +128,40 @@ def _with_python(root):
 def _build(sif, root):
     command = ["apptainer", "build", "--force", str(sif), str(root)]
     subprocess.run(command, env={**os.environ, **ENV}, check=True, capture_output=True, timeout=200)
+
+
+@pytest.fixture
+def apptainer_user(simulated_image):
+    """An ordinary user of this machine, with nothing but what every user has."""
+    base = Path(tempfile.mkdtemp(prefix="g5u-"))
+    base.chmod(0o755)
+    made = OrdinaryUser(base, simulated_image)
+    yield made
+    shutil.rmtree(base, ignore_errors=True)
+
+
+class OrdinaryUser:
+    """`nobody`, in a mount namespace of its own where it sees this Python and this checkout, wherever root keeps them, and /dev/fuse."""
+
+    def __init__(self, base, images):
+        self.base, self.home, self.site, self.images = base, base / "home", base / "site", base / "images"
+        self._seen = {sys.base_prefix: base / "python", SITE_PACKAGES: self.site, ROOT: base / "checkout", images: self.images}
+        for folder in (self.home, *self._seen.values()):
+            folder.mkdir()
+        (base / "fuse").touch()
+        os.chown(self.home, 65534, 65534)
+
+    def run(self, *arguments):
+        """Runs `glm5bench ARGUMENTS` to its end in the user's home."""
+        binds = "".join(f"mount --bind '{theirs}' '{here}' && " for theirs, here in self._seen.items())
+        fuse = f"mount -t tmpfs -o mode=755,dev tmpfs '{self.base}/dev' && mknod -m 666 '{self.base}/dev/fuse' c 10 229"
+        script = f'{binds}mkdir -p "{self.base}/dev" && {fuse} && mount --bind "{self.base}/dev/fuse" /dev/fuse && exec "$@"'
+        user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+        python = self.base / "python" / "bin" / f"python3.{sys.version_info.minor}"
+        env = {
+            "PATH": PATH, "HOME": str(self.home), "PYTHONHOME": str(self.base / "python"), "GLM5BENCH_LOCK_DIR": str(self.home),
+            "PYTHONPATH": python_path(self.base / "checkout", self.site), "PYTHONDONTWRITEBYTECODE": "1",
+            "LD_LIBRARY_PATH": str(self.base / "python" / "lib"),
+        }  # fmt: skip
+        command = ["unshare", "-m", "sh", "-c", script, "sh", *user, str(python), "-m", "glm5bench", *arguments]
+        return subprocess.run(command, cwd=self.home, env=env, capture_output=True, text=True, timeout=90, check=False)

@@ -3,36 +3,32 @@
 import json
 import os
 import subprocess
+import sys
 
 import pytest
-from contained import ENV, SITE_PACKAGES
+from contained import ENV, contained, python_path
 from program import SMALL, bench, processes_of, status, until
+from program import environment as shell
 
+from glm5bench.errors import ServerError
+from glm5bench.images.record import Record, write_record
+from glm5bench.node.command import Place
 from glm5bench.node.container import CACHE, Image, environment, inside
+from glm5bench.node.server import running
+from glm5bench.recipe import bound
 from glm5bench.settings import compose
 from glm5bench.store.pointfile import read_point
 
 
-def contained(images, image):
-    """Overrides that start the simulated server from an image. What it imports is bound beside it."""
-    binds = f"cluster.binds=[{os.path.dirname(os.path.dirname(os.path.dirname(SITE_PACKAGES)))}]"
-    return [*SMALL, "name=c", f"engine.image={image}", f"cluster.image_dir={images}", binds, "engine.start_timeout_s=20"]
-
-
 def test_a_sweep_measures_a_server_that_runs_from_an_image(images, tmp_path):
-    asked = contained(images, "simulated.sif")
-    done = bench(tmp_path, "sweep", *asked, "wait=true", "concurrency=2,3", PYTHONPATH=path(), **ENV)
+    asked = [*SMALL, "name=c", *contained(images, "simulated.sif")]
+    done = bench(tmp_path, "sweep", *asked, "wait=true", "concurrency=2,3", PYTHONPATH=python_path(), **ENV)
 
     assert done.returncode == 0, done.stderr
     points = [read_point(f)[0] for f in (tmp_path / "outputs/c/points").glob("*.h5")]
     assert {p.provenance["container"] for p in points} == {f"{images}/simulated.sif"}
     assert {p.point["image"] for p in points} == {"simulated.sif"}
     until(lambda: not processes_of(tmp_path), "the end of every process")
-
-
-def path():
-    """What the simulated server imports from, inside and outside."""
-    return os.pathsep.join([os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), SITE_PACKAGES])
 
 
 @pytest.mark.parametrize(
@@ -43,11 +39,12 @@ def path():
         ("exits.sif", "server_crash"),
         ("hangs.sif", "server_start_timeout"),
         ("ignores_sigterm.sif", "server_start_timeout"),
+        ("forks.sif", "server_crash"),
     ],
 )
 def test_an_image_that_is_wrong_fails_the_point_with_its_class_and_leaves_nothing_running(images, tmp_path, image, class_):
     patience = ["engine.start_timeout_s=3"] if class_ == "server_start_timeout" else []
-    done = bench(tmp_path, "sweep", *contained(images, image), *patience, "wait=true", "concurrency=2", **ENV)
+    done = bench(tmp_path, "sweep", *SMALL, "name=c", *contained(images, image), *patience, "wait=true", "concurrency=2", **ENV)
 
     assert done.returncode == 1
     assert [(p["state"], p["failure_class"]) for p in status(tmp_path)["points"]] == [("failed", class_)]
@@ -69,3 +66,45 @@ def test_the_inside_sees_the_recipe_s_environment_and_nothing_of_the_user_s(imag
     assert not {"MY_TOKEN", "LEAK"} & set(seen)
     assert "work" not in root
     assert "key" not in " ".join(command)
+
+
+def test_a_server_that_fills_its_tmp_fills_that_of_its_node_and_neither_the_campaign_nor_anything_for_long(images, tmp_path):
+    small = tmp_path / "node"
+    small.mkdir()
+    words = ["sweep", *SMALL, "name=c", *contained(images, "fills_its_tmp.sif"), "wait=true", "concurrency=2"]
+    script = 'mount -t tmpfs -o size=4m tmpfs "$TMPDIR" && "$@"; code=$?; ls -A "$TMPDIR" >&2; exit $code'
+    alone = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-rm"]
+    done = subprocess.run(
+        [*alone, "sh", "-c", script, "sh", sys.executable, "-m", "glm5bench", *words],
+        cwd=tmp_path, env={**shell(tmp_path), **ENV, "TMPDIR": str(small)}, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    (point,) = status(tmp_path)["points"]
+
+    assert done.returncode == 1
+    assert (point["failure_class"], "No space left on device" in point["message"]) == ("server_crash", True), point
+    assert "glm5bench-" not in done.stderr.splitlines()[-1]
+
+
+def test_an_image_that_is_not_the_pinned_one_starts_nothing_on_the_node_either(images, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", ENV["PATH"])
+    arm, pin = compose("engine=simulated").arm, "sha256:" + "1" * 64
+    image = Image(tmp_path, f"team/engine:1@{pin}", tmp_path / "cache", ())
+    image.sif.write_bytes((images / "exits.sif").read_bytes())
+    write_record(image.sif, Record("team/engine:1", "sha256:" + "2" * 64, "", image.sif.stat().st_size, "", ""))
+    place = Place(tmp_path / "f", "model", "here", lambda: False, image)
+
+    with pytest.raises(ServerError, match="pinned to sha256:111111111111") as raised, running(bound(arm, 1), arm, place):
+        pass
+
+    assert raised.value.failure_class == "image_missing"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="this session is an ordinary user's: every other test here has run as one")
+def test_an_ordinary_user_measures_from_an_image_without_setuid(images, tmp_path, apptainer_user):
+    inside = contained(apptainer_user.images, "simulated.sif", apptainer_user.site)
+    done = apptainer_user.run("sweep", *SMALL, "name=c", *inside, "wait=true", "concurrency=2")
+    files = list((apptainer_user.home / "outputs/c/points").glob("*.h5"))
+
+    assert done.returncode == 0, done.stderr
+    assert [(f.stat().st_uid, read_point(f)[0].provenance["container"].endswith("simulated.sif")) for f in files] == [(65534, True)]
+    until(lambda: not processes_of(apptainer_user.home), "the end of every process")
