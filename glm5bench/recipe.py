@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .errors import SettingsError
 from .point import Arm, Recipe, Rule
 from .roofline import SPECULATIVE_DEFAULT_RUNNING, MemoryFit, StepModel, closed_loop_s, memory_fit, resolved_kv_dtype
 
@@ -189,6 +190,17 @@ def flag_value(argv: Sequence[str], names: Sequence[str]) -> str | None:
     return found[-1] if found else None
 
 
+def _number(argv: Sequence[str], names: Sequence[str]) -> float | None:
+    """The same as a number. Raises SettingsError for what is none: a user's own flags are text."""
+    text = flag_value(argv, names)
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        raise SettingsError(
+            f"{names[0]} {text}: this is no number.", where="engine.extra_args or conf/", next_step="mend it there"
+        ) from None
+
+
 def kv_dtype(arm: Arm, argv: Sequence[str]) -> str:
     """The cache's type under this command line."""
     return resolved_kv_dtype(arm, flag_value(argv, ("--kv-cache-dtype",)) or "auto")
@@ -196,7 +208,7 @@ def kv_dtype(arm: Arm, argv: Sequence[str]) -> str:
 
 def memory(arm: Arm, recipe: Recipe) -> MemoryFit:
     """The memory fit of a bound recipe."""
-    fraction = float(flag_value(recipe.argv, FRACTION_FLAGS) or 0.9)
+    fraction = _number(recipe.argv, FRACTION_FLAGS) or 0.9
     return memory_fit(arm, fraction=fraction, kv_dtype=kv_dtype(arm, recipe.argv))
 
 
@@ -274,7 +286,7 @@ def unfit(arm: Arm, recipe: Recipe) -> str | None:
 
 def admitted(arm: Arm, recipe: Recipe) -> int | None:
     """How many requests the server runs at once by its own settings; None where only memory limits them."""
-    given = flag_value(recipe.argv, RUNNING_FLAGS)
+    given = _number(recipe.argv, RUNNING_FLAGS)
     if given is not None:
         return int(given)
     return SPECULATIVE_DEFAULT_RUNNING if arm.speculative.steps and arm.engine.flavor == "sglang" else None

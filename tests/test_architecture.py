@@ -50,7 +50,7 @@ HOMES = {
     "matplotlib": {"report"},
     "plotly": {"report"},
     "pandas": {"store", "report"},
-    "pydantic": {"settings", "cluster", "point"},
+    "pydantic": {"settings", "cluster", "point", "images"},
     "yaml": {"prices"},
     "typer": {"cli"},
     "starlette": {"simulator"},

@@ -6,9 +6,8 @@ under a flag's own name is compared; what it leaves at `auto` or adds by itself 
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 NAMES = {
@@ -23,17 +22,29 @@ NOT_COMPARED = ("--model-path", "--host", "--port", "--api-key", "--tokenizer-pa
 
 def settings_changed(argv: Sequence[str], info: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
     """(flag, asked, has) of every flag whose value the server states otherwise. The last of a repeated flag counts, as in a parser."""
-    asked = dict(_flags(argv))
+    asked = _flags(argv)
     names = {flag: NAMES.get(flag, flag.removeprefix("--").replace("-", "_")) for flag in asked}
     compared = [(flag, asked[flag], info[name]) for flag, name in names.items() if flag not in NOT_COMPARED and name in info]
-    return tuple((flag, value, _text(has)) for flag, value, has in compared if _read(value) != _read(_text(has)) and _text(has) != "auto")
+    return tuple((flag, " ".join(words), _text(has)) for flag, words, has in compared if not _is_held(words, has))
 
 
-def _flags(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
-    for word, following in itertools.pairwise([*argv, "--"]):
+def _flags(argv: Sequence[str]) -> dict[str, list[str]]:
+    """Each flag's words; `true` for a bare one."""
+    found: dict[str, list[str]] = {}
+    flag = ""
+    for word in argv:
         if word.startswith("--"):
             flag, equals, value = word.partition("=")
-            yield flag, value if equals else "true" if following.startswith("--") else following
+            found[flag] = [value] if equals else []
+        elif flag:
+            found[flag].append(word)
+    return {flag: words or ["true"] for flag, words in found.items()}
+
+
+def _is_held(words: Sequence[str], has: Any) -> bool:
+    if "auto" in (_text(has), words[0]):
+        return True
+    return [_read(word) for word in words] == ([_read(_text(v)) for v in has] if isinstance(has, list) else [_read(_text(has))])
 
 
 def _text(value: Any) -> str:

@@ -67,7 +67,7 @@ def pull_(
         raise UsageError(f"--from {source} is one image, and {len(wanted)} are needed: {names}.", next_step="--image NAME")
     for directory, ref, _ in wanted:
         record = pull(directory, ref, say, source=source)
-        if record.oci_digest and not ref.digest:
+        if record.oci_digest and ref.repository and not ref.digest:
             say(f"pin it, in conf/engine or the engine's file of your --config-dir: digests: {{'{ref.unpinned}': '{record.oci_digest}'}}")
     return 0
 

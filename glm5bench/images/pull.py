@@ -9,73 +9,105 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import lzma
 import os
 import shutil
 import socket
 import subprocess
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 
 from ..errors import BenchError, EnvironmentLacks, FileError
-from ..store.files import writable
-from .record import Record, is_sif, lacking, read_record, sha256, write_record
-from .reference import DIGEST, Reference
+from ..store.files import writable, write_whole
+from .record import Record, is_sif, lacking, read_record, record_path, sha256, write_record
+from .reference import DIGEST, Reference, reference
 from .registry import digest_of_tag
 
 Say = Callable[[str], None]
 
 
 def pull(directory: Path, ref: Reference, say: Say, *, source: Path | None = None) -> Record:
-    """The record of the image, made now unless it is there. `source`: a SIF file or OCI archive in place of the registry.
+    """The record of the image, made now unless the file is there and is what its record says.
 
-    Raises EnvironmentLacks where the registry, Apptainer or the directory do not allow it, FileError for a source that is not the image.
+    `source`: a SIF file or OCI archive in place of the registry. Raises EnvironmentLacks where the registry, Apptainer or the directory do
+    not allow it, FileError for a source that is not the image.
     """
     sif = directory / ref.sif
+    if source is not None:
+        try:
+            source.open("rb").close()
+        except OSError as error:
+            raise FileError(f"{error.strerror}.", path=str(source)) from error
     with writable(sif):
         directory.mkdir(parents=True, exist_ok=True)
-    with _alone(sif):
-        known = read_record(sif) if sif.is_file() else None
-        if known is not None and not lacking(directory, ref):
-            say(f"{ref.text}: {sif} is there")
-            return known
-        if sif.is_file() and known is None and source is None and not ref.digest:
-            say(f"{ref.text}: {sif} was put there by hand; its hash is recorded")
-            record = _record(ref, sif, "", "a file that was there")
-            write_record(sif, record)
-            return record
-        if not ref.repository and source is None:
-            raise EnvironmentLacks(f"{ref.text} is a file of your own, and {sif} is not there.", next_step="--from FILE, or put it there")
-        return _made(sif, ref, say, source)
-
-
-def _made(sif: Path, ref: Reference, say: Say, source: Path | None) -> Record:
-    part = sif.with_name(f".{sif.name}.part")
-    try:
-        if source is None:
-            digest = ref.digest or digest_of_tag(ref)
-            origin = ref.docker(digest)
-            say(f"{ref.text}: {digest}; pulling")
-            _apptainer(["pull", "--force", *(["--no-https"] if ref.is_local else []), str(part), origin], _layers(sif))
-        elif is_sif(source):
-            digest, origin = _carried(source, ref), str(source)
-            with writable(part):
-                shutil.copyfile(source, part)
-        else:
-            digest, transport = _archived(source, ref)
-            origin = f"{transport}:{source}"
-            say(f"{ref.text}: {digest or 'no digest'}; building from {source}")
-            _apptainer(["build", "--force", str(part), origin], _layers(sif))
-        record = _record(ref, part, digest, origin)
-        write_record(sif, record)
-        with writable(sif):
-            part.replace(sif)
-    finally:
-        part.unlink(missing_ok=True)
+    with _alone(sif) as lock:
+        there = _there(sif, ref, say, source)
+        if there is not None:
+            return there
+        for old in directory.glob(f".{sif.name}.*.part"):  # of a pull that was killed
+            old.unlink(missing_ok=True)
+        write_whole(sif, lambda part: _make(part, sif, ref, say, source, lock))
     shutil.rmtree(_layers(sif), ignore_errors=True)
+    record = read_record(sif)
+    assert record is not None
     say(f"{ref.text}: {sif}, {record.size_bytes / 2**30:,.2f} GiB")
     return record
+
+
+def _there(sif: Path, ref: Reference, say: Say, source: Path | None) -> Record | None:
+    """The record of a file that is there and well; None where the image has to be made."""
+    if not sif.is_file():
+        if not ref.repository and source is None:
+            raise EnvironmentLacks(f"{ref.text} is a file of your own, and {sif} is not there.", next_step="--from FILE, or put it there")
+        return None
+    wrong = verified(sif.parent, ref)
+    if not wrong:
+        say(f"{ref.text}: {sif} is there")
+        return read_record(sif)
+    if record_path(sif).is_file() or ref.digest or source is not None:
+        if not ref.repository and source is None:
+            step = f"remove {record_path(sif)} if you replaced the image on purpose, then type it again"
+            raise FileError(f"{wrong}.", path=str(sif), next_step=step)
+        say(f"{ref.text}: {wrong}; making it again")
+        return None
+    say(f"{ref.text}: {sif} was put there by hand; its hash is recorded")
+    record = _record(ref, sif, "", "a file that was there")
+    write_record(sif, record)
+    return record
+
+
+def _make(part: Path, sif: Path, ref: Reference, say: Say, source: Path | None, lock: int) -> None:
+    """The image's file under the name `part`, and its record, which stands before the file does."""
+    unpinned = sif.with_name(reference(ref.unpinned).sif)
+    if source is None and ref.digest and _digest_of(unpinned) == ref.digest:
+        digest, origin = ref.digest, str(unpinned)
+        shutil.copyfile(unpinned, part)
+    elif source is None:
+        digest = ref.digest or digest_of_tag(ref)
+        origin = ref.docker(digest)
+        say(f"{ref.text}: {digest}; pulling")
+        _apptainer(["pull", "--force", *(["--no-https"] if ref.is_local else []), str(part), origin], _layers(sif), lock)
+    elif is_sif(source):
+        digest, origin = _carried(source, ref), str(source)
+        shutil.copyfile(source, part)
+    else:
+        digest, transport = _archived(source, ref)
+        origin = f"{transport}:{source}"
+        say(f"{ref.text}: {digest or 'no digest'}; building from {source}")
+        _apptainer(["build", "--force", str(part), origin], _layers(sif), lock)
+    write_record(sif, _record(ref, part, digest, origin))
+
+
+def _digest_of(sif: Path) -> str:
+    """The digest that a file of the image directory was made from, where it is what its record says; else empty."""
+    try:
+        record = read_record(sif) if sif.is_file() else None
+        return record.oci_digest if record is not None and record.sif_sha256 == sha256(sif) else ""
+    except FileError:
+        return ""
 
 
 def _record(ref: Reference, sif: Path, digest: str, origin: str) -> Record:
@@ -104,14 +136,13 @@ def _archived(source: Path, ref: Reference) -> tuple[str, str]:
             names = set(tar.getnames())
             index = tar.extractfile("index.json") if "index.json" in names else None
             digest = str(json.load(index)["manifests"][0]["digest"]) if index else ""
-    except (OSError, tarfile.TarError, ValueError, KeyError, IndexError, TypeError) as error:
+    except (OSError, EOFError, tarfile.TarError, zlib.error, lzma.LZMAError, ValueError, LookupError, TypeError, RecursionError) as error:
         said = " ".join(str(error).split())
         raise FileError(f"This is no SIF file and no OCI archive: {said}.", path=str(source)) from error
     transport = "oci-archive" if index else "docker-archive"
     if not index and "manifest.json" not in names:
-        raise FileError(
-            "This tar file holds no image.", path=str(source), next_step="`skopeo copy docker://... oci-archive:FILE` makes one"
-        )
+        step = "`skopeo copy --preserve-digests docker://... oci-archive:FILE` makes one"
+        raise FileError("This tar file holds no image.", path=str(source), next_step=step)
     if digest and not DIGEST.fullmatch(digest):
         raise FileError(f"The archive's digest is {digest[:80]!r}.", path=str(source))
     if ref.digest and digest != ref.digest:
@@ -126,8 +157,11 @@ def _layers(sif: Path) -> Path:
     return sif.with_name(f".{sif.name}.layers")
 
 
-def _apptainer(arguments: list[str], directory: Path) -> None:
-    """One command of Apptainer's, its cache and temporary files in this directory: a home is often too small for them."""
+def _apptainer(arguments: list[str], directory: Path, lock: int) -> None:
+    """One command of Apptainer's, its cache and temporary files in this directory: a home is often too small for them.
+
+    It holds the lock too: where this process alone is killed, the other goes on, and nobody else begins.
+    """
     if shutil.which("apptainer") is None:
         raise EnvironmentLacks("There is no apptainer on PATH.", next_step="load its module, or type it on a machine that has one")
     own = {"APPTAINER_CACHEDIR": str(directory / "cache"), "APPTAINER_TMPDIR": str(directory / "tmp")}
@@ -135,7 +169,8 @@ def _apptainer(arguments: list[str], directory: Path) -> None:
     for name in own:
         with writable(Path(env[name])):
             Path(env[name]).mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(["apptainer", *arguments], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    command = ["apptainer", *arguments]
+    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, pass_fds=(lock,))
     if done.returncode:
         said = " | ".join(line for line in done.stdout.splitlines() if "FATAL" in line or "ERROR" in line) or done.stdout[-300:]
         raise BenchError(
@@ -144,8 +179,8 @@ def _apptainer(arguments: list[str], directory: Path) -> None:
 
 
 @contextlib.contextmanager
-def _alone(sif: Path) -> Iterator[None]:
-    """While this holds, no other command makes the same image. Raises EnvironmentLacks where one does."""
+def _alone(sif: Path) -> Iterator[int]:
+    """While this descriptor is open, no other command makes the same image. Raises EnvironmentLacks where one does."""
     path = sif.with_name(f".{sif.name}.lock")
     with writable(path):
         descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
@@ -153,7 +188,7 @@ def _alone(sif: Path) -> Iterator[None]:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.truncate(descriptor, 0)
         os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
-        yield
+        yield descriptor
     except BlockingIOError:
         who = os.read(descriptor, 200).decode("utf-8", "replace") or "another command"
         raise EnvironmentLacks(f"{sif.name} is being made by {who}.", next_step="wait for that one") from None

@@ -8,13 +8,16 @@ from __future__ import annotations
 import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from ..errors import FileError
 from ..point import from_plain
 from ..store.files import read_json, write_json
 from .reference import Reference
 
-RECORD_FORMAT = 1
+RECORD_FORMAT: Literal[1] = 1
 SIF_MAGIC = b"SIF_MAGIC"  # at byte 32 of the file. Source: the SIF specification
 
 
@@ -23,13 +26,13 @@ class Record:
     """One image's file. `oci_digest` is empty where nobody could know it: a SIF file that was carried in without its record."""
 
     reference: str
-    oci_digest: str
+    oci_digest: Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64})?$")]
     sif_sha256: str
     size_bytes: int
     made_utc: str
     made_from: str
     apptainer: str = ""
-    format: int = RECORD_FORMAT
+    format: Literal[1] = RECORD_FORMAT
 
 
 def record_path(sif: Path) -> Path:
@@ -72,6 +75,8 @@ def lacking(directory: Path, ref: Reference) -> str:
         return f"{sif} has no record ({record_path(sif).name}), and {ref.unpinned} is pinned to {ref.digest[:19]}"
     if record is None:
         return ""
+    if record.reference != ref.unpinned:
+        return f"{sif} is {record.reference} by its record, not {ref.unpinned}"
     if ref.digest and record.oci_digest != ref.digest:
         return f"{sif} was made from {record.oci_digest[:19] or 'an unknown digest'}, and {ref.unpinned} is pinned to {ref.digest[:19]}"
     size = sif.stat().st_size

@@ -12,8 +12,13 @@ from dataclasses import dataclass
 from ..errors import SettingsError
 
 DOCKER_HUB = "registry-1.docker.io"
+DOCKER_HUBS = ("docker.io", "index.docker.io", DOCKER_HUB)
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:-]*")
+HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::[0-9]{1,5})?")
+PART = r"[A-Za-z0-9]+(?:(?:\.|_{1,2}|-+)[A-Za-z0-9]+)*"
+REPOSITORY = re.compile(f"{PART}(?:/{PART})*")  # as the OCI distribution specification has it
+TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.sif")
 
 
 @dataclass(frozen=True)
@@ -52,20 +57,18 @@ class Reference:
 
 def reference(text: str) -> Reference:
     """The parts of an image's name. Raises SettingsError for what is none."""
-    plain, _, digest = text.removeprefix("docker://").partition("@")
-    if not NAME.fullmatch(plain) or ".." in plain or (digest and not DIGEST.fullmatch(digest)):
-        raise SettingsError(
-            f"{text!r} is no image.", next_step="name:tag, name:tag@sha256:<64 hex digits>, or FILE.sif in cluster.image_dir"
-        )
-    if plain.endswith(".sif"):
-        if "/" in plain or digest:
-            raise SettingsError(f"{text!r}: a SIF file is named without a folder or a digest, it lies in cluster.image_dir.")
-        return Reference(text, "", "", plain, "")
-    first, _, rest = plain.partition("/")
-    is_host = bool(rest) and ("." in first or ":" in first or first == "localhost")
+    if FILE.fullmatch(text):
+        return Reference(text, "", "", text, "")
+    plain, at, digest = text.removeprefix("docker://").partition("@")
+    first, slash, rest = plain.partition("/")
+    is_host = bool(slash) and ("." in first or ":" in first or first == "localhost")
     registry, path = (first, rest) if is_host else (DOCKER_HUB, plain)
-    name, colon, tag = path.rpartition(":")
-    repository = name if colon else path
-    if registry == DOCKER_HUB and "/" not in repository:
-        repository = f"library/{repository}"
-    return Reference(text, registry, repository, tag if colon else "latest", digest)
+    repository, colon, tag = path.partition(":")
+    tag, pin = tag if colon else "latest", digest if at else f"sha256:{'0' * 64}"
+    parts = ((HOST, registry), (REPOSITORY, repository), (TAG, tag), (DIGEST, pin))
+    if not all(pattern.fullmatch(part) for pattern, part in parts) or repository.endswith(".sif"):
+        step = "name:tag, name:tag@sha256:<64 hex digits>, or FILE.sif in cluster.image_dir"
+        raise SettingsError(f"{text!r} is no image.", next_step=step)
+    if registry in DOCKER_HUBS:
+        registry, repository = DOCKER_HUB, repository if "/" in repository else f"library/{repository}"
+    return Reference(text, registry, repository, tag, digest)

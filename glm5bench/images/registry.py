@@ -44,8 +44,11 @@ def _authorised(client: httpx.Client, refused: httpx.Response) -> dict[str, str]
     if "realm" not in asked:
         return {}
     named = {name: asked[name] for name in ("service", "scope") if name in asked}
-    said = client.get(asked["realm"], params=named, auth=login or httpx.USE_CLIENT_DEFAULT).json()
-    return {"authorization": f"Bearer {said.get('token') or said.get('access_token')}"}
+    try:
+        said = client.get(asked["realm"], params=named, auth=login or httpx.USE_CLIENT_DEFAULT).json()
+        return {"authorization": f"Bearer {said.get('token') or said['access_token']}"}
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return {}  # no token: the registry's second answer is as its first
 
 
 def _unreachable(ref: Reference, why: str) -> EnvironmentLacks:

@@ -68,13 +68,13 @@ def _looked_at(alike: Sequence[tuple[NodeJob, Recipe]]) -> list[Validation]:
     except EnvironmentLacks as error:
         return [Validation(j.arm.label, "", "", engine.version, (), error.message) for j, _ in alike]
     return [
-        Validation(j.arm.label, parser, answer["version"], j.arm.engine.version, tuple(_refusal(recipe, said) for said in refused))
+        Validation(j.arm.label, parser, answer["version"], j.arm.engine.version, tuple(_refusal(j.arm, recipe, said) for said in refused))
         for (j, recipe), refused in zip(alike, answer["refused"], strict=True)
     ]
 
 
-def _refusal(recipe: Recipe, refused: dict[str, Any]) -> Refusal:
-    return Refusal(tuple(refused["words"]), _group(recipe, refused["words"]), refused["said"])
+def _refusal(arm: Arm, recipe: Recipe, refused: dict[str, Any]) -> Refusal:
+    return Refusal(tuple(refused["words"]), _group(arm, recipe, refused["words"]), refused["said"])
 
 
 def _flags(recipe: Recipe) -> list[str]:
@@ -83,8 +83,12 @@ def _flags(recipe: Recipe) -> list[str]:
     return given[3:] if given[1:2] == ["-m"] else given[2:]
 
 
-def _group(recipe: Recipe, words: Sequence[str]) -> str:
-    groups = [recipe.origin.get(word, "engine.extra_args") for word in words if word.startswith("--")]
+def _group(arm: Arm, recipe: Recipe, words: Sequence[str]) -> str:
+    """Where the words stand: a user's own come last and have the last word of a flag that a group sets, too."""
+    own = arm.engine.extra_args
+    if any(own[i : i + len(words)] == tuple(words) for i in range(len(own))):
+        return "engine.extra_args"
+    groups = [recipe.origin.get(word, "engine.extra_args") for word in words if word.startswith("-")]
     return ", ".join(dict.fromkeys(groups))
 
 
@@ -113,10 +117,14 @@ def _python_of(arm: Arm) -> str | None:
     if program is None:
         return None
     with open(program, "rb") as file:
-        first = file.readline(500)
-    python = first[2:].decode("utf-8", "replace").strip().split(" ")[0] if first.startswith(b"#!") else program
+        words = file.readline(500).removeprefix(b"#!").decode("utf-8", "replace").split()
+    named = [shutil.which(word) for word in words if "python" in word.rpartition("/")[2]]  # #!/opt/bin/python3, #!/usr/bin/env python3
+    python = next((name for name in named if name), program)
     find = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({arm.engine.flavor!r}) is None)"
-    done = subprocess.run([python, "-c", find], capture_output=True, check=False)
+    try:
+        done = subprocess.run([python, "-c", find], capture_output=True, check=False, timeout=PARSER_S)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
     return python if done.returncode == 0 else None
 
 

@@ -34,14 +34,13 @@ class Found:
 
 def found(directory: Path, checkpoint: Checkpoint) -> Found:
     """What of the checkpoint is in this directory. Never raises."""
-    if not directory.is_dir():
-        return Found("", 0, 0, f"there is no checkpoint {directory}")
     try:
+        if not directory.is_dir():
+            return Found("", 0, 0, f"there is no checkpoint {directory}")
         shards = _shards(directory)
-        lacks = _incomplete(directory, shards)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        lacks, revision = _incomplete(directory, shards), _revision(directory)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, struct.error) as error:
         return Found("", 0, 0, f"the checkpoint {directory} cannot be understood: {' '.join(str(error).split())}")
-    revision = _revision(directory)
     if not lacks and checkpoint.revision and revision and revision != checkpoint.revision:
         lacks = f"{directory} is revision {revision[:12]}, and {checkpoint.id} is pinned to {checkpoint.revision[:12]}"
     return Found(revision, len(shards), sum((directory / name).stat().st_size for name in shards) if not lacks else 0, lacks)
@@ -89,7 +88,7 @@ def _declared_bytes(shard: Path) -> int:
 def _revision(directory: Path) -> str:
     """The commit that the directory was downloaded from: the hub's own note beside the files, or its cache's folder name; else empty."""
     with contextlib.suppress(OSError):
-        note = (directory / ".cache" / "huggingface" / "download" / "config.json.metadata").read_text(encoding="utf-8")
+        note = (directory / ".cache" / "huggingface" / "download" / "config.json.metadata").read_text(encoding="utf-8", errors="replace")
         return note.split("\n", 1)[0].strip() if REVISION.match(note) else ""
     return next((part for part in reversed((directory / "config.json").resolve().parts) if REVISION.fullmatch(part)), "")
 

@@ -11,7 +11,7 @@ import httpx
 
 from .server import Server
 
-LINE = re.compile(r"^(?:sglang|vllm):(prompt_tokens_total|generation_tokens_total)(?:\{[^}]*\})? ([0-9.eE+-]+|NaN)", re.MULTILINE)
+LINE = re.compile(r"^(?:sglang|vllm):(prompt_tokens_total|generation_tokens_total)(?:\{.*\})? (\S+)", re.MULTILINE)
 SETTLE_S = 3.0  # engines of several processes write their counters some time after the last token
 
 
@@ -30,8 +30,11 @@ def counted(server: Server) -> Counted | None:
     except httpx.HTTPError:
         return None
     sums: dict[str, float] = {}
-    for name, value in LINE.findall(text):
-        sums[name] = sums.get(name, 0.0) + float(value)
+    try:
+        for name, value in LINE.findall(text):
+            sums[name] = sums.get(name, 0.0) + float(value)
+    except ValueError:
+        return None
     if len(sums) != 2 or not all(map(math.isfinite, sums.values())):
         return None
     return Counted(int(sums["prompt_tokens_total"]), int(sums["generation_tokens_total"]))

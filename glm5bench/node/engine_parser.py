@@ -65,7 +65,7 @@ def units(argv: list[str]) -> tuple[list[str], list[list[str]]]:
     base: list[str] = []
     flags: list[list[str]] = []
     for word in argv:
-        if word.startswith("--"):
+        if word.startswith("-") and not word[1:2].isdigit():  # -1 is a value
             flags.append([word])
         elif flags:
             flags[-1].append(word)

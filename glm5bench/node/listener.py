@@ -33,8 +33,16 @@ def _owners(sockets: set[str]) -> Iterator[int]:
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             with suppress(OSError):  # gone meanwhile, or another user's
-                if any(os.readlink(f"/proc/{entry}/fd/{fd}") in sockets for fd in os.listdir(f"/proc/{entry}/fd")):
+                if any(_link(f"/proc/{entry}/fd/{fd}") in sockets for fd in os.listdir(f"/proc/{entry}/fd")):
                     yield int(entry)
+
+
+def _link(path: str) -> str:
+    """Where a descriptor leads; empty for one that was closed meanwhile."""
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""
 
 
 def _belongs(pid: int, guard: int) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+MARGIN = 200  # bytes read before an end that is shown: the half of a key that they may begin with is not
 MOST_BYTES = 2**22  # of one look: a log that grows faster is read on at the next
 
 
@@ -41,7 +42,7 @@ class Log:
     def __post_init__(self) -> None:
         self._phases = [(re.compile(expression), name) for expression, name in self.phases.items()]
         self._fatal = re.compile("|".join(f"(?:{expression})" for expression in self.fatal) or r"(?!)")
-        self._offset = self.path.stat().st_size if self.path.exists() else 0  # another server's, of the same job
+        self._offset = self._start = self.path.stat().st_size if self.path.exists() else 0  # before it: another server's, of the same job
 
     def look(self) -> None:
         """Reads what was written since the last look."""
@@ -55,10 +56,14 @@ class Log:
         *lines, self._rest = re.split(rb"[\r\n]+", self._rest + new)  # a progress bar goes on with a carriage return
         for line in lines:
             self._take(line.decode("utf-8", "replace"))
+        self._heed(self._rest.decode("utf-8", "replace"))  # a last word need not end its line
 
-    def _take(self, line: str) -> None:
+    def _heed(self, line: str) -> None:
         if not self.last_word and self._fatal.search(line):
             self.last_word = self.redacted(line.strip())[:300]
+
+    def _take(self, line: str) -> None:
+        self._heed(line)
         for expression, name in self._phases:
             if expression.search(line) and name not in (phase.name for phase in self.reached):
                 self.reached.append(Phase(name, time.monotonic() - self.began, self.redacted(line.strip())[:300]))
@@ -66,7 +71,7 @@ class Log:
     @property
     def has_begun(self) -> bool:
         """Whether the server has written anything."""
-        return self._offset > 0
+        return self._offset > self._start
 
     @property
     def doing(self) -> str:
@@ -77,19 +82,20 @@ class Log:
         """The end of the log, without the key."""
         try:
             with self.path.open("rb") as file:
-                file.seek(max(0, self.path.stat().st_size - n_bytes))
-                return self.redacted(file.read().decode("utf-8", "replace"))
+                before = max(0, self.path.stat().st_size - n_bytes - MARGIN)
+                file.seek(before)
+                return self.redacted(file.read().decode("utf-8", "replace"))[MARGIN if before else 0 :]
         except OSError:
             return ""
 
     def redact(self) -> None:
         """Takes the key out of the file itself, once the server is gone: engines print the arguments that they were given."""
         try:
-            text = self.path.read_text(encoding="utf-8", errors="surrogateescape")
+            text = self.path.read_bytes().decode("latin-1")  # byte for byte: the key is ASCII
         except OSError:
             return
         clean = self.redacted(text)
         if clean != text:
             beside = self.path.with_name(f".{self.path.name}.part")
-            beside.write_text(clean, encoding="utf-8", errors="surrogateescape")
+            beside.write_bytes(clean.encode("latin-1"))
             beside.replace(self.path)

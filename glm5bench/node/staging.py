@@ -72,6 +72,8 @@ def staged(source: Path, target: Path, tell: Callable[[str], None], is_stopped: 
                 break
             tell("another job of this node copies the checkpoint")
             time.sleep(0.5)
+        else:
+            return None  # told to stop while another copies
         wanted = [path for path in sorted(source.iterdir()) if path.is_file() and not _is_same(path, target / path.name)]
         total, done = sum(path.stat().st_size for path in wanted), 0
         if total > shutil.disk_usage(target).free:

@@ -50,6 +50,8 @@ def fault(answer: Answer) -> str:
         return "no token came"
     if not answer.finish_reason:
         return "cut short: no finish reason"
+    if answer.finish_reason == "abort":
+        return "cut short: the server aborted it"
     if not answer.is_done:
         return "cut short: no [DONE]"
     return "" if answer.output_tokens >= 0 else "the server gave no token count"
