@@ -223,3 +223,17 @@ def test_any_requests_survive_a_file(tmp_path_factory, data):
     assert read.error == errors
     for name in (*TIMES, *COUNTS, "chunk_ns", "chunk_tokens", "chunk_offsets"):
         assert np.array_equal(getattr(read, name), getattr(m.requests, name))
+
+
+def test_fields_and_groups_of_a_later_program_are_passed_over(tmp_path):
+    """docs/multinode.md: what is absent means what it means today, what is there and unknown disturbs nobody."""
+    plain, later = tmp_path / "p.h5", tmp_path / "later.h5"
+    write_point(plain, measured())
+    m = measured(nodes=2, roles=[{"name": "decode", "tp": 16}], gpus=16, tp=16, provenance={"host": "a", "hosts": ["a", "b"]})
+    write_point(later, m)
+    changed(later, lambda file: file.create_group("telemetry").create_dataset("power_w", data=[1.0]))
+    read, digest = read_point(later)
+
+    assert read.point["nodes"] == 2
+    assert read.row(digest, "later.h5").gpus == 16
+    assert read_point(plain)[0].point.get("nodes") is None
