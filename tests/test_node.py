@@ -1,5 +1,6 @@
 """The pieces of a node job that must hold when things are killed: guard, heartbeat, client."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -175,3 +176,41 @@ def test_a_server_that_dies_between_two_points_is_a_crash_even_where_its_guard_l
         job._flush(dead)
 
     assert raised.value.failure_class == "server_crash"
+
+
+YES = """
+import http.server, sys
+class Yes(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200), self.end_headers()
+    def log_message(self, *args): pass
+server = http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Yes)
+print(server.server_port, flush=True)
+server.serve_forever()
+"""  # a server that says yes to everything and everybody
+
+
+def started(tmp_path, *argv):
+    """The error of a server that is this program."""
+    arm = compose("engine=simulated", "engine.start_timeout_s=30").arm
+    recipe = dataclasses.replace(bound(arm, 1), argv=("python3", *argv))
+    with pytest.raises(ServerError) as raised, running(recipe, arm, Place(tmp_path, "model", "here", lambda: False)):
+        pass
+    return raised.value
+
+
+def test_a_stranger_that_took_the_port_is_not_measured(tmp_path, monkeypatch):
+    with subprocess.Popen([sys.executable, "-c", YES, "0"], stdout=subprocess.PIPE, text=True) as stranger:
+        port = int(stranger.stdout.readline())
+        monkeypatch.setattr("glm5bench.node.server.free_port", lambda: port)
+        error = started(tmp_path, "-c", "import time; time.sleep(600)")
+        stranger.kill()
+
+    assert f"process {stranger.pid}, which it has not started, listens on its port {port}" in str(error)
+    assert error.failure_class == "server_crash"
+
+
+def test_a_server_that_answers_everybody_is_not_measured(tmp_path):
+    error = started(tmp_path, "-c", YES, "$PORT")
+
+    assert "answers without its key" in str(error)

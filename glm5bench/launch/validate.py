@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from ..errors import EnvironmentLacks
 from ..images.record import lacking
 from ..images.reference import reference
 from ..node import engine_parser
+from ..node.container import CACHE
 from ..point import Arm, NodeJob, Recipe
 
 PARSER_S = 600.0  # importing an engine takes seconds, from a cold shared disk minutes
@@ -63,8 +65,9 @@ def _looked_at(alike: Sequence[tuple[NodeJob, Recipe]]) -> list[Validation]:
     if engine.simulated:
         return [Validation(j.arm.label, "", "", engine.version, ()) for j, _ in alike]
     try:
-        parser, command = _parser(job, first)
-        answer = _answer(command, {"flavor": engine.flavor, "commands": [_flags(recipe) for _, recipe in alike]})
+        with tempfile.TemporaryDirectory(prefix="glm5bench-") as home:
+            parser, command = _parser(job, first, home)
+            answer = _answer(command, {"flavor": engine.flavor, "commands": [_flags(recipe) for _, recipe in alike]})
     except EnvironmentLacks as error:
         return [Validation(j.arm.label, "", "", engine.version, (), error.message) for j, _ in alike]
     return [
@@ -92,8 +95,8 @@ def _group(arm: Arm, recipe: Recipe, words: Sequence[str]) -> str:
     return ", ".join(dict.fromkeys(groups))
 
 
-def _parser(job: NodeJob, recipe: Recipe) -> tuple[str, list[str]]:
-    """Whose parser it is, and the command that runs it. Raises EnvironmentLacks where there is none here."""
+def _parser(job: NodeJob, recipe: Recipe, home: str) -> tuple[str, list[str]]:
+    """Whose parser it is, and the command that runs it with this home inside. Raises EnvironmentLacks where there is none here."""
     script = engine_parser.__file__
     if job.image_dir and recipe.image:
         directory, ref = Path(job.image_dir), reference(recipe.image)
@@ -101,7 +104,7 @@ def _parser(job: NodeJob, recipe: Recipe) -> tuple[str, list[str]]:
         if lacks:
             raise EnvironmentLacks(lacks)
         binds = ["--bind", f"{script}:{script}:ro", *(word for bind in job.binds for word in ("--bind", bind))]
-        inside = ["apptainer", "exec", "--cleanenv", "--contain", *binds, str(directory / ref.sif)]
+        inside = ["apptainer", "exec", "--cleanenv", "--contain", "--home", f"{home}:{CACHE}", *binds, str(directory / ref.sif)]
         return str(directory / ref.sif), [*inside, "python3", script]
     python = _python_of(job.arm)
     if python is None:

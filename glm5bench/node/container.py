@@ -23,6 +23,7 @@ PREFIX = "APPTAINERENV_"  # a variable of this name reaches the inside in spite 
 GPU_OPTION = {"nvidia": ["--nv"], "amd": ["--rocm"]}
 APPTAINERS = 255  # its exit code where it could not run the command at all
 CACHE = "/glm5bench-cache"  # HOME inside: engines keep compiled kernels below it
+CACHE_VARIABLES = {"TORCHINDUCTOR_CACHE_DIR": f"{CACHE}/.cache/torchinductor"}  # else below /tmp, which ends with the server
 
 
 @dataclass(frozen=True)
@@ -81,4 +82,4 @@ def environment(inner: Mapping[str, str]) -> dict[str, str]:
     """The node's environment with what the inside gets and without what Apptainer would take from the user's shell."""
     own = {k: v for k, v in os.environ.items() if not k.startswith(("APPTAINER", "SINGULARITY"))}
     kept = {k: v for k, v in os.environ.items() if k in ("APPTAINER_CACHEDIR", "APPTAINER_TMPDIR", "APPTAINER_DROP_CAPS")}
-    return {**own, **kept, **{f"{PREFIX}{name}": value for name, value in inner.items()}}
+    return {**own, **kept, **{f"{PREFIX}{name}": value for name, value in {**CACHE_VARIABLES, **inner}.items()}}

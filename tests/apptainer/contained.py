@@ -16,6 +16,7 @@ PATH = f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}"
 # where the kernel withholds it from root, as in many containers, Apptainer must not ask for it
 ENV = {"PATH": PATH, "APPTAINER_DROP_CAPS": "CAP_SYS_RESOURCE"}
 SITE_PACKAGES = next(p for p in sys.path if p.endswith("site-packages"))
+SWITCHES = ("--trust-remote-code", "--enable-flashinfer-allreduce-fusion")
 WRONG = {
     "no_python": "",
     "exits": "#!/bin/sh\nexit 3\n",
@@ -47,7 +48,7 @@ def simulated_image(apptainer, tmp_path_factory):
     """A directory with simulated.sif: this Python, for the simulated server."""
     folder = tmp_path_factory.mktemp("images")
     folder.chmod(0o755)  # other users read it too
-    _build(folder / "simulated.sif", _with_python(_root(folder / "python", ["/bin/sh", "/usr/bin/env"])))
+    _build(folder / "simulated.sif", _with_python(_root(folder / "python", ["/bin/sh", "/bin/cat", "/usr/bin/touch", "/usr/bin/env"])))
     return folder
 
 
@@ -63,6 +64,7 @@ def images(simulated_image):
             python.write_text(script)
             python.chmod(0o755)
         _build(folder / f"{name}.sif", shell)
+    _build(folder / "engine.sif", _with_engine(_with_python(_root(folder / "engine", ["/bin/sh"]))))
     (folder / "corrupt.sif").write_bytes((folder / "exits.sif").read_bytes()[:5000])
     return folder
 
@@ -122,6 +124,21 @@ def _with_python(root):
         _copy_with_libraries(root, str(extension))
     (root / "usr" / "bin" / "python3").unlink(missing_ok=True)
     (root / "usr" / "bin" / "python3").symlink_to(python)
+    return root
+
+
+def _with_engine(root):
+    """A package that has SGLang's parser, as far as its flags go."""
+    packages = root / sys.base_prefix.lstrip("/") / "lib" / f"python3.{sys.version_info.minor}" / "site-packages"
+    flags = "--model-path --host --port --tp-size --tool-call-parser --reasoning-parser --mem-fraction-static --served-model-name"
+    lines = [f"        parser.add_argument({flag!r})" for flag in flags.split()]
+    lines += [f"        parser.add_argument({flag!r}, action='store_true')" for flag in SWITCHES]
+    for name in ("sglang/srt", "sglang-0.5.12.dist-info"):
+        (packages / name).mkdir(parents=True)
+    (packages / "sglang/srt/server_args.py").write_text(
+        "class ServerArgs:\n    @staticmethod\n    def add_cli_args(parser):\n" + "\n".join(lines) + "\n"
+    )
+    (packages / "sglang-0.5.12.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: sglang\nVersion: 0.5.12\n")
     return root
 
 

@@ -68,6 +68,42 @@ def test_the_inside_sees_the_recipe_s_environment_and_nothing_of_the_user_s(imag
     assert "key" not in " ".join(command)
 
 
+def test_the_inside_reads_the_checkpoint_and_cannot_write_it_and_its_cache_outlives_it(images, tmp_path, monkeypatch):
+    for name, value in ENV.items():
+        monkeypatch.setenv(name, value)
+    model, image = tmp_path / "model", Image(images, "simulated.sif", tmp_path / "cache", ())
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    (tmp_path / "scratch").mkdir()
+    script = f"cat {model}/config.json && echo kernel > ~/compiled && ! touch {model}/x && ! touch /x"
+    hardware = compose("hardware=b200").arm.hardware
+    command = inside(
+        ["sh", "-c", script],
+        image,
+        hardware,
+        reads=[str(model)],
+        folder=tmp_path / "scratch",
+        scratch=tmp_path / "scratch",
+        is_simulated=True,
+    )
+    done = subprocess.run(command, env=environment({}), capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stdout) == (0, "{}"), done.stderr
+    assert [f.read_text() for f in (tmp_path / "cache").rglob("sm100/compiled")] == ["kernel\n"]
+    assert [f.name for f in model.iterdir()] == ["config.json"]
+
+
+def test_a_command_is_parsed_by_the_engine_in_its_image(images, tmp_path):
+    asked = ["plan", "hardware=h200", "speculative=off", "engine.image=engine.sif", f"cluster.image_dir={images}", "--validate"]
+    taken = bench(tmp_path, *asked, **ENV)
+    refused = bench(tmp_path, *asked, "engine.extra_args=[--bogus,1]", **ENV)
+
+    assert taken.returncode == 0, taken.stdout + taken.stderr
+    assert f"taken by the parser of 0.5.12 ({images}/engine.sif)" in taken.stdout
+    assert refused.returncode == 1
+    assert "--bogus 1, from engine.extra_args: unrecognized arguments" in refused.stdout
+
+
 def test_a_server_that_fills_its_tmp_fills_that_of_its_node_and_neither_the_campaign_nor_anything_for_long(images, tmp_path):
     small = tmp_path / "node"
     small.mkdir()

@@ -52,7 +52,8 @@ def points(tmp_path):
 
 @pytest.mark.parametrize("endpoint", ["completions", "chat", "generate"])
 def test_a_sweep_on_a_real_server_is_valid_and_its_tokens_are_the_server_s_own_count(engines, tmp_path, endpoint):
-    overrides, env = asked(engines, "concurrency=1,4,8", f"workload.endpoint={endpoint}", "wait=true")
+    staged = ["stage=local", f"++cluster.stage_dir={tmp_path}/staged"] if endpoint == "generate" else []
+    overrides, env = asked(engines, "concurrency=1,4,8", f"workload.endpoint={endpoint}", "wait=true", *staged)
     done = bench(tmp_path, *overrides, timeout=300, **env)
 
     assert done.returncode == 0, done.stderr
@@ -62,6 +63,7 @@ def test_a_sweep_on_a_real_server_is_valid_and_its_tokens_are_the_server_s_own_c
         counted = p.server["counted_tokens"]
         assert (counted["prompt_tokens"], counted["generation_tokens"]) == (p.requests.prompt_tokens.sum(), p.requests.output_tokens.sum())
         assert (p.requests.output_tokens == p.requests.asked_tokens).all()
+    assert ("stage_s" in found[0].provenance["checkpoint"]) == (endpoint == "generate")
     phases = [phase["name"] for phase in found[0].server["start_phases"]]
     assert phases == ["loading weights", "allocating the KV cache", "preparing kernels", "warming up"]
 
