@@ -128,7 +128,8 @@ def image(arm: Arm) -> str:
         return ""
     named = [rule.image for _, rule in rules(arm) if rule.image]
     reference = arm.engine.image or ("" if arm.engine.simulated or not named else named[-1])
-    digest = arm.engine.digests.get(reference)
+    pins = {name.removeprefix("docker://"): digest for name, digest in arm.engine.digests.items()}
+    digest = pins.get(reference.removeprefix("docker://"))
     return f"{reference}@{digest}" if digest else reference
 
 

@@ -321,6 +321,7 @@ def _validated(asked: dict[str, Any]) -> Settings:
     if settings.stage == "local" and (settings.cluster.stage_dir is None or settings.cluster.checkpoint_dir is None):
         lacks = "stage_dir, a disk of the nodes' own" if settings.cluster.stage_dir is None else "checkpoint_dir to copy from"
         raise SettingsError(f"stage=local: cluster {settings.cluster.id} names no {lacks}.", next_step="cluster.stage_dir=/local/scratch")
+    _refuse_bad_expressions(settings)
     strange = set(settings.cluster.hardware) - {settings.hardware.id, *_hardware_names()}
     if strange:
         known = ", ".join(_hardware_names())
@@ -329,6 +330,15 @@ def _validated(asked: dict[str, Any]) -> Settings:
     if unknown:
         raise SettingsError(f"failure.classes: {min(unknown)} is missing or no class.", where="conf/failure", next_step=", ".join(CLASSES))
     return settings
+
+
+def _refuse_bad_expressions(settings: Settings) -> None:
+    for name, expressions in (("phases", settings.engine.phases), ("fatal", settings.engine.fatal)):
+        for expression in expressions:
+            try:
+                re.compile(expression)
+            except re.error as error:
+                raise SettingsError(f"engine.{name}: {expression!r} is no regular expression: {error}.", where="conf/engine") from error
 
 
 @functools.cache

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from glm5bench.errors import ServerError
 from glm5bench.node import staging
-from glm5bench.node.checkpoint import INDEX, cached_share, fetch_command, found
+from glm5bench.node.checkpoint import INDEX, cached_share, directories, fetch_command, found
 from glm5bench.node.command import Stopped
 from glm5bench.node.staging import staged, weights
 from glm5bench.plan import plan
@@ -485,3 +485,24 @@ def test_a_hub_s_note_that_is_no_text_says_no_revision(tmp_path):
     (tmp_path / ".cache/huggingface/download/config.json.metadata").write_bytes(b"\xff\xfe")
 
     assert (found(tmp_path, CHECKPOINT).revision, found(tmp_path, CHECKPOINT).lacks) == ("", "")
+
+
+def test_of_the_hub_s_cache_the_revision_is_the_snapshot_s_and_a_reader_needs_the_blobs_too(tmp_path):
+    snapshot, blobs = tmp_path / "snapshots" / ("a" * 40), tmp_path / "blobs"
+    downloaded(tmp_path / "files")
+    blobs.mkdir(), snapshot.mkdir(parents=True)
+    for i, file in enumerate(sorted(f for f in (tmp_path / "files").iterdir() if f.is_file())):
+        file.rename(blobs / (f"{i:040x}"))
+        (snapshot / file.name).symlink_to(f"../../blobs/{i:040x}")
+
+    assert found(snapshot, CHECKPOINT).revision == "a" * 40
+    assert directories(snapshot) == [str(snapshot), str(blobs)]
+
+
+def test_a_complete_copy_is_used_although_another_user_s_lock_cannot_be_opened(tmp_path, monkeypatch):
+    source, target = downloaded(tmp_path / "s"), tmp_path / "t"
+    assert staged(source, target, silent, goes_on) is not None
+    (target / ".stage.lock").unlink()
+    (target / ".stage.lock").mkdir()
+
+    assert staged(source, target, silent, goes_on) is not None

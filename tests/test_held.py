@@ -195,3 +195,24 @@ def test_a_list_of_values_is_compared_as_one():
 
 def test_what_was_left_to_the_server_to_choose_is_no_change():
     assert settings_changed(["--kv-cache-dtype", "auto"], {"kv_cache_dtype": "bfloat16"}) == ()
+
+
+@pytest.mark.parametrize(
+    ("argv", "info"),
+    [
+        (["--speculative-algorithm", "NEXTN"], {"speculative_algorithm": "EAGLE"}),
+        (["--grammar-backend", "none"], {"grammar_backend": None}),
+        (["--trust-remote-code", "-tp", "8"], {"trust_remote_code": True}),
+    ],
+)
+def test_two_words_for_one_thing_are_no_change(argv, info):
+    assert settings_changed(argv, info) == ()
+
+
+def test_a_simulated_server_states_what_it_simulates_and_no_setting_of_its_is_said_to_have_changed():
+    told = {"recipe": {"argv": ["--kv-cache-dtype", "fp8_e4m3"]}}
+    server = {"info": {"kv_cache_dtype": "fp8"}}
+    real = measured(server=server, **told)
+
+    assert "server_settings" in real.verdict().codes
+    assert "server_settings" not in dataclasses.replace(real, source="simulated").verdict().codes

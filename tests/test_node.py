@@ -15,6 +15,7 @@ from glm5bench.errors import ServerError
 from glm5bench.node import client, job
 from glm5bench.node.attempt import info_redacted
 from glm5bench.node.command import Place
+from glm5bench.node.guard import clean_up
 from glm5bench.node.heartbeat import Heartbeat, is_alive, process_started_ticks, read_beat
 from glm5bench.node.log import Log
 from glm5bench.node.server import Server, free_port, running
@@ -32,11 +33,11 @@ time.sleep(600)
 STUBBORN = "import signal,time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up',flush=True); time.sleep(600)"
 
 
-def guarded(*command: str) -> tuple[subprocess.Popen, int]:
-    """A guard over the command, and the end of the pipe that keeps it alive."""
+def guarded(folder: Path, *command: str) -> tuple[subprocess.Popen, int]:
+    """A guard over the command, with its folder, and the end of the pipe that keeps it alive."""
     read, write = os.pipe()
     guard = subprocess.Popen(
-        [sys.executable, "-m", "glm5bench.node.guard", str(read), *command],
+        [sys.executable, "-m", "glm5bench.node.guard", str(read), "--clean", str(folder), str(folder / "none"), "--", *command],
         cwd=ROOT, pass_fds=(read,), start_new_session=True, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     os.close(read)
@@ -57,8 +58,8 @@ def group(pgid: int) -> list[int]:
     return found
 
 
-def test_the_guard_ends_the_server_and_its_children_when_the_job_is_gone():
-    guard, write = guarded(sys.executable, "-c", FORKS)
+def test_the_guard_ends_the_server_and_its_children_when_the_job_is_gone(tmp_path):
+    guard, write = guarded(tmp_path, sys.executable, "-c", FORKS)
     with guard:
         assert guard.stdout.readline() == "up\n"
         until(lambda: len(group(guard.pid)) == 3, "guard, server and its child")
@@ -69,17 +70,17 @@ def test_the_guard_ends_the_server_and_its_children_when_the_job_is_gone():
         assert group(guard.pid) == []
 
 
-def test_the_guard_ends_with_the_server_s_exit_code():
-    guard, write = guarded(sys.executable, "-c", "raise SystemExit(7)")
+def test_the_guard_ends_with_the_server_s_exit_code(tmp_path):
+    guard, write = guarded(tmp_path, sys.executable, "-c", "raise SystemExit(7)")
     with guard:
         assert guard.wait(timeout=30) == 7
     os.close(write)
 
 
-def test_the_guard_kills_a_server_that_ignores_sigterm():
+def test_the_guard_kills_a_server_that_ignores_sigterm(tmp_path):
     short = "import glm5bench.node.guard as g, sys; g.GRACE_S = 0.2; sys.exit(g.main(sys.argv[1:]))"
     read, write = os.pipe()
-    command = [sys.executable, "-c", short, str(read), sys.executable, "-c", STUBBORN]
+    command = [sys.executable, "-c", short, str(read), "--clean", str(tmp_path), "none", "--", sys.executable, "-c", STUBBORN]
     with subprocess.Popen(command, cwd=ROOT, pass_fds=(read,), start_new_session=True, stdout=subprocess.PIPE, text=True) as guard:
         os.close(read)
         assert guard.stdout.readline() == "up\n"
@@ -87,6 +88,33 @@ def test_the_guard_kills_a_server_that_ignores_sigterm():
 
         assert guard.wait(timeout=30) == 128 + signal.SIGKILL
         assert group(guard.pid) == []
+
+
+def test_the_guard_leaves_no_key_and_no_temporary_file_of_a_server_whose_job_was_killed(tmp_path):
+    folder, scratch = tmp_path / "f", tmp_path / "glm5bench-x"
+    folder.mkdir(), scratch.mkdir()
+    (folder / "api_key").write_text("s3cret")
+    (folder / "server.log").write_bytes(b"50%\r100%\r\nargs: s3cret\n")
+    (folder / "server.log").chmod(0o600)
+    (scratch / "tmp").write_text("x")
+    read, write = os.pipe()
+    words = [sys.executable, "-m", "glm5bench.node.guard", str(read), "--clean", str(folder), str(scratch), "--", "sleep", "600"]
+    with subprocess.Popen(words, cwd=ROOT, pass_fds=(read,), start_new_session=True) as guard:
+        os.close(read)
+        os.close(write)
+        guard.wait(timeout=30)
+
+    assert [f.name for f in folder.iterdir()] == ["server.log"]
+    assert (folder / "server.log").read_bytes() == b"50%\r100%\r\nargs: <redacted>\n"
+    assert (folder / "server.log").stat().st_mode & 0o044
+    assert not scratch.exists()
+
+
+def test_the_guard_removes_no_directory_but_a_server_s_own(tmp_path):
+    (tmp_path / "precious").mkdir()
+    clean_up(str(tmp_path), str(tmp_path / "precious"))
+
+    assert (tmp_path / "precious").is_dir()
 
 
 def test_a_job_that_was_killed_is_not_alive_whatever_its_last_beat_says(tmp_path):

@@ -32,9 +32,9 @@ def placed(tmp_path, *overrides, **changes):
 
 
 def directories(tmp_path):
-    """Both directories, empty."""
+    """Both directories, with nothing that is looked for."""
     (tmp_path / "images").mkdir()
-    (tmp_path / "models").mkdir()
+    (tmp_path / "models/other").mkdir(parents=True)
 
 
 def pulled(tmp_path, *, digest=DIGEST, size_bytes=2048, name=SIF):
@@ -110,6 +110,13 @@ def test_directories_that_this_machine_does_not_see_are_not_said_to_lack(tmp_pat
 
     assert (image.is_seen, image.lacks, checkpoint.is_seen, checkpoint.lacks) == (False, "", False, "")
     refuse_lacking(placed(tmp_path))
+
+
+def test_the_empty_mount_point_of_a_disk_of_the_nodes_own_is_not_said_to_lack(tmp_path):
+    directories(tmp_path)
+    (tmp_path / "models/other").rmdir()
+
+    assert [(n.is_seen, n.lacks) for n in needs(placed(tmp_path)) if n.kind == "checkpoint"] == [(False, "")]
 
 
 def test_an_image_of_another_size_than_its_record_s_lacks(tmp_path):

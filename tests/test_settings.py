@@ -199,3 +199,15 @@ def test_a_price_file_that_is_none_is_refused(tmp_path, content):
 def test_a_price_that_is_none_is_refused(spec):
     with pytest.raises(SettingsError):
         price_table(spec)
+
+
+def test_an_expression_that_is_none_is_refused_before_a_node_meets_it():
+    with pytest.raises(SettingsError, match=r"engine.fatal: '\('"):
+        compose("engine=simulated", "engine.fatal=['(']")
+
+
+def test_staging_needs_a_disk_of_the_nodes_and_a_place_to_copy_from():
+    with pytest.raises(SettingsError, match="stage_dir"):
+        compose("stage=local")
+    with pytest.raises(SettingsError, match="checkpoint_dir"):
+        compose("stage=local", "cluster.stage_dir=/local")

@@ -17,6 +17,7 @@ NAMES = {
     "--expert-parallel-size": "ep_size",
     "--kv-cache-dtype": "kv_cache_dtype",
 }
+SAME = {"none": None, "nextn": "eagle"}  # two words of SGLang's for one thing
 NOT_COMPARED = ("--model-path", "--host", "--port", "--api-key", "--tokenizer-path", "--facts")
 
 
@@ -33,7 +34,7 @@ def _flags(argv: Sequence[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     flag = ""
     for word in argv:
-        if word.startswith("--"):
+        if word.startswith("-") and not word[1:2].isdigit():
             flag, equals, value = word.partition("=")
             found[flag] = [value] if equals else []
         elif flag:
@@ -56,4 +57,4 @@ def _read(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:
-        return text.lower()
+        return SAME.get(text.lower(), text.lower())

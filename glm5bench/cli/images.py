@@ -57,6 +57,7 @@ def pull_(
         Path | None, typer.Option("--from", help="A SIF file or OCI archive that was carried here, in place of the registry.")
     ] = None,
     only: Annotated[str | None, typer.Option("--image", help="Only this one of them.")] = None,
+    arch: Annotated[str, typer.Option("--arch", help="Of the nodes, where it is not this machine's: arm64 for GB200 and GB300.")] = "",
 ) -> int:
     """Put the images of a campaign of OVERRIDES into cluster.image_dir, each once, with a record of their digests and hashes."""
     from ..images.pull import pull
@@ -66,7 +67,7 @@ def pull_(
         names = ", ".join(ref.text for _, ref, _ in wanted)
         raise UsageError(f"--from {source} is one image, and {len(wanted)} are needed: {names}.", next_step="--image NAME")
     for directory, ref, _ in wanted:
-        record = pull(directory, ref, say, source=source)
+        record = pull(directory, ref, say, source=source, arch=arch)
         if record.oci_digest and ref.repository and not ref.digest:
             say(f"pin it, in conf/engine or the engine's file of your --config-dir: digests: {{'{ref.unpinned}': '{record.oci_digest}'}}")
     return 0

@@ -7,6 +7,7 @@ commands at once do not make the same image twice: the second is told who does.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import lzma
@@ -29,11 +30,11 @@ from .registry import digest_of_tag
 Say = Callable[[str], None]
 
 
-def pull(directory: Path, ref: Reference, say: Say, *, source: Path | None = None) -> Record:
+def pull(directory: Path, ref: Reference, say: Say, *, source: Path | None = None, arch: str = "") -> Record:
     """The record of the image, made now unless the file is there and is what its record says.
 
-    `source`: a SIF file or OCI archive in place of the registry. Raises EnvironmentLacks where the registry, Apptainer or the directory do
-    not allow it, FileError for a source that is not the image.
+    `source`: a SIF file or OCI archive in place of the registry; `arch`: of the nodes, empty: this machine's. Raises EnvironmentLacks where
+    the registry, Apptainer or the directory do not allow it, FileError for a source that is not the image.
     """
     sif = directory / ref.sif
     if source is not None:
@@ -49,7 +50,7 @@ def pull(directory: Path, ref: Reference, say: Say, *, source: Path | None = Non
             return there
         for old in directory.glob(f".{sif.name}.*.part"):  # of a pull that was killed
             old.unlink(missing_ok=True)
-        write_whole(sif, lambda part: _make(part, sif, ref, say, source, lock))
+        write_whole(sif, lambda part: _make(part, sif, ref, say, source, lock, ["--arch", arch] if arch else []))
     shutil.rmtree(_layers(sif), ignore_errors=True)
     record = read_record(sif)
     assert record is not None
@@ -79,7 +80,7 @@ def _there(sif: Path, ref: Reference, say: Say, source: Path | None) -> Record |
     return record
 
 
-def _make(part: Path, sif: Path, ref: Reference, say: Say, source: Path | None, lock: int) -> None:
+def _make(part: Path, sif: Path, ref: Reference, say: Say, source: Path | None, lock: int, arch: list[str]) -> None:
     """The image's file under the name `part`, and its record, which stands before the file does."""
     unpinned = sif.with_name(reference(ref.unpinned).sif)
     if source is None and ref.digest and _digest_of(unpinned) == ref.digest:
@@ -89,7 +90,7 @@ def _make(part: Path, sif: Path, ref: Reference, say: Say, source: Path | None, 
         digest = ref.digest or digest_of_tag(ref)
         origin = ref.docker(digest)
         say(f"{ref.text}: {digest}; pulling")
-        _apptainer(["pull", "--force", *(["--no-https"] if ref.is_local else []), str(part), origin], _layers(sif), lock)
+        _apptainer(["pull", "--force", *arch, *(["--no-https"] if ref.is_local else []), str(part), origin], _layers(sif), lock)
     elif is_sif(source):
         digest, origin = _carried(source, ref), str(source)
         shutil.copyfile(source, part)
@@ -178,6 +179,15 @@ def _apptainer(arguments: list[str], directory: Path, lock: int) -> None:
         )
 
 
+def _lock(descriptor: int) -> None:
+    """Takes the lock, where the file system has any. Raises BlockingIOError where it is taken."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+
+
 @contextlib.contextmanager
 def _alone(sif: Path) -> Iterator[int]:
     """While this descriptor is open, no other command makes the same image. Raises EnvironmentLacks where one does."""
@@ -185,7 +195,7 @@ def _alone(sif: Path) -> Iterator[int]:
     with writable(path):
         descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(descriptor)
         os.truncate(descriptor, 0)
         os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
         yield descriptor

@@ -19,6 +19,7 @@ from . import slurm
 from .batch import Order, longest_s, script
 from .failure import Decision, decisions, missing, nodes_away, orders
 from .jobs import Job, jobs_by_slurm, keys_of
+from .preflight import refuse_lacking
 from .submit import How, Outcome, named_batches, refuse_a_copy, settle, submit, submitting
 
 PLAN_FORMAT = 1
@@ -193,6 +194,8 @@ def resubmit(
             for order in orders(jobs, sent, how.failure, away=away)
             for piece in split(order.job, longest.get(order.job.arm.hardware.id))
         ]
+        if not is_dry and not is_automatic:
+            refuse_lacking([order.job for order in made])
         outcome = submit(campaign, made, how) if made and not is_dry else None
     return Resubmission(tuple(decided), tuple(made), away, outcome)
 

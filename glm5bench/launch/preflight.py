@@ -80,8 +80,17 @@ def _checkpoints(jobs: Sequence[NodeJob]) -> Iterator[Need]:
             wanted.setdefault(job.model_path, (job.arm.checkpoint, {}))[1][job.arm.label] = None
     for path, (checkpoint, arms) in wanted.items():
         directory = Path(path)
-        is_seen = directory.parent.parent.is_dir()  # DIR of DIR/zai-org/GLM-5-FP8
+        is_seen = _holds_something(
+            directory.parent.parent
+        )  # DIR of DIR/zai-org/GLM-5-FP8; the empty mount point of a disk of the nodes' own
         seen = found(directory, checkpoint)
         fetch = f"`{fetch_command(checkpoint, directory)}`, on a machine with network"
         said = f"{seen.size_bytes / 2**30:,.0f} GiB in {seen.n_shards} files, revision {seen.revision[:12] or 'unknown'}"
         yield Need("checkpoint", checkpoint.repository, path, is_seen, seen.lacks if is_seen else "", fetch, tuple(arms), said)
+
+
+def _holds_something(directory: Path) -> bool:
+    try:
+        return any(directory.iterdir())
+    except OSError:
+        return False

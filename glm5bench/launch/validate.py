@@ -20,6 +20,7 @@ from ..errors import EnvironmentLacks
 from ..images.record import lacking
 from ..images.reference import reference
 from ..node import engine_parser
+from ..node.command import has_module
 from ..node.container import CACHE
 from ..point import Arm, NodeJob, Recipe
 
@@ -104,7 +105,17 @@ def _parser(job: NodeJob, recipe: Recipe, home: str) -> tuple[str, list[str]]:
         if lacks:
             raise EnvironmentLacks(lacks)
         binds = ["--bind", f"{script}:{script}:ro", *(word for bind in job.binds for word in ("--bind", bind))]
-        inside = ["apptainer", "exec", "--cleanenv", "--contain", "--home", f"{home}:{CACHE}", *binds, str(directory / ref.sif)]
+        inside = [
+            "apptainer",
+            "exec",
+            "--cleanenv",
+            "--no-eval",
+            "--contain",
+            "--home",
+            f"{home}:{CACHE}",
+            *binds,
+            str(directory / ref.sif),
+        ]
         return str(directory / ref.sif), [*inside, "python3", script]
     python = _python_of(job.arm)
     if python is None:
@@ -123,12 +134,7 @@ def _python_of(arm: Arm) -> str | None:
         words = file.readline(500).removeprefix(b"#!").decode("utf-8", "replace").split()
     named = [shutil.which(word) for word in words if "python" in word.rpartition("/")[2]]  # #!/opt/bin/python3, #!/usr/bin/env python3
     python = next((name for name in named if name), program)
-    find = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({arm.engine.flavor!r}) is None)"
-    try:
-        done = subprocess.run([python, "-c", find], capture_output=True, check=False, timeout=PARSER_S)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return python if done.returncode == 0 else None
+    return python if has_module(python, arm.engine.flavor) else None
 
 
 def _answer(command: list[str], asked: dict[str, Any]) -> dict[str, Any]:

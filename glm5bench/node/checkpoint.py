@@ -90,7 +90,15 @@ def _revision(directory: Path) -> str:
     with contextlib.suppress(OSError):
         note = (directory / ".cache" / "huggingface" / "download" / "config.json.metadata").read_text(encoding="utf-8", errors="replace")
         return note.split("\n", 1)[0].strip() if REVISION.match(note) else ""
-    return next((part for part in reversed((directory / "config.json").resolve().parts) if REVISION.fullmatch(part)), "")
+    return next((part for part in reversed(directory.resolve().parts) if REVISION.fullmatch(part)), "")
+
+
+def directories(directory: Path) -> list[str]:
+    """The directories that a reader of the checkpoint needs: its own, and those that its files link to, as in the hub's cache."""
+    if not directory.is_dir():
+        return []
+    linked = {str(path.resolve().parent) for path in directory.iterdir() if path.is_symlink()}
+    return [str(directory), *sorted(linked - {str(directory)})]
 
 
 def fetch_command(checkpoint: Checkpoint, directory: Path) -> str:

@@ -24,6 +24,7 @@ from .stream import UNKNOWN, fault, parsed
 from .workload import Prompt
 
 TICK_S = 0.05
+WATCH_S = 0.25
 SENT_EVENT = "http11.send_request_headers.started"
 
 
@@ -83,7 +84,7 @@ async def _closed_loop(server: Server, path: str, prompts: Sequence[Prompt], con
         start_ns = time.monotonic_ns()
         lags: list[float] = []
         slots = [asyncio.create_task(_slot(client, path, waiting)) for client in clients]
-        watch = asyncio.create_task(_watch(server, traces, lags, progress))
+        watch, clock = asyncio.create_task(_watch(server, traces, progress)), asyncio.create_task(_lateness(lags))
         work = asyncio.ensure_future(asyncio.wait(slots))
         await asyncio.wait([work, watch], return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
@@ -92,6 +93,7 @@ async def _closed_loop(server: Server, path: str, prompts: Sequence[Prompt], con
             await work
             watch.result()  # raises what it found
         watch.cancel()
+        clock.cancel()
         for slot in slots:
             slot.result()  # raises a defect of this client, if there is one
     finally:
@@ -133,17 +135,20 @@ async def _request(client: httpx.AsyncClient, path: str, trace: Trace) -> None:
     trace.end_ns = time.monotonic_ns()
 
 
-async def _watch(server: Server, traces: Sequence[Trace], lags: list[float], progress: Progress) -> None:
-    """Looks at the server, the flow of bytes and its own lateness; returns never, raises when the run is over."""
-    seen, since, n = -1, time.monotonic(), 0
+async def _lateness(lags: list[float]) -> None:
+    """How late the event loop wakes what sleeps, whatever holds it up. Returns never."""
     while True:
         due = time.monotonic() + TICK_S
         await asyncio.sleep(TICK_S)
         lags.append(time.monotonic() - due)
-        n += 1
-        if n % 5:
-            continue
-        server.alive_or_raise()
+
+
+async def _watch(server: Server, traces: Sequence[Trace], progress: Progress) -> None:
+    """Looks at the server and the flow of bytes; returns never, raises when the run is over."""
+    seen, since = -1, time.monotonic()
+    while True:
+        await asyncio.sleep(WATCH_S)
+        await asyncio.to_thread(server.alive_or_raise)  # it reads the log, and a shared disk may take its time
         pieces, ended = sum(len(t.pieces) for t in traces), sum(t.end_ns >= 0 for t in traces)
         progress(ended, len(traces))
         if pieces + ended != seen:

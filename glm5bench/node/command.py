@@ -1,7 +1,7 @@
 """The process of a server on this node: its command line, its environment, and why it cannot be started here.
 
 Enters: a bound recipe, an arm, and where things are on this node. Leaves: argv and environment for one process; placeholders are
-replaced here and nowhere else, so that no path and no key enters a recipe. It starts nothing.
+replaced here and nowhere else, so that no path and no key enters a recipe. It starts no server.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,6 @@ from . import checkpoint, container, gpus, with_key
 
 ENGINE_PREFIXES = ("SGLANG_", "SGL_", "VLLM_", "NCCL_", "RCCL_", "FLASHINFER_", "DG_", "AITER_")
 PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
-GPUS_FREE_S = 60.0  # how long the memory of GPUs may take to be given back after a server's end
 NEXT_STEPS = {
     "server_oom": "lower the memory fraction or the concurrency that $C is bound to",
     "server_start_timeout": "raise engine.start_timeout_s, or look for what the log waits for",
@@ -62,7 +60,7 @@ def command(recipe: Recipe, arm: Arm, place: Place, given: Mapping[str, str], ke
     program = shutil.which(argv[0])
     if program is None:
         raise cannot_start(arm, place, f"there is no program {argv[0]!r}", "image_missing")
-    if argv[1] == "-m" and not _has_module(program, argv[2].partition(".")[0]):
+    if argv[1] == "-m" and not has_module(program, argv[2].partition(".")[0]):
         raise cannot_start(arm, place, f"{program} has no module {argv[2].partition('.')[0]!r}", "image_missing")
     _refuse_wrong_node(arm, place)
     return keyed([program, *argv[1:]], arm, key_file)
@@ -81,7 +79,7 @@ def _contained(argv: list[str], arm: Arm, place: Place, image: container.Image, 
         raise cannot_start(arm, place, lacks, "image_missing")
     if not arm.engine.simulated:
         _refuse_wrong_node(arm, place)
-    reads = [place.model_path] if place.model_path.startswith("/") and Path(place.model_path).is_dir() else []
+    reads = checkpoint.directories(Path(place.model_path)) if place.model_path.startswith("/") else []
     reads += [PACKAGE_ROOT] if arm.engine.simulated else [with_key.__file__]
     return container.inside(
         keyed(argv, arm, key_file),
@@ -102,13 +100,11 @@ def _refuse_wrong_node(arm: Arm, place: Place) -> None:
     wrong = gpus.wrong(arm.hardware, arm.tp)
     if wrong:
         raise cannot_start(arm, place, wrong, "node_fault")
-    deadline = time.monotonic() + GPUS_FREE_S
-    while held := gpus.in_use(arm.hardware):
-        if place.is_stopped():
-            raise Stopped
-        if time.monotonic() > deadline:
-            raise cannot_start(arm, place, f"its GPUs are not free after {GPUS_FREE_S:g} s: {held}", "node_fault")
-        time.sleep(1)
+    held = gpus.still_in_use(arm.hardware, place.is_stopped)
+    if place.is_stopped():
+        raise Stopped
+    if held:
+        raise cannot_start(arm, place, f"its GPUs are not free after {gpus.FREE_S:g} s: {held}", "node_fault")
 
 
 def cannot_start(arm: Arm, place: Place, why: str, failure_class: str) -> ServerError:
@@ -120,9 +116,13 @@ def cannot_start(arm: Arm, place: Place, why: str, failure_class: str) -> Server
     )
 
 
-def _has_module(python: str, module: str) -> bool:
+def has_module(python: str, module: str) -> bool:
+    """Whether this Python could import the module; it is not imported. False where it is no Python that runs."""
     find = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
-    return subprocess.run([python, "-c", find], capture_output=True, timeout=120, check=False).returncode == 0
+    try:
+        return subprocess.run([python, "-c", find], capture_output=True, timeout=120, check=False).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
 
 
 def environment(own: Mapping[str, str], arm: Arm, key: str, key_file: Path, *, is_contained: bool = False) -> dict[str, str]:

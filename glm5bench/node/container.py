@@ -73,7 +73,8 @@ def inside(
     cache = image.cache(hardware)
     cache.mkdir(parents=True, exist_ok=True)
     binds = [f"{folder}:{folder}", *(f"{path}:{path}:ro" for path in reads), *image.binds]
-    options = ["--cleanenv", "--contain", "--pid", "--home", f"{cache}:{CACHE}", "--workdir", str(scratch), "--pwd", str(folder)]
+    own = ["--home", f"{cache}:{CACHE}", "--workdir", str(scratch), "--pwd", str(folder)]
+    options = ["--cleanenv", "--no-eval", "--contain", "--pid", *own]
     gpus = [] if is_simulated else GPU_OPTION.get(hardware.vendor, [])
     return ["apptainer", "exec", *options, *gpus, *(word for bind in binds for word in ("--bind", bind)), str(image.sif), *command]
 

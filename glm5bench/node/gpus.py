@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 
 from ..point import Hardware
@@ -19,6 +20,7 @@ MEMORY_QUERIES = {
     "amd": ["rocm-smi", "--showmeminfo", "vram", "--csv"],
 }
 VARIABLES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
+FREE_S = 60.0
 IDLE_MIB = 2048  # a driver keeps some hundred for itself
 
 
@@ -37,6 +39,14 @@ def wrong(hardware: Hardware, tp: int) -> str:
     return f"it needs {tp} {hardware.gpu_name} GPUs, and this node has {'; '.join(there) or 'none that nvidia-smi or rocm-smi shows'}"
 
 
+def still_in_use(hardware: Hardware, is_stopped: Callable[[], bool]) -> str:
+    """The same, after a minute at most for the last owner's memory to be given back; sooner where the job is told to stop."""
+    deadline = time.monotonic() + FREE_S
+    while (held := in_use(hardware)) and time.monotonic() < deadline and not is_stopped():
+        time.sleep(1)
+    return held
+
+
 def in_use(hardware: Hardware) -> str:
     """Which of the GPUs that this job may use still hold memory of somebody's; empty where all are free or nobody tells."""
     held = [f"GPU {name} holds {mib:,.0f} MiB" for name, mib in _memory_mib(hardware.vendor) if mib > IDLE_MIB]
@@ -47,7 +57,7 @@ def _memory_mib(vendor: str) -> Iterator[tuple[str, float]]:
     query = MEMORY_QUERIES.get(vendor)
     if query is None or not shutil.which(query[0]):
         return
-    visible = next((os.environ[name].split(",") for name in VARIABLES if os.environ.get(name)), None)
+    visible = next(([n.strip() for n in os.environ[name].split(",")] for name in VARIABLES if os.environ.get(name)), None)
     read: Callable[[str], tuple[str, str, float]] = _nvidia if vendor == "nvidia" else _amd
     for line in lines(query):
         try:

@@ -7,19 +7,58 @@ ends the whole group: SIGTERM, a grace period, SIGKILL. Standard library only: i
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
 GRACE_S = 10.0
+KEY_FILE, LOG = "api_key", "server.log"  # in a server's folder
+SCRATCH_PREFIX = "glm5bench-"  # of a server's directory of temporary files
 
 
 def main(argv: list[str]) -> int:
-    """argv: the pipe's descriptor, then the server's command."""
-    pipe, command = int(argv[0]), argv[1:]
+    """argv: the pipe's descriptor, `--clean`, the server's folder and its directory of temporary files, `--`, the server's command."""
+    pipe, word, folder, scratch, end, *command = argv
+    if (word, end) != ("--clean", "--") or not command:
+        print("guard.py PIPE --clean FOLDER SCRATCH -- COMMAND...", file=sys.stderr)
+        return 2
+    try:
+        return _guarded(int(pipe), command)
+    finally:
+        clean_up(folder, scratch)
+
+
+def clean_up(folder: str, scratch: str) -> None:
+    """Removes what a server that is gone has left: its key, wherever it printed it, and its temporary files. Whoever comes first."""
+    key_file = os.path.join(folder, KEY_FILE)
+    with contextlib.suppress(OSError), open(key_file, "rb") as file:
+        _redact(os.path.join(folder, LOG), file.read().strip())
+    with contextlib.suppress(OSError):
+        os.unlink(key_file)
+    if os.path.basename(scratch).startswith(SCRATCH_PREFIX):  # never anything else
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _redact(log: str, key: bytes) -> None:
+    """Takes the key out of the log, which nobody else could read so far, and lets everybody read it."""
+    with open(log, "rb") as file:
+        text = file.read()
+    if key and key in text:
+        with open(log + ".part", "wb") as file:
+            file.write(text.replace(key, b"<redacted>"))
+        os.replace(log + ".part", log)
+    mask = os.umask(0)
+    os.umask(mask)
+    os.chmod(log, 0o666 & ~mask)
+
+
+def _guarded(pipe: int, command: list[str]) -> int:
+    """The server's exit code, when it has ended by itself or was ended because the job is gone."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to the group below; the pipe is how the guard is told
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

@@ -22,6 +22,7 @@ from typing import Any
 
 import httpx
 
+from ..analysis.metrics import Requests
 from ..errors import BenchError, ClientError, EnvironmentLacks, ServerError
 from ..point import NodeJob, Point, ServerStart
 from ..recipe import point_estimate_s
@@ -31,7 +32,7 @@ from ..store.measurement import Measurement
 from ..store.pointfile import write_point
 from . import client
 from .attempt import Trace, now_utc, observed, point_record, record_attempt, record_failure, server_info, whole
-from .command import Place, Stopped
+from .command import NEXT_STEPS, Place, Stopped
 from .container import Image
 from .counters import Counted, counted, counted_since
 from .heartbeat import Heartbeat, is_alive, node_name, read_beat
@@ -168,9 +169,10 @@ class _Start:
                     faults = self._one(server, left, faults)
         except Stopped:
             self.progress.stopped("stopped")
-        except ServerError as error:
+        except (ServerError, OSError) as error:
+            told = error if isinstance(error, ServerError) else _of_the_node(error)
             for _ in range(1 if is_ready else len(left)):
-                self._fail(left, error)
+                self._fail(left, told)
             faults += 1
         return faults
 
@@ -224,7 +226,9 @@ class _Start:
         path = PATHS[self.job.arm.workload.endpoint]
         if warmups:
             self.heart.phase("warm-up")
-            client.run_load(server, path, warmups, point.concurrency, self._progress)
+            before = counted(server)
+            warm = client.requests(client.run_load(server, path, warmups, point.concurrency, self._progress))
+            counted_since(server, before, _tokens(warm))  # until the warm-up is counted
         _flush(server)
         self.heart.phase("measuring")
         beside, before = self._beside(), counted(server)
@@ -235,8 +239,9 @@ class _Start:
             server.answers_or_raise()
         ended, clock_step = now_utc(), (time.time() - wall) - (time.monotonic() - clock)
         requests = client.requests(load)
-        tokens = Counted(int(requests.prompt_tokens.sum()), int(requests.output_tokens.sum()))
-        since = counted_since(server, before, tokens) if requests.is_whole.all() else None  # of broken answers nobody knows the tokens
+        since = (
+            counted_since(server, before, _tokens(requests)) if requests.is_whole.all() else None
+        )  # of broken answers nobody knows the tokens
         info = server_info(server)
         made = {
             **provenance(self.job_id, server.place.image),
@@ -304,6 +309,17 @@ class _Start:
 
     def _progress(self, done: int, of: int) -> None:
         self.heart.beat.requests_done, self.heart.beat.requests = done, of
+
+
+def _tokens(requests: Requests) -> Counted:
+    """The tokens of all answers."""
+    return Counted(int(requests.prompt_tokens.sum()), int(requests.output_tokens.sum()))
+
+
+def _of_the_node(error: OSError) -> ServerError:
+    """A disk that is full or not to be written, a cache directory that cannot be made: this node cannot run the server."""
+    what = f"The server cannot be run here: {error.strerror or error}."
+    return ServerError(what, failure_class="node_fault", where=str(error.filename or ""), next_step=NEXT_STEPS["node_fault"])
 
 
 def _flush(server: Server) -> None:

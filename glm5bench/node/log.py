@@ -87,15 +87,3 @@ class Log:
                 return self.redacted(file.read().decode("utf-8", "replace"))[MARGIN if before else 0 :]
         except OSError:
             return ""
-
-    def redact(self) -> None:
-        """Takes the key out of the file itself, once the server is gone: engines print the arguments that they were given."""
-        try:
-            text = self.path.read_bytes().decode("latin-1")  # byte for byte: the key is ASCII
-        except OSError:
-            return
-        clean = self.redacted(text)
-        if clean != text:
-            beside = self.path.with_name(f".{self.path.name}.part")
-            beside.write_bytes(clean.encode("latin-1"))
-            beside.replace(self.path)

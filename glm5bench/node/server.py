@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
@@ -113,7 +112,7 @@ def running(recipe: Recipe, arm: Arm, place: Place) -> Iterator[Server]:
     Raises ServerError with its class when it does not start, Stopped when the job is asked to stop meanwhile.
     """
     started = time.monotonic()
-    place = replace(place, scratch=Path(tempfile.mkdtemp(prefix="glm5bench-")))  # of the node: $TMPDIR where the site sets it
+    place = replace(place, scratch=Path(tempfile.mkdtemp(prefix=guard.SCRATCH_PREFIX)))  # of the node: $TMPDIR where the site sets it
     pipe_read, pipe_write = os.pipe()
     server = None
     try:
@@ -126,26 +125,24 @@ def running(recipe: Recipe, arm: Arm, place: Place) -> Iterator[Server]:
         os.close(pipe_read)
         if server is not None:
             _wait_gone(server.process)
-            server.log.redact()
-        if place.scratch is not None:
-            shutil.rmtree(place.scratch, ignore_errors=True)
-        (place.folder / "api_key").unlink(missing_ok=True)
+        guard.clean_up(str(place.folder), str(place.scratch))  # its own work, where it was killed or never came to it
 
 
 def _spawn(recipe: Recipe, arm: Arm, place: Place, pipe_read: int) -> Server:
     place.folder.mkdir(parents=True, exist_ok=True)
     port, key, facts = free_port(), secrets.token_urlsafe(24), place.folder / "facts.json"
     facts.write_text(canonical_json(arm), encoding="utf-8")
-    key_file = place.folder / "api_key"
+    key_file = place.folder / guard.KEY_FILE
     key_file.touch(mode=0o600)
     key_file.write_text(key, encoding="utf-8")
     given = {"$MODEL": place.model_path, "$HOST": "127.0.0.1", "$PORT": str(port), "$FACTS": str(facts)}
     called = command(recipe, arm, place, given, key_file)
-    log_path = place.folder / "server.log"
+    log_path = place.folder / guard.LOG
     log = Log(log_path, arm.engine.phases, arm.engine.fatal, lambda text: text.replace(key, "<redacted>"))
-    with log_path.open("ab") as file:
+    with open(os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as file:  # it may print its key
+        log_path.chmod(0o600)
         process = subprocess.Popen(
-            [sys.executable, "-I", guard.__file__, str(pipe_read), *called],
+            [sys.executable, "-I", guard.__file__, str(pipe_read), "--clean", str(place.folder), str(place.scratch), "--", *called],
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,

@@ -65,6 +65,8 @@ def staged(source: Path, target: Path, tell: Callable[[str], None], is_stopped: 
     """
     began = time.monotonic()
     target.mkdir(parents=True, exist_ok=True)
+    if not _wanted(source, target):
+        return time.monotonic() - began
     with (target / ".stage.lock").open("w") as lock:
         while not is_stopped():
             with contextlib.suppress(BlockingIOError):
@@ -74,7 +76,7 @@ def staged(source: Path, target: Path, tell: Callable[[str], None], is_stopped: 
             time.sleep(0.5)
         else:
             return None  # told to stop while another copies
-        wanted = [path for path in sorted(source.iterdir()) if path.is_file() and not _is_same(path, target / path.name)]
+        wanted = _wanted(source, target)
         total, done = sum(path.stat().st_size for path in wanted), 0
         if total > shutil.disk_usage(target).free:
             raise OSError(f"{target} has {shutil.disk_usage(target).free / 2**30:,.0f} GiB free, the copy needs {total / 2**30:,.0f}")
@@ -85,6 +87,11 @@ def staged(source: Path, target: Path, tell: Callable[[str], None], is_stopped: 
                 done += copied
                 tell(f"copying the checkpoint, {done / 2**30:,.0f} of {total / 2**30:,.0f} GiB")
     return None if is_stopped() else time.monotonic() - began
+
+
+def _wanted(source: Path, target: Path) -> list[Path]:
+    """The files that the copy lacks, or has otherwise."""
+    return [path for path in sorted(source.iterdir()) if path.is_file() and not _is_same(path, target / path.name)]
 
 
 def _is_same(source: Path, target: Path) -> bool:

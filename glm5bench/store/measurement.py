@@ -67,8 +67,14 @@ class Measurement:
             has_no_container=p.get("container") == "none" and bool(self.point.get("image")) and self.source == "measured",
             neighbours=_neighbours(p),
             counted_tokens=_counted(s),
-            settings_changed=settings_changed(self.point.get("recipe", {}).get("argv", ()), s.get("info", {})),
+            settings_changed=self._settings_changed(),
         )
+
+    def _settings_changed(self) -> tuple[tuple[str, str, str], ...]:
+        """Of a real engine: the simulated one states what it simulates, not its flags."""
+        if self.source != "measured":
+            return ()
+        return settings_changed(self.point.get("recipe", {}).get("argv", ()), self.server.get("info", {}))
 
     def digest(self) -> str:
         """SHA-256 over everything that was measured, 64 hex digits."""

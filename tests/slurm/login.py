@@ -172,7 +172,7 @@ class Site:
         ids = self.cluster.run("squeue", "-h", "-o", "%A", check=False).split()
         if ids:
             self.cluster.run("scancel", *ids, check=False)
-        self.until(lambda: not self.cluster.run("squeue", "-h", check=False), 60, "an empty queue")
+        self.until(lambda: not self.cluster.run("squeue", "-h", check=False), 150, "an empty queue")
         for pid in self.processes():
             os.kill(pid, signal.SIGKILL)
         shutil.rmtree(self.campaign, ignore_errors=True)
