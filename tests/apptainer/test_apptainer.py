@@ -59,10 +59,12 @@ def test_the_inside_sees_the_recipe_s_environment_and_nothing_of_the_user_s(imag
     ask = "import json, os; print(json.dumps([dict(os.environ), os.listdir('/'), os.path.expanduser('~')]))"
     hardware = compose("hardware=b200").arm.hardware
     command = inside(["python3", "-c", ask], image, hardware, reads=[], folder=tmp_path, scratch=tmp_path / "scratch", is_simulated=True)
-    said = subprocess.run(command, env=environment({"ASKED": "1", "VLLM_API_KEY": "key"}), capture_output=True, text=True, check=True)
+    said = subprocess.run(
+        command, env=environment({"ASKED": "$(echo 1) $HOME", "VLLM_API_KEY": "key"}), capture_output=True, text=True, check=True
+    )
     seen, root, home = json.loads(said.stdout)
 
-    assert (seen["ASKED"], seen["VLLM_API_KEY"], home) == ("1", "key", CACHE)
+    assert (seen["ASKED"], seen["VLLM_API_KEY"], home) == ("$(echo 1) $HOME", "key", CACHE)  # word for word, as the key has it
     assert not {"MY_TOKEN", "LEAK"} & set(seen)
     assert "work" not in root
     assert "key" not in " ".join(command)
@@ -119,6 +121,14 @@ def test_a_server_that_fills_its_tmp_fills_that_of_its_node_and_neither_the_camp
     assert done.returncode == 1
     assert (point["failure_class"], "No space left on device" in point["message"]) == ("server_crash", True), point
     assert "glm5bench-" not in done.stderr.splitlines()[-1]
+
+
+def test_a_cache_that_cannot_be_made_is_the_node_s_fault_and_no_defect(images, tmp_path):
+    asked = [*SMALL, "name=c", *contained(images, "simulated.sif"), "cluster.cache_dir=/proc/none", "concurrency=2,3"]
+    done = bench(tmp_path, "sweep", *asked, "wait=true", **ENV)
+
+    assert [(p["state"], p["failure_class"]) for p in status(tmp_path)["points"]] == [("failed", "node_fault")] * 2
+    assert "Traceback" not in done.stderr + "".join(f.read_text() for f in (tmp_path / "outputs/c/jobs/submitit").glob("*_log.*"))
 
 
 def test_an_image_that_is_not_the_pinned_one_starts_nothing_on_the_node_either(images, tmp_path, monkeypatch):
