@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -242,3 +243,17 @@ def test_a_server_that_answers_everybody_is_not_measured(tmp_path):
     error = started(tmp_path, "-c", YES, "$PORT")
 
     assert "answers without its key" in str(error)
+
+
+def test_a_slow_disk_under_the_log_holds_no_stamp_up(tmp_path, monkeypatch):
+    """The server is looked at, and its log read, in a thread beside the event loop."""
+    s = compose("engine=simulated", "workload.isl_tokens=600", "workload.osl_tokens=90", "workload.prompts=8", "engine.time_scale=4")
+    _, measured = prompts(s.workload, Point("k", "a", 2, 0, 0, 2), "model")
+    looked = []
+    with running(bound(s.arm, 2), s.arm, Place(tmp_path, "model", "here", lambda: False)) as server:
+        look = server.log.look
+        monkeypatch.setattr(server.log, "look", lambda: (looked.append(threading.current_thread()), look()))
+        client.run_load(server, PATHS["completions"], measured, 2, lambda done, of: None)
+
+    assert looked
+    assert threading.main_thread() not in looked
