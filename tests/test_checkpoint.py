@@ -497,6 +497,8 @@ def test_of_the_hub_s_cache_the_revision_is_the_snapshot_s_and_a_reader_needs_th
 
     assert found(snapshot, CHECKPOINT).revision == "a" * 40
     assert directories(snapshot) == [str(snapshot), str(blobs)]
+    (tmp_path / "linked").symlink_to(snapshot)
+    assert weights(job(tmp_path / "linked"), silent, goes_on).path == str(snapshot)
 
 
 def test_a_complete_copy_is_used_although_another_user_s_lock_cannot_be_opened(tmp_path, monkeypatch):

@@ -45,7 +45,8 @@ def weights(job: NodeJob, tell: Callable[[str], None], is_stopped: Callable[[], 
         raise ServerError(f"{seen.lacks}.", failure_class="checkpoint_missing", next_step=NEXT_STEPS["checkpoint_missing"])
     told = {"revision": seen.revision, "size_bytes": seen.size_bytes, "n_shards": seen.n_shards}
     if not job.stage_dir:
-        return Weights(str(lies), {**told, "page_cache_share": cached_share(lies)})
+        real = lies.resolve()  # a link to a snapshot of the hub's cache: what that links to is relative to where it lies
+        return Weights(str(real), {**told, "page_cache_share": cached_share(real)})
     copy = Path(job.stage_dir) / job.arm.checkpoint.repository
     try:
         seconds = staged(lies, copy, tell, is_stopped)
