@@ -31,17 +31,17 @@ def test_a_sweep_measures_a_server_that_runs_from_an_image(images, tmp_path):
     until(lambda: not processes_of(tmp_path), "the end of every process")
 
 
-@pytest.mark.parametrize(
-    ("image", "class_"),
-    [
-        ("corrupt.sif", "image_missing"),
-        ("no_python.sif", "image_missing"),
-        ("exits.sif", "server_crash"),
-        ("hangs.sif", "server_start_timeout"),
-        ("ignores_sigterm.sif", "server_start_timeout"),
-        ("forks.sif", "server_crash"),
-    ],
-)
+WRONG = [
+    ("corrupt.sif", "image_missing"),
+    ("no_python.sif", "image_missing"),
+    ("exits.sif", "server_crash"),
+    ("hangs.sif", "server_start_timeout"),
+    ("ignores_sigterm.sif", "server_start_timeout"),
+    ("forks.sif", "server_crash"),
+]
+
+
+@pytest.mark.parametrize(("image", "class_"), WRONG)
 def test_an_image_that_is_wrong_fails_the_point_with_its_class_and_leaves_nothing_running(images, tmp_path, image, class_):
     patience = ["engine.start_timeout_s=3"] if class_ == "server_start_timeout" else []
     done = bench(tmp_path, "sweep", *SMALL, "name=c", *contained(images, image), *patience, "wait=true", "concurrency=2", **ENV)
@@ -153,4 +153,17 @@ def test_an_ordinary_user_measures_from_an_image_without_setuid(images, tmp_path
 
     assert done.returncode == 0, done.stderr
     assert [(f.stat().st_uid, read_point(f)[0].provenance["container"].endswith("simulated.sif")) for f in files] == [(65534, True)]
+    until(lambda: not processes_of(apptainer_user.home), "the end of every process")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="this session is an ordinary user's: every other test here has run as one")
+@pytest.mark.parametrize(("image", "class_"), WRONG)
+def test_an_ordinary_user_is_told_what_is_wrong_with_an_image_and_keeps_nothing_running(images, apptainer_user, image, class_):
+    patience = ["engine.start_timeout_s=3"] if class_ == "server_start_timeout" else []
+    inside = contained(apptainer_user.images, image, apptainer_user.site)
+    done = apptainer_user.run("sweep", *SMALL, "name=c", *inside, *patience, "wait=true", "concurrency=2")
+    (point,) = status(apptainer_user.home)["points"]
+
+    assert done.returncode == 1, done.stderr
+    assert (point["state"], point["failure_class"]) == ("failed", class_), point
     until(lambda: not processes_of(apptainer_user.home), "the end of every process")
