@@ -119,6 +119,7 @@ def test_ctrl_c_while_waiting_leaves_the_jobs_to_go_on(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509  a shell's background job ignores it
     )
     until(lambda: servers_of(tmp_path), "the server")
     os.killpg(waiting.pid, signal.SIGINT)
