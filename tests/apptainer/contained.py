@@ -129,7 +129,9 @@ def _with_python(root):
 
 def _with_engine(root):
     """A package that has SGLang's parser, as far as its flags go."""
-    packages = root / sys.base_prefix.lstrip("/") / "lib" / f"python3.{sys.version_info.minor}" / "site-packages"
+    packages = (
+        root / sys.base_prefix.lstrip("/") / "lib" / f"python3.{sys.version_info.minor}"
+    )  # Debian's Python looks into no site-packages
     flags = "--model-path --host --port --tp-size --tool-call-parser --reasoning-parser --mem-fraction-static --served-model-name"
     lines = [f"        parser.add_argument({flag!r})" for flag in flags.split()]
     lines += [f"        parser.add_argument({flag!r}, action='store_true')" for flag in SWITCHES]

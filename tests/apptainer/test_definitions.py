@@ -22,7 +22,9 @@ def apptainer(*arguments):
 def base_directory(folder):
     """What an image of this Python holds, its pip, and a wheel to install."""
     root = _with_python(_root(folder / "root", ["/bin/sh", "/usr/bin/env", "/usr/bin/test", "/bin/rm", "/bin/cat", "/usr/bin/id"]))
-    packages = root / sys.base_prefix.lstrip("/") / "lib" / f"python3.{sys.version_info.minor}" / "site-packages"
+    packages = (
+        root / sys.base_prefix.lstrip("/") / "lib" / f"python3.{sys.version_info.minor}"
+    )  # Debian's Python looks into no site-packages
     shutil.copytree(Path(pip.__file__).parent, packages / "pip", ignore=shutil.ignore_patterns("__pycache__"))
     (root / "wheels").mkdir()
     with zipfile.ZipFile(root / "wheels" / "tiny-1.0-py3-none-any.whl", "w") as wheel:
