@@ -22,8 +22,9 @@ import numpy as np
 from tabulate import tabulate
 
 from glm5bench import recipe
+from glm5bench.overrides import compose
 from glm5bench.point import Efficiency
-from glm5bench.settings import Settings, compose
+from glm5bench.settings import Settings
 from glm5bench.simulator.options import flags_of, from_arm
 from glm5bench.simulator.predict import predict
 

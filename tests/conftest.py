@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from glm5bench import settings
+from glm5bench import overrides
 from glm5bench.analysis.metrics import Requests
 from glm5bench.store.measurement import Measurement
 from glm5bench.store.sealed import BLOCK, MAGIC
@@ -15,7 +15,7 @@ from glm5bench.store.sealed import BLOCK, MAGIC
 sys.path[:0] = [str(Path(__file__).resolve().parent / name) for name in ("slurm", "apptainer")]
 pytest_plugins = ("login", "contained")  # the real Slurm with a login node on it; real images
 
-compose = functools.cache(settings.compose)  # 0.1 s a composition
+compose = functools.cache(overrides.compose)  # 0.1 s a composition
 
 
 def raw(sent, first, last, *, prompt, out, asked=None, error=None, chunks=None):

@@ -9,12 +9,22 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = (
     "engine=simulated", "engine.time_scale=20", "workload.isl_tokens=1024", "workload.osl_tokens=128",
     "workload.prompts_per_concurrency=2", "workload.warmups_per_concurrency=0",
 )  # fmt: skip
 PATIENCE_S = 60
+
+
+def required(why_not: str) -> None:
+    """Skips a test whose real part is missing here; CI has to have it."""
+    if why_not and os.environ.get("CI") == "true":
+        pytest.fail(f"CI has to run these: {why_not}")
+    if why_not:
+        pytest.skip(why_not)
 
 
 def environment(tmp_path: Path) -> dict[str, str]:

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from conftest import compose
 
-from glm5bench import settings
+from glm5bench import overrides
 from glm5bench.cluster import CLASSES, Cluster, Failure, Policy, Resources
 from glm5bench.errors import SettingsError
 from glm5bench.point import from_plain, plain
@@ -64,7 +64,7 @@ def test_a_value_of_a_hardware_that_cannot_be_is_refused_and_named(own):
 @pytest.mark.parametrize("lines", ["module purge", ["module purge"]])
 def test_a_setup_of_one_line_needs_no_list(lines):
     assert cluster(hardware={"h200": {"setup": lines}}).resources("h200").setup == ("module purge",)
-    assert settings.compose("cluster=example", f"cluster.slurm.setup={lines}").cluster.slurm.setup == ("module purge",)
+    assert overrides.compose("cluster=example", f"cluster.slurm.setup={lines}").cluster.slurm.setup == ("module purge",)
 
 
 def test_a_job_that_would_stop_before_it_begins_is_refused():
@@ -84,14 +84,14 @@ def test_a_local_cluster_may_stop_as_early_as_it_likes():
 def test_no_job_stops_earlier_than_slurm_can_signal():
     long = ("cluster=example", "cluster.slurm.max_time_min=2000", "cluster.hardware.b200.max_time_min=2000")
 
-    assert settings.compose(*long, "cluster.stop_before_s=65535").cluster.stop_before_s == 65535
+    assert overrides.compose(*long, "cluster.stop_before_s=65535").cluster.stop_before_s == 65535
     with pytest.raises(SettingsError, match=r"cluster\.stop_before_s=65536: Input should be less than or equal to 65535"):
-        settings.compose(*long, "cluster.stop_before_s=65536")
+        overrides.compose(*long, "cluster.stop_before_s=65536")
 
 
 def test_a_hardware_that_is_none_is_refused_with_those_that_are():
     with pytest.raises(SettingsError, match=r"cluster\.hardware\.h2000 is no hardware") as refused:
-        settings.compose("cluster=example", "+cluster.hardware.h2000.partition=gpu")
+        overrides.compose("cluster=example", "+cluster.hardware.h2000.partition=gpu")
 
     assert "h200" in refused.value.next_step
 
@@ -99,7 +99,7 @@ def test_a_hardware_that_is_none_is_refused_with_those_that_are():
 @pytest.mark.parametrize("override", ["+cluster.hardware.mi300x.partitoin=gpu", "+cluster.hardware.mi300x.max_time_min=-1"])
 def test_what_is_wrong_about_a_hardware_is_refused_when_it_is_composed_and_not_when_it_is_sent(override):
     with pytest.raises(SettingsError, match=r"cluster\.hardware\.mi300x"):
-        settings.compose("cluster=example", override)
+        overrides.compose("cluster=example", override)
 
 
 @pytest.mark.parametrize("name", ["template", "example"])
@@ -127,7 +127,7 @@ def test_the_shipped_failure_set_has_a_policy_for_every_class_and_no_other():
 @pytest.mark.parametrize("override", ["~failure.classes.lost", "+failure.classes.server_ooom={again: never}"])
 def test_a_failure_set_that_lacks_a_class_or_has_another_is_refused_and_the_class_named(override):
     with pytest.raises(SettingsError, match=r"failure\.classes: (lost|server_ooom) is missing or no class"):
-        settings.compose(override)
+        overrides.compose(override)
 
 
 def test_a_policy_that_says_never_says_why():

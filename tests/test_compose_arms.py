@@ -10,9 +10,10 @@ from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 
-from glm5bench import settings
+from glm5bench import overrides
 from glm5bench.errors import SettingsError
-from glm5bench.settings import Arms, conf_dir, run_hydra
+from glm5bench.overrides import Arms, run_hydra
+from glm5bench.settings import conf_dir
 
 OVERLAY = """\
 defaults: [8k1k, _self_]
@@ -105,7 +106,7 @@ def test_an_arm_leaves_nothing_behind_in_the_next():
      "engine.program=sglang", "engine.env={A: b}", "concurrency=[]", "concurrency=[4,8", "workload.osl_tokens=${nothing}"],
 )  # fmt: skip
 def test_what_hydra_refuses_is_refused_in_the_same_words(override):
-    assert refusal(swept, override) == refusal(settings.compose, override)
+    assert refusal(swept, override) == refusal(overrides.compose, override)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +116,7 @@ def test_what_hydra_refuses_is_refused_in_the_same_words(override):
 def test_what_hydra_refuses_of_one_arm_of_a_sweep_is_refused_in_the_same_words(override):
     twice = f"{override},{override.partition('=')[2]}"
 
-    assert refusal(swept, twice) == refusal(settings.compose, override)
+    assert refusal(swept, twice) == refusal(overrides.compose, override)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +125,7 @@ def test_what_hydra_refuses_of_one_arm_of_a_sweep_is_refused_in_the_same_words(o
      "workload.endpoint=''", "server_scope=null", "seed=[-1]", "concurrency=[4,x]", "+engine.env.B=2.5"],
 )  # fmt: skip
 def test_a_value_that_cannot_be_is_refused_in_the_same_words(arms, override):
-    assert refusal(lambda asked: arms.settings([asked]), override) == refusal(settings.compose, override)
+    assert refusal(lambda asked: arms.settings([asked]), override) == refusal(overrides.compose, override)
 
 
 def test_a_wrong_value_is_refused_in_whichever_arm_of_a_sweep_it_stands():

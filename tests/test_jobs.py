@@ -11,8 +11,8 @@ from glm5bench.errors import EnvironmentLacks, FileError
 from glm5bench.launch.jobs import CLOCKS_S, LATE_S, jobs, jobs_by_slurm, live_jobs, user
 from glm5bench.launch.request import End
 from glm5bench.launch.slurm import TERMINAL
-from glm5bench.node.heartbeat import SILENT_S, Beat
-from glm5bench.node.job import Progress
+from glm5bench.node.heartbeat import SILENT_S, Beat, Heartbeat, read_beat
+from glm5bench.node.progress import Progress
 from glm5bench.store.campaign import Campaign
 from glm5bench.store.files import read_json, write_json
 
@@ -475,3 +475,20 @@ def test_the_first_reason_to_stop_stands():
     told.stopped("SIGTERM")
 
     assert (told.is_stopped(), told.why) == (True, "SIGUSR2")
+
+
+def test_a_phase_that_begins_again_begins_anew_and_one_that_is_told_goes_on(tmp_path):
+    heart = Heartbeat(tmp_path / "beat.json", ["k"])
+    heart.beat.since_utc_s = 0.0
+
+    heart.tell("staging", "copying 1 of 9")
+    begun = heart.beat.since_utc_s
+    heart.beat.since_utc_s = 1.0
+    heart.tell("staging", "copying 2 of 9")
+    written = read_beat(tmp_path / "beat.json")
+
+    assert begun > 1
+    assert (heart.beat.since_utc_s, heart.beat.doing) == (1.0, "copying 2 of 9")
+    assert written.doing == "copying 1 of 9"  # the next beat writes it: a copy tells thousands of times
+    heart.phase("staging")
+    assert heart.beat.since_utc_s > 1

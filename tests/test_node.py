@@ -21,9 +21,9 @@ from glm5bench.node.heartbeat import Heartbeat, is_alive, process_started_ticks,
 from glm5bench.node.log import Log
 from glm5bench.node.server import Server, free_port, running
 from glm5bench.node.workload import PATHS, prompts
+from glm5bench.overrides import compose
 from glm5bench.point import Point
 from glm5bench.recipe import bound
-from glm5bench.settings import compose
 
 FORKS = """
 import subprocess, sys, time

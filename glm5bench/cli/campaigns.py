@@ -18,9 +18,10 @@ from .archives import tables_of, write_archive_of
 if TYPE_CHECKING:  # verbs import what they need when they run, so that `--help` and `status` start fast
     from ..launch.campaign import Resubmission
     from ..launch.submit import How, Outcome
+    from ..overrides import Multirun
     from ..plan import Plan
     from ..point import NodeJob, ServerStart
-    from ..settings import Multirun, Price
+    from ..settings import Price
     from ..store.campaign import Campaign
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object.")]
@@ -29,7 +30,7 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 @app.command(cls=OverridesCommand, context_settings=HYDRA)
 def sweep(ctx: typer.Context) -> int:
     """Measure: plan OVERRIDES, submit what is missing, and come back (wait=true stays, merges and prints the tables)."""
-    from ..settings import run_hydra
+    from ..overrides import run_hydra
 
     return run_hydra(asked(ctx), _sweep, program="glm5bench sweep")
 
@@ -142,7 +143,7 @@ def plan_command(
     ] = False,
 ) -> int:
     """Show what `sweep` would do with the same OVERRIDES; submits nothing. On a cluster of Slurm it writes the sbatch scripts."""
-    from ..settings import run_hydra
+    from ..overrides import run_hydra
 
     shown = tuple(show or ())
     if set(shown) - {"recipe", "memory"}:
@@ -318,8 +319,8 @@ def doctor(
 ) -> int:
     """What this cluster has and lacks for a campaign of OVERRIDES (cluster=mysite). Exit code 1 for something that lacks."""
     from ..launch.doctor import examine
+    from ..overrides import run_hydra
     from ..report.campaign import doctor_text
-    from ..settings import run_hydra
 
     def examined(multirun: Multirun) -> int:
         arms = {arm.hardware.id: arm for arm in multirun.arms}

@@ -90,8 +90,8 @@ def _wanted(overrides: list[str], only: str | None = None) -> list[tuple[Path, R
     """(image directory, image, arms) of what the overrides ask for."""
     from ..images.reference import reference
     from ..launch.preflight import images_of
+    from ..overrides import Multirun, run_hydra
     from ..plan import plan
-    from ..settings import Multirun, run_hydra
 
     found: list[tuple[Path, Reference, tuple[str, ...]]] = []
 

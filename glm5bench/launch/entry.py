@@ -22,7 +22,8 @@ from submitit import JobEnvironment
 from ..errors import BenchError, EnvironmentLacks
 from ..node.attempt import Trace, record_failure
 from ..node.heartbeat import Heartbeat, node_name, read_beat
-from ..node.job import Progress, catch_signals, run
+from ..node.job import run
+from ..node.progress import Progress, catch_signals
 from ..plan import without
 from ..point import from_json
 from ..store.campaign import Campaign, lane_ids

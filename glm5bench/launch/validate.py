@@ -7,7 +7,6 @@ came from. The parser is that of the image where the cluster has one, without a 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import tempfile
@@ -17,11 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EnvironmentLacks
-from ..images.record import lacking
-from ..images.reference import reference
 from ..node import engine_parser
 from ..node.command import has_module
-from ..node.container import CACHE
+from ..node.container import Image, environment, executed
 from ..point import Arm, NodeJob, Recipe
 
 PARSER_S = 600.0  # importing an engine takes seconds, from a cold shared disk minutes
@@ -100,23 +97,11 @@ def _parser(job: NodeJob, recipe: Recipe, home: str) -> tuple[str, list[str]]:
     """Whose parser it is, and the command that runs it with this home inside. Raises EnvironmentLacks where there is none here."""
     script = engine_parser.__file__
     if job.image_dir and recipe.image:
-        directory, ref = Path(job.image_dir), reference(recipe.image)
-        lacks = "there is no apptainer on PATH" if shutil.which("apptainer") is None else lacking(directory, ref)
+        image = Image(Path(job.image_dir), recipe.image, Path(home), job.binds)
+        lacks = image.lacks()
         if lacks:
             raise EnvironmentLacks(lacks)
-        binds = ["--bind", f"{script}:{script}:ro", *(word for bind in job.binds for word in ("--bind", bind))]
-        inside = [
-            "apptainer",
-            "exec",
-            "--cleanenv",
-            "--no-eval",
-            "--contain",
-            "--home",
-            f"{home}:{CACHE}",
-            *binds,
-            str(directory / ref.sif),
-        ]
-        return str(directory / ref.sif), [*inside, "python3", script]
+        return str(image.sif), executed(["python3", script], image, home=Path(home), binds=[f"{script}:{script}:ro"])
     python = _python_of(job.arm)
     if python is None:
         raise EnvironmentLacks(
@@ -139,9 +124,10 @@ def _python_of(arm: Arm) -> str | None:
 
 def _answer(command: list[str], asked: dict[str, Any]) -> dict[str, Any]:
     """What the parser's process prints. Raises EnvironmentLacks where it ends without an answer."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("APPTAINERENV_", "SINGULARITYENV_"))}
     try:
-        done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, timeout=PARSER_S, check=False, env=env)
+        done = subprocess.run(
+            command, input=json.dumps(asked), capture_output=True, text=True, timeout=PARSER_S, check=False, env=environment({})
+        )
     except subprocess.TimeoutExpired:
         raise EnvironmentLacks(f"the parser gave no answer within {PARSER_S:g} s") from None
     lines = [line for line in done.stdout.splitlines() if line.startswith(engine_parser.MARK)]

@@ -93,10 +93,6 @@ def _contained(argv: list[str], arm: Arm, place: Place, image: container.Image, 
 
 
 def _refuse_wrong_node(arm: Arm, place: Place) -> None:
-    if place.model_path.startswith("/"):
-        lacks = checkpoint.found(Path(place.model_path), arm.checkpoint).lacks
-        if lacks:
-            raise cannot_start(arm, place, lacks, "checkpoint_missing")
     wrong = gpus.wrong(arm.hardware, arm.tp)
     if wrong:
         raise cannot_start(arm, place, wrong, "node_fault")

@@ -72,11 +72,16 @@ def inside(
     """
     cache = image.cache(hardware)
     cache.mkdir(parents=True, exist_ok=True)
-    binds = [f"{folder}:{folder}", *(f"{path}:{path}:ro" for path in reads), *image.binds]
-    own = ["--home", f"{cache}:{CACHE}", "--workdir", str(scratch), "--pwd", str(folder)]
-    options = ["--cleanenv", "--no-eval", "--contain", "--pid", *own]
     gpus = [] if is_simulated else GPU_OPTION.get(hardware.vendor, [])
-    return ["apptainer", "exec", *options, *gpus, *(word for bind in binds for word in ("--bind", bind)), str(image.sif), *command]
+    options = ["--pid", "--workdir", str(scratch), "--pwd", str(folder), *gpus]
+    return executed(command, image, home=cache, binds=[f"{folder}:{folder}", *(f"{path}:{path}:ro" for path in reads)], options=options)
+
+
+def executed(command: Sequence[str], image: Image, *, home: Path, binds: Sequence[str], options: Sequence[str] = ()) -> list[str]:
+    """`apptainer exec` of a command that sees this home, these binds and the image's own, and nothing else of the node."""
+    seen = [word for bind in (*binds, *image.binds) for word in ("--bind", bind)]
+    kept = ["--cleanenv", "--no-eval", "--contain", "--home", f"{home}:{CACHE}"]
+    return ["apptainer", "exec", *kept, *options, *seen, str(image.sif), *command]
 
 
 def environment(inner: Mapping[str, str]) -> dict[str, str]:

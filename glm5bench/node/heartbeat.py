@@ -67,10 +67,14 @@ class Heartbeat:
 
     def phase(self, phase: str, doing: str = "") -> None:
         """What the job does from now on, on disk when this returns."""
-        if phase != self.beat.phase:
-            self.beat.since_utc_s = time.time()
-        self.beat.phase, self.beat.doing = phase, doing
+        self.beat.phase, self.beat.doing, self.beat.since_utc_s = phase, doing, time.time()
         self._write()
+
+    def tell(self, phase: str, doing: str) -> None:
+        """How far the phase is; of a phase that goes on, with the next beat: it may be told thousands of times."""
+        if phase != self.beat.phase:
+            self.phase(phase, doing)
+        self.beat.doing = doing
 
     def _run(self) -> None:
         while not self._stop.wait(BEAT_S):

@@ -8,16 +8,13 @@ the server is started again for what is left. SIGTERM, SIGINT and SIGUSR2 stop i
 from __future__ import annotations
 
 import contextlib
-import math
 import os
-import signal
 import socket
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import httpx
@@ -36,52 +33,13 @@ from .command import NEXT_STEPS, Place, Stopped
 from .container import Image
 from .counters import Counted, counted, counted_since
 from .heartbeat import Heartbeat, is_alive, node_name, read_beat
+from .progress import Progress
 from .provenance import provenance
 from .server import Server, model_name, running
 from .staging import Weights, weights
 from .workload import PATHS, prompts
 
-SIGNAL_EARLY_S = 90.0  # Slurm sends the signal of --signal up to a minute early
 MAX_FAULTS_IN_A_ROW = 2  # of one server start: more, and what is left would only cost node-hours
-
-
-@dataclass
-class Progress:
-    """What the job has come to, and until when it may go on. `why` it stopped: a signal or time_limit; `fault`: the class of the last."""
-
-    deadline_utc_s: float = math.inf
-    measured: list[str] = field(default_factory=list)
-    failed: list[str] = field(default_factory=list)
-    left: list[str] = field(default_factory=list)
-    stop: bool = False
-    why: str = ""
-    fault: str = ""
-    estimated_s: float = 0.0  # of what it has measured
-    took_s: float = 0.0
-
-    @property
-    def pace(self) -> float:
-        """How long points take against their estimates, from those of this job."""
-        return self.took_s / self.estimated_s if self.estimated_s else 1.0
-
-    def has_time_for(self, estimate_s: float) -> bool:
-        """Whether something of this estimate would end before the deadline. The first one of a job is always tried."""
-        return not self.measured or time.time() + estimate_s * self.pace < self.deadline_utc_s
-
-    def stopped(self, why: str) -> None:
-        """From now on nothing is begun; the first reason stands."""
-        self.why, self.stop = self.why or why, True
-
-    @property
-    def last_word(self) -> str:
-        """Why it left what it left."""
-        return self.why or self.fault or "lost"
-
-    def is_stopped(self) -> bool:
-        """Whether the job is to end now: it was told to, or its time is over."""
-        if time.time() >= self.deadline_utc_s:
-            self.stopped("time_limit")
-        return self.stop
 
 
 def run(
@@ -103,21 +61,6 @@ def run(
         points = [p for p in start.points if p.key not in done]
         if points:
             _Start(campaign, job, start, job_id, heart, progress, number, is_retried).measure(points)
-
-
-def catch_signals(progress: Progress) -> None:
-    """From here on a request to end is a flag, looked at several times a second. After submitit's own handlers.
-
-    A signal that is ignored stays so: a local job does not hear the Ctrl-C of the terminal that it was started from.
-    """
-
-    def stop(signum: int, frame: FrameType | None) -> None:
-        is_late = time.time() > progress.deadline_utc_s - SIGNAL_EARLY_S  # Slurm's warning of the time limit, not of a preemption
-        progress.stopped("time_limit" if is_late and signum == signal.SIGUSR2 else signal.Signals(signum).name)
-
-    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP):
-        if signal.getsignal(signum) is not signal.SIG_IGN:
-            signal.signal(signum, stop)
 
 
 @dataclass
@@ -171,7 +114,7 @@ class _Start:
             self.progress.stopped("stopped")
         except (ServerError, OSError) as error:
             told = error if isinstance(error, ServerError) else _of_the_node(error)
-            for _ in range(1 if is_ready else len(left)):
+            for _ in left[:1] if is_ready else list(left):
                 self._fail(left, told)
             faults += 1
         return faults
@@ -202,14 +145,14 @@ class _Start:
 
     def _place(self) -> Place:
         folder = self.campaign.job(self.job_id) / f"{self.job.id}.{self.number}"
-        self.weights = weights(self.job, lambda doing: self.heart.phase("staging", doing), self.progress.is_stopped)
+        self.weights = weights(self.job, lambda doing: self.heart.tell("staging", doing), self.progress.is_stopped)
         return Place(
             folder,
             self.weights.path,
             socket.gethostname(),
             self.progress.is_stopped,
             self._image(folder),
-            lambda doing: self.heart.phase("loading", doing),
+            lambda doing: self.heart.tell("loading", doing),
         )
 
     def _image(self, folder: Path) -> Image | None:
@@ -239,9 +182,9 @@ class _Start:
             server.answers_or_raise()
         ended, clock_step = now_utc(), (time.time() - wall) - (time.monotonic() - clock)
         requests = client.requests(load)
-        since = (
-            counted_since(server, before, _tokens(requests)) if requests.is_whole.all() else None
-        )  # of broken answers nobody knows the tokens
+        since = None
+        if requests.is_whole.all():  # of broken answers nobody knows the tokens
+            since = counted_since(server, before, _tokens(requests))
         info = server_info(server)
         made = {
             **provenance(self.job_id, server.place.image),

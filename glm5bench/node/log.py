@@ -7,6 +7,7 @@ and the first line that says that the server is dead.
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,10 +43,15 @@ class Log:
     def __post_init__(self) -> None:
         self._phases = [(re.compile(expression), name) for expression, name in self.phases.items()]
         self._fatal = re.compile("|".join(f"(?:{expression})" for expression in self.fatal) or r"(?!)")
+        self._looking = threading.Lock()  # a look that was cancelled goes on in its thread
         self._offset = self._start = self.path.stat().st_size if self.path.exists() else 0  # before it: another server's, of the same job
 
     def look(self) -> None:
         """Reads what was written since the last look."""
+        with self._looking:
+            self._look()
+
+    def _look(self) -> None:
         try:
             with self.path.open("rb") as file:
                 file.seek(self._offset)

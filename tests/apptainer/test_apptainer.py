@@ -15,8 +15,8 @@ from glm5bench.images.record import Record, write_record
 from glm5bench.node.command import Place
 from glm5bench.node.container import CACHE, Image, environment, inside
 from glm5bench.node.server import running
+from glm5bench.overrides import compose
 from glm5bench.recipe import bound
-from glm5bench.settings import compose
 from glm5bench.store.pointfile import read_point
 
 

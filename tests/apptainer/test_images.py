@@ -12,7 +12,7 @@ import sys
 import tarfile
 
 import pytest
-from contained import ENV, PATH, _root
+from contained import ENV, _root
 from program import bench, environment, until
 from registry import Login, Registry, digest, oci_image, write_archive
 
@@ -32,11 +32,8 @@ def _nothing_of_the_user_s(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory):
+def tiny(apptainer, tmp_path_factory):
     """An image of two layers of which nothing runs, made in a tenth of a second."""
-    if not shutil.which("apptainer", path=PATH):
-        lacks = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
-        lacks("there is no apptainer: `sh tests/apptainer/install.sh` as root installs one")
     folder = tmp_path_factory.mktemp("tiny")
     for layer, name, content in (("below", "noise", random.Random(0).randbytes(100_000)), ("above", "hello", b"hello from above\n")):
         (folder / layer).mkdir()

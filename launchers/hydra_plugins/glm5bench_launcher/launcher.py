@@ -15,7 +15,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from glm5bench.settings import Arms, Multirun, campaign_name
+from glm5bench.overrides import Arms, Multirun, campaign_name
 
 _TARGET = "hydra_plugins.glm5bench_launcher.launcher.CampaignLauncher"
 for _kind in ("slurm", "local", "plan"):  # plain nodes: Hydra loads plugins outside sys.modules, where dataclasses cannot read annotations
