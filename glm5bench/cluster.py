@@ -13,7 +13,8 @@ from annotated_types import Ge, Le
 from pydantic import BeforeValidator, FiniteFloat, ValidationError
 
 from .errors import SettingsError
-from .point import Positive, PositiveFloat, from_plain, plain
+from .point import from_plain, plain
+from .workload import Positive, PositiveFloat
 
 CLASSES = {
     "node_fault": "the node lacks what the arm needs, or Slurm lost the node",

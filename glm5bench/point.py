@@ -19,6 +19,8 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 from annotated_types import Ge, Gt, Le
 from pydantic import BeforeValidator, Field, FiniteFloat, TypeAdapter
 
+from .workload import Natural, Positive, PositiveFloat, Workload
+
 PROTOCOL_VERSION = 1  # of the load protocol: what is sent, when the clock starts and stops
 SIMULATOR_MODEL = 1  # of the simulator's scheduler and step model: raised when its figures change
 
@@ -36,9 +38,6 @@ FAULTS = {
 
 KEY_FILE_VARIABLE = "GLM5BENCH_API_KEY_FILE"  # names the file that holds a server's key: the key stands in no environment
 
-Natural = Annotated[int, Ge(0)]
-Positive = Annotated[int, Ge(1)]
-PositiveFloat = Annotated[FiniteFloat, Gt(0)]
 Share = Annotated[FiniteFloat, Gt(0), Le(1)]
 
 Word = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, int | float) else value)]
@@ -189,38 +188,6 @@ class Engine:
 
 
 @dataclass(frozen=True)
-class Workload:
-    """What is sent. Lengths are nominal: each request's are uniform in [range_ratio L, L]."""
-
-    id: str
-    isl_tokens: Positive
-    osl_tokens: Positive
-    range_ratio: Share
-    endpoint: Literal["completions", "chat", "generate"]
-    prompts_per_concurrency: Positive
-    prompts: Positive | None  # a fixed number in place of prompts_per_concurrency x C
-    warmups_per_concurrency: Natural
-
-    def n_prompts(self, concurrency: int) -> int:
-        """How many requests are measured at this concurrency."""
-        return self.prompts if self.prompts is not None else self.prompts_per_concurrency * concurrency
-
-    def n_warmups(self, concurrency: int) -> int:
-        """How many requests are sent before the clock starts."""
-        return self.warmups_per_concurrency * concurrency
-
-    @property
-    def mean_isl_tokens(self) -> float:
-        """Mean realised prompt length."""
-        return self.isl_tokens * (1 + self.range_ratio) / 2
-
-    @property
-    def mean_osl_tokens(self) -> float:
-        """Mean realised output length."""
-        return self.osl_tokens * (1 + self.range_ratio) / 2
-
-
-@dataclass(frozen=True)
 class Arm:
     """One recipe under one workload, before `$C` has a number."""
 
@@ -329,7 +296,7 @@ def physics(arm: Arm, recipe: Recipe, *, concurrency: int, repeat: int, seed: in
         "hardware": arm.hardware.id,
         "tp": arm.tp,
         "speculative": arm.speculative.id,
-        "workload": dataclasses.replace(arm.workload, id=""),
+        "workload": arm.workload.physics(),
         "concurrency": concurrency,
         "repeat": repeat,
         "seed": seed,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -17,21 +17,19 @@ from annotated_types import MinLen
 from pydantic import ValidationError
 
 from .cluster import CLASSES, Cluster, Failure
+from .content import sha256
 from .errors import SettingsError
 from .point import (
     Arm,
     Checkpoint,
     Engine,
     Hardware,
-    Natural,
-    Positive,
-    PositiveFloat,
     ServerScope,
     Speculative,
-    Workload,
     adapter,
     plain,
 )
+from .workload import Natural, Positive, PositiveFloat, Workload, impossible
 
 POINT_AXES = ("concurrency", "repeat", "seed")
 
@@ -109,7 +107,11 @@ def validated(asked: dict[str, Any]) -> Settings:
     if settings.stage == "local" and (settings.cluster.stage_dir is None or settings.cluster.checkpoint_dir is None):
         lacks = "stage_dir, a disk of the nodes' own" if settings.cluster.stage_dir is None else "checkpoint_dir to copy from"
         raise SettingsError(f"stage=local: cluster {settings.cluster.id} names no {lacks}.", next_step="cluster.stage_dir=/local/scratch")
+    wrong = impossible(settings.workload)
+    if wrong:
+        raise SettingsError(f"{wrong}.", where="the command line or conf/workload", next_step="`glm5bench plan --help`")
     _refuse_bad_expressions(settings)
+    settings = _with_file(settings)
     strange = set(settings.cluster.hardware) - {settings.hardware.id, *_hardware_names()}
     if strange:
         known = ", ".join(_hardware_names())
@@ -118,6 +120,20 @@ def validated(asked: dict[str, Any]) -> Settings:
     if unknown:
         raise SettingsError(f"failure.classes: {min(unknown)} is missing or no class.", where="conf/failure", next_step=", ".join(CLASSES))
     return settings
+
+
+def _with_file(settings: Settings) -> Settings:
+    """The same, with the hash of the workload's file: what it holds changes the measurement, where it lies does not."""
+    w = settings.workload
+    if w.file is None:
+        return settings
+    try:
+        found = sha256(Path(w.file).expanduser())
+    except OSError as error:
+        raise SettingsError(f"workload.file cannot be read: {error.strerror or error}.", where=w.file) from error
+    if w.file_sha256 not in (None, found):
+        raise SettingsError("workload.file is not the one whose hash workload.file_sha256 gives.", where=w.file)
+    return replace(settings, workload=replace(w, file=str(Path(w.file).expanduser().absolute()), file_sha256=found))
 
 
 def _refuse_bad_expressions(settings: Settings) -> None:

@@ -7,8 +7,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from glm5bench.node import counters
-from glm5bench.node.counters import Counted, counted, counted_since
+from glm5bench.client import counters
+from glm5bench.client.counters import Counted, counted, counted_since
 from glm5bench.node.server import free_port
 
 SGLANG = """\

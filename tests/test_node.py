@@ -8,19 +8,21 @@ import sys
 import threading
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from program import ROOT, until
 
+from glm5bench.client.endpoint import redacted_deeply
+from glm5bench.client.protocol import Patience, Protocol
+from glm5bench.client.workload import prompts
 from glm5bench.errors import ServerError
-from glm5bench.node import client, job
-from glm5bench.node.attempt import info_redacted
+from glm5bench.node import job
 from glm5bench.node.command import Place
 from glm5bench.node.guard import clean_up
 from glm5bench.node.heartbeat import Heartbeat, is_alive, process_started_ticks, read_beat
 from glm5bench.node.log import Log
 from glm5bench.node.server import Server, free_port, running
-from glm5bench.node.workload import PATHS, prompts
 from glm5bench.overrides import compose
 from glm5bench.point import Point
 from glm5bench.recipe import bound
@@ -155,8 +157,8 @@ def test_the_client_counts_what_the_server_counts(tmp_path, workload):
     with running(bound(s.arm, 3), s.arm, place) as server:
         before = server.get_json("/server_info")["internal_states"][0]
         _, measured = prompts(s.workload, point, "model")
-        r = client.requests(client.run_load(server, PATHS[s.workload.endpoint], measured, 3, lambda done, of: None))
-        metrics = client.httpx.get(server.base_url + "/metrics").text
+        r = sent(server, s.workload, point).requests
+        metrics = httpx.get(server.base_url + "/metrics").text
 
     assert before["peak_running_requests"] >= 0
     assert [f for f in tmp_path.rglob("*") if f.is_file() and server.api_key.encode() in f.read_bytes()] == []
@@ -168,6 +170,13 @@ def test_the_client_counts_what_the_server_counts(tmp_path, workload):
     assert int(r.chunk_tokens.sum()) == int(r.output_tokens.sum())
     assert (np.diff(r.chunk_offsets) > 0).all()
     assert ((r.sent_ns >= r.due_ns) & (r.first_token_ns > r.sent_ns) & (r.end_ns >= r.last_token_ns)).all()
+
+
+def sent(server, workload, point):
+    """What the client has measured of a point."""
+    client = Protocol(server, "model", workload, point, Patience(60, server.alive_or_raise), lambda done, of: None)
+    client.encode()
+    return client.measure()
 
 
 class _DiesLater:
@@ -185,13 +194,13 @@ def server(tmp_path, process=None):
     """A server that was started, or looks so, and that nobody answers for."""
     arm = compose("engine=simulated").arm
     place = Place(tmp_path, "model", "here", lambda: False)
-    return Server(bound(arm, 1), arm, place, process, f"http://127.0.0.1:{free_port()}", "s3cret", Log(tmp_path / "log", {}, [], str))
+    return Server(f"http://127.0.0.1:{free_port()}", "s3cret", bound(arm, 1), arm, place, process, Log(tmp_path / "log", {}, [], str))
 
 
 def test_a_key_that_a_server_repeats_is_kept_nowhere_of_what_it_says(tmp_path):
     ranks = [{"api_key": "s3cret", "argv": ["--api-key", "s3cret"]}, {"launch_command": "x --api-key s3cret"}]
 
-    kept = info_redacted({"internal_states": ranks, "tp_size": 8, "admin_api_key": "other"}, server(tmp_path))
+    kept = redacted_deeply({"internal_states": ranks, "tp_size": 8, "admin_api_key": "other"}, server(tmp_path))
 
     assert "s3cret" not in str(kept)
     assert "other" not in str(kept)
@@ -248,12 +257,11 @@ def test_a_server_that_answers_everybody_is_not_measured(tmp_path):
 def test_a_slow_disk_under_the_log_holds_no_stamp_up(tmp_path, monkeypatch):
     """The server is looked at, and its log read, in a thread beside the event loop."""
     s = compose("engine=simulated", "workload.isl_tokens=600", "workload.osl_tokens=90", "workload.prompts=8", "engine.time_scale=4")
-    _, measured = prompts(s.workload, Point("k", "a", 2, 0, 0, 2), "model")
     looked = []
     with running(bound(s.arm, 2), s.arm, Place(tmp_path, "model", "here", lambda: False)) as server:
         look = server.log.look
         monkeypatch.setattr(server.log, "look", lambda: (looked.append(threading.current_thread()), look()))
-        client.run_load(server, PATHS["completions"], measured, 2, lambda done, of: None)
+        sent(server, s.workload, Point("k", "a", 2, 0, 0, 2))
 
     assert looked
     assert threading.main_thread() not in looked

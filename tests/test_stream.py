@@ -1,26 +1,41 @@
 """What a streamed answer held, whatever the server and however the network cut it."""
 
+import itertools
 import json
+import zlib
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glm5bench.node.stream import UNKNOWN, fault, parsed
+from glm5bench.client import stream
+from glm5bench.client.exchange import Body
+from glm5bench.client.stream import UNKNOWN, fault
 
 TRANSCRIPTS = {path.stem: path.read_bytes() for path in (Path(__file__).parent / "transcripts").glob("*.txt")}
 RECORDED = {  # chunks, tokens of each where the server said, prompt tokens, output tokens, fault
     "sglang_completions": (7, None, 5, 9, ""),
     "sglang_chat_speculative": (8, [1, 1, 1, 1, 1, 1, 2, 1], 5, 9, ""),
-    "sglang_too_long": (0, None, UNKNOWN, UNKNOWN, "The input (4993 tokens) is longer than the model's context length (4096 tokens)."),
+    "sglang_too_long": (
+        0,
+        None,
+        UNKNOWN,
+        UNKNOWN,
+        "error: The input (4993 tokens) is longer than the model's context length (4096 tokens).",
+    ),
     "vllm_completions": (3, None, 5, 3, ""),
     "vllm_chat": (3, [1, 1, 1], 5, 3, ""),
     "guidellm_mock": (5, None, 3, 5, ""),
     "llama_cpp_interrupted": (14, None, UNKNOWN, UNKNOWN, "cut short: no finish reason"),
-    "transformers_chat": (5, None, 5, 5, "cut short: no [DONE]"),
+    "transformers_chat": (5, None, 5, 5, ""),
 }
 every_server = pytest.mark.parametrize("server", sorted(RECORDED))
+
+
+def parsed(pieces):
+    """The answer in these (arrival, bytes)."""
+    return stream.parsed(Body.of(pieces))
 
 
 def events(*contents, end=b"\n\n"):
@@ -111,30 +126,79 @@ def test_an_event_that_never_ended_is_not_counted():
 def test_an_unreadable_event_is_a_fault_and_does_not_stop_the_reading(garbage):
     read = answer(garbage, token(n=1, finish="length"), b"[DONE]")
 
-    assert fault(read).startswith("unreadable event")
+    assert fault(read).startswith("unreadable: event")
     assert len(read.chunks) == 1
 
 
 def test_an_error_event_is_a_fault_in_the_servers_words():
-    assert fault(answer({"error": {"message": "out of cache"}}, b"[DONE]")) == "out of cache"
-    assert fault(answer({"object": "error", "message": "too long"})) == "too long"
-    assert fault(answer({"error": "aborted"})) == "aborted"
+    assert fault(answer({"error": {"message": "out of cache"}}, b"[DONE]")) == "error: out of cache"
+    assert fault(answer({"object": "error", "message": "too long"})) == "error: too long"
+    assert fault(answer({"error": "aborted"})) == "error: aborted"
 
 
 @pytest.mark.parametrize(
     ("sent", "wrong"),
     [
         ([token(n=1, finish="length"), b"[DONE]"], ""),
-        ([b"[DONE]"], "no token came"),
+        ([b"[DONE]"], "empty: no token came"),
         ([token(n=1), b"[DONE]"], "cut short: no finish reason"),
         ([token(n=1, finish="length")], "cut short: no [DONE]"),
-        ([token(finish="length"), b"[DONE]"], "the server gave no token count"),
+        ([token(finish="length"), b"[DONE]"], "uncounted: the server gave no token count"),
     ],
 )
 def test_an_answer_is_whole_when_its_tokens_its_reason_and_its_end_are_there(sent, wrong):
-    assert fault(answer(*sent)) == wrong
+    assert fault(answer(*sent), is_framed=False) == wrong
 
 
 @given(st.lists(st.binary(max_size=60), max_size=8))
 def test_no_bytes_at_all_make_the_parser_raise(pieces):
     assert fault(parsed(list(enumerate(pieces)))) != ""
+
+
+def test_an_answer_that_http_ended_needs_no_done():
+    assert fault(answer(token(n=1, finish="length")), is_framed=True) == ""
+
+
+def test_an_answer_that_is_shorter_than_its_finish_reason_says_is_cut_short():
+    read = answer(token(n=3, finish="length"), b"[DONE]")
+
+    assert fault(read, 3) == ""
+    assert fault(read, 4) == "cut short: finished by length after 3 of 4 tokens"
+
+
+@every_server
+@given(data=st.data())
+def test_a_stream_has_the_times_of_the_bytes_that_ended_its_events_wherever_it_was_cut(server, data):
+    body = TRANSCRIPTS[server]
+    ends = [i + 2 for i in range(len(body) - 1) if body[i : i + 2] == b"\n\n"]
+    cuts = [*sorted(data.draw(st.sets(st.integers(1, len(body) - 1), max_size=12))), len(body)]
+    pieces = [(end, body[start:end]) for start, end in zip([0, *cuts], cuts, strict=False)]
+
+    # told as arrivals: a piece that ends at byte n arrives at n
+    arrivals = [next(cut for cut in cuts if cut >= end) for end in ends]
+
+    assert [at for at, _ in parsed(pieces).chunks] == [a for a, whole in zip(arrivals, carrying(body), strict=True) if whole]
+
+
+def carrying(body):
+    """Of each event of a body, whether it carries tokens: it is read up to there, and one more chunk is there."""
+    ends = [i + 2 for i in range(len(body) - 1) if body[i : i + 2] == b"\n\n"]
+    n = [0, *(len(parsed([(1, body[:end])]).chunks) for end in ends)]
+    return [b > a for a, b in itertools.pairwise(n)]
+
+
+@pytest.mark.parametrize(("encoding", "wbits"), [("gzip", 31), ("deflate", 15)])
+def test_a_compressed_stream_holds_the_same(encoding, wbits):
+    body = events(token(n=1), token(n=2, finish="length"), b"[DONE]")
+    squeezed = zlib.compressobj(wbits=wbits)
+    pieces = [(i, squeezed.compress(body[i : i + 9]) + squeezed.flush(zlib.Z_SYNC_FLUSH)) for i in range(0, len(body), 9)]
+
+    read = stream.parsed(Body.of(pieces, encoding))
+
+    assert [n for _, n in read.chunks] == [1, 1]
+    assert fault(read) == ""
+
+
+def test_a_body_that_is_not_compressed_as_it_says_is_unreadable():
+    assert fault(stream.parsed(Body.of([(1, b"data: {}\n\n")], "gzip"))).startswith("unreadable: the body is no gzip")
+    assert fault(stream.parsed(Body.of([(1, b"x")], "br"))).startswith("unreadable: the body is no br")

@@ -8,14 +8,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glm5bench import recipe
-from glm5bench.node.stream import UNKNOWN, fault, parsed
-from glm5bench.node.workload import PATHS, prompts
+from glm5bench.client import stream
+from glm5bench.client.exchange import Body
+from glm5bench.client.stream import UNKNOWN, fault
+from glm5bench.client.workload import PATHS, prompts
 from glm5bench.point import Point
 
 LENGTH = {"type": "length", "length": 9}
 DONE = "data: [DONE]\n\n"
 TOO_LONG = {"error": {"message": "The input (4993 tokens) is longer than the model's context length (4096 tokens).", "code": 400}}
 ABORTED = {"type": "abort", "message": "Aborted", "status_code": None, "err_type": None}
+
+
+def parsed(pieces):
+    """The answer in these (arrival, bytes)."""
+    return stream.parsed(Body.of(pieces))
 
 
 def event(content):
@@ -77,14 +84,14 @@ def test_a_token_without_text_is_a_token():
 def test_an_error_inside_a_200_is_a_fault_in_the_server_s_words():
     read = arrived(event(TOO_LONG), DONE)
 
-    assert fault(read) == TOO_LONG["error"]["message"]
+    assert fault(read) == "error: " + TOO_LONG["error"]["message"]
     assert (read.prompt_tokens, read.output_tokens, read.chunks) == (UNKNOWN, UNKNOWN, [])
 
 
 def test_an_error_after_some_tokens_is_a_fault_too():
     read = arrived(chunk(1), chunk(2), event({"error": {"message": "CUDA error"}}), DONE)
 
-    assert fault(read) == "CUDA error"
+    assert fault(read) == "error: CUDA error"
     assert read.output_tokens == 2
 
 
@@ -94,14 +101,14 @@ def test_an_error_after_some_tokens_is_a_fault_too():
         ([chunk(1), chunk(4)], "cut short: no finish reason"),
         ([chunk(1), chunk(4), DONE], "cut short: no finish reason"),
         ([chunk(1), chunk(9, finish=LENGTH)], "cut short: no [DONE]"),
-        ([chunk(1), chunk(9, finish=LENGTH)[:-30], DONE], "unreadable event"),
-        ([DONE], "no token came"),
-        ([chunk(0, finish=LENGTH), DONE], "no token came"),
-        ([], "no token came"),
+        ([chunk(1), chunk(9, finish=LENGTH)[:-30], DONE], "unreadable: event"),
+        ([DONE], "empty: no token came"),
+        ([chunk(0, finish=LENGTH), DONE], "empty: no token came"),
+        ([], "empty: no token came"),
     ],
 )
 def test_an_answer_that_was_cut_short_is_not_whole(sent, wrong):
-    assert fault(arrived(*sent)).startswith(wrong)
+    assert fault(arrived(*sent), is_framed=False).startswith(wrong)
 
 
 def test_an_aborted_answer_says_that_it_was_and_how_far_it_came():
@@ -114,7 +121,7 @@ def test_an_aborted_answer_says_that_it_was_and_how_far_it_came():
 def test_a_chunk_without_its_counts_is_a_fault_and_does_not_stop_the_reading(meta):
     read = arrived(event({"text": "a", "meta_info": meta}), chunk(2), chunk(9, finish=LENGTH), DONE)
 
-    assert fault(read).startswith("unreadable event")
+    assert fault(read).startswith("unreadable: event")
     assert read.output_tokens == 9
 
 

@@ -8,8 +8,9 @@ from conftest import compose
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glm5bench.node.workload import FIRST_ID, LAST_ID, WORDS, prompts
-from glm5bench.point import Point, Workload
+from glm5bench.client.workload import FIRST_ID, LAST_ID, WORDS, prompts
+from glm5bench.point import Point
+from glm5bench.workload import Workload
 
 SMALL = Workload("small", 100, 50, 0.8, "completions", prompts_per_concurrency=10, prompts=None, warmups_per_concurrency=2)
 

@@ -38,6 +38,7 @@ class Requests:
     chunk_ns: Ints  # (N,)
     chunk_tokens: Ints  # (N,), -1 where the server did not say
     chunk_offsets: Ints  # (R + 1,)
+    asked_prompt_tokens: Ints | None = None  # 0 where nobody knew; None in files from before it was kept
 
     @property
     def is_whole(self) -> NDArray[np.bool_]:
@@ -87,8 +88,8 @@ class Figures:
         return 1.0 / self.tpot.median if self.tpot.median > 0 else float("nan")
 
 
-def figures(r: Requests, *, time_scale: float = 1.0) -> Figures:
-    """All figures of a point.
+def figures(r: Requests, *, time_scale: float = 1.0, from_due: bool = False) -> Figures:
+    """All figures of a point. `from_due`: a request's clock starts when it was due and not when it was sent (an open loop).
 
     Raises AnalysisError when a request's times run backwards (clocks of two hosts mixed).
     """
@@ -99,8 +100,9 @@ def figures(r: Requests, *, time_scale: float = 1.0) -> Figures:
     _refuse_backwards(r, whole)
     sent, end = r.sent_ns[r.sent_ns >= 0], r.end_ns[r.end_ns >= 0]
     duration = float((end.max() - sent.min()) * scale)
-    ttft = (r.first_token_ns - r.sent_ns)[whole] * scale
-    e2el = (r.last_token_ns - r.sent_ns)[whole] * scale
+    start = started_ns(r, from_due=from_due)
+    ttft = (r.first_token_ns - start)[whole] * scale
+    e2el = (r.last_token_ns - start)[whole] * scale
     prompt, output = int(r.prompt_tokens[whole].sum()), int(r.output_tokens[whole].sum())
     gaps, per_chunk = inter_token_latencies_s(r, whole, scale)
     return Figures(
@@ -119,6 +121,11 @@ def figures(r: Requests, *, time_scale: float = 1.0) -> Figures:
         mean_concurrency=float(e2el.sum()) / duration,
         itl_is_per_chunk=per_chunk,
     )
+
+
+def started_ns(r: Requests, *, from_due: bool) -> Ints:
+    """When each request's clock started, (R,)."""
+    return np.where(r.due_ns >= 0, np.minimum(r.due_ns, r.sent_ns), r.sent_ns) if from_due else r.sent_ns
 
 
 def _nothing(n: int) -> Figures:
@@ -148,15 +155,23 @@ def inter_token_latencies_s(r: Requests, whole: NDArray[np.bool_], scale: np.flo
     A gap is divided among the tokens of the chunk that ends it where every count is known (then False); a chunk is no token under
     speculation or a stream interval.
     """
+    gaps, carried, _ = token_gaps(r, whole, scale)
+    if len(carried) and (carried > 0).all():
+        return np.repeat(gaps, carried), False
+    return gaps, True
+
+
+def token_gaps(r: Requests, whole: NDArray[np.bool_], scale: np.float64) -> tuple[Floats, Ints, Ints]:
+    """The gap before each chunk but a request's first, a token; how many tokens the chunk has (-1: nobody knows, then the gap is the
+    chunk's); and whose it is. Shapes: all (G,). Chunks that carry no token are passed over.
+    """
     n = np.diff(r.chunk_offsets)
     owner = np.repeat(np.arange(len(n)), n)
     counted = (r.chunk_tokens != 0) & whole[owner]
     at, tokens, owner = r.chunk_ns[counted], r.chunk_tokens[counted], owner[counted]
     same = owner[1:] == owner[:-1]
     gaps, carried = np.diff(at)[same] * scale, tokens[1:][same]
-    if len(carried) and (carried > 0).all():
-        return np.repeat(gaps / carried, carried), False
-    return gaps, True
+    return (gaps / carried if (carried > 0).all() else gaps), carried, owner[1:][same]
 
 
 def statistics(values: Floats) -> Statistics:

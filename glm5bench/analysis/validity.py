@@ -14,14 +14,16 @@ from .metrics import Figures, Requests
 
 Validity = Literal["valid", "flagged", "invalid"]
 
-INVALID_CODES = ("no_requests", "failed_requests", "short_outputs", "zero_tokens", "concurrency_not_reached")
+INVALID_CODES = ("no_requests", "failed_requests", "short_outputs", "zero_tokens", "concurrency_not_reached", "incomplete")
 FLAGGED_CODES = (
     "admission_capped", "kv_limited", "engine_version", "server_settings", "token_counters", "no_container", "packed_alone",
-    "client_lag", "clock_step", "simulator_lag", "not_recomputable",
+    "client_lag", "late_sends", "prompt_lengths", "clock_step", "simulator_lag", "not_recomputable",
 )  # fmt: skip
 
 CONCURRENCY_REACHED = 0.9  # share of the requests in flight, while enough were left to send
 CLIENT_LAG_S = 0.05  # p99 lateness of the client's event loop
+LATE_SHARE = 0.01  # of the requests of an open loop
+PROMPT_LENGTH_SHARE = 0.01  # by which the prompts' tokens, as the server counts them, may miss the nominal ones
 CLOCK_STEP_S = 0.05  # wall clock against monotonic clock over the run
 SIMULATOR_LATE_STEPS = 0.25  # share of simulated steps that ended behind schedule
 
@@ -41,6 +43,10 @@ class Circumstances:
     has_no_container: bool  # a real engine from the node's PATH, not from the recipe's image
     neighbours: tuple[int, int] = (0, 0)  # servers that were to be under load beside this one, and that were, at the least
     counted_tokens: tuple[int, int] | None = None  # prompt and output tokens by the server's own counters, over the run
+    keeps_concurrency: bool = True  # a closed loop without pauses does
+    late_sends: int = 0  # requests of an open loop that were sent some time after they were due
+    late_send_max_s: float = 0.0
+    is_complete: bool = True  # the run was not ended early
     settings_changed: tuple[tuple[str, str, str], ...] = ()  # a flag, what it asked for, and what the server says that it runs with
 
 
@@ -67,7 +73,7 @@ class Verdict:
 
 def verdict(r: Requests, f: Figures, c: Circumstances) -> Verdict:
     """The verdict over one whole measurement."""
-    reasons = [*_requests(r, f), *_concurrency(r, c), *_server(r, f, c), *_clocks(c)]
+    reasons = [*_completeness(c), *_requests(r, f), *_concurrency(r, c), *_lengths(r), *_server(r, f, c), *_clocks(r, c)]
     if any(reason.code in INVALID_CODES for reason in reasons):
         return Verdict("invalid", tuple(reasons))
     return Verdict("flagged" if reasons else "valid", tuple(reasons))
@@ -76,6 +82,21 @@ def verdict(r: Requests, f: Figures, c: Circumstances) -> Verdict:
 def published_verdict() -> Verdict:
     """Of figures without raw times: they are taken at their word, and say so."""
     return Verdict("flagged", (Reason("not_recomputable", "the source gives figures, not times"),))
+
+
+def _completeness(c: Circumstances) -> list[Reason]:
+    return [] if c.is_complete else [Reason("incomplete", "the run was ended before all requests were answered")]
+
+
+def _lengths(r: Requests) -> list[Reason]:
+    """Prompts as the server counted them against the nominal lengths, where both are known."""
+    if r.asked_prompt_tokens is None:
+        return []
+    known = r.is_whole & (r.asked_prompt_tokens > 0) & (r.prompt_tokens > 0)
+    asked, were = int(r.asked_prompt_tokens[known].sum()), int(r.prompt_tokens[known].sum())
+    if abs(were - asked) <= PROMPT_LENGTH_SHARE * asked:
+        return []
+    return [Reason("prompt_lengths", f"the server counted {were:,} prompt tokens, {asked:,} were to be sent")]
 
 
 def _requests(r: Requests, f: Figures) -> list[Reason]:
@@ -97,7 +118,7 @@ def _requests(r: Requests, f: Figures) -> list[Reason]:
 def _concurrency(r: Requests, c: Circumstances) -> list[Reason]:
     """Requests in flight between the first and the last send: a closed loop keeps them at the concurrency."""
     sent = np.sort(r.sent_ns[r.sent_ns >= 0])
-    if not len(sent):
+    if not len(sent) or not c.keeps_concurrency or not c.is_complete:
         return []
     if len(sent) < c.concurrency:
         return [Reason("concurrency_not_reached", f"{len(sent)} requests cannot be {c.concurrency} at once")]
@@ -140,8 +161,11 @@ def _cache(c: Circumstances) -> str:
     return f"the KV cache holds {c.server_capacity_tokens:,} tokens" if c.server_capacity_tokens else "the KV cache is full"
 
 
-def _clocks(c: Circumstances) -> list[Reason]:
+def _clocks(r: Requests, c: Circumstances) -> list[Reason]:
     found = []
+    if c.late_sends > LATE_SHARE * len(r.sent_ns):
+        worst = f"the latest {c.late_send_max_s:.3g} s"
+        found.append(Reason("late_sends", f"{c.late_sends} of {len(r.sent_ns)} requests were sent after they were due, {worst}"))
     if c.client_lag_p99_s is not None and c.client_lag_p99_s > CLIENT_LAG_S:
         found.append(Reason("client_lag", f"the client's event loop was {c.client_lag_p99_s * 1e3:.0f} ms late at p99"))
     if c.clock_step_s is not None and abs(c.clock_step_s) > CLOCK_STEP_S:

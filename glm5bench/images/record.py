@@ -5,7 +5,6 @@ A SIF file made twice from one OCI image differs in bytes, and says nothing of t
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -90,17 +89,3 @@ def is_sif(path: Path) -> bool:
             return file.read(64)[32 : 32 + len(SIF_MAGIC)] == SIF_MAGIC
     except OSError:
         return False
-
-
-def sha256(path: Path) -> str:
-    """The hash of a file's bytes, 64 hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(path)
-
-
-def _digest(path: Path) -> str:  # Python 3.10
-    h = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(2**22):
-            h.update(piece)
-    return h.hexdigest()

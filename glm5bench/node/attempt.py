@@ -13,11 +13,12 @@ from typing import Any
 
 from ..analysis.metrics import Figures
 from ..analysis.validity import Verdict
+from ..client.counters import Counted
+from ..client.endpoint import redacted_deeply
 from ..point import Arm, NodeJob, Point, ServerStart, digest_of, plain, simulated_facts
 from ..store.campaign import ATTEMPT_FORMAT, Campaign
 from ..store.files import write_json
 from ..store.sealed import seal_of
-from .counters import Counted
 from .server import Server
 
 
@@ -83,7 +84,7 @@ def variant(arm: Arm, lanes: int = 1) -> str:
     own = [list(arm.engine.extra_args), arm.engine.env] if arm.engine.extra_args or arm.engine.env else []
     own += [arm.engine.image] if arm.engine.image else []
     facts = simulated_facts(arm) if arm.engine.simulated else None
-    words = [f"packed{lanes}"] if lanes > 1 else []
+    words = [*([f"packed{lanes}"] if lanes > 1 else []), *arm.workload.departures()]
     return " ".join([*words, digest_of([own, facts], 8)] if own or facts else words)
 
 
@@ -95,7 +96,7 @@ def observed(info: dict[str, Any], server: Server, counted: Counted | None) -> d
     lag = info.get("lag") or {}
     running_limits = [s.get("effective_max_running_requests_per_dp") for s in states]
     return {
-        "info": info_redacted(info, server),
+        "info": redacted_deeply(info, server),
         "counted_tokens": asdict(counted) if counted is not None else None,
         "start_phases": [asdict(phase) for phase in server.log.reached],
         "max_running": sum(n for n in running_limits if n) or info.get("max_running_requests"),
@@ -105,24 +106,6 @@ def observed(info: dict[str, Any], server: Server, counted: Counted | None) -> d
         "simulator_late_share": lag["late_steps"] / max(1, lag["steps"]) if lag else None,
         "version": str(info["version"]) if info.get("version") and not info.get("simulated") else None,
     }
-
-
-def server_info(server: Server) -> dict[str, Any]:
-    """What the engine tells of itself: SGLang's server information, or vLLM's version; empty where it tells nothing."""
-    for path in ("/server_info", "/get_server_info", "/version"):
-        info = server.get_json(path)
-        if isinstance(info, dict):
-            return info
-    return {}
-
-
-def info_redacted(info: Any, server: Server) -> Any:
-    """Server information without keys and tokens, however deep they stand: every rank of SGLang's repeats all arguments."""
-    if isinstance(info, dict):
-        return {k: "<redacted>" if "api_key" in k or k == "token" else info_redacted(v, server) for k, v in info.items()}
-    if isinstance(info, list):
-        return [info_redacted(v, server) for v in info]
-    return server.redacted(info) if isinstance(info, str) else info
 
 
 def whole(path: Path, digest: str, f: Figures, v: Verdict) -> dict[str, Any]:

@@ -13,13 +13,15 @@ import socket
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from ..analysis.metrics import Requests
+from ..client.counters import Counted, counted, counted_since
+from ..client.protocol import Measured, Patience, Protocol
 from ..errors import BenchError, ClientError, EnvironmentLacks, ServerError
 from ..point import NodeJob, Point, ServerStart
 from ..recipe import point_estimate_s
@@ -27,17 +29,14 @@ from ..store.campaign import Campaign, lane_ids
 from ..store.files import Taken
 from ..store.measurement import Measurement
 from ..store.pointfile import write_point
-from . import client
-from .attempt import Trace, now_utc, observed, point_record, record_attempt, record_failure, server_info, whole
+from .attempt import Trace, now_utc, observed, point_record, record_attempt, record_failure, whole
 from .command import NEXT_STEPS, Place, Stopped
 from .container import Image
-from .counters import Counted, counted, counted_since
 from .heartbeat import Heartbeat, is_alive, node_name, read_beat
 from .progress import Progress
 from .provenance import provenance
 from .server import Server, model_name, running
 from .staging import Weights, weights
-from .workload import PATHS, prompts
 
 MAX_FAULTS_IN_A_ROW = 2  # of one server start: more, and what is left would only cost node-hours
 
@@ -165,27 +164,36 @@ class _Start:
 
     def _measure(self, server: Server, point: Point) -> None:
         self.heart.beat.key = point.key
-        warmups, measured = prompts(self.job.arm.workload, point, model_name(server), self.job.arm.checkpoint.architecture.vocabulary)
-        path = PATHS[self.job.arm.workload.endpoint]
-        if warmups:
+        arm = self.job.arm
+        client = Protocol(
+            server,
+            model_name(server),
+            arm.workload,
+            point,
+            Patience(arm.engine.stall_timeout_s, server.alive_or_raise),
+            self._progress,
+            vocabulary=arm.checkpoint.architecture.vocabulary,
+            time_scale=arm.engine.time_scale if arm.engine.simulated else 1.0,
+        )
+        if client.has_warmups:
             self.heart.phase("warm-up")
             before = counted(server)
-            warm = client.requests(client.run_load(server, path, warmups, point.concurrency, self._progress))
-            counted_since(server, before, _tokens(warm))  # until the warm-up is counted
+            counted_since(server, before, _tokens(_answered(server, client.warm_up()).requests))  # until the warm-up is counted
         _flush(server)
+        client.encode()
         self.heart.phase("measuring")
         beside, before = self._beside(), counted(server)
         began, wall, clock = now_utc(), time.time(), time.monotonic()
-        load = client.run_load(server, path, measured, point.concurrency, self._progress)
+        load = _answered(server, client.measure())
         server.alive_or_raise()
-        if any(trace.error for trace in load.traces):
+        if load.n_failed:
             server.answers_or_raise()
         ended, clock_step = now_utc(), (time.time() - wall) - (time.monotonic() - clock)
-        requests = client.requests(load)
+        requests = load.requests
         since = None
         if requests.is_whole.all():  # of broken answers nobody knows the tokens
             since = counted_since(server, before, _tokens(requests))
-        info = server_info(server)
+        info = server.info()
         made = {
             **provenance(self.job_id, server.place.image),
             "checkpoint": self.weights.told,
@@ -194,7 +202,8 @@ class _Start:
             "end_utc": ended,
             "start_monotonic_ns": load.start_ns,
             "clock_step_s": clock_step,
-            "client_lag_p99_s": load.lag_p99_s,
+            "client_lag_p99_s": load.health.loop_lag_p99_s,
+            "client": asdict(load.health),
             "argv": list(self.start.recipe.argv),
             "server_start_s": server.start_s,
         }
@@ -252,6 +261,13 @@ class _Start:
 
     def _progress(self, done: int, of: int) -> None:
         self.heart.beat.requests_done, self.heart.beat.requests = done, of
+
+
+def _answered(server: Server, load: Measured) -> Measured:
+    """The same, where it was not ended early."""
+    if load.ended_by is not None:
+        raise server.said(load.ended_by)
+    return load
 
 
 def _tokens(requests: Requests) -> Counted:

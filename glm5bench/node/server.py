@@ -17,10 +17,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import httpx
 
+from ..client.endpoint import Endpoint
 from ..errors import ServerError
 from ..point import Arm, Recipe, canonical_json
 from . import guard
@@ -36,22 +36,15 @@ OUT_OF_MEMORY = ("out of memory", "OutOfMemoryError", "HIP out of memory")
 
 
 @dataclass
-class Server:
+class Server(Endpoint):
     """A server that was started. `alive_or_raise` is cheap: call it often."""
 
     recipe: Recipe
     arm: Arm
     place: Place
     process: subprocess.Popen[bytes]
-    base_url: str
-    api_key: str
     log: Log
     start_s: float = 0.0
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """What every request carries."""
-        return {"authorization": f"Bearer {self.api_key}"}
 
     def alive_or_raise(self) -> None:
         """Raises ServerError when the process ended, Stopped when the job was asked to stop."""
@@ -79,6 +72,12 @@ class Server:
             time.sleep(POLL_S)
         self.alive_or_raise()
 
+    def said(self, error: Exception) -> Exception:
+        """The same error; one that the load client has of the server, with the end of the server's log."""
+        if not isinstance(error, ServerError) or error.where != self.base_url:
+            return error
+        return self.error(error.message.removeprefix("The server ").rstrip("."), error.failure_class)
+
     def error(self, what: str, failure_class: str) -> ServerError:
         """The error of this server, with the end of its log."""
         tail = self.log.tail()
@@ -91,18 +90,6 @@ class Server:
             where=f"{self.log.path} (last line: {last[:200]!r})",
             next_step=NEXT_STEPS.get(failure_class, "read the log, then run the same command again"),
         )
-
-    def redacted(self, text: str) -> str:
-        """The text without this job's key."""
-        return text.replace(self.api_key, "<redacted>")
-
-    def get_json(self, path: str) -> Any:
-        """The JSON at a path of this server, or None where it has none."""
-        try:
-            answer = httpx.get(self.base_url + path, headers=self.headers, timeout=30, trust_env=False)
-            return answer.json() if answer.status_code == 200 else None
-        except (httpx.HTTPError, ValueError):
-            return None
 
 
 @contextlib.contextmanager
@@ -150,7 +137,7 @@ def _spawn(recipe: Recipe, arm: Arm, place: Place, pipe_read: int) -> Server:
             pass_fds=(pipe_read,),
             start_new_session=True,
         )
-    return Server(recipe, arm, place, process, f"http://127.0.0.1:{port}", key, log)
+    return Server(f"http://127.0.0.1:{port}", key, recipe, arm, place, process, log)
 
 
 def free_port() -> int:
@@ -208,12 +195,11 @@ def _one_token(server: Server, client: httpx.Client, deadline: float) -> None:
 
 def model_name(server: Server) -> str:
     """The name under which the server serves its model."""
-    models = server.get_json("/v1/models")
-    try:
-        return str(models["data"][0]["id"])
-    except (KeyError, IndexError, TypeError):
+    name = server.model()
+    if name is None:
         server.alive_or_raise()
-        raise server.error("does not name its model (GET /v1/models)", "server_crash") from None
+        raise server.error("does not name its model (GET /v1/models)", "server_crash")
+    return name
 
 
 def _wait_gone(process: subprocess.Popen[bytes]) -> None:

@@ -308,14 +308,15 @@ def _asked(endpoint: str, body: dict[str, Any]) -> Asked:
 
 
 def _body(asked: Asked, id_: str, emitted: int, shown: int, verify_steps: int, *, finished: bool, whole: bool = False) -> dict[str, Any]:
+    why = "length" if emitted >= asked.output_tokens else "stop"  # the fault `short` ends it earlier
     if asked.endpoint == "generate":
-        reason = {"type": "length", "length": emitted} if finished else None
+        reason = {"type": why, "length": emitted} if finished else None
         meta = {"id": id_, "finish_reason": reason, "prompt_tokens": asked.prompt_tokens, "completion_tokens": emitted, "cached_tokens": 0}
         if finished:
             meta["spec_verify_ct"] = verify_steps
         return {"text": WORD * emitted, "meta_info": meta}
     text = WORD * (emitted - shown)
-    choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": "length" if finished else None, "matched_stop": None}
+    choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": why if finished else None, "matched_stop": None}
     if asked.endpoint == "completions":
         choice["text"] = text
     else:

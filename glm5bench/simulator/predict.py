@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..point import Workload
 from ..roofline import StepModel
+from ..workload import Workload
 from .scheduler import Limits, Request, Scheduler
 
 

@@ -44,7 +44,20 @@ class Measurement:
 
     def figures(self) -> Figures | None:
         """Recomputed from the raw times; None for a published point."""
-        return figures(self.requests, time_scale=self.time_scale) if self.requests is not None else None
+        if self.requests is None:
+            return None
+        return figures(self.requests, time_scale=self.time_scale, from_due=self.is_open_loop)
+
+    @property
+    def workload(self) -> dict[str, Any]:
+        """The settings of what was sent, as they were resolved; empty where they are not told."""
+        told = self.point.get("arm", {}).get("workload", {})
+        return told if isinstance(told, dict) else {}
+
+    @property
+    def is_open_loop(self) -> bool:
+        """Whether requests were due at times of their own, from which their clocks ran."""
+        return str(self.workload.get("arrivals", "closed")) != "closed"
 
     def verdict(self) -> Verdict:
         """Recomputed from the raw times and what was observed."""
@@ -55,6 +68,7 @@ class Measurement:
 
     def _circumstances(self) -> Circumstances:
         s, p = self.server, self.provenance
+        client = p.get("client", {})
         return Circumstances(
             concurrency=int(self.point["concurrency"]),
             server_max_running=s.get("max_running"),
@@ -68,6 +82,10 @@ class Measurement:
             neighbours=_neighbours(p),
             counted_tokens=_counted(s),
             settings_changed=self._settings_changed(),
+            keeps_concurrency=not self.is_open_loop and not self.workload.get("think_time_s"),
+            late_sends=int(client.get("late_sends", 0)) if self.is_open_loop else 0,
+            late_send_max_s=float(client.get("late_send_max_s", 0.0)),
+            is_complete=bool(p.get("is_complete", True)),
         )
 
     def _settings_changed(self) -> tuple[tuple[str, str, str], ...]:
@@ -84,6 +102,8 @@ class Measurement:
         if self.requests is not None:
             for name in (*TIMES, *COUNTS, "chunk_ns", "chunk_tokens", "chunk_offsets"):
                 h.update(np.ascontiguousarray(getattr(self.requests, name), dtype="<i8").tobytes())
+            if self.requests.asked_prompt_tokens is not None:
+                h.update(np.ascontiguousarray(self.requests.asked_prompt_tokens, dtype="<i8").tobytes())
             h.update(canonical_json(list(self.requests.error)).encode())
         return h.hexdigest()
 

@@ -25,6 +25,7 @@ from .sealed import verify_seal, write_sealed
 FORMAT = 1
 KEY = re.compile(r"[A-Za-z0-9_-]{1,64}")  # it becomes a name in archives
 JSON_PARTS = ("point", "provenance", "server", "stated")
+LATER = ("asked_prompt_tokens",)  # columns that files from before them do not have
 MAX_JSON_BYTES = 16 * 2**20
 MAX_ELEMENTS = 2**31
 
@@ -56,6 +57,8 @@ def _write_requests(group: h5py.Group, r: Requests) -> None:
     for name in (*TIMES, *COUNTS):
         unit = "ns since the run's start" if name in TIMES else "HTTP status" if name == "status" else "tokens"
         _write_array(requests, name, getattr(r, name), np.int64 if name in TIMES else np.int32, unit, "request")
+    if r.asked_prompt_tokens is not None:
+        _write_array(requests, "asked_prompt_tokens", r.asked_prompt_tokens, np.int32, "tokens, 0 where nobody knew", "request")
     errors = requests.create_dataset("error", data=list(r.error), dtype=h5py.string_dtype("utf-8"))
     errors.attrs.update(unit="text, empty for a whole answer", axes="request")
     _write_array(chunks, "arrival_ns", r.chunk_ns, np.int64, "ns since the run's start", "chunk")
@@ -151,7 +154,7 @@ def child(group: h5py.Group, name: str) -> Any:
 
 
 def _read_requests(requests: h5py.Group, chunks: h5py.Group) -> Requests:
-    columns = {name: _array(child(requests, name)) for name in (*TIMES, *COUNTS)}
+    columns = {name: _array(child(requests, name)) for name in (*TIMES, *COUNTS, *(n for n in LATER if n in requests))}
     errors = tuple(e.decode("utf-8") if isinstance(e, bytes) else str(e) for e in _believed(child(requests, "error"))[()])
     n = {len(errors), *(len(v) for v in columns.values())}
     chunk_ns, tokens, offsets = (_array(child(chunks, name)) for name in ("arrival_ns", "tokens", "offsets"))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from .server import Server
+from .endpoint import Endpoint
 
 LINE = re.compile(r"^(?:sglang|vllm):(prompt_tokens_total|generation_tokens_total)(?:\{.*\})? (\S+)", re.MULTILINE)
 SETTLE_S = 3.0  # engines of several processes write their counters some time after the last token
@@ -23,7 +23,7 @@ class Counted:
     generation_tokens: int
 
 
-def counted(server: Server) -> Counted | None:
+def counted(server: Endpoint) -> Counted | None:
     """What the server has counted so far; None where it has no such counters (SGLang without --enable-metrics)."""
     try:
         text = httpx.get(server.base_url + "/metrics", headers=server.headers, timeout=10, trust_env=False).text
@@ -40,7 +40,7 @@ def counted(server: Server) -> Counted | None:
     return Counted(int(sums["prompt_tokens_total"]), int(sums["generation_tokens_total"]))
 
 
-def counted_since(server: Server, before: Counted | None, expected: Counted) -> Counted | None:
+def counted_since(server: Endpoint, before: Counted | None, expected: Counted) -> Counted | None:
     """What it has counted since, as soon as that is what the client has counted, and after some seconds whatever it is."""
     deadline = time.monotonic() + SETTLE_S
     while before is not None and (now := counted(server)) is not None:

@@ -1,0 +1,109 @@
+"""What a run did over parts of its time: while all users were served at once, in its best second, and within bounds. Pure numpy.
+
+Each is reported beside the whole, under its own name, and never in its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .metrics import Figures, Floats, Requests, Statistics, started_ns, statistics, time_per_output_token_s, token_gaps
+
+
+@dataclass(frozen=True)
+class Steady:
+    """The window in which all users had a request in flight: from the C-th send to the first end after the last send.
+
+    Throughput counts output tokens that arrived in it, and prompt tokens of the requests whose first token did; NaN where the server
+    does not say how many tokens a chunk has. TTFT is of the requests sent in it, TPOT of those that were sent and ended in it.
+    """
+
+    start_s: float
+    duration_s: float
+    total_tput_tok_s: float
+    output_tput_tok_s: float
+    ttft: Statistics
+    tpot: Statistics
+
+
+def steady(r: Requests, concurrency: int, *, time_scale: float = 1.0) -> Steady | None:
+    """The steady window of a closed loop; None where there was none."""
+    sent, whole, scale = r.sent_ns[r.sent_ns >= 0], r.is_whole, time_scale / 1e9
+    if len(sent) < concurrency:
+        return None
+    start, last = np.sort(sent)[concurrency - 1], sent.max()
+    after = r.end_ns[(r.end_ns >= last) & (r.sent_ns >= 0)]
+    if not len(after) or after.min() <= start:
+        return None
+    stop = int(after.min())
+    duration_s = float((stop - start) * scale)
+    inside = (r.chunk_ns >= start) & (r.chunk_ns < stop)
+    output = float(r.chunk_tokens[inside].sum()) if (r.chunk_tokens[inside] >= 0).all() else float("nan")
+    prompt = float(r.prompt_tokens[whole & (r.first_token_ns >= start) & (r.first_token_ns < stop)].sum())
+    begun = whole & (r.sent_ns >= start) & (r.sent_ns < stop)
+    ended = begun & (r.end_ns < stop)
+    ttft, e2el = (r.first_token_ns - r.sent_ns) * scale, (r.last_token_ns - r.sent_ns) * scale
+    return Steady(
+        start_s=float(start * scale),
+        duration_s=duration_s,
+        total_tput_tok_s=(prompt + output) / duration_s,
+        output_tput_tok_s=output / duration_s,
+        ttft=statistics(ttft[begun]),
+        tpot=statistics(time_per_output_token_s(ttft[ended], e2el[ended], r.output_tokens[ended])),
+    )
+
+
+def peak_output_tput_tok_s(r: Requests, *, time_scale: float = 1.0) -> float:
+    """Output tokens of the best full second, seconds counted from the first send. NaN where no second was full, or tokens are unknown."""
+    sent = r.sent_ns[r.sent_ns >= 0]
+    if not len(sent) or not len(r.chunk_ns) or (r.chunk_tokens < 0).any():
+        return float("nan")
+    second = ((r.chunk_ns - sent.min()) * (time_scale / 1e9)).astype(np.int64)
+    n_full = int((r.chunk_ns.max() - sent.min()) * (time_scale / 1e9))
+    if n_full < 1:
+        return float("nan")
+    return float(np.bincount(second, weights=r.chunk_tokens.astype(np.float64))[:n_full].max())
+
+
+def peak_concurrency(r: Requests) -> int:
+    """The most requests that were in flight at one instant."""
+    was_sent = (r.sent_ns >= 0) & (r.end_ns >= 0)
+    at = np.concatenate([r.end_ns[was_sent], r.sent_ns[was_sent]])
+    change = np.concatenate([-np.ones(was_sent.sum(), dtype=np.int64), np.ones(was_sent.sum(), dtype=np.int64)])
+    order = np.lexsort((change, at))  # one that ends when another is sent makes room for it
+    return int(np.cumsum(change[order]).max()) if len(order) else 0
+
+
+def n_good(r: Requests, limits_s: Mapping[str, float], *, time_scale: float = 1.0, from_due: bool = False) -> int:
+    """Whole requests that keep every bound: ttft, tpot, e2el of the request, itl of its longest gap between tokens."""
+    scale, whole = time_scale / 1e9, r.is_whole
+    start = started_ns(r, from_due=from_due)
+    n_gaps = np.maximum(r.output_tokens - 1, 1)
+    values: dict[str, NDArray[np.floating[Any]]] = {
+        "ttft": (r.first_token_ns - start) * scale,
+        "e2el": (r.last_token_ns - start) * scale,
+        "tpot": np.where(r.output_tokens > 1, (r.last_token_ns - r.first_token_ns) * scale / n_gaps, 0.0),
+    }
+    if "itl" in limits_s:
+        values["itl"] = _longest_gaps_s(r, scale)
+    good = whole.copy()
+    for name, limit_s in limits_s.items():
+        good &= values[name] <= limit_s
+    return int(good.sum())
+
+
+def _longest_gaps_s(r: Requests, scale: float) -> Floats:
+    longest = np.zeros(len(r.sent_ns))
+    gaps_s, _, owner = token_gaps(r, np.ones(len(r.sent_ns), dtype=bool), np.float64(scale))
+    np.maximum.at(longest, owner, gaps_s)
+    return longest
+
+
+def goodput_rps(r: Requests, f: Figures, limits_s: Mapping[str, float], *, time_scale: float = 1.0, from_due: bool = False) -> float:
+    """Good requests a second over the whole run; NaN where no bound was given."""
+    return n_good(r, limits_s, time_scale=time_scale, from_due=from_due) / f.duration_s if limits_s else float("nan")

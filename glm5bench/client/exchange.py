@@ -1,0 +1,80 @@
+"""One request on its connection and what came back: bytes with the times at which they arrived, unparsed.
+
+All times are integer ns of the monotonic clock, -1 where it never came to that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+
+class Exchange:
+    """Filled in by a connection while the answer arrives. `head` and `ended` are set then; `error` is why it is not whole."""
+
+    __slots__ = ("at", "body", "cuts", "end_ns", "ended", "error", "first_byte_ns", "head", "headers", "last_ns", "sent_ns", "status")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.sent_ns = self.first_byte_ns = self.end_ns = self.last_ns = self.status = -1
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.body = bytearray()
+        self.at: array[int] = array("q")  # arrival of each piece of the body
+        self.cuts: array[int] = array("q")  # where in the body each piece ends
+        self.error: Exception | None = None
+        self.head: asyncio.Future[None] = loop.create_future()
+        self.ended: asyncio.Future[None] = loop.create_future()
+
+    def header(self, name: bytes) -> bytes:
+        """The value of a header of the answer, empty where there is none. `name` in lower case."""
+        return next((value for key, value in self.headers if key.lower() == name), b"")
+
+
+@dataclass(frozen=True)
+class Body:
+    """The body of an answer as it arrived. `at` and `cuts`: arrival of each piece, and where in the body it ends."""
+
+    data: bytes
+    at: array[int]
+    cuts: array[int]
+    encoding: str = ""  # of the body as it was sent: gzip, deflate; empty for none
+
+    @classmethod
+    def of(cls, pieces: Iterable[tuple[int, bytes]], encoding: str = "") -> Body:
+        """The body that arrived in these pieces: (arrival in ns, bytes)."""
+        data, at, cuts = bytearray(), array("q"), array("q")
+        for arrival, piece in pieces:
+            data += piece
+            at.append(arrival)
+            cuts.append(len(data))
+        return cls(bytes(data), at, cuts, encoding)
+
+    @property
+    def pieces(self) -> Iterator[tuple[int, bytes]]:
+        """(arrival in ns, bytes) of each piece."""
+        start = 0
+        for at, end in zip(self.at, self.cuts, strict=True):
+            yield at, self.data[start:end]
+            start = end
+
+
+@dataclass
+class Readings:
+    """How a client's connections have read: its own error, counted while it works."""
+
+    reads: int = 0
+    stamped: int = 0
+    connects: int = 0
+    lag_us: array[int] = field(default_factory=lambda: array("I"))  # from the kernel's stamp to the read, one a read
+
+    def clear(self) -> None:
+        """Begins to count anew."""
+        self.reads = self.stamped = self.connects = 0
+        del self.lag_us[:]
+
+    def plus(self, other: Mapping[str, int]) -> None:
+        """Adds another process's counts."""
+        self.reads += other["reads"]
+        self.stamped += other["stamped"]
+        self.connects += other["connects"]

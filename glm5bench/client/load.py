@@ -1,0 +1,394 @@
+"""One run of the load client: requests sent in a closed or an open loop, answers kept as bytes with their times.
+
+Enters: encoded conversations, an address, a concurrency. Leaves: raw times and bytes; parsing waits until the window is over. Connections
+are opened and requests encoded beforehand, garbage collection is held, and an answer wakes nobody before it has ended. A dead or silent
+server ends the run within seconds. Nothing is sent twice: what failed has its class, and stays failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import gc
+import resource
+import time
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from ..errors import ServerError
+from .exchange import Exchange, Readings
+from .spool import KeptBody, Place, Spool
+from .transport import Connection, Transport, address, head
+from .workload import Session
+
+TICK_S = 0.05
+WATCH_S = 0.25
+SPIN_S = 0.002  # before a request is due the loop does not sleep: its timers know milliseconds
+LATE_S = 0.01  # a request of an open loop that was sent later than this after it was due was sent late
+MOST_FAILURES = 16  # connections that fail in a row, beside two for each user: the server is gone
+
+
+@dataclass
+class Trace:
+    """One request as it went, ns of the monotonic clock; -1 where it never came to that. `error`: its class before the colon."""
+
+    number: int  # in the order in which they were encoded
+    request: Place
+    prompt_tokens: int
+    asked_tokens: int
+    pause_s: float
+    due_ns: int = -1
+    sent_ns: int = -1
+    first_byte_ns: int = -1
+    end_ns: int = -1
+    status: int = -1
+    error: str = ""
+    kept: KeptBody | None = None
+
+
+@dataclass(frozen=True)
+class Health:
+    """How well the client itself did. Its error is in here: arrivals are late by `read_lag` where `kernel_stamp_share` is below 1.
+
+    `event_loop`: uvloop or asyncio. `cpu_share`: of one core, of the busiest of its `processes`. `shared_read_share`: events that came in
+    one read with another of the same answer, whose times are the last one's. Late sends: of an open loop only.
+    """
+
+    event_loop: str
+    processes: int
+    cpu_s: float
+    cpu_share: float
+    loop_lag_p99_s: float
+    read_lag_p50_s: float
+    read_lag_p99_s: float
+    kernel_stamp_share: float
+    shared_read_share: float
+    late_sends: int
+    late_send_max_s: float
+    connects: int
+    clock_steps_ns: tuple[int, ...]
+    is_spool_full: bool
+
+
+@dataclass
+class Load:
+    """What one run of the client saw. `ended_by`: why it ended before all was answered; None where it did not."""
+
+    traces: list[Trace]
+    start_ns: int
+    spool: Spool
+    readings: Readings
+    lags_s: list[float]
+    clock_steps_ns: list[int]
+    event_loop: str
+    cpu_s: float
+    duration_s: float
+    ended_by: Exception | None = None
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where requests go, with which headers, how long a silent server is waited for, and who says that it is over.
+
+    `check` is called several times a second, in a thread; it raises where the run is to end.
+    """
+
+    base_url: str
+    path: str
+    headers: Mapping[str, str]
+    stall_s: float
+    check: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """When what is sent. `due_s`: of each conversation, in an open loop; None: `concurrency` users, one after another."""
+
+    concurrency: int
+    due_s: Sequence[float] | None = None
+    ramp_s: float = 0.0
+    duration_s: float | None = None
+
+
+Progress = Callable[[int, int], None]
+Take = Callable[[], "int | None"]
+
+
+@dataclass
+class Prepared:
+    """Everything that is to be sent, encoded and out of memory. `sessions`: the numbers of each conversation's requests."""
+
+    spool: Spool = field(default_factory=Spool)
+    traces: list[Trace] = field(default_factory=list)
+    sessions: list[range] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, sessions: Iterable[Session]) -> Prepared:
+        """Encodes nothing: keeps what is encoded."""
+        made = cls()
+        for session in sessions:
+            begin = len(made.traces)
+            kept = ((begin + i, made.spool.put(p.body), p) for i, p in enumerate(session))
+            made.traces += [Trace(number, place, p.prompt_tokens, p.output_tokens, p.pause_s) for number, place, p in kept]
+            made.sessions.append(range(begin, len(made.traces)))
+        return made
+
+
+def run_load(target: Target, prepared: Prepared, traffic: Traffic, progress: Progress) -> Load:
+    """Sends every conversation and waits for all answers, or until it is ended.
+
+    It is ended by what `target.check` raises, and by a ServerError where the server is gone or no byte comes for the stall timeout.
+    """
+    took = iter(range(len(prepared.sessions)))
+    run = Run(target, prepared, traffic, lambda: next(took, None))
+    return run_quietly(run.whole(progress))
+
+
+def run_quietly(work: Coroutine[Any, Any, Load]) -> Load:
+    """Runs it on the quickest event loop that there is, without pauses for garbage."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        import uvloop
+    except ImportError:  # no Linux
+        return asyncio.run(work)
+    else:
+        return uvloop.run(work)
+    finally:
+        gc.enable()
+        gc.unfreeze()
+
+
+class Run:
+    """One run in one process. `take` gives the number of the next conversation, None after the last; `ended_by` is why it ended early."""
+
+    def __init__(self, target: Target, prepared: Prepared, traffic: Traffic, take: Take) -> None:
+        self.target, self.traffic, self._take = target, traffic, take
+        self.traces, self.sessions = prepared.traces, prepared.sessions
+        self._requests, self._answers = prepared.spool, Spool()
+        self.ended_by: Exception | None = None
+        self.n_ended = self._failures = 0
+        self._connections: list[Connection] = []
+        self._lags_s: list[float] = []
+
+    async def whole(self, progress: Progress) -> Load:
+        """The run by itself: opened, started, watched, closed."""
+        async with self.opened():
+            return await self.sent(time.monotonic_ns(), progress)
+
+    @contextlib.asynccontextmanager
+    async def opened(self) -> Any:
+        """With every connection open, as far as the server takes them, and the kernel's stamps seen on them."""
+        self._transport = Transport()
+        url = httpx.URL(self.target.base_url + self.target.path)
+        self._where = address(url)
+        users = min(self.traffic.concurrency, len(self.sessions))
+        async with httpx.AsyncClient(transport=self._transport, trust_env=False, headers=dict(self.target.headers)) as client:
+            self._head = head(
+                client.build_request("POST", url, headers={"content-type": "application/json", "accept-encoding": "identity"})
+            )
+            self._connections = [self._transport.connection(self._where) for _ in range(users)]
+            warm = head(client.build_request("GET", self.target.base_url + "/v1/models")) + b"\r\n"
+            for begin in range(0, users, 64):  # a listening socket's queue is short
+                await asyncio.gather(*(self._warmed(c, warm) for c in self._connections[begin : begin + 64]))
+            await self._stamps_seen(warm)
+            self._transport.readings.clear()  # what opening read is not of the run
+            yield self
+
+    async def _warmed(self, connection: Connection, request: bytes) -> None:
+        with contextlib.suppress(httpx.HTTPError):  # whoever sends on it will see for himself
+            await connection.open()
+            ended = connection.begin(request).ended
+            await asyncio.wait([ended], timeout=self.target.stall_s)
+            if not ended.done():
+                connection.abort(httpx.ReadTimeout("hang: nothing came"))
+
+    async def _stamps_seen(self, request: bytes) -> None:
+        """Waits for the kernel to begin stamping, which it does some time after it was asked to."""
+        readings = self._transport.readings
+        for _ in range(50 if self._transport.clock.has_stamps else 0):
+            before = readings.stamped
+            await self._warmed(self._connections[0], request)
+            if readings.stamped > before:
+                return
+            await asyncio.sleep(0.01)
+
+    async def sent(self, start_ns: int, progress: Progress) -> Load:
+        """Everything sent from `start_ns` on, and all answers; what was seen until then where the run is ended early."""
+        self._start_ns = start_ns
+        cpu, began = _cpu_s(), time.monotonic()
+        while (ahead := start_ns - time.monotonic_ns()) > 0:
+            await asyncio.sleep(ahead / 1e9 if ahead > 2e6 else 0)
+        tasks = self._open_loop() if self.traffic.due_s is not None else self._closed_loop()
+        watch, clock = asyncio.create_task(self._watch(progress)), asyncio.create_task(self._lateness())
+        work = asyncio.ensure_future(asyncio.wait(tasks))
+        await asyncio.wait([work, watch], return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            self.ended_by = _why(watch)
+            self._abort("stopped: the run was ended while it was in flight")
+            for task in tasks:
+                task.cancel()
+            await work
+        watch.cancel()
+        clock.cancel()
+        for task in tasks:
+            if not task.cancelled() and (defect := task.exception()):
+                raise defect
+        spent = _cpu_s() - cpu, time.monotonic() - began
+        name = "uvloop" if type(asyncio.get_running_loop()).__module__.startswith("uvloop") else "asyncio"
+        steps = self._transport.clock.steps_ns
+        return Load(self.traces, start_ns, self._answers, self._transport.readings, self._lags_s, steps, name, *spent, self.ended_by)
+
+    def _abort(self, why: str) -> None:
+        for connection in self._connections:
+            connection.abort(httpx.ReadError(why))
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether the time for sending is."""
+        limit = self.traffic.duration_s
+        return limit is not None and time.monotonic_ns() - self._start_ns >= limit * 1e9
+
+    def _closed_loop(self) -> list[asyncio.Task[None]]:
+        share = self.traffic.ramp_s / max(1, len(self._connections))
+        return [asyncio.create_task(self._user(c, i * share)) for i, c in enumerate(self._connections)]
+
+    async def _user(self, connection: Connection, wait_s: float) -> None:
+        """One user: a conversation after another."""
+        if wait_s:
+            await asyncio.sleep(wait_s)
+        while self.ended_by is None and not self._is_over and (number := self._take()) is not None:
+            await self._session(connection, self.sessions[number], None)
+
+    def _open_loop(self) -> list[asyncio.Task[None]]:
+        return [asyncio.create_task(self._dispatcher())]
+
+    async def _dispatcher(self) -> None:
+        """Every conversation when it is due, as soon as a connection is free; its further turns when they are."""
+        assert self.traffic.due_s is not None
+        free: asyncio.Queue[Connection] = asyncio.Queue()
+        for connection in self._connections:
+            free.put_nowait(connection)
+        running: list[asyncio.Task[None]] = []
+        taken = sorted(iter(self._take, None), key=lambda number: self.traffic.due_s[number])  # type: ignore[index]
+        try:
+            for number in taken:
+                due_ns = self._start_ns + round(self.traffic.due_s[number] * 1e9)
+                await _until(due_ns)
+                if self._is_over or self.ended_by is not None:
+                    break
+                connection = await free.get()
+                task = asyncio.create_task(self._session(connection, self.sessions[number], due_ns))
+                running.append(task)
+                task.add_done_callback(functools.partial(_freed, free, connection))
+            if running:
+                await asyncio.gather(*running)
+        finally:
+            for task in running:
+                task.cancel()
+
+    async def _session(self, connection: Connection, numbers: range, due_ns: int | None) -> None:
+        """The turns of one conversation, each after the answer to the one before; one that failed ends it."""
+        for number in numbers:
+            trace = self.traces[number]
+            if trace.pause_s:
+                due_ns = time.monotonic_ns() + round(trace.pause_s * 1e9)
+                await asyncio.sleep(trace.pause_s)
+            if number != numbers.start and self._is_over:
+                return
+            trace.due_ns = time.monotonic_ns() if due_ns is None else due_ns
+            await self._request(connection, trace)
+            due_ns = None
+            if trace.error:
+                for left in range(number + 1, numbers.stop):
+                    self.traces[left].error = "not sent: the turn before it failed"
+                return
+
+    async def _request(self, connection: Connection, trace: Trace) -> None:
+        request = self._head, self._requests.get(trace.request)
+        try:
+            if not connection.is_open:
+                await connection.open()
+        except httpx.HTTPError as error:
+            trace.error, trace.sent_ns = str(error), trace.due_ns
+            trace.end_ns = time.monotonic_ns()
+            self._failed_to_connect(error)
+            return
+        exchange = connection.begin(b"%scontent-length: %d\r\n\r\n%s" % (request[0], len(request[1]), request[1]))
+        await exchange.ended
+        self._keep(trace, exchange)
+
+    def _keep(self, trace: Trace, exchange: Exchange) -> None:
+        trace.sent_ns, trace.first_byte_ns, trace.end_ns = exchange.sent_ns, exchange.first_byte_ns, exchange.end_ns
+        trace.status = exchange.status
+        trace.error = str(exchange.error) if exchange.error is not None else ""
+        encoding = exchange.header(b"content-encoding").decode("latin-1").lower()
+        trace.kept = self._answers.put_body(exchange.body, exchange.at, exchange.cuts, encoding)
+        self.n_ended += 1
+        if exchange.error is not None and exchange.status < 0:
+            self._failed_to_connect(exchange.error)
+        else:
+            self._failures = 0
+
+    def _failed_to_connect(self, error: Exception) -> None:
+        self._failures += 1
+        if self._failures >= MOST_FAILURES + 2 * self.traffic.concurrency and self.ended_by is None:
+            said = f"The server is gone: {self._failures} requests in a row had no answer, the last with: {error}."
+            self.ended_by = ServerError(said, failure_class="server_crash", where=self.target.base_url)
+
+    async def _lateness(self) -> None:
+        """How late the event loop wakes what sleeps, whatever holds it up; and the clocks' offset anew. Returns never."""
+        while True:
+            due = time.monotonic() + TICK_S
+            await asyncio.sleep(TICK_S)
+            self._lags_s.append(time.monotonic() - due)
+            self._transport.clock.calibrate()
+
+    async def _watch(self, progress: Progress) -> None:
+        """Looks at the server and at the flow of bytes; returns never, raises when the run is over."""
+        stall_ns, since = self.target.stall_s * 1e9, time.monotonic_ns()
+        seen = -1
+        while True:
+            await asyncio.sleep(WATCH_S)
+            if self.ended_by is not None:
+                raise self.ended_by
+            await asyncio.to_thread(self.target.check)
+            progress(self.n_ended, len(self.traces))
+            now, open_ = time.monotonic_ns(), [c for c in self._connections if c.exchange is not None]
+            for connection in open_:
+                if now - connection.exchange.last_ns > 2 * stall_ns:  # type: ignore[union-attr]
+                    which = "first byte" if connection.exchange.first_byte_ns < 0 else "next byte"  # type: ignore[union-attr]
+                    connection.abort(httpx.ReadTimeout(f"hang: no {which} for {2 * self.target.stall_s:g} s"))
+            moved = self._transport.readings.reads + self.n_ended
+            if moved != seen or not open_:
+                seen, since = moved, now
+            elif now - since > stall_ns:
+                said = f"sent no byte for {self.target.stall_s:g} s, {self.n_ended} of {len(self.traces)} requests done"
+                raise ServerError(f"The server {said}.", failure_class="server_hung", where=self.target.base_url)
+
+
+def _why(watch: asyncio.Task[None]) -> Exception:
+    """What ended the watch. Raises it where it is no plain error: Ctrl-C, or a defect of the watch's own."""
+    error = watch.exception()
+    if not isinstance(error, Exception):
+        raise error or AssertionError("the watch ends by raising only")
+    return error
+
+
+def _freed(free: asyncio.Queue[Connection], connection: Connection, _: object) -> None:
+    free.put_nowait(connection)
+
+
+async def _until(due_ns: int) -> None:
+    while (ahead_s := (due_ns - time.monotonic_ns()) / 1e9) > 0:
+        await asyncio.sleep(ahead_s - SPIN_S if ahead_s > 2 * SPIN_S else 0)
+
+
+def _cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime

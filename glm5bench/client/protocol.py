@@ -1,0 +1,131 @@
+"""The load protocol of one point against a server that is ready: warm up, encode, measure.
+
+Enters: an address, a workload, a concurrency. Leaves: the raw times of every request, and how well the client itself did. It neither
+starts nor ends a server, and writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..analysis.metrics import Requests
+from ..content import sha256
+from ..errors import ClientError, FileError
+from ..point import Point
+from ..workload import Workload
+from . import recorded
+from .counting import counting, token_counter
+from .endpoint import Endpoint
+from .load import Health, Prepared, Progress, Target, Traffic
+from .shards import measured
+from .workload import LAST_ID, PATHS, Counting, Encoder, Session
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one run of the load came to. Times are ns since `start_ns` of the monotonic clock."""
+
+    requests: Requests
+    health: Health
+    start_ns: int
+    ended_by: Exception | None = None  # why not all was answered
+
+    @property
+    def n_failed(self) -> int:
+        """Requests without a whole answer."""
+        return int((~self.requests.is_whole).sum())
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a silent server is waited for, in seconds, and who says that the run is over: it raises."""
+
+    stall_s: float
+    check: Callable[[], None] = lambda: None
+
+
+class Protocol:
+    """One point's load. `time_scale`: how much faster than life the server's clock runs; 1 but for a simulated one."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        model: str,
+        workload: Workload,
+        point: Point,
+        patience: Patience,
+        progress: Progress,
+        *,
+        vocabulary: int = LAST_ID,
+        time_scale: float = 1.0,
+        processes: int | None = None,
+    ) -> None:
+        self._workload, self._point, self._progress, self._scale = workload, point, progress, time_scale
+        self._endpoint, self._model, self._processes = endpoint, model, processes
+        self._target = Target(endpoint.base_url, PATHS[workload.endpoint], endpoint.headers, patience.stall_s, patience.check)
+        counts = counting(endpoint, model) if workload.endpoint == "chat" and workload.content != "conversations" else Counting()
+        self._encoder = Encoder(workload, point, model, vocabulary, counts)
+        self._cpu_share = 0.0  # of one core, in the warm-up
+
+    @property
+    def has_warmups(self) -> bool:
+        """Whether anything is sent before the clock starts."""
+        return self._workload.n_warmups(self._point.concurrency) > 0
+
+    def warm_up(self) -> Measured:
+        """The warm-up's requests, in a closed loop."""
+        traffic = Traffic(self._point.concurrency)
+        done = self._run(Prepared.of(self._encoder.warmups()), traffic, processes=self._processes or 1)
+        self._cpu_share = done.health.cpu_share
+        return done
+
+    def encode(self) -> None:
+        """Makes everything that is to be measured ready to be sent.
+
+        Raises SettingsError where the workload's file is wrong, FileError where it is not the file that was planned with.
+        """
+        sessions, due_s = self._sessions()
+        self._prepared = Prepared.of(sessions)
+        w, scale = self._workload, self._scale
+        for trace in self._prepared.traces:
+            trace.pause_s /= scale
+        self._traffic = Traffic(
+            self._point.concurrency,
+            due_s=[due / scale for due in due_s] if due_s is not None else None,
+            ramp_s=w.ramp_s / scale,
+            duration_s=w.duration_s / scale if w.duration_s is not None else None,
+        )
+
+    def measure(self) -> Measured:
+        """Sends everything and waits for all answers, or until it is ended: by what the patience's check raises, or a ServerError."""
+        return self._run(self._prepared, self._traffic, processes=self._processes)
+
+    def _run(self, prepared: Prepared, traffic: Traffic, *, processes: int | None) -> Measured:
+        try:
+            result = measured(self._target, prepared, traffic, self._progress, processes=processes, cpu_share=self._cpu_share)
+        finally:
+            prepared.spool.close()
+        return Measured(result.requests, result.health, result.start_ns, result.ended_by)
+
+    def _sessions(self) -> tuple[Iterable[Session], Sequence[float] | None]:
+        w, encoder = self._workload, self._encoder
+        if w.content == "random" or w.file is None:
+            return encoder.drawn(), encoder.due_s(None)
+        self._refuse_another_file(w.file)
+        if w.content == "conversations":
+            talks = recorded.conversations(w.file, token_counter(self._endpoint, self._model), w.turns)
+            return encoder.conversations(talks), encoder.due_s(None)
+        trace = recorded.trace(w.file)[: w.prompts]
+        return encoder.traced(trace), encoder.due_s(trace)
+
+    def _refuse_another_file(self, path: str) -> None:
+        if self._workload.file_sha256 is None:
+            return
+        try:
+            found = sha256(Path(path).expanduser())
+        except OSError as error:
+            raise ClientError(f"The workload's file cannot be read here: {error.strerror or error}.", where=path) from error
+        if found != self._workload.file_sha256:
+            raise FileError("The workload's file is not the one that this was planned with.", path=path, next_step="plan again")

@@ -1,0 +1,106 @@
+"""Files of requests that somebody recorded: conversations in ShareGPT's form, and traces of arrivals in Mooncake's.
+
+Conversations: JSON lines, or one JSON list, of {"conversations": [{"from": "human", "value": ...}, {"from": "gpt", "value": ...}, ...]}.
+Traces: JSON lines of {"timestamp": ms, "input_length": tokens, "output_length": tokens, "hash_ids": [...]}; requests that begin with the
+same hash_ids begin with the same prompt, 512 tokens each. Source: the released files of both.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import SettingsError
+
+TRACE_BLOCK_TOKENS = 512
+CHARACTERS_A_TOKEN = 4  # where no server says how long a text is
+HUMAN, MODEL = ("human", "user"), ("gpt", "chatgpt", "assistant", "bing", "bard")
+
+
+@dataclass(frozen=True)
+class Exchanged:
+    """What was asked, what was answered, and how many tokens the answer has."""
+
+    asked: str
+    answered: str
+    output_tokens: int
+
+
+@dataclass(frozen=True)
+class Traced:
+    """One request of a trace: when it was due after the first, how long it was, and what it began with."""
+
+    due_s: float
+    prompt_tokens: int
+    output_tokens: int
+    blocks: tuple[int, ...] = ()
+
+
+def conversations(path: str, count_tokens: Callable[[str], int] | None = None, turns: int = 1) -> list[list[Exchanged]]:
+    """The conversations of a file that have a question and an answer, with at most `turns` of each.
+
+    `count_tokens` says how long an answer is; without it, four characters are a token.
+    Raises SettingsError with the line of the first record that is none.
+    """
+    found = []
+    count = count_tokens or (lambda text: max(1, round(len(text) / CHARACTERS_A_TOKEN)))
+    for where, record in _records(path):
+        try:
+            said = [(str(m["from"]).lower(), str(m["value"])) for m in record["conversations"]]
+        except (KeyError, TypeError) as error:
+            raise _wrong(path, f"{where} is no conversation of ShareGPT's form: it lacks {error}") from error
+        while said and said[0][0] not in HUMAN:
+            said.pop(0)
+        pairs = zip(said[::2], said[1::2], strict=False)
+        talk = [(q, a) for (who, q), (then, a) in pairs if who in HUMAN and then in MODEL and q.strip() and a.strip()][:turns]
+        if talk:
+            found.append([Exchanged(q, a, max(1, count(a))) for q, a in talk])
+    if not found:
+        raise _wrong(path, "it holds no conversation with a question and an answer")
+    return found
+
+
+def trace(path: str) -> list[Traced]:
+    """The requests of a trace, in the order in which they were due. Raises SettingsError with the line of the first that is none."""
+    found = []
+    for where, record in _records(path):
+        try:
+            due, n_in, n_out = float(record["timestamp"]) / 1e3, int(record["input_length"]), int(record["output_length"])
+            blocks = tuple(int(b) for b in record.get("hash_ids") or ())
+        except (KeyError, TypeError, ValueError) as error:
+            raise _wrong(path, f"{where} is no request of a trace: {error}") from error
+        if due < 0 or n_in < 1 or n_out < 1 or any(b < 0 for b in blocks):
+            raise _wrong(path, f"{where}: timestamp {due * 1e3:g}, lengths {n_in} and {n_out}")
+        found.append(Traced(due, n_in, n_out, blocks))
+    if not found:
+        raise _wrong(path, "it holds no request")
+    found.sort(key=lambda request: request.due_s)
+    first = found[0].due_s
+    return [Traced(r.due_s - first, r.prompt_tokens, r.output_tokens, r.blocks) for r in found]
+
+
+def _records(path: str) -> Iterator[tuple[str, Any]]:
+    """The records of a file with where they stand."""
+    try:
+        text = Path(path).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise _wrong(path, f"it cannot be read: {error}") from error
+    if text.lstrip().startswith("["):
+        try:
+            yield from ((f"record {i}", record) for i, record in enumerate(json.loads(text), 1))
+        except ValueError as error:
+            raise _wrong(path, f"it is no JSON: {error}") from error
+        return
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                yield f"line {number}", json.loads(line)
+            except ValueError as error:
+                raise _wrong(path, f"line {number} is no JSON: {error}") from error
+
+
+def _wrong(path: str, why: str) -> SettingsError:
+    return SettingsError(f"workload.file: {why}.", where=path, next_step="the form is described in docs/load.md")

@@ -1,0 +1,101 @@
+"""A run as columns and as figures of the client's own health: parsed after the window, request by request, from the spool.
+
+Enters: what the client kept. Leaves: analysis.metrics.Requests, and Health. A broken answer has its class; nothing is left out.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..analysis.metrics import Requests
+from .load import LATE_S, Health, Load, Trace
+from .stream import UNKNOWN, Answer, fault, parsed
+
+TIMES = ("due_ns", "sent_ns", "first_byte_ns", "first_token_ns", "last_token_ns", "end_ns")
+COLUMNS = (*TIMES, "prompt_tokens", "output_tokens", "asked_tokens", "asked_prompt_tokens", "status")
+
+
+@dataclass(frozen=True)
+class Result:
+    """The requests of a run that were sent or should have been, in order, and how the client did."""
+
+    requests: Requests
+    health: Health
+    start_ns: int
+    ended_by: Exception | None = None
+
+
+def results(load: Load) -> Result:
+    """The raw times of a run as columns, each answer parsed and judged, and its spool closed. What a run did not come to is left out."""
+    columns: dict[str, array[int]] = {name: array("q") for name in COLUMNS}
+    errors: list[str] = []
+    chunk_ns, chunk_tokens, offsets = array("q"), array("q"), array("q", [0])
+    n_shared = 0
+    for trace in load.traces:
+        if trace.due_ns < 0 and not trace.error:
+            continue  # never due: the run had a duration, or was stopped
+        answer, wrong = _judged(load, trace)
+        at = [t for t, _ in answer.chunks]
+        chunk_ns.extend(t - load.start_ns for t in at)
+        chunk_tokens.extend(n for _, n in answer.chunks)
+        n_shared += len(at) - len(set(at))
+        offsets.append(len(chunk_ns))
+        errors.append(wrong)
+        stamps = (trace.due_ns, trace.sent_ns, trace.first_byte_ns, at[0] if at else -1, at[-1] if at else -1, trace.end_ns)
+        for name, stamp in zip(TIMES, stamps, strict=True):
+            columns[name].append(stamp - load.start_ns if stamp >= 0 else -1)
+        columns["prompt_tokens"].append(answer.prompt_tokens if answer.prompt_tokens != UNKNOWN else 0)
+        columns["output_tokens"].append(answer.output_tokens if answer.output_tokens != UNKNOWN else 0)
+        columns["asked_tokens"].append(trace.asked_tokens)
+        columns["asked_prompt_tokens"].append(trace.prompt_tokens)
+        columns["status"].append(trace.status)
+    arrays = {name: _column(values) for name, values in columns.items()}
+    requests = Requests(
+        **arrays,
+        error=tuple(errors),
+        chunk_ns=_column(chunk_ns),
+        chunk_tokens=_column(chunk_tokens),
+        chunk_offsets=_column(offsets),
+    )
+    load.spool.close()
+    return Result(requests, health(load, requests, n_shared), load.start_ns, load.ended_by)
+
+
+def _judged(load: Load, trace: Trace) -> tuple[Answer, str]:
+    if trace.kept is None:
+        return Answer(), trace.error or "stopped: the run was ended before it was sent"
+    body = load.spool.body(trace.kept)
+    if trace.status != 200:
+        said = " ".join(body.data[:200].decode("utf-8", "replace").split())
+        return Answer(), trace.error or (f"HTTP {trace.status}: {said}" if said else f"HTTP {trace.status}")
+    answer = parsed(body)
+    return answer, trace.error or fault(answer, trace.asked_tokens)
+
+
+def _column(values: array[int]) -> np.ndarray:
+    return np.frombuffer(values, dtype=np.int64)
+
+
+def health(load: Load, r: Requests, n_shared: int) -> Health:
+    """How well the client did in one process."""
+    reads, lag_us = load.readings, np.frombuffer(load.readings.lag_us, dtype=np.uint32)
+    late = (r.sent_ns - r.due_ns)[r.sent_ns >= 0] / 1e9
+    return Health(
+        event_loop=load.event_loop,
+        processes=1,
+        cpu_s=load.cpu_s,
+        cpu_share=load.cpu_s / load.duration_s if load.duration_s else 0.0,
+        loop_lag_p99_s=float(np.percentile(load.lags_s, 99)) if load.lags_s else 0.0,
+        read_lag_p50_s=float(np.percentile(lag_us, 50)) / 1e6 if len(lag_us) else 0.0,
+        read_lag_p99_s=float(np.percentile(lag_us, 99)) / 1e6 if len(lag_us) else 0.0,
+        kernel_stamp_share=reads.stamped / reads.reads if reads.reads else 0.0,
+        shared_read_share=n_shared / len(r.chunk_ns) if len(r.chunk_ns) else 0.0,
+        late_sends=int((late > LATE_S).sum()),
+        late_send_max_s=float(late.max()) if len(late) else 0.0,
+        connects=reads.connects,
+        clock_steps_ns=tuple(load.clock_steps_ns),
+        is_spool_full=load.spool.is_full,
+    )

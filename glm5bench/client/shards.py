@@ -1,0 +1,214 @@
+"""One run over as many processes as it needs, by one clock.
+
+A process takes what its core can; more users, or more chunks a second than one core reads, are shared among several. All take the next
+conversation from one file whose position they share, start at the same instant of the machine's monotonic clock, and parse what they have
+seen. What they have seen is put together in the order in which it was encoded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import select
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..analysis.metrics import Requests
+from ..errors import ClientError, EnvironmentLacks, ServerError
+from .load import WATCH_S, Health, Prepared, Progress, Target, Traffic, run_load
+from .results import COLUMNS, Result, results
+
+USERS_A_PROCESS = 1024
+SHARE_OF_A_CORE = 0.6  # more than that in the warm-up, and the measurement gets another process
+LEAD_S = 0.3  # from the word to start until the start
+READY_S = 120.0
+PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
+
+
+def processes_needed(concurrency: int, cpu_share: float, cores: int) -> int:
+    """How many processes a run needs, by its users and by how busy one was in the warm-up; never more than there are cores."""
+    wanted = max(math.ceil(concurrency / USERS_A_PROCESS), math.ceil(cpu_share / SHARE_OF_A_CORE))
+    return max(1, min(wanted, cores, concurrency))
+
+
+def measured(
+    target: Target, prepared: Prepared, traffic: Traffic, progress: Progress, *, processes: int | None = None, cpu_share: float = 0.0
+) -> Result:
+    """The result of a run, over `processes` of them; None: as many as it needs."""
+    n = processes or processes_needed(traffic.concurrency, cpu_share, len(os.sched_getaffinity(0)))
+    n = min(n, traffic.concurrency, len(prepared.sessions))
+    if n <= 1:
+        return results(run_load(target, prepared, traffic, progress))
+    with tempfile.TemporaryDirectory(prefix="glm5bench-shards-") as folder, tempfile.TemporaryFile() as order:
+        order.write(np.arange(len(prepared.sessions), dtype="<i8").tobytes())
+        order.seek(0)
+        told = _told(target, prepared, traffic, Path(folder), order.fileno())
+        with contextlib.ExitStack() as stack:
+            shards = [stack.enter_context(_Shard(told, i, n)) for i in range(n)]
+            return _run(shards, target, progress, len(prepared.traces))
+
+
+def _told(target: Target, prepared: Prepared, traffic: Traffic, folder: Path, order_fd: int) -> dict[str, Any]:
+    """What every shard is told, on its standard input: the key of the server stands in no argument."""
+    if prepared.spool.is_full:
+        raise EnvironmentLacks("The requests of this point do not fit on the disk for temporary files.", next_step="set TMPDIR")
+    traces = prepared.traces
+    np.savez(
+        folder / "traces.npz",
+        offset=[t.request.offset for t in traces],
+        length=[t.request.length for t in traces],
+        prompt_tokens=[t.prompt_tokens for t in traces],
+        asked_tokens=[t.asked_tokens for t in traces],
+        pause_s=np.array([t.pause_s for t in traces], dtype=np.float64),
+        sessions=[[s.start, s.stop] for s in prepared.sessions],
+    )
+    return {
+        "target": {"base_url": target.base_url, "path": target.path, "headers": dict(target.headers), "stall_s": target.stall_s},
+        "traffic": asdict(traffic),
+        "folder": str(folder),
+        "spool_fd": prepared.spool.fd,
+        "order_fd": order_fd,
+    }
+
+
+class _Shard:
+    """A child process as its parent sees it. Its lines are JSON; at the end of its standard input it ends."""
+
+    def __init__(self, told: dict[str, Any], i: int, n: int) -> None:
+        self._told, self._i, self._n = told, i, n
+        self.done, self.words, self.failed = 0, set[str](), ""
+        self._rest = b""
+
+    def __enter__(self) -> _Shard:
+        path = os.pathsep.join(filter(None, [PACKAGE_ROOT, os.environ.get("PYTHONPATH", "")]))
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "glm5bench.client.shard"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=(self._told["spool_fd"], self._told["order_fd"]),
+            env={**os.environ, "PYTHONPATH": path},
+            start_new_session=True,  # Ctrl-C is the parent's to hear
+        )
+        share = len(range(self._i, self._told["traffic"]["concurrency"], self._n))
+        self.tell(json.dumps({**self._told, "concurrency": share, "shard": self._i, "shards": self._n}))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def fileno(self) -> int:
+        """Where it speaks, for select."""
+        assert self._process.stdout is not None
+        return self._process.stdout.fileno()
+
+    def tell(self, line: str) -> None:
+        """One line to it."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it is heard that it ended
+            self._process.stdin.write(line.encode() + b"\n")
+            self._process.stdin.flush()
+
+    def hear(self) -> None:
+        """Takes what it has said. Raises ClientError where it has ended by itself."""
+        data = os.read(self.fileno(), 65536)
+        if not data and "ended" not in self.words:
+            raise ClientError("A process of the load client ended by itself.", next_step="its error stands above; please report it")
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            said = json.loads(line)
+            self.done = said.get("done", self.done)
+            self.failed = said.get("failed", self.failed)
+            self.words.add(said.get("word", ""))
+
+    def columns(self) -> dict[str, Any]:
+        """What it has written."""
+        with np.load(Path(self._told["folder"]) / f"{self._i}.npz", allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+
+
+def _run(shards: Sequence[_Shard], target: Target, progress: Progress, n_requests: int) -> Result:
+    _await(shards, "ready", target)
+    start_ns = time.monotonic_ns() + round(LEAD_S * 1e9)
+    for shard in shards:
+        shard.tell(str(start_ns))
+    ended_by: Exception | None = None
+    while waiting := [s for s in shards if "ended" not in s.words]:
+        _hear(waiting)
+        progress(sum(s.done for s in shards), n_requests)
+        if ended_by is None:
+            ended_by = _reason(shards, target)
+            for shard in shards if ended_by is not None else ():
+                shard.tell("stop")
+    ended_by = ended_by or _reason(shards, target)
+    parts = [shard.columns() for shard in shards]
+    return Result(_put_together(parts), _health_of_all([json.loads(p["health"].tobytes()) for p in parts]), start_ns, ended_by)
+
+
+def _await(shards: Sequence[_Shard], word: str, target: Target) -> None:
+    deadline = time.monotonic() + READY_S
+    while waiting := [s for s in shards if word not in s.words]:
+        target.check()
+        _hear(waiting)
+        if time.monotonic() > deadline:
+            raise ClientError(f"A process of the load client was not ready within {READY_S:g} s.")
+
+
+def _hear(waiting: Sequence[_Shard]) -> None:
+    for shard in select.select(waiting, [], [], WATCH_S)[0]:
+        shard.hear()
+
+
+def _reason(shards: Sequence[_Shard], target: Target) -> Exception | None:
+    """Why the run is to end: by a shard's word, or by the target's check."""
+    said = next((s.failed for s in shards if s.failed), "")
+    if said:
+        class_, _, message = said.partition(": ")
+        return ServerError(message, failure_class=class_, where=target.base_url)
+    try:
+        target.check()
+    except Exception as error:  # whatever it raises ends the run, and is passed on
+        return error
+    return None
+
+
+def _put_together(parts: Sequence[dict[str, Any]]) -> Requests:
+    """One table of the parts' rows, in the order in which the requests were encoded."""
+    number = np.concatenate([p["number"] for p in parts])
+    order = np.argsort(number, kind="stable")
+    errors = [e for p in parts for e in json.loads(p["error"].tobytes())]
+    counts = np.concatenate([np.diff(p["chunk_offsets"]) for p in parts])
+    begins = np.concatenate([[0], np.cumsum(counts)])[:-1]
+    offsets = np.concatenate([[0], np.cumsum(counts[order])]).astype(np.int64)
+    taken = np.repeat(begins[order] - offsets[:-1], counts[order]) + np.arange(offsets[-1])
+    return Requests(
+        **{name: np.concatenate([p[name] for p in parts])[order] for name in COLUMNS},
+        error=tuple(errors[i] for i in order),
+        chunk_ns=np.concatenate([p["chunk_ns"] for p in parts])[taken],
+        chunk_tokens=np.concatenate([p["chunk_tokens"] for p in parts])[taken],
+        chunk_offsets=offsets,
+    )
+
+
+def _health_of_all(told: Sequence[dict[str, Any]]) -> Health:
+    """The worst of what is a worst, the sum of what is a sum; shares and medians are means over the processes."""
+    worst = ("cpu_share", "loop_lag_p99_s", "read_lag_p99_s", "late_send_max_s", "is_spool_full")
+    total = ("processes", "cpu_s", "late_sends", "connects")
+    mean = ("read_lag_p50_s", "kernel_stamp_share", "shared_read_share")
+    return Health(
+        event_loop=told[0]["event_loop"],
+        clock_steps_ns=tuple(told[0]["clock_steps_ns"]),
+        **{name: max(t[name] for t in told) for name in worst},
+        **{name: sum(t[name] for t in told) for name in total},
+        **{name: sum(t[name] for t in told) / len(told) for name in mean},
+    )

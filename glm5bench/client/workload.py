@@ -1,0 +1,209 @@
+"""The requests of a point as they are sent: prompts of drawn or recorded lengths, encoded before the clock starts.
+
+Enters: a workload, a point, what the server calls its model. Leaves: conversations, each a sequence of encoded requests. Token ids go
+to the endpoints that take them, so that prompt lengths are exact with any tokenizer; chat takes text, whose length is adjusted to the
+server's own count. No prompt repeats; the same point has the same prompts everywhere. The history of a further turn is drawn, too, and
+not what the server said: what is sent is known before the clock starts.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import ClientError
+from ..point import Point
+from ..simulator.predict import lengths
+from ..workload import Workload
+from .recorded import TRACE_BLOCK_TOKENS, Exchanged, Traced
+
+FIRST_ID, LAST_ID = 1000, 100_000  # past the special tokens; where a vocabulary is smaller, to its end
+WORDS = ("the", "of", "and", "to", "in", "is", "for", "that", "on", "with", "as", "are", "this", "by", "be", "at", "from", "or", "an", "it")
+PATHS = {"completions": "/v1/completions", "chat": "/v1/chat/completions", "generate": "/generate"}
+MEASURED, WARM, SHARED, PAUSES, DUE = range(5)  # streams of random numbers, apart
+DRAWS = 100  # of a prompt that is to be a new one
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One request: its encoded body and the lengths asked for. `pause_s`: before it, since the answer to the one before."""
+
+    body: bytes
+    prompt_tokens: int
+    output_tokens: int
+    pause_s: float = 0.0
+
+
+Session = tuple[Prompt, ...]
+
+
+@dataclass(frozen=True)
+class Counting:
+    """How this server counts text: tokens of a prompt of n words = overhead + n x per_word. Of ids nothing need be known."""
+
+    overhead: float = 0.0
+    per_word: float = 1.0
+
+    def words(self, tokens: int) -> int:
+        """How many words make a prompt of that length."""
+        return max(1, round((tokens - self.overhead) / self.per_word))
+
+
+class Encoder:
+    """Prompts of one workload for one server, as they are sent."""
+
+    def __init__(self, workload: Workload, point: Point, model: str, vocabulary: int = LAST_ID, counting: Counting = Counting()) -> None:
+        self.workload, self.point, self._model, self._counting = workload, point, model, counting
+        self._last_id = min(LAST_ID, vocabulary)
+        self._sent: set[int] = set()
+        self._prefix = self._rng(SHARED).integers(FIRST_ID, self._last_id, size=workload.prefix_tokens).tolist()
+
+    def _rng(self, stream: int) -> np.random.Generator:
+        return np.random.default_rng([self.point.seed, self.point.repeat, self.point.concurrency, stream])
+
+    def warmups(self) -> Iterator[Session]:
+        """What is sent before the clock starts: drawn prompts of their own, whatever is measured."""
+        rng = self._rng(WARM)
+        n_in, n_out = self._lengths(rng, self.workload.n_warmups(self.point.concurrency))
+        for i, o in zip(n_in, n_out, strict=True):
+            yield (self._prompt(self._text(rng, i), o, i),)
+
+    def drawn(self) -> Iterator[Session]:
+        """The measured conversations of random content."""
+        w, rng, pauses = self.workload, self._rng(MEASURED), self._rng(PAUSES)
+        n = w.n_prompts(self.point.concurrency)
+        n_in, n_out = self._lengths(rng, n * w.turns)
+        for s in range(n):
+            said: list[Any] = []
+            session: list[Prompt] = []
+            for t in range(s * w.turns, (s + 1) * w.turns):
+                said.append(self._text(rng, n_in[t], is_first=not said))
+                asked = sum(n_in[s * w.turns : t + 1]) + sum(n_out[s * w.turns : t])
+                session.append(self._prompt(_joined(said), n_out[t], asked, self._pause_s(pauses, bool(session))))
+                said.append(self._text(rng, n_out[t], is_first=False) if w.turns > 1 else [])
+            yield tuple(session)
+
+    def conversations(self, recorded: Sequence[Sequence[Exchanged]]) -> Iterator[Session]:
+        """The measured conversations of a file; where more are needed than it has, they come again with a number before them."""
+        w, pauses = self.workload, self._rng(PAUSES)
+        order = self._rng(MEASURED).permutation(len(recorded)).tolist()
+        for i in range(w.n_prompts(self.point.concurrency)):
+            turns = recorded[order[i % len(order)]][: w.turns]
+            again = f"[{i // len(order)}] " if i >= len(order) else ""
+            messages: list[dict[str, str]] = []
+            session: list[Prompt] = []
+            for turn in turns:
+                messages.append({"role": "user", "content": again + turn.asked if not messages else turn.asked})
+                text = messages[-1]["content"] if w.endpoint != "chat" else list(messages)
+                session.append(self._prompt(text, turn.output_tokens, 0, self._pause_s(pauses, bool(session))))
+                messages.append({"role": "assistant", "content": turn.answered})
+            yield tuple(session)
+
+    def traced(self, trace: Sequence[Traced]) -> Iterator[Session]:
+        """The requests of a trace, with the prefixes that they share there."""
+        rng = self._rng(MEASURED)
+        for request in trace:
+            blocks = [self._block(b) for b in request.blocks[: request.prompt_tokens // TRACE_BLOCK_TOKENS]]
+            ids = list(itertools.chain.from_iterable(blocks))
+            text = self._text(rng, max(1, request.prompt_tokens - len(ids)), is_first=False)
+            yield (self._prompt(_joined([self._as_text(ids), text]), request.output_tokens, request.prompt_tokens),)
+
+    def _block(self, number: int) -> list[int]:
+        rng = np.random.default_rng([self.point.seed, SHARED, number])
+        return rng.integers(FIRST_ID, self._last_id, size=TRACE_BLOCK_TOKENS).tolist()  # type: ignore[no-any-return]
+
+    def due_s(self, trace: Sequence[Traced] | None) -> list[float] | None:
+        """When each conversation is due, seconds since the start; None in a closed loop."""
+        w = self.workload
+        if trace is not None and w.arrivals == "trace":
+            return [request.due_s for request in trace]
+        if not w.is_open_loop or w.rate_rps is None:
+            return None
+        rng, n = self._rng(DUE), w.n_prompts(self.point.concurrency)
+        shape = {"poisson": 1.0, "gamma": w.burstiness, "constant": np.inf}[w.arrivals]
+        gaps = np.ones(n) if np.isinf(shape) else rng.gamma(shape, 1 / shape, size=n)
+        return ramped(np.cumsum(gaps) / w.rate_rps, w.rate_rps, w.ramp_s).tolist()  # type: ignore[no-any-return]
+
+    def _pause_s(self, rng: np.random.Generator, is_further: bool) -> float:
+        return float(rng.exponential(self.workload.think_time_s)) if is_further and self.workload.think_time_s else 0.0
+
+    def _lengths(self, rng: np.random.Generator, n: int) -> tuple[list[int], list[int]]:
+        w = self.workload
+        n_in, n_out = lengths(rng, w.isl_tokens, w.range_ratio, n), lengths(rng, w.osl_tokens, w.range_ratio, n)
+        return [int(x) for x in n_in], [int(x) for x in n_out]
+
+    def _text(self, rng: np.random.Generator, n: int, *, is_first: bool = True) -> Any:
+        """Random content of this length that was not sent before: ids, or text of words for chat. The first of a prompt has the prefix."""
+        prefix = self._prefix[: n - 1] if is_first else []
+        for _ in range(DRAWS):
+            if self.workload.endpoint == "chat":
+                words = self._counting.words(n) if is_first else n
+                drawn = rng.integers(0, len(WORDS), size=max(1, words - len(prefix)))
+            else:
+                drawn = rng.integers(FIRST_ID, self._last_id, size=n - len(prefix))
+            mark = hash(drawn.tobytes())
+            if not is_first or mark not in self._sent:
+                self._sent.add(mark)
+                return self._as_text([*prefix, *drawn.tolist()])
+        raise ClientError(
+            f"There are not enough different prompts of {n} tokens.", next_step="a larger workload.isl_tokens, or fewer prompts"
+        )
+
+    def _as_text(self, ids: list[int]) -> Any:
+        return " ".join(WORDS[i % len(WORDS)] for i in ids) if self.workload.endpoint == "chat" else ids
+
+    def _prompt(self, text: Any, n_out: int, n_in: int, pause_s: float = 0.0) -> Prompt:
+        return Prompt(json.dumps(self._body(text, n_out), separators=(",", ":")).encode(), n_in, n_out, pause_s)
+
+    def _body(self, text: Any, n_out: int) -> dict[str, Any]:
+        if self.workload.endpoint == "generate":  # SGLang's own: counts come with every chunk
+            sampling = {"max_new_tokens": n_out, "temperature": 0, "ignore_eos": True}
+            return {"text" if isinstance(text, str) else "input_ids": text, "sampling_params": sampling, "stream": True}
+        body: dict[str, Any] = {
+            "model": self._model,
+            "max_tokens": n_out,
+            "temperature": 0,
+            "ignore_eos": True,
+            "stream": True,
+            "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+        }
+        if self.workload.endpoint == "chat":
+            body["messages"] = text if _is_messages(text) else _messages(text)
+        else:
+            body["prompt"] = text
+        return body
+
+
+def _joined(said: Sequence[Any]) -> Any:
+    """What was said in a conversation as one prompt: ids one after another, or a list of texts, user and assistant in turn."""
+    parts = [part for part in said if len(part)]
+    return parts if parts and isinstance(parts[0], str) else list(itertools.chain.from_iterable(parts))
+
+
+def _is_messages(text: Any) -> bool:
+    return isinstance(text, list) and bool(text) and isinstance(text[0], dict)
+
+
+def _messages(text: Any) -> list[dict[str, str]]:
+    texts = [text] if isinstance(text, str) else text
+    return [{"role": ("user", "assistant")[i % 2], "content": content} for i, content in enumerate(texts)]
+
+
+def ramped(due_s: np.ndarray, rate_rps: float, ramp_s: float) -> np.ndarray:
+    """Due times of a rate that grows from nothing over `ramp_s` and stays. Shapes: (n,). By then half as many are due."""
+    if not ramp_s:
+        return due_s
+    count = due_s * rate_rps  # the full rate's clock, in requests
+    grown = rate_rps * ramp_s / 2
+    return np.where(count < grown, np.sqrt(2 * ramp_s * np.minimum(count, grown) / rate_rps), ramp_s + (count - grown) / rate_rps)
+
+
+def prompts(workload: Workload, point: Point, model: str, vocabulary: int = LAST_ID) -> tuple[list[Prompt], list[Prompt]]:
+    """The warm-ups and the measured requests of a workload of random content, in order."""
+    encoder = Encoder(workload, point, model, vocabulary)
+    return [p for session in encoder.warmups() for p in session], [p for session in encoder.drawn() for p in session]
