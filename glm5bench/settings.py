@@ -107,11 +107,8 @@ def validated(asked: dict[str, Any]) -> Settings:
     if settings.stage == "local" and (settings.cluster.stage_dir is None or settings.cluster.checkpoint_dir is None):
         lacks = "stage_dir, a disk of the nodes' own" if settings.cluster.stage_dir is None else "checkpoint_dir to copy from"
         raise SettingsError(f"stage=local: cluster {settings.cluster.id} names no {lacks}.", next_step="cluster.stage_dir=/local/scratch")
-    wrong = impossible(settings.workload)
-    if wrong:
-        raise SettingsError(f"{wrong}.", where="the command line or conf/workload", next_step="`glm5bench plan --help`")
     _refuse_bad_expressions(settings)
-    settings = _with_file(settings)
+    settings = replace(settings, workload=complete_workload(settings.workload))
     strange = set(settings.cluster.hardware) - {settings.hardware.id, *_hardware_names()}
     if strange:
         known = ", ".join(_hardware_names())
@@ -122,18 +119,23 @@ def validated(asked: dict[str, Any]) -> Settings:
     return settings
 
 
-def _with_file(settings: Settings) -> Settings:
-    """The same, with the hash of the workload's file: what it holds changes the measurement, where it lies does not."""
-    w = settings.workload
+def complete_workload(w: Workload) -> Workload:
+    """The same, with the hash of its file: what that holds changes the measurement, where it lies does not.
+
+    Raises SettingsError for one that contradicts itself, and where the file cannot be read or is not the one that was meant.
+    """
+    wrong = impossible(w)
+    if wrong:
+        raise SettingsError(f"{wrong}.", where="the command line or conf/workload", next_step="`glm5bench plan --help`")
     if w.file is None:
-        return settings
+        return w
     try:
         found = sha256(Path(w.file).expanduser())
     except OSError as error:
         raise SettingsError(f"workload.file cannot be read: {error.strerror or error}.", where=w.file) from error
     if w.file_sha256 not in (None, found):
         raise SettingsError("workload.file is not the one whose hash workload.file_sha256 gives.", where=w.file)
-    return replace(settings, workload=replace(w, file=str(Path(w.file).expanduser().absolute()), file_sha256=found))
+    return replace(w, file=str(Path(w.file).expanduser().absolute()), file_sha256=found)
 
 
 def _refuse_bad_expressions(settings: Settings) -> None:

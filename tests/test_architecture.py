@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "recipe": {"roofline"},
     "plan": {"recipe", "settings"},
     "analysis": {"roofline"},
-    "store": {"analysis"},
+    "store": {"analysis", "workload"},
     "images": {"store", "content"},
     "simulator": {"roofline", "workload"},
     "client": {"workload", "content", "analysis", "simulator"},
@@ -65,7 +65,7 @@ HOMES = {
     "starlette": {"simulator"},
     "uvicorn": {"simulator"},
     "tabulate": {"report"},
-    "rich": {"launch"},
+    "rich": {"launch", "cli"},
     "uvloop": {"client", "simulator"},
 }
 PURE = ("workload", "cluster", "plan", "recipe", "roofline", "analysis", "point")

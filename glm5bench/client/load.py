@@ -231,6 +231,8 @@ class Run:
         if not work.done():
             self.ended_by = _why(watch)
             self._abort("stopped: the run was ended while it was in flight")
+            for _ in range(3):
+                await asyncio.sleep(0)  # what was in flight is kept
             for task in tasks:
                 task.cancel()
             await work

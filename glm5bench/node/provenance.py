@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import platform
 import shutil
 import socket
@@ -32,16 +31,10 @@ def provenance(job_id: str, image: Image | None) -> dict[str, Any]:
         "httpx": httpx.__version__,
         "numpy": np.__version__,
         "kernel": platform.release(),
-        "client": "httpx, one client a slot, user-space stamps, " + ("uvloop" if has_uvloop() else "asyncio"),
         "container": str(image.sif) if image is not None else "none",
         "image": asdict(record) if record is not None else {},
         "executable": sys.executable,
     }
-
-
-def has_uvloop() -> bool:
-    """Whether the client's event loop is uvloop's."""
-    return importlib.util.find_spec("uvloop") is not None
 
 
 def git_state() -> str:

@@ -74,7 +74,7 @@ def point_row(r: Row, economy: Economy) -> dict[str, Any]:
     return {
         **_series(r.series),
         "tp": r.tp,
-        "gpus": r.gpus,
+        "gpus": r.gpus or None,
         "concurrency": r.concurrency,
         "repeat": r.repeat,
         "seed": r.seed,

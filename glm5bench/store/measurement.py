@@ -68,7 +68,8 @@ class Measurement:
 
     def _circumstances(self) -> Circumstances:
         s, p = self.server, self.provenance
-        client = p.get("client", {})
+        client = p.get("client")
+        client = client if isinstance(client, dict) else {}
         return Circumstances(
             concurrency=int(self.point["concurrency"]),
             server_max_running=s.get("max_running"),
@@ -118,7 +119,8 @@ class Measurement:
 
     def _row(self, digest: str, origin: str) -> Row:
         p, f, v = self.point, self.figures(), self.verdict()
-        nan, gpus = float("nan"), int(p["gpus"])
+        nan = float("nan")
+        gpus = int(p["gpus"]) if p["gpus"] is not None else 0  # 0: nobody said how many GPUs the server has
         names = ("hardware", "engine", "checkpoint", "precision", "speculative")
         series = Series(
             source=self.source,
@@ -131,7 +133,7 @@ class Measurement:
             variant=str(p.get("variant", "")),
             time_scale=float(p["time_scale"]) if p.get("time_scale") else None,
         )
-        if gpus < 1 or int(p["gpus_per_node"]) < 1:
+        if p["gpus"] is not None and (gpus < 1 or int(p["gpus_per_node"]) < 1):
             raise ValueError("a number of GPUs below 1")
         stated = {name: float(value) for name, value in self.stated.items()}
         return Row(
@@ -140,15 +142,15 @@ class Measurement:
             digest=digest,
             tp=int(p["tp"]),
             gpus=gpus,
-            gpus_per_node=max(gpus, int(p["gpus_per_node"]) // int(p.get("packed", 1))),  # its share of a node that others use too
+            gpus_per_node=max(gpus, int(p["gpus_per_node"] or 0) // int(p.get("packed", 1))),  # its share of a node that others use too
             concurrency=int(p["concurrency"]),
             repeat=int(p["repeat"]),
             seed=int(p["seed"]),
             server_scope=p["server_scope"],
             binding=p.get("binding"),
-            total_tput_per_gpu_tok_s=f.total_tput_tok_s / gpus if f else stated.get("total_tput_per_gpu_tok_s", nan),
-            input_tput_per_gpu_tok_s=f.input_tput_tok_s / gpus if f else nan,
-            output_tput_per_gpu_tok_s=f.output_tput_tok_s / gpus if f else stated.get("output_tput_per_gpu_tok_s", nan),
+            total_tput_per_gpu_tok_s=f.total_tput_tok_s / (gpus or nan) if f else stated.get("total_tput_per_gpu_tok_s", nan),
+            input_tput_per_gpu_tok_s=f.input_tput_tok_s / (gpus or nan) if f else nan,
+            output_tput_per_gpu_tok_s=f.output_tput_tok_s / (gpus or nan) if f else stated.get("output_tput_per_gpu_tok_s", nan),
             tpot_median_s=f.tpot.median if f else stated.get("tpot_median_s", nan),
             ttft_median_s=f.ttft.median if f else nan,
             ttft_p99_s=f.ttft.p99 if f and f.ttft.has_p99 else nan,

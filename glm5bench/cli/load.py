@@ -1,0 +1,191 @@
+"""The verb of the load client by itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import UsageError
+from .app import app, say
+
+if TYPE_CHECKING:
+    from ..client.load import Progress
+    from ..store.measurement import Measurement
+
+
+class _Interrupted(Exception):
+    """Ctrl-C, or SIGTERM: the run is ended, and what was measured is kept."""
+
+
+@app.command()
+def load(
+    url: Annotated[str, typer.Argument(help="Where the server runs: http://127.0.0.1:30000")],
+    concurrency: Annotated[int, typer.Option("-c", "--concurrency", min=1, help="Users; in an open loop the most in flight.")] = 8,
+    input_tokens: Annotated[int, typer.Option(min=1, help="Nominal prompt length.")] = 1024,
+    output_tokens: Annotated[int, typer.Option(min=1, help="Nominal output length.")] = 128,
+    range_ratio: Annotated[float, typer.Option(help="Lengths are uniform in [ratio x nominal, nominal].")] = 1.0,
+    endpoint: Annotated[str, typer.Option(help="completions, chat or generate (SGLang's own).")] = "completions",
+    model: Annotated[str | None, typer.Option(help="The served model's name; else the server is asked.")] = None,
+    prompts: Annotated[int | None, typer.Option(min=1, help="Requests, or conversations; else 10 for each user.")] = None,
+    warmups: Annotated[int, typer.Option(min=0, help="Requests for each user before the clock starts.")] = 2,
+    arrivals: Annotated[str, typer.Option(help="closed; open: poisson, gamma, constant, trace.")] = "closed",
+    rate: Annotated[float | None, typer.Option(help="Requests due a second, in an open loop.")] = None,
+    burstiness: Annotated[float, typer.Option(help="Of gamma: 1 is Poisson, less comes in bursts.")] = 1.0,
+    ramp: Annotated[float, typer.Option(help="Seconds until all users, or the whole rate, are there.")] = 0.0,
+    duration: Annotated[float | None, typer.Option(help="Seconds after which nothing new is sent.")] = None,
+    content: Annotated[str, typer.Option(help="random; from --file: conversations (ShareGPT), trace (Mooncake).")] = "random",
+    file: Annotated[Path | None, typer.Option(help="JSON lines of conversations or of a trace.")] = None,
+    prefix_tokens: Annotated[int, typer.Option(min=0, help="With which every prompt begins.")] = 0,
+    turns: Annotated[int, typer.Option(min=1, help="Of a conversation.")] = 1,
+    think_time: Annotated[float, typer.Option(help="Mean seconds before each further turn.")] = 0.0,
+    goodput: Annotated[str, typer.Option(help="What a good request keeps: ttft<=2s,tpot<=50ms")] = "",
+    seed: Annotated[int, typer.Option(min=0, help="The same seed sends the same prompts.")] = 0,
+    processes: Annotated[int | None, typer.Option(min=1, help="Of the client; else as many as it needs.")] = None,
+    stall_timeout: Annotated[float, typer.Option(help="Seconds without a byte after which the server hangs.")] = 300.0,
+    api_key_env: Annotated[str, typer.Option(help="The variable that holds the server's key.")] = "OPENAI_API_KEY",
+    about: Annotated[list[str] | None, typer.Option(help="What tables should know of it: hardware=h200 gpus=8 precision=fp8")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The point file; else one in outputs/load/.")] = None,
+    save_json: Annotated[Path | None, typer.Option(help="Also a result in vLLM's format.")] = None,
+    save_detailed: Annotated[bool, typer.Option(help="With the times of every request in it.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="That result on standard output, in place of the block.")] = False,
+) -> int:
+    """The load client alone, against a server that is already running. Exit code 1 for a point that is not valid or flagged."""
+    from ..node.standalone import Asked, answering
+    from ..node.standalone import load as measure
+
+    told = {
+        "isl_tokens": input_tokens, "osl_tokens": output_tokens, "range_ratio": range_ratio, "endpoint": endpoint,
+        "prompts_per_concurrency": 10, "prompts": prompts, "warmups_per_concurrency": warmups, "content": content,
+        "file": str(file) if file else None, "prefix_tokens": prefix_tokens, "turns": turns, "think_time_s": think_time,
+        "arrivals": arrivals, "rate_rps": rate, "burstiness": burstiness, "ramp_s": ramp, "duration_s": duration, "goodput": goodput,
+    }  # fmt: skip
+    workload = _workload(told)
+    path = _free_path(output)
+    server, name = answering(url, os.environ.get(api_key_env, ""), model)
+    asked = Asked(server, name, workload, concurrency, seed, _pairs(about or []), stall_timeout, processes)
+    with _interruptions() as check, _shown() as progress:
+        done = measure(asked, check, progress)
+    path = path or _numbered(Path("outputs/load"), done.measurement.key)
+    status = _written(done.measurement, path, save_json, as_json=as_json, detailed=save_detailed)
+    if isinstance(done.ended_by, _Interrupted):
+        say("Interrupted: the point is marked incomplete.")
+        return 130
+    if done.ended_by is not None:
+        raise done.ended_by
+    return status
+
+
+def _workload(told: dict[str, Any]) -> Any:
+    from ..settings import complete_workload, validate
+    from ..workload import Workload
+
+    return complete_workload(validate(Workload, {"id": "load", **told}, "workload"))
+
+
+def _pairs(about: list[str]) -> dict[str, str]:
+    from ..node.standalone import NUMBERS, WORDS
+
+    pairs = {}
+    for word in (w for text in about for w in text.split()):
+        name, has_value, value = word.partition("=")
+        if name not in (*WORDS, *NUMBERS) or not has_value or not value:
+            raise UsageError(
+                f"--about {word}: this is nothing that a table shows.", next_step=f"NAME=VALUE of {', '.join((*WORDS, *NUMBERS))}"
+            )
+        pairs[name] = value
+    return pairs
+
+
+def _free_path(output: Path | None) -> Path | None:
+    if output is not None and output.exists():
+        raise UsageError(f"{output} exists already: a measurement is never overwritten.", next_step="another -o FILE")
+    return output
+
+
+def _numbered(folder: Path, key: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return next(path for n in range(1, 1_000_000) if not (path := folder / f"{key}.{n}.h5").exists())
+
+
+def _written(m: Measurement, path: Path, save_json: Path | None, *, as_json: bool, detailed: bool) -> int:
+    """Writes the point first, whatever comes after, and tells it."""
+    from ..analysis.windows import steady
+    from ..report.console import more_lines, result_block
+    from ..store.pointfile import write_point
+    from ..store.vllm_json import vllm_result
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_point(path, m)
+    result, verdict, figures, r = vllm_result(m, detailed=detailed), m.verdict(), m.figures(), m.requests
+    assert figures is not None
+    assert r is not None
+    if save_json is not None:
+        save_json.parent.mkdir(parents=True, exist_ok=True)
+        save_json.write_text(json.dumps(result) + "\n", encoding="utf-8")
+    if as_json:
+        print(json.dumps({**result, "source": m.source, "validity": verdict.validity, "reasons": verdict.codes, "file": str(path)}))
+    else:
+        window = None if m.is_open_loop else steady(r, int(m.point["concurrency"]), time_scale=m.time_scale)
+        block, more = result_block(result), more_lines(r, figures, verdict, window, m.provenance["client"])
+        print("\n".join([*block[:-1], *more, block[-1]]))
+    say(f"{path}: {m.source}, {verdict.validity}.")
+    return 1 if verdict.validity == "invalid" else 0
+
+
+@contextmanager
+def _interruptions() -> Iterator[Any]:
+    """What raises once Ctrl-C was pressed: the run then ends, and what it has is written."""
+    heard: list[int] = []
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        heard.append(number)
+
+    def check() -> None:
+        if heard:
+            raise _Interrupted
+
+    before = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield check
+    except _Interrupted:
+        raise KeyboardInterrupt from None  # in the warm-up: there is nothing to keep
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _shown() -> Iterator[Progress]:
+    """How far the run is: a bar on a terminal, a line now and then elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _Lines()
+        return
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("requests", total=None)
+        yield lambda done, of: bar.update(task, completed=done, total=of)
+
+
+class _Lines:
+    """A line for each tenth of the requests."""
+
+    def __init__(self) -> None:
+        self._told = (0, 0)
+
+    def __call__(self, done: int, of: int) -> None:
+        tenth = (of, 10 * done // of if of else 0)
+        if tenth != self._told:
+            self._told = tenth
+            say(f"{done} of {of} requests")
