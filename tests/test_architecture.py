@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "images": {"store", "content"},
     "simulator": {"roofline", "workload"},
     "client": {"workload", "content", "analysis", "simulator"},
-    "node": {"recipe", "images", "store", "analysis", "simulator", "client"},
+    "node": {"workload", "recipe", "images", "store", "analysis", "simulator", "client"},
     "launch": {"cluster", "plan", "images", "node", "store"},
     "report": {"analysis"},
     "cli": {

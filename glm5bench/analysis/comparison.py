@@ -76,6 +76,11 @@ class Row:
     validity: str
     reasons: tuple[str, ...]
     origin: str
+    mean_isl_tokens: float = float("nan")  # as the server counted them
+    mean_osl_tokens: float = float("nan")
+    steady_tput_per_gpu_tok_s: float = float("nan")  # total tokens, while all users had a request in flight
+    peak_output_tput_per_gpu_tok_s: float = float("nan")  # of the best full second
+    goodput_rps: float = float("nan")  # requests within the workload's bounds
     stated_interactivity: float | None = None  # a source may round it apart from its TPOT
 
     @property

@@ -20,6 +20,8 @@ from ..errors import printable
 
 DEFINITIONS = (
     "total tok/s/GPU: prompt and output tokens over the whole wall time, divided by the GPUs that the server uses",
+    "steady: the same while all users had a request in flight; good req/s: requests a second within the bounds of workload.goodput",
+    "mean: prompt and output tokens of a request, as the server counted them",
     "tok/s/user (interactivity): 1000 / median TPOT in ms; TPOT = (E2EL - TTFT)/(output tokens - 1)",
     "$/Mtok: ($/GPU/h) / (3600 x total tok/s/GPU / 1e6); $/Mtok node: the same with the node's idle GPUs paid",
 )
@@ -83,6 +85,11 @@ def point_row(r: Row, economy: Economy) -> dict[str, Any]:
         "total_tput_per_gpu_tok_s": _finite(r.total_tput_per_gpu_tok_s),
         "input_tput_per_gpu_tok_s": _finite(r.input_tput_per_gpu_tok_s),
         "output_tput_per_gpu_tok_s": _finite(r.output_tput_per_gpu_tok_s),
+        "steady_tput_per_gpu_tok_s": _finite(r.steady_tput_per_gpu_tok_s),
+        "peak_output_tput_per_gpu_tok_s": _finite(r.peak_output_tput_per_gpu_tok_s),
+        "goodput_rps": _finite(r.goodput_rps),
+        "mean_isl_tokens": _finite(r.mean_isl_tokens),
+        "mean_osl_tokens": _finite(r.mean_osl_tokens),
         "interactivity_tok_s_user": _finite(r.interactivity_tok_s_user),
         "tpot_ms": _finite(r.tpot_median_s * 1e3),
         "ttft_median_ms": _finite(r.ttft_median_s * 1e3),
@@ -177,17 +184,32 @@ def _source(r: Mapping[str, Any]) -> str:
 
 
 def _point_columns(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """The columns of the points, without those of which no source says anything."""
+    cells = _point_cells(rows)
+    empty = {name for name in ("mean", "steady", "good req/s") if not any(row[name] for row in cells)}
+    return [{name: text for name, text in row.items() if name not in empty} for row in cells]
+
+
+def _is_told(word: str) -> bool:
+    """Whether a word of a variant says something to a reader: packing, the load by itself, a departure from the public protocol."""
+    return word.startswith("packed") or word == "load" or "=" in word
+
+
+def _point_cells(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     return [
         {
             "source": _source(r),
             "hardware": r["hardware"],
             "engine": r["engine"],
             "precision": r["precision"],
-            "MTP": " ".join([r["speculative"], *(word for word in r["variant"].split() if word.startswith("packed"))]),
+            "MTP": " ".join([r["speculative"], *filter(_is_told, r["variant"].split())]),
             "ISL/OSL": f"{r['isl_tokens']}/{r['osl_tokens']}",
+            "mean": f"{r['mean_isl_tokens']:.0f}/{r['mean_osl_tokens']:.0f}" if r["mean_isl_tokens"] else "",
             "TP": str(r["tp"]),
             "conc.": str(r["concurrency"]),
             "total tok/s/GPU": _text(r["total_tput_per_gpu_tok_s"], 1),
+            "steady": _text(r["steady_tput_per_gpu_tok_s"], 1),
+            "good req/s": _text(r["goodput_rps"], 2),
             "tok/s/user": _text(r["interactivity_tok_s_user"], 2),
             "TPOT ms": _text(r["tpot_ms"], 2),
             "TTFT ms": _text(r["ttft_median_ms"], 0),

@@ -16,8 +16,10 @@ from ..analysis.comparison import Row, Series
 from ..analysis.held import settings_changed
 from ..analysis.metrics import Figures, Requests, figures
 from ..analysis.validity import Circumstances, Verdict, published_verdict, verdict
+from ..analysis.windows import goodput_rps, peak_output_tput_tok_s, steady
 from ..errors import AnalysisError, FileError
 from ..point import canonical_json
+from ..workload import objectives
 
 SOURCES = ("measured", "simulated", "published")
 TIMES = ("due_ns", "sent_ns", "first_byte_ns", "first_token_ns", "last_token_ns", "end_ns")
@@ -117,6 +119,22 @@ class Measurement:
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise FileError(f"The point {self.key} lacks or garbles {error}.", path=origin) from error
 
+    def _windows(self, f: Figures | None, gpus: float) -> dict[str, float]:
+        """The columns of a row that are of parts of the run."""
+        r = self.requests
+        if f is None or r is None or f.n_failed == f.n_requests:
+            return {}
+        n, scale = f.n_requests - f.n_failed, self.time_scale
+        window = None if self.is_open_loop else steady(r, int(self.point["concurrency"]), time_scale=scale)
+        limits: dict[str, float] = {o.metric: o.limit_s for o in objectives(str(self.workload.get("goodput", "")))}
+        return {
+            "mean_isl_tokens": f.prompt_tokens / n,
+            "mean_osl_tokens": f.output_tokens / n,
+            "steady_tput_per_gpu_tok_s": window.total_tput_tok_s / gpus if window else float("nan"),
+            "peak_output_tput_per_gpu_tok_s": peak_output_tput_tok_s(r, time_scale=scale) / gpus,
+            "goodput_rps": goodput_rps(r, f, limits, time_scale=scale, from_due=self.is_open_loop),
+        }
+
     def _row(self, digest: str, origin: str) -> Row:
         p, f, v = self.point, self.figures(), self.verdict()
         nan = float("nan")
@@ -155,6 +173,7 @@ class Measurement:
             ttft_median_s=f.ttft.median if f else nan,
             ttft_p99_s=f.ttft.p99 if f and f.ttft.has_p99 else nan,
             n_requests=f.n_requests if f else 0,
+            **self._windows(f, gpus or nan),
             validity=v.validity,
             reasons=v.codes,
             origin=origin,
