@@ -18,6 +18,7 @@ from typing import Any
 from .errors import SettingsError
 from .point import Arm, Recipe, Rule
 from .roofline import SPECULATIVE_DEFAULT_RUNNING, MemoryFit, StepModel, closed_loop_s, memory_fit, resolved_kv_dtype
+from .workload import Workload
 
 GIVEN_BY_THE_NODE = ("$MODEL", "$HOST", "$PORT", "$FACTS")
 FRACTION_FLAGS = ("--mem-fraction-static", "--gpu-memory-utilization")
@@ -260,9 +261,10 @@ def _draft(arm: Arm) -> str | None:
 
 def _context(arm: Arm) -> str | None:
     w, positions = arm.workload, arm.checkpoint.architecture.positions
-    if w.isl_tokens + w.osl_tokens <= positions:
+    if w.longest_tokens <= positions:
         return None
-    return f"{w.isl_tokens} + {w.osl_tokens} tokens are more than the {positions} positions of {arm.checkpoint.id}"
+    turns = f"{w.turns} x " if w.turns > 1 else ""
+    return f"{turns}{w.isl_tokens} + {w.osl_tokens} tokens are more than the {positions} positions of {arm.checkpoint.id}"
 
 
 def _endpoint(arm: Arm) -> str | None:
@@ -297,7 +299,7 @@ def warnings(arm: Arm, recipe: Recipe, concurrency: int) -> tuple[str, ...]:
     """What will make this point's curve go flat, told before it is measured."""
     told = []
     fit, w = memory(arm, recipe), arm.workload
-    need = concurrency * (w.isl_tokens + w.osl_tokens)
+    need = concurrency * w.longest_tokens
     if need > fit.capacity_tokens:
         told.append(f"concurrency {concurrency} needs up to {need:,} tokens of KV cache, and {fit.capacity_tokens:,} fit")
     if w.n_prompts(concurrency) < concurrency:
@@ -312,7 +314,17 @@ def point_estimate_s(arm: Arm, recipe: Recipe, concurrency: int) -> float:
     """About how long the point's warm-up and measurement take on the wall clock, from the roofline model."""
     model = StepModel(arm.hardware, arm.checkpoint, arm.tp, arm.speculative, kv_dtype(arm, recipe.argv))
     limit = admitted(arm, recipe) or concurrency
-    return closed_loop_s(model, arm.workload, concurrency, limit, memory(arm, recipe).capacity_tokens) / arm.engine.time_scale
+    served_s = closed_loop_s(model, arm.workload, concurrency, limit, memory(arm, recipe).capacity_tokens)
+    return _awaited_s(arm.workload, served_s, concurrency) / arm.engine.time_scale
+
+
+def _awaited_s(w: Workload, served_s: float, concurrency: int) -> float:
+    """The same where requests wait to be due, conversations have turns, or the time is limited. A trace's own times are not known."""
+    n = w.n_prompts(concurrency)
+    thought_s = (w.turns - 1) * w.think_time_s * n / concurrency
+    due_s = n / w.rate_rps if w.rate_rps is not None else 0.0
+    total_s = max(served_s * w.turns + thought_s, due_s) + w.ramp_s / 2
+    return min(total_s, w.duration_s + served_s / max(1, w.prompts_per_concurrency)) if w.duration_s is not None else total_s
 
 
 @dataclass(frozen=True)

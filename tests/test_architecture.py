@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "settings": {"cluster", "workload", "content"},
     "overrides": {"settings"},
     "prices": {"settings"},
-    "recipe": {"roofline"},
+    "recipe": {"roofline", "workload"},
     "plan": {"recipe", "settings"},
     "analysis": {"roofline"},
     "store": {"analysis", "workload"},

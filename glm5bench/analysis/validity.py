@@ -152,7 +152,12 @@ def _server(r: Requests, f: Figures, c: Circumstances) -> list[Reason]:
     if c.server_max_running is not None and c.server_max_running < c.concurrency:
         found.append(Reason("admission_capped", f"the server admits {c.server_max_running} requests, {c.concurrency} were sent"))
     ran = c.server_peak_running
-    if ran is not None and not f.n_failed and ran < min(c.concurrency, c.server_max_running or c.concurrency, len(r.sent_ns)):
+    if (
+        ran is not None
+        and c.keeps_concurrency
+        and not f.n_failed
+        and ran < min(c.concurrency, c.server_max_running or c.concurrency, len(r.sent_ns))
+    ):
         found.append(Reason("kv_limited", f"at most {ran} requests ran at once, {c.concurrency} were sent; {_cache(c)}"))
     return found
 
