@@ -3,8 +3,9 @@
 Enters: OpenAI's completions and chat completions over HTTP/1.1, and on the command line when tokens come. Leaves: the streams, and at
 GET /truth a .npz of what really happened: `number`, `received_ns` (the kernel's stamp of the first bytes of the request), `offsets` and
 `chunk_ns` (the clock read right before each chunk's only send), all CLOCK_MONOTONIC; `request_id` (the header x-request-id), `prompt_sha`,
-`prompt_tokens`, `tokens`, and `held_back`, how many sends a socket did not take whole. The first token's text is ` r<number>`, so an answer
-names its truth. It models nothing and knows no engine: it exists to measure load clients (benchmarks/client.py).
+`prompt_tokens`, `tokens`; `held_back`, how many sends a socket did not take whole, and `unstamped`, how many requests' times are their
+reading's for want of a stamp. The first token's text is ` r<number>`, so an answer names its truth. It models nothing and knows no engine:
+it exists to measure load clients (benchmarks/client.py).
 
 Each chunk is one send of bytes made beforehand; a timerfd wakes the loop (epoll alone would round to milliseconds), and one wake writes all
 that is due within TICK_NS. Sustains 50,000 chunks/s on one core.
@@ -20,6 +21,7 @@ import gc
 import hashlib
 import heapq
 import io
+import itertools
 import json
 import math
 import os
@@ -34,6 +36,8 @@ from typing import Any
 import httptools
 import numpy as np
 
+from .chunks import Chunks, as_json
+
 SO_TIMESTAMPNS = 35  # Linux; socket does not name it
 SPACE = socket.CMSG_SPACE(16)  # one struct timespec
 TICK_NS = 100_000
@@ -42,7 +46,7 @@ ABSOLUTE = 1  # TFD_TIMER_ABSTIME
 STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
 MODEL = {"id": "truth", "object": "model", "created": 0, "owned_by": "simulated", "root": "truth", "parent": None, "max_model_len": 1 << 20}
 GIVES: dict[str, Callable[[Server], tuple[str, bytes]]] = {
-    "GET /v1/models": lambda server: ("application/json", _json({"object": "list", "data": [MODEL]})),
+    "GET /v1/models": lambda server: ("application/json", as_json({"object": "list", "data": [MODEL]})),
     "GET /health": lambda server: ("text/plain", b""),
     "GET /version": lambda server: ("application/json", b'{"version":"simulated-truth"}'),
     "GET /metrics": lambda server: ("text/plain", b'num_requests_total{simulated="true"} %d\n' % len(server.streams)),
@@ -72,83 +76,30 @@ class Pace:
 class Stream:
     """One answer: what is still to be written, and when the rest was."""
 
-    __slots__ = (
-        *("connection", "left", "middle", "number", "prompt_sha", "prompt_tokens"),
-        *("received_ns", "render", "request_id", "stamps", "tokens"),
-    )
+    __slots__ = ("chunks", "connection", "left", "middle", "number", "prompt_sha", "received_ns", "request_id", "stamps")
 
-    def __init__(self, connection: Connection, number: int, body: dict[str, Any], *, is_chat: bool, received_ns: int) -> None:
-        self.connection, self.number, self.received_ns = connection, number, received_ns
-        prompt = body["messages"] if is_chat else body["prompt"]
-        self.prompt_sha = hashlib.sha256(_json(prompt)).hexdigest()
-        self.prompt_tokens = len(prompt) if isinstance(prompt, list) and not is_chat else len(str(prompt).split())
-        self.tokens = self.left = int(body.get("max_completion_tokens") or body.get("max_tokens") or 16)
-        self.request_id = connection.request_id
-        self.stamps = array("q")
-        options = body.get("stream_options") or {}
-        self.render = Renderer(self, body, is_chat, bool(options.get("include_usage")), bool(options.get("continuous_usage_stats")))
-        self.middle = b""
+    def __init__(self, connection: Connection, number: int, body: dict[str, Any], *, is_chat: bool) -> None:
+        self.connection, self.number, self.received_ns, self.request_id = connection, number, connection.received_ns, connection.request_id
+        self.chunks = Chunks(number, body, is_chat=is_chat)
+        self.prompt_sha = hashlib.sha256(as_json(self.chunks.prompt)).hexdigest()
+        self.left, self.middle, self.stamps = self.chunks.tokens, b"", array("q")
 
     def write(self, tokens_per_chunk: int) -> bool:
         """Sends the next chunk, by one send. Returns whether another follows."""
-        tokens = min(tokens_per_chunk, self.left)
+        tokens, chunks, is_first = min(tokens_per_chunk, self.left), self.chunks, not self.stamps
         self.left -= tokens
-        if not self.stamps or not self.left or self.render.continuous:
-            data = self.render.chunk(tokens, first=not self.stamps, last=not self.left)
+        if is_first or not self.left or chunks.continuous:
+            data = chunks.chunk(tokens, self.left, is_first=is_first)
         else:
-            data = self.middle = self.middle or self.render.chunk(tokens, first=False, last=False)
-        if not self.stamps and self.render.is_chat:
-            self.connection.send(self.render.role())  # vLLM sends the role just ahead of the first token
+            data = self.middle = self.middle or chunks.chunk(tokens, self.left, is_first=False)
+        if is_first and chunks.is_chat:
+            self.connection.send(chunks.role())  # vLLM sends the role just ahead of the first token
         self.stamps.append(time.monotonic_ns())
         self.connection.send(data)
         if not self.left:
-            self.connection.send(self.render.ending())
+            self.connection.send(chunks.ending())
             self.connection.stream = None
         return self.left > 0
-
-
-class Renderer:
-    """The bytes of one stream's events, in vLLM's shape and with the chunked encoding's frame."""
-
-    def __init__(self, stream: Stream, body: dict[str, Any], is_chat: bool, usage: bool, continuous: bool) -> None:
-        self.stream, self.is_chat, self.usage, self.continuous = stream, is_chat, usage, continuous and usage
-        kind, id_ = ("chat.completion.chunk", "chatcmpl") if is_chat else ("text_completion", "cmpl")
-        made = {"id": f"{id_}-{stream.prompt_sha[:24]}{stream.number:08x}", "object": kind, "created": int(time.time())}
-        self.envelope = {**made, "model": str(body.get("model", "truth"))}
-
-    def chunk(self, tokens: int, *, first: bool, last: bool) -> bytes:
-        """One event with tokens."""
-        text = " tok" * tokens
-        if first:
-            text = f" r{self.stream.number}" + " tok" * (tokens - 1)
-        spoken = {"delta": {"content": text}} if self.is_chat else {"text": text}
-        choice = {"index": 0, **spoken, "logprobs": None, "finish_reason": "length" if last else None, "stop_reason": None}
-        more = {} if self.is_chat else {"prompt_token_ids": None, "token_ids": None}
-        return self._event({"choices": [{**choice, **more}], **({"usage": self._usage()} if self.continuous else {})})
-
-    def role(self) -> bytes:
-        """The event before the first token of a chat."""
-        choice = {"index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
-        return self._event({"choices": [choice]})
-
-    def ending(self) -> bytes:
-        """All that follows the last token."""
-        usage = self._event({"choices": [], "usage": self._usage()}) if self.usage else b""
-        return usage + _frame(b"data: [DONE]\n\n") + b"0\r\n\r\n"
-
-    def whole(self) -> bytes:
-        """The answer to a request that asked for no stream."""
-        text = " tok" * self.stream.tokens
-        spoken = {"message": {"role": "assistant", "content": text}} if self.is_chat else {"text": text}
-        self.stream.left = 0
-        return _json({**self.envelope, "choices": [{"index": 0, **spoken, "finish_reason": "length"}], "usage": self._usage()})
-
-    def _event(self, more: dict[str, Any]) -> bytes:
-        return _frame(b"data: " + _json({**self.envelope, **more}) + b"\n\n")
-
-    def _usage(self) -> dict[str, int]:
-        done = self.stream.tokens - self.stream.left
-        return {"prompt_tokens": self.stream.prompt_tokens, "total_tokens": self.stream.prompt_tokens + done, "completion_tokens": done}
 
 
 class Connection:
@@ -158,10 +109,10 @@ class Connection:
         self.server, self.sock = server, sock
         self.stream: Stream | None = None
         self.unsent = b""
-        self._begin()
-
-    def _begin(self) -> None:
         self.parser = httptools.HttpRequestParser(self)
+        self._forget()
+
+    def _forget(self) -> None:
         self.url, self.body, self.request_id, self.received_ns = b"", b"", "", 0
 
     def readable(self) -> None:
@@ -199,12 +150,12 @@ class Connection:
         """Called by the parser: answers, or begins a stream."""
         asked = f"{self.parser.get_method().decode()} {self.url.decode()}"
         if asked in ("POST /v1/completions", "POST /v1/chat/completions"):
-            self.server.begin(self, json.loads(self.body), is_chat="chat" in asked, received_ns=self.received_ns)
+            self.server.begin(self, json.loads(self.body), is_chat="chat" in asked)
         elif asked in GIVES:
             self.answer(*GIVES[asked](self.server))
         else:
             self.answer("text/plain", b"Not here.\n", status="404 Not Found")
-        self._begin()
+        self._forget()
 
     def answer(self, kind: str, body: bytes, status: str = "200 OK") -> None:
         """A whole answer."""
@@ -246,12 +197,12 @@ class Server:
     def __init__(self, pace: Pace, loop: asyncio.AbstractEventLoop) -> None:
         self.pace, self.loop = pace, loop
         self.streams: list[Stream] = []
-        self.held_back = 0
+        self.held_back = self.unstamped = 0
         self._due: list[tuple[int, int, Stream]] = []
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._timer = self._libc.timerfd_create(time.CLOCK_MONOTONIC, 0o4000)  # TFD_NONBLOCK
         self._armed_ns = 0
-        self._realtime_ahead_ns = _realtime_ahead_ns()
+        self._realtime_ahead_ns, self._calibrated_ns = _realtime_ahead_ns(1000), time.monotonic_ns()
         loop.add_reader(self._timer, self._wake)
 
     def accept(self, listening: socket.socket) -> None:
@@ -264,22 +215,26 @@ class Server:
                 self.loop.add_reader(sock.fileno(), Connection(self, sock).readable)
 
     def monotonic_ns(self, ancillary: list[tuple[int, int, bytes]]) -> int:
-        """The kernel's stamp on this clock, or now."""
+        """The kernel's stamp on this clock; now, and counted, where it has none."""
+        now = time.monotonic_ns()
+        if now - self._calibrated_ns > 1_000_000_000:  # the two clocks drift apart while one is being corrected
+            self._realtime_ahead_ns, self._calibrated_ns = _realtime_ahead_ns(50), now
         for _, kind, data in ancillary:
             if kind == SO_TIMESTAMPNS:
                 seconds, ns = struct.unpack("qq", data)
                 return int(seconds * 1_000_000_000 + ns - self._realtime_ahead_ns)
-        return time.monotonic_ns()
+        self.unstamped += 1
+        return now
 
-    def begin(self, connection: Connection, body: dict[str, Any], *, is_chat: bool, received_ns: int) -> None:
+    def begin(self, connection: Connection, body: dict[str, Any], *, is_chat: bool) -> None:
         """Takes a request: its stream's header goes out at once, its first chunk when it is due."""
-        stream = Stream(connection, len(self.streams), body, is_chat=is_chat, received_ns=received_ns)
+        stream = Stream(connection, len(self.streams), body, is_chat=is_chat)
         if not body.get("stream"):
-            return connection.answer("application/json", stream.render.whole())
+            return connection.answer("application/json", stream.chunks.whole())
         self.streams.append(stream)
         connection.stream = stream
         connection.send(STREAM)
-        heapq.heappush(self._due, (self.pace.first_ns(stream.number, received_ns), stream.number, stream))
+        heapq.heappush(self._due, (self.pace.first_ns(stream.number, stream.received_ns), stream.number, stream))
         return self._arm()
 
     def _arm(self) -> None:
@@ -305,42 +260,34 @@ class Server:
 
     def truth(self) -> bytes:
         """What happened, as the bytes of a .npz."""
-        counts = np.array([len(s.stamps) for s in self.streams], dtype=np.int64)
-        held = io.BytesIO()
-        np.savez(
-            held,
-            number=np.array([s.number for s in self.streams], dtype=np.int64),
-            received_ns=np.array([s.received_ns for s in self.streams], dtype=np.int64),
-            request_id=np.array([s.request_id for s in self.streams], dtype="U128"),
-            prompt_sha=np.array([s.prompt_sha for s in self.streams], dtype="U64"),
-            prompt_tokens=np.array([s.prompt_tokens for s in self.streams], dtype=np.int64),
-            tokens=np.array([s.tokens for s in self.streams], dtype=np.int64),
-            offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-            chunk_ns=np.concatenate([np.frombuffer(s.stamps, np.int64) for s in self.streams] or [np.empty(0, np.int64)]),
-            held_back=np.array(self.held_back),
-        )
+        held, streams = io.BytesIO(), self.streams
+        arrays: dict[str, Any] = {
+            "number": [s.number for s in streams],
+            "received_ns": [s.received_ns for s in streams],
+            "prompt_tokens": [s.chunks.prompt_tokens for s in streams],
+            "tokens": [s.chunks.tokens for s in streams],
+            "offsets": [0, *itertools.accumulate(len(s.stamps) for s in streams)],
+            "chunk_ns": np.concatenate([np.frombuffer(s.stamps, np.int64) for s in streams] or [np.empty(0, np.int64)]),
+            "held_back": self.held_back,
+            "unstamped": self.unstamped,
+        }
+        arrays = {name: np.asarray(values, np.int64) for name, values in arrays.items()}
+        arrays |= {name: np.array([getattr(s, name) for s in streams], np.str_) for name in ("request_id", "prompt_sha")}
+        np.savez(held, **arrays)
         return held.getvalue()
 
     def reset(self) -> bytes:
         """Forgets every request; streams that still run go on unseen."""
-        self.streams, self.held_back = [], 0
+        self.streams, self.held_back, self.unstamped = [], 0, 0
         gc.collect()
         return b""
 
 
-def _realtime_ahead_ns() -> int:
-    """How far CLOCK_REALTIME is ahead of CLOCK_MONOTONIC: from the closest of a thousand readings."""
-    readings = ((time.monotonic_ns(), time.time_ns(), time.monotonic_ns()) for _ in range(1000))
+def _realtime_ahead_ns(n: int) -> int:
+    """How far CLOCK_REALTIME is ahead of CLOCK_MONOTONIC: from the closest of n readings."""
+    readings = ((time.monotonic_ns(), time.time_ns(), time.monotonic_ns()) for _ in range(n))
     before, real, after = min(readings, key=lambda r: r[2] - r[0])
     return real - (before + after) // 2
-
-
-def _json(value: object) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode()
-
-
-def _frame(data: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 def _pace(argv: Sequence[str] | None) -> tuple[int, Pace]:
