@@ -342,6 +342,7 @@ def compared(told: Told, truth: Truth) -> dict[str, Any]:
         "n_chunks": len(chunk_ns),
         "chunks_per_s": len(chunk_ns) / span_s,
         "held_back": int(truth["held_back"]),
+        "unstamped": int(truth["unstamped"]),
         "ttft_error_ms": [float(v) for v in 1e3 * np.percentile(ttft_errors, (50, 99))],
         "ttft_error_second_wave_ms": [float(v) for v in np.percentile(late, (50, 99))] if len(late) else None,
         "itl_error_p99_ms": float(1e3 * np.percentile(np.concatenate(gap_errors), 99)) if gap_errors else None,

@@ -82,4 +82,6 @@ def test_a_request_that_cannot_be_read_is_refused(port):
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     connection.request("POST", "/v1/completions", "{")
 
-    assert connection.getresponse().status == 400
+    with connection.getresponse() as answer:
+        assert answer.status == 400
+    connection.close()
