@@ -13,7 +13,8 @@ statistics, tokenizing the answers, writing the result, idle processes that wake
 
 Errors: TTFT as the client tells it for a request, less (first chunk's write - kernel's stamp of the request's arrival); a gap between
 chunks as the client tells it, less that between their writes. "Stated" figures are the client's own summary against the same statistic of
-the truth, over the same requests. A table's figure is the median of the rounds.
+the truth, over the same requests. A table's figure is the median of the rounds. "Others": cores that neither client nor server
+kept busy; where it is not near 0 the run says little.
 """
 
 from __future__ import annotations
@@ -261,13 +262,24 @@ def truth_server(rate: float):
         process.wait()
 
 
+def _busy_s() -> float:
+    """Seconds that all cores worked for anybody, and that the hypervisor took."""
+    ticks = [int(v) for v in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
+
+
 def one_run(client: str, *, streams: int, n_requests: int, tokens: int, rate: float, peers: Path) -> tuple[Told, Truth]:
     with truth_server(rate) as (pid, url), tempfile.TemporaryDirectory() as folder:
         NOT_THE_CLIENTS.add(pid)
+        began, busy_s = time.monotonic(), _busy_s()
         read = CLIENTS[client](Load(url, streams, n_requests, tokens, Path(folder), peers))
         with urllib.request.urlopen(f"{url}/truth", timeout=60) as answer:
             truth = dict(np.load(io.BytesIO(answer.read())))
-        return read(truth), truth
+        wall_s, busy_s = time.monotonic() - began, _busy_s() - busy_s
+        server_s = sum(int(v) for v in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]) / os.sysconf("SC_CLK_TCK")
+        told = read(truth)
+        truth["others_share"] = np.array((busy_s - told.cpu_s - server_s) / wall_s)
+        return told, truth
 
 
 NOT_THE_CLIENTS: set[int] = set()  # children of this process that are servers
@@ -343,6 +355,7 @@ def compared(told: Told, truth: Truth) -> dict[str, Any]:
         "chunks_per_s": len(chunk_ns) / span_s,
         "held_back": int(truth["held_back"]),
         "unstamped": int(truth["unstamped"]),
+        "others_share": float(truth["others_share"]),
         "ttft_error_ms": [float(v) for v in 1e3 * np.percentile(ttft_errors, (50, 99))],
         "ttft_error_second_wave_ms": [float(v) for v in np.percentile(late, (50, 99))] if len(late) else None,
         "itl_error_p99_ms": float(1e3 * np.percentile(np.concatenate(gap_errors), 99)) if gap_errors else None,
@@ -355,7 +368,12 @@ def compared(told: Told, truth: Truth) -> dict[str, Any]:
 def table(scenario: Scenario, rounds: dict[str, list[dict[str, Any]]], failed: dict[str, str]) -> str:
     """Markdown, each figure the median of the rounds."""
     head = ["client", "CPU us/chunk", "TTFT error p50 / p99 ms", "second wave", "ITL error p99 ms"]
-    head += [f"stated {k} {', '.join(FIGURES)} %" for k in ("TTFT", "TPOT", "ITL")] + ["streamed at", "held back", "answers"]
+    head += [f"stated {k} {', '.join(FIGURES)} %" for k in ("TTFT", "TPOT", "ITL")] + [
+        "streamed at",
+        "held back",
+        "answers",
+        "others' load, cores",
+    ]
     asked = f"{scenario.streams} streams x {scenario.rate:g} chunks/s, {scenario.n_requests} requests of {scenario.tokens} tokens"
     lines = [f"\n### {scenario.name}: {asked}\n"]
     lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
@@ -369,6 +387,7 @@ def table(scenario: Scenario, rounds: dict[str, list[dict[str, Any]]], failed: d
             stated = [r["stated_error_percent"].get(key) for r in runs]
             cells.append("-" if stated[0] is None else ", ".join(f"{statistics.median(v):+.2g}" for v in zip(*stated, strict=True)))
         cells += [f"{_median(runs, 'chunks_per_s') / 1e3:.1f}k/s", f"{_median(runs, 'held_back'):.0f}", f"{_median(runs, 'n_answers'):.0f}"]
+        cells.append(f"{_median(runs, 'others_share'):.2f}")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
