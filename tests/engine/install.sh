@@ -7,23 +7,9 @@ here=$(cd "$(dirname "$0")" && pwd)
 dir=$1
 mkdir -p "$dir"
 dir=$(cd "$dir" && pwd)
-torch=torch==2.13.0
-echo "$torch" >"$dir/constraint.txt"
 
 if [ ! -f "$dir/sglang/ready" ]; then
-    python3 -m venv "$dir/sglang"
-    "$dir/sglang/bin/pip" install -q "$torch"
-    "$dir/sglang/bin/pip" install -q -c "$dir/constraint.txt" -r "$here/sglang-requirements.txt"
-    "$dir/sglang/bin/pip" install -q --no-deps sglang==0.5.23 'torchvision<0.29' compressed-tensors==0.18.0 xgrammar==0.2.7
-    # torchvision's operators are built for CUDA and do not load beside CPU torch: the two that it asks for are declared without code
-    extension=$(echo "$dir"/sglang/lib/python3*/site-packages/torchvision/extension.py)
-    cat >>"$extension" <<'P'
-
-if not _has_ops():
-    _declared = torch.library.Library("torchvision", "DEF")
-    _declared.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _declared.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-P
+    sh "$here/install_sglang.sh" "$dir/sglang" 0.5.23
     touch "$dir/sglang/ready"
 fi
 [ -f "$dir/models/test/tiny/config.json" ] || "$dir/sglang/bin/python" "$here/make_model.py" "$dir/models/test/tiny" 2>/dev/null

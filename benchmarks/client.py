@@ -1,0 +1,452 @@
+"""How well load clients measure, and at what cost: each against a server that knows the truth (glm5bench/simulator/truth.py).
+
+python benchmarks/client.py --peers DIR [--scenario c256|x25k|c1024|all] [--rounds 3] [--clients vllm,sglang,...] [--json FILE]
+
+DIR is what benchmarks/client_peers.sh installed. The server has core 1, a client with all its children core 0; a round runs every client
+once. Two waves of requests are sent at a fixed number of streams, so that the second wave is the steady state and the first a herd.
+
+CPU per chunk: user and system time of the client's process and every descendant (getrusage of this process's waited-for children, as
+the subreaper of orphans), less that of a baseline: the same command with 2 tokens a request, as many requests and streams; the median of
+one baseline a round. What is left is divided by the chunks that the run had more than its baseline. So imports, start-up, prompts,
+connections and whatever costs once a request do not count; all that grows with chunks or with time does: reading, parsing, storing,
+statistics, tokenizing the answers, writing the result, idle processes that wake.
+
+Errors: TTFT as the client tells it for a request, less (first chunk's write - kernel's stamp of the request's arrival); a gap between
+chunks as the client tells it, less that between their writes. "Stated" figures are the client's own summary against the same statistic of
+the truth, over the same requests. A table's figure is the median of the rounds. "Others": cores that neither client nor server
+kept busy; where it is not near 0 the run says little.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import io
+import json
+import os
+import resource
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+CLIENT_CORE, SERVER_CORE = 0, 1
+TTFT_S, STREAM_S, WAVES, PROMPT_TOKENS = 0.3, 8, 2, 32
+BASELINE_TOKENS = 2
+LIMIT_S = 300
+PR_SET_CHILD_SUBREAPER = 36
+VLLM_MAIN = (
+    "from vllm.benchmarks.serve import add_cli_args, main; from vllm.utils.argparse_utils import FlexibleArgumentParser as P; "
+    "p = P(); add_cli_args(p); main(p.parse_args())"  # what `vllm bench serve` calls, without importing the server
+)
+FIGURES = ("mean", "p50", "p99")
+Stated = dict[str, tuple[float, float, float]]  # "ttft" | "tpot" | "itl": its mean, median and p99 in ms
+Truth = dict[str, np.ndarray]  # what GET /truth holds
+Baselines = dict[str, list[tuple[float, int]]]  # client, streams and requests: CPU seconds and chunks of each
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """So many streams at once, each of so many chunks a second."""
+
+    name: str
+    streams: int
+    rate: float
+
+    @property
+    def tokens(self) -> int:
+        return int(self.rate * STREAM_S)
+
+    @property
+    def n_requests(self) -> int:
+        return self.streams * WAVES
+
+
+SCENARIOS = {s.name: s for s in (Scenario("c256", 256, 15), Scenario("x25k", 256, 100), Scenario("c1024", 1024, 40))}
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one run asks of a client."""
+
+    url: str
+    streams: int
+    n_requests: int
+    tokens: int
+    folder: Path  # for the client's files
+    peers: Path
+
+    @property
+    def tokenizer(self) -> str:
+        return str(self.peers / "models" / "test" / "tiny")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One request as a client tells it; None where it does not."""
+
+    number: int
+    ttft_s: float
+    gaps_s: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a client told of a run: its requests, and its own figures in ms: {"ttft": (mean, p50, p99), ...}."""
+
+    answers: list[Answer]
+    stated_ms: Stated
+    cpu_s: float
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A released client: its command line, and how its result is read."""
+
+    folder: str
+    command: Callable[[Load], list[str]]
+    read: Callable[[Load, Truth], tuple[list[Answer], Stated]]
+    env: dict[str, str]
+
+    def run(self, load: Load) -> Callable[[Truth], Told]:
+        """Runs it, and returns how to read what it told, given the truth."""
+        program, *arguments = self.command(load)
+        log = load.folder / "log"
+        cpu_s = _cpu_of([str(load.peers / self.folder / "bin" / program), *arguments], log, {**os.environ, **self.env})
+        return lambda truth: Told(*self.read(load, truth), cpu_s)
+
+
+# -- the clients ------------------------------------------------------------------------------------------------------------------------
+
+
+def vllm_command(load: Load) -> list[str]:
+    return [
+        "python", "-c", VLLM_MAIN, "--backend", "openai", "--base-url", load.url, "--model", "truth", "--tokenizer", load.tokenizer,
+        "--dataset-name", "random", "--random-input-len", str(PROMPT_TOKENS), "--random-output-len", str(load.tokens),
+        "--num-prompts", str(load.n_requests), "--max-concurrency", str(load.streams), "--ignore-eos", "--disable-tqdm",
+        "--ready-check-timeout-sec", "0", "--save-result", "--save-detailed",
+        "--result-dir", str(load.folder), "--result-filename", "told.json",
+    ]  # fmt: skip
+
+
+def sglang_arguments(load: Load) -> list[str]:
+    return [
+        "--backend", "sglang-oai", "--base-url", load.url, "--model", "truth", "--tokenizer", load.tokenizer,
+        "--dataset-name", "random-ids", "--random-input-len", str(PROMPT_TOKENS), "--random-output-len", str(load.tokens),
+        "--random-range-ratio", "1", "--num-prompts", str(load.n_requests), "--max-concurrency", str(load.streams),
+        "--warmup-requests", "0", "--disable-tqdm", "--output-details", "--output-file", str(load.folder / "told.json"),
+    ]  # fmt: skip
+
+
+def sglang_command(load: Load) -> list[str]:
+    return ["python", "-m", "sglang.benchmark.serving", *sglang_arguments(load)]
+
+
+def sglang_rust_command(load: Load) -> list[str]:
+    return ["python", "-m", "sglang.benchmark.rust_client", *sglang_arguments(load), "--worker-threads", "1"]
+
+
+def read_serving(load: Load, _truth: Truth) -> tuple[list[Answer], Stated]:
+    """Results of vLLM and SGLang: the names are the same."""
+    told = json.loads((load.folder / "told.json").read_text())
+    texts, ttfts, itls = told["generated_texts"], told["ttfts"], told["itls"]
+    answers = [Answer(_number(text), ttft, np.array(gaps)) for text, ttft, gaps in zip(texts, ttfts, itls, strict=True) if text]
+    return answers, {k: (told[f"mean_{k}_ms"], told[f"median_{k}_ms"], told[f"p99_{k}_ms"]) for k in ("ttft", "tpot", "itl")}
+
+
+def guidellm_command(load: Load) -> list[str]:
+    return [
+        "guidellm", "run", "--backend", f"kind=openai_http,target={load.url},model=truth,request_format=/v1/completions",
+        "--profile", f"kind=concurrent,streams={load.streams}", "--constraint", f"kind=max_requests,count={load.n_requests}",
+        "--tokenizer", f"kind=hf_auto,model={load.tokenizer}",
+        "--data", f"kind=synthetic_text,prompt_tokens={PROMPT_TOKENS},output_tokens={load.tokens}",
+        "--output", f"kind=json,path={load.folder / 'told.json'}", "--disable-console",
+    ]  # fmt: skip
+
+
+def read_guidellm(load: Load, _truth: Truth) -> tuple[list[Answer], Stated]:
+    """What it calls inter-token latency is a request's mean, so TPOT here; it keeps no gaps. Its "time per output token" counts TTFT."""
+    told = json.loads((load.folder / "told.json").read_text())["benchmarks"][0]
+    answers = [Answer(_number(r["output"]), r["time_to_first_token_ms"] / 1e3, None) for r in told["requests"]["successful"]]
+    stated = {}
+    for ours_, theirs in (("ttft", "time_to_first_token_ms"), ("tpot", "inter_token_latency_ms")):
+        figures = told["metrics"][theirs]["successful"]
+        stated[ours_] = (figures["mean"], figures["percentiles"]["p50"], figures["percentiles"]["p99"])
+    return answers, stated
+
+
+def aiperf_command(load: Load) -> list[str]:
+    return [
+        "aiperf", "profile", "-m", "truth", "--tokenizer", load.tokenizer, "--endpoint-type", "completions", "--streaming", "-u", load.url,
+        "--concurrency", str(load.streams), "--request-count", str(load.n_requests), "--num-dataset-entries", str(load.n_requests),
+        "--isl", str(PROMPT_TOKENS), "--osl", str(load.tokens), "--extra-inputs", "ignore_eos:true", "--use-server-token-count",
+        "--export-level", "records", "--artifact-dir", str(load.folder), "--ui", "none", "--random-seed", "1",
+    ]  # fmt: skip
+
+
+def read_aiperf(load: Load, truth: Truth) -> tuple[list[Answer], Stated]:
+    """Its records keep no text: the header x-request-id tells whose they are. Its inter-token latency is a request's mean, so TPOT here."""
+    numbers = dict(zip(truth["request_id"].tolist(), truth["number"].tolist(), strict=True))
+    answers = []
+    for line in (load.folder / "profile_export.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        metrics = record["metrics"]
+        gaps = np.array(metrics["inter_chunk_latency"]["value"]) / 1e3
+        answers.append(Answer(numbers[record["metadata"]["x_request_id"]], metrics["time_to_first_token"]["value"] / 1e3, gaps))
+    told = json.loads((load.folder / "profile_export_aiperf.json").read_text())
+    names = {"ttft": "time_to_first_token", "tpot": "inter_token_latency", "itl": "inter_chunk_latency"}
+    return answers, {k: (told[name]["avg"], told[name]["p50"], told[name]["p99"]) for k, name in names.items()}
+
+
+def ours(load: Load) -> dict[str, Any]:
+    """Runs glm5bench's own client against load.url: load.n_requests requests of load.tokens tokens, load.streams at once.
+
+    It runs in a process of its own on core 0 (children inherit this process's affinity), and files may go to load.folder. Returns
+
+    - `cpu_s`: user + system time of that process and all its children, start-up included (`_cpu_of(command, log, env)` measures it);
+    - `requests`: a list of {`number`: int, the server's, from the first token's text ` r<number>`; `sent_ns`: int, CLOCK_MONOTONIC, when
+      the request was sent; `arrival_ns`: sequence of int, CLOCK_MONOTONIC, one a chunk that carried a token};
+    - optionally `stated_ms`: {"ttft" | "tpot" | "itl": (mean, p50, p99)}, as its tables would print them. Without, they are computed here.
+
+    Called with BASELINE_TOKENS too: the baseline's CPU is taken off as the peers' is.
+    """
+    raise NotImplementedError("glm5bench's client is not plugged in yet.")
+
+
+def run_ours(load: Load) -> Callable[[Truth], Told]:
+    told = ours(load)
+    answers, arrivals = [], [np.asarray(r["arrival_ns"], dtype=np.int64) for r in told["requests"]]
+    for request, arrival in zip(told["requests"], arrivals, strict=True):
+        answers.append(Answer(int(request["number"]), (arrival[0] - request["sent_ns"]) / 1e9, np.diff(arrival) / 1e9))
+    computed = _figures([a.ttft_s for a in answers], [(t[-1] - t[0]) / (len(t) - 1) / 1e9 for t in arrivals], [a.gaps_s for a in answers])
+    return lambda _truth: Told(answers, told.get("stated_ms") or computed, told["cpu_s"])
+
+
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+STUBS = {"PYTHONPATH": str(ROOT / "tests" / "engine" / "stubs")}
+CLIENTS: dict[str, Callable[[Load], Callable[[Truth], Told]]] = {
+    "ours": run_ours,
+    "vllm": Peer("vllm", vllm_command, read_serving, {**OFFLINE, "VLLM_LOGGING_LEVEL": "ERROR"}).run,
+    "sglang": Peer("sglang", sglang_command, read_serving, {**OFFLINE, **STUBS}).run,
+    "sglang-rust": Peer("sglang", sglang_rust_command, read_serving, {**OFFLINE, **STUBS}).run,
+    "guidellm": Peer("guidellm", guidellm_command, read_guidellm, {**OFFLINE, "GUIDELLM__MAX_WORKER_PROCESSES": "1"}).run,
+    "aiperf": Peer("aiperf", aiperf_command, read_aiperf, {"TOKENIZERS_PARALLELISM": "false"}).run,  # reads no local folder when offline
+}
+
+
+# -- one run ----------------------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def truth_server(rate: float):
+    """The server on its core; its URL."""
+    command = ["taskset", "-c", str(SERVER_CORE), sys.executable, "-m", "glm5bench.simulator.truth"]
+    command += ["--rate", str(rate), "--ttft-s", str(TTFT_S), "--phase-jitter"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout
+        yield process.pid, f"http://127.0.0.1:{process.stdout.readline().split()[1]}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _busy_s() -> float:
+    """Seconds that all cores worked for anybody, and that the hypervisor took."""
+    ticks = [int(v) for v in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
+
+
+def one_run(client: str, *, streams: int, n_requests: int, tokens: int, rate: float, peers: Path) -> tuple[Told, Truth]:
+    with truth_server(rate) as (pid, url), tempfile.TemporaryDirectory() as folder:
+        NOT_THE_CLIENTS.add(pid)
+        began, busy_s = time.monotonic(), _busy_s()
+        read = CLIENTS[client](Load(url, streams, n_requests, tokens, Path(folder), peers))
+        with urllib.request.urlopen(f"{url}/truth", timeout=60) as answer:
+            truth = dict(np.load(io.BytesIO(answer.read())))
+        wall_s, busy_s = time.monotonic() - began, _busy_s() - busy_s
+        server_s = sum(int(v) for v in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]) / os.sysconf("SC_CLK_TCK")
+        told = read(truth)
+        truth["others_share"] = np.array((busy_s - told.cpu_s - server_s) / wall_s)
+        return told, truth
+
+
+NOT_THE_CLIENTS: set[int] = set()  # children of this process that are servers
+
+
+def _cpu_of(command: list[str], log: Path, env: dict[str, str]) -> float:
+    """Seconds of user and system time that a command took, with all its descendants. Raises where it fails or takes longer than LIMIT_S."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, cwd=log.parent, env=env, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            code = process.wait(LIMIT_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            code = f"still running after {LIMIT_S} s"
+    _reap_orphans()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if code != 0:
+        raise RuntimeError(f"{Path(command[0]).name} ended with {code}: " + log.read_text(errors="replace")[-600:])
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def _reap_orphans() -> None:
+    """Waits for what the client left behind, which is this process's now; after 5 s it is ended."""
+    began = time.monotonic()
+    while left := {int(pid) for pid in Path("/proc/thread-self/children").read_text().split()} - NOT_THE_CLIENTS:
+        for pid in left:
+            if time.monotonic() - began > 5:
+                os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, os.WNOHANG)
+        time.sleep(0.02)
+
+
+def _number(text: str) -> int:
+    return int(text.split(maxsplit=1)[0].removeprefix("r"))
+
+
+def _figures(ttfts: list[float], tpots: list[float], gaps: list[np.ndarray | None]) -> Stated:
+    """Mean, median and p99 in ms from seconds."""
+    columns = {"ttft": np.array(ttfts), "tpot": np.array(tpots), "itl": np.concatenate([g for g in gaps if g is not None])}
+    return {k: (1e3 * v.mean(), *(1e3 * np.percentile(v, (50, 99)))) for k, v in columns.items()}
+
+
+# -- what came out ----------------------------------------------------------------------------------------------------------------------
+
+
+def compared(told: Told, truth: Truth) -> dict[str, Any]:
+    """The figures of one run, its CPU still with the start."""
+    row = {number: i for i, number in enumerate(truth["number"].tolist())}
+    offsets, chunk_ns = truth["offsets"], truth["chunk_ns"]
+    ttft_errors, gap_errors, ttfts, tpots, gaps = [], [], [], [], []
+    n_odd = 0
+    for answer in told.answers:
+        i = row[answer.number]
+        written = chunk_ns[offsets[i] : offsets[i + 1]]
+        ttfts.append((written[0] - truth["received_ns"][i]) / 1e9)
+        tpots.append((written[-1] - written[0]) / (len(written) - 1) / 1e9)
+        gaps.append(np.diff(written) / 1e9)
+        ttft_errors.append(answer.ttft_s - ttfts[-1])
+        if answer.gaps_s is not None and len(answer.gaps_s) == len(gaps[-1]):
+            gap_errors.append(np.abs(answer.gaps_s - gaps[-1]))
+        elif answer.gaps_s is not None:
+            n_odd += 1
+    actual = _figures(ttfts, tpots, gaps)
+    late = 1e3 * np.array([e for a, e in zip(told.answers, ttft_errors, strict=True) if a.number >= len(row) // WAVES])
+    span_s = (chunk_ns.max() - chunk_ns.min()) / 1e9
+    return {
+        "n_answers": len(told.answers),
+        "n_other_gaps": n_odd,
+        "cpu_s": told.cpu_s,
+        "n_chunks": len(chunk_ns),
+        "chunks_per_s": len(chunk_ns) / span_s,
+        "held_back": int(truth["held_back"]),
+        "unstamped": int(truth["unstamped"]),
+        "others_share": float(truth["others_share"]),
+        "ttft_error_ms": [float(v) for v in 1e3 * np.percentile(ttft_errors, (50, 99))],
+        "ttft_error_second_wave_ms": [float(v) for v in np.percentile(late, (50, 99))] if len(late) else None,
+        "itl_error_p99_ms": float(1e3 * np.percentile(np.concatenate(gap_errors), 99)) if gap_errors else None,
+        "stated_error_percent": {
+            k: [100 * (stated / true - 1) for stated, true in zip(told.stated_ms[k], actual[k], strict=True)] for k in told.stated_ms
+        },
+    }
+
+
+def table(scenario: Scenario, rounds: dict[str, list[dict[str, Any]]], failed: dict[str, str]) -> str:
+    """Markdown, each figure the median of the rounds."""
+    head = ["client", "CPU us/chunk", "TTFT error p50 / p99 ms", "second wave", "ITL error p99 ms"]
+    head += [f"stated {k} {', '.join(FIGURES)} %" for k in ("TTFT", "TPOT", "ITL")] + [
+        "streamed at",
+        "held back",
+        "answers",
+        "others' load, cores",
+    ]
+    asked = f"{scenario.streams} streams x {scenario.rate:g} chunks/s, {scenario.n_requests} requests of {scenario.tokens} tokens"
+    lines = [f"\n### {scenario.name}: {asked}\n"]
+    lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for client, runs in rounds.items():
+        if not runs:
+            lines.append(f"| {client} | {failed.get(client, 'not run')} |" + " |" * (len(head) - 2))
+            continue
+        cells = [client, f"{_median(runs, 'cpu_us_per_chunk'):.1f}", _pair(runs, "ttft_error_ms"), _pair(runs, "ttft_error_second_wave_ms")]
+        cells.append("keeps no gaps" if runs[0]["itl_error_p99_ms"] is None else f"{_median(runs, 'itl_error_p99_ms'):.3g}")
+        for key in ("ttft", "tpot", "itl"):
+            stated = [r["stated_error_percent"].get(key) for r in runs]
+            cells.append("-" if stated[0] is None else ", ".join(f"{statistics.median(v):+.2g}" for v in zip(*stated, strict=True)))
+        cells += [f"{_median(runs, 'chunks_per_s') / 1e3:.1f}k/s", f"{_median(runs, 'held_back'):.0f}", f"{_median(runs, 'n_answers'):.0f}"]
+        cells.append(f"{_median(runs, 'others_share'):.2f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _median(runs: list[dict[str, Any]], key: str) -> float:
+    return statistics.median(run[key] for run in runs)
+
+
+def _pair(runs: list[dict[str, Any]], key: str) -> str:
+    return " / ".join(f"{statistics.median(values):.3g}" for values in zip(*(run[key] for run in runs), strict=True))
+
+
+def measure(scenario: Scenario, clients: list[str], n_rounds: int, peers: Path, baselines: Baselines) -> dict[str, Any]:
+    rounds: dict[str, list[dict[str, Any]]] = {client: [] for client in clients}
+    failed: dict[str, str] = {}
+    shape = {"streams": scenario.streams, "n_requests": scenario.n_requests, "peers": peers}
+    for _ in range(n_rounds):
+        for client in clients:
+            if client in failed:
+                continue
+            key = f"{client} {scenario.streams} {scenario.n_requests}"
+            began = time.monotonic()
+            try:
+                if len(baselines.setdefault(key, [])) < n_rounds:
+                    told, truth = one_run(client, tokens=BASELINE_TOKENS, rate=100, **shape)
+                    baselines[key].append((told.cpu_s, len(truth["chunk_ns"])))
+                told, truth = one_run(client, tokens=scenario.tokens, rate=scenario.rate, **shape)
+                rounds[client].append(compared(told, truth))
+                said = f"{told.cpu_s:.1f} s of CPU, {baselines[key][-1][0]:.1f} s for the baseline"
+            except (NotImplementedError, RuntimeError, OSError, KeyError, ValueError) as error:
+                said = failed[client] = f"{type(error).__name__}: {' '.join(str(error).split())[-300:]}"
+            print(f"{scenario.name} {client}: {said}; took {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+    for client, runs in rounds.items():
+        for run in runs:
+            start = [statistics.median(v) for v in zip(*baselines[f"{client} {scenario.streams} {scenario.n_requests}"], strict=True)]
+            run["cpu_us_per_chunk"] = 1e6 * (run["cpu_s"] - start[0]) / (run["n_chunks"] - start[1])
+    return {"rounds": rounds, "failed": failed}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peers", type=Path, help="the folder of client_peers.sh; without it only our own client runs")
+    parser.add_argument("--scenario", choices=[*SCENARIOS, "all"], default="all")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--clients", help="some of: " + ",".join(CLIENTS))
+    parser.add_argument("--json", type=Path)
+    o = parser.parse_args()
+    peers = (o.peers or Path(".")).resolve()
+    clients = o.clients.split(",") if o.clients else ["ours", *(c for c in CLIENTS if o.peers and (peers / c.split("-")[0]).is_dir())]
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+    os.sched_setaffinity(0, {CLIENT_CORE})
+    baselines: Baselines = {}
+    results = {}
+    for name in SCENARIOS if o.scenario == "all" else [o.scenario]:
+        results[name] = measure(SCENARIOS[name], clients, o.rounds, peers, baselines)
+        print(table(SCENARIOS[name], **results[name]), flush=True)
+        if o.json:
+            o.json.write_text(json.dumps({"baselines": baselines, "scenarios": results}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
