@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import hashlib
 import io
 import json
 import os
@@ -39,6 +40,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from glm5bench.client.workload import Encoder
+from glm5bench.point import Point, from_plain
+from glm5bench.simulator.chunks import as_json
+from glm5bench.store.pointfile import read_point
+from glm5bench.workload import Workload
 
 ROOT = Path(__file__).resolve().parent.parent
 CLIENT_CORE, SERVER_CORE = 0, 1
@@ -99,6 +106,7 @@ class Answer:
     number: int
     ttft_s: float
     gaps_s: np.ndarray | None
+    arrival_ns: np.ndarray | None = None  # of each chunk, CLOCK_MONOTONIC
 
 
 @dataclass(frozen=True)
@@ -209,28 +217,33 @@ def read_aiperf(load: Load, truth: Truth) -> tuple[list[Answer], Stated]:
     return answers, {k: (told[name]["avg"], told[name]["p50"], told[name]["p99"]) for k, name in names.items()}
 
 
-def ours(load: Load) -> dict[str, Any]:
-    """Runs glm5bench's own client against load.url: load.n_requests requests of load.tokens tokens, load.streams at once.
-
-    It runs in a process of its own on core 0 (children inherit this process's affinity), and files may go to load.folder. Returns
-
-    - `cpu_s`: user + system time of that process and all its children, start-up included (`_cpu_of(command, log, env)` measures it);
-    - `requests`: a list of {`number`: int, the server's, from the first token's text ` r<number>`; `sent_ns`: int, CLOCK_MONOTONIC, when
-      the request was sent; `arrival_ns`: sequence of int, CLOCK_MONOTONIC, one a chunk that carried a token};
-    - optionally `stated_ms`: {"ttft" | "tpot" | "itl": (mean, p50, p99)}, as its tables would print them. Without, they are computed here.
-
-    Called with BASELINE_TOKENS too: the baseline's CPU is taken off as the peers' is.
-    """
-    raise NotImplementedError("glm5bench's client is not plugged in yet.")
-
-
 def run_ours(load: Load) -> Callable[[Truth], Told]:
-    told = ours(load)
-    answers, arrivals = [], [np.asarray(r["arrival_ns"], dtype=np.int64) for r in told["requests"]]
-    for request, arrival in zip(told["requests"], arrivals, strict=True):
-        answers.append(Answer(int(request["number"]), (arrival[0] - request["sent_ns"]) / 1e9, np.diff(arrival) / 1e9))
-    computed = _figures([a.ttft_s for a in answers], [(t[-1] - t[0]) / (len(t) - 1) / 1e9 for t in arrivals], [a.gaps_s for a in answers])
-    return lambda _truth: Told(answers, told.get("stated_ms") or computed, told["cpu_s"])
+    """`glm5bench load` as a user types it: it sends, parses, judges, prints and writes its point file, and all of that is its CPU."""
+    point = load.folder / "point.h5"
+    command = [sys.executable, "-m", "glm5bench", "load", load.url, "-c", str(load.streams), "--prompts", str(load.n_requests)]
+    command += ["--input-tokens", str(PROMPT_TOKENS), "--output-tokens", str(load.tokens), "--warmups", "0", "--processes", "1"]
+    cpu_s = _cpu_of([*command, "-o", str(point)], load.folder / "log", {**os.environ, "PYTHONPATH": str(ROOT)})
+    return lambda truth: _read_ours(point, truth, cpu_s)
+
+
+def _read_ours(path: Path, truth: Truth, cpu_s: float) -> Told:
+    """Its file keeps no text: the prompts, which it would send again, tell whose a request is."""
+    m, _ = read_point(path)
+    r, start_ns = m.requests, m.provenance["start_monotonic_ns"]
+    assert r is not None
+    workload = from_plain(Workload, m.workload)
+    encoder = Encoder(workload, Point("k", "load", m.point["concurrency"], 0, m.point["seed"], 0), "truth")
+    number = dict(zip(truth["prompt_sha"].tolist(), truth["number"].tolist(), strict=True))
+    shas = [hashlib.sha256(as_json(json.loads(session[0].body)["prompt"])).hexdigest() for session in encoder.drawn()]
+    answers = []
+    for i, sha in enumerate(shas):
+        arrival = r.chunk_ns[r.chunk_offsets[i] : r.chunk_offsets[i + 1]]
+        ttft_s = (r.first_token_ns[i] - r.sent_ns[i]) / 1e9
+        answers.append(Answer(number[sha], ttft_s, np.diff(arrival) / 1e9, arrival + start_ns))
+    f = m.figures()
+    assert f is not None
+    stated = {k: (1e3 * s.mean, 1e3 * s.median, 1e3 * s.p99) for k, s in (("ttft", f.ttft), ("tpot", f.tpot), ("itl", f.itl))}
+    return Told(answers, stated, cpu_s)
 
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -331,7 +344,7 @@ def compared(told: Told, truth: Truth) -> dict[str, Any]:
     """The figures of one run, its CPU still with the start."""
     row = {number: i for i, number in enumerate(truth["number"].tolist())}
     offsets, chunk_ns = truth["offsets"], truth["chunk_ns"]
-    ttft_errors, gap_errors, ttfts, tpots, gaps = [], [], [], [], []
+    ttft_errors, gap_errors, arrival_errors, ttfts, tpots, gaps = [], [], [], [], [], []
     n_odd = 0
     for answer in told.answers:
         i = row[answer.number]
@@ -342,6 +355,8 @@ def compared(told: Told, truth: Truth) -> dict[str, Any]:
         ttft_errors.append(answer.ttft_s - ttfts[-1])
         if answer.gaps_s is not None and len(answer.gaps_s) == len(gaps[-1]):
             gap_errors.append(np.abs(answer.gaps_s - gaps[-1]))
+            if answer.arrival_ns is not None:
+                arrival_errors.append((answer.arrival_ns - written) / 1e3)
         elif answer.gaps_s is not None:
             n_odd += 1
     actual = _figures(ttfts, tpots, gaps)
@@ -359,6 +374,7 @@ def compared(told: Told, truth: Truth) -> dict[str, Any]:
         "ttft_error_ms": [float(v) for v in 1e3 * np.percentile(ttft_errors, (50, 99))],
         "ttft_error_second_wave_ms": [float(v) for v in np.percentile(late, (50, 99))] if len(late) else None,
         "itl_error_p99_ms": float(1e3 * np.percentile(np.concatenate(gap_errors), 99)) if gap_errors else None,
+        "arrival_error_us": [float(v) for v in np.percentile(np.concatenate(arrival_errors), (50, 99))] if arrival_errors else None,
         "stated_error_percent": {
             k: [100 * (stated / true - 1) for stated, true in zip(told.stated_ms[k], actual[k], strict=True)] for k in told.stated_ms
         },
@@ -368,6 +384,7 @@ def compared(told: Told, truth: Truth) -> dict[str, Any]:
 def table(scenario: Scenario, rounds: dict[str, list[dict[str, Any]]], failed: dict[str, str]) -> str:
     """Markdown, each figure the median of the rounds."""
     head = ["client", "CPU us/chunk", "TTFT error p50 / p99 ms", "second wave", "ITL error p99 ms"]
+    head += ["arrival error p50 / p99 us"]
     head += [f"stated {k} {', '.join(FIGURES)} %" for k in ("TTFT", "TPOT", "ITL")] + [
         "streamed at",
         "held back",
@@ -383,6 +400,7 @@ def table(scenario: Scenario, rounds: dict[str, list[dict[str, Any]]], failed: d
             continue
         cells = [client, f"{_median(runs, 'cpu_us_per_chunk'):.1f}", _pair(runs, "ttft_error_ms"), _pair(runs, "ttft_error_second_wave_ms")]
         cells.append("keeps no gaps" if runs[0]["itl_error_p99_ms"] is None else f"{_median(runs, 'itl_error_p99_ms'):.3g}")
+        cells.append("-" if runs[0]["arrival_error_us"] is None else _pair(runs, "arrival_error_us"))
         for key in ("ttft", "tpot", "itl"):
             stated = [r["stated_error_percent"].get(key) for r in runs]
             cells.append("-" if stated[0] is None else ", ".join(f"{statistics.median(v):+.2g}" for v in zip(*stated, strict=True)))
