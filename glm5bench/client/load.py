@@ -195,26 +195,31 @@ class Run:
             self._connections = [self._transport.connection(self._where) for _ in range(users)]
             warm = head(client.build_request("GET", self.target.base_url + "/v1/models")) + b"\r\n"
             for begin in range(0, users, 64):  # a listening socket's queue is short
-                await asyncio.gather(*(self._warmed(c, warm) for c in self._connections[begin : begin + 64]))
-            await self._stamps_seen(warm)
+                if not all(await asyncio.gather(*(self._warmed(c, warm) for c in self._connections[begin : begin + 64]))):
+                    break  # whoever sends will see for himself
+            else:
+                await self._stamps_seen(warm)
             self._transport.readings.clear()  # what opening read is not of the run
             yield self
 
-    async def _warmed(self, connection: Connection, request: bytes) -> None:
-        with contextlib.suppress(httpx.HTTPError):  # whoever sends on it will see for himself
-            await connection.open()
-            ended = connection.begin(request).ended
-            await asyncio.wait([ended], timeout=self.target.stall_s)
-            if not ended.done():
+    async def _warmed(self, connection: Connection, request: bytes) -> bool:
+        """Whether the server answered on this connection."""
+        with contextlib.suppress(httpx.HTTPError):
+            if not connection.is_open:
+                await connection.open()
+            exchange = connection.begin(request)
+            await asyncio.wait([exchange.ended], timeout=self.target.stall_s)
+            if not exchange.ended.done():
                 connection.abort(httpx.ReadTimeout("hang: nothing came"))
+            return exchange.error is None
+        return False
 
     async def _stamps_seen(self, request: bytes) -> None:
         """Waits for the kernel to begin stamping, which it does some time after it was asked to."""
         readings = self._transport.readings
         for _ in range(50 if self._transport.clock.has_stamps else 0):
             before = readings.stamped
-            await self._warmed(self._connections[0], request)
-            if readings.stamped > before:
+            if not await self._warmed(self._connections[0], request) or readings.stamped > before:
                 return
             await asyncio.sleep(0.01)
 
@@ -285,6 +290,8 @@ class Run:
                 if self._is_over or self.ended_by is not None:
                     break
                 connection = await free.get()
+                if self._is_over or self.ended_by is not None:  # it waited for too long
+                    break
                 task = asyncio.create_task(self._session(connection, self.sessions[number], due_ns))
                 running.append(task)
                 task.add_done_callback(functools.partial(_freed, free, connection))
@@ -300,13 +307,14 @@ class Run:
             trace = self.traces[number]
             if trace.pause_s:
                 due_ns = time.monotonic_ns() + round(trace.pause_s * 1e9)
-                await asyncio.sleep(trace.pause_s)
+                while (ahead := due_ns - time.monotonic_ns()) > 0:
+                    await asyncio.sleep(max(ahead / 1e9, 1e-3))  # uvloop's timers know milliseconds, and end early
             if number != numbers.start and self._is_over:
                 return
             trace.due_ns = time.monotonic_ns() if due_ns is None else due_ns
             await self._request(connection, trace)
             due_ns = None
-            if trace.error:
+            if trace.error or trace.status != 200:  # what its body says is not read before the window is over
                 for left in range(number + 1, numbers.stop):
                     self.traces[left].error = "not sent: the turn before it failed"
                 return
@@ -319,6 +327,7 @@ class Run:
         except httpx.HTTPError as error:
             trace.error, trace.sent_ns = str(error), trace.due_ns
             trace.end_ns = time.monotonic_ns()
+            self.n_ended += 1
             self._failed_to_connect(error)
             return
         exchange = connection.begin(b"%scontent-length: %d\r\n\r\n%s" % (request[0], len(request[1]), request[1]))

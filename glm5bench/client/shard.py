@@ -57,17 +57,22 @@ async def _whole(run: Run) -> Load:
     loop, stdin = asyncio.get_running_loop(), sys.stdin.fileno()
     async with run.opened():
         _say(word="ready")
-        start_ns = int(sys.stdin.buffer.readline() or os._exit(1))
+        start, _, more = (os.read(stdin, 64) or os._exit(1)).partition(b"\n")  # no buffer: the word to stop may come with it
+
+        def stop() -> None:
+            loop.remove_reader(stdin)
+            run.ended_by = run.ended_by or ClientError("The run was stopped.")
 
         def told() -> None:
             if not os.read(stdin, 64):
                 os._exit(1)  # the parent is gone
-            loop.remove_reader(stdin)
-            run.ended_by = run.ended_by or ClientError("The run was stopped.")
+            stop()
 
         loop.add_reader(stdin, told)
+        if more:
+            stop()
         try:
-            return await run.sent(start_ns, lambda done, of: _say(done=done))
+            return await run.sent(int(start), lambda done, of: _say(done=done))
         finally:
             loop.remove_reader(stdin)
             if isinstance(run.ended_by, ServerError):

@@ -73,7 +73,7 @@ class Connection:
             await asyncio.wait_for(self._open(), timeout_s)
         except (TimeoutError, asyncio.TimeoutError):
             self.close()
-            raise httpx.ConnectTimeout(f"no connection to {self.where[1]}:{self.where[2]} within {timeout_s:g} s") from None
+            raise httpx.ConnectTimeout(f"hang: no connection to {self.where[1]}:{self.where[2]} within {timeout_s:g} s") from None
         except BaseException:
             self.close()
             raise
@@ -83,8 +83,8 @@ class Connection:
         scheme, host, port = self.where
         try:
             found = await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except OSError as error:
-            raise httpx.ConnectError(f"dns: {host}: {error.strerror or error}") from error
+        except (OSError, UnicodeError) as error:  # a name that no name can be is none to the codec
+            raise httpx.ConnectError(f"dns: {host}: {getattr(error, 'strerror', None) or error}") from error
         failed: OSError | None = None
         for family, kind, protocol, _, sockaddr in found:
             sock = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, protocol)
@@ -108,31 +108,38 @@ class Connection:
 
     async def _handshaken(self, host: str) -> None:
         """TLS in memory: the records come through the same reads as plain text does, and have the same stamps."""
-        context = self._context or ssl.create_default_context()
-        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
         assert self._sock is not None
-        while True:
-            try:
-                tls.do_handshake()
-            except ssl.SSLWantReadError:
-                await self._loop.sock_sendall(self._sock, self._outgoing.read())
-                data = await self._loop.sock_recv(self._sock, READ_BYTES)
-                if not data:
-                    raise httpx.ConnectError("tls: the connection was closed in the handshake") from None
-                self._incoming.write(data)
-                continue
-            except (ssl.SSLError, ssl.CertificateError, OSError) as error:
-                raise httpx.ConnectError(f"tls: {error}") from error
-            await self._loop.sock_sendall(self._sock, self._outgoing.read())
-            self._tls = tls
-            return
+        assert self._context is not None
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = self._context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
+        try:
+            while not await self._is_handshaken(tls, self._sock):
+                pass
+        except OSError as error:  # ssl.SSLError is one
+            raise httpx.ConnectError(f"tls: {error}") from error
+        self._tls = tls
+
+    async def _is_handshaken(self, tls: ssl.SSLObject, sock: socket.socket) -> bool:
+        """One round of the handshake."""
+        with contextlib.suppress(ssl.SSLWantReadError):
+            tls.do_handshake()
+            await self._loop.sock_sendall(sock, self._outgoing.read())
+            return True
+        await self._loop.sock_sendall(sock, self._outgoing.read())
+        data = await self._loop.sock_recv(sock, READ_BYTES)
+        if not data:
+            raise httpx.ConnectError("tls: the connection was closed in the handshake")
+        self._incoming.write(data)
+        return False
 
     def begin(self, request: bytes) -> Exchange:
-        """Sends an encoded request, now; its answer is collected in the exchange. The connection is open and idle."""
-        assert self._sock is not None, "the connection is not open"
+        """Sends an encoded request, now; its answer is collected in the exchange. The connection was opened and is idle."""
         assert self._exchange is None, "a connection has one exchange at a time"
         exchange = self._exchange = Exchange(self._loop)
+        if self._sock is None:  # the server closed it between its opening and now
+            exchange.sent_ns = exchange.last_ns = time.monotonic_ns()
+            self._end(httpx.WriteError("reset: the connection was closed before anything was sent"))
+            return exchange
         self._parser = httptools.HttpResponseParser(self)
         if self._tls is not None:
             self._tls.write(request)
@@ -179,17 +186,17 @@ class Connection:
             else:
                 self._decrypted(self._buffer[:n])  # session tickets come when they like
             return
-        readings.reads += 1
         self._now_ns = at = now
+        if n == 0:  # its end has no bytes, and no stamp
+            self._ended_by_peer(exchange)
+            return
+        readings.reads += 1
         stamp = real_ns(ancillary)
         if stamp and exchange.sent_ns <= stamp + self._clock.offset_ns <= now:  # a clock that was set between them is not believed
             self._now_ns = at = stamp + self._clock.offset_ns
             readings.stamped += 1
         readings.lag_us.append(min((now - at) // 1000, 0xFFFFFFFF))
         exchange.last_ns = at
-        if n == 0:
-            self._ended_by_peer(exchange)
-            return
         data = self._buffer[:n]
         self._take(exchange, data if self._tls is None else self._decrypted(data))
 
@@ -306,6 +313,8 @@ class Transport(httpx.AsyncBaseTransport):
 
     def connection(self, where: Address) -> Connection:
         """A new connection, not yet open, which is the caller's to use."""
+        if where[0] == "https" and self._context is None:
+            self._context = ssl.create_default_context()  # 30 ms: once, and not for each connection
         made = Connection(where, self.clock, self.readings, self._buffer, self._context)
         self._all.append(made)
         return made
@@ -319,7 +328,7 @@ class Transport(httpx.AsyncBaseTransport):
         if not connection.is_open:
             await connection.open(timeouts.get("connect"))
         exchange = connection.begin(encoded(head(request), body))
-        await _within(exchange.head, timeouts.get("read"), connection)
+        await _within(exchange.head, exchange, timeouts.get("read"), connection)
         if exchange.error is not None and exchange.status < 0:
             raise exchange.error
         stream = _Body(exchange, connection, idle, timeouts.get("read"))
@@ -332,10 +341,18 @@ class Transport(httpx.AsyncBaseTransport):
         self.clock.close()
 
 
-async def _within(future: asyncio.Future[None], timeout_s: float | None, connection: Connection) -> None:
-    done, _ = await asyncio.wait([future], timeout=timeout_s)
-    if not done:
-        connection.abort(httpx.ReadTimeout(f"hang: nothing came for {timeout_s:g} s"))
+async def _within(future: asyncio.Future[None], exchange: Exchange, timeout_s: float | None, connection: Connection) -> None:
+    """Waits for as long as bytes come. A connection in the middle of an answer that nobody waits for any more is closed."""
+    try:
+        while not future.done():
+            silent_s = (time.monotonic_ns() - exchange.last_ns) / 1e9
+            if timeout_s is not None and silent_s >= timeout_s:
+                connection.abort(httpx.ReadTimeout(f"hang: nothing came for {timeout_s:g} s"))
+            else:
+                await asyncio.wait([future], timeout=None if timeout_s is None else timeout_s - silent_s)
+    except asyncio.CancelledError:
+        connection.abort(httpx.ReadError("stopped: the answer was not awaited"))
+        raise
 
 
 class _Body(httpx.AsyncByteStream):
@@ -345,7 +362,7 @@ class _Body(httpx.AsyncByteStream):
         self._exchange, self._connection, self._idle, self._timeout_s = exchange, connection, idle, timeout_s
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        await _within(self._exchange.ended, self._timeout_s, self._connection)
+        await _within(self._exchange.ended, self._exchange, self._timeout_s, self._connection)
         if self._exchange.error is not None:
             raise self._exchange.error
         yield bytes(self._exchange.body)
