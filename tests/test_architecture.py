@@ -55,7 +55,7 @@ HOMES = {
     "h5py": {"store"},
     "httpx": {"client", "node", "images"},
     "httptools": {"client", "simulator"},
-    "orjson": {"client"},
+    "msgspec": {"client"},
     "matplotlib": {"report"},
     "plotly": {"report"},
     "pandas": {"store", "report"},

@@ -117,7 +117,7 @@ def test_an_aborted_answer_says_that_it_was_and_how_far_it_came():
     assert (read.finish_reason, read.output_tokens) == ("abort", 268)
 
 
-@pytest.mark.parametrize("meta", [3, None, [], {}, {"completion_tokens": 1}, {"completion_tokens": "x", "prompt_tokens": 5}])
+@pytest.mark.parametrize("meta", [3, [], {}, {"completion_tokens": 1}, {"completion_tokens": "x", "prompt_tokens": 5}])
 def test_a_chunk_without_its_counts_is_a_fault_and_does_not_stop_the_reading(meta):
     read = arrived(event({"text": "a", "meta_info": meta}), chunk(2), chunk(9, finish=LENGTH), DONE)
 

@@ -14,6 +14,7 @@ import time
 
 STAMP_OPTION = getattr(socket, "SO_TIMESTAMPNS", 35)  # Python does not name it; Linux: asm-generic/socket.h
 TIMESPEC = struct.Struct("@ll")
+unpack_stamp = TIMESPEC.unpack  # seconds and ns of the real-time clock; nothing else was asked to come with a read
 ANCILLARY_BYTES = socket.CMSG_SPACE(TIMESPEC.size)
 
 
@@ -53,12 +54,3 @@ def asks_for_stamps(sock: socket.socket) -> bool:
     except OSError:
         return False
     return True
-
-
-def real_ns(ancillary: list[tuple[int, int, bytes]]) -> int:
-    """The stamp that came with a read, ns of the real-time clock; 0 where there is none."""
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == STAMP_OPTION and len(data) >= TIMESPEC.size:
-            seconds, ns = TIMESPEC.unpack_from(data)
-            return int(seconds * 1_000_000_000 + ns)
-    return 0

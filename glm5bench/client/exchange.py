@@ -14,17 +14,22 @@ from dataclasses import dataclass, field
 class Exchange:
     """Filled in by a connection while the answer arrives. `head` and `ended` are set then; `error` is why it is not whole."""
 
-    __slots__ = ("at", "body", "cuts", "end_ns", "ended", "error", "first_byte_ns", "head", "headers", "last_ns", "sent_ns", "status")
+    __slots__ = ("at", "body", "cuts", "end_ns", "ended", "error", "head", "headers", "last_ns", "sent_ns", "status")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.sent_ns = self.first_byte_ns = self.end_ns = self.last_ns = self.status = -1
+        self.sent_ns = self.end_ns = self.last_ns = self.status = -1
         self.headers: list[tuple[bytes, bytes]] = []
         self.body = bytearray()
-        self.at: array[int] = array("q")  # arrival of each piece of the body
-        self.cuts: array[int] = array("q")  # where in the body each piece ends
+        self.at: array[int] = array("q")  # arrival of what each read brought
+        self.cuts: array[int] = array("q")  # how much of the body was there then
         self.error: Exception | None = None
         self.head: asyncio.Future[None] = loop.create_future()
         self.ended: asyncio.Future[None] = loop.create_future()
+
+    @property
+    def first_byte_ns(self) -> int:
+        """Arrival of the first bytes of the answer."""
+        return self.at[0] if self.at else -1
 
     def header(self, name: bytes) -> bytes:
         """The value of a header of the answer, empty where there is none. `name` in lower case."""
@@ -33,7 +38,7 @@ class Exchange:
 
 @dataclass(frozen=True)
 class Body:
-    """The body of an answer as it arrived. `at` and `cuts`: arrival of each piece, and where in the body it ends."""
+    """The body of an answer as it arrived. `at` and `cuts`: arrival of each read, and how much of the body was there then."""
 
     data: bytes
     at: array[int]
@@ -66,12 +71,12 @@ class Readings:
     reads: int = 0
     stamped: int = 0
     connects: int = 0
-    lag_us: array[int] = field(default_factory=lambda: array("I"))  # from the kernel's stamp to the read, one a read
+    lag_ns: array[int] = field(default_factory=lambda: array("q"))  # from the kernel's stamp to the read, one a read
 
     def clear(self) -> None:
         """Begins to count anew."""
         self.reads = self.stamped = self.connects = 0
-        del self.lag_us[:]
+        del self.lag_ns[:]
 
     def plus(self, other: Mapping[str, int]) -> None:
         """Adds another process's counts."""

@@ -38,9 +38,9 @@ def results(load: Load) -> Result:
         if trace.due_ns < 0 and not trace.error:
             continue  # never due: the run had a duration, or was stopped
         answer, wrong = _judged(load, trace)
-        at = [t for t, _ in answer.chunks]
-        chunk_ns.extend(t - load.start_ns for t in at)
-        chunk_tokens.extend(n for _, n in answer.chunks)
+        at = answer.at
+        chunk_ns.frombytes((np.array(at, dtype=np.int64) - load.start_ns).tobytes())
+        chunk_tokens.extend(answer.tokens)
         n_shared += len(at) - len(set(at))
         offsets.append(len(chunk_ns))
         errors.append(wrong)
@@ -81,7 +81,7 @@ def _column(values: array[int]) -> np.ndarray:
 
 def health(load: Load, r: Requests, n_shared: int) -> Health:
     """How well the client did in one process."""
-    reads, lag_us = load.readings, np.frombuffer(load.readings.lag_us, dtype=np.uint32)
+    reads, lag_ns = load.readings, np.frombuffer(load.readings.lag_ns, dtype=np.int64)
     late = (r.sent_ns - r.due_ns)[r.sent_ns >= 0] / 1e9
     return Health(
         event_loop=load.event_loop,
@@ -89,8 +89,8 @@ def health(load: Load, r: Requests, n_shared: int) -> Health:
         cpu_s=load.cpu_s,
         cpu_share=load.cpu_s / load.duration_s if load.duration_s else 0.0,
         loop_lag_p99_s=float(np.percentile(load.lags_s, 99)) if load.lags_s else 0.0,
-        read_lag_p50_s=float(np.percentile(lag_us, 50)) / 1e6 if len(lag_us) else 0.0,
-        read_lag_p99_s=float(np.percentile(lag_us, 99)) / 1e6 if len(lag_us) else 0.0,
+        read_lag_p50_s=float(np.percentile(lag_ns, 50)) / 1e9 if len(lag_ns) else 0.0,
+        read_lag_p99_s=float(np.percentile(lag_ns, 99)) / 1e9 if len(lag_ns) else 0.0,
         kernel_stamp_share=reads.stamped / reads.reads if reads.reads else 0.0,
         shared_read_share=n_shared / len(r.chunk_ns) if len(r.chunk_ns) else 0.0,
         late_sends=int((late > LATE_S).sum()),

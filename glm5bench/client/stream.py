@@ -13,26 +13,80 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
+import msgspec
 import numpy as np
-import orjson
 
 from .exchange import Body
 
 UNKNOWN = -1
+DONE, DONE_EVENT = b"[DONE]", b'{"glm5bench_done":true}'
 LINE_END = re.compile(rb"\r\n|\n|\r")
 WBITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # of zlib
 
 
+class Delta(msgspec.Struct, gc=False):
+    """What a chunk of a chat adds. Engines call what a model thinks by either name."""
+
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    tool_calls: Any = None
+
+
+class Choice(msgspec.Struct, gc=False):
+    """One choice of a chunk: `text` of completions, `delta` of chat."""
+
+    text: str | None = None
+    delta: Delta | None = None
+    finish_reason: str | None = None
+
+
+class Usage(msgspec.Struct, gc=False):
+    """Tokens so far, as the server counts them."""
+
+    prompt_tokens: int
+    completion_tokens: int | None = None
+
+
+class Meta(msgspec.Struct, gc=False):
+    """Of SGLang's /generate: on every chunk."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    finish_reason: dict[str, Any] | None = None
+
+
+class Event(msgspec.Struct, gc=False):
+    """What of an event is read; the rest is skipped, which is most of what it costs to parse one. `glm5bench_done`: it was [DONE]."""
+
+    choices: list[Choice] | None = None
+    usage: Usage | None = None
+    meta_info: Meta | None = None
+    error: Any = None
+    object: str | None = None
+    message: Any = None
+    glm5bench_done: bool = False
+
+
+EVENTS = msgspec.json.Decoder(list[Event])
+
+
 @dataclass
 class Answer:
-    """One parsed stream. `chunks` are (arrival in ns, tokens or UNKNOWN) of events that carry tokens."""
+    """One parsed stream. `at` and `tokens`: of the events that carry tokens, arrival in ns, and how many or UNKNOWN."""
 
-    chunks: list[tuple[int, int]] = field(default_factory=list)
+    at: list[int] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
     prompt_tokens: int = UNKNOWN
     output_tokens: int = UNKNOWN
     finish_reason: str = ""
     is_done: bool = False
     error: str = ""
+
+    @property
+    def chunks(self) -> list[tuple[int, int]]:
+        """(arrival in ns, tokens or UNKNOWN) of the events that carry tokens."""
+        return list(zip(self.at, self.tokens, strict=True))
 
 
 def parsed(body: Body) -> Answer:
@@ -45,23 +99,36 @@ def parsed(body: Body) -> Answer:
             answer.error = f"unreadable: the body is no {body.encoding}: {error}"
             return answer
     events, ends = _events(body.data)
-    arrivals = np.frombuffer(body.at, dtype=np.int64)[np.searchsorted(np.frombuffer(body.cuts, dtype=np.int64), ends)].tolist()
-    for data, at in zip(events, arrivals, strict=True):
-        if data == b"[DONE]":
-            answer.is_done = True
-            continue
-        try:
-            _take(answer, at, _loads(data))
-        except (ValueError, TypeError, AttributeError, KeyError, IndexError):
-            answer.error = answer.error or f"unreadable: event {data[:80].decode('utf-8', 'replace')!r}"
+    carrying: list[int] = []
+    for i, event in enumerate(_decoded_events(events)):
+        if event is None:
+            answer.error = answer.error or f"unreadable: event {events[i][:80].decode('utf-8', 'replace')!r}"
+        elif tokens := _taken(answer, event):
+            carrying.append(i)
+            answer.tokens.append(tokens)
+    if carrying:
+        cuts, at = (np.frombuffer(column, dtype=np.int64) for column in (body.cuts, body.at))
+        answer.at = at[np.searchsorted(cuts, np.array(ends)[carrying])].tolist()
     return answer
 
 
-def _loads(data: bytes) -> Any:
+def _decoded_events(events: list[bytes]) -> list[Event | None]:
+    """What each event holds, None where it cannot be read. All at once, which costs a third; each by itself where that fails."""
     try:
-        return orjson.loads(data)
+        decoded_ = EVENTS.decode(b"[" + b",".join(DONE_EVENT if event == DONE else event for event in events) + b"]")
     except ValueError:
-        return json.loads(data)  # NaN and Infinity, which servers in Python write
+        decoded_ = []
+    if len(decoded_) == len(events) and all(event[:1] == b"{" or event == DONE for event in events):
+        return decoded_  # type: ignore[return-value]  # a list of events is one of events or None
+    return [_decoded_event(event) for event in events]
+
+
+def _decoded_event(event: bytes) -> Event | None:
+    try:
+        told = json.loads(DONE_EVENT if event == DONE else event)  # not strictly JSON: servers in Python write NaN and Infinity
+        return msgspec.convert(told, Event)
+    except (ValueError, RecursionError):
+        return None
 
 
 def fault(answer: Answer, asked_tokens: int | None = None, *, is_framed: bool = True) -> str:
@@ -71,7 +138,7 @@ def fault(answer: Answer, asked_tokens: int | None = None, *, is_framed: bool = 
     """
     if answer.error:
         return answer.error
-    if not answer.chunks:
+    if not answer.tokens:
         return "empty: no token came"
     if not answer.finish_reason:
         return "cut short: no finish reason"
@@ -97,8 +164,11 @@ def _events(body: bytes) -> tuple[list[bytes], list[int]]:
     if b"\r" in body:
         return _events_of_any_line_end(body)
     blocks = body.split(b"\n\n")
-    ends = accumulate(len(block) + 2 for block in blocks)
-    found = [(data, end) for block, end in zip(blocks[:-1], ends, strict=False) if (data := _data(block.split(b"\n"))) is not None]
+    ends = list(accumulate(len(block) + 2 for block in blocks[:-1]))
+    del blocks[-1]  # never ended
+    if all(block[:5] == b"data:" and b"\n" not in block for block in blocks):
+        return [block[5:].strip() for block in blocks], ends
+    found = [(data, end) for block, end in zip(blocks, ends, strict=True) if (data := _data(block.split(b"\n"))) is not None]
     return [data for data, _ in found], [end for _, end in found]
 
 
@@ -126,40 +196,41 @@ def _data(lines: list[bytes]) -> bytes | None:
     return b"\n".join(data) if data else None
 
 
-def _take(answer: Answer, at: int, event: dict[str, Any]) -> None:
-    if event.get("error") or event.get("object") == "error":
-        error = event.get("error") or event
+def _taken(answer: Answer, event: Event) -> int:
+    """Takes an event into the answer, and returns how many tokens it carries: UNKNOWN where it has some and nobody says how many."""
+    if event.glm5bench_done:
+        answer.is_done = True
+        return 0
+    if event.error or event.object == "error":
+        error = event.error or event.message
         answer.error = "error: " + str(error.get("message", error) if isinstance(error, dict) else error)[:200]
-        return
-    if "meta_info" in event:
-        _take_generated(answer, at, event["meta_info"])
-        return
-    before = max(0, answer.output_tokens)
-    is_counted = answer.output_tokens >= 0 or not answer.chunks  # counts that begin in mid-stream say nothing of one chunk
-    usage = event.get("usage")
-    if usage:
-        answer.prompt_tokens = int(usage["prompt_tokens"])
-        answer.output_tokens = int(usage.get("completion_tokens") or 0)
-    for choice in event.get("choices") or []:
-        answer.finish_reason = choice.get("finish_reason") or answer.finish_reason
-        gained = answer.output_tokens - before if usage and is_counted else UNKNOWN
+        return 0
+    if event.meta_info is not None:
+        return _taken_of_generate(answer, event.meta_info)
+    before, usage = answer.output_tokens, event.usage
+    if usage is not None:
+        answer.prompt_tokens, answer.output_tokens = usage.prompt_tokens, usage.completion_tokens or 0
+    is_counted = usage is not None and (before >= 0 or not answer.tokens)  # counts that begin in mid-stream say nothing of one chunk
+    gained = answer.output_tokens - max(0, before) if is_counted else UNKNOWN
+    carries = 0
+    for choice in event.choices or ():
+        answer.finish_reason = choice.finish_reason or answer.finish_reason
         if gained > 0 or (gained == UNKNOWN and _carries_text(choice)):
-            answer.chunks.append((at, gained))
+            carries = gained
+    return carries
 
 
-def _take_generated(answer: Answer, at: int, meta: dict[str, Any]) -> None:
+def _taken_of_generate(answer: Answer, meta: Meta) -> int:
     """SGLang's /generate: text and counts are cumulative, and every chunk has both."""
-    before, answer.output_tokens = max(0, answer.output_tokens), int(meta["completion_tokens"])
-    answer.prompt_tokens = int(meta["prompt_tokens"])
-    reason = meta.get("finish_reason")
-    answer.finish_reason = str(reason["type"]) if reason else answer.finish_reason
-    if answer.output_tokens > before:
-        answer.chunks.append((at, answer.output_tokens - before))
+    before, answer.output_tokens = max(0, answer.output_tokens), meta.completion_tokens
+    answer.prompt_tokens = meta.prompt_tokens
+    answer.finish_reason = str(meta.finish_reason["type"]) if meta.finish_reason else answer.finish_reason
+    return max(0, answer.output_tokens - before)
 
 
-def _carries_text(choice: dict[str, Any]) -> bool:
+def _carries_text(choice: Choice) -> bool:
     """Without counts: completions chunks carry tokens even where their text is unfinished; chat's role chunk carries none."""
-    if "text" in choice:
-        return bool(choice["text"]) or not choice.get("finish_reason")
-    delta = choice.get("delta") or {}
-    return bool(delta.get("content") or delta.get("reasoning_content") or delta.get("tool_calls"))
+    if choice.text is not None:
+        return bool(choice.text) or not choice.finish_reason
+    delta = choice.delta
+    return delta is not None and bool(delta.content or delta.reasoning_content or delta.reasoning or delta.tool_calls)

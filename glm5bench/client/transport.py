@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable
 import httptools
 import httpx
 
-from .clock import ANCILLARY_BYTES, Clock, asks_for_stamps, real_ns
+from .clock import ANCILLARY_BYTES, Clock, asks_for_stamps, unpack_stamp
 from .exchange import Exchange, Readings
 
 READ_BYTES = 2**18
@@ -43,7 +43,7 @@ def encoded(head_: bytes, body: bytes) -> bytes:
 
 
 class Connection:
-    """One TCP connection, one exchange at a time. `on_end` is called with each exchange when it has ended."""
+    """One TCP connection, one exchange at a time."""
 
     def __init__(self, where: Address, clock: Clock, readings: Readings, buffer: memoryview, context: ssl.SSLContext | None = None) -> None:
         self.where, self._clock, self._readings, self._buffer, self._context = where, clock, readings, buffer, context
@@ -53,8 +53,8 @@ class Connection:
         self._exchange: Exchange | None = None
         self._unsent = memoryview(b"")
         self._now_ns = 0
-        self._handshake: asyncio.Future[None] | None = None
-        self.on_end: Callable[[Exchange], None] = lambda exchange: None
+        self._buffers = [buffer]
+        self.on_body: Callable[[bytes], None]  # what llhttp calls with some of the body: it goes to the exchange, past this class
 
     @property
     def exchange(self) -> Exchange | None:
@@ -136,6 +136,7 @@ class Connection:
         """Sends an encoded request, now; its answer is collected in the exchange. The connection was opened and is idle."""
         assert self._exchange is None, "a connection has one exchange at a time"
         exchange = self._exchange = Exchange(self._loop)
+        self.on_body = exchange.body.extend
         if self._sock is None:  # the server closed it between its opening and now
             exchange.sent_ns = exchange.last_ns = time.monotonic_ns()
             self._end(httpx.WriteError("reset: the connection was closed before anything was sent"))
@@ -172,44 +173,43 @@ class Connection:
     def _readable(self) -> None:
         assert self._sock is not None
         try:
-            n, ancillary, _, _ = self._sock.recvmsg_into([self._buffer], ANCILLARY_BYTES)
+            n, ancillary, _, _ = self._sock.recvmsg_into(self._buffers, ANCILLARY_BYTES)
         except BlockingIOError:
             return
         except OSError as error:
             self._end(httpx.ReadError(f"reset: {error.strerror or error}"))
             return
-        now = time.monotonic_ns()
-        exchange, readings = self._exchange, self._readings
+        now = at = time.monotonic_ns()
+        exchange = self._exchange
         if exchange is None:
             if self._tls is None or not n:
                 self.close()  # it ended, or speaks without being asked
             else:
                 self._decrypted(self._buffer[:n])  # session tickets come when they like
             return
-        self._now_ns = at = now
         if n == 0:  # its end has no bytes, and no stamp
+            self._now_ns = now
             self._ended_by_peer(exchange)
             return
+        readings = self._readings
         readings.reads += 1
-        stamp = real_ns(ancillary)
-        if stamp and exchange.sent_ns <= stamp + self._clock.offset_ns <= now:  # a clock that was set between them is not believed
-            self._now_ns = at = stamp + self._clock.offset_ns
-            readings.stamped += 1
-        readings.lag_us.append(min((now - at) // 1000, 0xFFFFFFFF))
-        exchange.last_ns = at
-        data = self._buffer[:n]
-        self._take(exchange, data if self._tls is None else self._decrypted(data))
-
-    def _take(self, exchange: Exchange, data: memoryview | bytes) -> None:
-        if exchange.first_byte_ns < 0 and data:
-            exchange.first_byte_ns = self._now_ns
+        if ancillary:  # in this one place, for every chunk: no calls that are not needed
+            seconds, ns = unpack_stamp(ancillary[0][2])
+            stamp = seconds * 1_000_000_000 + ns + self._clock.offset_ns
+            if exchange.sent_ns <= stamp <= now:  # a clock that was set between them is not believed
+                at = stamp
+                readings.stamped += 1
+        readings.lag_ns.append(now - at)
+        self._now_ns = exchange.last_ns = at
         try:
-            self._parser.feed_data(data)
+            self._parser.feed_data(self._buffer[:n] if self._tls is None else self._decrypted(self._buffer[:n]))
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             if self._exchange is exchange:
                 self._end(httpx.RemoteProtocolError(f"protocol: {error}"))
             else:
                 self.close()  # bytes after the end of an answer
+        exchange.at.append(at)
+        exchange.cuts.append(len(exchange.body))
 
     def _decrypted(self, data: memoryview) -> bytes:
         assert self._tls is not None
@@ -245,17 +245,6 @@ class Connection:
         if not exchange.head.done():
             exchange.head.set_result(None)
 
-    def on_body(self, data: bytes) -> None:
-        """Some of the body."""
-        exchange = self._exchange
-        assert exchange is not None
-        exchange.body += data
-        if exchange.at and exchange.at[-1] == self._now_ns:
-            exchange.cuts[-1] = len(exchange.body)
-        else:
-            exchange.at.append(self._now_ns)
-            exchange.cuts.append(len(exchange.body))
-
     def on_message_complete(self) -> None:
         """The answer is whole."""
         if self._exchange is not None and self._exchange.status >= 0:
@@ -269,7 +258,7 @@ class Connection:
         if exchange.status >= 0 and not has_length:  # a body that ends with its connection
             self._end(None)
             self.close()
-        elif exchange.first_byte_ns < 0:
+        elif not exchange.at:
             self._end(httpx.RemoteProtocolError("reset: the connection was closed before any answer"))
         else:
             self._end(httpx.RemoteProtocolError("cut short: the connection was closed in the middle of the answer"))
@@ -290,7 +279,6 @@ class Connection:
         for future in (exchange.head, exchange.ended):
             if not future.done():
                 future.set_result(None)
-        self.on_end(exchange)
 
     def close(self) -> None:
         """Closes the socket; what it was waiting for is dropped."""
