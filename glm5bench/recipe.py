@@ -150,7 +150,8 @@ def _substituted(value: Any, arm: Arm, binding: int) -> str:
     if text in GIVEN_BY_THE_NODE:
         return text
     w, s = arm.workload, arm.speculative
-    names = {"$ISL": w.isl_tokens, "$OSL": w.osl_tokens, "$TP": arm.tp, "$STEPS": s.steps, "$DRAFTS": s.draft_tokens, "$C": binding}
+    isl = w.longest_tokens - w.osl_tokens  # of the last turn, with all that was said before it
+    names = {"$ISL": isl, "$OSL": w.osl_tokens, "$TP": arm.tp, "$STEPS": s.steps, "$DRAFTS": s.draft_tokens, "$C": binding}
     for name, number in names.items():
         text = text.replace(name, str(number))
     return str(_arithmetic(ast.parse(text[1:], mode="eval").body)) if text.startswith("=") else text

@@ -100,12 +100,14 @@ class Objective:
 
 def objectives(goodput: str) -> tuple[Objective, ...]:
     """The bounds of `ttft<=2s,tpot<=50ms`. Raises ValueError that names what cannot be read."""
-    found = []
+    found: list[Objective] = []
     for word in filter(None, (part.strip() for part in goodput.split(","))):
         match = OBJECTIVE.fullmatch(word.replace(" ", ""))
         if match is None:
             raise ValueError(f"{word!r} is no bound like ttft<=2s or tpot<=50ms")
         metric: Any = match[1]
+        if metric in (o.metric for o in found):
+            raise ValueError(f"{metric} has two bounds")
         found.append(Objective(metric, float(match[2]) * (1e-3 if match[3] == "ms" else 1.0)))
     return tuple(found)
 
@@ -125,6 +127,7 @@ def impossible(w: Workload) -> str:
         (w.arrivals == "trace" and w.ramp_s > 0, "workload.ramp_s means nothing with workload.arrivals=trace"),
         (w.content != "random" and not w.file, f"workload.content={w.content} needs workload.file"),
         (w.content == "random" and bool(w.file), "workload.file is read with workload.content=conversations or trace only"),
+        (w.file_sha256 is not None and not w.file, "workload.file_sha256 is the hash of workload.file, and there is none"),
         (w.content == "trace" and w.turns > 1, "workload.turns: the requests of a trace have one turn"),
         (w.turns == 1 and w.think_time_s > 0, "workload.think_time_s is the pause between turns: it needs workload.turns"),
         (

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glm5bench.errors import EnvironmentLacks, FileError
-from glm5bench.store.archive import Collected, write_archive
+from glm5bench.store.archive import Collected, collect, write_archive
 from glm5bench.store.measurement import COUNTS, TIMES, Measurement
-from glm5bench.store.pointfile import read_point, write_point
+from glm5bench.store.pointfile import read_from, read_point, write_point
 
 NS = st.integers(-1, 2**62)
 
@@ -237,3 +237,50 @@ def test_fields_and_groups_of_a_later_program_are_passed_over(tmp_path):
     assert read.point["nodes"] == 2
     assert read.row(digest, "later.h5").gpus == 16
     assert read_point(plain)[0].point.get("nodes") is None
+
+
+def with_asked_prompts():
+    return measured(requests=dataclasses.replace(three_requests(), asked_prompt_tokens=np.array([10, 0, 31])))
+
+
+def test_the_prompt_lengths_that_were_asked_for_are_read_back_and_are_in_the_digest(tmp_path):
+    m = with_asked_prompts()
+    digest = write_point(tmp_path / "p.h5", m)
+
+    read, stored = read_point(tmp_path / "p.h5")
+
+    assert read.requests.asked_prompt_tokens.tolist() == [10, 0, 31]
+    assert stored == digest == read.digest() == m.digest() != measured().digest()
+    assert read.verdict() == m.verdict()
+
+
+def test_a_file_from_before_prompt_lengths_were_kept_is_read_without_them(tmp_path):
+    old = measured()
+    write_point(tmp_path / "new.h5", with_asked_prompts())
+
+    def age(file):
+        del file["requests/asked_prompt_tokens"]
+        file.attrs.update(content_digest=old.digest())
+
+    read, digest = read_point(changed(tmp_path / "new.h5", age))
+
+    assert (read.requests.asked_prompt_tokens, digest) == (None, old.digest())
+    assert read.verdict().codes == ()
+
+
+@pytest.mark.parametrize("values", [[10, 20], [10, 20, 31]])
+def test_prompt_lengths_that_were_cut_or_changed_are_refused(tmp_path, values):
+    write_point(tmp_path / "p.h5", with_asked_prompts())
+
+    with pytest.raises(FileError):
+        read_point(changed(tmp_path / "p.h5", lambda file: put(file, "requests/asked_prompt_tokens", np.array(values))))
+
+
+def test_prompt_lengths_stay_with_their_point_in_an_archive(tmp_path):
+    digest = write_point(tmp_path / "p.h5", with_asked_prompts())
+    write_archive(tmp_path / "a.h5", collect([tmp_path / "p.h5"]))
+
+    with h5py.File(tmp_path / "a.h5") as file:
+        (name,) = file["points"]
+        read, stored = read_from(file["points"][name], "a.h5")
+    assert (read.requests.asked_prompt_tokens.tolist(), stored) == ([10, 0, 31], digest)

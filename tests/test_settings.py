@@ -212,3 +212,56 @@ def test_staging_needs_a_disk_of_the_nodes_and_a_place_to_copy_from():
         compose("stage=local")
     with pytest.raises(SettingsError, match="checkpoint_dir"):
         compose("stage=local", "cluster.stage_dir=/local")
+
+
+@pytest.mark.parametrize(
+    ("overrides_", "why"),
+    [
+        ("arrivals=poisson", "workload.arrivals=poisson needs workload.rate_rps."),
+        ("arrivals=constant", "workload.arrivals=constant needs workload.rate_rps."),
+        ("rate_rps=2", "workload.rate_rps means nothing with workload.arrivals=closed."),
+        ("arrivals=trace rate_rps=2 content=trace file=x", "workload.rate_rps means nothing with workload.arrivals=trace."),
+        ("arrivals=poisson rate_rps=2 burstiness=0.5", "workload.burstiness means nothing with workload.arrivals=poisson."),
+        ("arrivals=trace", "workload.arrivals=trace needs workload.content=trace."),
+        ("arrivals=trace content=trace file=x ramp_s=5", "workload.ramp_s means nothing with workload.arrivals=trace."),
+        ("content=conversations", "workload.content=conversations needs workload.file."),
+        ("content=trace", "workload.content=trace needs workload.file."),
+        ("file=x", "workload.file is read with workload.content=conversations or trace only."),
+        ("file_sha256=abc", "workload.file_sha256 is the hash of workload.file, and there is none."),
+        ("content=trace file=x turns=2", "workload.turns: the requests of a trace have one turn."),
+        ("think_time_s=1", "workload.think_time_s is the pause between turns: it needs workload.turns."),
+        ("content=conversations file=x turns=2", "recorded conversations of several turns need endpoint=chat."),
+        ("prefix_tokens=8192", "workload.prefix_tokens=8192 leaves nothing of workload.isl_tokens=8192."),
+        ("content=conversations file=x prefix_tokens=8", "workload.prefix_tokens is for workload.content=random."),
+        ("goodput='ttft<2s'", "workload.goodput: 'ttft<2s' is no bound like ttft<=2s or tpot<=50ms."),
+        ("goodput='ttft<=2s,ttft<=1s'", "workload.goodput: ttft has two bounds."),
+        ("rate_rps=0 arrivals=poisson", "workload.rate_rps=0: Input should be greater than 0."),
+        ("duration_s=0", "workload.duration_s=0: Input should be greater than 0."),
+        ("ramp_s=-1", "workload.ramp_s=-1: Input should be greater than or equal to 0."),
+        ("ramp_s=.inf", "workload.ramp_s"),
+    ],
+)
+def test_a_workload_that_contradicts_itself_is_refused_in_one_sentence(overrides_, why):
+    with pytest.raises(SettingsError) as refused:
+        compose(*(f"workload.{o}" for o in overrides_.split()))
+
+    assert refused.value.message.startswith(why)
+    assert (refused.value.message.count("\n"), refused.value.exit_code) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    "possible",
+    ["arrivals=gamma rate_rps=2 burstiness=0.5 ramp_s=5 duration_s=60", "turns=3 think_time_s=1 prefix_tokens=100 endpoint=chat",
+     "goodput='ttft<=2s,tpot<=50ms,itl<=.1s,e2el<=30s'"],
+)  # fmt: skip
+def test_a_workload_that_does_not_contradict_itself_is_taken(possible):
+    compose(*(f"workload.{o}" for o in possible.split()))
+
+
+@pytest.mark.parametrize("hardware", ["b200", "mi355x"])
+def test_the_positions_that_conversations_need_are_those_of_their_last_turn(hardware):
+    two, ten = (compose(f"hardware={hardware}", f"workload.turns={n}").arm for n in (2, 30))
+
+    assert recipe.contradiction(two) is None
+    assert "30 x 8192 + 1024 tokens are more than the 202752 positions" in recipe.contradiction(ten)
+    assert "--context-length" not in (argv := recipe.bound(two, 4).argv) or str(2 * (8192 + 1024) + 32) in argv

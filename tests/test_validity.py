@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 from conftest import measured, raw, three_requests
 from hypothesis import given
@@ -165,3 +166,117 @@ def test_a_verdict_follows_from_its_codes_which_are_all_stable(errors, asked, la
 
     assert set(v.codes) <= {*INVALID_CODES, *FLAGGED_CODES}
     assert v.validity == ("invalid" if set(v.codes) & set(INVALID_CODES) else "flagged" if v.codes else "valid")
+
+
+def due(requests, seconds):
+    return dataclasses.replace(requests, due_ns=np.array(seconds) * 10**9)
+
+
+def one_by_one():
+    """Four requests of one second each, one after another."""
+    return raw([0, 1, 2, 3], [0.5, 1.5, 2.5, 3.5], [1, 2, 3, 4], prompt=[1] * 4, out=[2] * 4)
+
+
+def sent(workload, requests=None, **changes):
+    return measured(requests=requests or one_by_one(), arm={"workload": workload}, **changes)
+
+
+@pytest.mark.parametrize(("late", "codes"), [(0, ()), (1, ()), (2, ("late_sends",))])
+def test_more_than_a_hundredth_sent_late_flags_an_open_loop(late, codes):
+    hundred = raw([0] * 100, [1] * 100, [2] * 100, prompt=[1] * 100, out=[2] * 100)
+    v = judged(hundred, keeps_concurrency=False, late_sends=late, late_send_max_s=0.25)
+
+    assert v.codes == codes
+    assert [r.text for r in v.reasons] == ["2 of 100 requests were sent after they were due, the latest 0.25 s"] * len(codes)
+
+
+def test_late_sends_are_those_that_the_client_counted_and_of_an_open_loop_only():
+    told = {"client": {"late_sends": 4, "late_send_max_s": 1.5}}
+
+    assert sent({"arrivals": "poisson"}, provenance=told).verdict().codes == ("late_sends",)
+    assert "late_sends" not in sent({}, three_requests(), provenance=told).verdict().codes
+
+
+@pytest.mark.parametrize(
+    ("asked", "codes"), [([10, 20, 30], ()), ([10, 20, 30.6], ()), ([10, 20, 31], ("prompt_lengths",)), ([9, 20, 30], ("prompt_lengths",))]
+)
+def test_prompts_that_the_server_counts_a_hundredth_longer_or_shorter_flag_a_point(asked, codes):
+    assert judged(dataclasses.replace(three_requests(), asked_prompt_tokens=np.array(asked))).codes == codes
+
+
+def test_prompt_lengths_are_compared_where_both_are_known():
+    def told(asked, **changes):
+        return judged(dataclasses.replace(three_requests(**changes), asked_prompt_tokens=np.array(asked))).codes
+
+    assert told([0, 0, 0]) == ()
+    assert told([10, 0, 0]) == ()
+    assert told([10, 99, 30], prompt=[10, 0, 30]) == ()
+    assert told([10, 99, 30], error=["", "reset", ""]) == ("failed_requests",)
+    assert told([11, 0, 30]) == ("prompt_lengths",)
+
+
+def test_a_run_that_was_ended_early_is_incomplete_and_its_concurrency_is_not_judged():
+    v = judged(one_by_one(), is_complete=False)
+
+    assert (v.validity, v.codes) == ("invalid", ("incomplete",))
+    assert sent({}, provenance={"is_complete": False}).verdict().codes == ("incomplete",)
+
+
+@pytest.mark.parametrize("workload", [{"arrivals": "poisson"}, {"arrivals": "trace"}, {"turns": 2, "think_time_s": 1.0}])
+def test_an_open_loop_and_one_with_pauses_need_not_reach_their_concurrency(workload):
+    assert sent(workload).verdict().codes == ()
+    assert sent({"arrivals": "closed", "think_time_s": 0.0}).verdict().codes == ("concurrency_not_reached",)
+
+
+def test_a_server_is_not_blamed_for_a_concurrency_that_an_open_loop_never_had():
+    server = {"max_running": 1, "peak_running": 1}
+
+    assert sent({"arrivals": "poisson"}, server={"peak_running": 1}, concurrency=64).verdict().codes == ()
+    assert sent({"arrivals": "poisson"}, server=server, concurrency=64).verdict().codes == ()
+    assert sent({"arrivals": "poisson"}, three_requests(), server=server, concurrency=64).verdict().codes == ("admission_capped",)
+
+
+def ramp():
+    """Two users, the second of them after five seconds."""
+    return raw(
+        [0, 1, 2, 3, 4, 5, 5, 6, 6], [0.5, 1.5, 2.5, 3.5, 4.5, 5.5, 5.5, 7, 7], [1, 2, 3, 4, 5, 6, 6, 8, 8], prompt=[1] * 9, out=[2] * 9
+    )
+
+
+def test_the_concurrency_is_judged_from_the_end_of_the_ramp_on():
+    assert judged(ramp()).codes == ("concurrency_not_reached",)
+    assert judged(ramp(), ramp_s=5.0).codes == ()
+    assert sent({"ramp_s": 100.0}, ramp(), time_scale=20.0).verdict().codes == ()
+    assert sent({"ramp_s": 20.0}, ramp(), time_scale=20.0).verdict().codes == ("concurrency_not_reached",)
+
+
+def test_a_run_that_was_over_before_its_ramp_did_not_reach_its_concurrency():
+    assert judged(ramp(), ramp_s=60.0).codes == ()  # both were there in the end
+    assert judged(one_by_one(), ramp_s=60.0).codes == ("concurrency_not_reached",)
+
+
+def test_an_open_loops_latencies_are_counted_from_when_a_request_was_due():
+    late = due(raw([0, 2, 3], [1, 3, 4], [3, 5, 6], prompt=[1] * 3, out=[5, 4, 11], chunks=[[(1, 1), (3, 4)], [], []]), [0, 1, 3])
+    counted = [figures(late, from_due=from_due) for from_due in (False, True)]
+
+    assert [f.ttft.mean for f in counted] == [1.0, pytest.approx(4 / 3)]
+    assert [f.e2el.mean for f in counted] == [3.0, pytest.approx(10 / 3)]
+    assert [f.tpot.mean for f in counted] == [pytest.approx((2 / 4 + 2 / 3 + 2 / 10) / 3)] * 2
+    assert sent({"arrivals": "poisson"}, late).figures() == counted[1]
+    assert sent({}, late).figures() == counted[0]
+
+
+def test_a_request_that_was_never_due_counts_from_when_it_was_sent():
+    r = dataclasses.replace(three_requests(), due_ns=np.array([-1, -1, -1]))
+
+    assert figures(r, from_due=True) == figures(three_requests())
+
+
+@pytest.mark.parametrize(
+    ("workload", "tput"),
+    [({}, 67 / 5 / 8), ({"ramp_s": 1.0}, 67 / 4 / 8), ({"arrivals": "poisson"}, np.nan), ({"turns": 2, "think_time_s": 1.0}, np.nan)],
+)
+def test_the_steady_window_of_a_row_is_of_runs_that_keep_their_concurrency_and_after_the_ramp(workload, tput):
+    row = sent(workload, three_requests()).row("d", "x.h5")
+
+    assert row.steady_tput_per_gpu_tok_s == pytest.approx(tput, nan_ok=True)

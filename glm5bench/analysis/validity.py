@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from .metrics import Figures, Requests
+from .windows import peak_concurrency
 
 Validity = Literal["valid", "flagged", "invalid"]
 
@@ -44,6 +45,7 @@ class Circumstances:
     neighbours: tuple[int, int] = (0, 0)  # servers that were to be under load beside this one, and that were, at the least
     counted_tokens: tuple[int, int] | None = None  # prompt and output tokens by the server's own counters, over the run
     keeps_concurrency: bool = True  # a closed loop without pauses does
+    ramp_s: float = 0.0  # over which its users came, of the client's clock
     late_sends: int = 0  # requests of an open loop that were sent some time after they were due
     late_send_max_s: float = 0.0
     is_complete: bool = True  # the run was not ended early
@@ -122,11 +124,11 @@ def _concurrency(r: Requests, c: Circumstances) -> list[Reason]:
         return []
     if len(sent) < c.concurrency:
         return [Reason("concurrency_not_reached", f"{len(sent)} requests cannot be {c.concurrency} at once")]
-    start, stop = sent[c.concurrency - 1], sent[-1]
-    if stop <= start:
+    start, stop = max(sent[c.concurrency - 1], sent[0] + round(c.ramp_s * 1e9)), sent[-1]
+    if stop <= start and not c.ramp_s:
         return []
     inside = np.clip(r.end_ns, start, stop) - np.clip(r.sent_ns, start, stop)
-    in_flight = float(inside[r.sent_ns >= 0].sum()) / float(stop - start)
+    in_flight = float(inside[r.sent_ns >= 0].sum()) / float(stop - start) if stop > start else float(peak_concurrency(r))
     if in_flight >= CONCURRENCY_REACHED * c.concurrency:
         return []
     return [Reason("concurrency_not_reached", f"{in_flight:.1f} requests were in flight, {c.concurrency} were to be")]
@@ -149,15 +151,11 @@ def _server(r: Requests, f: Figures, c: Circumstances) -> list[Reason]:
         counts = "{:,} prompt and {:,} output tokens".format
         text = f"the server counted {counts(*c.counted_tokens)}, its answers add up to {counts(*tokens)}"
         found.append(Reason("token_counters", text))
-    if c.server_max_running is not None and c.server_max_running < c.concurrency:
-        found.append(Reason("admission_capped", f"the server admits {c.server_max_running} requests, {c.concurrency} were sent"))
-    ran = c.server_peak_running
-    if (
-        ran is not None
-        and c.keeps_concurrency
-        and not f.n_failed
-        and ran < min(c.concurrency, c.server_max_running or c.concurrency, len(r.sent_ns))
-    ):
+    at_once = c.concurrency if c.keeps_concurrency else peak_concurrency(r)  # elsewhere the concurrency is a bound, which few runs reach
+    if c.server_max_running is not None and c.server_max_running < at_once:
+        found.append(Reason("admission_capped", f"the server admits {c.server_max_running} requests, {at_once} were sent"))
+    ran = c.server_peak_running if c.keeps_concurrency else None
+    if ran is not None and not f.n_failed and ran < min(c.concurrency, c.server_max_running or c.concurrency, len(r.sent_ns)):
         found.append(Reason("kv_limited", f"at most {ran} requests ran at once, {c.concurrency} were sent; {_cache(c)}"))
     return found
 

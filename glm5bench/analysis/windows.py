@@ -17,7 +17,8 @@ from .metrics import Figures, Floats, Requests, Statistics, started_ns, statisti
 
 @dataclass(frozen=True)
 class Steady:
-    """The window in which all users had a request in flight: from the C-th send to the first end after the last send.
+    """The window in which all users had a request in flight: from the C-th send, or the end of the ramp, to the first end after the last
+    send.
 
     Throughput counts output tokens that arrived in it, and prompt tokens of the requests whose first token did; NaN where the server
     does not say how many tokens a chunk has. TTFT is of the requests sent in it, TPOT of those that were sent and ended in it.
@@ -31,13 +32,13 @@ class Steady:
     tpot: Statistics
 
 
-def steady(r: Requests, concurrency: int, *, time_scale: float = 1.0) -> Steady | None:
-    """The steady window of a closed loop; None where there was none."""
+def steady(r: Requests, concurrency: int, *, time_scale: float = 1.0, ramp_s: float = 0.0) -> Steady | None:
+    """The steady window of a closed loop whose users came over `ramp_s`; None where there was none."""
     sent, whole, scale = r.sent_ns[r.sent_ns >= 0], r.is_whole, time_scale / 1e9
     if len(sent) < concurrency:
         return None
-    start, last = np.sort(sent)[concurrency - 1], sent.max()
-    after = r.end_ns[(r.end_ns >= last) & (r.sent_ns >= 0)]
+    start, last = max(np.sort(sent)[concurrency - 1], sent.min() + round(ramp_s / scale)), sent.max()
+    after = r.end_ns[(r.end_ns > last) & (r.sent_ns >= 0)]
     if not len(after) or after.min() <= start:
         return None
     stop = int(after.min())
@@ -90,16 +91,16 @@ def n_good(r: Requests, limits_s: Mapping[str, float], *, time_scale: float = 1.
         "tpot": np.where(r.output_tokens > 1, (r.last_token_ns - r.first_token_ns) * scale / n_gaps, 0.0),
     }
     if "itl" in limits_s:
-        values["itl"] = _longest_gaps_s(r, scale)
+        values["itl"] = _longest_gaps_s(r, whole, scale)
     good = whole.copy()
     for name, limit_s in limits_s.items():
         good &= values[name] <= limit_s
     return int(good.sum())
 
 
-def _longest_gaps_s(r: Requests, scale: float) -> Floats:
+def _longest_gaps_s(r: Requests, whole: NDArray[np.bool_], scale: float) -> Floats:
     longest = np.zeros(len(r.sent_ns))
-    gaps_s, _, owner = token_gaps(r, np.ones(len(r.sent_ns), dtype=bool), np.float64(scale))
+    gaps_s, _, owner = token_gaps(r, whole, np.float64(scale))
     np.maximum.at(longest, owner, gaps_s)
     return longest
 

@@ -133,7 +133,7 @@ def _written(m: Measurement, path: Path, save_json: Path | None, *, as_json: boo
     if as_json:
         print(json.dumps({**result, "source": m.source, "validity": verdict.validity, "reasons": verdict.codes, "file": str(path)}))
     else:
-        window = None if m.is_open_loop else steady(r, int(m.point["concurrency"]), time_scale=m.time_scale)
+        window = steady(r, int(m.point["concurrency"]), time_scale=m.time_scale, ramp_s=m.ramp_s) if m.keeps_concurrency else None
         block, more = result_block(result), more_lines(r, figures, verdict, window, m.provenance["client"])
         print("\n".join([*block[:-1], *more, block[-1]]))
     say(f"{path}: {m.source}, {verdict.validity}.")

@@ -8,6 +8,7 @@ same hash_ids begin with the same prompt, 512 tokens each. Source: the released 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,9 +50,10 @@ def conversations(path: str, count_tokens: Callable[[str], int] | None = None, t
     count = count_tokens or (lambda text: max(1, round(len(text) / CHARACTERS_A_TOKEN)))
     for where, record in _records(path):
         try:
-            said = [(str(m["from"]).lower(), str(m["value"])) for m in record["conversations"]]
+            said = [(str(m["from"]).lower(), str(m["value"] or "")) for m in record["conversations"]]
         except (KeyError, TypeError) as error:
-            raise _wrong(path, f"{where} is no conversation of ShareGPT's form: it lacks {error}") from error
+            why = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+            raise _wrong(path, f"{where} is no conversation of ShareGPT's form: {why}") from error
         while said and said[0][0] not in HUMAN:
             said.pop(0)
         pairs = zip(said[::2], said[1::2], strict=False)
@@ -70,9 +72,10 @@ def trace(path: str) -> list[Traced]:
         try:
             due, n_in, n_out = float(record["timestamp"]) / 1e3, int(record["input_length"]), int(record["output_length"])
             blocks = tuple(int(b) for b in record.get("hash_ids") or ())
-        except (KeyError, TypeError, ValueError) as error:
-            raise _wrong(path, f"{where} is no request of a trace: {error}") from error
-        if due < 0 or n_in < 1 or n_out < 1 or any(b < 0 for b in blocks):
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            why = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+            raise _wrong(path, f"{where} is no request of a trace: {why}") from error
+        if not math.isfinite(due) or due < 0 or n_in < 1 or n_out < 1 or any(b < 0 for b in blocks):
             raise _wrong(path, f"{where}: timestamp {due * 1e3:g}, lengths {n_in} and {n_out}")
         found.append(Traced(due, n_in, n_out, blocks))
     if not found:

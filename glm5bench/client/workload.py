@@ -53,15 +53,26 @@ class Counting:
         """How many words make a prompt of that length."""
         return max(1, round((tokens - self.overhead) / self.per_word))
 
+    def further_words(self, tokens: int) -> int:
+        """How many words are that many tokens more of a prompt."""
+        return max(1, round(tokens / self.per_word))
+
 
 class Encoder:
     """Prompts of one workload for one server, as they are sent."""
 
     def __init__(self, workload: Workload, point: Point, model: str, vocabulary: int = LAST_ID, counting: Counting = Counting()) -> None:
         self.workload, self.point, self._model, self._counting = workload, point, model, counting
-        self._last_id = min(LAST_ID, vocabulary)
+        self._is_text = workload.endpoint == "chat"
+        self._last_id = LAST_ID if self._is_text else min(LAST_ID, vocabulary)
+        if self._last_id <= FIRST_ID:
+            raise ClientError(
+                f"The model's vocabulary of {vocabulary} tokens ends before the first that is sent, {FIRST_ID}.",
+                next_step="workload.endpoint=chat sends text",
+            )
         self._sent: set[int] = set()
-        self._prefix = self._rng(SHARED).integers(FIRST_ID, self._last_id, size=workload.prefix_tokens).tolist()
+        n_shared = counting.further_words(workload.prefix_tokens) if self._is_text and workload.prefix_tokens else workload.prefix_tokens
+        self._prefix = self._rng(SHARED).integers(FIRST_ID, self._last_id, size=n_shared).tolist()
 
     def _rng(self, stream: int) -> np.random.Generator:
         return np.random.default_rng([self.point.seed, self.point.repeat, self.point.concurrency, stream])
@@ -108,14 +119,15 @@ class Encoder:
         """The requests of a trace, with the prefixes that they share there."""
         rng = self._rng(MEASURED)
         for request in trace:
-            blocks = [self._block(b) for b in request.blocks[: request.prompt_tokens // TRACE_BLOCK_TOKENS]]
-            ids = list(itertools.chain.from_iterable(blocks))
-            text = self._text(rng, max(1, request.prompt_tokens - len(ids)), is_first=False)
-            yield (self._prompt(_joined([self._as_text(ids), text]), request.output_tokens, request.prompt_tokens),)
+            n, whole = self._size(request.prompt_tokens), request.blocks[: request.prompt_tokens // TRACE_BLOCK_TOKENS]
+            ids = list(itertools.chain.from_iterable(self._block(b) for b in whole))[:n]
+            ids += rng.integers(FIRST_ID, self._last_id, size=n - len(ids)).tolist()
+            yield (self._prompt(self._as_text(ids), request.output_tokens, request.prompt_tokens),)
 
     def _block(self, number: int) -> list[int]:
-        rng = np.random.default_rng([self.point.seed, SHARED, number])
-        return rng.integers(FIRST_ID, self._last_id, size=TRACE_BLOCK_TOKENS).tolist()  # type: ignore[no-any-return]
+        at = self.point
+        rng = np.random.default_rng([at.seed, at.repeat, at.concurrency, SHARED, number])
+        return rng.integers(FIRST_ID, self._last_id, size=self._size(TRACE_BLOCK_TOKENS, is_first=False)).tolist()  # type: ignore[no-any-return]
 
     def due_s(self, trace: Sequence[Traced] | None) -> list[float] | None:
         """When each conversation is due, seconds since the start; None in a closed loop."""
@@ -124,7 +136,7 @@ class Encoder:
             return [request.due_s for request in trace]
         if not w.is_open_loop or w.rate_rps is None:
             return None
-        rng, n = self._rng(DUE), w.n_prompts(self.point.concurrency)
+        rng, n = self._rng(DUE), len(trace) if trace is not None else w.n_prompts(self.point.concurrency)
         shape = {"poisson": 1.0, "gamma": w.burstiness, "constant": np.inf}[w.arrivals]
         gaps = np.ones(n) if np.isinf(shape) else rng.gamma(shape, 1 / shape, size=n)
         return ramped(np.cumsum(gaps) / w.rate_rps, w.rate_rps, w.ramp_s).tolist()  # type: ignore[no-any-return]
@@ -137,15 +149,19 @@ class Encoder:
         n_in, n_out = lengths(rng, w.isl_tokens, w.range_ratio, n), lengths(rng, w.osl_tokens, w.range_ratio, n)
         return [int(x) for x in n_in], [int(x) for x in n_out]
 
+    def _size(self, n: int, *, is_first: bool = True) -> int:
+        """How many ids, or words, n tokens are: at the beginning of a prompt, where the chat template counts, or further on."""
+        if not self._is_text:
+            return n
+        return self._counting.words(n) if is_first else self._counting.further_words(n)
+
     def _text(self, rng: np.random.Generator, n: int, *, is_first: bool = True) -> Any:
         """Random content of this length that was not sent before: ids, or text of words for chat. The first of a prompt has the prefix."""
-        prefix = self._prefix[: n - 1] if is_first else []
+        size = self._size(n, is_first=is_first)
+        prefix = self._prefix[: size - 1] if is_first else []
+        first, last = (0, len(WORDS)) if self._is_text else (FIRST_ID, self._last_id)
         for _ in range(DRAWS):
-            if self.workload.endpoint == "chat":
-                words = self._counting.words(n) if is_first else n
-                drawn = rng.integers(0, len(WORDS), size=max(1, words - len(prefix)))
-            else:
-                drawn = rng.integers(FIRST_ID, self._last_id, size=n - len(prefix))
+            drawn = rng.integers(first, last, size=size - len(prefix))
             mark = hash(drawn.tobytes())
             if not is_first or mark not in self._sent:
                 self._sent.add(mark)
@@ -155,7 +171,7 @@ class Encoder:
         )
 
     def _as_text(self, ids: list[int]) -> Any:
-        return " ".join(WORDS[i % len(WORDS)] for i in ids) if self.workload.endpoint == "chat" else ids
+        return " ".join(WORDS[i % len(WORDS)] for i in ids) if self._is_text else ids
 
     def _prompt(self, text: Any, n_out: int, n_in: int, pause_s: float = 0.0) -> Prompt:
         return Prompt(json.dumps(self._body(text, n_out), separators=(",", ":")).encode(), n_in, n_out, pause_s)

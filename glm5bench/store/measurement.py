@@ -61,6 +61,16 @@ class Measurement:
         """Whether requests were due at times of their own, from which their clocks ran."""
         return str(self.workload.get("arrivals", "closed")) != "closed"
 
+    @property
+    def keeps_concurrency(self) -> bool:
+        """Whether as many requests are in flight as there are users: a closed loop without pauses."""
+        return not self.is_open_loop and not self.workload.get("think_time_s")
+
+    @property
+    def ramp_s(self) -> float:
+        """Seconds over which the users came, or the rate grew."""
+        return float(self.workload.get("ramp_s") or 0.0)
+
     def verdict(self) -> Verdict:
         """Recomputed from the raw times and what was observed."""
         f = self.figures()
@@ -85,7 +95,8 @@ class Measurement:
             neighbours=_neighbours(p),
             counted_tokens=_counted(s),
             settings_changed=self._settings_changed(),
-            keeps_concurrency=not self.is_open_loop and not self.workload.get("think_time_s"),
+            keeps_concurrency=self.keeps_concurrency,
+            ramp_s=self.ramp_s / self.time_scale,
             late_sends=int(client.get("late_sends", 0)) if self.is_open_loop else 0,
             late_send_max_s=float(client.get("late_send_max_s", 0.0)),
             is_complete=bool(p.get("is_complete", True)),
@@ -125,7 +136,7 @@ class Measurement:
         if f is None or r is None or f.n_failed == f.n_requests:
             return {}
         n, scale = f.n_requests - f.n_failed, self.time_scale
-        window = None if self.is_open_loop else steady(r, int(self.point["concurrency"]), time_scale=scale)
+        window = steady(r, int(self.point["concurrency"]), time_scale=scale, ramp_s=self.ramp_s) if self.keeps_concurrency else None
         limits: dict[str, float] = {o.metric: o.limit_s for o in objectives(str(self.workload.get("goodput", "")))}
         return {
             "mean_isl_tokens": f.prompt_tokens / n,
