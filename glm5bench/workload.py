@@ -87,7 +87,8 @@ class Workload:
         """In what it differs from the public protocol, in words that stand in the name of its curve."""
         physics = self.physics()
         names = ("arrivals", "rate_rps", "burstiness", "content", "file_sha256", "turns", "think_time_s", "prefix_tokens", "ramp_s")
-        return tuple(f"{name}={str(physics[name])[:12]}" for name in (*names, "duration_s") if name in physics)
+        told = {**physics, "file_sha256": str(physics.get("file_sha256"))[:12]}
+        return tuple(f"{name}={told[name]}" for name in (*names, "duration_s") if name in physics)
 
 
 @dataclass(frozen=True)

@@ -81,10 +81,12 @@ def test_as_many_turns_are_read_as_were_asked_for(lines):
     assert conversations(path, turns=2)[0][1] == Exchanged("q2", "a2", 1)
 
 
-def test_an_answer_is_as_long_as_the_server_counts_it_and_never_of_no_token(lines):
-    counted = {"one two": 2, "nothing": 0}
+def test_an_answer_has_a_token_for_four_characters_and_never_none(lines):
+    assert [t.output_tokens for t in conversations(lines(talk("q", "one two.", "q", "a")), 2)[0]] == [2, 1]
 
-    assert [t.output_tokens for t in conversations(lines(talk("q", "one two", "q", "nothing")), counted.__getitem__, 2)[0]] == [2, 1]
+
+def test_what_follows_a_turn_without_an_answer_is_no_conversation(lines):
+    assert [t.asked for t in conversations(lines(talk("q1", "a1", "q2", "", "q3", "a3")), 3)[0]] == ["q1"]
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ adds and what a word is; an engine that has /tokenize tells how long a recorded 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any
 
 import httpx
 
@@ -44,14 +44,17 @@ def _prompt_tokens(endpoint: Endpoint, model: str, words: int) -> int:
 def token_counter(endpoint: Endpoint, model: str) -> Callable[[str], int] | None:
     """What says how many tokens a text has, where the server has POST /tokenize; else None."""
 
+    @functools.cache
     def count(text: str) -> int:
         body = {"model": model, "prompt": text, "add_special_tokens": False}
-        answer: Any = client.post("/tokenize", json=body).raise_for_status().json()
-        return int(answer["count"])
+        try:
+            answer = httpx.post(endpoint.base_url + "/tokenize", json=body, headers=endpoint.headers, timeout=ANSWER_S, trust_env=False)
+            return int(answer.raise_for_status().json()["count"])
+        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+            raise ClientError(f"The server does not say how long a text is (POST /tokenize: {type(error).__name__}: {error}).") from error
 
-    client = httpx.Client(base_url=endpoint.base_url, headers=endpoint.headers, timeout=ANSWER_S, trust_env=False)
     try:
         count("the")
-    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+    except ClientError:
         return None
     return count

@@ -115,8 +115,8 @@ class Protocol:
             return encoder.drawn(), encoder.due_s(None)
         self._refuse_another_file(w.file)
         if w.content == "conversations":
-            talks = recorded.conversations(w.file, token_counter(self._endpoint, self._model), w.turns)
-            return encoder.conversations(talks), encoder.due_s(None)
+            talks = recorded.conversations(w.file, w.turns)
+            return encoder.conversations(talks, token_counter(self._endpoint, self._model)), encoder.due_s(None)
         trace = recorded.trace(w.file)[: w.prompts]
         return encoder.traced(trace), encoder.due_s(trace)
 

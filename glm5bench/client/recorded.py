@@ -7,9 +7,10 @@ same hash_ids begin with the same prompt, 512 tokens each. Source: the released 
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ HUMAN, MODEL = ("human", "user"), ("gpt", "chatgpt", "assistant", "bing", "bard"
 
 @dataclass(frozen=True)
 class Exchanged:
-    """What was asked, what was answered, and how many tokens the answer has."""
+    """What was asked, what was answered, and about how many tokens the answer has: four characters are one."""
 
     asked: str
     answered: str
@@ -40,14 +41,12 @@ class Traced:
     blocks: tuple[int, ...] = ()
 
 
-def conversations(path: str, count_tokens: Callable[[str], int] | None = None, turns: int = 1) -> list[list[Exchanged]]:
-    """The conversations of a file that have a question and an answer, with at most `turns` of each.
+def conversations(path: str, turns: int = 1) -> list[list[Exchanged]]:
+    """The conversations of a file that have a question and an answer, with at most `turns` of each, as far as they alternate.
 
-    `count_tokens` says how long an answer is; without it, four characters are a token.
     Raises SettingsError with the line of the first record that is none.
     """
     found = []
-    count = count_tokens or (lambda text: max(1, round(len(text) / CHARACTERS_A_TOKEN)))
     for where, record in _records(path):
         try:
             said = [(str(m["from"]).lower(), str(m["value"] or "")) for m in record["conversations"]]
@@ -56,13 +55,17 @@ def conversations(path: str, count_tokens: Callable[[str], int] | None = None, t
             raise _wrong(path, f"{where} is no conversation of ShareGPT's form: {why}") from error
         while said and said[0][0] not in HUMAN:
             said.pop(0)
-        pairs = zip(said[::2], said[1::2], strict=False)
-        talk = [(q, a) for (who, q), (then, a) in pairs if who in HUMAN and then in MODEL and q.strip() and a.strip()][:turns]
+        talk = [(q, a) for (_, q), (_, a) in itertools.takewhile(_is_turn, zip(said[::2], said[1::2], strict=False))][:turns]
         if talk:
-            found.append([Exchanged(q, a, max(1, count(a))) for q, a in talk])
+            found.append([Exchanged(q, a, max(1, round(len(a) / CHARACTERS_A_TOKEN))) for q, a in talk])
     if not found:
         raise _wrong(path, "it holds no conversation with a question and an answer")
     return found
+
+
+def _is_turn(pair: tuple[tuple[str, str], tuple[str, str]]) -> bool:
+    (who, asked), (then, answered) = pair
+    return who in HUMAN and then in MODEL and bool(asked.strip()) and bool(answered.strip())
 
 
 def trace(path: str) -> list[Traced]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,19 +99,23 @@ class Encoder:
                 said.append(self._text(rng, n_out[t], is_first=False) if w.turns > 1 else [])
             yield tuple(session)
 
-    def conversations(self, recorded: Sequence[Sequence[Exchanged]]) -> Iterator[Session]:
-        """The measured conversations of a file; where more are needed than it has, they come again with a number before them."""
+    def conversations(self, recorded: Sequence[Sequence[Exchanged]], count: Callable[[str], int] | None = None) -> Iterator[Session]:
+        """The measured conversations of a file, each with a number of its own before it: they come again at every point, and within one.
+
+        `count` says how many tokens an answer has; without it they are estimated.
+        """
         w, pauses = self.workload, self._rng(PAUSES)
         order = self._rng(MEASURED).permutation(len(recorded)).tolist()
         for i in range(w.n_prompts(self.point.concurrency)):
             turns = recorded[order[i % len(order)]][: w.turns]
-            again = f"[{i // len(order)}] " if i >= len(order) else ""
+            own = f"[{self.point.concurrency}.{self.point.repeat}.{i}] "
             messages: list[dict[str, str]] = []
             session: list[Prompt] = []
             for turn in turns:
-                messages.append({"role": "user", "content": again + turn.asked if not messages else turn.asked})
+                messages.append({"role": "user", "content": own + turn.asked if not messages else turn.asked})
                 text = messages[-1]["content"] if w.endpoint != "chat" else list(messages)
-                session.append(self._prompt(text, turn.output_tokens, 0, self._pause_s(pauses, bool(session))))
+                n_out = max(1, count(turn.answered)) if count is not None else turn.output_tokens
+                session.append(self._prompt(text, n_out, 0, self._pause_s(pauses, bool(session))))
                 messages.append({"role": "assistant", "content": turn.answered})
             yield tuple(session)
 

@@ -1,0 +1,185 @@
+"""`glm5bench load` as a user types it, against a server that runs already and knows what it sent and when."""
+
+import io
+import json
+import signal
+import subprocess
+import sys
+
+import httpx
+import numpy as np
+import pytest
+from program import ROOT, bench, environment, until
+
+from glm5bench.node.server import free_port
+from glm5bench.store.pointfile import read_point
+
+
+def truth_server(*options):
+    return subprocess.Popen([sys.executable, "-m", "glm5bench.simulator.truth", *options], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(scope="module")
+def url():
+    with truth_server("--rate", "1000", "--ttft-s", "0.05", "--phase-jitter") as server:
+        yield f"http://127.0.0.1:{server.stdout.readline().split()[1]}"
+        server.terminate()
+
+
+SMALL = ("-c", "4", "--prompts", "12", "--warmups", "1", "--input-tokens", "64", "--output-tokens", "40")
+
+
+def loaded(tmp_path, url, *options):
+    done = bench(tmp_path, "load", url, *SMALL, "-o", "p.h5", *options)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def truth(url):
+    return np.load(io.BytesIO(httpx.get(url + "/truth").content))
+
+
+@pytest.mark.parametrize("endpoint", ["completions", "chat"])
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_what_the_client_says_is_what_the_server_did(tmp_path, url, endpoint, processes):
+    httpx.post(url + "/truth/reset")
+    loaded(tmp_path, url, "--warmups", "0", "--endpoint", endpoint, "--processes", processes)
+    m, _ = read_point(tmp_path / "p.h5")
+    r, held = m.requests, truth(url)
+    asked = held["tokens"] == 40  # not the two of one token that count a chat's words
+    n = np.diff(held["offsets"])[asked]
+    written = np.concatenate([held["chunk_ns"][a:b] for a, b in zip(held["offsets"], held["offsets"][1:], strict=False) if b - a == 40])
+
+    assert (r.output_tokens.tolist(), r.prompt_tokens.tolist()) == ([40] * 12, [64] * 12)
+    assert n.tolist() == np.diff(r.chunk_offsets).tolist() == [40] * 12
+    late = np.sort(r.chunk_ns + m.provenance["start_monotonic_ns"]) - np.sort(written)
+    assert (late > 0).all()
+    assert np.median(late) < 50e6
+    sent = np.sort(r.sent_ns + m.provenance["start_monotonic_ns"])
+    assert (np.sort(held["received_ns"][asked]) >= sent).all()
+
+
+def test_the_block_has_vllm_s_names_and_says_that_it_was_simulated(tmp_path, url):
+    lines = loaded(tmp_path, url).stdout.splitlines()
+
+    assert lines[0] == "============ Serving Benchmark Result ============"
+    assert "simulated" in lines[1]
+    names = [line.partition(":")[0] for line in lines if ":" in line]
+    assert names[:4] == ["Successful requests", "Failed requests", "Maximum request concurrency", "Benchmark duration (s)"]
+    assert {"Mean TTFT (ms)", "Median TPOT (ms)", "P99 ITL (ms)", "P99 E2EL (ms)", "Interactivity (tok/s/user)"} <= set(names)
+
+
+def test_the_json_has_vllm_s_names_and_the_figures_of_the_point(tmp_path, url):
+    loaded(tmp_path, url, "--save-json", "r.json", "--save-detailed", "--goodput", "ttft<=10s")
+    told, (m, _) = json.loads((tmp_path / "r.json").read_text()), read_point(tmp_path / "p.h5")
+    f = m.figures()
+
+    assert (told["completed"], told["failed"], told["total_output_tokens"], told["label"]) == (12, 0, 480, "simulated")
+    assert told["mean_ttft_ms"] == pytest.approx(f.ttft.mean * 1e3)
+    assert told["median_tpot_ms"] == pytest.approx(f.tpot.median * 1e3)
+    assert told["request_goodput"] == pytest.approx(told["request_throughput"])
+    assert [len(gaps) for gaps in told["itls"]] == [39] * 12
+    assert np.mean(told["ttfts"]) * 1e3 == pytest.approx(told["mean_ttft_ms"])
+
+
+def test_the_point_is_one_like_any_other(tmp_path, url):
+    loaded(tmp_path, url, "--about", "hardware=h200 gpus=8 precision=fp8")
+    (row,) = json.loads(bench(tmp_path, "tables", "p.h5", "--format", "json").stdout)["points"]
+
+    assert (row["source"], row["hardware"], row["gpus"], row["validity"], row["variant"]) == ("simulated", "h200", 8, "valid", "load")
+    assert row["total_tput_per_gpu_tok_s"] > 0
+    assert row["cost_usd_per_mtok"] > 0
+    assert bench(tmp_path, "check", "p.h5").returncode == 0
+
+
+def test_without_a_number_of_gpus_there_is_no_figure_per_gpu(tmp_path, url):
+    loaded(tmp_path, url)
+    (row,) = json.loads(bench(tmp_path, "tables", "p.h5", "--format", "json").stdout)["points"]
+
+    assert (row["gpus"], row["hardware"], row["total_tput_per_gpu_tok_s"], row["cost_usd_per_mtok"]) == (None, "unstated", None, None)
+
+
+def test_json_on_standard_output_is_one_object(tmp_path, url):
+    told = json.loads(loaded(tmp_path, url, "--json").stdout)
+
+    assert (told["validity"], told["source"], told["file"], told["completed"]) == ("valid", "simulated", "p.h5", 12)
+
+
+def test_a_measurement_is_never_overwritten(tmp_path, url):
+    loaded(tmp_path, url)
+    again = bench(tmp_path, "load", url, *SMALL, "-o", "p.h5")
+
+    assert again.returncode == 2
+    assert "p.h5 exists already" in again.stderr
+
+
+def test_an_open_loop_of_conversations_is_measured(tmp_path, url):
+    talk = {"conversations": [{"from": "human", "value": "why"}, {"from": "gpt", "value": "because of all this"}]}
+    (tmp_path / "talks.jsonl").write_text(json.dumps(talk) + "\n")
+    options = ("--content", "conversations", "--file", "talks.jsonl", "--endpoint", "chat", "--arrivals", "constant", "--rate", "50")
+    loaded(tmp_path, url, *options)
+    m, _ = read_point(tmp_path / "p.h5")
+
+    assert m.requests.output_tokens.tolist() == [5] * 12
+    assert np.diff(m.requests.due_ns).tolist() == [20_000_000] * 11
+    assert m.provenance["client"]["late_sends"] <= 12
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_ctrl_c_keeps_what_was_answered_and_marks_the_point_incomplete(tmp_path, url, processes):
+    command = [sys.executable, "-m", "glm5bench", "load", url, "-c", "4", "--prompts", "600", "--warmups", "0", "--output-tokens", "40"]
+    process = subprocess.Popen(
+        [*command, "-o", "p.h5", "--processes", processes], cwd=tmp_path, env=environment(tmp_path), stderr=subprocess.PIPE, text=True
+    )
+    until(lambda: int(process.stderr.readline().split(" of ")[0]) > 8, "some answers", 60)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    m, _ = read_point(tmp_path / "p.h5")
+
+    assert process.returncode == 130
+    assert m.verdict().validity == "invalid"
+    assert m.verdict().codes[0] == "incomplete"
+    assert 8 < m.requests.is_whole.sum() < 600
+    assert {e.partition(":")[0] for e in m.requests.error} <= {"", "stopped"}
+
+
+def test_a_server_that_dies_ends_the_run_and_what_was_measured_is_kept(tmp_path):
+    with truth_server("--rate", "1000", "--ttft-s", "0.05") as server:
+        url = f"http://127.0.0.1:{server.stdout.readline().split()[1]}"
+        command = [sys.executable, "-m", "glm5bench", "load", url, "-c", "4", "--prompts", "600", "--output-tokens", "40", "-o", "p.h5"]
+        with subprocess.Popen(command, cwd=tmp_path, env=environment(tmp_path), stderr=subprocess.PIPE, text=True) as process:
+            until(lambda: process.stderr.readline().startswith(("6", "7")), "the first tenth", 60)
+            server.kill()
+            said = process.communicate(timeout=60)[1]
+    m, _ = read_point(tmp_path / "p.h5")
+
+    assert process.returncode == 1
+    assert "ServerError: The server is gone" in said
+    assert m.requests.is_whole.sum() >= 40
+    assert "incomplete" in m.verdict().codes
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--rate", "3"], "workload.rate_rps means nothing with workload.arrivals=closed"),
+        (["--about", "gpu=8"], "--about gpu=8: this is nothing that a table shows"),
+        (["--about", "gpus=many"], "--about gpus=many: this is no number of GPUs"),
+        (["--endpoint", "embeddings"], "workload.endpoint='embeddings'"),
+        (["--content", "trace", "--file", "none.jsonl"], "workload.file cannot be read"),
+        (["--goodput", "ttft"], "'ttft' is no bound like"),
+    ],
+)
+def test_what_cannot_be_sent_is_refused_in_a_sentence(tmp_path, url, options, said):
+    done = bench(tmp_path, "load", url, *options)
+
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_server_that_is_not_there_is_said_so(tmp_path):
+    done = bench(tmp_path, "load", f"http://127.0.0.1:{free_port()}")
+
+    assert done.returncode == 1
+    assert "does not answer GET /v1/models" in done.stderr
