@@ -236,9 +236,9 @@ def test_a_server_that_says_nothing_is_not_waited_for_longer_than_httpx_was_told
 
 
 def test_an_answer_that_comes_slowly_is_waited_for_as_long_as_it_comes():
-    pieces = [step for event in tokens(4) for step in (0.4, chunk(event))]
+    pieces = [step for event in tokens(3) for step in (0.25, chunk(event))]
 
-    assert len(played(head("transfer-encoding: chunked"), *pieces, chunk(b""), timeout=1.0).content) == len(b"".join(tokens(4)))
+    assert len(played(head("transfer-encoding: chunked"), *pieces, chunk(b""), timeout=0.8).content) == len(b"".join(tokens(3)))
 
 
 def test_a_request_larger_than_a_socket_takes_at_once_arrives_whole():
