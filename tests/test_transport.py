@@ -336,6 +336,14 @@ def test_a_run_trusts_to_its_end_whom_it_trusted_at_its_start(pem, tls, monkeypa
         assert loaded(server.url, sessions(3)).requests.error == ("",) * 3
 
 
+def test_what_tls_says_for_itself_is_not_the_first_byte_of_an_answer(pem, tls):
+    context = ssl.create_default_context(cafile=str(pem))
+    with Scripted(lambda request: [0.1, sized(b"x")], tls=tls) as server:
+        exchange = fetch(server.url, context=context).extensions["exchange"]
+
+    assert exchange.first_byte_ns - exchange.sent_ns > 90_000_000
+
+
 @pytest.mark.parametrize("until_close", [False, True])
 def test_a_run_over_tls_is_whole_and_stamped(pem, tls, monkeypatch, until_close):
     monkeypatch.setenv("SSL_CERT_FILE", str(pem))

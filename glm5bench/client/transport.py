@@ -202,7 +202,12 @@ class Connection:
         readings.lag_ns.append(now - at)
         self._now_ns = exchange.last_ns = at
         try:
-            self._parser.feed_data(self._buffer[:n] if self._tls is None else self._decrypted(self._buffer[:n]))
+            if self._tls is None:
+                self._parser.feed_data(self._buffer[:n])
+            elif plain := self._decrypted(self._buffer[:n]):
+                self._parser.feed_data(plain)
+            else:
+                return  # session tickets, or half a record: no byte of the answer
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             if self._exchange is exchange:
                 self._end(httpx.RemoteProtocolError(f"protocol: {error}"))
