@@ -296,7 +296,7 @@ def protocol(server, **changes):
     """The protocol of a small point of two users against a scripted server."""
     workload = dataclasses.replace(SMALL, **changes)
     endpoint = Endpoint(server.url, "s3cret")
-    return Protocol(endpoint, "model", workload, Point("k", "a", 2, 0, 0, 2), Patience(30), lambda done, of: None)
+    return Protocol(endpoint, "model", workload, Point("k", "a", 2, 0, 0, 2), Patience(30), lambda done, of: None, processes=1)
 
 
 def test_a_protocol_warms_up_and_measures_other_prompts_of_the_lengths_asked_for():
@@ -424,6 +424,7 @@ def test_a_check_ends_the_run_of_every_process_and_what_was_measured_is_kept():
     assert isinstance(result.ended_by, Gone)
     assert sorted(classes(result)) == ["", "", "", "stopped", "stopped"]
     assert sorted(result.requests.output_tokens.tolist()) == [1, 1, 2, 2, 2]
+    assert (result.requests.end_ns < 20e9).all()  # long before the stall timeout
 
 
 def test_a_server_that_dies_ends_the_run_of_every_process():
