@@ -81,6 +81,7 @@ def answer(n: int = 2) -> list[Step]:
     return chunked(*tokens(n))
 
 
+WARM = "/v1/models"  # what the load client asks for when it opens a connection
 MODELS = sized(b'{"data": [{"id": "model"}]}')
 Play = Callable[[Request], Sequence[Step]]
 
@@ -163,15 +164,16 @@ class Scripted:
         if len(body := file.read(length)) < length:
             return None
         with self._lock:
-            return Request(method, path, headers, body, len(self.requests), connection, time.monotonic_ns())
+            request = Request(method, path, headers, body, len(self.requests), connection, time.monotonic_ns())
+            if path != WARM:
+                self.requests.append(request)
+                self.in_flight += 1
+                self.peak = max(self.peak, self.in_flight)
+            return request
 
     def _answered(self, sock: socket.socket, request: Request) -> bool:
-        if request.path == "/v1/models":
+        if request.path == WARM:
             return self._played(sock, self.models)
-        with self._lock:
-            self.requests.append(request)
-            self.in_flight += 1
-            self.peak = max(self.peak, self.in_flight)
         *steps, last = self.play(request) or [b""]
         try:
             if not self._played(sock, steps):

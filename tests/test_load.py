@@ -47,6 +47,12 @@ def children():
     return found
 
 
+@pytest.fixture(autouse=True)
+def _often(monkeypatch):
+    """The watch looks often, so that a short stall is seen as a long one is: well before twice its time is over."""
+    monkeypatch.setattr("glm5bench.client.load.WATCH_S", 0.05)
+
+
 class Gone(Exception):
     """What a check raises."""
 
@@ -96,22 +102,22 @@ def test_one_answer_that_never_comes_is_a_hang_while_others_come():
         return [End.HANG, b""] if request.number == 0 else [head("transfer-encoding: chunked"), 0.02, *map(chunk, [*tokens(2), b""])]
 
     with Scripted(play) as server:
-        result = loaded(server.url, sessions(2000), concurrency=2, stall_s=0.8, duration_s=2.2)
+        result = loaded(server.url, sessions(2000), concurrency=2, stall_s=0.6, duration_s=1.4)
 
     assert result.ended_by is None
-    assert result.requests.error[0] == "hang: no first byte for 1.6 s"
+    assert result.requests.error[0] == "hang: no first byte for 1.2 s"
     assert set(result.requests.error[1:]) == {""}
 
 
 @pytest.mark.parametrize("steps", [[End.HANG], [FIRST, End.HANG]], ids=["before the first byte", "between two chunks"])
 def test_a_server_that_falls_silent_ends_the_run_and_what_had_come_is_kept(steps):
     with Scripted(lambda request: steps if request.number >= 2 else answer(2)) as server:
-        result = loaded(server.url, sessions(9), concurrency=2, stall_s=0.6)
+        result = loaded(server.url, sessions(9), concurrency=2, stall_s=0.3)
 
     assert result.ended_by.failure_class == "server_hung"
-    assert "sent no byte for 0.6 s, 2 of 9 requests done" in str(result.ended_by)
-    assert classes(result) == ["", "", "stopped", "stopped"]
-    assert np.diff(result.requests.chunk_offsets).tolist() == [2, 2, *[len(steps) - 1] * 2]
+    assert "sent no byte for 0.3 s, 2 of 9 requests done" in str(result.ended_by)
+    assert sorted(classes(result)) == ["", "", "stopped", "stopped"]
+    assert sorted(np.diff(result.requests.chunk_offsets).tolist()) == [*[len(steps) - 1] * 2, 2, 2]
     assert (result.requests.sent_ns >= 0).all()
 
 
@@ -142,9 +148,8 @@ def test_a_run_that_its_check_ends_keeps_what_is_finished_and_marks_what_was_in_
         result = loaded(server.url, sessions(9), concurrency=2, check=check)
 
     assert isinstance(result.ended_by, Gone)
-    assert result.requests.error[:3] == ("", "", "")
-    assert result.requests.error[3:] == ("stopped: the run was ended while it was in flight",) * 2
-    assert result.requests.output_tokens.tolist() == [2, 2, 2, 1, 1]
+    assert sorted(result.requests.error) == ["", "", "", *["stopped: the run was ended while it was in flight"] * 2]
+    assert sorted(result.requests.output_tokens.tolist()) == [1, 1, 2, 2, 2]
     assert (result.requests.first_token_ns >= result.requests.sent_ns).all()
 
 
@@ -282,7 +287,7 @@ def test_a_server_that_compresses_without_being_asked_is_read():
 
 def test_progress_counts_every_request_that_has_ended_however_it_did():
     told = []
-    loaded(nowhere(), sessions(4), due_s=[0.0, 0.0, 0.0, 0.6], progress=lambda done, of: told.append((done, of)))
+    loaded(nowhere(), sessions(4), due_s=[0.0, 0.0, 0.0, 0.2], progress=lambda done, of: told.append((done, of)))
 
     assert (3, 4) in told
 
@@ -291,7 +296,7 @@ def protocol(server, **changes):
     """The protocol of a small point of two users against a scripted server."""
     workload = dataclasses.replace(SMALL, **changes)
     endpoint = Endpoint(server.url, "s3cret")
-    return Protocol(endpoint, "model", workload, Point("k", "a", 2, 0, 0, 2), Patience(30), lambda done, of: None)
+    return Protocol(endpoint, "model", workload, Point("k", "a", 2, 0, 0, 2), Patience(30), lambda done, of: None, processes=1)
 
 
 def test_a_protocol_warms_up_and_measures_other_prompts_of_the_lengths_asked_for():
@@ -398,7 +403,8 @@ def test_no_process_outlives_its_run_and_none_had_the_key_where_others_can_read_
 
 def test_a_process_that_is_killed_is_an_error_of_the_client_and_takes_the_others_with_it():
     def play(request):
-        os.kill(children()[0][0], signal.SIGKILL)
+        if request.number == 0:
+            os.kill(children()[0][0], signal.SIGKILL)
         return [End.HANG]
 
     with Scripted(play) as server, pytest.raises(ClientError, match="ended by itself"):
@@ -418,6 +424,7 @@ def test_a_check_ends_the_run_of_every_process_and_what_was_measured_is_kept():
     assert isinstance(result.ended_by, Gone)
     assert sorted(classes(result)) == ["", "", "", "stopped", "stopped"]
     assert sorted(result.requests.output_tokens.tolist()) == [1, 1, 2, 2, 2]
+    assert (result.requests.end_ns < 20e9).all()  # long before the stall timeout
 
 
 def test_a_server_that_dies_ends_the_run_of_every_process():

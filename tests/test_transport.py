@@ -236,9 +236,9 @@ def test_a_server_that_says_nothing_is_not_waited_for_longer_than_httpx_was_told
 
 
 def test_an_answer_that_comes_slowly_is_waited_for_as_long_as_it_comes():
-    pieces = [step for event in tokens(4) for step in (0.4, chunk(event))]
+    pieces = [step for event in tokens(3) for step in (0.25, chunk(event))]
 
-    assert len(played(head("transfer-encoding: chunked"), *pieces, chunk(b""), timeout=1.0).content) == len(b"".join(tokens(4)))
+    assert len(played(head("transfer-encoding: chunked"), *pieces, chunk(b""), timeout=0.8).content) == len(b"".join(tokens(3)))
 
 
 def test_a_request_larger_than_a_socket_takes_at_once_arrives_whole():
@@ -334,6 +334,14 @@ def test_a_run_trusts_to_its_end_whom_it_trusted_at_its_start(pem, tls, monkeypa
     monkeypatch.setenv("SSL_CERT_FILE", str(pem))
     with Scripted(play, tls=tls) as server:
         assert loaded(server.url, sessions(3)).requests.error == ("",) * 3
+
+
+def test_what_tls_says_for_itself_is_not_the_first_byte_of_an_answer(pem, tls):
+    context = ssl.create_default_context(cafile=str(pem))
+    with Scripted(lambda request: [0.1, sized(b"x")], tls=tls) as server:
+        exchange = fetch(server.url, context=context).extensions["exchange"]
+
+    assert exchange.first_byte_ns - exchange.sent_ns > 90_000_000
 
 
 @pytest.mark.parametrize("until_close", [False, True])

@@ -191,6 +191,9 @@ class Connection:
             self._now_ns = now
             self._ended_by_peer(exchange)
             return
+        data = self._buffer[:n] if self._tls is None else self._decrypted(self._buffer[:n])
+        if not data:
+            return  # session tickets, or half a record: no byte of the answer
         readings = self._readings
         readings.reads += 1
         if ancillary:  # in this one place, for every chunk: no calls that are not needed
@@ -202,7 +205,7 @@ class Connection:
         readings.lag_ns.append(now - at)
         self._now_ns = exchange.last_ns = at
         try:
-            self._parser.feed_data(self._buffer[:n] if self._tls is None else self._decrypted(self._buffer[:n]))
+            self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             if self._exchange is exchange:
                 self._end(httpx.RemoteProtocolError(f"protocol: {error}"))
