@@ -5,6 +5,7 @@ import hashlib
 import sys
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 
 from glm5bench import overrides
@@ -15,6 +16,8 @@ from glm5bench.store.sealed import BLOCK, MAGIC
 sys.path[:0] = [str(Path(__file__).resolve().parent / name) for name in ("slurm", "apptainer")]
 pytest_plugins = ("login", "contained")  # the real Slurm with a login node on it; real images
 
+hypothesis.settings.register_profile("here", deadline=None)  # how long an example takes is the machine's business
+hypothesis.settings.load_profile("here")
 compose = functools.cache(overrides.compose)  # 0.1 s a composition
 
 

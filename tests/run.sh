@@ -11,6 +11,6 @@ fi
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
-.venv/bin/pytest -n 2 -m "not slurm and not apptainer and not engine" "$@" || { code=$?; [ $# -gt 0 ] && [ $code = 5 ] || exit $code; } # 5: no such test in this part
+.venv/bin/pytest -n 3 --dist worksteal -m "not slurm and not apptainer and not engine" "$@" || { code=$?; [ $# -gt 0 ] && [ $code = 5 ] || exit $code; } # 5: no such test in this part
 .venv/bin/pytest -m apptainer "$@" || { code=$?; [ $# -gt 0 ] && [ $code = 5 ] || exit $code; }
 .venv/bin/pytest -n 3 -m slurm "$@" || { code=$?; [ $# -gt 0 ] && [ $code = 5 ] || exit $code; } # these mostly wait

@@ -35,12 +35,19 @@ def loaded(tmp_path, url, *options):
     return done
 
 
+@pytest.fixture(scope="module")
+def once(tmp_path_factory, url):
+    """One run for all that read what it left: the directory, and what it printed."""
+    folder = tmp_path_factory.mktemp("once")
+    options = ("--save-json", "r.json", "--save-detailed", "--goodput", "ttft<=10s", "--about", "hardware=h200 gpus=8 precision=fp8")
+    return folder, loaded(folder, url, *options)
+
+
 def truth(url):
     return np.load(io.BytesIO(httpx.get(url + "/truth").content))
 
 
-@pytest.mark.parametrize("endpoint", ["completions", "chat"])
-@pytest.mark.parametrize("processes", ["1", "2"])
+@pytest.mark.parametrize(("endpoint", "processes"), [("completions", "1"), ("chat", "2")])
 def test_what_the_client_says_is_what_the_server_did(tmp_path, url, endpoint, processes):
     httpx.post(url + "/truth/reset")
     loaded(tmp_path, url, "--warmups", "0", "--endpoint", endpoint, "--processes", processes)
@@ -59,8 +66,8 @@ def test_what_the_client_says_is_what_the_server_did(tmp_path, url, endpoint, pr
     assert (np.sort(held["received_ns"][asked]) >= sent).all()
 
 
-def test_the_block_has_vllm_s_names_and_says_that_it_was_simulated(tmp_path, url):
-    lines = loaded(tmp_path, url).stdout.splitlines()
+def test_the_block_has_vllm_s_names_and_says_that_it_was_simulated(once):
+    lines = once[1].stdout.splitlines()
 
     assert lines[0] == "============ Serving Benchmark Result ============"
     assert "simulated" in lines[1]
@@ -69,9 +76,8 @@ def test_the_block_has_vllm_s_names_and_says_that_it_was_simulated(tmp_path, url
     assert {"Mean TTFT (ms)", "Median TPOT (ms)", "P99 ITL (ms)", "P99 E2EL (ms)", "Interactivity (tok/s/user)"} <= set(names)
 
 
-def test_the_json_has_vllm_s_names_and_the_figures_of_the_point(tmp_path, url):
-    loaded(tmp_path, url, "--save-json", "r.json", "--save-detailed", "--goodput", "ttft<=10s")
-    told, (m, _) = json.loads((tmp_path / "r.json").read_text()), read_point(tmp_path / "p.h5")
+def test_the_json_has_vllm_s_names_and_the_figures_of_the_point(once):
+    told, (m, _) = json.loads((once[0] / "r.json").read_text()), read_point(once[0] / "p.h5")
     f = m.figures()
 
     assert (told["completed"], told["failed"], told["total_output_tokens"], told["label"]) == (12, 0, 480, "simulated")
@@ -82,32 +88,27 @@ def test_the_json_has_vllm_s_names_and_the_figures_of_the_point(tmp_path, url):
     assert np.mean(told["ttfts"]) * 1e3 == pytest.approx(told["mean_ttft_ms"])
 
 
-def test_the_point_is_one_like_any_other(tmp_path, url):
-    loaded(tmp_path, url, "--about", "hardware=h200 gpus=8 precision=fp8")
-    (row,) = json.loads(bench(tmp_path, "tables", "p.h5", "--format", "json").stdout)["points"]
+def test_the_point_is_one_like_any_other(once):
+    (row,) = json.loads(bench(once[0], "tables", "p.h5", "--format", "json").stdout)["points"]
 
     assert (row["source"], row["hardware"], row["gpus"], row["validity"], row["variant"]) == ("simulated", "h200", 8, "valid", "load")
     assert row["total_tput_per_gpu_tok_s"] > 0
     assert row["cost_usd_per_mtok"] > 0
-    assert bench(tmp_path, "check", "p.h5").returncode == 0
+    assert bench(once[0], "check", "p.h5").returncode == 0
 
 
-def test_without_a_number_of_gpus_there_is_no_figure_per_gpu(tmp_path, url):
-    loaded(tmp_path, url)
-    (row,) = json.loads(bench(tmp_path, "tables", "p.h5", "--format", "json").stdout)["points"]
-
-    assert (row["gpus"], row["hardware"], row["total_tput_per_gpu_tok_s"], row["cost_usd_per_mtok"]) == (None, "unstated", None, None)
-
-
-def test_json_on_standard_output_is_one_object(tmp_path, url):
+def test_without_a_number_of_gpus_there_is_no_figure_per_gpu_and_json_is_one_object(tmp_path, url):
     told = json.loads(loaded(tmp_path, url, "--json").stdout)
+    m, digest = read_point(tmp_path / "p.h5")
+    row = m.row(digest, "p.h5")
 
     assert (told["validity"], told["source"], told["file"], told["completed"]) == ("valid", "simulated", "p.h5", 12)
+    assert (row.gpus, row.series.hardware) == (0, "unstated")
+    assert np.isnan(row.total_tput_per_gpu_tok_s)
 
 
-def test_a_measurement_is_never_overwritten(tmp_path, url):
-    loaded(tmp_path, url)
-    again = bench(tmp_path, "load", url, *SMALL, "-o", "p.h5")
+def test_a_measurement_is_never_overwritten(once, url):
+    again = bench(once[0], "load", url, *SMALL, "-o", "p.h5")
 
     assert again.returncode == 2
     assert "p.h5 exists already" in again.stderr
