@@ -118,7 +118,7 @@ def figures(r: Requests, *, time_scale: float = 1.0, from_due: bool = False) -> 
         total_tput_tok_s=(prompt + output) / duration,
         input_tput_tok_s=prompt / duration,
         output_tput_tok_s=output / duration,
-        mean_concurrency=float(e2el.sum()) / duration,
+        mean_concurrency=float((r.last_token_ns - r.sent_ns)[whole].sum() * scale) / duration,
         itl_is_per_chunk=per_chunk,
     )
 

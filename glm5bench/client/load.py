@@ -88,6 +88,7 @@ class Load:
     cpu_s: float
     duration_s: float
     ended_by: Exception | None = None
+    is_open_loop: bool = False
 
 
 @dataclass(frozen=True)
@@ -248,8 +249,9 @@ class Run:
                 raise defect
         spent = _cpu_s() - cpu, time.monotonic() - began
         name = "uvloop" if type(asyncio.get_running_loop()).__module__.startswith("uvloop") else "asyncio"
-        steps = self._transport.clock.steps_ns
-        return Load(self.traces, start_ns, self._answers, self._transport.readings, self._lags_s, steps, name, *spent, self.ended_by)
+        steps, is_open = self._transport.clock.steps_ns, self.traffic.due_s is not None
+        seen = self.traces, start_ns, self._answers, self._transport.readings, self._lags_s, steps
+        return Load(*seen, name, *spent, self.ended_by, is_open)
 
     def _abort(self, why: str) -> None:
         for connection in self._connections:
@@ -282,15 +284,16 @@ class Run:
         for connection in self._connections:
             free.put_nowait(connection)
         running: list[asyncio.Task[None]] = []
-        taken = sorted(iter(self._take, None), key=lambda number: self.traffic.due_s[number])  # type: ignore[index]
+        due_s, limit_s = self.traffic.due_s, self.traffic.duration_s
+        taken = sorted(iter(self._take, None), key=due_s.__getitem__)
         try:
             for number in taken:
-                due_ns = self._start_ns + round(self.traffic.due_s[number] * 1e9)
-                await _until(due_ns)
-                if self._is_over or self.ended_by is not None:
+                if limit_s is not None and due_s[number] >= limit_s:
                     break
-                connection = await free.get()
-                if self._is_over or self.ended_by is not None:  # it waited for too long
+                due_ns = self._start_ns + round(due_s[number] * 1e9)
+                await _until(due_ns)
+                connection = await free.get()  # what was due in time is sent, however late: the longest waits are not left out
+                if self.ended_by is not None:
                     break
                 task = asyncio.create_task(self._session(connection, self.sessions[number], due_ns))
                 running.append(task)
@@ -322,7 +325,7 @@ class Run:
     async def _request(self, connection: Connection, trace: Trace) -> None:
         request = self._head, self._requests.get(trace.request)
         try:
-            if not connection.is_open:
+            if not connection.is_usable():
                 await connection.open()
         except httpx.HTTPError as error:
             trace.error, trace.sent_ns = str(error), trace.due_ns

@@ -82,7 +82,7 @@ def _column(values: array[int]) -> np.ndarray:
 def health(load: Load, r: Requests, n_shared: int) -> Health:
     """How well the client did in one process."""
     reads, lag_ns = load.readings, np.frombuffer(load.readings.lag_ns, dtype=np.int64)
-    late = (r.sent_ns - r.due_ns)[r.sent_ns >= 0] / 1e9
+    late = (r.sent_ns - r.due_ns)[(r.sent_ns >= 0) & load.is_open_loop] / 1e9
     return Health(
         event_loop=load.event_loop,
         processes=1,

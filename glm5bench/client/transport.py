@@ -66,6 +66,20 @@ class Connection:
         """Whether a request could be sent now."""
         return self._sock is not None
 
+    def is_usable(self) -> bool:
+        """Whether a request could be sent now, as far as the kernel knows: a server may close after an answer without saying so."""
+        if self._sock is None:
+            return False
+        try:
+            is_ended = not self._sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            is_ended = True
+        if is_ended:
+            self.close()
+        return not is_ended
+
     async def open(self, timeout_s: float | None = 30.0) -> None:
         """Connects. Raises httpx.ConnectTimeout or httpx.ConnectError, which says whether it was the name, the port or TLS."""
         self.close()
@@ -100,7 +114,8 @@ class Connection:
                 sock.close()
                 raise
         else:
-            raise httpx.ConnectError(f"refused: {host}:{port}: {failed.strerror if failed else 'it has no address'}") from failed
+            class_ = "refused" if isinstance(failed, ConnectionRefusedError) else "unreachable"
+            raise httpx.ConnectError(f"{class_}: {host}:{port}: {failed.strerror if failed else 'it has no address'}") from failed
         self._sock = sock
         if scheme == "https":
             await self._handshaken(host)
@@ -225,9 +240,12 @@ class Connection:
             pass
         except ssl.SSLError as error:
             self._end(httpx.ReadError(f"tls: {error}"))
-        if self._outgoing.pending and self._sock is not None:
-            with contextlib.suppress(OSError):  # the answer to a change of keys; a connection that does not take it ends by itself
-                self._sock.send(self._outgoing.read())
+        if self._outgoing.pending and self._sock is not None:  # the answer to a change of keys
+            if self._unsent:
+                self._unsent = memoryview(bytes(self._unsent) + self._outgoing.read())
+            else:
+                with contextlib.suppress(OSError):  # a connection that does not take it ends by itself
+                    self._sock.send(self._outgoing.read())
         return bytes(plain)
 
     # what llhttp calls
@@ -315,7 +333,7 @@ class Transport(httpx.AsyncBaseTransport):
         where, timeouts = address(request.url), request.extensions.get("timeout", {})
         body = b"".join([part async for part in request.stream])  # type: ignore[union-attr]
         idle = self._idle.setdefault(where, [])
-        connection = next((c for c in iter(lambda: idle.pop() if idle else None, None) if c.is_open), None) or self.connection(where)
+        connection = next((c for c in iter(lambda: idle.pop() if idle else None, None) if c.is_usable()), None) or self.connection(where)
         if not connection.is_open:
             await connection.open(timeouts.get("connect"))
         exchange = connection.begin(encoded(head(request), body))
