@@ -1,6 +1,6 @@
 """How well load clients measure, and at what cost: each against a server that knows the truth (glm5bench/simulator/truth.py).
 
-python benchmarks/client.py --peers DIR [--scenario c256|x25k|c1024|all] [--rounds 3] [--clients vllm,sglang,...] [--json FILE]
+python benchmarks/client.py --peers DIR [--scenario c256|x25k|c1024|x50k|x100k|all] [--rounds 3] [--clients vllm,sglang,...] [--json FILE]
 
 DIR is what benchmarks/client_peers.sh installed. The server has core 1, a client with all its children core 0; a round runs every client
 once. Two waves of requests are sent at a fixed number of streams, so that the second wave is the steady state and the first a herd.
@@ -81,6 +81,7 @@ class Scenario:
 
 
 SCENARIOS = {s.name: s for s in (Scenario("c256", 256, 15), Scenario("x25k", 256, 100), Scenario("c1024", 1024, 40))}
+LIMITS = {s.name: s for s in (Scenario("x50k", 256, 200), Scenario("x100k", 512, 200))}  # how much one core takes
 
 
 @dataclass(frozen=True)
@@ -217,11 +218,11 @@ def read_aiperf(load: Load, truth: Truth) -> tuple[list[Answer], Stated]:
     return answers, {k: (told[name]["avg"], told[name]["p50"], told[name]["p99"]) for k, name in names.items()}
 
 
-def run_ours(load: Load) -> Callable[[Truth], Told]:
+def run_ours(load: Load, processes: int = 1) -> Callable[[Truth], Told]:
     """`glm5bench load` as a user types it: it sends, parses, judges, prints and writes its point file, and all of that is its CPU."""
     point = load.folder / "point.h5"
     command = [sys.executable, "-m", "glm5bench", "load", load.url, "-c", str(load.streams), "--prompts", str(load.n_requests)]
-    command += ["--input-tokens", str(PROMPT_TOKENS), "--output-tokens", str(load.tokens), "--warmups", "0", "--processes", "1"]
+    command += ["--input-tokens", str(PROMPT_TOKENS), "--output-tokens", str(load.tokens), "--warmups", "0", "--processes", str(processes)]
     cpu_s = _cpu_of([*command, "-o", str(point)], load.folder / "log", {**os.environ, "PYTHONPATH": str(ROOT)})
     return lambda truth: _read_ours(point, truth, cpu_s)
 
@@ -250,6 +251,7 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 STUBS = {"PYTHONPATH": str(ROOT / "tests" / "engine" / "stubs")}
 CLIENTS: dict[str, Callable[[Load], Callable[[Truth], Told]]] = {
     "ours": run_ours,
+    "ours, 2 processes": lambda load: run_ours(load, processes=2),
     "vllm": Peer("vllm", vllm_command, read_serving, {**OFFLINE, "VLLM_LOGGING_LEVEL": "ERROR"}).run,
     "sglang": Peer("sglang", sglang_command, read_serving, {**OFFLINE, **STUBS}).run,
     "sglang-rust": Peer("sglang", sglang_rust_command, read_serving, {**OFFLINE, **STUBS}).run,
@@ -448,20 +450,25 @@ def measure(scenario: Scenario, clients: list[str], n_rounds: int, peers: Path, 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", type=Path, help="the folder of client_peers.sh; without it only our own client runs")
-    parser.add_argument("--scenario", choices=[*SCENARIOS, "all"], default="all")
+    parser.add_argument("--scenario", choices=[*SCENARIOS, *LIMITS, "all"], default="all")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--clients", help="some of: " + ",".join(CLIENTS))
     parser.add_argument("--json", type=Path)
     o = parser.parse_args()
     peers = (o.peers or Path(".")).resolve()
-    clients = o.clients.split(",") if o.clients else ["ours", *(c for c in CLIENTS if o.peers and (peers / c.split("-")[0]).is_dir())]
+    clients = (
+        o.clients.split(",")
+        if o.clients
+        else ["ours", *(c for c in CLIENTS if o.peers and "ours" not in c and (peers / c.split("-")[0]).is_dir())]
+    )
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     os.sched_setaffinity(0, {CLIENT_CORE})
     baselines: Baselines = {}
     results = {}
     for name in SCENARIOS if o.scenario == "all" else [o.scenario]:
-        results[name] = measure(SCENARIOS[name], clients, o.rounds, peers, baselines)
-        print(table(SCENARIOS[name], **results[name]), flush=True)
+        scenario = (SCENARIOS | LIMITS)[name]
+        results[name] = measure(scenario, clients, o.rounds, peers, baselines)
+        print(table(scenario, **results[name]), flush=True)
         if o.json:
             o.json.write_text(json.dumps({"baselines": baselines, "scenarios": results}, indent=1))
 

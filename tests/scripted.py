@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from glm5bench.client.load import Prepared, Target, Traffic
 from glm5bench.client.results import Result
 from glm5bench.client.shards import measured
+from glm5bench.client.traffic import Prepared, Target, Traffic
 from glm5bench.client.workload import Prompt
 
 

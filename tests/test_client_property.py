@@ -14,9 +14,9 @@ from scripted import Scripted, chunk, head, loaded, sessions
 
 from glm5bench.client import stream
 from glm5bench.client.clock import Clock
+from glm5bench.client.connection import Connection
 from glm5bench.client.exchange import Body, Readings
 from glm5bench.client.stream import UNKNOWN, fault
-from glm5bench.client.transport import Connection
 
 TRANSCRIPTS = {path.stem: path.read_bytes() for path in (Path(__file__).parent / "transcripts").glob("*.txt")}
 VERDICTS = {  # tokens of each chunk, prompt tokens, output tokens, finish reason, fault

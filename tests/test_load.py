@@ -15,9 +15,9 @@ from scripted import End, Scripted, answer, chunk, chunked, head, loaded, nowher
 
 from glm5bench.analysis.metrics import figures
 from glm5bench.client.endpoint import Endpoint
-from glm5bench.client.load import Prepared, Target, Traffic
 from glm5bench.client.protocol import Patience, Protocol
 from glm5bench.client.shards import _Shard, _told
+from glm5bench.client.traffic import Prepared, Target, Traffic
 from glm5bench.errors import ClientError, ServerError
 from glm5bench.point import Point
 from glm5bench.workload import Workload

@@ -368,7 +368,7 @@ def test_without_uvloop_the_client_runs_on_asyncio_and_says_so(monkeypatch):
 
 def test_without_the_kernel_s_stamps_times_are_those_of_the_reads_and_it_says_so(monkeypatch):
     monkeypatch.setattr("glm5bench.client.clock.asks_for_stamps", lambda sock: False)
-    monkeypatch.setattr("glm5bench.client.transport.asks_for_stamps", lambda sock: False)
+    monkeypatch.setattr("glm5bench.client.connection.asks_for_stamps", lambda sock: False)
     with Scripted(lambda request: answer(2)) as server:
         result = loaded(server.url, sessions(3))
 

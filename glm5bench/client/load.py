@@ -13,65 +13,23 @@ import functools
 import gc
 import resource
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
 from ..errors import ServerError
+from .connection import Connection, address, encoded, head
 from .exchange import Exchange, Readings
-from .spool import KeptBody, Place, Spool
-from .transport import Connection, Transport, address, head
-from .workload import Session
+from .spool import Spool
+from .traffic import Prepared, Target, Trace, Traffic
+from .transport import Transport
 
 TICK_S = 0.05
 WATCH_S = 0.25
 SPIN_S = 0.002  # before a request is due the loop does not sleep: its timers know milliseconds
-LATE_S = 0.01  # a request of an open loop that was sent later than this after it was due was sent late
 MOST_FAILURES = 16  # connections that fail in a row, beside two for each user: the server is gone
-
-
-@dataclass
-class Trace:
-    """One request as it went, ns of the monotonic clock; -1 where it never came to that. `error`: its class before the colon."""
-
-    number: int  # in the order in which they were encoded
-    request: Place
-    prompt_tokens: int
-    asked_tokens: int
-    pause_s: float
-    due_ns: int = -1
-    sent_ns: int = -1
-    first_byte_ns: int = -1
-    end_ns: int = -1
-    status: int = -1
-    error: str = ""
-    kept: KeptBody | None = None
-
-
-@dataclass(frozen=True)
-class Health:
-    """How well the client itself did. Its error is in here: arrivals are late by `read_lag` where `kernel_stamp_share` is below 1.
-
-    `event_loop`: uvloop or asyncio. `cpu_share`: of one core, of the busiest of its `processes`. `shared_read_share`: events that came in
-    one read with another of the same answer, whose times are the last one's. Late sends: of an open loop only.
-    """
-
-    event_loop: str
-    processes: int
-    cpu_s: float
-    cpu_share: float
-    loop_lag_p99_s: float
-    read_lag_p50_s: float
-    read_lag_p99_s: float
-    kernel_stamp_share: float
-    shared_read_share: float
-    late_sends: int
-    late_send_max_s: float
-    connects: int
-    clock_steps_ns: tuple[int, ...]
-    is_spool_full: bool
 
 
 @dataclass
@@ -91,52 +49,8 @@ class Load:
     is_open_loop: bool = False
 
 
-@dataclass(frozen=True)
-class Target:
-    """Where requests go, with which headers, how long a silent server is waited for, and who says that it is over.
-
-    `check` is called several times a second, in a thread; it raises where the run is to end.
-    """
-
-    base_url: str
-    path: str
-    headers: Mapping[str, str]
-    stall_s: float
-    check: Callable[[], None] = lambda: None
-
-
-@dataclass(frozen=True)
-class Traffic:
-    """When what is sent. `due_s`: of each conversation, in an open loop; None: `concurrency` users, one after another."""
-
-    concurrency: int
-    due_s: Sequence[float] | None = None
-    ramp_s: float = 0.0
-    duration_s: float | None = None
-
-
 Progress = Callable[[int, int], None]
 Take = Callable[[], "int | None"]
-
-
-@dataclass
-class Prepared:
-    """Everything that is to be sent, encoded and out of memory. `sessions`: the numbers of each conversation's requests."""
-
-    spool: Spool = field(default_factory=Spool)
-    traces: list[Trace] = field(default_factory=list)
-    sessions: list[range] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, sessions: Iterable[Session]) -> Prepared:
-        """Encodes nothing: keeps what is encoded."""
-        made = cls()
-        for session in sessions:
-            begin = len(made.traces)
-            kept = ((begin + i, made.spool.put(p.body), p) for i, p in enumerate(session))
-            made.traces += [Trace(number, place, p.prompt_tokens, p.output_tokens, p.pause_s) for number, place, p in kept]
-            made.sessions.append(range(begin, len(made.traces)))
-        return made
 
 
 def run_load(target: Target, prepared: Prepared, traffic: Traffic, progress: Progress) -> Load:
@@ -323,7 +237,7 @@ class Run:
                 return
 
     async def _request(self, connection: Connection, trace: Trace) -> None:
-        request = self._head, self._requests.get(trace.request)
+        request = encoded(self._head, self._requests.get(trace.request))
         try:
             if not connection.is_usable():
                 await connection.open()
@@ -333,7 +247,7 @@ class Run:
             self.n_ended += 1
             self._failed_to_connect(error)
             return
-        exchange = connection.begin(b"%scontent-length: %d\r\n\r\n%s" % (request[0], len(request[1]), request[1]))
+        exchange = connection.begin(request)
         await exchange.ended
         self._keep(trace, exchange)
 

@@ -18,8 +18,10 @@ from ..workload import Workload
 from . import recorded
 from .counting import counting, token_counter
 from .endpoint import Endpoint
-from .load import Health, Prepared, Progress, Target, Traffic
+from .load import Progress
+from .results import Health
 from .shards import measured
+from .traffic import Prepared, Target, Traffic
 from .workload import LAST_ID, PATHS, Counting, Encoder, Session
 
 

@@ -11,11 +11,37 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..analysis.metrics import Requests
-from .load import LATE_S, Health, Load, Trace
+from .load import Load
 from .stream import UNKNOWN, Answer, fault, parsed
+from .traffic import Trace
 
+LATE_S = 0.01  # a request of an open loop that was sent later than this after it was due was sent late
 TIMES = ("due_ns", "sent_ns", "first_byte_ns", "first_token_ns", "last_token_ns", "end_ns")
 COLUMNS = (*TIMES, "prompt_tokens", "output_tokens", "asked_tokens", "asked_prompt_tokens", "status")
+
+
+@dataclass(frozen=True)
+class Health:
+    """How well the client itself did. Its error is in here: arrivals are late by `read_lag` where `kernel_stamp_share` is below 1.
+
+    `event_loop`: uvloop or asyncio. `cpu_share`: of one core, of the busiest of its `processes`. `shared_read_share`: events that came in
+    one read with another of the same answer, whose times are the last one's. Late sends: of an open loop only.
+    """
+
+    event_loop: str
+    processes: int
+    cpu_s: float
+    cpu_share: float
+    loop_lag_p99_s: float
+    read_lag_p50_s: float
+    read_lag_p99_s: float
+    kernel_stamp_share: float
+    shared_read_share: float
+    late_sends: int
+    late_send_max_s: float
+    connects: int
+    clock_steps_ns: tuple[int, ...]
+    is_spool_full: bool
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import ClientError, ServerError
-from .load import Load, Prepared, Run, Target, Trace, Traffic, run_quietly
+from .load import Load, Run, run_quietly
 from .results import COLUMNS, results
 from .spool import Place, Spool
+from .traffic import Prepared, Target, Trace, Traffic
 
 NUMBER = struct.Struct("<q")
 

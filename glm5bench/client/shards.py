@@ -25,8 +25,9 @@ import numpy as np
 
 from ..analysis.metrics import Requests
 from ..errors import ClientError, EnvironmentLacks, ServerError
-from .load import WATCH_S, Health, Prepared, Progress, Target, Traffic, run_load
-from .results import COLUMNS, Result, results
+from .load import WATCH_S, Progress, run_load
+from .results import COLUMNS, Health, Result, results
+from .traffic import Prepared, Target, Traffic
 
 USERS_A_PROCESS = 1024
 SHARE_OF_A_CORE = 0.6  # more than that in the warm-up, and the measurement gets another process

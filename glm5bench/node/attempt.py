@@ -6,6 +6,7 @@ Enters: a node job's values and what the server says of itself. Leaves: plain JS
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,6 +16,7 @@ from ..analysis.metrics import Figures
 from ..analysis.validity import Verdict
 from ..client.counters import Counted
 from ..client.endpoint import redacted_deeply
+from ..client.protocol import Measured
 from ..point import Arm, NodeJob, Point, ServerStart, digest_of, plain, simulated_facts
 from ..store.campaign import ATTEMPT_FORMAT, Campaign
 from ..store.files import write_json
@@ -29,6 +31,24 @@ class Trace:
     job_id: str
     node_job: str
     node: str
+
+
+class Watch:
+    """When a measurement began and ended, by three clocks. It begins when it is made."""
+
+    def __init__(self) -> None:
+        self._began_utc, self._wall_s, self._clock_s = now_utc(), time.time(), time.monotonic()
+
+    def told(self, load: Measured) -> dict[str, Any]:
+        """What is kept of it now, at the end, and of how well the client did."""
+        return {
+            "start_utc": self._began_utc,
+            "end_utc": now_utc(),
+            "start_monotonic_ns": load.start_ns,
+            "clock_step_s": (time.time() - self._wall_s) - (time.monotonic() - self._clock_s),
+            "client_lag_p99_s": load.health.loop_lag_p99_s,
+            "client": asdict(load.health),
+        }
 
 
 def record_failure(campaign: Campaign, trace: Trace, key: str, class_: str, message: str) -> None:

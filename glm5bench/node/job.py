@@ -13,7 +13,7 @@ import socket
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from ..store.campaign import Campaign, lane_ids
 from ..store.files import Taken
 from ..store.measurement import Measurement
 from ..store.pointfile import write_point
-from .attempt import Trace, now_utc, observed, point_record, record_attempt, record_failure, whole
+from .attempt import Trace, Watch, observed, point_record, record_attempt, record_failure, whole
 from .command import NEXT_STEPS, Place, Stopped
 from .container import Image
 from .heartbeat import Heartbeat, is_alive, node_name, read_beat
@@ -183,12 +183,12 @@ class _Start:
         client.encode()
         self.heart.phase("measuring")
         beside, before = self._beside(), counted(server)
-        began, wall, clock = now_utc(), time.time(), time.monotonic()
+        watch = Watch()
         load = _answered(server, client.measure())
         server.alive_or_raise()
         if load.n_failed:
             server.answers_or_raise()
-        ended, clock_step = now_utc(), (time.time() - wall) - (time.monotonic() - clock)
+        times = watch.told(load)
         requests = load.requests
         since = None
         if requests.is_whole.all():  # of broken answers nobody knows the tokens
@@ -198,12 +198,7 @@ class _Start:
             **provenance(self.job_id, server.place.image),
             "checkpoint": self.weights.told,
             **self._neighbourhood(beside),
-            "start_utc": began,
-            "end_utc": ended,
-            "start_monotonic_ns": load.start_ns,
-            "clock_step_s": clock_step,
-            "client_lag_p99_s": load.health.loop_lag_p99_s,
-            "client": asdict(load.health),
+            **times,
             "argv": list(self.start.recipe.argv),
             "server_start_s": server.start_s,
         }

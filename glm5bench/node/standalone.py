@@ -6,7 +6,6 @@ stays unstated: without a number of GPUs there is no figure per GPU, without har
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,7 +18,7 @@ from ..errors import ServerError, SettingsError
 from ..point import PROTOCOL_VERSION, Point, digest_of, plain
 from ..store.measurement import Measurement
 from ..workload import Workload
-from .attempt import now_utc
+from .attempt import Watch
 from .provenance import provenance
 
 UNSTATED = "unstated"
@@ -81,19 +80,14 @@ def load(asked: Asked, check: Callable[[], None], progress: Progress) -> Loaded:
             raise warm.ended_by
         counted_since(asked.endpoint, before, _tokens(warm))
     before = counted(asked.endpoint)
-    began, wall, clock = now_utc(), time.time(), time.monotonic()
+    watch = Watch()
     done = client.measure()
-    ended, clock_step = now_utc(), (time.time() - wall) - (time.monotonic() - clock)
+    times = watch.told(done)
     since = counted_since(asked.endpoint, before, _tokens(done)) if done.ended_by is None and not done.n_failed else None
     made = {
         **provenance("", None),
         "url": asked.endpoint.base_url,
-        "start_utc": began,
-        "end_utc": ended,
-        "start_monotonic_ns": done.start_ns,
-        "clock_step_s": clock_step,
-        "client_lag_p99_s": done.health.loop_lag_p99_s,
-        "client": asdict(done.health),
+        **times,
         "is_complete": done.ended_by is None,
     }
     observed = {"info": redacted_deeply(info, asked.endpoint), "counted_tokens": asdict(since) if since is not None else None}

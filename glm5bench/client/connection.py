@@ -1,0 +1,310 @@
+"""One TCP connection whose reads are stamped by the kernel, and nothing else done with them.
+
+A read is one recvmsg into a buffer that is kept; llhttp finds the body in it; its bytes are appended, and beside them the stamp. Nobody is
+woken before the answer is whole. Plain HTTP/1.1 and TLS. Errors are httpx's own, their class before the colon; nothing is sent twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import time
+from collections.abc import Callable
+
+import httptools
+import httpx
+
+from .clock import ANCILLARY_BYTES, Clock, asks_for_stamps, unpack_stamp
+from .exchange import Exchange, Readings
+
+READ_BYTES = 2**18
+PORTS = {"http": 80, "https": 443}
+Address = tuple[str, str, int]  # scheme, host, port
+
+
+def address(url: httpx.URL) -> Address:
+    """Where requests to this URL are sent."""
+    return url.scheme, url.host, url.port or PORTS.get(url.scheme, 80)
+
+
+def head(request: httpx.Request) -> bytes:
+    """Request line and headers as they are sent, without the length of the body and the empty line that ends them."""
+    lines = [b"%s %s HTTP/1.1" % (request.method.encode(), request.url.raw_path)]
+    lines += [b"%s: %s" % pair for pair in request.headers.raw if pair[0].lower() not in (b"content-length", b"transfer-encoding")]
+    return b"\r\n".join(lines) + b"\r\n"
+
+
+def encoded(head_: bytes, body: bytes) -> bytes:
+    """The request as it is sent."""
+    return b"%scontent-length: %d\r\n\r\n%s" % (head_, len(body), body)
+
+
+class Connection:
+    """One TCP connection, one exchange at a time."""
+
+    def __init__(self, where: Address, clock: Clock, readings: Readings, buffer: memoryview, context: ssl.SSLContext | None = None) -> None:
+        self.where, self._clock, self._readings, self._buffer, self._context = where, clock, readings, buffer, context
+        self._loop = asyncio.get_running_loop()
+        self._sock: socket.socket | None = None
+        self._tls: ssl.SSLObject | None = None
+        self._exchange: Exchange | None = None
+        self._unsent = memoryview(b"")
+        self._now_ns = 0
+        self._buffers = [buffer]
+        self.on_body: Callable[[bytes], None]  # what llhttp calls with some of the body: it goes to the exchange, past this class
+
+    @property
+    def exchange(self) -> Exchange | None:
+        """The exchange in progress."""
+        return self._exchange
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a request could be sent now."""
+        return self._sock is not None
+
+    def is_usable(self) -> bool:
+        """Whether a request could be sent now, as far as the kernel knows: a server may close after an answer without saying so."""
+        if self._sock is None:
+            return False
+        try:
+            is_ended = not self._sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            is_ended = True
+        if is_ended:
+            self.close()
+        return not is_ended
+
+    async def open(self, timeout_s: float | None = 30.0) -> None:
+        """Connects. Raises httpx.ConnectTimeout or httpx.ConnectError, which says whether it was the name, the port or TLS."""
+        self.close()
+        try:
+            await asyncio.wait_for(self._open(), timeout_s)
+        except (TimeoutError, asyncio.TimeoutError):
+            self.close()
+            raise httpx.ConnectTimeout(f"hang: no connection to {self.where[1]}:{self.where[2]} within {timeout_s:g} s") from None
+        except BaseException:
+            self.close()
+            raise
+        self._readings.connects += 1
+
+    async def _open(self) -> None:
+        scheme, host, port = self.where
+        try:
+            found = await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:  # a name that no name can be is none to the codec
+            raise httpx.ConnectError(f"dns: {host}: {getattr(error, 'strerror', None) or error}") from error
+        failed: OSError | None = None
+        for family, kind, protocol, _, sockaddr in found:
+            sock = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, protocol)
+            try:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                asks_for_stamps(sock)
+                await self._loop.sock_connect(sock, sockaddr)
+                break
+            except OSError as error:
+                sock.close()
+                failed = error
+            except BaseException:
+                sock.close()
+                raise
+        else:
+            class_ = "refused" if isinstance(failed, ConnectionRefusedError) else "unreachable"
+            raise httpx.ConnectError(f"{class_}: {host}:{port}: {failed.strerror if failed else 'it has no address'}") from failed
+        self._sock = sock
+        if scheme == "https":
+            await self._handshaken(host)
+        self._loop.add_reader(sock.fileno(), self._readable)
+
+    async def _handshaken(self, host: str) -> None:
+        """TLS in memory: the records come through the same reads as plain text does, and have the same stamps."""
+        assert self._sock is not None
+        assert self._context is not None
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = self._context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
+        try:
+            while not await self._is_handshaken(tls, self._sock):
+                pass
+        except OSError as error:  # ssl.SSLError is one
+            raise httpx.ConnectError(f"tls: {error}") from error
+        self._tls = tls
+
+    async def _is_handshaken(self, tls: ssl.SSLObject, sock: socket.socket) -> bool:
+        """One round of the handshake."""
+        with contextlib.suppress(ssl.SSLWantReadError):
+            tls.do_handshake()
+            await self._loop.sock_sendall(sock, self._outgoing.read())
+            return True
+        await self._loop.sock_sendall(sock, self._outgoing.read())
+        data = await self._loop.sock_recv(sock, READ_BYTES)
+        if not data:
+            raise httpx.ConnectError("tls: the connection was closed in the handshake")
+        self._incoming.write(data)
+        return False
+
+    def begin(self, request: bytes) -> Exchange:
+        """Sends an encoded request, now; its answer is collected in the exchange. The connection was opened and is idle."""
+        assert self._exchange is None, "a connection has one exchange at a time"
+        exchange = self._exchange = Exchange(self._loop)
+        self.on_body = exchange.body.extend
+        if self._sock is None:  # the server closed it between its opening and now
+            exchange.sent_ns = exchange.last_ns = time.monotonic_ns()
+            self._end(httpx.WriteError("reset: the connection was closed before anything was sent"))
+            return exchange
+        self._parser = httptools.HttpResponseParser(self)
+        if self._tls is not None:
+            self._tls.write(request)
+            request = self._outgoing.read()
+        exchange.sent_ns = exchange.last_ns = time.monotonic_ns()
+        try:
+            sent = self._sock.send(request)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self._end(httpx.WriteError(f"reset: {error.strerror or error}"))
+            return exchange
+        if sent < len(request):
+            self._unsent = memoryview(request)[sent:]
+            self._loop.add_writer(self._sock.fileno(), self._writable)
+        return exchange
+
+    def _writable(self) -> None:
+        assert self._sock is not None
+        try:
+            self._unsent = self._unsent[self._sock.send(self._unsent) :]
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._end(httpx.WriteError(f"reset: {error.strerror or error}"))
+            return
+        if not self._unsent:
+            self._loop.remove_writer(self._sock.fileno())
+
+    def _readable(self) -> None:
+        assert self._sock is not None
+        try:
+            n, ancillary, _, _ = self._sock.recvmsg_into(self._buffers, ANCILLARY_BYTES)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._end(httpx.ReadError(f"reset: {error.strerror or error}"))
+            return
+        now = at = time.monotonic_ns()
+        exchange = self._exchange
+        if exchange is None:
+            if self._tls is None or not n:
+                self.close()  # it ended, or speaks without being asked
+            else:
+                self._decrypted(self._buffer[:n])  # session tickets come when they like
+            return
+        if n == 0:  # its end has no bytes, and no stamp
+            self._now_ns = now
+            self._ended_by_peer(exchange)
+            return
+        data = self._buffer[:n] if self._tls is None else self._decrypted(self._buffer[:n])
+        if not data:
+            return  # session tickets, or half a record: no byte of the answer
+        readings = self._readings
+        readings.reads += 1
+        if ancillary:  # in this one place, for every chunk: no calls that are not needed
+            seconds, ns = unpack_stamp(ancillary[0][2])
+            stamp = seconds * 1_000_000_000 + ns + self._clock.offset_ns
+            if exchange.sent_ns <= stamp <= now:  # a clock that was set between them is not believed
+                at = stamp
+                readings.stamped += 1
+        readings.lag_ns.append(now - at)
+        self._now_ns = exchange.last_ns = at
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            if self._exchange is exchange:
+                self._end(httpx.RemoteProtocolError(f"protocol: {error}"))
+            else:
+                self.close()  # bytes after the end of an answer
+        exchange.at.append(at)
+        exchange.cuts.append(len(exchange.body))
+
+    def _decrypted(self, data: memoryview) -> bytes:
+        assert self._tls is not None
+        self._incoming.write(data)
+        plain = bytearray()
+        try:
+            while part := self._tls.read(READ_BYTES):
+                plain += part
+        except (ssl.SSLWantReadError, ssl.SSLZeroReturnError):
+            pass
+        except ssl.SSLError as error:
+            self._end(httpx.ReadError(f"tls: {error}"))
+        if self._outgoing.pending and self._sock is not None:  # the answer to a change of keys
+            if self._unsent:
+                self._unsent = memoryview(bytes(self._unsent) + self._outgoing.read())
+            else:
+                with contextlib.suppress(OSError):  # a connection that does not take it ends by itself
+                    self._sock.send(self._outgoing.read())
+        return bytes(plain)
+
+    # what llhttp calls
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header of the answer."""
+        assert self._exchange is not None
+        self._exchange.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """The head of the answer is whole; an interim answer (100 Continue) is none."""
+        exchange, status = self._exchange, self._parser.get_status_code()
+        assert exchange is not None
+        if status < 200:
+            exchange.headers.clear()
+            return
+        exchange.status = status
+        if not exchange.head.done():
+            exchange.head.set_result(None)
+
+    def on_message_complete(self) -> None:
+        """The answer is whole."""
+        if self._exchange is not None and self._exchange.status >= 0:
+            is_kept = self._parser.should_keep_alive() and not self._unsent
+            self._end(None)
+            if not is_kept:
+                self.close()
+
+    def _ended_by_peer(self, exchange: Exchange) -> None:
+        has_length = exchange.header(b"content-length") or exchange.header(b"transfer-encoding")
+        if exchange.status >= 0 and not has_length:  # a body that ends with its connection
+            self._end(None)
+            self.close()
+        elif not exchange.at:
+            self._end(httpx.RemoteProtocolError("reset: the connection was closed before any answer"))
+        else:
+            self._end(httpx.RemoteProtocolError("cut short: the connection was closed in the middle of the answer"))
+
+    def abort(self, error: Exception) -> None:
+        """Ends the exchange in progress, if there is one, and the connection with it."""
+        if self._exchange is not None:
+            self._end(error)
+        self.close()
+
+    def _end(self, error: Exception | None) -> None:
+        exchange, self._exchange = self._exchange, None
+        if exchange is None:
+            return
+        exchange.error, exchange.end_ns = error, self._now_ns if error is None else time.monotonic_ns()
+        if error is not None:
+            self.close()
+        for future in (exchange.head, exchange.ended):
+            if not future.done():
+                future.set_result(None)
+
+    def close(self) -> None:
+        """Closes the socket; what it was waiting for is dropped."""
+        sock, self._sock, self._tls, self._unsent = self._sock, None, None, memoryview(b"")
+        if sock is not None:
+            self._loop.remove_reader(sock.fileno())
+            self._loop.remove_writer(sock.fileno())
+            with contextlib.suppress(OSError):
+                sock.close()
