@@ -251,7 +251,7 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 STUBS = {"PYTHONPATH": str(ROOT / "tests" / "engine" / "stubs")}
 CLIENTS: dict[str, Callable[[Load], Callable[[Truth], Told]]] = {
     "ours": run_ours,
-    "ours, 2 processes": lambda load: run_ours(load, processes=2),
+    "ours-2-processes": lambda load: run_ours(load, processes=2),
     "vllm": Peer("vllm", vllm_command, read_serving, {**OFFLINE, "VLLM_LOGGING_LEVEL": "ERROR"}).run,
     "sglang": Peer("sglang", sglang_command, read_serving, {**OFFLINE, **STUBS}).run,
     "sglang-rust": Peer("sglang", sglang_rust_command, read_serving, {**OFFLINE, **STUBS}).run,
