@@ -166,9 +166,11 @@ def token_gaps(r: Requests, whole: NDArray[np.bool_], scale: np.float64) -> tupl
     chunk's); and whose it is. Shapes: all (G,). Chunks that carry no token are passed over.
     """
     n = np.diff(r.chunk_offsets)
-    owner = np.repeat(np.arange(len(n)), n)
+    owner = np.repeat(np.arange(len(n), dtype=np.int32), n)
     counted = (r.chunk_tokens != 0) & whole[owner]
-    at, tokens, owner = r.chunk_ns[counted], r.chunk_tokens[counted], owner[counted]
+    at, tokens = r.chunk_ns, r.chunk_tokens
+    if not counted.all():  # copies of millions of chunks, mostly for nothing
+        at, tokens, owner = at[counted], tokens[counted], owner[counted]
     same = owner[1:] == owner[:-1]
     gaps, carried = np.diff(at)[same] * scale, tokens[1:][same]
     return (gaps / carried if (carried > 0).all() else gaps), carried, owner[1:][same]

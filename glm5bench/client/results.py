@@ -87,7 +87,9 @@ def results(load: Load) -> Result:
         chunk_offsets=_column(offsets),
     )
     load.spool.close()
-    return Result(requests, health(load, requests, n_shared), load.start_ns, load.ended_by)
+    told = health(load, requests, n_shared)
+    load.readings.clear()
+    return Result(requests, told, load.start_ns, load.ended_by)
 
 
 def _judged(load: Load, trace: Trace) -> tuple[Answer, str]:
