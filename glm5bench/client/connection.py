@@ -100,8 +100,12 @@ class Connection:
             raise httpx.ConnectError(f"dns: {host}: {getattr(error, 'strerror', None) or error}") from error
         failed: OSError | None = None
         for family, kind, protocol, _, sockaddr in found:
-            sock = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, protocol)
             try:
+                sock = socket.socket(family, kind, protocol)
+            except OSError as error:
+                raise httpx.ConnectError(f"local: no socket can be made: {error.strerror or error}") from error
+            try:
+                sock.setblocking(False)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 asks_for_stamps(sock)
                 await self._loop.sock_connect(sock, sockaddr)
@@ -216,7 +220,7 @@ class Connection:
             if exchange.sent_ns <= stamp <= now:  # a clock that was set between them is not believed
                 at = stamp
                 readings.stamped += 1
-        readings.lag_ns.append(now - at)
+                readings.lag_ns.append(now - at)
         self._now_ns = exchange.last_ns = at
         try:
             self._parser.feed_data(data)
@@ -276,6 +280,7 @@ class Connection:
     def _ended_by_peer(self, exchange: Exchange) -> None:
         has_length = exchange.header(b"content-length") or exchange.header(b"transfer-encoding")
         if exchange.status >= 0 and not has_length:  # a body that ends with its connection
+            exchange.is_framed = False
             self._end(None)
             self.close()
         elif not exchange.at:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 
 class Exchange:
     """Filled in by a connection while the answer arrives. `head` and `ended` are set then; `error` is why it is not whole."""
 
-    __slots__ = ("at", "body", "cuts", "end_ns", "ended", "error", "head", "headers", "last_ns", "sent_ns", "status")
+    __slots__ = ("at", "body", "cuts", "end_ns", "ended", "error", "head", "headers", "is_framed", "last_ns", "sent_ns", "status")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.sent_ns = self.end_ns = self.last_ns = self.status = -1
@@ -23,6 +23,7 @@ class Exchange:
         self.at: array[int] = array("q")  # arrival of what each read brought
         self.cuts: array[int] = array("q")  # how much of the body was there then
         self.error: Exception | None = None
+        self.is_framed = True  # HTTP itself said where the body ended
         self.head: asyncio.Future[None] = loop.create_future()
         self.ended: asyncio.Future[None] = loop.create_future()
 
@@ -77,9 +78,3 @@ class Readings:
         """Begins to count anew."""
         self.reads = self.stamped = self.connects = 0
         del self.lag_ns[:]
-
-    def plus(self, other: Mapping[str, int]) -> None:
-        """Adds another process's counts."""
-        self.reads += other["reads"]
-        self.stamped += other["stamped"]
-        self.connects += other["connects"]

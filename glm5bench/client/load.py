@@ -29,7 +29,8 @@ from .transport import Transport
 TICK_S = 0.05
 WATCH_S = 0.25
 SPIN_S = 0.002  # before a request is due the loop does not sleep: its timers know milliseconds
-MOST_FAILURES = 16  # connections that fail in a row, beside two for each user: the server is gone
+MOST_FAILURES = 16  # requests in a row without any answer, beside two for each user: the server is gone
+GONE_S = 5.0  # and so it is after as many that took longer than this
 
 
 @dataclass
@@ -88,6 +89,7 @@ class Run:
         self._requests, self._answers = prepared.spool, Spool()
         self.ended_by: Exception | None = None
         self.n_ended = self._failures = 0
+        self._failing_since = 0.0
         self._connections: list[Connection] = []
         self._lags_s: list[float] = []
 
@@ -109,13 +111,29 @@ class Run:
             )
             self._connections = [self._transport.connection(self._where) for _ in range(users)]
             warm = head(client.build_request("GET", self.target.base_url + "/v1/models")) + b"\r\n"
-            for begin in range(0, users, 64):  # a listening socket's queue is short
-                if not all(await asyncio.gather(*(self._warmed(c, warm) for c in self._connections[begin : begin + 64]))):
-                    break  # whoever sends will see for himself
-            else:
-                await self._stamps_seen(warm)
+            opening, checking = asyncio.create_task(self._all_warmed(warm)), asyncio.create_task(self._checked())
+            await asyncio.wait([opening, checking], return_when=asyncio.FIRST_COMPLETED)
+            if not opening.done():
+                self.ended_by = _why(checking)
+                self._abort("stopped: the run was ended before it began")
+            checking.cancel()
+            await opening
             self._transport.readings.clear()  # what opening read is not of the run
             yield self
+
+    async def _checked(self) -> None:
+        """Returns never; raises what the target's check does."""
+        while True:
+            await asyncio.to_thread(self.target.check)
+            await asyncio.sleep(WATCH_S)
+
+    async def _all_warmed(self, request: bytes) -> None:
+        for begin in range(0, len(self._connections), 64):  # a listening socket's queue is short
+            if self.ended_by is not None:
+                return
+            if not all(await asyncio.gather(*(self._warmed(c, request) for c in self._connections[begin : begin + 64]))):
+                return  # whoever sends will see for himself
+        await self._stamps_seen(request)
 
     async def _warmed(self, connection: Connection, request: bytes) -> bool:
         """Whether the server answered on this connection."""
@@ -242,8 +260,7 @@ class Run:
             if not connection.is_usable():
                 await connection.open()
         except httpx.HTTPError as error:
-            trace.error, trace.sent_ns = str(error), trace.due_ns
-            trace.end_ns = time.monotonic_ns()
+            trace.error, trace.end_ns = str(error), time.monotonic_ns()
             self.n_ended += 1
             self._failed_to_connect(error)
             return
@@ -253,7 +270,7 @@ class Run:
 
     def _keep(self, trace: Trace, exchange: Exchange) -> None:
         trace.sent_ns, trace.first_byte_ns, trace.end_ns = exchange.sent_ns, exchange.first_byte_ns, exchange.end_ns
-        trace.status = exchange.status
+        trace.status, trace.is_framed = exchange.status, exchange.is_framed
         trace.error = str(exchange.error) if exchange.error is not None else ""
         encoding = exchange.header(b"content-encoding").decode("latin-1").lower()
         trace.kept = self._answers.put_body(exchange.body, exchange.at, exchange.cuts, encoding)
@@ -264,8 +281,11 @@ class Run:
             self._failures = 0
 
     def _failed_to_connect(self, error: Exception) -> None:
+        now = time.monotonic()
+        self._failing_since = self._failing_since if self._failures else now
         self._failures += 1
-        if self._failures >= MOST_FAILURES + 2 * self.traffic.concurrency and self.ended_by is None:
+        is_long = self._failures >= MOST_FAILURES and now - self._failing_since > GONE_S
+        if self.ended_by is None and (is_long or self._failures >= MOST_FAILURES + 2 * self.traffic.concurrency):
             said = f"The server is gone: {self._failures} requests in a row had no answer, the last with: {error}."
             self.ended_by = ServerError(said, failure_class="server_crash", where=self.target.base_url)
 

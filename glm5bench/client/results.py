@@ -5,14 +5,17 @@ Enters: what the client kept. Leaves: analysis.metrics.Requests, and Health. A b
 
 from __future__ import annotations
 
+import zlib
 from array import array
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..analysis.metrics import Requests
+from ..errors import printable
+from .exchange import Body
 from .load import Load
-from .stream import UNKNOWN, Answer, fault, parsed
+from .stream import UNKNOWN, Answer, decoded, fault, parsed
 from .traffic import Trace
 
 LATE_S = 0.01  # a request of an open loop that was sent later than this after it was due was sent late
@@ -22,7 +25,8 @@ COLUMNS = (*TIMES, "prompt_tokens", "output_tokens", "asked_tokens", "asked_prom
 
 @dataclass(frozen=True)
 class Health:
-    """How well the client itself did. Its error is in here: arrivals are late by `read_lag` where `kernel_stamp_share` is below 1.
+    """How well the client itself did. Its error is in here: stamped arrivals were read `read_lag` later; one without a stamp
+    is late by as much, and `loop_lag` bounds it.
 
     `event_loop`: uvloop or asyncio. `cpu_share`: of one core, of the busiest of its `processes`. `shared_read_share`: events that came in
     one read with another of the same answer, whose times are the last one's. Late sends: of an open loop only.
@@ -33,8 +37,8 @@ class Health:
     cpu_s: float
     cpu_share: float
     loop_lag_p99_s: float
-    read_lag_p50_s: float
-    read_lag_p99_s: float
+    read_lag_p50_s: float | None  # None: no read had a stamp
+    read_lag_p99_s: float | None
     kernel_stamp_share: float
     shared_read_share: float
     late_sends: int
@@ -69,7 +73,7 @@ def results(load: Load) -> Result:
         chunk_tokens.extend(answer.tokens)
         n_shared += len(at) - len(set(at))
         offsets.append(len(chunk_ns))
-        errors.append(wrong)
+        errors.append(printable(wrong))  # what a stranger's server says becomes text of a file, and of a terminal
         stamps = (trace.due_ns, trace.sent_ns, trace.first_byte_ns, at[0] if at else -1, at[-1] if at else -1, trace.end_ns)
         for name, stamp in zip(TIMES, stamps, strict=True):
             columns[name].append(stamp - load.start_ns if stamp >= 0 else -1)
@@ -97,10 +101,18 @@ def _judged(load: Load, trace: Trace) -> tuple[Answer, str]:
         return Answer(), trace.error or "stopped: the run was ended before it was sent"
     body = load.spool.body(trace.kept)
     if trace.status != 200:
-        said = " ".join(body.data[:200].decode("utf-8", "replace").split())
+        said = " ".join(_plain(body)[:200].decode("utf-8", "replace").split())
         return Answer(), trace.error or (f"HTTP {trace.status}: {said}" if said else f"HTTP {trace.status}")
     answer = parsed(body)
-    return answer, trace.error or fault(answer, trace.asked_tokens)
+    return answer, trace.error or fault(answer, trace.asked_tokens, is_framed=trace.is_framed)
+
+
+def _plain(body: Body) -> bytes:
+    """The body without its content encoding, as far as that can be read."""
+    try:
+        return decoded(body).data if body.encoding not in ("", "identity") else body.data
+    except (zlib.error, KeyError):
+        return b""
 
 
 def _column(values: array[int]) -> np.ndarray:
@@ -117,8 +129,8 @@ def health(load: Load, r: Requests, n_shared: int) -> Health:
         cpu_s=load.cpu_s,
         cpu_share=load.cpu_s / load.duration_s if load.duration_s else 0.0,
         loop_lag_p99_s=float(np.percentile(load.lags_s, 99)) if load.lags_s else 0.0,
-        read_lag_p50_s=float(np.percentile(lag_ns, 50)) / 1e9 if len(lag_ns) else 0.0,
-        read_lag_p99_s=float(np.percentile(lag_ns, 99)) / 1e9 if len(lag_ns) else 0.0,
+        read_lag_p50_s=float(np.percentile(lag_ns, 50)) / 1e9 if len(lag_ns) else None,
+        read_lag_p99_s=float(np.percentile(lag_ns, 99)) / 1e9 if len(lag_ns) else None,
         kernel_stamp_share=reads.stamped / reads.reads if reads.reads else 0.0,
         shared_read_share=n_shared / len(r.chunk_ns) if len(r.chunk_ns) else 0.0,
         late_sends=int((late > LATE_S).sum()),

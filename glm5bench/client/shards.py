@@ -1,8 +1,8 @@
 """One run over as many processes as it needs, by one clock.
 
-A process takes what its core can; more users, or more chunks a second than one core reads, are shared among several. All take the next
-conversation from one file whose position they share, start at the same instant of the machine's monotonic clock, and parse what they have
-seen. What they have seen is put together in the order in which it was encoded.
+A process takes what its core can; more users, or more chunks a second than one core reads, are shared among several. In a closed loop all
+take the next conversation from one file whose position they share, in an open one each has every nth. They start at the same instant of
+the machine's monotonic clock and parse what they have seen; it is put together in the order in which it was encoded.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from ..analysis.metrics import Requests
-from ..errors import ClientError, EnvironmentLacks, ServerError
+from ..errors import ClientError, ServerError
 from .load import WATCH_S, Progress, run_load
 from .results import COLUMNS, Health, Result, results
 from .traffic import Prepared, Target, Traffic
@@ -42,13 +42,17 @@ def processes_needed(concurrency: int, cpu_share: float, cores: int) -> int:
     return max(1, min(wanted, cores, concurrency))
 
 
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def measured(
     target: Target, prepared: Prepared, traffic: Traffic, progress: Progress, *, processes: int | None = None, cpu_share: float = 0.0
 ) -> Result:
     """The result of a run, over `processes` of them; None: as many as it needs."""
-    n = processes or processes_needed(traffic.concurrency, cpu_share, len(os.sched_getaffinity(0)))
+    n = processes or processes_needed(traffic.concurrency, cpu_share, _cores())
     n = min(n, traffic.concurrency, len(prepared.sessions))
-    if n <= 1:
+    if n <= 1 or prepared.spool.is_full:  # only one process has what is in memory
         return results(run_load(target, prepared, traffic, progress))
     with tempfile.TemporaryDirectory(prefix="glm5bench-shards-") as folder, tempfile.TemporaryFile() as order:
         order.write(np.arange(len(prepared.sessions), dtype="<i8").tobytes())
@@ -61,8 +65,6 @@ def measured(
 
 def _told(target: Target, prepared: Prepared, traffic: Traffic, folder: Path, order_fd: int) -> dict[str, Any]:
     """What every shard is told, on its standard input: the key of the server stands in no argument."""
-    if prepared.spool.is_full:
-        raise EnvironmentLacks("The requests of this point do not fit on the disk for temporary files.", next_step="set TMPDIR")
     traces = prepared.traces
     np.savez(
         folder / "traces.npz",

@@ -36,9 +36,9 @@ class KeptBody:
 class Spool:
     """Appends and reads back. One process writes; others may read through the same descriptor."""
 
-    def __init__(self, fd: int | None = None, size: int = 0) -> None:
+    def __init__(self, fd: int | None = None) -> None:
         self._file = tempfile.TemporaryFile() if fd is None else open(fd, "rb", closefd=False)  # noqa: SIM115  closed in close()
-        self._size = size
+        self._size = 0
         self.is_full = False
 
     @property

@@ -11,7 +11,7 @@ import re
 import zlib
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -22,6 +22,9 @@ UNKNOWN = -1
 DONE, DONE_EVENT = b"[DONE]", b'{"glm5bench_done":true}'
 LINE_END = re.compile(rb"\r\n|\n|\r")
 WBITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # of zlib
+
+
+Count = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 
 
 class Delta(msgspec.Struct, gc=False):
@@ -44,15 +47,15 @@ class Choice(msgspec.Struct, gc=False):
 class Usage(msgspec.Struct, gc=False):
     """Tokens so far, as the server counts them."""
 
-    prompt_tokens: int
-    completion_tokens: int | None = None
+    prompt_tokens: Count
+    completion_tokens: Count | None = None
 
 
 class Meta(msgspec.Struct, gc=False):
     """Of SGLang's /generate: on every chunk."""
 
-    prompt_tokens: int
-    completion_tokens: int
+    prompt_tokens: Count
+    completion_tokens: Count
     finish_reason: dict[str, Any] | None = None
 
 
@@ -116,7 +119,7 @@ def _decoded_events(events: list[bytes]) -> list[Event | None]:
     """What each event holds, None where it cannot be read. All at once, which costs a third; each by itself where that fails."""
     try:
         decoded_ = EVENTS.decode(b"[" + b",".join(DONE_EVENT if event == DONE else event for event in events) + b"]")
-    except ValueError:
+    except (ValueError, RecursionError):
         decoded_ = []
     if len(decoded_) == len(events) and all(event[:1] == b"{" or event == DONE for event in events):
         return decoded_  # type: ignore[return-value]  # a list of events is one of events or None
@@ -224,7 +227,7 @@ def _taken_of_generate(answer: Answer, meta: Meta) -> int:
     """SGLang's /generate: text and counts are cumulative, and every chunk has both."""
     before, answer.output_tokens = max(0, answer.output_tokens), meta.completion_tokens
     answer.prompt_tokens = meta.prompt_tokens
-    answer.finish_reason = str(meta.finish_reason["type"]) if meta.finish_reason else answer.finish_reason
+    answer.finish_reason = str(meta.finish_reason.get("type", "")) if meta.finish_reason else answer.finish_reason
     return max(0, answer.output_tokens - before)
 
 

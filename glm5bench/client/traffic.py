@@ -48,6 +48,7 @@ class Trace:
     end_ns: int = -1
     status: int = -1
     error: str = ""
+    is_framed: bool = True  # HTTP itself said where the body ended
     kept: KeptBody | None = None
 
 
