@@ -135,7 +135,10 @@ def impossible(w: Workload) -> str:
             w.turns > 1 and w.endpoint != "chat" and w.content == "conversations",
             "recorded conversations of several turns need endpoint=chat",
         ),
-        (w.prefix_tokens >= w.isl_tokens, f"workload.prefix_tokens={w.prefix_tokens} leaves nothing of workload.isl_tokens={w.isl_tokens}"),
+        (
+            w.prefix_tokens >= int(w.range_ratio * w.isl_tokens),
+            f"workload.prefix_tokens={w.prefix_tokens} leaves nothing of the shortest prompt, {int(w.range_ratio * w.isl_tokens)} tokens",
+        ),
         (w.prefix_tokens > 0 and w.content != "random", "workload.prefix_tokens is for workload.content=random"),
     )
     return next((why for is_wrong, why in checks if is_wrong), "")

@@ -46,6 +46,10 @@ class Serving:
     headers: dict[str, str] = field(default_factory=lambda: {"authorization": "Bearer key"})
     n_asked: int = 0
 
+    @property
+    def options(self):
+        return {"headers": self.headers, "trust_env": False}
+
 
 @contextlib.contextmanager
 def serving(*pages):

@@ -20,6 +20,8 @@ from glm5bench.client.shards import _Shard, _told
 from glm5bench.client.traffic import Prepared, Target, Traffic
 from glm5bench.errors import ClientError, ServerError
 from glm5bench.point import Point
+from glm5bench.store.measurement import Measurement
+from glm5bench.store.pointfile import read_point, write_point
 from glm5bench.workload import Workload
 
 UNCOUNTED = b'data: {"choices": [{"text": "a", "finish_reason": "stop"}]}\n\n'
@@ -105,8 +107,7 @@ def test_one_answer_that_never_comes_is_a_hang_while_others_come():
         result = loaded(server.url, sessions(2000), concurrency=2, stall_s=0.6, duration_s=2.6)
 
     assert result.ended_by is None
-    assert result.requests.error[0] == "hang: no first byte for 1.2 s"
-    assert set(result.requests.error[1:]) == {""}
+    assert [error for error in result.requests.error if error] == ["hang: no first byte for 1.2 s"]
 
 
 @pytest.mark.parametrize("steps", [[End.HANG], [FIRST, End.HANG]], ids=["before the first byte", "between two chunks"])
@@ -434,8 +435,8 @@ def test_a_server_that_dies_ends_the_run_of_every_process():
 
     assert isinstance(result.ended_by, ServerError)
     assert result.ended_by.failure_class == "server_crash"
-    assert 7 <= classes(result).count("") <= 9
-    assert len(result.requests.error) < 60
+    assert 5 <= classes(result).count("") <= 9
+    assert len(result.requests.error) < 200
 
 
 def test_a_process_that_is_told_to_stop_as_it_starts_stops(tmp_path):
@@ -458,3 +459,51 @@ def heard(shard, word):
     """When the shard has said this word."""
     while word not in shard.words:
         shard.hear()
+
+
+def test_what_no_file_and_no_terminal_can_hold_of_an_error_is_replaced(tmp_path):
+    said = b'data: {"error": {"message": "a\\u0000b\\ud800c\\u001b"}}\n\n'
+    with Scripted(lambda request: chunked(said)) as server:
+        result = loaded(server.url, sessions(1))
+    m = Measurement("k", "measured", {"concurrency": 1}, {}, result.requests)
+
+    write_point(tmp_path / "p.h5", m)
+    assert read_point(tmp_path / "p.h5")[0].requests.error == ("error: a?b?c?",)
+
+
+def test_a_key_that_a_gateway_repeats_is_in_no_error():
+    refusal = b"HTTP/1.1 401 No\r\ncontent-length: 14\r\n\r\nwrong: s3cret!"
+    with Scripted(lambda request: [refusal]) as server:
+        client = protocol(server)
+        client.encode()
+        done = client.measure()
+
+    assert set(done.requests.error) == {"HTTP 401: wrong: <redacted>!"}
+
+
+def test_a_server_that_is_gone_from_a_slow_open_loop_is_given_up_after_seconds(monkeypatch):
+    monkeypatch.setattr("glm5bench.client.load.GONE_S", 0.05)
+    result = loaded(nowhere(), sessions(400), concurrency=200, due_s=[i / 100 for i in range(400)])
+
+    assert result.ended_by.failure_class == "server_crash"
+    assert len(result.requests.error) < 100
+
+
+def test_a_run_is_ended_while_its_connections_open():
+    def check():
+        raise ServerError("over", failure_class="server_crash")
+
+    with Scripted(lambda request: answer(2), models=[End.HANG]) as server:
+        result = loaded(server.url, sessions(3), concurrency=3, check=check)
+
+    assert result.ended_by.message == "over"
+    assert result.requests.error == ()
+
+
+def test_a_body_that_ends_with_its_connection_needs_its_done():
+    whole = [b"HTTP/1.1 200 OK\r\n\r\n" + b"".join(tokens(2)), End.CLOSE]
+    cut = [b"HTTP/1.1 200 OK\r\n\r\n" + b"".join(tokens(2)[:-1]), End.CLOSE]
+    with Scripted(lambda request: cut if request.number else whole) as server:
+        result = loaded(server.url, sessions(2), concurrency=1)
+
+    assert result.requests.error == ("", "cut short: no [DONE]")

@@ -184,3 +184,21 @@ def test_a_server_that_is_not_there_is_said_so(tmp_path):
 
     assert done.returncode == 1
     assert "does not answer GET /v1/models" in done.stderr
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:8000", "http://h:abc", "http://u:secret@127.0.0.1:8000", "ftp://h"])
+def test_what_is_no_address_is_refused(tmp_path, address):
+    done = bench(tmp_path, "load", address)
+
+    assert done.returncode == 2
+    assert "UsageError" in done.stderr
+    assert "secret" not in done.stderr
+
+
+def test_a_directory_that_cannot_be_written_is_known_before_anything_is_sent(tmp_path, url):
+    (tmp_path / "file").write_text("")
+    done = bench(tmp_path, "load", url, "-o", "file/p.h5")
+
+    assert done.returncode == 3
+    assert "file" in done.stderr
+    assert "requests" not in done.stderr

@@ -231,7 +231,7 @@ def test_staging_needs_a_disk_of_the_nodes_and_a_place_to_copy_from():
         ("content=trace file=x turns=2", "workload.turns: the requests of a trace have one turn."),
         ("think_time_s=1", "workload.think_time_s is the pause between turns: it needs workload.turns."),
         ("content=conversations file=x turns=2", "recorded conversations of several turns need endpoint=chat."),
-        ("prefix_tokens=8192", "workload.prefix_tokens=8192 leaves nothing of workload.isl_tokens=8192."),
+        ("prefix_tokens=8192", "workload.prefix_tokens=8192 leaves nothing of the shortest prompt, 6553 tokens."),
         ("content=conversations file=x prefix_tokens=8", "workload.prefix_tokens is for workload.content=random."),
         ("goodput='ttft<2s'", "workload.goodput: 'ttft<2s' is no bound like ttft<=2s or tpot<=50ms."),
         ("goodput='ttft<=2s,ttft<=1s'", "workload.goodput: ttft has two bounds."),

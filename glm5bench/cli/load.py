@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
+import resource
+import secrets
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,12 +17,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import UsageError
+from ..errors import EnvironmentLacks, UsageError
 from .app import app, say
 
 if TYPE_CHECKING:
     from ..client.load import Progress
     from ..store.measurement import Measurement
+
+
+FOLDER = Path("outputs/load")
 
 
 class _Interrupted(Exception):
@@ -47,7 +54,7 @@ def load(
     turns: Annotated[int, typer.Option(min=1, help="Of a conversation.")] = 1,
     think_time: Annotated[float, typer.Option(help="Mean seconds before each further turn.")] = 0.0,
     goodput: Annotated[str, typer.Option(help="What a good request keeps: ttft<=2s,tpot<=50ms")] = "",
-    seed: Annotated[int, typer.Option(min=0, help="The same seed sends the same prompts.")] = 0,
+    seed: Annotated[int | None, typer.Option(min=0, help="The same seed sends the same prompts; else it is drawn.")] = None,
     processes: Annotated[int | None, typer.Option(min=1, help="Of the client; else as many as it needs.")] = None,
     stall_timeout: Annotated[float, typer.Option(help="Seconds without a byte after which the server hangs.")] = 300.0,
     api_key_env: Annotated[str, typer.Option(help="The variable that holds the server's key.")] = "OPENAI_API_KEY",
@@ -69,12 +76,16 @@ def load(
     }  # fmt: skip
     workload = _workload(told)
     path = _free_path(output)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a connection a user: often more than 1,024
     server, name = answering(url, os.environ.get(api_key_env, ""), model)
-    asked = Asked(server, name, workload, concurrency, seed, _pairs(about or []), stall_timeout, processes)
+    drawn = secrets.randbelow(2**31) if seed is None else seed  # a cache may know an earlier run's prompts
+    asked = Asked(server, name, workload, concurrency, drawn, _pairs(about or []), stall_timeout, processes)
     with _interruptions() as check, _shown() as progress:
         done = measure(asked, check, progress)
-    path = path or _numbered(Path("outputs/load"), done.measurement.key)
-    status = _written(done.measurement, path, save_json, as_json=as_json, detailed=save_detailed)
+    path = _kept(done.measurement, path)
+    status = _told(done.measurement, path, save_json, as_json=as_json, detailed=save_detailed)
+    _tell_of_too_few_prompts(done.measurement, duration)
     if isinstance(done.ended_by, _Interrupted):
         say("Interrupted: the point is marked incomplete.")
         return 130
@@ -105,25 +116,42 @@ def _pairs(about: list[str]) -> dict[str, str]:
 
 
 def _free_path(output: Path | None) -> Path | None:
+    """The file, if it can be written: that is known before anything is measured."""
     if output is not None and output.exists():
         raise UsageError(f"{output} exists already: a measurement is never overwritten.", next_step="another -o FILE")
+    folder = output.parent if output is not None else FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise EnvironmentLacks(f"{folder} cannot be written.", next_step="another -o FILE")
     return output
 
 
-def _numbered(folder: Path, key: str) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return next(path for n in range(1, 1_000_000) if not (path := folder / f"{key}.{n}.h5").exists())
+def _kept(m: Measurement, path: Path | None) -> Path:
+    """Where the point now lies: in the file, or in one of its key and a number that no other run has taken."""
+    from ..store.files import Taken
+    from ..store.pointfile import write_point
+
+    for n in itertools.count(1):
+        with contextlib.suppress(Taken):
+            to = path if path is not None and n == 1 else FOLDER / f"{m.key}.{n}.h5"  # a file that appeared meanwhile is left alone
+            to.parent.mkdir(parents=True, exist_ok=True)
+            write_point(to, m)
+            return to
+    raise AssertionError("numbers do not end")
 
 
-def _written(m: Measurement, path: Path, save_json: Path | None, *, as_json: bool, detailed: bool) -> int:
-    """Writes the point first, whatever comes after, and tells it."""
+def _tell_of_too_few_prompts(m: Measurement, duration_s: float | None) -> None:
+    figures = m.figures()
+    if duration_s is not None and figures is not None and figures.duration_s < 0.9 * duration_s and m.provenance["is_complete"]:
+        say(f"The prompts were sent within {figures.duration_s:.1f} s of the {duration_s:g}: --prompts N gives more.")
+
+
+def _told(m: Measurement, path: Path, save_json: Path | None, *, as_json: bool, detailed: bool) -> int:
+    """Tells the point, and says with the exit code whether it holds."""
     from ..analysis.windows import steady
     from ..report.console import more_lines, result_block
-    from ..store.pointfile import write_point
     from ..store.vllm_json import vllm_result
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_point(path, m)
     result, verdict, figures, r = vllm_result(m, detailed=detailed), m.verdict(), m.figures(), m.requests
     assert figures is not None
     assert r is not None
@@ -142,10 +170,12 @@ def _written(m: Measurement, path: Path, save_json: Path | None, *, as_json: boo
 
 @contextmanager
 def _interruptions() -> Iterator[Any]:
-    """What raises once Ctrl-C was pressed: the run then ends, and what it has is written."""
+    """What raises once Ctrl-C was pressed: the run then ends, and what it has is written. Pressed again, the program ends."""
     heard: list[int] = []
 
     def hear(number: int, frame: FrameType | None) -> None:
+        if heard:
+            raise KeyboardInterrupt
         heard.append(number)
 
     def check() -> None:

@@ -26,7 +26,7 @@ class Counted:
 def counted(server: Endpoint) -> Counted | None:
     """What the server has counted so far; None where it has no such counters (SGLang without --enable-metrics)."""
     try:
-        text = httpx.get(server.base_url + "/metrics", headers=server.headers, timeout=10, trust_env=False).text
+        text = httpx.get(server.base_url + "/metrics", timeout=10, **server.options).text
     except httpx.HTTPError:
         return None
     sums: dict[str, float] = {}

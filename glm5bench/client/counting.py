@@ -7,7 +7,8 @@ adds and what a word is; an engine that has /tokenize tells how long a recorded 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import httpx
 
@@ -32,7 +33,7 @@ def _prompt_tokens(endpoint: Endpoint, model: str, words: int) -> int:
     text = " ".join(WORDS[i % len(WORDS)] for i in range(words))
     body = {"model": model, "messages": [{"role": "user", "content": text}], "max_tokens": 1, "temperature": 0}
     try:
-        answer = httpx.post(endpoint.base_url + PATHS["chat"], json=body, headers=endpoint.headers, timeout=ANSWER_S, trust_env=False)
+        answer = httpx.post(endpoint.base_url + PATHS["chat"], json=body, timeout=ANSWER_S, **endpoint.options)
         return int(answer.json()["usage"]["prompt_tokens"])
     except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
         raise ClientError(
@@ -41,20 +42,23 @@ def _prompt_tokens(endpoint: Endpoint, model: str, words: int) -> int:
         ) from error
 
 
-def token_counter(endpoint: Endpoint, model: str) -> Callable[[str], int] | None:
+@contextmanager
+def token_counter(endpoint: Endpoint, model: str) -> Iterator[Callable[[str], int] | None]:
     """What says how many tokens a text has, where the server has POST /tokenize; else None."""
 
     @functools.cache
     def count(text: str) -> int:
         body = {"model": model, "prompt": text, "add_special_tokens": False}
         try:
-            answer = httpx.post(endpoint.base_url + "/tokenize", json=body, headers=endpoint.headers, timeout=ANSWER_S, trust_env=False)
+            answer = client.post("/tokenize", json=body)
             return int(answer.raise_for_status().json()["count"])
         except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
             raise ClientError(f"The server does not say how long a text is (POST /tokenize: {type(error).__name__}: {error}).") from error
 
-    try:
-        count("the")
-    except ClientError:
-        return None
-    return count
+    with httpx.Client(base_url=endpoint.base_url, timeout=ANSWER_S, **endpoint.options) as client:
+        try:
+            count("the")
+        except ClientError:
+            yield None
+        else:
+            yield count

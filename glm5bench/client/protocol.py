@@ -7,7 +7,8 @@ starts nor ends a server, and writes nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..analysis.metrics import Requests
@@ -63,12 +64,13 @@ class Protocol:
         vocabulary: int = LAST_ID,
         time_scale: float = 1.0,
         processes: int | None = None,
+        attempt: int = 1,
     ) -> None:
         self._workload, self._point, self._progress, self._scale = workload, point, progress, time_scale
         self._endpoint, self._model, self._processes = endpoint, model, processes
         self._target = Target(endpoint.base_url, PATHS[workload.endpoint], endpoint.headers, patience.stall_s, patience.check)
         counts = counting(endpoint, model) if workload.endpoint == "chat" and workload.content != "conversations" else Counting()
-        self._encoder = Encoder(workload, point, model, vocabulary, counts)
+        self._encoder = Encoder(workload, point, model, vocabulary, counts, attempt)
         self._cpu_share = 0.0  # of one core, in the warm-up
 
     @property
@@ -88,8 +90,10 @@ class Protocol:
 
         Raises SettingsError where the workload's file is wrong, FileError where it is not the file that was planned with.
         """
-        sessions, due_s = self._sessions()
-        self._prepared = Prepared.of(sessions)
+        is_recorded = self._workload.content == "conversations"
+        with token_counter(self._endpoint, self._model) if is_recorded else nullcontext() as count:
+            sessions, due_s = self._sessions(count)
+            self._prepared = Prepared.of(sessions)
         w, scale = self._workload, self._scale
         for trace in self._prepared.traces:
             trace.pause_s /= scale
@@ -109,16 +113,17 @@ class Protocol:
             result = measured(self._target, prepared, traffic, self._progress, processes=processes, cpu_share=self._cpu_share)
         finally:
             prepared.spool.close()
-        return Measured(result.requests, result.health, result.start_ns, result.ended_by)
+        errors = tuple(map(self._endpoint.redacted, result.requests.error))  # a gateway may repeat the key that it refuses
+        return Measured(replace(result.requests, error=errors), result.health, result.start_ns, result.ended_by)
 
-    def _sessions(self) -> tuple[Iterable[Session], Sequence[float] | None]:
+    def _sessions(self, count: Callable[[str], int] | None) -> tuple[Iterable[Session], Sequence[float] | None]:
         w, encoder = self._workload, self._encoder
         if w.content == "random" or w.file is None:
             return encoder.drawn(), encoder.due_s(None)
         self._refuse_another_file(w.file)
         if w.content == "conversations":
             talks = recorded.conversations(w.file, w.turns)
-            return encoder.conversations(talks, token_counter(self._endpoint, self._model)), encoder.due_s(None)
+            return encoder.conversations(talks, count), encoder.due_s(None)
         trace = recorded.trace(w.file)[: w.prompts]
         return encoder.traced(trace), encoder.due_s(trace)
 

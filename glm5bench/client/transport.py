@@ -14,6 +14,7 @@ import httpx
 
 from .clock import Clock
 from .connection import READ_BYTES, Address, Connection, address, encoded, head
+from .endpoint import system_trust
 from .exchange import Exchange, Readings
 
 
@@ -29,7 +30,7 @@ class Transport(httpx.AsyncBaseTransport):
     def connection(self, where: Address) -> Connection:
         """A new connection, not yet open, which is the caller's to use."""
         if where[0] == "https" and self._context is None:
-            self._context = ssl.create_default_context()  # 30 ms: once, and not for each connection
+            self._context = system_trust()  # 30 ms: once, and not for each connection
         made = Connection(where, self.clock, self.readings, self._buffer, self._context)
         self._all.append(made)
         return made

@@ -59,9 +59,21 @@ class Counting:
 
 
 class Encoder:
-    """Prompts of one workload for one server, as they are sent."""
+    """Prompts of one workload for one server, as they are sent.
 
-    def __init__(self, workload: Workload, point: Point, model: str, vocabulary: int = LAST_ID, counting: Counting = Counting()) -> None:
+    `attempt`: of a point that is tried again, on a server whose prefix cache may know its first prompts: it has others.
+    """
+
+    def __init__(
+        self,
+        workload: Workload,
+        point: Point,
+        model: str,
+        vocabulary: int = LAST_ID,
+        counting: Counting = Counting(),
+        attempt: int = 1,
+    ) -> None:
+        self._more = [attempt] if attempt > 1 else []
         self.workload, self.point, self._model, self._counting = workload, point, model, counting
         self._is_text = workload.endpoint == "chat"
         self._last_id = LAST_ID if self._is_text else min(LAST_ID, vocabulary)
@@ -75,7 +87,7 @@ class Encoder:
         self._prefix = self._rng(SHARED).integers(FIRST_ID, self._last_id, size=n_shared).tolist()
 
     def _rng(self, stream: int) -> np.random.Generator:
-        return np.random.default_rng([self.point.seed, self.point.repeat, self.point.concurrency, stream])
+        return np.random.default_rng([self.point.seed, self.point.repeat, self.point.concurrency, stream, *self._more])
 
     def warmups(self) -> Iterator[Session]:
         """What is sent before the clock starts: drawn prompts of their own, whatever is measured."""
@@ -108,7 +120,7 @@ class Encoder:
         order = self._rng(MEASURED).permutation(len(recorded)).tolist()
         for i in range(w.n_prompts(self.point.concurrency)):
             turns = recorded[order[i % len(order)]][: w.turns]
-            own = f"[{self.point.concurrency}.{self.point.repeat}.{i}] "
+            own = f"[{'.'.join(map(str, [self.point.seed, self.point.concurrency, self.point.repeat, *self._more, i]))}] "
             messages: list[dict[str, str]] = []
             session: list[Prompt] = []
             for turn in turns:

@@ -174,6 +174,7 @@ class _Start:
             self._progress,
             vocabulary=arm.checkpoint.architecture.vocabulary,
             time_scale=arm.engine.time_scale if arm.engine.simulated else 1.0,
+            attempt=self.campaign.next_attempt(point.key),
         )
         if client.has_warmups:
             self.heart.phase("warm-up")
@@ -277,7 +278,7 @@ def _of_the_node(error: OSError) -> ServerError:
 
 
 def _flush(server: Server) -> None:
-    """An empty prefix cache and fresh counters. Engines without the endpoint (vLLM) keep theirs: no prompt repeats."""
+    """An empty prefix cache and fresh counters. Engines without the endpoint (vLLM) keep theirs: no prompt comes twice."""
     try:
         httpx.post(server.base_url + "/flush_cache", headers=server.headers, timeout=60, trust_env=False)
     except httpx.HTTPError as error:

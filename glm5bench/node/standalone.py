@@ -6,15 +6,19 @@ stays unstated: without a number of GPUs there is no figure per GPU, without har
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import httpx
 
 from ..client.counters import Counted, counted, counted_since
 from ..client.endpoint import Endpoint, redacted_deeply
 from ..client.load import Progress
 from ..client.protocol import Measured, Patience, Protocol
-from ..errors import ServerError, SettingsError
+from ..errors import ServerError, SettingsError, UsageError
 from ..point import PROTOCOL_VERSION, Point, digest_of, plain
 from ..store.measurement import Measurement
 from ..workload import Workload
@@ -49,7 +53,21 @@ class Loaded:
 
 
 def answering(base_url: str, api_key: str, model: str | None) -> tuple[Endpoint, str]:
-    """The server at this address and the name of its model. Raises ServerError where it does not answer or names none."""
+    """The server at this address and the name of its model.
+
+    Raises UsageError for what is no address, ServerError where the server does not answer or names no model.
+    """
+    try:
+        told = httpx.URL(base_url)
+        is_address = told.scheme in ("http", "https") and bool(told.host)
+    except httpx.InvalidURL:
+        is_address = False
+    if not is_address:
+        raise UsageError(f"{base_url} is no address of a server.", next_step="http://HOST:PORT")
+    if told.userinfo:
+        raise UsageError("A name and password in the address would be kept with the point.", next_step="--api-key-env NAME")
+    if not api_key.isascii():
+        raise UsageError("The server's key is no text that a header can carry.", next_step="--api-key-env NAME")
     endpoint = Endpoint(base_url.rstrip("/").removesuffix("/v1"), api_key)
     name = model or endpoint.model()
     if name is None:
@@ -79,6 +97,7 @@ def load(asked: Asked, check: Callable[[], None], progress: Progress) -> Loaded:
         if warm.ended_by is not None:
             raise warm.ended_by
         counted_since(asked.endpoint, before, _tokens(warm))
+    _flush(asked.endpoint)
     before = counted(asked.endpoint)
     watch = Watch()
     done = client.measure()
@@ -95,6 +114,12 @@ def load(asked: Asked, check: Callable[[], None], progress: Progress) -> Loaded:
     return Loaded(Measurement(point.key, source, _record(asked, info, scale), made, done.requests, observed), done.ended_by)
 
 
+def _flush(endpoint: Endpoint) -> None:
+    """An empty prefix cache, where the server can be asked for one (SGLang); elsewhere no prompt comes twice under another seed."""
+    with contextlib.suppress(httpx.HTTPError):
+        httpx.post(endpoint.base_url + "/flush_cache", timeout=60, **endpoint.options)
+
+
 def key_of(asked: Asked, info: Mapping[str, Any]) -> str:
     """The key of such a point: what was sent, and what is said of the server."""
     said = {k: v for k, v in facts(asked, info).items() if v is not None}
@@ -105,13 +130,13 @@ def key_of(asked: Asked, info: Mapping[str, Any]) -> str:
 
 def facts(asked: Asked, info: Mapping[str, Any]) -> dict[str, Any]:
     """Hardware, GPUs, checkpoint and engine: the user's word, else the server's, else unstated."""
-    is_sglang = "tp_size" in info
+    is_sglang = isinstance(info.get("tp_size"), int)
     told = {
         "engine": "simulated" if info.get("simulated") else "sglang" if is_sglang else "vllm" if info.get("version") else None,
         "engine_version": info.get("version"),
         "checkpoint": info.get("model_path") or asked.model,
         "tp": info.get("tp_size"),
-        "gpus": int(info["tp_size"]) * int(info.get("pp_size") or 1) if is_sglang else None,
+        "gpus": _gpus(info) if is_sglang else None,
     }
     said: dict[str, Any] = {**told, **asked.about}
     for name in NUMBERS:
@@ -120,6 +145,12 @@ def facts(asked: Asked, info: Mapping[str, Any]) -> dict[str, Any]:
     said["gpus_per_node"] = said.get("gpus_per_node") or said.get("gpus")
     words = {name: str(said.get(name) or UNSTATED) for name in WORDS}
     return {**words, "tp": said.get("tp") or said.get("gpus") or 1, "gpus": said.get("gpus"), "gpus_per_node": said["gpus_per_node"]}
+
+
+def _gpus(info: Mapping[str, Any]) -> int:
+    """Of an SGLang server: replicas have GPUs of their own unless only attention is data-parallel."""
+    sizes = [info.get(name) for name in ("tp_size", "pp_size", *(() if info.get("enable_dp_attention") else ("dp_size",)))]
+    return math.prod(size for size in sizes if isinstance(size, int) and size > 0)
 
 
 def _number(name: str, value: Any) -> int:
