@@ -507,3 +507,10 @@ def test_a_body_that_ends_with_its_connection_needs_its_done():
         result = loaded(server.url, sessions(2), concurrency=1)
 
     assert result.requests.error == ("", "cut short: no [DONE]")
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_client_that_has_read_nothing_knows_no_lateness_of_its_reads(processes):
+    result = loaded(nowhere(), sessions(100), concurrency=2, processes=processes)
+
+    assert (result.health.read_lag_p50_s, result.health.read_lag_p99_s) == (None, None)

@@ -202,3 +202,13 @@ def test_a_directory_that_cannot_be_written_is_known_before_anything_is_sent(tmp
     assert done.returncode == 3
     assert "file" in done.stderr
     assert "requests" not in done.stderr
+
+
+def test_a_client_that_has_read_nothing_says_so_and_keeps_the_point(tmp_path):
+    done = bench(tmp_path, "load", f"http://127.0.0.1:{free_port()}", "--model", "m", *SMALL, "--warmups", "0", "-o", "p.h5")
+    m, _ = read_point(tmp_path / "p.h5")
+
+    assert done.returncode == 1
+    assert "P99 lateness of reads (ms):              unknown" in done.stdout
+    assert {e.partition(":")[0] for e in m.requests.error} == {"refused"}
+    assert bench(tmp_path, "check", "p.h5").returncode == 1

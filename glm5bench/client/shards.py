@@ -205,11 +205,14 @@ def _put_together(parts: Sequence[dict[str, Any]]) -> Requests:
 
 def _health_of_all(told: Sequence[dict[str, Any]]) -> Health:
     """The worst of what is a worst, the sum of what is a sum; shares and medians are means over the processes."""
-    worst = ("cpu_share", "loop_lag_p99_s", "read_lag_p99_s", "late_send_max_s", "is_spool_full")
+    worst = ("cpu_share", "loop_lag_p99_s", "late_send_max_s", "is_spool_full")
     total = ("processes", "cpu_s", "late_sends", "connects")
-    mean = ("read_lag_p50_s", "kernel_stamp_share", "shared_read_share")
+    mean = ("kernel_stamp_share", "shared_read_share")
+    lags = [(t["read_lag_p50_s"], t["read_lag_p99_s"]) for t in told if t["read_lag_p99_s"] is not None]  # a process may have read nothing
     return Health(
         event_loop=told[0]["event_loop"],
+        read_lag_p50_s=sum(p50 for p50, _ in lags) / len(lags) if lags else None,
+        read_lag_p99_s=max(p99 for _, p99 in lags) if lags else None,
         clock_steps_ns=tuple(told[0]["clock_steps_ns"]),
         **{name: max(t[name] for t in told) for name in worst},
         **{name: sum(t[name] for t in told) for name in total},

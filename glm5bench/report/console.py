@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from typing import Any
 
 from ..analysis.metrics import P99_NEEDS, Figures, Ints, Requests, Statistics
 from ..analysis.validity import Verdict
@@ -56,7 +57,7 @@ def row(name: str, value: float | int | str | None) -> str:
     return f"{name:<40} {value:<10.2f}".rstrip() if isinstance(value, float) else f"{name:<40} {value:<10}".rstrip()
 
 
-def more_lines(r: Requests, f: Figures, verdict: Verdict, steady: Steady | None, client: dict[str, float | int | str]) -> list[str]:
+def more_lines(r: Requests, f: Figures, verdict: Verdict, steady: Steady | None, client: dict[str, Any]) -> list[str]:
     """What stands below the block: the steady window, lengths as they were, failures by class, the client's own error, the verdict."""
     n = max(1, f.n_requests - f.n_failed)
     lines = []
@@ -95,13 +96,13 @@ def _medians(ttft: Statistics, tpot: Statistics) -> list[str]:
     return [row("Median TTFT (ms):", ttft.median * 1e3), row("Median TPOT (ms):", tpot.median * 1e3)]
 
 
-def _client(told: dict[str, float | int | str]) -> list[tuple[str, float | int | str]]:
+def _client(told: dict[str, Any]) -> list[tuple[str, Any]]:
     return [
         ("Event loop:", told["event_loop"]),
         ("Processes:", told["processes"]),
         ("CPU, of one core (%):", float(told["cpu_share"]) * 100),
         ("Arrivals stamped by the kernel (%):", float(told["kernel_stamp_share"]) * 100),
-        ("P99 lateness of reads (ms):", float(told["read_lag_p99_s"]) * 1e3),
+        ("P99 lateness of reads (ms):", None if told["read_lag_p99_s"] is None else float(told["read_lag_p99_s"]) * 1e3),
         ("Chunks that shared a read (%):", float(told["shared_read_share"]) * 100),
         ("Late sends:", told["late_sends"]),
     ]
