@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from glm5bench.analysis.comparison import series_frontiers
 from glm5bench.analysis.frontier import frontier
 from glm5bench.store.published import published
+from glm5bench.store.summary import row_of
 
 small = st.integers(0, 6).map(float)  # few values, so that ties are common
 
@@ -56,7 +57,7 @@ def test_every_point_is_on_the_frontier_or_beaten_by_one_that_is(points):
 
 def test_h200_at_64_and_nvfp4_at_256_are_the_dominated_points_of_2026_05_25():
     rows = [
-        s.measurement.row(s.digest, s.origin)
+        row_of(s.measurement, s.digest, s.origin)
         for s in published().points.values()
         if s.measurement.provenance["source"] == "inferencex-2026-05-25"
     ]

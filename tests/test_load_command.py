@@ -13,6 +13,7 @@ from program import ROOT, bench, environment, until
 
 from glm5bench.node.server import free_port
 from glm5bench.store.pointfile import read_point
+from glm5bench.store.summary import row_of
 
 
 def truth_server(*options):
@@ -100,7 +101,7 @@ def test_the_point_is_one_like_any_other(once):
 def test_without_a_number_of_gpus_there_is_no_figure_per_gpu_and_json_is_one_object(tmp_path, url):
     told = json.loads(loaded(tmp_path, url, "--json").stdout)
     m, digest = read_point(tmp_path / "p.h5")
-    row = m.row(digest, "p.h5")
+    row = row_of(m, digest, "p.h5")
 
     assert (told["validity"], told["source"], told["file"], told["completed"]) == ("valid", "simulated", "p.h5", 12)
     assert (row.gpus, row.series.hardware) == (0, "unstated")

@@ -13,6 +13,7 @@ from glm5bench.errors import EnvironmentLacks, FileError
 from glm5bench.store.archive import Collected, collect, write_archive
 from glm5bench.store.measurement import COUNTS, TIMES, Measurement
 from glm5bench.store.pointfile import read_from, read_point, write_point
+from glm5bench.store.summary import row_of
 
 NS = st.integers(-1, 2**62)
 
@@ -188,12 +189,12 @@ def test_a_point_that_lacks_a_field_is_refused_with_its_file():
     m = measured()
 
     with pytest.raises(FileError, match="lacks or garbles 'tp'") as refused:
-        dataclasses.replace(m, point={k: v for k, v in m.point.items() if k != "tp"}).row("d", "x.h5")
+        row_of(dataclasses.replace(m, point={k: v for k, v in m.point.items() if k != "tp"}), "d", "x.h5")
     assert refused.value.path == "x.h5"
 
 
 def test_a_row_holds_the_figures_per_gpu():
-    row = measured().row("d", "x.h5")
+    row = row_of(measured(), "d", "x.h5")
 
     assert row.total_tput_per_gpu_tok_s == pytest.approx(80 / 6 / 8)
     assert (row.input_tput_per_gpu_tok_s, row.output_tput_per_gpu_tok_s) == (pytest.approx(60 / 6 / 8), pytest.approx(20 / 6 / 8))
@@ -235,7 +236,7 @@ def test_fields_and_groups_of_a_later_program_are_passed_over(tmp_path):
     read, digest = read_point(later)
 
     assert read.point["nodes"] == 2
-    assert read.row(digest, "later.h5").gpus == 16
+    assert row_of(read, digest, "later.h5").gpus == 16
     assert read_point(plain)[0].point.get("nodes") is None
 
 

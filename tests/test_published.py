@@ -1,12 +1,14 @@
 """The published measurements as they ship."""
 
 import collections
+import dataclasses
 
 import pytest
 
 from glm5bench.analysis.comparison import series_frontiers
 from glm5bench.store.archive import PUBLISHED, collect
 from glm5bench.store.published import published
+from glm5bench.store.summary import row_of
 
 
 def of(source):
@@ -14,7 +16,7 @@ def of(source):
 
 
 def rows(source):
-    return [m.row(m.digest(), "published") for m in of(source)]
+    return [row_of(m, m.digest(), "published") for m in of(source)]
 
 
 def test_the_archive_that_ships_is_the_one_that_its_sources_give():
@@ -82,3 +84,11 @@ def test_the_half_nodes_of_nvfp4_count_as_half_nodes():
     halves = {(r.tp, r.gpus, r.gpus_per_node) for r in rows("inferencex-2026-05-25") if r.series.precision == "nvfp4"}
 
     assert halves == {(4, 4, 8), (8, 8, 8)}
+
+
+def test_interactivity_is_that_of_the_source_where_it_states_one():
+    m = next(m for m in published().points.values() if m.row.interactivity_tok_s_user > 0).measurement
+    told = dataclasses.replace(m, stated={"tpot_median_s": 0.02, "interactivity_tok_s_user": 50.1})
+    untold = dataclasses.replace(m, stated={"tpot_median_s": 0.02})
+
+    assert [row_of(x, "d", "o").interactivity_tok_s_user for x in (told, untold)] == [50.1, 50.0]

@@ -11,6 +11,7 @@ from conftest import measured
 
 from glm5bench.analysis.comparison import Economy, Row, Series, iso_table, series_frontiers
 from glm5bench.report.tables import DEFINITIONS, ISO_DEFINITION, as_csv, as_json, as_markdown, only, point_row, tables
+from glm5bench.store.summary import row_of
 
 CHEAP = Series("measured", "h200", "sglang", "zai-org/GLM-5-FP8", "fp8", "mtp", 8192, 1024)
 FAST = dataclasses.replace(CHEAP, hardware="b200")
@@ -20,7 +21,7 @@ ECONOMY = Economy({"h200": 1.8, "b200": 3.6, "b300": None}, {"h200": 1.0, "b200"
 def row(series, interactivity, throughput, *, tp=8, concurrency=4, **other):
     made = Row(
         series, "k" * 20, "d" * 64, tp, tp, 8, concurrency, 0, 0, "arm", 4, throughput, math.nan, throughput / 9,
-        1 / interactivity, 0.25, math.nan, 40, "valid", (), "o",
+        interactivity, 1 / interactivity, 0.25, math.nan, 40, "valid", (), "o",
     )  # fmt: skip
     return dataclasses.replace(made, **other)
 
@@ -202,6 +203,6 @@ def test_tables_of_nothing_hold_definitions_only():
 
 
 def test_a_packed_arm_pays_for_its_half_of_the_node_and_an_unpacked_one_for_all_of_it():
-    half, whole = (measured(tp=4, gpus=4, packed=lanes).row("d", "o") for lanes in (2, 1))
+    half, whole = (row_of(measured(tp=4, gpus=4, packed=lanes), "d", "o") for lanes in (2, 1))
 
     assert (half.gpus_per_node, whole.gpus_per_node) == (4, 8)

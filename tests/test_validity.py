@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from glm5bench.analysis.metrics import figures
 from glm5bench.analysis.validity import FLAGGED_CODES, INVALID_CODES, Circumstances, published_verdict, verdict
+from glm5bench.store.summary import row_of
 
 CALM = Circumstances(2, None, None, None, None, None, None, engine_version=None, has_no_container=False)
 
@@ -277,6 +278,6 @@ def test_a_request_that_was_never_due_counts_from_when_it_was_sent():
     [({}, 67 / 5 / 8), ({"ramp_s": 1.0}, 67 / 4 / 8), ({"arrivals": "poisson"}, np.nan), ({"turns": 2, "think_time_s": 1.0}, np.nan)],
 )
 def test_the_steady_window_of_a_row_is_of_runs_that_keep_their_concurrency_and_after_the_ramp(workload, tput):
-    row = sent(workload, three_requests()).row("d", "x.h5")
+    row = row_of(sent(workload, three_requests()), "d", "x.h5")
 
     assert row.steady_tput_per_gpu_tok_s == pytest.approx(tput, nan_ok=True)

@@ -69,6 +69,7 @@ class Row:
     total_tput_per_gpu_tok_s: float
     input_tput_per_gpu_tok_s: float
     output_tput_per_gpu_tok_s: float
+    interactivity_tok_s_user: float  # 1 / median TPOT, or as a source states it: it may round it apart from its TPOT
     tpot_median_s: float
     ttft_median_s: float
     ttft_p99_s: float
@@ -81,14 +82,6 @@ class Row:
     steady_tput_per_gpu_tok_s: float = float("nan")  # total tokens, while all users had a request in flight
     peak_output_tput_per_gpu_tok_s: float = float("nan")  # of the best full second
     goodput_rps: float = float("nan")  # requests within the workload's bounds
-    stated_interactivity: float | None = None  # a source may round it apart from its TPOT
-
-    @property
-    def interactivity_tok_s_user(self) -> float:
-        """1 / median TPOT, or as the source states it."""
-        if self.stated_interactivity is not None:
-            return self.stated_interactivity
-        return 1.0 / self.tpot_median_s if self.tpot_median_s > 0 else float("nan")
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,7 @@ class Statistics:
 
     mean: float
     median: float
+    std: float  # of the population, as the other tools have it
     p90: float
     p95: float
     p99: float
@@ -161,10 +162,20 @@ def inter_token_latencies_s(r: Requests, whole: NDArray[np.bool_], scale: np.flo
     return gaps, True
 
 
+def chunk_latencies_s(r: Requests, *, time_scale: float = 1.0) -> Floats:
+    """Gaps between the chunks of each whole request that carry tokens, pooled, (G,): ITL as vLLM's and SGLang's clients count it."""
+    return _chunk_gaps(r, r.is_whole, np.float64(time_scale / 1e9))[0]
+
+
 def token_gaps(r: Requests, whole: NDArray[np.bool_], scale: np.float64) -> tuple[Floats, Ints, Ints]:
     """The gap before each chunk but a request's first, a token; how many tokens the chunk has (-1: nobody knows, then the gap is the
     chunk's); and whose it is. Shapes: all (G,). Chunks that carry no token are passed over.
     """
+    gaps, carried, owner = _chunk_gaps(r, whole, scale)
+    return (gaps / carried if (carried > 0).all() else gaps), carried, owner
+
+
+def _chunk_gaps(r: Requests, whole: NDArray[np.bool_], scale: np.float64) -> tuple[Floats, Ints, Ints]:
     n = np.diff(r.chunk_offsets)
     owner = np.repeat(np.arange(len(n), dtype=np.int32), n)
     counted = (r.chunk_tokens != 0) & whole[owner]
@@ -172,8 +183,7 @@ def token_gaps(r: Requests, whole: NDArray[np.bool_], scale: np.float64) -> tupl
     if not counted.all():  # copies of millions of chunks, mostly for nothing
         at, tokens, owner = at[counted], tokens[counted], owner[counted]
     same = owner[1:] == owner[:-1]
-    gaps, carried = np.diff(at)[same] * scale, tokens[1:][same]
-    return (gaps / carried if (carried > 0).all() else gaps), carried, owner[1:][same]
+    return np.diff(at)[same] * scale, tokens[1:][same], owner[1:][same]
 
 
 def statistics(values: Floats) -> Statistics:
@@ -181,6 +191,6 @@ def statistics(values: Floats) -> Statistics:
     finite = values[np.isfinite(values)] if len(values) else values
     if not len(finite):
         nan = float("nan")
-        return Statistics(nan, nan, nan, nan, nan, 0)
+        return Statistics(nan, nan, nan, nan, nan, nan, 0)
     p50, p90, p95, p99 = np.percentile(finite, [50, 90, 95, 99])
-    return Statistics(float(finite.mean()), float(p50), float(p90), float(p95), float(p99), len(finite))
+    return Statistics(float(finite.mean()), float(p50), float(finite.std()), float(p90), float(p95), float(p99), len(finite))

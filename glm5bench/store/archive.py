@@ -22,6 +22,7 @@ from ..point import canonical_json, digest_of, from_plain
 from .measurement import Measurement
 from .pointfile import FORMAT, child, json_bytes, kind_of, opened, read_from, write_into
 from .sealed import write_sealed
+from .summary import row_of
 
 PUBLISHED = Path(__file__).resolve().parent.parent / "published" / "published.h5"
 
@@ -81,7 +82,7 @@ class Collected:
 
     def add_point(self, measurement: Measurement, digest: str, origin: str) -> None:
         """Raises FileError when it cannot be a row of any table."""
-        stored = Stored(measurement, digest, measurement.row(digest, origin), origin)
+        stored = Stored(measurement, digest, row_of(measurement, digest, origin), origin)
         self.points.setdefault(stored.name, stored)
 
     def add_table(self, table: SourceTable) -> None:

@@ -22,5 +22,4 @@ def points(paths: Sequence[str]) -> pd.DataFrame:
     if not rows:
         raise FileError("No point was found.", path=", ".join(paths))
     frame = pd.DataFrame([{**asdict(row.series), **{k: v for k, v in asdict(row).items() if k != "series"}} for row in rows])
-    frame["interactivity_tok_s_user"] = [row.interactivity_tok_s_user for row in rows]
     return frame.sort_values(["source", "hardware", "precision", "speculative", "tp", "concurrency"], ignore_index=True)

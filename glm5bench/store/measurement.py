@@ -12,14 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from ..analysis.comparison import Row, Series
 from ..analysis.held import settings_changed
 from ..analysis.metrics import Figures, Requests, figures
 from ..analysis.validity import Circumstances, Verdict, published_verdict, verdict
-from ..analysis.windows import goodput_rps, peak_output_tput_tok_s, steady
-from ..errors import AnalysisError, FileError
 from ..point import canonical_json
-from ..workload import objectives
 
 SOURCES = ("measured", "simulated", "published")
 TIMES = ("due_ns", "sent_ns", "first_byte_ns", "first_token_ns", "last_token_ns", "end_ns")
@@ -120,76 +116,6 @@ class Measurement:
                 h.update(np.ascontiguousarray(self.requests.asked_prompt_tokens, dtype="<i8").tobytes())
             h.update(canonical_json(list(self.requests.error)).encode())
         return h.hexdigest()
-
-    def row(self, digest: str, origin: str) -> Row:
-        """The point as tables see it. Raises FileError when a field that every point has is missing."""
-        try:
-            return self._row(digest, origin)
-        except AnalysisError as error:
-            raise FileError(error.message, path=origin) from error
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-            raise FileError(f"The point {self.key} lacks or garbles {error}.", path=origin) from error
-
-    def _windows(self, f: Figures | None, gpus: float) -> dict[str, float]:
-        """The columns of a row that are of parts of the run."""
-        r = self.requests
-        if f is None or r is None or f.n_failed == f.n_requests:
-            return {}
-        n, scale = f.n_requests - f.n_failed, self.time_scale
-        window = steady(r, int(self.point["concurrency"]), time_scale=scale, ramp_s=self.ramp_s) if self.keeps_concurrency else None
-        limits: dict[str, float] = {o.metric: o.limit_s for o in objectives(str(self.workload.get("goodput", "")))}
-        return {
-            "mean_isl_tokens": f.prompt_tokens / n,
-            "mean_osl_tokens": f.output_tokens / n,
-            "steady_tput_per_gpu_tok_s": window.total_tput_tok_s / gpus if window else float("nan"),
-            "peak_output_tput_per_gpu_tok_s": peak_output_tput_tok_s(r, time_scale=scale) / gpus,
-            "goodput_rps": goodput_rps(r, f, limits, time_scale=scale, from_due=self.is_open_loop),
-        }
-
-    def _row(self, digest: str, origin: str) -> Row:
-        p, f, v = self.point, self.figures(), self.verdict()
-        nan = float("nan")
-        gpus = int(p["gpus"]) if p["gpus"] is not None else 0  # 0: nobody said how many GPUs the server has
-        names = ("hardware", "engine", "checkpoint", "precision", "speculative")
-        series = Series(
-            source=self.source,
-            **{name: str(p[name]) for name in names},
-            isl_tokens=int(p["isl_tokens"]),
-            osl_tokens=int(p["osl_tokens"]),
-            range_ratio=float(p["range_ratio"]),
-            endpoint=str(p["endpoint"]),
-            model=str(p["model"]),
-            variant=str(p.get("variant", "")),
-            time_scale=float(p["time_scale"]) if p.get("time_scale") else None,
-        )
-        if p["gpus"] is not None and (gpus < 1 or int(p["gpus_per_node"]) < 1):
-            raise ValueError("a number of GPUs below 1")
-        stated = {name: float(value) for name, value in self.stated.items()}
-        return Row(
-            series=series,
-            key=self.key,
-            digest=digest,
-            tp=int(p["tp"]),
-            gpus=gpus,
-            gpus_per_node=max(gpus, int(p["gpus_per_node"] or 0) // int(p.get("packed", 1))),  # its share of a node that others use too
-            concurrency=int(p["concurrency"]),
-            repeat=int(p["repeat"]),
-            seed=int(p["seed"]),
-            server_scope=p["server_scope"],
-            binding=p.get("binding"),
-            total_tput_per_gpu_tok_s=f.total_tput_tok_s / (gpus or nan) if f else stated.get("total_tput_per_gpu_tok_s", nan),
-            input_tput_per_gpu_tok_s=f.input_tput_tok_s / (gpus or nan) if f else nan,
-            output_tput_per_gpu_tok_s=f.output_tput_tok_s / (gpus or nan) if f else stated.get("output_tput_per_gpu_tok_s", nan),
-            tpot_median_s=f.tpot.median if f else stated.get("tpot_median_s", nan),
-            ttft_median_s=f.ttft.median if f else nan,
-            ttft_p99_s=f.ttft.p99 if f and f.ttft.has_p99 else nan,
-            n_requests=f.n_requests if f else 0,
-            **self._windows(f, gpus or nan),
-            validity=v.validity,
-            reasons=v.codes,
-            origin=origin,
-            stated_interactivity=stated.get("interactivity_tok_s_user"),
-        )
 
 
 def _counted(server: dict[str, Any]) -> tuple[int, int] | None:

@@ -71,7 +71,7 @@ def _vllm(folder: Path) -> list[Measurement]:
                 "total_tput_per_gpu_tok_s": float(r["output_tput_tok_s"]) * (2048 + 512) / 512 / 8,
                 "ttft_unnamed_ms": float(r["ttft_ms"]),
                 "tpot_unnamed_ms": float(r["tpot_ms"]),
-                "itl_p99_ms": float(r["itl_p99_ms"]),
+                "itl_chunk_p99_s": float(r["itl_p99_ms"]) / 1e3,
             },
         )
         for r in _csv(folder / "vllm_b200_2048_512.csv")

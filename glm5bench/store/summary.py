@@ -1,0 +1,244 @@
+"""The summary of a point: one row of typed columns, written beside the raw times and answering tables without them.
+
+Enters: a measurement. Leaves: a mapping with every column of COLUMNS, and the `Row` that tables are made of. A figure's name is its
+definition: a mean and a median, a gap of chunks and one of tokens, total and output tokens have columns of their own. What a
+source does not say is absent: NaN for a figure, -1 for a count, an empty text.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ..analysis.comparison import Row, Series
+from ..analysis.metrics import P99_NEEDS, Figures, Statistics, chunk_latencies_s, statistics
+from ..analysis.windows import goodput_rps, peak_concurrency, peak_output_tput_tok_s, steady
+from ..errors import AnalysisError, FileError
+from ..workload import objectives
+from .measurement import Measurement
+
+DEFINITIONS = 1  # of the figures; raised when one of them comes to mean something else, so that readers compute it again
+Kind = Literal["text", "count", "figure"]
+ABSENT: dict[Kind, Any] = {"text": "", "count": -1, "figure": math.nan}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the summary: its name, its kind, its unit, and what it says."""
+
+    name: str
+    kind: Kind
+    unit: str
+    what: str
+
+
+def _texts(**what: str) -> list[Column]:
+    return [Column(name, "text", "", text) for name, text in what.items()]
+
+
+def _counts(unit: str, **what: str) -> list[Column]:
+    return [Column(name, "count", unit, text) for name, text in what.items()]
+
+
+def _figures(unit: str, **what: str) -> list[Column]:
+    return [Column(name, "figure", unit, text) for name, text in what.items()]
+
+
+LATENCIES = {
+    "ttft": "time to the first chunk that carries a token",
+    "tpot": "a request's (E2EL - TTFT)/(output tokens - 1), requests of one token left out",
+    "itl_token": "gaps between tokens, where the server counts those of each chunk",
+    "itl_chunk": "gaps between chunks, however many tokens each has",
+    "e2el": "time to the last token",
+}
+STATISTICS = ("mean", "median", "std", "p90", "p95", "p99")
+
+COLUMNS: tuple[Column, ...] = (
+    *_texts(
+        key="the point's key",
+        digest="SHA-256 of all that was measured",
+        source="measured, simulated or published",
+        client="the program that measured; empty for glm5bench",
+        validity="valid, flagged or invalid",
+        reasons="reason codes, with commas",
+        hardware="GPU",
+        engine="inference engine",
+        engine_version="the one asked for",
+        image="container image",
+        checkpoint="model repository",
+        model="model",
+        precision="of the weights",
+        speculative="speculative setting",
+        endpoint="of the server",
+        variant="what else tells its curve from others",
+        server_scope="whether a server start measured the arm or the point",
+        node="host that measured",
+        job_id="job that measured",
+        started_utc="when the measurement began",
+    ),
+    *_counts(
+        "tokens",
+        isl_tokens="nominal input length",
+        osl_tokens="nominal output length",
+        prompt_tokens="of the whole answers, as the server counted them",
+        output_tokens="of the whole answers, as the server counted them",
+    ),
+    *_counts("GPU", tp="tensor parallel size", gpus="that the server uses", gpus_per_node="its share of the node"),
+    *_counts(
+        "request",
+        concurrency="requests in flight that were asked for",
+        binding="what $C was bound to",
+        n_requests="sent",
+        n_failed="without a whole answer",
+        peak_concurrency="most requests in flight",
+    ),
+    *_counts("", repeat="number of the repetition", seed="of prompts and lengths", definitions="version of the figures' definitions"),
+    *_counts("sample", **{f"{m}_n": f"of {m}" for m in LATENCIES}),
+    *_figures("", range_ratio="lowest over highest length drawn", time_scale="of the simulator: how much faster than life"),
+    *_figures("s", duration_s="from the first request sent to the last end"),
+    *_figures(
+        "token/s",
+        total_tput_tok_s="input and output tokens over the duration",
+        input_tput_tok_s="input tokens over the duration",
+        output_tput_tok_s="output tokens over the duration",
+        peak_output_tput_tok_s="output tokens of the best full second",
+        steady_tput_tok_s="input and output tokens while all users had a request in flight",
+    ),
+    *_figures(
+        "token/s/GPU",
+        total_tput_per_gpu_tok_s="total_tput_tok_s over the server's GPUs",
+        input_tput_per_gpu_tok_s="input_tput_tok_s over the server's GPUs",
+        output_tput_per_gpu_tok_s="output_tput_tok_s over the server's GPUs",
+    ),
+    *_figures("request/s", request_rate_rps="whole answers over the duration", goodput_rps="answers within the workload's bounds"),
+    *_figures("request", mean_concurrency="sum of the answers' times over the duration"),
+    *_figures("token", mean_isl_tokens="prompt tokens of a whole answer", mean_osl_tokens="output tokens of a whole answer"),
+    *_figures("token/s", interactivity_tok_s_user="1 / median TPOT, or as a source states it"),
+    *_figures("", acceptance_length="output tokens a verify step of speculative decoding"),
+    *_figures("s", **{f"{m}_{s}_s": f"{s} of {m}: {what}" for m, what in LATENCIES.items() for s in STATISTICS}),
+)
+BY_NAME = {c.name: c for c in COLUMNS}
+FIGURES = tuple(c.name for c in COLUMNS if c.kind == "figure")
+
+
+def summary(m: Measurement, digest: str, *, where: str = "") -> dict[str, Any]:
+    """Every column of the point. Raises FileError when a field that every point has is missing or garbled."""
+    try:
+        values = _told(m, digest) | _measured(m)
+        return {c.name: values.get(c.name, ABSENT[c.kind]) for c in COLUMNS}
+    except AnalysisError as error:
+        raise FileError(error.message, path=where) from error
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
+        raise FileError(f"The point {m.key} lacks or garbles {error}.", path=where) from error
+
+
+def _told(m: Measurement, digest: str) -> dict[str, Any]:
+    """What the point and its provenance say."""
+    p, v, from_ = m.point, m.verdict(), m.provenance
+    gpus = int(p["gpus"]) if p["gpus"] is not None else 0  # 0: nobody said how many GPUs the server has
+    if p["gpus"] is not None and (gpus < 1 or int(p["gpus_per_node"]) < 1):
+        raise ValueError("a number of GPUs below 1")
+    texts = ("hardware", "engine", "checkpoint", "model", "precision", "speculative", "endpoint", "server_scope")
+    counts = ("isl_tokens", "osl_tokens", "tp", "concurrency", "repeat", "seed")
+    return {
+        "key": m.key,
+        "digest": digest,
+        "source": m.source,
+        "client": str(from_.get("client_program") or ""),
+        "validity": v.validity,
+        "reasons": ",".join(v.codes),
+        **{name: str(p[name]) for name in texts},
+        **{name: int(p[name]) for name in counts},
+        "engine_version": str(p.get("engine_version") or ""),
+        "image": str(p.get("image") or ""),
+        "variant": str(p.get("variant", "")),
+        "node": str(from_.get("host") or ""),
+        "job_id": str(from_.get("job_id") or ""),
+        "started_utc": str(from_.get("start_utc") or from_.get("measured_on") or ""),
+        "gpus": gpus,
+        "gpus_per_node": max(gpus, int(p["gpus_per_node"] or 0) // int(p.get("packed", 1))),  # its share of a node that others use too
+        "binding": int(p["binding"]) if p.get("binding") is not None else -1,
+        "range_ratio": float(p["range_ratio"]),
+        "time_scale": float(p["time_scale"]) if p.get("time_scale") else math.nan,
+        "definitions": DEFINITIONS,
+        "acceptance_length": _figure(m.server.get("acceptance_length")),
+    }
+
+
+def _figure(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+def _measured(m: Measurement) -> dict[str, Any]:
+    """The figures: from the raw times, or, without any, as the source states them."""
+    f, r, gpus = m.figures(), m.requests, float(m.point["gpus"] or math.nan)
+    if f is None or r is None:
+        return _stated(m.stated)
+    per_gpu = {f"{kind}_tput_per_gpu_tok_s": getattr(f, f"{kind}_tput_tok_s") / gpus for kind in ("total", "input", "output")}
+    found = {**_whole(f), **per_gpu, "peak_concurrency": peak_concurrency(r)}
+    if f.n_failed == f.n_requests:
+        return found
+    n, scale = f.n_requests - f.n_failed, m.time_scale
+    window = steady(r, int(m.point["concurrency"]), time_scale=scale, ramp_s=m.ramp_s) if m.keeps_concurrency else None
+    limits: dict[str, float] = {o.metric: o.limit_s for o in objectives(str(m.workload.get("goodput", "")))}
+    found |= {
+        "mean_isl_tokens": f.prompt_tokens / n,
+        "mean_osl_tokens": f.output_tokens / n,
+        "request_rate_rps": n / f.duration_s if f.duration_s else math.nan,
+        "steady_tput_tok_s": window.total_tput_tok_s if window else math.nan,
+        "peak_output_tput_tok_s": peak_output_tput_tok_s(r, time_scale=scale),
+        "goodput_rps": goodput_rps(r, f, limits, time_scale=scale, from_due=m.is_open_loop),
+    }
+    for name, of in (("ttft", f.ttft), ("tpot", f.tpot), ("e2el", f.e2el)):
+        found |= _statistics(name, of)
+    chunks = f.itl if f.itl_is_per_chunk else statistics(chunk_latencies_s(r, time_scale=scale))
+    return found | _statistics("itl_chunk", chunks) | ({} if f.itl_is_per_chunk else _statistics("itl_token", f.itl))
+
+
+def _whole(f: Figures) -> dict[str, Any]:
+    names = ("n_requests", "n_failed", "prompt_tokens", "output_tokens", "duration_s", "mean_concurrency",
+             "total_tput_tok_s", "input_tput_tok_s", "output_tput_tok_s", "interactivity_tok_s_user")  # fmt: skip
+    return {name: getattr(f, name) for name in names}
+
+
+def _statistics(name: str, s: Statistics) -> dict[str, Any]:
+    return {f"{name}_n": s.n, **{f"{name}_{kind}_s": getattr(s, kind) for kind in STATISTICS}}
+
+
+def _stated(stated: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a point whose times are not known: what its source states under a name of this table; other names stay where they are."""
+    found = {name: float(value) for name, value in stated.items() if name in BY_NAME and BY_NAME[name].kind == "figure"}
+    found |= {name: int(value) for name, value in stated.items() if name in BY_NAME and BY_NAME[name].kind == "count"}
+    if "interactivity_tok_s_user" not in found and found.get("tpot_median_s", 0) > 0:
+        found["interactivity_tok_s_user"] = 1.0 / found["tpot_median_s"]
+    return found
+
+
+def row_of(m: Measurement, digest: str, origin: str) -> Row:
+    """The measurement as tables see it, computed from its raw times. Raises FileError as `summary` does."""
+    return row(summary(m, digest, where=origin), origin)
+
+
+def row(values: Mapping[str, Any], origin: str) -> Row:
+    """The point as tables see it."""
+    v, per_gpu = values, float(values["gpus"] or math.nan)
+    return Row(
+        series=Series(
+            **{name: v[name] for name in ("source", "hardware", "engine", "checkpoint", "precision", "speculative", "isl_tokens",
+                                          "osl_tokens", "range_ratio", "endpoint", "model", "variant")},
+            time_scale=None if math.isnan(v["time_scale"]) else v["time_scale"],
+        ),
+        **{name: v[name] for name in ("key", "digest", "tp", "gpus", "gpus_per_node", "concurrency", "repeat", "seed", "server_scope",
+                                      "total_tput_per_gpu_tok_s", "input_tput_per_gpu_tok_s", "output_tput_per_gpu_tok_s",
+                                      "tpot_median_s", "ttft_median_s", "validity", "mean_isl_tokens", "mean_osl_tokens",
+                                      "goodput_rps", "interactivity_tok_s_user")},
+        binding=None if v["binding"] < 0 else v["binding"],
+        ttft_p99_s=v["ttft_p99_s"] if v["ttft_n"] >= P99_NEEDS else math.nan,
+        n_requests=max(0, v["n_requests"]),
+        reasons=tuple(filter(None, v["reasons"].split(","))),
+        origin=origin,
+        steady_tput_per_gpu_tok_s=v["steady_tput_tok_s"] / per_gpu,
+        peak_output_tput_per_gpu_tok_s=v["peak_output_tput_tok_s"] / per_gpu,
+    )  # fmt: skip
