@@ -15,6 +15,8 @@ Everything that this package raises on purpose is a BenchError; anything else is
 
 from __future__ import annotations
 
+from typing import Any
+
 
 def printable(text: str) -> str:
     """The text without control characters: what archives and servers say is data from strangers, and goes to a terminal."""
@@ -81,6 +83,14 @@ class FileError(BenchError):
     def __init__(self, message: str, *, path: str, next_step: str = "") -> None:
         super().__init__(message, where=path, next_step=next_step)
         self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """It comes back whole from another process."""
+        return _file_error, (self.message, self.path, self.next_step)
+
+
+def _file_error(message: str, path: str, next_step: str) -> FileError:
+    return FileError(message, path=path, next_step=next_step)
 
 
 class AnalysisError(BenchError):

@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "node": {"workload", "recipe", "images", "store", "analysis", "simulator", "client"},
     "launch": {"cluster", "plan", "images", "node", "store"},
     "report": {"analysis"},
+    "api": {"store"},
     "cli": {
         "cluster",
         "recipe",
@@ -58,7 +59,7 @@ HOMES = {
     "msgspec": {"client"},
     "matplotlib": {"report"},
     "plotly": {"report"},
-    "pandas": {"store", "report"},
+    "pandas": {"store", "report", "api"},
     "pydantic": {"workload", "settings", "cluster", "point", "images"},
     "yaml": {"prices"},
     "typer": {"cli"},

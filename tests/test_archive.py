@@ -1,18 +1,19 @@
 """Archives: merging is a set union."""
 
-import dataclasses
 from pathlib import Path
 
 import h5py
-import numpy as np
 import pytest
-from conftest import measured, reseal, three_requests
+from conftest import measured
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glm5bench.errors import FileError, UsageError
-from glm5bench.store.archive import Collected, SourceTable, collect, write_archive
+from glm5bench.store.checking import check
 from glm5bench.store.pointfile import write_point
+from glm5bench.store.summary import row_of
+from glm5bench.store.survey import SourceTable, survey
+from glm5bench.store.union import collect, merge, write_measurements
 
 
 @pytest.fixture(scope="module")
@@ -25,45 +26,53 @@ def six(tmp_path_factory):
     return [str(folder / f"{i}.h5") for i in range(6)]
 
 
-def with_table(name, cell):
-    """An archive's content of one table of one cell."""
-    found = Collected()
-    found.add_table(SourceTable(name, ({"cell": cell},)))
-    return found
-
-
-def archived(path, *sources):
-    write_archive(path, collect(sources))
+def table_archive(path, name, cell):
+    """An archive of one table of one cell."""
+    write_measurements(path, [], [SourceTable(name, ({"cell": cell},))])
     return str(path)
+
+
+def archived(path, *sources, **how):
+    merge([str(s) for s in sources], path, **how)
+    return str(path)
+
+
+def flip_raw(path, i):
+    """One bit of the raw bytes of an archive's point."""
+    stored = survey(path, scratch=path.parent).stored
+    offset, size = stored.pieces(i, "chunks")[0][0].tolist()
+    content = bytearray(path.read_bytes())
+    content[offset + size // 2] ^= 4
+    path.write_bytes(content)
 
 
 def test_a_measurement_found_twice_is_kept_once(six, tmp_path):
     copy = tmp_path / "copy.h5"
     copy.write_bytes(Path(six[0]).read_bytes())
 
-    assert len(collect([six[0], str(copy), six[0]]).points) == 1
+    assert len(collect([six[0], str(copy), six[0]]).rows) == 1
 
 
 def test_different_measurements_of_one_key_are_all_kept(six):
     found = collect(six[3:])
 
-    assert len(found.points) == 3
-    assert len({s.measurement.key for s in found.points.values()}) == 1
+    assert len(found.rows) == 3
+    assert len({row.key for row in found.rows.values()}) == 1
 
 
 def test_an_archive_holds_what_its_sources_held(six, tmp_path):
     found = collect([archived(tmp_path / "a.h5", *six)])
 
     assert found.digest() == collect(six).digest()
-    assert (len(found.points), found.bad) == (6, [])
+    assert (len(found.rows), found.bad) == (6, [])
 
 
 def test_an_archives_points_have_the_figures_of_their_files(six, tmp_path):
     found = collect([archived(tmp_path / "a.h5", six[0])])
 
-    (stored,) = found.points.values()
-    assert stored.measurement.figures() == measured().figures()
-    assert stored.digest == stored.measurement.digest()
+    m = measured(f"{1:020d}", provenance={"host": "x"})
+    (row,) = found.rows.values()
+    assert repr(row) == repr(row_of(m, m.digest(), row.origin))
 
 
 def test_an_archive_says_the_digest_of_its_content(six, tmp_path):
@@ -88,26 +97,27 @@ def test_merging_in_any_order_grouping_and_repetition_gives_the_same_digest(six,
 
 
 def test_rows_that_are_no_points_survive_a_merge(tmp_path):
-    found = with_table("table", "0.51")
-    write_archive(tmp_path / "a.h5", found)
+    first = table_archive(tmp_path / "a.h5", "table", "0.51")
+    tables = collect([archived(tmp_path / "b.h5", first)]).tables
 
-    assert collect([archived(tmp_path / "b.h5", str(tmp_path / "a.h5"))]).tables == found.tables
+    assert [table.rows for table in tables.values()] == [({"cell": "0.51"},)]
+    assert tables == collect([first]).tables
 
 
 def test_a_directory_is_searched_and_its_derived_archive_left_out(tmp_path):
     write_point(tmp_path / "c/points/k.1.h5", measured())
-    write_archive(tmp_path / "c/archive.h5", collect([str(tmp_path / "c/points")]))
+    archived(tmp_path / "c/archive.h5", tmp_path / "c/points")
     write_point(tmp_path / "c/points/.k.2.h5.99.part.h5", measured("b" * 20))
 
     found = collect([str(tmp_path)])
 
-    assert [s.origin for s in found.points.values()] == [str(tmp_path / "c/points/k.1.h5")]
+    assert [row.origin for row in found.rows.values()] == [str(tmp_path / "c/points/k.1.h5")]
 
 
 def test_an_archive_without_points_beside_it_is_read(six, tmp_path):
     archived(tmp_path / "archive.h5", *six)
 
-    assert len(collect([str(tmp_path)]).points) == 6
+    assert len(collect([str(tmp_path)]).rows) == 6
 
 
 def test_a_bad_file_is_left_out_and_named(six, tmp_path):
@@ -116,7 +126,7 @@ def test_a_bad_file_is_left_out_and_named(six, tmp_path):
 
     found = collect([six[0], str(bad), six[1]])
 
-    assert (len(found.points), [e.path for e in found.bad]) == (2, [str(bad)])
+    assert (len(found.rows), [e.path for e in found.bad]) == (2, [str(bad)])
 
 
 def test_a_bad_file_is_an_error_where_it_is_asked_to_be(tmp_path):
@@ -127,16 +137,15 @@ def test_a_bad_file_is_an_error_where_it_is_asked_to_be(tmp_path):
 
 
 def test_one_damaged_point_of_an_archive_does_not_lose_the_others(six, tmp_path):
-    path = archived(tmp_path / "a.h5", *six)
-    with h5py.File(path, "r+") as file:
-        name = sorted(file["points"])[2]
-        del file[f"points/{name}/requests"]
-    reseal(Path(path))
+    path = Path(archived(tmp_path / "a.h5", *six))
+    flip_raw(path, 2)
 
-    found = collect([path])
+    done = merge([str(path)], tmp_path / "b.h5")
 
-    assert len(found.points) == 5
-    assert [e.path for e in found.bad] == [f"{path}:/points/{name}"]
+    assert done.n_points == 5
+    assert [e.path.split(":")[0] for e in done.bad] == [str(path)]
+    assert "chunks are damaged" in done.bad[0].message
+    assert len(check([str(path)]).points) == 5
 
 
 def test_a_path_that_does_not_exist_is_refused():
@@ -145,26 +154,23 @@ def test_a_path_that_does_not_exist_is_refused():
 
 
 def test_published_is_the_archive_that_ships():
-    assert {s.measurement.source for s in collect(["published"]).points.values()} == {"published"}
+    assert {row.series.source for row in collect(["published"]).rows.values()} == {"published"}
 
 
 def test_a_failed_merge_leaves_the_archive_that_was_there(six, tmp_path):
     path = archived(tmp_path / "a.h5", *six)
     before = Path(path).read_bytes()
-    found = collect(six)
-    stored = next(iter(found.points.values()))
-    broken = dataclasses.replace(stored.measurement, requests=dataclasses.replace(three_requests(), sent_ns=np.array(["x"])))
-    found.points[stored.name] = dataclasses.replace(stored, measurement=broken)
+    (tmp_path / "bad").write_bytes(b"no HDF5")
 
-    with pytest.raises(ValueError, match="invalid literal"):
-        write_archive(tmp_path / "a.h5", found)
+    with pytest.raises(FileError):
+        merge([*six[:2], str(tmp_path / "bad")], Path(path), strict=True)
     assert Path(path).read_bytes() == before
-    assert [f.name for f in tmp_path.iterdir()] == ["a.h5"]
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["a.h5", "bad"]
 
 
 def test_merging_rows_of_one_name_does_not_depend_on_the_order(tmp_path):
     for name, cell in (("a", "0.51"), ("b", "0.50")):
-        write_archive(tmp_path / f"{name}.h5", with_table("table", cell))
+        table_archive(tmp_path / f"{name}.h5", "table", cell)
     a, b = str(tmp_path / "a.h5"), str(tmp_path / "b.h5")
 
     assert collect([a, b]).digest() == collect([b, a]).digest()

@@ -33,11 +33,7 @@ TWO_SERIES = (row(CHEAP, 20, 1000), row(CHEAP, 60, 500), row(FAST, 20, 4000), ro
 
 
 def published_iso(**how):
-    of_that_day = [
-        row_of(s.measurement, s.digest, s.origin)
-        for s in published().points.values()
-        if s.measurement.provenance["source"] == "inferencex-2026-05-25"
-    ]
+    of_that_day = [row_of(m, m.digest(), "published") for m in published()[0] if m.provenance["source"] == "inferencex-2026-05-25"]
     economy = Economy(price_table("hyperscaler").usd_per_gpu_h, power_table())
     made = iso_table(series_frontiers(of_that_day), economy, **how)
     return {(r.series.hardware, r.series.precision, r.interactivity_tok_s_user): r for r in made}
@@ -170,7 +166,7 @@ def test_linear_interpolation_does_not_give_the_table_of_2026_05_25():
 
 
 def test_a_ratio_splits_in_another_order_where_the_first_one_was_not_measured():
-    rows = [stored.row for stored in published().points.values()]
+    rows = [row_of(m, m.digest(), "published") for m in published()[0]]
     economy = Economy({"b200": 1.95, "h200": 1.41, "mi355x": 1.48}, {})
 
     table = iso_table(series_frontiers(rows), economy, at=(25.0,), is_baseline=lambda s: (s.hardware, s.speculative) == ("b200", "off"))

@@ -56,11 +56,7 @@ def test_every_point_is_on_the_frontier_or_beaten_by_one_that_is(points):
 
 
 def test_h200_at_64_and_nvfp4_at_256_are_the_dominated_points_of_2026_05_25():
-    rows = [
-        row_of(s.measurement, s.digest, s.origin)
-        for s in published().points.values()
-        if s.measurement.provenance["source"] == "inferencex-2026-05-25"
-    ]
+    rows = [row_of(m, m.digest(), "published") for m in published()[0] if m.provenance["source"] == "inferencex-2026-05-25"]
     kept = {r.key for members in series_frontiers(rows).values() for r in members}
 
     assert {(r.series.hardware, r.series.precision, r.tp, r.concurrency) for r in rows if r.key not in kept} == {

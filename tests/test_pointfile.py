@@ -1,6 +1,7 @@
 """Point files: whole, read back as they were, or refused."""
 
 import dataclasses
+import json
 
 import h5py
 import numpy as np
@@ -10,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glm5bench.errors import EnvironmentLacks, FileError
-from glm5bench.store.archive import Collected, collect, write_archive
 from glm5bench.store.measurement import COUNTS, TIMES, Measurement
-from glm5bench.store.pointfile import read_from, read_point, write_point
+from glm5bench.store.pointfile import read_point, write_point
 from glm5bench.store.summary import row_of
+from glm5bench.store.survey import measurements
+from glm5bench.store.union import collect, merge
 
 NS = st.integers(-1, 2**62)
 
@@ -32,8 +34,19 @@ def changed(path, change):
 
 
 def put(file, name, values):
+    """Other values in the place of a dataset's, stored as it was."""
+    how = {k: getattr(file[name], k) for k in ("chunks", "compression", "shuffle", "fletcher32")}
     del file[name]
-    file.create_dataset(name, data=values)
+    if np.ndim(values) == 1:
+        how["maxshape"] = (None,)
+    else:
+        how = {}
+    file.create_dataset(name, data=values, **how)
+
+
+def put_record(file, **parts):
+    record = json.loads(file["records/json"][()].tobytes()) | parts
+    put(file, "records/json", np.frombuffer(json.dumps(record).encode(), dtype=np.uint8))
 
 
 def test_a_point_is_read_back_as_it_was_written(tmp_path):
@@ -96,7 +109,7 @@ def test_the_digest_covers_every_part(other):
         lambda f: f["chunks/tokens"].write_direct(np.ones(7, dtype=np.int32)),
         lambda f: f.attrs.update(key="c" * 20),
         lambda f: f.attrs.update(content_digest="0" * 64),
-        lambda f: put(f, "point", np.frombuffer(b'{"tp": 4}', dtype=np.uint8)),
+        lambda f: put_record(f, point={"tp": 4}),
     ],
     ids=["times", "chunks", "key", "digest", "point"],
 )
@@ -108,18 +121,33 @@ def test_a_file_whose_content_was_changed_is_refused(written, damage):
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda f: f.__delitem__("log"),
+        lambda f: f.__delitem__("logs"),
         lambda f: f.__delitem__("requests/error"),
         lambda f: f.attrs.__delitem__("content_digest"),
-        lambda f: put(f, "point", np.frombuffer(b"{oops", dtype=np.uint8)),
-        lambda f: put(f, "log", np.frombuffer(b"no zlib", dtype=np.uint8)),
+        lambda f: put(f, "records/json", np.frombuffer(b"{oops", dtype=np.uint8)),
+        lambda f: put(f, "records/json", np.frombuffer(b"[]", dtype=np.uint8)),
+        lambda f: put_record(f, point=[]),
         lambda f: put(f, "requests/sent_ns", np.zeros(2, dtype=np.int64)),
-        lambda f: put(f, "chunks/offsets", np.array([0, 3, 2, 7])),
-        lambda f: put(f, "chunks/offsets", np.array([0, 3, 5, 6])),
-        lambda f: put(f, "requests/sent_ns", 3),
+        lambda f: put(f, "chunks/request", np.array([0, 0, 0, 1, 1, 2, 3], dtype=np.int32)),
+        lambda f: put(f, "chunks/request", np.array([0, 0, 0, 1, 1, 2, -1], dtype=np.int32)),
+        lambda f: put(f, "requests/error", np.array([0, 0, 1], dtype=np.int32)),
+        lambda f: put(f, "requests/sent_ns", np.zeros((3, 1), dtype=np.int64)),
         lambda f: put(f, "requests/sent_ns", np.array([b"a", b"b", b"c"])),
     ],
-    ids=["no log", "no column", "no digest", "no JSON", "no zlib", "short column", "falling", "too few chunks", "a scalar", "text"],
+    ids=[
+        "no log",
+        "no column",
+        "no digest",
+        "no JSON",
+        "no record",
+        "no point",
+        "short column",
+        "beyond",
+        "below",
+        "no text",
+        "2-D",
+        "text",
+    ],
 )
 def test_a_damaged_file_is_refused(written, damage):
     with pytest.raises(FileError, match="is damaged") as refused:
@@ -131,7 +159,10 @@ def test_a_damaged_file_is_refused(written, damage):
 def test_a_size_that_the_stored_bytes_cannot_hold_is_refused_before_it_is_allocated(written):
     def bomb(file):
         del file["chunks/tokens"]
-        file["chunks"].create_dataset("tokens", shape=(2**26,), dtype=np.int32, chunks=(2**16,))
+        how = {"chunks": (2**16,), "compression": "gzip", "shuffle": True, "fletcher32": True, "maxshape": (None,)}
+        for name in ("gap_ns", "request", "tokens"):
+            file["chunks"].pop(name, None)
+            file["chunks"].create_dataset(name, shape=(2**40,), dtype=np.int64 if name == "gap_ns" else np.int32, **how)
 
     with pytest.raises(FileError, match="more than its stored bytes can hold"):
         read_point(changed(written, bomb))
@@ -144,7 +175,7 @@ def test_a_source_that_is_none_is_refused(written):
 
 def test_a_newer_format_is_refused_with_what_to_do(written):
     with pytest.raises(FileError) as refused:
-        read_point(changed(written, lambda f: f.attrs.update(format=2)))
+        read_point(changed(written, lambda f: f.attrs.update(format=3)))
 
     assert refused.value.next_step == "update glm5bench"
 
@@ -179,7 +210,8 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_an_archive_is_no_point_file(tmp_path):
-    write_archive(tmp_path / "a.h5", Collected())
+    write_point(tmp_path / "p.h5", measured())
+    merge([str(tmp_path / "p.h5")], tmp_path / "a.h5")
 
     with pytest.raises(FileError, match="no point file"):
         read_point(tmp_path / "a.h5")
@@ -255,33 +287,25 @@ def test_the_prompt_lengths_that_were_asked_for_are_read_back_and_are_in_the_dig
     assert read.verdict() == m.verdict()
 
 
-def test_a_file_from_before_prompt_lengths_were_kept_is_read_without_them(tmp_path):
-    old = measured()
-    write_point(tmp_path / "new.h5", with_asked_prompts())
-
-    def age(file):
-        del file["requests/asked_prompt_tokens"]
-        file.attrs.update(content_digest=old.digest())
-
-    read, digest = read_point(changed(tmp_path / "new.h5", age))
-
-    assert (read.requests.asked_prompt_tokens, digest) == (None, old.digest())
-    assert read.verdict().codes == ()
-
-
 @pytest.mark.parametrize("values", [[10, 20], [10, 20, 31]])
 def test_prompt_lengths_that_were_cut_or_changed_are_refused(tmp_path, values):
     write_point(tmp_path / "p.h5", with_asked_prompts())
 
     with pytest.raises(FileError):
-        read_point(changed(tmp_path / "p.h5", lambda file: put(file, "requests/asked_prompt_tokens", np.array(values))))
+        read_point(changed(tmp_path / "p.h5", lambda file: put(file, "requests/asked_prompt_tokens", np.array(values, dtype=np.int32))))
 
 
 def test_prompt_lengths_stay_with_their_point_in_an_archive(tmp_path):
     digest = write_point(tmp_path / "p.h5", with_asked_prompts())
-    write_archive(tmp_path / "a.h5", collect([tmp_path / "p.h5"]))
+    merge([str(tmp_path / "p.h5")], tmp_path / "a.h5")
 
-    with h5py.File(tmp_path / "a.h5") as file:
-        (name,) = file["points"]
-        read, stored = read_from(file["points"][name], "a.h5")
+    ((read, _, stored),) = measurements(tmp_path / "a.h5")
     assert (read.requests.asked_prompt_tokens.tolist(), stored) == ([10, 0, 31], digest)
+
+
+def test_times_that_contradict_each_other_are_kept_and_no_row_of_a_table(tmp_path):
+    m = measured(requests=raw([5, 0, 3], [1, 2, 4], [3, 5, 6], prompt=[1, 1, 1], out=[2, 2, 2]))
+    write_point(tmp_path / "p.h5", m)
+
+    assert read_point(tmp_path / "p.h5")[0].digest() == m.digest()
+    assert "ends before it begins" in collect([str(tmp_path)]).bad[0].message

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from glm5bench.errors import EnvironmentLacks, FileError, UsageError
 from glm5bench.store import files
-from glm5bench.store.archive import collect, refuse_to_overwrite, write_archive
+from glm5bench.store.archive import refuse_to_overwrite
 from glm5bench.store.files import Taken
 from glm5bench.store.pointfile import read_point, write_point
 from glm5bench.store.sealed import BLOCK
+from glm5bench.store.union import collect, merge
 
 
 @pytest.fixture(scope="module")
@@ -75,15 +76,15 @@ def test_data_that_stands_in_another_file_is_refused(tmp_path, change):
     write_point(path, measured())
     secret.write_bytes(b'{"x": 1}')
     with h5py.File(path, "r+") as file:
-        del file["point"]
+        del file["records/json"]
         if change == "link":
-            file["point"] = h5py.ExternalLink(str(secret), "/")
+            file["records/json"] = h5py.ExternalLink(str(secret), "/")
         elif change == "external":
-            file.create_dataset("point", shape=(8,), dtype="u1", external=[(str(secret), 0, 8)])
+            file.create_dataset("records/json", shape=(8,), dtype="u1", external=[(str(secret), 0, 8)])
         else:
             layout = h5py.VirtualLayout(shape=(8,), dtype="u1")
             layout[:] = h5py.VirtualSource(str(secret), "x", shape=(8,))
-            file.create_virtual_dataset("point", layout)
+            file.create_virtual_dataset("records/json", layout)
     reseal(path)
 
     assert [e.path for e in collect([str(path)]).bad] == [str(path)]
@@ -96,7 +97,7 @@ def test_a_point_that_garbles_a_field_is_bad_and_loses_no_other(tmp_path, point)
 
     found = collect([str(tmp_path)])
 
-    assert (len(found.points), [e.path for e in found.bad]) == (1, [str(tmp_path / "bad.h5")])
+    assert (len(found.rows), [e.path for e in found.bad]) == (1, [str(tmp_path / "bad.h5")])
 
 
 def test_a_measured_point_without_times_is_no_point(tmp_path):
@@ -120,7 +121,7 @@ def test_what_is_no_archive_is_never_overwritten(tmp_path, what):
     elif what == "directory":
         path.mkdir()
     else:
-        write_archive(path, collect(["published"]))
+        merge(["published"], path)
         path.write_bytes(path.read_bytes()[:-1])
 
     with pytest.raises(UsageError, match="is not overwritten"):

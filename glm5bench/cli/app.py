@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import typer
@@ -54,3 +56,33 @@ def tell_bad(bad: list[Any]) -> None:
 def say(text: str) -> None:
     """A line of progress."""
     print(text, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A function to tell how much of how much is done: a bar on a terminal, elsewhere a line each tenth of long work."""
+    if not sys.stderr.isatty():
+        yield _in_lines(what)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _in_lines(what: str) -> Callable[[int, int], None]:
+    told = 0
+
+    def tick(done: int, total: int) -> None:
+        nonlocal told
+        if total >= MANY and done * 10 // total > told * 10 // total:
+            told = done
+            say(f"{what}: {done:,} of {total:,}")
+
+    return tick
+
+
+MANY = 1000

@@ -3,96 +3,112 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import UsageError, printable
-from .app import app, one_of, say, tell_bad
+from .app import app, one_of, progress, say, tell_bad
 
 if TYPE_CHECKING:  # verbs import what they need when they run, so that `--help` and `status` start fast
-    from ..analysis.validity import Verdict
     from ..settings import Price
-    from ..store.archive import Collected, Stored
+    from ..store.checking import Check
+    from ..store.union import Found
+
+JOBS = Annotated[int, typer.Option(min=1, help="Processes that read.")]
+PATHS = Annotated[list[str], typer.Argument(help="Point files, campaigns, archives, folders of them, patterns in quotes, `published`.")]
 
 
 @app.command()
 def merge(
-    paths: list[str],
+    paths: PATHS,
     output: Annotated[Path, typer.Option("-o", "--output", help="The archive; points that it already holds are kept.")],
+    raw: Annotated[str, typer.Option(help="keep, or summary: without per-request and per-chunk rows.")] = "keep",
+    where: Annotated[str, typer.Option(help="Only points for which all of it holds: 'hardware=b200,precision=nvfp4,tp<=8'")] = "",
+    jobs: JOBS = 2,
     strict: Annotated[bool, typer.Option(help="Stop at the first bad file.")] = False,
 ) -> int:
     """Consolidate point files, campaigns and archives into one archive. Bad files are named and left out (exit code 1)."""
     from ..store.archive import refuse_to_overwrite
+    from ..store.selection import selection
 
+    one_of("--raw", raw, ("keep", "summary"))
     output = output.resolve()
     refuse_to_overwrite(output)
-    return write_archive_of([*paths, str(output)] if output.exists() else paths, output, strict=strict)
+    sources = [*paths, str(output)] if output.exists() else paths
+    return write_archive_of(sources, output, is_raw_kept=raw == "keep", where=selection(where), jobs=jobs, strict=strict)
 
 
-def write_archive_of(paths: list[str], output: Path, *, strict: bool = False) -> int:
+def write_archive_of(paths: Sequence[str], output: Path, **how: Any) -> int:
     """Writes the union of the paths, and says what it holds. Exit code 1 for a bad file."""
-    from ..store.archive import collect, write_archive
+    from ..store.union import merge as merged
 
-    collected = collect(paths, strict=strict)
-    tell_bad(collected.bad)
-    if not collected.points and not collected.tables:
-        raise UsageError(f"No point was found in {', '.join(paths)}.", next_step="`glm5bench status DIR` says what a campaign holds")
-    write_archive(output, collected)
-    say(f"{output}: {len(collected.points)} points, digest {collected.digest()[:16]}.")
-    return 1 if collected.bad else 0
+    with progress("merging") as tick:
+        done = merged(paths, output, progress=tick, **how)
+    tell_bad(done.bad)
+    tables = f" and {done.n_tables} tables of sources" if done.n_tables else ""
+    say(f"{output}: {done.n_points} points{tables}, digest {done.digest[:16]}.")
+    return 1 if done.bad else 0
 
 
 @app.command()
 def check(
-    paths: list[str],
+    paths: PATHS,
     digest: Annotated[bool, typer.Option(help="Print the digest of the whole set.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    jobs: JOBS = 2,
 ) -> int:
-    """Verify files and recompute the validity of every point from its raw times. Exit code 1 for a bad file or an invalid point."""
-    from ..store.archive import collect
+    """Verify files, judge every point anew from its raw times, and hold its stored figures against them.
 
-    collected = collect(paths)
-    found = [(s, s.measurement.verdict()) for s in collected.points.values()]
-    if as_json:
-        print(json.dumps(_checked(collected, found), indent=1))
-    else:
-        for stored, verdict in found:
-            m = stored.measurement
-            p = m.point
-            what = f"{p['hardware']} {p['precision']} tp{p['tp']} concurrency {p['concurrency']}"
-            print(printable(f"{verdict.validity:8} {m.source:9} {m.key} {what}"))
-            for reason in verdict.reasons:
-                print(printable(f"           {reason.code}: {reason.text}"))
-        if digest:
-            print(collected.digest())
-        tell_bad(collected.bad)
-    return 1 if any(v.validity == "invalid" for _, v in found) else _refuse_nothing(collected, paths)
+    Exit code 1 for a bad file, an invalid point, or a figure that does not follow from the raw times.
+    """
+    from ..store.checking import check as checked
+
+    with progress("checking") as tick:
+        found = checked(paths, jobs=jobs, progress=tick)
+    print(json.dumps(_checked(found), indent=1) if as_json else "\n".join(printable(line) for line in _lines(found)))
+    if digest and not as_json:
+        print(found.digest())
+    if not as_json:
+        tell_bad(found.bad)
+    is_good = all(point.is_good for point in found.points.values())
+    return max(_refuse_nothing(found, len(found.points), paths), 0 if is_good else 1)
 
 
-def _checked(collected: Collected, found: list[tuple[Stored, Verdict]]) -> dict[str, Any]:
+def _lines(found: Check) -> list[str]:
+    lines = []
+    for point in found.points.values():
+        v = point.values
+        what = f"{v['hardware']} {v['precision']} tp{v['tp']} concurrency {v['concurrency']}"
+        lines.append(f"{point.verdict.validity:8} {v['source']:9} {v['key']} {what}")
+        lines += [f"           {reason.code}: {reason.text}" for reason in point.verdict.reasons]
+        lines += [f"           stored figure: {text}" for text in point.differing]
+    return lines
+
+
+def _checked(found: Check) -> dict[str, Any]:
     return {
-        "digest": collected.digest(),
+        "digest": found.digest(),
         "points": [
             {
-                "key": s.measurement.key,
-                "digest": s.digest,
-                "source": s.measurement.source,
-                "origin": s.origin,
-                "validity": v.validity,
-                "reasons": [{"code": r.code, "text": r.text} for r in v.reasons],
+                **{name: point.values[name] for name in ("key", "digest", "source")},
+                "origin": point.origin,
+                "validity": point.verdict.validity,
+                "reasons": [{"code": r.code, "text": r.text} for r in point.verdict.reasons],
+                "has_raw": point.is_whole,
+                "differing": list(point.differing),
             }
-            for s, v in found
+            for point in found.points.values()
         ],
-        "bad": [{"path": e.path, "reason": e.message} for e in collected.bad],
+        "bad": [{"path": e.path, "reason": e.message} for e in found.bad],
     }
 
 
 @app.command()
 def tables(
-    paths: list[str],
+    paths: PATHS,
     format_: Annotated[str, typer.Option("--format", help="md, csv or json.")] = "md",
     at: Annotated[str, typer.Option(help="Interactivities of the iso table, tok/s/user: 25,30,40")] = "",
     interpolation: Annotated[str, typer.Option(help="steffen, linear or pchip.")] = "steffen",
@@ -114,7 +130,7 @@ def tables_of(
     from ..analysis.interpolation import METHODS
     from ..prices import power_table
     from ..report import tables as report
-    from ..store.archive import collect
+    from ..store.union import collect
 
     writers: dict[str, Callable[[report.Tables], str]] = {"md": report.as_markdown, "csv": report.as_csv, "json": report.as_json}
     one_of("--format", format_, writers)
@@ -123,19 +139,19 @@ def tables_of(
     grid = _numbers("--at", at) if at else PUBLISHED_GRID
     economy = Economy(price.usd_per_gpu_h, power_table())
     collected = collect(paths)
-    rows = [stored.row for stored in collected.points.values()]
+    rows = list(collected.rows.values())
     fronts = series_frontiers(rows)
     iso = iso_table(fronts, economy, at=grid, method=interpolation, is_baseline=named(baseline, list(fronts)))
     made = report.tables(rows, fronts, iso, economy, price_id=price.id, method=interpolation)
     print(writers[format_](report.only(made, only) if only else made), end="" if format_ == "md" else "\n" * (format_ == "json"))
     tell_bad(collected.bad)
-    return _refuse_nothing(collected, paths)
+    return _refuse_nothing(collected, len(rows), paths)
 
 
-def _refuse_nothing(collected: Collected, paths: list[str]) -> int:
-    if not collected.points:
+def _refuse_nothing(found: Found, n_points: int, paths: Sequence[str]) -> int:
+    if not n_points:
         say(f"No point was found in {', '.join(paths)}.\n  next: `glm5bench status DIR` says what a campaign holds")
-    return 1 if collected.bad or not collected.points else 0
+    return 1 if found.bad or not n_points else 0
 
 
 def _numbers(option: str, text: str) -> tuple[float, ...]:

@@ -1,181 +1,221 @@
-"""Archives: many measurements in one HDF5 file, and merging as a set union.
+"""Archives: many measurements in one HDF5 file, written by copying stored bytes.
 
-Enters: point files, campaign directories, archives. Leaves: one archive that is whole or absent. A measurement is (key, content
-digest): the same one found twice is kept once, different ones of one key are both kept. Rows that are no points (tables of a
-source) stand apart under /tables. Nothing bad is passed over in silence: every file left out comes back with its reason.
+The raw tables of all points one after another (`layout`), /points with a column a dataset and a row a point (`summary`), /index with
+where in the tables each point's rows stand, and /tables with source tables as JSON. Everything but the raw data is written at the
+end, then the seal. An archive is whole or absent.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+import math
+import os
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
-from ..analysis.comparison import Row
 from ..errors import FileError, UsageError
-from ..point import canonical_json, digest_of, from_plain
-from .measurement import Measurement
-from .pointfile import FORMAT, child, json_bytes, kind_of, opened, read_from, write_into
-from .sealed import write_sealed
-from .summary import row_of
+from ..point import canonical_json
+from .files import whole
+from .layout import FILTERS, RAW, TABLES, RawTable, columns, make_tables
+from .pointfile import FORMAT, opened, what_is, write_text
+from .sealed import BLOCK, LIBVER, Sink, write_seal
+from .summary import COLUMNS, Column, Kind
+from .survey import SourceTable, Stored
 
 PUBLISHED = Path(__file__).resolve().parent.parent / "published" / "published.h5"
+GROWTH = 1.5
+POINT_ROWS = 4096  # a chunk of /points and /index
+DTYPE = {"count": np.dtype("<i8"), "figure": np.dtype("<f8")}
+CODES = {"count": "q", "figure": "d"}
+NOTHING = hashlib.sha256().digest()
 
 
-DAMAGED = (
-    LookupError,
-    OSError,
-    RuntimeError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    ArithmeticError,
-    MemoryError,
-)  # what h5py raises on hostile files
+def name_of(values: Mapping[str, Any]) -> str:
+    """The name of a measurement in archives: its key, and the beginning of its digest."""
+    return f"{values['key']}-{values['digest'][:16]}"
 
 
-@dataclass(frozen=True)
-class Stored:
-    """A measurement with its digest, its row in tables, and the file that it was read from."""
-
-    measurement: Measurement
-    digest: str
-    row: Row
-    origin: str
-
-    @property
-    def name(self) -> str:
-        """Its name in an archive."""
-        return f"{self.measurement.key}-{self.digest[:16]}"
+def set_digest(points: Mapping[str, tuple[str, bool]], tables: Mapping[str, SourceTable]) -> str:
+    """SHA-256 of a set of points (name -> digest, and whether the raw rows came along) and tables, in whatever order they came."""
+    h = hashlib.sha256()
+    for name in sorted(points):
+        digest, is_whole = points[name]
+        h.update(f"{name} {digest} {'whole' if is_whole else 'summary'}\n".encode())
+    for name in sorted(tables):
+        h.update(f"{name}\n".encode())
+    return h.hexdigest()
 
 
-@dataclass(frozen=True)
-class SourceTable:
-    """A table of a source that holds no points: interpolated or aggregate values, as text."""
+class Writer:
+    """An archive in the making. Points are added in any order; one added again takes the place of what was there."""
 
-    name: str
-    rows: tuple[dict[str, str], ...]
+    def __init__(self, file: h5py.File, sink: Sink) -> None:
+        self._file, self._sink = file, sink
+        make_tables(file)
+        self._columns = {(table.name, name): dataset for table, name, dataset in columns(file)}
+        self._used = dict.fromkeys(TABLES, 0)  # rows, up to a chunk's end
+        self._place: dict[str, int] = {}  # name -> its row below
+        self._texts: dict[str, str] = {}  # each text once
+        self._summary: dict[str, Any] = {c.name: [] if c.kind == "text" else array(CODES[c.kind]) for c in COLUMNS}
+        self._first = {name: array("q") for name in TABLES}
+        self._rows = {name: array("q") for name in TABLES}
+        self._sha256: dict[str, list[bytes]] = {name: [] for name in TABLES}
+        self._is_whole = array("b")
+        self.tables: dict[str, SourceTable] = {}
 
+    def __len__(self) -> int:
+        return len(self._place)
 
-@dataclass
-class Collected:
-    """What was found in the paths, each measurement and table once, and what was left out with its reason."""
+    def is_better(self, values: Mapping[str, Any], *, is_whole: bool) -> bool:
+        """Whether this copy of a point is to be added: it is not here, or here without raw rows, or by earlier definitions.
 
-    points: dict[str, Stored] = field(default_factory=dict)
-    tables: dict[str, SourceTable] = field(default_factory=dict)
-    bad: list[FileError] = field(default_factory=list)
-    is_strict: bool = False
+        Between two that differ in nothing but their figures, which no one writer made, the choice does not depend on the order.
+        """
+        i = self._place.get(name_of(values))
+        if i is None:
+            return True
+        here = {column: told[i] for column, told in self._summary.items()}
+        return _rank(here, bool(self._is_whole[i])) < _rank(values, is_whole)
+
+    def add(self, source: int, stored: Stored, i: int, values: Mapping[str, Any], *, is_whole: bool) -> None:
+        """Copies the point's stored bytes from an open file. `is_whole`: with its raw rows, else without.
+
+        Raises ValueError when the source cannot be read or has become shorter, OSError when the archive cannot be written.
+        """
+        begun = dict(self._used)
+        for table in TABLES.values():
+            is_kept = is_whole or table.name not in RAW
+            self._copy(source, stored.pieces(i, table.name) if is_kept else [], table)
+        for table in TABLES.values():  # nothing is noted of a point that was not copied to its end
+            rows = int(stored.rows[table.name][i]) if is_whole or table.name not in RAW else 0
+            self._first[table.name].append(begun[table.name])
+            self._rows[table.name].append(rows)
+            self._sha256[table.name].append(bytes.fromhex(stored.sha256[table.name][i]) if rows else NOTHING)
+        for c in COLUMNS:
+            value = values[c.name]
+            self._summary[c.name].append(self._texts.setdefault(value, value) if c.kind == "text" else value)
+        self._place[name_of(values)] = len(self._is_whole)
+        self._is_whole.append(is_whole)
+        self._sink.raise_error()
+
+    def _copy(self, source: int, pieces: list[Any], table: RawTable) -> None:
+        begin = self._used[table.name]
+        for column, chunks in zip(table.columns, pieces, strict=False):
+            dataset, at = self._columns[table.name, column.name], begin
+            if begin + len(chunks) * table.chunk_rows > len(dataset):
+                dataset.resize((max(begin + len(chunks) * table.chunk_rows, math.ceil(len(dataset) * GROWTH)),))
+            for offset, size in chunks.tolist():
+                data = _read(source, offset, size)
+                dataset.id.write_direct_chunk((at,), data)
+                at += table.chunk_rows
+            self._used[table.name] = max(at, self._used[table.name])
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Takes points back: their source changed while it was read."""
+        for name in names:
+            del self._place[name]
 
     def digest(self) -> str:
-        """SHA-256 of the set: the same whatever the order, grouping and repetition of the sources."""
-        h = hashlib.sha256()
-        for name in sorted(self.points):
-            h.update(f"{name} {self.points[name].digest}\n".encode())
+        """SHA-256 of the set."""
+        digests = self._summary["digest"]
+        return set_digest({name: (digests[i], bool(self._is_whole[i])) for name, i in self._place.items()}, self.tables)
+
+    def finish(self) -> NDArray[np.int64]:
+        """Writes everything but the raw data. Begin and end of each stretch of raw data, (n, 2), bytes of the file."""
+        for (table, _), dataset in self._columns.items():
+            dataset.resize((self._used[table],))
+        kept = np.array([self._place[name] for name in sorted(self._place)], dtype=np.int64)
+        points, index = self._file.create_group("points"), self._file.create_group("index")
+        for c in COLUMNS:
+            _write_column(points, c, _typed(c.kind, self._summary[c.name])[kept])
+        _write(index, "is_whole", np.frombuffer(self._is_whole, np.int8)[kept], "1: with its raw rows, 0: they were left out")
+        for name in TABLES:
+            group = index.create_group(name)
+            _write(group, "first", np.frombuffer(self._first[name], np.int64)[kept], "row of the table")
+            _write(group, "rows", np.frombuffer(self._rows[name], np.int64)[kept], "rows")
+            digests = np.frombuffer(b"".join(self._sha256[name]), np.uint8).reshape(-1, 32)[kept]
+            _write(group, "sha256", digests, "SHA-256 of the stored bytes", axes="point, byte")
+        tables = self._file.create_group("tables")
         for name in sorted(self.tables):
-            h.update(f"{name}\n".encode())
-        return h.hexdigest()
+            write_text(tables, name, canonical_json(self.tables[name]))
+        self._file.attrs.update(format=FORMAT, kind="archive", content_digest=self.digest())
+        self._file.flush()
+        return self._stretches()
 
-    def add_point(self, measurement: Measurement, digest: str, origin: str) -> None:
-        """Raises FileError when it cannot be a row of any table."""
-        stored = Stored(measurement, digest, row_of(measurement, digest, origin), origin)
-        self.points.setdefault(stored.name, stored)
-
-    def add_table(self, table: SourceTable) -> None:
-        """Its name in an archive is a digest of its content."""
-        self.tables.setdefault(digest_of(table), table)
-
-    def refuse(self, error: FileError) -> None:
-        """One more bad file; under `strict` the error itself."""
-        if self.is_strict:
-            raise error
-        self.bad.append(error)
+    def _stretches(self) -> NDArray[np.int64]:
+        found: list[tuple[int, int]] = []
+        for dataset in self._columns.values():
+            dataset.id.chunk_iter(lambda chunk: found.append((chunk.byte_offset, chunk.byte_offset + chunk.size)))
+        return np.array(found, dtype=np.int64).reshape(-1, 2)
 
 
-def collect(paths: Sequence[str], *, strict: bool = False) -> Collected:
-    """Every measurement in the paths. `published` is the archive that ships with the package.
+def _read(source: int, offset: int, size: int) -> bytes:
+    try:
+        data = os.pread(source, size, offset)
+    except OSError as error:
+        raise ValueError(f"It cannot be read: {error.strerror}") from error
+    if len(data) != size or not size:
+        raise ValueError("It became shorter while it was read")
+    return data
 
-    Raises UsageError when a path does not exist; FileError at the first bad file under `strict`.
+
+def _rank(values: Mapping[str, Any], is_whole: bool) -> tuple[Any, ...]:
+    return is_whole, values["definitions"], repr([values[c.name] for c in COLUMNS])
+
+
+def _typed(kind: Kind, values: Any) -> NDArray[Any]:
+    if kind != "text":
+        return np.frombuffer(values, DTYPE[kind]) if len(values) else np.empty(0, DTYPE[kind])
+    encoded = [text.encode("utf-8", "replace") for text in values]
+    return np.array(encoded, dtype=f"S{max(map(len, encoded), default=1) or 1}")
+
+
+def _write_column(group: h5py.Group, column: Column, values: NDArray[Any]) -> None:
+    _write(group, column.name, values, column.unit or {"text": "UTF-8 text", "count": "number", "figure": "ratio"}[column.kind])
+    group[column.name].attrs["description"] = column.what
+
+
+def _write(group: h5py.Group, name: str, values: NDArray[Any], unit: str, *, axes: str = "point") -> None:
+    rows = (POINT_ROWS, *values.shape[1:])
+    dataset = group.create_dataset(name, data=values, maxshape=(None, *values.shape[1:]), chunks=rows, **FILTERS)
+    dataset.attrs.update(unit=unit, axes=axes)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[Writer]:
+    """An archive to add to, which stands at `path`, whole, when the block ends; on any failure there is what there was.
+
+    Raises EnvironmentLacks when it cannot be written or the disk is full.
     """
-    found = Collected(is_strict=strict)
-    for path in _files(paths):
+    with whole(path) as beside, contextlib.closing(Sink(beside)) as sink:
         try:
-            _add_file(found, path)
-        except FileError as error:
-            found.refuse(error)
-        except DAMAGED as error:
-            found.refuse(FileError(f"The file is damaged: {' '.join(str(error).split())[:200]}.", path=str(path)))
-    return found
-
-
-def _files(paths: Sequence[str]) -> Iterator[Path]:
-    seen: set[Path] = set()
-    for given in paths:
-        path = PUBLISHED if given == "published" and not Path(given).exists() else Path(given)
-        if not path.exists():
-            raise UsageError(f"There is no {given}.", next_step="name a point file, a campaign's directory, an archive, or `published`")
-        for file in sorted(_below(path)) if path.is_dir() else [path]:
-            if file.resolve() not in seen:
-                seen.add(file.resolve())
-                yield file
-
-
-def _below(directory: Path) -> Iterable[Path]:
-    """The HDF5 files of a directory tree; a campaign's archive.h5 is derived from its points and left out beside them."""
-    for file in directory.rglob("*.h5"):
-        is_derived = file.name == "archive.h5" and (file.parent / "points").is_dir()
-        if file.is_file() and not file.name.startswith(".") and not is_derived:
-            yield file
-
-
-def _add_file(found: Collected, path: Path) -> None:
-    with opened(path) as file:
-        if kind_of(file, path) == "point":
-            return found.add_point(*read_from(file, str(path)), str(path))
-        for name in sorted(child(file, "points")):
-            where = f"{path}:/points/{name}"
-            try:
-                found.add_point(*read_from(child(file["points"], name), where), str(path))
-            except FileError as error:
-                found.refuse(error)
-            except DAMAGED as error:
-                found.refuse(FileError(f"The point is damaged: {' '.join(str(error).split())[:200]}.", path=where))
-        for name in sorted(child(file, "tables")):
-            rows = json.loads(json_bytes(child(file["tables"], name)))
-            found.add_table(from_plain(SourceTable, rows))
-        return None
+            with h5py.File(sink, "w", driver="fileobj", userblock_size=BLOCK, libver=LIBVER) as file:
+                writer = Writer(file, sink)
+                yield writer
+                raw = writer.finish()
+        except Exception:
+            sink.raise_error()  # what libhdf5 makes of a full disk is a full disk
+            raise
+        write_seal(sink, raw)
 
 
 def refuse_to_overwrite(path: Path) -> None:
-    """Raises UsageError when something stands there that is no archive of glm5bench, FileError when it is a damaged one."""
+    """Raises UsageError when something stands there that is no archive of glm5bench, or a damaged one."""
     if not path.exists():
         return
     with_what = "a directory" if path.is_dir() else "no file of bytes" if not path.is_file() else ""
     if not with_what:
         try:
             with opened(path) as file:
-                with_what = "" if kind_of(file, path) == "archive" else "a point file"
+                with_what = "" if what_is(file, path)[1] == "archive" else "a point file"
         except FileError as error:
             with_what = f"no archive that can be read ({error.message.rstrip('.')})"
     if with_what:
         raise UsageError(f"{path} is {with_what}, and is not overwritten.", next_step="give -o another name")
-
-
-def write_archive(path: Path, collected: Collected) -> None:
-    """The archive of everything collected, whole or not at all."""
-
-    def fill(file: h5py.File) -> None:
-        file.attrs.update(format=FORMAT, kind="archive", content_digest=collected.digest())
-        points, tables = file.create_group("points"), file.create_group("tables")
-        for name in sorted(collected.points):
-            stored = collected.points[name]
-            write_into(points.create_group(name), stored.measurement, stored.digest)
-        for name in sorted(collected.tables):
-            data = np.frombuffer(canonical_json(collected.tables[name]).encode(), dtype=np.uint8)
-            tables.create_dataset(name, data=data).attrs.update(unit="JSON", axes="byte")
-
-    write_sealed(path, fill)

@@ -25,11 +25,18 @@ def write_whole(path: Path, write: Callable[[Path], None], *, is_new: bool = Fal
     Raises EnvironmentLacks when the directory cannot be written or the disk is full, and Taken under `is_new` where another process
     was first.
     """
+    with whole(path, is_new=is_new, is_synced=is_synced) as beside:
+        write(beside)
+
+
+@contextlib.contextmanager
+def whole(path: Path, *, is_new: bool = False, is_synced: bool = True) -> Iterator[Path]:
+    """The same for a block: it writes the file of that name, which is renamed into place when the block ends."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     with writable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            write(beside)
+            yield beside
             if is_synced:
                 _sync(beside)
             _place_new(beside, path) if is_new else os.replace(beside, path)

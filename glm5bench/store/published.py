@@ -11,23 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from ..point import digest_of
-from .archive import PUBLISHED, Collected, SourceTable, write_archive
+from .archive import PUBLISHED
 from .measurement import Measurement
+from .survey import SourceTable
+from .union import write_measurements
 
 GPUS_PER_NODE = 8
 VLLM_SOURCE = {"source": "vllm-glm5-2048-512", "definitions": {"tpot_unnamed_ms": "TPOT, the source does not say of which statistic"}}
 GLM52_SOURCE = {"source": "glm52-8k2k", "definitions": {"tpot_mean_ms": "mean TPOT"}}
 
 
-def published() -> Collected:
+def published() -> tuple[list[Measurement], list[SourceTable]]:
     """Everything that ships."""
     folder = PUBLISHED.parent
-    found = Collected()
-    for m in [*_inferencex(folder), *_vllm(folder), *_glm52(folder)]:
-        found.add_point(m, m.digest(), "published")
-    for name in ("iso_interactivity_2026-05-25", "mtp_vs_off_b200_fp4_1k1k"):
-        found.add_table(SourceTable(name, tuple(_csv(folder / f"{name}.csv"))))
-    return found
+    names = ("iso_interactivity_2026-05-25", "mtp_vs_off_b200_fp4_1k1k")
+    tables = [SourceTable(name, tuple(_csv(folder / f"{name}.csv"))) for name in names]
+    return [*_inferencex(folder), *_vllm(folder), *_glm52(folder)], tables
 
 
 def _csv(path: Path) -> list[dict[str, str]]:
@@ -108,4 +107,4 @@ def _measurement(point: dict[str, Any], provenance: dict[str, Any], stated: dict
 
 
 if __name__ == "__main__":
-    write_archive(PUBLISHED, published())
+    write_measurements(PUBLISHED, *published())

@@ -1,38 +1,50 @@
-"""HDF5 files with a seal: their own SHA-256 in front, so that damage is found before libhdf5 reads a byte of it.
+"""HDF5 files with a seal: a SHA-256 in front, so that damage is found before libhdf5 reads a byte of it.
 
-The seal stands in HDF5's user block (the first 512 bytes, which every HDF5 reader skips): one line of text with the digest of all
-bytes after the block. A file is made in memory and written as plain bytes: a full disk is then an error, where libhdf5 would fall.
+The seal stands in HDF5's user block (the first 512 bytes, which every HDF5 reader skips), one line of text. Of a point file it is the
+digest of all bytes after the block. Of an archive, which may be as large as a disk, it is the digest of its structure: a table of
+ranges at the file's end, and the bytes of those ranges, which are everything but the raw data. Raw data have digests of their own
+in the structure, one a point and table, so that opening reads no more than is needed, and one bad sector costs one point.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
+import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import FileError
 from .files import write_whole
 
 BLOCK = 512
 MAGIC = b"glm5bench sha256 "
+STRUCTURE = b"glm5bench sha256-structure "
 PIECE = 1 << 20
+LIBVER = ("earliest", "v110")  # what HDF5 1.10 and its users can read
 
 
 def write_sealed(path: Path, fill: Callable[[h5py.File], None], *, is_new: bool = False) -> str:
-    """Writes the file that `fill` makes, whole or not at all. Its digest, 64 hex digits.
+    """Writes the file that `fill` makes, in memory first, whole or not at all. Its digest, 64 hex digits.
 
     Raises EnvironmentLacks when it cannot be written, Taken under `is_new` where a file stands there.
     """
-    with h5py.File(path.name, "w", driver="core", backing_store=False, userblock_size=BLOCK, libver=("earliest", "v110")) as file:
+    with h5py.File(path.name, "w", driver="core", backing_store=False, userblock_size=BLOCK, libver=LIBVER) as file:
         fill(file)
         file.flush()
         body = file.id.get_file_image()  # without the user block
     digest = hashlib.sha256(body).hexdigest()
-    block = (MAGIC + digest.encode() + b"\n").ljust(BLOCK, b"\0")
-    write_whole(path, lambda beside: _written(beside, block, body), is_new=is_new)
+    write_whole(path, lambda beside: _written(beside, _block(MAGIC + digest.encode()), body), is_new=is_new)
     return digest
+
+
+def _block(line: bytes) -> bytes:
+    return (line + b"\n").ljust(BLOCK, b"\0")
 
 
 def _written(path: Path, block: bytes, body: bytes) -> None:
@@ -41,28 +53,138 @@ def _written(path: Path, block: bytes, body: bytes) -> None:
         file.write(body)
 
 
+class Sink(io.RawIOBase):
+    """The file that libhdf5 writes an archive into. It never refuses: libhdf5 falls over a full disk. The first error is kept."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+        self._at = 0
+        self.error: OSError | None = None
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Where the next byte goes."""
+        self._at = offset + (0, self._at, os.fstat(self._descriptor).st_size)[whence]
+        return self._at
+
+    def tell(self) -> int:
+        """Where the next byte goes."""
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        """Bytes from here; zeros past the end."""
+        found = os.pread(self._descriptor, len(buffer), self._at)
+        buffer[:] = found + bytes(len(buffer) - len(found))
+        self._at += len(buffer)
+        return len(buffer)
+
+    def write(self, data: Any) -> int:
+        """All of the bytes, or an error that is kept for `raise_error`."""
+        try:
+            left = memoryview(data)
+            while left and self.error is None:
+                n = os.pwrite(self._descriptor, left, self._at + len(data) - len(left))
+                left = left[n:]
+        except OSError as error:
+            self.error = error
+        self._at += len(data)
+        return len(data)
+
+    def truncate(self, size: int | None = None) -> int:
+        """The file's size."""
+        try:
+            os.ftruncate(self._descriptor, self._at if size is None else size)
+        except OSError as error:
+            self.error = self.error or error
+        return self._at if size is None else size
+
+    def fileno(self) -> int:
+        """The descriptor."""
+        return self._descriptor
+
+    def seekable(self) -> bool:
+        """Yes."""
+        return True
+
+    def raise_error(self) -> None:
+        """Raises the first error that there was."""
+        if self.error is not None:
+            raise self.error
+
+    def close(self) -> None:
+        """The file, closed once."""
+        if not self.closed:
+            os.close(self._descriptor)
+        super().close()
+
+
+def write_seal(sink: Sink, raw: NDArray[np.int64]) -> None:
+    """Seals an archive that is finished; `raw`: begin and end of each stretch of raw data, (n, 2), in any order."""
+    end = sink.seek(0, os.SEEK_END)
+    ranges = np.ascontiguousarray(_complement(raw, end), dtype="<i8").tobytes()
+    sink.write(ranges)
+    digest = _structure_digest(sink.fileno(), ranges)
+    sink.seek(0)
+    sink.write(_block(STRUCTURE + f"{digest} {end} {len(ranges) // 16}".encode()))
+    sink.raise_error()
+
+
+def _complement(raw: NDArray[np.int64], end: int) -> NDArray[np.int64]:
+    """What lies between the stretches, from the user block to the end, (n, 2)."""
+    stretches = raw[np.argsort(raw[:, 0])] if len(raw) else raw.reshape(0, 2)
+    between = np.stack([np.append(BLOCK, stretches[:, 1]), np.append(stretches[:, 0], end)], axis=1)
+    return between[between[:, 1] > between[:, 0]]
+
+
+def _structure_digest(descriptor: int, ranges: bytes) -> str:
+    h = hashlib.sha256(ranges)
+    for begin, end in np.frombuffer(ranges, "<i8").reshape(-1, 2).tolist():
+        for at in range(begin, end, PIECE):
+            h.update(os.pread(descriptor, min(PIECE, end - at), at))
+    return h.hexdigest()
+
+
 def seal_of(path: Path) -> str | None:
     """The digest that the file carries, not verified; None for a file without a seal."""
     try:
         with path.open("rb") as file:
-            block = file.read(BLOCK)
+            words = file.read(BLOCK).split(b"\n")[0].decode("ascii", "replace")
     except OSError:
         return None
-    return block[len(MAGIC) :].split(b"\n")[0].decode("ascii", "replace") if block.startswith(MAGIC) else None
+    return words.split(" ")[2] if words.startswith((MAGIC.decode(), STRUCTURE.decode())) else None
 
 
 def verify_seal(path: Path) -> None:
     """Raises FileError when the file is not what its seal says. A file without one is left to its reader."""
-    seal = seal_of(path)
-    if seal is None:
-        return
-    h = hashlib.sha256()
     try:
         with path.open("rb") as file:
-            file.seek(BLOCK)
-            while piece := file.read(PIECE):
-                h.update(piece)
+            is_whole = _is_whole(file)
     except OSError as error:
         raise FileError(f"The file cannot be read: {error.strerror}.", path=str(path)) from error
-    if h.hexdigest() != seal:
+    if not is_whole:
         raise FileError("The file is damaged: its bytes are not those that were written.", path=str(path))
+
+
+def _is_whole(file: io.BufferedReader) -> bool:
+    line = file.read(BLOCK).split(b"\n")[0]
+    if line.startswith(STRUCTURE):
+        return _is_structure_whole(file, line[len(STRUCTURE) :].split(b" "))
+    if not line.startswith(MAGIC):
+        return True
+    h = hashlib.sha256()
+    while piece := file.read(PIECE):
+        h.update(piece)
+    return h.hexdigest().encode() == line[len(MAGIC) :]
+
+
+def _is_structure_whole(file: io.BufferedReader, words: list[bytes]) -> bool:
+    """The table of ranges ends the file, and its ranges follow one another inside of it."""
+    size = os.fstat(file.fileno()).st_size
+    if len(words) != 3 or not (words[1] + words[2]).isdigit():
+        return False
+    end, n = int(words[1]), int(words[2])
+    if end < BLOCK or end + 16 * n != size:
+        return False
+    ranges = os.pread(file.fileno(), 16 * n, end)
+    edges = np.frombuffer(ranges, "<i8")
+    is_possible = len(edges) == 2 * n and (np.diff(edges) >= 0).all() and (n == 0 or BLOCK <= edges[0] <= edges[-1] <= end)
+    return bool(is_possible) and _structure_digest(file.fileno(), ranges).encode() == words[0]

@@ -130,7 +130,7 @@ def summary(m: Measurement, digest: str, *, where: str = "") -> dict[str, Any]:
         return {c.name: values.get(c.name, ABSENT[c.kind]) for c in COLUMNS}
     except AnalysisError as error:
         raise FileError(error.message, path=where) from error
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:
         raise FileError(f"The point {m.key} lacks or garbles {error}.", path=where) from error
 
 
@@ -218,27 +218,51 @@ def _stated(stated: Mapping[str, Any]) -> dict[str, Any]:
 
 def row_of(m: Measurement, digest: str, origin: str) -> Row:
     """The measurement as tables see it, computed from its raw times. Raises FileError as `summary` does."""
-    return row(summary(m, digest, where=origin), origin)
+    return rows({name: [value] for name, value in summary(m, digest, where=origin).items()}, origin)[0]
 
 
-def row(values: Mapping[str, Any], origin: str) -> Row:
-    """The point as tables see it."""
-    v, per_gpu = values, float(values["gpus"] or math.nan)
-    return Row(
-        series=Series(
-            **{name: v[name] for name in ("source", "hardware", "engine", "checkpoint", "precision", "speculative", "isl_tokens",
-                                          "osl_tokens", "range_ratio", "endpoint", "model", "variant")},
-            time_scale=None if math.isnan(v["time_scale"]) else v["time_scale"],
-        ),
-        **{name: v[name] for name in ("key", "digest", "tp", "gpus", "gpus_per_node", "concurrency", "repeat", "seed", "server_scope",
-                                      "total_tput_per_gpu_tok_s", "input_tput_per_gpu_tok_s", "output_tput_per_gpu_tok_s",
-                                      "tpot_median_s", "ttft_median_s", "validity", "mean_isl_tokens", "mean_osl_tokens",
-                                      "goodput_rps", "interactivity_tok_s_user")},
-        binding=None if v["binding"] < 0 else v["binding"],
-        ttft_p99_s=v["ttft_p99_s"] if v["ttft_n"] >= P99_NEEDS else math.nan,
-        n_requests=max(0, v["n_requests"]),
-        reasons=tuple(filter(None, v["reasons"].split(","))),
-        origin=origin,
-        steady_tput_per_gpu_tok_s=v["steady_tput_tok_s"] / per_gpu,
-        peak_output_tput_per_gpu_tok_s=v["peak_output_tput_tok_s"] / per_gpu,
-    )  # fmt: skip
+OF_SERIES = ("source", "hardware", "engine", "checkpoint", "precision", "speculative", "isl_tokens", "osl_tokens", "range_ratio",
+             "endpoint", "model", "variant", "time_scale")  # fmt: skip
+OF_ROW = ("key", "digest", "tp", "gpus", "gpus_per_node", "concurrency", "repeat", "seed", "server_scope", "binding",
+          "total_tput_per_gpu_tok_s", "input_tput_per_gpu_tok_s", "output_tput_per_gpu_tok_s", "interactivity_tok_s_user",
+          "tpot_median_s", "ttft_median_s", "ttft_p99_s", "n_requests", "validity", "reasons", "mean_isl_tokens", "mean_osl_tokens",
+          "steady_tput_tok_s", "peak_output_tput_tok_s", "goodput_rps", "ttft_n")  # fmt: skip
+
+
+def rows(columns: Mapping[str, Any], origin: str) -> list[Row]:
+    """The points of summaries, column by column, as tables see them."""
+    series: dict[tuple[Any, ...], Series] = {}
+    of_row = [listed(columns[name]) for name in OF_ROW]
+    made = []
+    for told, values in zip(zip(*(listed(columns[name]) for name in OF_SERIES), strict=True), zip(*of_row, strict=True), strict=True):
+        if told not in series:
+            series[told] = _series(told)
+        made.append(_row(series[told], dict(zip(OF_ROW, values, strict=True)), origin))
+    return made
+
+
+def _series(told: tuple[Any, ...]) -> Series:
+    v = dict(zip(OF_SERIES, told, strict=True))
+    unknown = {"range_ratio": math.nan if math.isnan(v["range_ratio"]) else v["range_ratio"]}  # the one NaN, which is itself
+    return Series(**v | unknown | {"time_scale": None if math.isnan(v["time_scale"]) else v["time_scale"]})
+
+
+def _row(series: Series, v: dict[str, Any], origin: str) -> Row:
+    per_gpu = float(v["gpus"] or math.nan)
+    few = v.pop("ttft_n") < P99_NEEDS
+    steady, peak = v.pop("steady_tput_tok_s"), v.pop("peak_output_tput_tok_s")
+    v |= {
+        "binding": None if v["binding"] < 0 else v["binding"],
+        "ttft_p99_s": math.nan if few else v["ttft_p99_s"],
+        "n_requests": max(0, v["n_requests"]),
+        "reasons": tuple(filter(None, v["reasons"].split(","))),
+    }
+    return Row(series, **v, origin=origin, steady_tput_per_gpu_tok_s=steady / per_gpu, peak_output_tput_per_gpu_tok_s=peak / per_gpu)
+
+
+def listed(column: Any) -> list[Any]:
+    """A column's values as plain ones: it is a list already, or an array with texts as bytes."""
+    if isinstance(column, list):
+        return column
+    values: list[Any] = column.tolist()
+    return [text.decode("utf-8") for text in values] if column.dtype.kind == "S" else values

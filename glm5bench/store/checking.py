@@ -1,0 +1,126 @@
+"""Every point of a file judged anew from its raw times, and its stored figures held against them. Reads in a reader's process."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..analysis.validity import Reason, Verdict
+from ..errors import FileError
+from .archive import set_digest
+from .measurement import Measurement
+from .reading import Readers
+from .summary import COLUMNS, summary
+from .survey import SourceTable, Survey, measurements, survey
+from .union import Found, Progress, files, no_progress, source_tables
+
+POINTS_AT_ONCE = 32
+TOLERANCE = 1e-9  # of another numpy's sums
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One point, judged. `differing`: figures that stand in the file and do not follow from its raw times."""
+
+    values: dict[str, Any]
+    origin: str
+    verdict: Verdict
+    is_whole: bool
+    differing: tuple[str, ...] = ()
+
+    @property
+    def is_good(self) -> bool:
+        """Whether it may stand in tables as it is."""
+        return self.verdict.validity != "invalid" and not self.differing
+
+
+class Check(Found):
+    """What was found in the paths, each measurement once, and what is bad."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.points: dict[str, Checked] = {}
+        self.tables: dict[str, SourceTable] = {}
+
+    def digest(self) -> str:
+        """SHA-256 of the set."""
+        return set_digest({name: (c.values["digest"], c.is_whole) for name, c in self.points.items()}, self.tables)
+
+    def add(self, each: Checked) -> None:
+        """One more; of copies of one measurement the first that has raw times."""
+        name = f"{each.values['key']}-{each.values['digest'][:16]}"
+        if name not in self.points or (each.is_whole and not self.points[name].is_whole):
+            self.points[name] = each
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Points `begin` to `end` of a file."""
+
+    path: Path
+    begin: int
+    end: int
+
+
+def check(paths: Sequence[str], *, jobs: int = 1, progress: Progress = no_progress) -> Check:
+    """Every point of the paths, judged. Raises UsageError when a path does not exist."""
+    found = Check()
+    tasks: list[_Task] = []
+    with Readers(survey, lambda path: path, jobs=jobs) as readers:
+        for path, result in readers.map(files(paths)):
+            if isinstance(result, FileError):
+                found.refuse(result)
+                continue
+            for error in result.bad:
+                found.refuse(error)
+            found.tables |= source_tables(result)
+            tasks += _tasks(path, result)
+    with Readers(_judged, lambda task: task.path, jobs=jobs) as judges:
+        for i, (_, judged) in enumerate(judges.map(tasks), 1):
+            progress(i, len(tasks))
+            for each in [judged] if isinstance(judged, FileError) else judged:
+                found.refuse(each) if isinstance(each, FileError) else found.add(each)
+    return found
+
+
+def _tasks(path: Path, found: Survey) -> list[_Task]:
+    n = found.n + len(found.bad)  # those that are bad have a place, too
+    begins = range(0, n, POINTS_AT_ONCE)
+    return [_Task(path, begin, begin + POINTS_AT_ONCE) for begin in begins]
+
+
+def _judged(task: _Task) -> list[Checked | FileError]:
+    """The points of a task. What the survey has told already is not told again."""
+    return [
+        each if isinstance(each, FileError) else _checked(*each, origin=str(task.path))
+        for each in measurements(task.path, task.begin, task.end)
+    ]
+
+
+def _checked(m: Measurement | None, stored: dict[str, Any] | None, digest: str, *, origin: str) -> Checked | FileError:
+    if m is None:  # only its summary came along
+        assert stored is not None
+        reasons = tuple(Reason(code, "as it was stored: its raw times were left out") for code in stored["reasons"].split(",") if code)
+        return Checked(stored, origin, Verdict(stored["validity"], reasons), is_whole=False)
+    try:
+        values = summary(m, digest, where=origin)
+    except FileError as error:
+        return error
+    differing = tuple(_differing(stored, values)) if stored is not None else ()
+    return Checked(values, origin, m.verdict(), is_whole=True, differing=differing)
+
+
+def _differing(stored: dict[str, Any], computed: dict[str, Any]) -> Iterator[str]:
+    if stored["definitions"] != computed["definitions"]:  # by definitions of another time: computed again wherever they are read
+        return
+    for c in COLUMNS:
+        said, is_ = stored[c.name], computed[c.name]
+        if not (_is_close(said, is_) if c.kind == "figure" else said == is_):
+            yield f"{c.name} is stored as {said!r}, and {is_!r} follows from the raw times"
+
+
+def _is_close(a: float, b: float) -> bool:
+    return math.isclose(a, b, rel_tol=TOLERANCE) or (math.isnan(a) and math.isnan(b))

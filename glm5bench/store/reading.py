@@ -1,0 +1,173 @@
+"""Strangers' files are read in processes of their own: what libhdf5 does over a hostile one costs that file and nothing else.
+
+Enters: tasks, each with the file that it is about. Leaves: what the function makes of each, or a FileError where its process fell,
+hung, or wanted more memory than its file can need. The processes are forks, so that starting one costs milliseconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import resource
+import signal
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+from ..errors import FileError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+MEMORY_BYTES = 1 << 30
+MEMORY_PER_BYTE = 64  # of a file: ten times the bytes when decoded, and copies at work
+SECONDS = 120.0
+BYTES_PER_S = 2e6  # a file has this much longer to be read
+
+
+@dataclass
+class _Reader(Generic[Task]):
+    process: Any
+    pipe: Connection
+    task: Task | None = None
+    path: Path = Path()
+    until: float = 0.0
+
+
+class Readers(Generic[Task, Result]):
+    """`jobs` processes in which `read` reads the files of tasks; `path_of` says which file a task is about."""
+
+    def __init__(self, read: Callable[[Task], Result], path_of: Callable[[Task], Path], *, jobs: int = 1) -> None:
+        self._read, self._path_of, self._jobs = read, path_of, jobs
+        self._readers: list[_Reader[Task]] = []
+
+    def __enter__(self) -> Readers[Task, Result]:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for reader in self._readers:
+            _end(reader)
+
+    def map(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, Result | FileError]]:
+        """Each task with what came of it, as they are done; no more are begun than there are processes to take them."""
+        waiting = iter(tasks)
+        is_more = True
+        while True:
+            while is_more and (reader := self._idle()) is not None:
+                task = next(waiting, None)
+                is_more = task is not None
+                if task is not None:
+                    self._give(reader, task)
+            busy = [r for r in self._readers if r.task is not None]
+            if not busy:
+                return
+            soonest = max(0.0, min(r.until for r in busy) - time.monotonic())
+            ready = wait([r.pipe for r in busy], soonest)
+            for reader in busy:
+                if reader.pipe in ready or time.monotonic() > reader.until:
+                    yield self._taken(reader)
+
+    def _idle(self) -> _Reader[Task] | None:
+        found = next((r for r in self._readers if r.task is None), None)
+        if found is None and len(self._readers) < self._jobs:
+            found = self._started()
+        return found
+
+    def _started(self) -> _Reader[Task]:
+        ours, theirs = multiprocessing.Pipe()
+        with warnings.catch_warnings():  # a fork beside threads: the child touches nothing that they could hold
+            warnings.simplefilter("ignore", DeprecationWarning)
+            process = multiprocessing.get_context("fork").Process(
+                target=_serve, args=(self._read, self._path_of, theirs, os.getpid()), daemon=True
+            )
+            process.start()
+        theirs.close()
+        reader: _Reader[Task] = _Reader(process, ours)
+        self._readers.append(reader)
+        return reader
+
+    def _give(self, reader: _Reader[Task], task: Task) -> None:
+        reader.task, reader.path = task, self._path_of(task)
+        reader.until = time.monotonic() + SECONDS + _size(reader.path) / BYTES_PER_S
+        reader.pipe.send(task)
+
+    def _taken(self, reader: _Reader[Task]) -> tuple[Task, Result | FileError]:
+        task, reader.task = reader.task, None
+        assert task is not None
+        try:
+            if not reader.pipe.poll():
+                raise FileError("Reading it did not end in time: it is damaged, or hostile.", path=str(reader.path))
+            return task, reader.pipe.recv()
+        except (EOFError, OSError):
+            reader.process.join(10)
+            return task, self._fallen(reader, _died(reader.process.exitcode))
+        except FileError as error:
+            return task, self._fallen(reader, error.message)
+
+    def _fallen(self, reader: _Reader[Task], why: str) -> FileError:
+        _end(reader)
+        self._readers.remove(reader)
+        return FileError(why, path=str(reader.path))
+
+
+def _died(exitcode: int | None) -> str:
+    how = f"by {signal.Signals(-exitcode).name}" if exitcode is not None and exitcode < 0 else f"with exit code {exitcode}"
+    return f"The process that read it ended {how}: it is damaged, or hostile."
+
+
+def _end(reader: _Reader[Task]) -> None:
+    reader.pipe.close()
+    reader.process.kill()
+    reader.process.join()
+    reader.process.close()
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _serve(read: Callable[[Task], Any], path_of: Callable[[Task], Path], pipe: Connection, parent: int) -> None:
+    """A reader's whole life: it ends with the process that it reads for."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libc's last words over a broken heap
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            while not pipe.poll(1.0):
+                if os.getppid() != parent:
+                    return
+            task = pipe.recv()
+            pipe.send(_answer(read, task, path_of(task)))
+
+
+def _answer(read: Callable[[Task], Any], task: Task, path: Path) -> Any:
+    try:
+        with _memory(MEMORY_BYTES + MEMORY_PER_BYTE * _size(path)):
+            return read(task)
+    except FileError as error:
+        return error
+    except MemoryError:
+        return FileError("Reading it takes more memory than a file of its size can need: it is damaged, or hostile.", path=str(path))
+
+
+@contextlib.contextmanager
+def _memory(limit: int) -> Iterator[None]:
+    """At most so many bytes more than there are now."""
+    now = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    allowed = now + limit if hard == resource.RLIM_INFINITY else min(now + limit, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (allowed, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

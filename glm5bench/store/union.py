@@ -1,0 +1,314 @@
+"""The union of files: point files, campaign directories and archives, each measurement once.
+
+Enters: paths. Leaves: the rows that tables are made of, or one archive. A measurement is (key, content digest): the same one found
+twice is kept once, different ones of one key are both kept. Nothing bad is passed over in silence: each file or point left out comes
+back with its reason.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..analysis.comparison import Row
+from ..errors import FileError, UsageError
+from ..point import digest_of
+from .archive import PUBLISHED, Writer, name_of, set_digest, writing
+from .files import writable
+from .measurement import Measurement
+from .pointfile import write_point
+from .reading import Readers
+from .selection import Selection
+from .summary import rows
+from .survey import Check, SourceTable, Survey, identity_of, survey, verify
+
+BATCH_BYTES = 32 * 2**20
+Progress = Callable[[int, int], None]  # files or batches done, and how many there are so far
+
+
+def no_progress(done: int, total: int) -> None:
+    """Says nothing."""
+
+
+@dataclass
+class Found:
+    """What is left out, with its reason; under `strict` the first one is raised."""
+
+    is_strict: bool = False
+    bad: list[FileError] = field(default_factory=list)
+
+    def refuse(self, error: FileError) -> None:
+        """One more bad file; under `strict` the error itself."""
+        if self.is_strict:
+            raise error
+        if (error.path, error.message) not in {(e.path, e.message) for e in self.bad}:
+            self.bad.append(error)
+
+
+@dataclass
+class Collected(Found):
+    """The rows of tables, each measurement once."""
+
+    rows: dict[str, Row] = field(default_factory=dict)
+    tables: dict[str, SourceTable] = field(default_factory=dict)
+    is_whole: dict[str, bool] = field(default_factory=dict)
+
+    def digest(self) -> str:
+        """SHA-256 of the set: the same whatever the order, grouping and repetition of the sources."""
+        return set_digest({name: (row.digest, self.is_whole[name]) for name, row in self.rows.items()}, self.tables)
+
+
+def collect(paths: Sequence[str], *, strict: bool = False, jobs: int = 1) -> Collected:
+    """Every measurement in the paths, from their summaries. `published` is the archive that ships with the package.
+
+    Raises UsageError when a path does not exist; FileError at the first bad file under `strict`.
+    """
+    found = Collected(is_strict=strict)
+    with Readers(survey, lambda path: path, jobs=jobs) as readers:
+        for _, result in readers.map(files(paths)):
+            if isinstance(result, FileError):
+                found.refuse(result)
+                continue
+            for error in result.bad:
+                found.refuse(error)
+            for row, is_whole in zip(rows(result.summaries, str(result.path)), result.is_whole, strict=True):
+                name = f"{row.key}-{row.digest[:16]}"
+                found.rows.setdefault(name, row)
+                found.is_whole[name] = found.is_whole.get(name, False) or is_whole
+            found.tables |= source_tables(result)
+    return found
+
+
+def source_tables(found: Survey) -> dict[str, SourceTable]:
+    """The tables of a file by their names in archives, which are digests of what they hold."""
+    return {digest_of(table): table for table in found.tables}
+
+
+def files(paths: Sequence[str]) -> Iterator[Path]:
+    """The HDF5 files that the paths mean, each once: files, folders with all below them, patterns, `published`.
+
+    Raises UsageError when a path does not exist.
+    """
+    seen: set[Path] = set()
+    for given in paths:
+        for path in _meant(given):
+            for file in _below(path) if path.is_dir() else [path]:
+                real = file.resolve()
+                if real not in seen:
+                    seen.add(real)
+                    yield file
+
+
+def _meant(given: str) -> list[Path]:
+    path = Path(given)
+    if path.exists():
+        return [path]
+    if given == "published":
+        return [PUBLISHED]
+    found = [Path(p) for p in sorted(glob.glob(given, recursive=True))]
+    if not found:
+        raise UsageError(f"There is no {given}.", next_step="name a point file, a campaign's directory, an archive, or `published`")
+    return found
+
+
+def _below(directory: Path) -> Iterator[Path]:
+    """The HDF5 files of a directory tree, through links, each folder once; a campaign's archive.h5 is derived from its points."""
+    seen: set[tuple[int, int]] = set()
+    for folder, folders, names in os.walk(directory, followlinks=True):
+        s = os.stat(folder)
+        if (s.st_dev, s.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((s.st_dev, s.st_ino))
+        folders.sort()
+        is_derived = "points" in folders
+        for name in sorted(names):
+            if name.endswith(".h5") and not name.startswith(".") and not (name == "archive.h5" and is_derived):
+                yield Path(folder) / name
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What a reader is to do: survey a file, or hold the stored bytes of some of its points against their digests."""
+
+    path: Path
+    scratch: Path
+    checks: tuple[tuple[str, list[Check]], ...] = ()  # of each point: its name, what to hold against what
+
+
+def _read(task: _Task) -> Survey | list[FileError | None]:
+    if not task.checks:
+        return survey(task.path, scratch=task.scratch)
+    return [_verified(task.path, name, checks) for name, checks in task.checks]
+
+
+def _verified(path: Path, name: str, checks: list[Check]) -> FileError | None:
+    try:
+        verify(path, checks, f"{path}:{name}")
+    except FileError as error:
+        return error
+    return None
+
+
+@dataclass
+class Merged(Found):
+    """What a merge has made."""
+
+    n_points: int = 0
+    n_tables: int = 0
+    digest: str = ""
+
+
+def merge(
+    paths: Sequence[str],
+    output: Path,
+    *,
+    is_raw_kept: bool = True,
+    where: Selection | None = None,
+    jobs: int = 1,
+    strict: bool = False,
+    progress: Progress = no_progress,
+    tables: Iterable[SourceTable] = (),
+) -> Merged:
+    """Writes the union of the paths to `output`, whole or not at all; its own points count only where it is one of the paths.
+
+    Stored bytes are copied, held against their digests before. Without `is_raw_kept` per-request and per-chunk rows are left out.
+    Raises UsageError when there is nothing to merge, EnvironmentLacks when it cannot be written.
+    """
+    sources = list(files(paths))
+    with (
+        tempfile.TemporaryDirectory(prefix=f".{output.name}.", suffix=".part", dir=_folder(output)) as scratch,
+        Readers(_read, lambda task: task.path, jobs=jobs) as readers,
+        writing(output) as writer,
+    ):
+        union = _Union(readers, writer, Path(scratch), where or Selection(), is_raw_kept, progress, Merged(strict))
+        writer.tables |= {digest_of(table): table for table in tables}
+        union.take(sources)
+        done = union.merged
+        if not len(writer) and not writer.tables:
+            for error in done.bad:
+                raise error
+            raise UsageError(f"No point was found in {', '.join(paths)}.", next_step="`glm5bench status DIR` says what a campaign holds")
+        done.n_points, done.n_tables, done.digest = len(writer), len(writer.tables), writer.digest()
+    return done
+
+
+def write_measurements(
+    output: Path, measurements: Iterable[Measurement], tables: Iterable[SourceTable] = (), paths: Sequence[str] = ()
+) -> Merged:
+    """Writes an archive of measurements that stand in no file yet, and of what the paths hold."""
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", suffix=".new", dir=_folder(output)) as folder:
+        for i, m in enumerate(measurements):
+            write_point(Path(folder) / f"{i}.h5", m)
+        return merge([folder, *paths], output, tables=tables)
+
+
+def _folder(output: Path) -> Path:
+    with writable(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+    return output.parent
+
+
+@dataclass
+class _Union:
+    """A merge at work."""
+
+    readers: Readers[_Task, Any]
+    writer: Writer
+    scratch: Path
+    where: Selection
+    is_raw_kept: bool
+    progress: Progress
+    merged: Merged
+    done: int = 0
+    total: int = 0
+
+    def take(self, paths: Sequence[Path]) -> None:
+        """Surveys the files and copies what they hold: points at once, while their bytes are at hand, then archives."""
+        self.total += len(paths)
+        archives, again = [], []
+        for _, result in self.readers.map(_Task(path, self.scratch) for path in paths):
+            self._tick()
+            if isinstance(result, FileError):
+                self.merged.refuse(result)
+                continue
+            for error in result.bad:
+                self.merged.refuse(error)
+            self.writer.tables |= source_tables(result)
+            again += result.rewritten
+            if result.is_verified:
+                self._copy(result, [0])
+            elif result.n:
+                archives.append(result)
+        for archive in archives:
+            self._take_archive(archive)
+        if again:
+            self.take(again)
+            for path in again:
+                path.unlink(missing_ok=True)
+
+    def _take_archive(self, archive: Survey) -> None:
+        batches = list(self._batches(archive))
+        self.total += len(batches)
+        of = {task.checks[0][0]: wanted for task, wanted in batches}
+        for task, result in self.readers.map(task for task, _ in batches):
+            self._tick()
+            wanted = of[task.checks[0][0]]
+            if isinstance(result, FileError):
+                self.merged.refuse(result)
+                continue
+            for error in filter(None, result):
+                self.merged.refuse(error)
+            self._copy(archive, [i for i, error in zip(wanted, result, strict=True) if error is None])
+
+    def _batches(self, archive: Survey) -> Iterator[tuple[_Task, list[int]]]:
+        """The points that are wanted, in groups of some megabytes, each with the bytes that are to be verified."""
+        assert archive.stored is not None
+        batch: list[tuple[str, list[Check]]] = []
+        wanted: list[int] = []
+        n_bytes = 0
+        for i in range(archive.n):
+            values = archive.values(i)
+            is_whole = self.is_raw_kept and archive.is_whole[i]
+            if not self.where.matches(values) or not self.writer.is_better(values, is_whole=is_whole):
+                continue
+            checks = archive.stored.checks(i, is_whole=is_whole)
+            batch.append((name_of(values), checks))
+            wanted.append(i)
+            n_bytes += sum(int(pieces[:, 1].sum()) for _, columns, _ in checks for pieces in columns)
+            if n_bytes > BATCH_BYTES:
+                yield _Task(archive.path, self.scratch, tuple(batch)), wanted
+                batch, wanted, n_bytes = [], [], 0
+        if batch:
+            yield _Task(archive.path, self.scratch, tuple(batch)), wanted
+
+    def _copy(self, source: Survey, wanted: Iterable[int]) -> None:
+        """Copies points whose bytes were verified. A file that is another one than was surveyed, or changes meanwhile, is bad."""
+        assert source.stored is not None
+        added = []
+        try:
+            with source.path.open("rb") as file:
+                self._refuse_changed(source, file.fileno())
+                for i in wanted:
+                    values = source.values(i)
+                    is_whole = self.is_raw_kept and source.is_whole[i]
+                    if self.where.matches(values) and self.writer.is_better(values, is_whole=is_whole):
+                        self.writer.add(file.fileno(), source.stored, i, values, is_whole=is_whole)
+                        added.append(name_of(values))
+                self._refuse_changed(source, file.fileno())
+        except ValueError as error:
+            self.writer.drop(added)
+            self.merged.refuse(FileError(f"{error}.", path=str(source.path)))
+
+    def _refuse_changed(self, source: Survey, descriptor: int) -> None:
+        if identity_of(descriptor) != source.identity:
+            raise ValueError("It was changed while it was read")
+
+    def _tick(self) -> None:
+        self.done += 1
+        self.progress(self.done, self.total)
