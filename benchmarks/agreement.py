@@ -14,11 +14,14 @@ from tabulate import tabulate
 from glm5bench.point import Arm, from_plain
 from glm5bench.simulator.options import flags_of, from_arm
 from glm5bench.simulator.predict import predict
-from glm5bench.store.archive import Stored, collect
+from glm5bench.store.measurement import Measurement
+from glm5bench.store.summary import row_of
+from glm5bench.store.survey import measurements
+from glm5bench.store.union import files
 
 
-def line(stored: Stored) -> dict[str, str]:
-    row, point = stored.row, stored.measurement.point
+def line(m: Measurement) -> dict[str, str]:
+    row, point = row_of(m, m.digest(), ""), m.point
     arm, argv = from_plain(Arm, point["arm"]), tuple(point["recipe"]["argv"])
     options = from_arm(arm, flags_of(argv), argv)
     p = predict(options.model, options.limits, arm.workload, row.concurrency, seed=row.seed)
@@ -37,8 +40,8 @@ def line(stored: Stored) -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", nargs="+")
-    points = [s for s in collect(parser.parse_args().paths).points.values() if s.measurement.source == "simulated"]
-    lines = [line(s) for s in sorted(points, key=lambda s: (s.row.series.label, s.row.concurrency))]
+    found = {digest: m for path in files(parser.parse_args().paths) for m, _, digest in measurements(path) if m.source == "simulated"}
+    lines = sorted((line(m) for m in found.values()), key=lambda line: (line["arm"], int(line["conc."])))
     print(tabulate(lines, headers="keys", tablefmt="github", disable_numparse=True))
 
 

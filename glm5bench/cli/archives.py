@@ -15,7 +15,7 @@ from .app import app, one_of, progress, say, tell_bad
 if TYPE_CHECKING:  # verbs import what they need when they run, so that `--help` and `status` start fast
     from ..settings import Price
     from ..store.checking import Check
-    from ..store.union import Found
+    from ..store.union import Found, Merged, Progress
 
 JOBS = Annotated[int, typer.Option(min=1, help="Processes that read.")]
 PATHS = Annotated[list[str], typer.Argument(help="Point files, campaigns, archives, folders of them, patterns in quotes, `published`.")]
@@ -29,6 +29,9 @@ def merge(
     where: Annotated[str, typer.Option(help="Only points for which all of it holds: 'hardware=b200,precision=nvfp4,tp<=8'")] = "",
     jobs: JOBS = 2,
     strict: Annotated[bool, typer.Option(help="Stop at the first bad file.")] = False,
+    on: Annotated[str, typer.Option(help="here, or slurm: shards as jobs of an array, then their union here.")] = "here",
+    shards: Annotated[int, typer.Option(min=1, help="With --on slurm: how many jobs.")] = 8,
+    ask: Annotated[str, typer.Option(help="With --on slurm, of each job: 'partition=cpu,time=60,cpus_per_task=4,mem=8G'")] = "",
 ) -> int:
     """Consolidate point files, campaigns and archives into one archive. Bad files are named and left out (exit code 1)."""
     from ..store.archive import refuse_to_overwrite
@@ -37,16 +40,27 @@ def merge(
     one_of("--raw", raw, ("keep", "summary"))
     output = output.resolve()
     refuse_to_overwrite(output)
+    one_of("--on", on, ("here", "slurm"))
     sources = [*paths, str(output)] if output.exists() else paths
-    return write_archive_of(sources, output, is_raw_kept=raw == "keep", where=selection(where), jobs=jobs, strict=strict)
+    how = {"is_raw_kept": raw == "keep", "where": selection(where), "jobs": jobs, "strict": strict}
+    if on == "slurm":
+        from ..launch.merging import merge_on_slurm, parameters
+
+        how |= {"shards": shards, "asked": parameters(ask)}
+        return _tell_archive(output, lambda tick: merge_on_slurm(sources, output, progress=tick, **how))  # type: ignore[arg-type]
+    return write_archive_of(sources, output, **how)
 
 
 def write_archive_of(paths: Sequence[str], output: Path, **how: Any) -> int:
     """Writes the union of the paths, and says what it holds. Exit code 1 for a bad file."""
     from ..store.union import merge as merged
 
+    return _tell_archive(output, lambda tick: merged(paths, output, progress=tick, **how))
+
+
+def _tell_archive(output: Path, make: Callable[[Progress], Merged]) -> int:
     with progress("merging") as tick:
-        done = merged(paths, output, progress=tick, **how)
+        done = make(tick)
     tell_bad(done.bad)
     tables = f" and {done.n_tables} tables of sources" if done.n_tables else ""
     say(f"{output}: {done.n_points} points{tables}, digest {done.digest[:16]}.")

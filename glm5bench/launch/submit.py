@@ -191,13 +191,13 @@ def _send(campaign: Campaign, batch: Batch, how: How, name: str) -> list[str]:
 def _sbatch(campaign: Campaign, batch: Batch, how: How, name: str, members: Sequence[Sequence[Sequence[str]]]) -> list[str]:
     executor = submitit.SlurmExecutor(folder=campaign.submitit)
     executor.update_parameters(**parameters(batch, how.cluster, campaign, name))
-    with _clean_environment():
+    with clean_environment():
         jobs = executor.map_array(run_requests, [str(campaign.root)] * len(members), members)
     return [str(job.job_id) for job in jobs]
 
 
 @contextmanager
-def _clean_environment() -> Iterator[None]:
+def clean_environment() -> Iterator[None]:
     """Sbatch takes options from the environment, and hands all of it to the job."""
     saved = dict(os.environ)
     for name in set(saved) - set(slurm.clean(saved)):
