@@ -206,3 +206,10 @@ def test_a_packed_arm_pays_for_its_half_of_the_node_and_an_unpacked_one_for_all_
     half, whole = (row_of(measured(tp=4, gpus=4, packed=lanes), "d", "o") for lanes in (2, 1))
 
     assert (half.gpus_per_node, whole.gpus_per_node) == (4, 8)
+
+
+def test_points_too_many_to_read_are_counted_and_asked_for_by_name(monkeypatch):
+    monkeypatch.setattr(glm5bench.report.tables, "READABLE", 3)
+
+    assert "4 points, too many to read: `--table points` prints them all" in as_markdown(made(*TWO))
+    assert len(cells(as_markdown(only(made(*TWO), "points")), "Points")) == 4

@@ -158,11 +158,11 @@ def iso_table(
 ) -> list[IsoRow]:
     """Every series at every interactivity. The baseline of each workload: the one asked for, else the cheapest GPU's first series."""
     grid = np.array(at, dtype=np.float64)
-    curves = {s: _curve(rows, economy, grid, method) for s, rows in fronts.items()}
+    curves = _Curves({s: _curve(rows, economy, grid, method) for s, rows in fronts.items()})
+    bases = {workload: _baseline(peers, economy, is_baseline) for workload, peers in curves.peers.items()}
     table = []
     for series, curve in curves.items():
-        peers = [s for s in curves if s.workload == series.workload]
-        base = _baseline(peers, economy, is_baseline)
+        base = bases[series.workload]
         for i, x in enumerate(grid.tolist()):
             ratio = curves[base].cost[i] / curve.cost[i] if base is not None else float("nan")
             steps = _steps(base, series, curves, i) if base is not None else ()
@@ -182,6 +182,18 @@ class _Curve:
     per_mw: NDArray[np.float64]
     concurrency: NDArray[np.float64]
     status: list[str]
+
+
+class _Curves(dict[Series, _Curve]):
+    """The curves by their series; which series share a workload, and which share what a step holds still."""
+
+    def __init__(self, curves: Mapping[Series, _Curve]) -> None:
+        super().__init__(curves)
+        self.peers: dict[tuple[object, ...], list[Series]] = {}
+        self.alike: dict[tuple[object, ...], list[Series]] = {}
+        for s in curves:
+            self.peers.setdefault(s.workload, []).append(s)
+            self.alike.setdefault((s.workload, s.engine, *(getattr(s, name) for name in STEP_ORDER)), []).append(s)
 
 
 def _curve(rows: Sequence[Row], economy: Economy, grid: NDArray[np.float64], method: str) -> _Curve:
@@ -225,14 +237,14 @@ def named(words: str, series: Sequence[Series]) -> Callable[[Series], bool] | No
     return matches
 
 
-def _steps(base: Series, target: Series, curves: Mapping[Series, _Curve], i: int) -> tuple[tuple[str, float], ...]:
+def _steps(base: Series, target: Series, curves: _Curves, i: int) -> tuple[tuple[str, float], ...]:
     """The way from the baseline to the target, one setting at a time: hardware, precision, speculative, or as the arms allow."""
     differing = [setting for setting in STEP_ORDER if getattr(base, setting) != getattr(target, setting)]
     ways = (_way(base, target, order, curves, i) for order in itertools.permutations(differing))
     return next((way for way in ways if way), ())
 
 
-def _way(base: Series, target: Series, order: Sequence[str], curves: Mapping[Series, _Curve], i: int) -> tuple[tuple[str, float], ...]:
+def _way(base: Series, target: Series, order: Sequence[str], curves: _Curves, i: int) -> tuple[tuple[str, float], ...]:
     steps, here = [], base
     for setting in order:
         following = _changed(here, target, setting, curves)
@@ -244,11 +256,8 @@ def _way(base: Series, target: Series, order: Sequence[str], curves: Mapping[Ser
     return tuple(steps) if is_whole else ()
 
 
-def _changed(here: Series, target: Series, setting: str, curves: Mapping[Series, _Curve]) -> Series | None:
+def _changed(here: Series, target: Series, setting: str, curves: _Curves) -> Series | None:
     """The series like `here` but for one setting, which is the target's. A precision brings its own checkpoint."""
     wanted = {name: getattr(target if name == setting else here, name) for name in STEP_ORDER}
-    fits = [
-        s for s in curves
-        if s.workload == here.workload and s.engine == target.engine and all(getattr(s, name) == wanted[name] for name in STEP_ORDER)
-    ]  # fmt: skip
+    fits = curves.alike.get((here.workload, target.engine, *(wanted[name] for name in STEP_ORDER)), [])
     return min(fits, key=lambda s: (s != target, s.checkpoint != here.checkpoint), default=None)

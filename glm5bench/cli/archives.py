@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -151,6 +152,7 @@ def tables_of(
     one_of("--interpolation", interpolation, METHODS)
     one_of("--table", only or "points", ("points", "frontier", "iso"))
     grid = _numbers("--at", at) if at else PUBLISHED_GRID
+    gc.disable()  # a hundred thousand rows of plain values, and no cycle among them
     economy = Economy(price.usd_per_gpu_h, power_table())
     collected = collect(paths)
     rows = list(collected.rows.values())

@@ -25,6 +25,7 @@ DEFINITIONS = (
     "tok/s/user (interactivity): 1000 / median TPOT in ms; TPOT = (E2EL - TTFT)/(output tokens - 1)",
     "$/Mtok: ($/GPU/h) / (3600 x total tok/s/GPU / 1e6); $/Mtok node: the same with the node's idle GPUs paid",
 )
+READABLE = 5000  # points; of more, Markdown shows the frontiers
 ISO_DEFINITION = "perf/$: cost of the baseline over cost of the row, at the same interactivity; unreachable: outside the measured range"
 
 
@@ -128,8 +129,13 @@ def _finite(x: float) -> float | None:
 
 
 def as_json(t: Tables) -> str:
-    """One object: points, frontier, iso."""
-    return json.dumps({"points": t.points, "frontier": t.frontier, "iso": t.iso}, indent=1, allow_nan=False)
+    """One object: points, frontier, iso; a row a line."""
+    parts = (f'"{name}": [{_json_lines(rows)}]' for name, rows in (("points", t.points), ("frontier", t.frontier), ("iso", t.iso)))
+    return "{" + ",\n".join(parts) + "}"
+
+
+def _json_lines(rows: Sequence[Mapping[str, Any]]) -> str:
+    return "\n" + ",\n".join(json.dumps(row, allow_nan=False) for row in rows) + "\n" if rows else ""
 
 
 def as_csv(t: Tables) -> str:
@@ -148,7 +154,9 @@ def as_csv(t: Tables) -> str:
 def as_markdown(t: Tables) -> str:
     """Tables to read: figures rounded, one section a kind, definitions below."""
     parts = []
-    if t.points:
+    if len(t.points) > READABLE and t.frontier:
+        parts += ["## Points", f"{len(t.points):,} points, too many to read: `--table points` prints them all, `--format csv` is quicker"]
+    elif t.points:
         parts += ["## Points", _markdown(_point_columns(t.points))]
     if t.frontier:
         parts += ["## Frontier", _markdown(_point_columns(t.frontier))]

@@ -109,11 +109,12 @@ class Writer:
         begin = self._used[table.name]
         for column, chunks in zip(table.columns, pieces, strict=False):
             dataset, at = self._columns[table.name, column.name], begin
-            if begin + len(chunks) * table.chunk_rows > len(dataset):
-                dataset.resize((max(begin + len(chunks) * table.chunk_rows, math.ceil(len(dataset) * GROWTH)),))
+            end, rows = begin + len(chunks) * table.chunk_rows, dataset.shape[0]
+            if end > rows:
+                dataset.set_extent((max(end, math.ceil(rows * GROWTH)),))
             for offset, size in chunks.tolist():
                 data = _read(source, offset, size)
-                dataset.id.write_direct_chunk((at,), data)
+                dataset.write_direct_chunk((at,), data)
                 at += table.chunk_rows
             self._used[table.name] = max(at, self._used[table.name])
 
@@ -130,7 +131,7 @@ class Writer:
     def finish(self) -> NDArray[np.int64]:
         """Writes everything but the raw data. Begin and end of each stretch of raw data, (n, 2), bytes of the file."""
         for (table, _), dataset in self._columns.items():
-            dataset.resize((self._used[table],))
+            dataset.set_extent((self._used[table],))
         kept = np.array([self._place[name] for name in sorted(self._place)], dtype=np.int64)
         points, index = self._file.create_group("points"), self._file.create_group("index")
         for c in COLUMNS:
@@ -152,7 +153,7 @@ class Writer:
     def _stretches(self) -> NDArray[np.int64]:
         found: list[tuple[int, int]] = []
         for dataset in self._columns.values():
-            dataset.id.chunk_iter(lambda chunk: found.append((chunk.byte_offset, chunk.byte_offset + chunk.size)))
+            dataset.chunk_iter(lambda chunk: found.append((chunk.byte_offset, chunk.byte_offset + chunk.size)))
         return np.array(found, dtype=np.int64).reshape(-1, 2)
 
 

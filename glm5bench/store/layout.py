@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,8 @@ from .measurement import COUNTS, TIMES, Measurement
 
 Array = NDArray[Any]
 Spans = Mapping[str, tuple[int, int]]  # of one point: table -> its first row, and how many it has
+PIPELINE = (h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32)
+DTYPES = {name: h5py.h5t.py_create(np.dtype(name)) for name in ("<i8", "<i4", "|u1")}
 FILTERS = {"compression": "gzip", "compression_opts": 4, "shuffle": True, "fletcher32": True}
 MAX_DEFLATE = 1100  # gzip packs at most about 1,032 to 1
 ASKED = "asked_prompt_tokens"
@@ -160,16 +162,26 @@ def make_tables(file: h5py.Group, rows: Mapping[str, Mapping[str, Array]] | None
             dataset.attrs.update(unit=c.unit, axes=table.axis)
 
 
-def columns(file: h5py.Group) -> Iterator[tuple[RawTable, str, h5py.Dataset]]:
+def columns(file: h5py.Group) -> Iterator[tuple[RawTable, str, h5py.h5d.DatasetID]]:
     """Every column's dataset, in the order of the format. Raises ValueError when one is missing or is not as this format has it."""
     for table in TABLES.values():
-        group = child(file, table.name)
+        _refuse_link(file.id, table.name)
+        group = h5py.h5o.open(file.id, table.name.encode())
         for c in table.columns:
-            dataset = child(group, c.name)
-            how = (dataset.dtype, dataset.chunks, dataset.ndim, dataset.compression, dataset.shuffle, dataset.fletcher32)
-            if how != (np.dtype(c.dtype), (table.chunk_rows,), 1, "gzip", True, True):
-                raise ValueError(f"{dataset.name} is stored in another way than this format's")
+            _refuse_link(group, c.name)
+            dataset = h5py.h5d.open(group, c.name.encode())
+            if not _is_stored_so(dataset, table.chunk_rows, DTYPES[c.dtype]):
+                raise ValueError(f"{table.name}/{c.name} is stored in another way than this format's")
             yield table, c.name, dataset
+
+
+def _is_stored_so(dataset: h5py.h5d.DatasetID, chunk_rows: int, dtype: h5py.h5t.TypeID) -> bool:
+    """In chunks of this file, with this format's filters. One call of HDF5 each: merges ask it of every column of every file."""
+    how = dataset.get_create_plist()
+    if how.get_layout() != h5py.h5d.CHUNKED or dataset.rank != 1 or how.get_chunk() != (chunk_rows,):
+        return False
+    filters = tuple(how.get_filter(i)[0] for i in range(how.get_nfilters()))
+    return filters == PIPELINE and bool(dataset.get_type() == dtype)
 
 
 def read_rows(file: h5py.Group, spans: Spans) -> dict[str, dict[str, Array]]:
@@ -177,22 +189,26 @@ def read_rows(file: h5py.Group, spans: Spans) -> dict[str, dict[str, Array]]:
     rows: dict[str, dict[str, Array]] = {}
     for table, name, dataset in columns(file):
         first, n = spans[table.name]
-        if not 0 <= first <= first + n <= len(dataset):
-            raise ValueError(f"{dataset.name} has {len(dataset):,} rows, and none at {first:,} to {first + n:,}")
-        if n * dataset.dtype.itemsize > MAX_DEFLATE * max(1, dataset.id.get_storage_size()):
-            raise ValueError(f"{dataset.name} declares {n:,} rows, more than its stored bytes can hold")
-        rows.setdefault(table.name, {})[name] = dataset[first : first + n]
+        if not 0 <= first <= first + n <= dataset.shape[0]:
+            raise ValueError(f"{table.name}/{name} has {dataset.shape[0]:,} rows, and none at {first:,} to {first + n:,}")
+        if n * dataset.dtype.itemsize > MAX_DEFLATE * max(1, dataset.get_storage_size()):
+            raise ValueError(f"{table.name}/{name} declares {n:,} rows, more than its stored bytes can hold")
+        rows.setdefault(table.name, {})[name] = h5py.Dataset(dataset)[first : first + n]
     return rows
 
 
 def whole_spans(file: h5py.Group) -> dict[str, tuple[int, int]]:
     """Of a point file: all rows. Raises ValueError where columns of a table differ in length."""
-    lengths: dict[str, set[int]] = {}
-    for table, _, dataset in columns(file):
-        lengths.setdefault(table.name, set()).add(len(dataset))
-    if any(len(n) != 1 for n in lengths.values()):
-        raise ValueError("its columns do not have the same length")
-    return {name: (0, n.pop()) for name, n in lengths.items()}
+    return spans_of_lengths((table.name, dataset.shape[0]) for table, _, dataset in columns(file))
+
+
+def spans_of_lengths(lengths: Iterable[tuple[str, int]]) -> dict[str, tuple[int, int]]:
+    """Of tables and the lengths of their columns, one after another. Raises ValueError where those of a table differ."""
+    found: dict[str, tuple[int, int]] = {}
+    for name, n in lengths:
+        if found.setdefault(name, (0, n)) != (0, n):
+            raise ValueError("its columns do not have the same length")
+    return found
 
 
 def stored_sha256(file: h5py.Group, table: RawTable) -> str:
@@ -200,16 +216,25 @@ def stored_sha256(file: h5py.Group, table: RawTable) -> str:
     h = hashlib.sha256()
     for t, _, dataset in columns(file):
         if t is table:
-            for i in range(table.n_chunks(len(dataset))):
-                h.update(dataset.id.read_direct_chunk((i * table.chunk_rows,))[1])
+            for i in range(table.n_chunks(dataset.shape[0])):
+                h.update(dataset.read_direct_chunk((i * table.chunk_rows,))[1])
     return h.hexdigest()
 
 
 def child(group: h5py.Group, name: str) -> Any:
     """A member of the group that stands in this file. Raises ValueError for links elsewhere and for data outside the file."""
-    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-        raise ValueError(f"{name} is a link to somewhere else, or missing")
+    _refuse_link(group.id, name)
     member = group[name]
     if isinstance(member, h5py.Dataset) and (member.external or member.is_virtual):
         raise ValueError(f"{name} keeps its data in another file")
     return member
+
+
+def _refuse_link(group: h5py.h5g.GroupID, name: str) -> None:
+    """Raises ValueError where the name is none, or leads out of this file."""
+    try:
+        kind = group.links.get_info(name.encode()).type
+    except KeyError as error:
+        raise ValueError(f"{name} is missing") from error
+    if kind != h5py.h5l.TYPE_HARD:
+        raise ValueError(f"{name} is a link to somewhere else")

@@ -57,27 +57,24 @@ class Readers(Generic[Task, Result]):
     def map(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, Result | FileError]]:
         """Each task with what came of it, as they are done; no more are begun than there are processes to take them."""
         waiting = iter(tasks)
-        is_more = True
+        done: list[tuple[Task, Result | FileError]] = []
         while True:
-            while is_more and (reader := self._idle()) is not None:
-                task = next(waiting, None)
-                is_more = task is not None
-                if task is not None:
-                    self._give(reader, task)
+            self._give_all(waiting)  # before what is done is handed on: the readers work while that is looked at
+            yield from done
             busy = [r for r in self._readers if r.task is not None]
             if not busy:
                 return
             soonest = max(0.0, min(r.until for r in busy) - time.monotonic())
             ready = wait([r.pipe for r in busy], soonest)
-            for reader in busy:
-                if reader.pipe in ready or time.monotonic() > reader.until:
-                    yield self._taken(reader)
+            done = [self._taken(r) for r in busy if r.pipe in ready or time.monotonic() > r.until]
 
-    def _idle(self) -> _Reader[Task] | None:
-        found = next((r for r in self._readers if r.task is None), None)
-        if found is None and len(self._readers) < self._jobs:
-            found = self._started()
-        return found
+    def _give_all(self, waiting: Iterator[Task]) -> None:
+        while len([r for r in self._readers if r.task is not None]) < self._jobs:
+            task = next(waiting, None)
+            if task is None:
+                return
+            idle = next((r for r in self._readers if r.task is None), None)
+            self._give(idle or self._started(), task)
 
     def _started(self) -> _Reader[Task]:
         ours, theirs = multiprocessing.Pipe()

@@ -232,9 +232,10 @@ OF_ROW = ("key", "digest", "tp", "gpus", "gpus_per_node", "concurrency", "repeat
 def rows(columns: Mapping[str, Any], origin: str) -> list[Row]:
     """The points of summaries, column by column, as tables see them."""
     series: dict[tuple[Any, ...], Series] = {}
-    of_row = [listed(columns[name]) for name in OF_ROW]
+    of_row = zip(*(listed(columns[name]) for name in OF_ROW), strict=True)
+    of_series = zip(*(_hashable(listed(columns[name])) for name in OF_SERIES), strict=True)
     made = []
-    for told, values in zip(zip(*(listed(columns[name]) for name in OF_SERIES), strict=True), zip(*of_row, strict=True), strict=True):
+    for told, values in zip(of_series, of_row, strict=True):
         if told not in series:
             series[told] = _series(told)
         made.append(_row(series[told], dict(zip(OF_ROW, values, strict=True)), origin))
@@ -243,8 +244,12 @@ def rows(columns: Mapping[str, Any], origin: str) -> list[Row]:
 
 def _series(told: tuple[Any, ...]) -> Series:
     v = dict(zip(OF_SERIES, told, strict=True))
-    unknown = {"range_ratio": math.nan if math.isnan(v["range_ratio"]) else v["range_ratio"]}  # the one NaN, which is itself
-    return Series(**v | unknown | {"time_scale": None if math.isnan(v["time_scale"]) else v["time_scale"]})
+    return Series(**v | {"time_scale": None if math.isnan(v["time_scale"]) else v["time_scale"]})
+
+
+def _hashable(values: list[Any]) -> list[Any]:
+    """The same with one NaN for all: a NaN equals no other."""
+    return [math.nan if v != v else v for v in values]  # noqa: PLR0124
 
 
 def _row(series: Series, v: dict[str, Any], origin: str) -> Row:

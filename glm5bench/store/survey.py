@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from ..errors import FileError
 from ..point import from_plain
 from . import format1
-from .layout import MAX_DEFLATE, RAW, TABLES, Spans, child, columns, decoded, read_rows, whole_spans
+from .layout import MAX_DEFLATE, RAW, TABLES, RawTable, Spans, child, columns, decoded, read_rows, spans_of_lengths
 from .measurement import Measurement
 from .pointfile import (
     DAMAGED,
@@ -163,7 +163,8 @@ def _sha256(descriptor: int, pieces: Sequence[Numbers]) -> str:
 
 
 def _point(file: h5py.File, path: Path, identity: Identity, *, is_stored: bool) -> Survey:
-    told, spans = read_summary(file), whole_spans(file)
+    told, at = read_summary(file), list(columns(file))
+    spans = spans_of_lengths((table.name, dataset.shape[0]) for table, _, dataset in at)
     refuse_impossible(told["key"], told["source"], told["digest"], str(path))
     if told["n_requests"] < 0 and told["source"] != "published" and not told["client"]:
         raise FileError(f"It says {told['source']} and holds no times.", path=str(path))
@@ -178,7 +179,7 @@ def _point(file: h5py.File, path: Path, identity: Identity, *, is_stored: bool) 
             {name: np.zeros(1, np.int64) for name in TABLES},
             {name: np.array([n]) for name, (_, n) in spans.items()},
             {name: (str(file[name].attrs["stored_sha256"]),) for name in TABLES},
-            _chunks(file, path),
+            _chunks(at, path),
         )
         if is_stored
         else None,
@@ -232,7 +233,7 @@ def _numbers(dataset: h5py.Dataset, n: int) -> Numbers:
 
 
 def _stored(file: h5py.File, path: Path, n: int) -> Stored:
-    index = child(file, "index")
+    index, at = child(file, "index"), list(columns(file))
     groups = {name: child(index, name) for name in TABLES}
     sha256 = {name: _array(child(g, "sha256"), n) for name, g in groups.items()}
     if any(s.shape != (n, 32) or s.dtype != np.uint8 for s in sha256.values()):
@@ -241,37 +242,31 @@ def _stored(file: h5py.File, path: Path, n: int) -> Stored:
         {name: _numbers(child(g, "first"), n) for name, g in groups.items()},
         {name: _numbers(child(g, "rows"), n) for name, g in groups.items()},
         {name: tuple(row.tobytes().hex() for row in s) for name, s in sha256.items()},
-        _chunks(file, path),
+        _chunks(at, path),
     )
-    for table, name, dataset in columns(file):
+    for table, name, dataset in at:
         first, rows = stored.first[table.name], stored.rows[table.name]
-        if n and ((first < 0) | (rows < 0) | (first % table.chunk_rows != 0) | (first + rows > len(dataset))).any():
+        if n and ((first < 0) | (rows < 0) | (first % table.chunk_rows != 0) | (first + rows > dataset.shape[0])).any():
             raise ValueError(f"its index names rows of {table.name}/{name} that are not there")
     return stored
 
 
-def _chunks(file: h5py.File, path: Path) -> dict[tuple[str, str], Numbers]:
+def _chunks(at: Sequence[tuple[RawTable, str, h5py.h5d.DatasetID]], path: Path) -> dict[tuple[str, str], Numbers]:
     """Where each chunk of each column lies. Raises ValueError for one outside of the file."""
     found, size = {}, path.stat().st_size
-    for table, name, dataset in columns(file):
-        n = table.n_chunks(len(dataset))
+    for table, name, dataset in at:
+        n = table.n_chunks(dataset.shape[0])
         if n > size:
-            raise ValueError(f"{dataset.name} declares {n:,} chunks in a file of {size:,} bytes")
-        at = np.zeros((n, 2), dtype=np.int64)
-        dataset.id.chunk_iter(_noted(at, table.chunk_rows))
-        if n and ((at[:, 0] < 0) | (at[:, 1] < 0) | (at[:, 0] > size) | (at[:, 1] > size) | (at.sum(axis=1) > size)).any():
-            raise ValueError(f"{dataset.name} has chunks outside of the file")
-        found[table.name, name] = at
+            raise ValueError(f"{table.name}/{name} declares {n:,} chunks in a file of {size:,} bytes")
+        told: list[Any] = []
+        dataset.chunk_iter(told.append)
+        places = [(chunk.byte_offset, chunk.size) for chunk in told]
+        if [chunk.chunk_offset[0] for chunk in told] != list(range(0, n * table.chunk_rows, table.chunk_rows)):
+            raise ValueError(f"{table.name}/{name} lacks chunks")
+        if any(chunk.filter_mask for chunk in told) or any(not 0 < begin <= begin + length <= size for begin, length in places):
+            raise ValueError(f"{table.name}/{name} has chunks outside of the file, or without their filters")
+        found[table.name, name] = np.array(places, dtype=np.int64).reshape(n, 2)
     return found
-
-
-def _noted(at: Numbers, chunk_rows: int) -> Callable[[Any], None]:
-    def note(chunk: Any) -> None:
-        if chunk.filter_mask or chunk.byte_offset is None:
-            raise ValueError("a chunk is stored without its filters")
-        at[chunk.chunk_offset[0] // chunk_rows] = chunk.byte_offset, chunk.size
-
-    return note
 
 
 def _source_table(dataset: h5py.Dataset) -> SourceTable:
