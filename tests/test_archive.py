@@ -40,7 +40,7 @@ def archived(path, *sources, **how):
 def flip_raw(path, i):
     """One bit of the raw bytes of an archive's point."""
     stored = survey(path, scratch=path.parent).stored
-    offset, size = stored.pieces(i, "chunks")[0][0].tolist()
+    offset, size = stored.pieces(i, "chunks")[0][0]
     content = bytearray(path.read_bytes())
     content[offset + size // 2] ^= 4
     path.write_bytes(content)

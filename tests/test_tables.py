@@ -9,6 +9,7 @@ import math
 import pytest
 from conftest import measured
 
+import glm5bench.report.tables
 from glm5bench.analysis.comparison import Economy, Row, Series, iso_table, series_frontiers
 from glm5bench.report.tables import DEFINITIONS, ISO_DEFINITION, as_csv, as_json, as_markdown, only, point_row, tables
 from glm5bench.store.summary import row_of

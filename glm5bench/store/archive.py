@@ -112,7 +112,7 @@ class Writer:
             end, rows = begin + len(chunks) * table.chunk_rows, dataset.shape[0]
             if end > rows:
                 dataset.set_extent((max(end, math.ceil(rows * GROWTH)),))
-            for offset, size in chunks.tolist():
+            for offset, size in chunks:
                 data = _read(source, offset, size)
                 dataset.write_direct_chunk((at,), data)
                 at += table.chunk_rows

@@ -211,14 +211,20 @@ def spans_of_lengths(lengths: Iterable[tuple[str, int]]) -> dict[str, tuple[int,
     return found
 
 
-def stored_sha256(file: h5py.Group, table: RawTable) -> str:
-    """Of a point file: SHA-256 over a table's stored bytes, column after column, chunk after chunk."""
-    h = hashlib.sha256()
-    for t, _, dataset in columns(file):
-        if t is table:
-            for i in range(table.n_chunks(dataset.shape[0])):
-                h.update(dataset.read_direct_chunk((i * table.chunk_rows,))[1])
-    return h.hexdigest()
+def stored_places(file: h5py.File) -> dict[str, Any]:
+    """Of a point file in the making: for each table its rows, the SHA-256 of its stored bytes, and where each column's chunks lie.
+
+    The digest is over column after column, chunk after chunk; `chunks` are offset and size by turns, bytes of the file.
+    """
+    found: dict[str, Any] = {}
+    digests = {name: hashlib.sha256() for name in TABLES}
+    for table, _, dataset in columns(file):
+        places: list[int] = []
+        dataset.chunk_iter(lambda chunk, places=places: places.extend((chunk.byte_offset, chunk.size)))
+        for i in range(table.n_chunks(dataset.shape[0])):
+            digests[table.name].update(dataset.read_direct_chunk((i * table.chunk_rows,))[1])
+        found.setdefault(table.name, {"rows": dataset.shape[0], "chunks": []})["chunks"].append(places)
+    return {name: {**told, "sha256": digests[name].hexdigest()} for name, told in found.items()}
 
 
 def child(group: h5py.Group, name: str) -> Any:

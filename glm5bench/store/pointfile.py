@@ -22,7 +22,7 @@ import numpy as np
 
 from ..errors import FileError
 from . import format1
-from .layout import MAX_DEFLATE, TABLES, child, decoded, encoded, make_tables, read_rows, stored_sha256, whole_spans
+from .layout import MAX_DEFLATE, child, decoded, encoded, make_tables, read_rows, stored_places, whole_spans
 from .measurement import SOURCES, Measurement
 from .sealed import verify_seal, write_sealed
 from .summary import ABSENT, COLUMNS, Kind, summary
@@ -54,19 +54,20 @@ def write_point(path: Path, measurement: Measurement) -> str:
     return digest
 
 
-def write_into(file: h5py.File, m: Measurement, digest: str) -> None:
-    """The measurement as an empty file's content."""
+def write_into(file: h5py.File, m: Measurement, digest: str) -> h5py.Dataset:
+    """The measurement as an empty file's content. The dataset that says what stands where."""
     file.attrs.update(format=FORMAT, kind="point", key=m.key, source=m.source, content_digest=digest)
     make_tables(file, encoded(m))
-    for table in TABLES.values():
-        file[table.name].attrs["stored_sha256"] = stored_sha256(file, table)
-    write_text(file, "summary", json.dumps(_told(m, digest), sort_keys=True, allow_nan=False))
+    file.flush()
+    told = {"columns": _told(m, digest), "stored": stored_places(file)}
+    return write_text(file, "summary", json.dumps(told, sort_keys=True, allow_nan=False))
 
 
-def write_text(group: h5py.Group, name: str, text: str) -> None:
+def write_text(group: h5py.Group, name: str, text: str) -> h5py.Dataset:
     """A JSON text as a dataset of bytes."""
     dataset = group.create_dataset(name, data=np.frombuffer(text.encode(), dtype=np.uint8))
     dataset.attrs.update(unit="JSON", axes="byte")
+    return dataset
 
 
 def _told(m: Measurement, digest: str) -> dict[str, Any]:
@@ -78,12 +79,21 @@ def _told(m: Measurement, digest: str) -> dict[str, Any]:
     return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in values.items()}
 
 
+def columns_of(text: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a point file's /summary says: every column of today, and where its stored bytes lie.
+
+    Raises ValueError when it is no summary, and where the point can have none.
+    """
+    whole = json.loads(text)
+    told, stored = whole["columns"], whole["stored"]
+    if "unusable" in told:
+        raise ValueError(told["unusable"])
+    return {c.name: _as_kind(c.kind, told.get(c.name)) for c in COLUMNS}, stored
+
+
 def read_summary(file: h5py.Group) -> dict[str, Any]:
-    """The summary of a point file, every column of today. Raises ValueError when it is not one, and where the point can have none."""
-    told = json.loads(text_of(child(file, "summary")))
-    if not isinstance(told, dict) or "unusable" in told:
-        raise ValueError(told["unusable"] if isinstance(told, dict) else "its summary is no summary")
-    return {c.name: _as_kind(c.kind, told.get(c.name)) for c in COLUMNS}
+    """The summary of a point file that is open. Raises ValueError as `columns_of` does."""
+    return columns_of(text_of(child(file, "summary")))[0]
 
 
 def _as_kind(kind: Kind, value: Any) -> Any:

@@ -91,7 +91,7 @@ class Readers(Generic[Task, Result]):
 
     def _give(self, reader: _Reader[Task], task: Task) -> None:
         reader.task, reader.path = task, self._path_of(task)
-        reader.until = time.monotonic() + SECONDS + _size(reader.path) / BYTES_PER_S
+        reader.until = time.monotonic() + SECONDS + size_of(reader.path) / BYTES_PER_S
         reader.pipe.send(task)
 
     def _taken(self, reader: _Reader[Task]) -> tuple[Task, Result | FileError]:
@@ -125,7 +125,8 @@ def _end(reader: _Reader[Task]) -> None:
     reader.process.close()
 
 
-def _size(path: Path) -> int:
+def size_of(path: Path) -> int:
+    """Bytes of the file, 0 where it is not there."""
     try:
         return path.stat().st_size
     except OSError:
@@ -149,7 +150,7 @@ def _serve(read: Callable[[Task], Any], path_of: Callable[[Task], Path], pipe: C
 
 def _answer(read: Callable[[Task], Any], task: Task, path: Path) -> Any:
     try:
-        with _memory(MEMORY_BYTES + MEMORY_PER_BYTE * _size(path)):
+        with _memory(MEMORY_BYTES + MEMORY_PER_BYTE * size_of(path)):
             return read(task)
     except FileError as error:
         return error

@@ -29,17 +29,19 @@ PIECE = 1 << 20
 LIBVER = ("earliest", "v110")  # what HDF5 1.10 and its users can read
 
 
-def write_sealed(path: Path, fill: Callable[[h5py.File], None], *, is_new: bool = False) -> str:
+def write_sealed(path: Path, fill: Callable[[h5py.File], h5py.Dataset | None], *, is_new: bool = False) -> str:
     """Writes the file that `fill` makes, in memory first, whole or not at all. Its digest, 64 hex digits.
 
+    A dataset that `fill` gives back is found by its place in the seal (`sealed_bytes`), without HDF5.
     Raises EnvironmentLacks when it cannot be written, Taken under `is_new` where a file stands there.
     """
     with h5py.File(path.name, "w", driver="core", backing_store=False, userblock_size=BLOCK, libver=LIBVER) as file:
-        fill(file)
+        first = fill(file)
         file.flush()
         body = file.id.get_file_image()  # without the user block
+        place = f" {first.id.get_offset()} {first.size}" if first is not None else ""
     digest = hashlib.sha256(body).hexdigest()
-    write_whole(path, lambda beside: _written(beside, _block(MAGIC + digest.encode()), body), is_new=is_new)
+    write_whole(path, lambda beside: _written(beside, _block(MAGIC + (digest + place).encode()), body), is_new=is_new)
     return digest
 
 
@@ -173,7 +175,23 @@ def _is_whole(file: io.BufferedReader) -> bool:
     h = hashlib.sha256()
     while piece := file.read(PIECE):
         h.update(piece)
-    return h.hexdigest().encode() == line[len(MAGIC) :]
+    return h.hexdigest().encode() == line[len(MAGIC) :].split(b" ")[0]
+
+
+def sealed_bytes(path: Path) -> bytes | None:
+    """The bytes of the dataset whose place the seal tells, of a file that is what its seal says; None where it tells no place.
+
+    Raises FileError when the file cannot be read, or is not what its seal says.
+    """
+    verify_seal(path)
+    with path.open("rb") as file:
+        line = file.read(BLOCK).split(b"\n")[0]
+        words = line.split(b" ")
+        if not line.startswith(MAGIC) or len(words) != 5 or not (words[3] + words[4]).isdigit():
+            return None
+        place, size = int(words[3]), int(words[4])
+        is_inside = BLOCK <= place <= place + size <= os.fstat(file.fileno()).st_size
+        return os.pread(file.fileno(), size, place) if is_inside else None
 
 
 def _is_structure_whole(file: io.BufferedReader, words: list[bytes]) -> bool:

@@ -29,6 +29,7 @@ from .measurement import Measurement
 from .pointfile import (
     DAMAGED,
     checked,
+    columns_of,
     measurement_of,
     opened,
     read_summary,
@@ -39,12 +40,13 @@ from .pointfile import (
     what_is,
     write_point,
 )
-from .sealed import verify_seal
+from .sealed import sealed_bytes
 from .summary import ABSENT, COLUMNS, DEFINITIONS, Kind, listed, summary
 
 Numbers = NDArray[np.int64]
 Identity = tuple[int, int, int, int]
-Check = tuple[str, list[Numbers], str]  # a table, where its bytes lie, and their digest
+Pieces = list[tuple[int, int]]
+Check = tuple[str, list[Pieces], str]  # a table, where its bytes lie, and their digest
 Summaries = dict[str, Any]  # column -> P values: a list, or an array (texts as bytes) where there may be many
 
 
@@ -60,16 +62,18 @@ class SourceTable:
 class Stored:
     """Where the stored bytes of P points lie in their file."""
 
-    first: Mapping[str, Numbers]  # table -> (P,), rows
-    rows: Mapping[str, Numbers]  # table -> (P,)
-    sha256: Mapping[str, tuple[str, ...]]  # table -> P digests of stored bytes
-    chunks: Mapping[tuple[str, str], Numbers]  # table and column -> (n, 2): offset and size in bytes of each chunk
+    first: Mapping[str, Sequence[int]]  # table -> P rows
+    rows: Mapping[str, Sequence[int]]  # table -> how many rows
+    sha256: Mapping[str, Sequence[str]]  # table -> P digests of stored bytes
+    chunks: Mapping[tuple[str, str], Pieces | Numbers]  # table and column -> offset and size in bytes of each chunk
 
-    def pieces(self, i: int, table: str) -> list[Numbers]:
-        """Of point `i`: for each column of the table the offset and size of its chunks, (n, 2)."""
+    def pieces(self, i: int, table: str) -> list[Pieces]:
+        """Of point `i`: for each column of the table the offset and size of its chunks."""
         t = TABLES[table]
-        begin = int(self.first[table][i]) // t.chunk_rows
-        return [self.chunks[table, c.name][begin : begin + t.n_chunks(int(self.rows[table][i]))] for c in t.columns]
+        begin = self.first[table][i] // t.chunk_rows
+        end = begin + t.n_chunks(self.rows[table][i])
+        found = (self.chunks[table, c.name][begin:end] for c in t.columns)
+        return [piece if isinstance(piece, list) else piece.tolist() for piece in found]
 
     def checks(self, i: int, *, is_whole: bool = True) -> list[Check]:
         """Of point `i`: what `verify` holds against what; with its raw rows or without."""
@@ -119,9 +123,11 @@ def survey(path: Path, *, scratch: Path | None = None) -> Survey:
     """
     identity = _identity(path)
     try:
-        verify_seal(path)
+        told = sealed_bytes(path)
     except FileError as damage:
         return _salvaged(path, identity, scratch, damage)
+    if told is not None:
+        return undamaged(lambda: _by_place(told, path, identity), "The file is damaged", str(path))
     with opened(path, is_verified=False) as file:
         format_, kind = what_is(file, path)
         if format_ == 1:
@@ -131,6 +137,37 @@ def survey(path: Path, *, scratch: Path | None = None) -> Survey:
     if kind == "point" and found.stored is not None:
         verify(path, found.stored.checks(0), str(path))
     return found
+
+
+def _by_place(told: bytes, path: Path, identity: Identity) -> Survey:
+    """Of a point file as it was written: what stands where is in one place, and HDF5 is not asked. Its seal holds for all of it."""
+    values, places = columns_of(told)
+    _refuse_untold(values, path)
+    chunks: dict[tuple[str, str], Pieces | Numbers] = {}
+    for name, table in TABLES.items():
+        n = table.n_chunks(places[name]["rows"])
+        for c, flat in zip(table.columns, places[name]["chunks"], strict=True):
+            pieces = list(zip(flat[::2], flat[1::2], strict=True))
+            chunks[name, c.name] = pieces
+            if len(pieces) != n or any(not 0 < at <= at + size <= identity[1] for at, size in pieces):
+                raise ValueError(f"{name}/{c.name} lacks chunks, or has some outside of the file")
+    stored = Stored(
+        dict.fromkeys(TABLES, (0,)),
+        {name: (places[name]["rows"],) for name in TABLES},
+        {name: (str(places[name]["sha256"]),) for name in TABLES},
+        chunks,
+    )
+    if values["definitions"] == DEFINITIONS:
+        return Survey(path, identity, {name: [v] for name, v in values.items()}, (True,), stored, is_verified=True)
+    with opened(path, is_verified=False) as file:
+        values = summary(*measurement_of(file, what_is(file, path)[0], str(path)), where=str(path))
+    return Survey(path, identity, {name: [v] for name, v in values.items()}, (True,), stored, is_verified=True)
+
+
+def _refuse_untold(told: Mapping[str, Any], path: Path) -> None:
+    refuse_impossible(told["key"], told["source"], told["digest"], str(path))
+    if told["n_requests"] < 0 and told["source"] != "published" and not told["client"]:
+        raise FileError(f"It says {told['source']} and holds no times.", path=str(path))
 
 
 def _identity(path: Path) -> Identity:
@@ -154,20 +191,19 @@ def verify(path: Path, checks: Sequence[Check], where: str) -> None:
         raise FileError(f"Its {damaged[0]} are damaged: their bytes are not those that were written.", path=where)
 
 
-def _sha256(descriptor: int, pieces: Sequence[Numbers]) -> str:
+def _sha256(descriptor: int, pieces: Sequence[Pieces]) -> str:
     h = hashlib.sha256()
     for column in pieces:
-        for offset, size in column.tolist():
+        for offset, size in column:
             h.update(os.pread(descriptor, size, offset))
     return h.hexdigest()
 
 
 def _point(file: h5py.File, path: Path, identity: Identity, *, is_stored: bool) -> Survey:
-    told, at = read_summary(file), list(columns(file))
+    told, places = columns_of(text_of(child(file, "summary")))
+    at = list(columns(file))
     spans = spans_of_lengths((table.name, dataset.shape[0]) for table, _, dataset in at)
-    refuse_impossible(told["key"], told["source"], told["digest"], str(path))
-    if told["n_requests"] < 0 and told["source"] != "published" and not told["client"]:
-        raise FileError(f"It says {told['source']} and holds no times.", path=str(path))
+    _refuse_untold(told, path)
     if told["definitions"] != DEFINITIONS:
         told = summary(*measurement_of(file, 2, str(path)), where=str(path))
     return Survey(
@@ -176,9 +212,9 @@ def _point(file: h5py.File, path: Path, identity: Identity, *, is_stored: bool) 
         {name: [value] for name, value in told.items()},
         (True,),
         Stored(
-            {name: np.zeros(1, np.int64) for name in TABLES},
-            {name: np.array([n]) for name, (_, n) in spans.items()},
-            {name: (str(file[name].attrs["stored_sha256"]),) for name in TABLES},
+            dict.fromkeys(TABLES, (0,)),
+            {name: (n,) for name, (_, n) in spans.items()},
+            {name: (str(places[name]["sha256"]),) for name in TABLES},
             _chunks(at, path),
         )
         if is_stored
@@ -238,22 +274,23 @@ def _stored(file: h5py.File, path: Path, n: int) -> Stored:
     sha256 = {name: _array(child(g, "sha256"), n) for name, g in groups.items()}
     if any(s.shape != (n, 32) or s.dtype != np.uint8 for s in sha256.values()):
         raise ValueError("the digests in its index are none")
-    stored = Stored(
-        {name: _numbers(child(g, "first"), n) for name, g in groups.items()},
-        {name: _numbers(child(g, "rows"), n) for name, g in groups.items()},
-        {name: tuple(row.tobytes().hex() for row in s) for name, s in sha256.items()},
-        _chunks(at, path),
-    )
+    spans = {name: (_numbers(child(g, "first"), n), _numbers(child(g, "rows"), n)) for name, g in groups.items()}
     for table, name, dataset in at:
-        first, rows = stored.first[table.name], stored.rows[table.name]
+        first, rows = spans[table.name]
         if n and ((first < 0) | (rows < 0) | (first % table.chunk_rows != 0) | (first + rows > dataset.shape[0])).any():
             raise ValueError(f"its index names rows of {table.name}/{name} that are not there")
-    return stored
+    return Stored(
+        {name: first.tolist() for name, (first, _) in spans.items()},
+        {name: rows.tolist() for name, (_, rows) in spans.items()},
+        {name: [row.tobytes().hex() for row in s] for name, s in sha256.items()},
+        _chunks(at, path),
+    )
 
 
-def _chunks(at: Sequence[tuple[RawTable, str, h5py.h5d.DatasetID]], path: Path) -> dict[tuple[str, str], Numbers]:
+def _chunks(at: Sequence[tuple[RawTable, str, h5py.h5d.DatasetID]], path: Path) -> dict[tuple[str, str], Pieces | Numbers]:
     """Where each chunk of each column lies. Raises ValueError for one outside of the file."""
-    found, size = {}, path.stat().st_size
+    found: dict[tuple[str, str], Pieces | Numbers] = {}
+    size = path.stat().st_size
     for table, name, dataset in at:
         n = table.n_chunks(dataset.shape[0])
         if n > size:

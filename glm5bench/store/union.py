@@ -22,12 +22,14 @@ from .archive import PUBLISHED, Writer, name_of, set_digest, writing
 from .files import writable
 from .measurement import Measurement
 from .pointfile import write_point
-from .reading import Readers
+from .reading import Readers, size_of
 from .selection import Selection
 from .summary import rows
 from .survey import Check, SourceTable, Survey, identity_of, survey, verify
 
 BATCH_BYTES = 32 * 2**20
+SMALL_BYTES = 4 * 2**20
+FILES_AT_ONCE = 16
 Progress = Callable[[int, int], None]  # files or batches done, and how many there are so far
 
 
@@ -134,17 +136,24 @@ def _below(directory: Path) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class _Task:
-    """What a reader is to do: survey a file, or hold the stored bytes of some of its points against their digests."""
+    """What a reader is to do: survey files, or hold the stored bytes of some of one's points against their digests."""
 
-    path: Path
+    paths: tuple[Path, ...]
     scratch: Path
     checks: tuple[tuple[str, list[Check]], ...] = ()  # of each point: its name, what to hold against what
 
 
-def _read(task: _Task) -> Survey | list[FileError | None]:
+def _read(task: _Task) -> list[Any]:
     if not task.checks:
-        return survey(task.path, scratch=task.scratch)
-    return [_verified(task.path, name, checks) for name, checks in task.checks]
+        return [_surveyed(path, task.scratch) for path in task.paths]
+    return [_verified(task.paths[0], name, checks) for name, checks in task.checks]
+
+
+def _surveyed(path: Path, scratch: Path) -> Survey | FileError:
+    try:
+        return survey(path, scratch=scratch)
+    except FileError as error:
+        return error
 
 
 def _verified(path: Path, name: str, checks: list[Check]) -> FileError | None:
@@ -183,7 +192,7 @@ def merge(
     sources = list(files(paths))
     with (
         tempfile.TemporaryDirectory(prefix=f".{output.name}.", suffix=".part", dir=_folder(output)) as scratch,
-        Readers(_read, lambda task: task.path, jobs=jobs) as readers,
+        Readers(_read, lambda task: task.paths[0], jobs=jobs) as readers,
         writing(output) as writer,
     ):
         union = _Union(readers, writer, Path(scratch), where or Selection(), is_raw_kept, progress, Merged(strict))
@@ -231,26 +240,42 @@ class _Union:
     def take(self, paths: Sequence[Path]) -> None:
         """Surveys the files and copies what they hold: points at once, while their bytes are at hand, then archives."""
         self.total += len(paths)
-        archives, again = [], []
-        for _, result in self.readers.map(_Task(path, self.scratch) for path in paths):
-            self._tick()
-            if isinstance(result, FileError):
-                self.merged.refuse(result)
+        archives: list[Survey] = []
+        again: list[Path] = []
+        alone: list[Path] = []
+        for task, results in self.readers.map(self._surveys(paths)):
+            if isinstance(results, FileError) and len(task.paths) > 1:  # which of them it was, each has to say for itself
+                alone += task.paths
                 continue
-            for error in result.bad:
-                self.merged.refuse(error)
-            self.writer.tables |= source_tables(result)
-            again += result.rewritten
-            if result.is_verified:
-                self._copy(result, [0])
-            elif result.n:
-                archives.append(result)
+            for result in [results] if isinstance(results, FileError) else results:
+                self._tick()
+                if isinstance(result, FileError):
+                    self.merged.refuse(result)
+                    continue
+                for error in result.bad:
+                    self.merged.refuse(error)
+                self.writer.tables |= source_tables(result)
+                again += result.rewritten
+                if result.is_verified:
+                    self._copy(result, [0])
+                elif result.n:
+                    archives.append(result)
+        for path in alone:
+            self.total -= 1
+            self.take([path])
         for archive in archives:
             self._take_archive(archive)
         if again:
             self.take(again)
             for path in again:
                 path.unlink(missing_ok=True)
+
+    def _surveys(self, paths: Sequence[Path]) -> Iterator[_Task]:
+        """Small files in groups: a task costs as much as reading one."""
+        n = max(1, min(FILES_AT_ONCE, len(paths) // 16))
+        small = [path for path in paths if size_of(path) < SMALL_BYTES]
+        yield from (_Task((path,), self.scratch) for path in paths if size_of(path) >= SMALL_BYTES)
+        yield from (_Task(tuple(small[i : i + n]), self.scratch) for i in range(0, len(small), n))
 
     def _take_archive(self, archive: Survey) -> None:
         batches = list(self._batches(archive))
@@ -280,12 +305,12 @@ class _Union:
             checks = archive.stored.checks(i, is_whole=is_whole)
             batch.append((name_of(values), checks))
             wanted.append(i)
-            n_bytes += sum(int(pieces[:, 1].sum()) for _, columns, _ in checks for pieces in columns)
+            n_bytes += sum(size for _, columns, _ in checks for pieces in columns for _, size in pieces)
             if n_bytes > BATCH_BYTES:
-                yield _Task(archive.path, self.scratch, tuple(batch)), wanted
+                yield _Task((archive.path,), self.scratch, tuple(batch)), wanted
                 batch, wanted, n_bytes = [], [], 0
         if batch:
-            yield _Task(archive.path, self.scratch, tuple(batch)), wanted
+            yield _Task((archive.path,), self.scratch, tuple(batch)), wanted
 
     def _copy(self, source: Survey, wanted: Iterable[int]) -> None:
         """Copies points whose bytes were verified. A file that is another one than was surveyed, or changes meanwhile, is bad."""
