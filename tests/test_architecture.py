@@ -59,6 +59,7 @@ HOMES = {
     "matplotlib": {"report"},
     "plotly": {"report"},
     "pandas": {"store", "report"},
+    "pyarrow": {"store"},
     "pydantic": {"workload", "settings", "cluster", "point", "images"},
     "yaml": {"prices"},
     "typer": {"cli"},

@@ -138,7 +138,7 @@ def _told(m: Measurement, digest: str) -> dict[str, Any]:
     """What the point and its provenance say."""
     p, v, from_ = m.point, m.verdict(), m.provenance
     gpus = int(p["gpus"]) if p["gpus"] is not None else 0  # 0: nobody said how many GPUs the server has
-    if p["gpus"] is not None and (gpus < 1 or int(p["gpus_per_node"]) < 1):
+    if p["gpus"] is not None and (gpus < 1 or int(p["gpus_per_node"] or 1) < 1):
         raise ValueError("a number of GPUs below 1")
     texts = ("hardware", "engine", "checkpoint", "model", "precision", "speculative", "endpoint", "server_scope")
     counts = ("isl_tokens", "osl_tokens", "tp", "concurrency", "repeat", "seed")
@@ -150,7 +150,7 @@ def _told(m: Measurement, digest: str) -> dict[str, Any]:
         "validity": v.validity,
         "reasons": ",".join(v.codes),
         **{name: str(p[name]) for name in texts},
-        **{name: int(p[name]) for name in counts},
+        **{name: int(p[name]) if p[name] is not None else -1 for name in counts},
         "engine_version": str(p.get("engine_version") or ""),
         "image": str(p.get("image") or ""),
         "variant": str(p.get("variant", "")),
@@ -158,9 +158,9 @@ def _told(m: Measurement, digest: str) -> dict[str, Any]:
         "job_id": str(from_.get("job_id") or ""),
         "started_utc": str(from_.get("start_utc") or from_.get("measured_on") or ""),
         "gpus": gpus,
-        "gpus_per_node": max(gpus, int(p["gpus_per_node"] or 0) // int(p.get("packed", 1))),  # its share of a node that others use too
+        "gpus_per_node": max(gpus, int(p["gpus_per_node"]) // int(p.get("packed", 1))) if p["gpus_per_node"] else 0,
         "binding": int(p["binding"]) if p.get("binding") is not None else -1,
-        "range_ratio": float(p["range_ratio"]),
+        "range_ratio": float(p["range_ratio"]) if p["range_ratio"] is not None else math.nan,
         "time_scale": float(p["time_scale"]) if p.get("time_scale") else math.nan,
         "definitions": DEFINITIONS,
         "acceptance_length": _figure(m.server.get("acceptance_length")),
@@ -227,7 +227,8 @@ def row(values: Mapping[str, Any], origin: str) -> Row:
     return Row(
         series=Series(
             **{name: v[name] for name in ("source", "hardware", "engine", "checkpoint", "precision", "speculative", "isl_tokens",
-                                          "osl_tokens", "range_ratio", "endpoint", "model", "variant")},
+                                          "osl_tokens", "endpoint", "model", "variant")},
+            range_ratio=-1.0 if math.isnan(v["range_ratio"]) else v["range_ratio"],
             time_scale=None if math.isnan(v["time_scale"]) else v["time_scale"],
         ),
         **{name: v[name] for name in ("key", "digest", "tp", "gpus", "gpus_per_node", "concurrency", "repeat", "seed", "server_scope",
