@@ -42,10 +42,15 @@ def sglang_line(row: SummaryRow) -> dict[str, Any]:
         made |= row.statistics(ours, theirs)
     gap = _gap(backend, row["acceptance_length"])
     made |= row.statistics(gap, "itl") if gap else {f"{kind}_itl_ms": None for kind in ("mean", "median", "std", "p90", "p95", "p99")}
+    counted = {name: row[name] for name in ("n_requests", "n_failed") if row[name] is not None}
     for name in ("itl_chunk", "itl_token"):
         if name != gap and row[f"{name}_mean_s"] is not None:
             made |= row.statistics(name, name)
-    return made | {"concurrency": row["mean_concurrency"], "accept_length": row["acceptance_length"], "glm5bench": row.facts()}
+    return made | {
+        "concurrency": row["mean_concurrency"],
+        "accept_length": row["acceptance_length"],
+        "glm5bench": {**row.facts(), **counted},
+    }
 
 
 def _gap(backend: str | None, acceptance_length: float | None) -> str | None:

@@ -52,8 +52,9 @@ class SummaryRow:
     @property
     def n_whole(self) -> int | None:
         """Requests with a whole answer."""
-        n, failed = self.values["n_requests"], self.values["n_failed"]
-        return None if n is None else n - (failed or 0)
+        n: int | None = self.values["n_requests"]
+        whole: int | None = self.values["ttft_n"]
+        return whole if n is None else n - (self.values["n_failed"] or 0)
 
     @property
     def tag(self) -> str | None:

@@ -57,6 +57,7 @@ def _told(entry: Entry) -> Told:
         if number is not None:
             stated[_name(entry, match[2], match[1], gap)] = number / 1e3
     server, ours = entry.child("server_info"), entry.child("glm5bench")
+    stated |= _counted(entry, ours)
     facts, words, source = metadata(ours)
     point = {**_sent(entry), **_served(server), **facts}
     is_simulated = server.truth("simulated") or entry.text("tag") == "simulated"
@@ -76,6 +77,15 @@ def _told(entry: Entry) -> Told:
         | ({"metadata": words} if words else {}),
         source="simulated" if is_simulated else source,
     )
+
+
+def _counted(entry: Entry, ours: Entry) -> dict[str, float]:
+    """How many answers the latencies are of. How many failed only a line with details says, by its errors."""
+    completed, errors = entry.count("completed"), entry.listed("errors")
+    found: dict[str, float] = {} if completed is None else {"ttft_n": completed, "e2el_n": completed}
+    if errors:
+        found |= {"n_requests": len(errors), "n_failed": sum(bool(error) for error in errors)}
+    return found | figures_in(ours, {"n_requests": "n_requests", "n_failed": "n_failed"})
 
 
 def _gap(entry: Entry) -> tuple[str, str]:

@@ -103,6 +103,8 @@ def _stated(entry: Entry) -> dict[str, float]:
         n_failed = failed if failed is not None else max(0, (asked or 0) - completed)
         found |= {"n_requests": completed + n_failed, "n_failed": n_failed}
     found |= _latencies(entry)
+    if completed is not None and "ttft_mean_s" in found:
+        found["ttft_n"] = completed
     return found | {k: v for k, v in _end_to_end(entry, completed).items() if k not in found}
 
 
