@@ -20,7 +20,7 @@ FILES = [
     ("vllm", "vllm/plain.json"), ("vllm", "vllm/detailed.json"), ("vllm", "vllm/rate.json"),
     ("sglang", "sglang/native.jsonl"), ("sglang", "sglang/oai.jsonl"), ("sglang", "sglang/oai_speculative.jsonl"),
     ("sglang", "sglang/rust.jsonl"), ("inferencex", "inferencex/agg.json"),
-    ("aiperf", "aiperf/profile_export_aiperf.json"), ("guidellm", "guidellm/guidellm.json"),
+    ("aiperf", "aiperf/profile_export_aiperf.json"), ("aiperf", "aiperf/profile_export.jsonl"), ("guidellm", "guidellm/guidellm.json"),
 ]  # fmt: skip
 POINTS_CSV = Path(__file__).parents[1] / "glm5bench" / "published" / "points.csv"
 
@@ -189,6 +189,12 @@ def test_figures_of_a_faster_simulated_clock_are_told_in_simulated_time(tmp_path
     assert m.stated["total_tput_per_gpu_tok_s"] == pytest.approx(line["total_throughput"] / 20 / 8)
 
 
+def test_fields_of_a_line_that_no_column_has_stay_as_words(tmp_path):
+    (m,) = imported_text(tmp_path, "sglang", json.dumps(written("sglang/oai.jsonl")[0] | {"goodput_rps": 3.5, "note": "cold"}))
+
+    assert m.provenance["metadata"] == {"goodput_rps": 3.5, "note": "cold"}
+
+
 def test_no_secret_of_a_server_is_kept(tmp_path):
     line = written("sglang/native.jsonl")[0]
     line["server_info"]["api_key"] = "sk-secret"
@@ -231,6 +237,25 @@ def test_what_aiperf_calls_inter_token_latency_is_tpot():
     assert (values["n_requests"], values["n_failed"], values["concurrency"]) == (12, 0, 4)
     assert (values["isl_tokens"], values["osl_tokens"], values["seed"], values["endpoint"]) == (64, 16, 1, "completions")
     assert m.stated["mean_of_request_tok_s_user"] == file["output_token_throughput_per_user"]["avg"]
+
+
+def test_figures_of_aiperfs_requests_are_computed_again_and_are_those_of_its_summary():
+    (of_requests,), (of_run,) = read("aiperf", "aiperf/profile_export.jsonl"), read("aiperf", "aiperf/profile_export_aiperf.json")
+    again, stated = summed(of_requests), summed(of_run)
+    names = [f"{metric}_{kind}_s" for metric in ("ttft", "tpot", "itl_chunk", "e2el") for kind in STATISTICS]
+
+    assert of_requests.requests is not None
+    assert {n: again[n] for n in names} == pytest.approx({n: stated[n] for n in names}, rel=1e-6)
+    assert (again["prompt_tokens"], again["output_tokens"]) == (stated["prompt_tokens"], stated["output_tokens"])
+    assert again["duration_s"] == pytest.approx(stated["duration_s"], rel=1e-3)
+    assert (again["concurrency"], again["peak_concurrency"]) == (-1, 4)  # the lines do not say how many were to be in flight
+
+
+def test_other_figures_of_aiperf_keep_its_names_and_units():
+    (m,), (file,) = read("aiperf", "aiperf/profile_export_aiperf.json"), written("aiperf/profile_export_aiperf.json")
+
+    assert m.stated["aiperf_http_req_waiting_avg"] == file["http_req_waiting"]["avg"]
+    assert m.provenance["definitions"]["aiperf_http_req_waiting_avg"] == "avg of http_req_waiting, in ms"
 
 
 def test_a_cancelled_aiperf_run_is_incomplete(tmp_path):

@@ -11,6 +11,7 @@ import difflib
 import io
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ...errors import FileError
@@ -39,7 +40,7 @@ def told(file: ForeignFile) -> list[Told]:
         raise FileError(f"The file is no CSV: {error}.", path=f"{file.path}, line {reader.line_num}", next_step=_NEXT) from error
     if not rows:
         raise FileError("The file has no row under its names of columns.", path=file.path, next_step=_NEXT)
-    return [_told(_Row(file, line, header, row), i) for i, (line, row) in enumerate(rows)]
+    return [_told(_row(file, line, header, row), i) for i, (line, row) in enumerate(rows)]
 
 
 _NEXT = "docs/exchange.md names the columns"
@@ -65,14 +66,19 @@ def _figure(name: str) -> tuple[str, float]:
     return (seconds, 1e-3) if name.endswith("_ms") and seconds in BY_NAME else (name, 1.0)
 
 
+def _row(file: ForeignFile, line: int, header: list[str], cells: list[str]) -> _Row:
+    where = f"{file.path}, line {line}"
+    if len(cells) != len(header):
+        raise FileError(f"The line has {len(cells)} cells, and there are {len(header)} columns.", path=where, next_step=_NEXT)
+    return _Row(where, {name: cell.strip() for name, cell in zip(header, cells, strict=True) if cell.strip()})
+
+
+@dataclass(frozen=True)
 class _Row:
     """The cells of a line by their column; an empty one is absent."""
 
-    def __init__(self, file: ForeignFile, line: int, header: list[str], cells: list[str]) -> None:
-        self.where = f"{file.path}, line {line}"
-        if len(cells) != len(header):
-            raise FileError(f"The line has {len(cells)} cells, and there are {len(header)} columns.", path=self.where, next_step=_NEXT)
-        self.cells = {name: cell.strip() for name, cell in zip(header, cells, strict=True) if cell.strip()}
+    where: str
+    cells: Mapping[str, str]
 
     def wrong(self, column: str, what: str) -> FileError:
         """A cell that is not what its column holds."""

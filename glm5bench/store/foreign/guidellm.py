@@ -11,8 +11,9 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import Any
 
-from .imported import Timed, Told, facts_in, figures_in, is_column, requests_of
+from .imported import Told, defined, facts_in, figures_in
 from .reading import Entry, ForeignFile, entries
+from .timed import Timed, requests_of
 
 CLIENT = "GuideLLM"
 OWN = {
@@ -70,15 +71,11 @@ def _told(b: Entry, index: int, facts: dict[str, Any], version: str) -> Told:
         point=facts | _point(config) | ({"endpoint": ENDPOINTS.get(kind, kind)} if kind else {}),
         guessed={"model": model, "checkpoint": model} if model else {},
         stated=stated,
-        definitions={name: _definition(name) for name in stated if not is_column(name)},
+        definitions=defined(stated, DEFINITIONS, CLIENT),
         workload=_workload(config.child("strategy")),
         provenance={"client_version": version, "start_utc": _utc(b.number("start_time"))},
         requests=_requests(b),
     )
-
-
-def _definition(name: str) -> str:
-    return next((text for start, text in DEFINITIONS.items() if name.startswith(start)), f"as {CLIENT} defines it")
 
 
 def _utc(epoch_s: float | None) -> str:

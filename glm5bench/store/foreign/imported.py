@@ -13,8 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from ...analysis.metrics import Requests
 from ...errors import SettingsError
 from ...point import digest_of
@@ -114,18 +112,25 @@ def facts_in(entry: Entry, names: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 
-def metadata(entry: Entry, known: Sequence[str] | None = None) -> tuple[dict[str, Any], dict[str, Any], str | None]:
+def metadata(entry: Entry, known: Sequence[str] = ()) -> tuple[dict[str, Any], dict[str, Any], str | None]:
     """Facts, further words, and the source among the fields that are not `known`: what a user added to the file."""
-    words = {key: value for key, value in entry.values.items() if known is None or key not in known}
-    plain = {key[:MAX_TEXT]: value for key, value in words.items() if isinstance(value, str | int | float | bool)}
+    plain = metadata_words(entry, known)
     facts = facts_in(entry, {name: name for name in FACTS if name in plain})
     source = plain.get("source")
     kind = str(source) if source in SOURCES else None
-    return facts, {k: _bounded(v) for k, v in plain.items() if k not in facts and not (k == "source" and kind)}, kind
+    return facts, {k: v for k, v in plain.items() if k not in facts and not (k == "source" and kind)}, kind
+
+
+def metadata_words(entry: Entry, known: Sequence[str]) -> dict[str, Any]:
+    """The texts and numbers of an entry under names that are not `known`."""
+    words = {key[:MAX_TEXT]: value for key, value in entry.values.items() if key not in known}
+    return {key: _bounded(value) for key, value in words.items() if isinstance(value, str | int | float | bool)}
 
 
 def _bounded(value: Any) -> Any:
-    return value[:MAX_TEXT] if isinstance(value, str) else value if not isinstance(value, float) or math.isfinite(value) else str(value)
+    if isinstance(value, str):
+        return value[:MAX_TEXT]
+    return value if abs(value) < 2**63 else str(value)[:MAX_TEXT]  # infinity, NaN and numbers past any integer of JSON's readers
 
 
 def measurement(told: Told, said: Given, file: ForeignFile, format_: str) -> Measurement:
@@ -209,52 +214,12 @@ def figures_in(entry: Entry, names: Mapping[str, str]) -> dict[str, float]:
     return found
 
 
+def defined(stated: Mapping[str, float], notes: Mapping[str, str], client: str) -> dict[str, str]:
+    """What each figure means where that is not all in a column's name: the first note whose name it begins with, else the tool's word."""
+    found = {name: next((text for start, text in notes.items() if name.startswith(start)), "") for name in stated}
+    return {name: text or f"as {client} defines it" for name, text in found.items() if text or not is_column(name)}
+
+
 def is_column(name: str) -> bool:
     """Whether a name is a column of the summary."""
     return name in BY_NAME
-
-
-@dataclass(frozen=True)
-class Timed:
-    """Per-request times as other tools keep them: seconds, gaps between an answer's chunks. An empty error is a whole answer."""
-
-    started_s: Sequence[float]
-    ttft_s: Sequence[float]
-    latency_s: Sequence[float]
-    gaps_s: Sequence[Sequence[float] | None]  # None: nobody says
-    prompt_tokens: Sequence[int]
-    output_tokens: Sequence[int]
-    errors: Sequence[str]
-
-
-def requests_of(t: Timed) -> Requests:
-    """Raw times as ours are kept: ns since the first send, -1 where nobody says; chunks without their counts of tokens."""
-    sent = _ns(np.array(t.started_s, dtype=np.float64) - min(t.started_s, default=0.0))
-    whole = np.array([not error for error in t.errors], dtype=bool)
-    nobody = np.full(len(sent), -1, dtype=np.int64)
-    first = np.where(whole, sent + _ns(np.array(t.ttft_s, dtype=np.float64)), -1)
-    last = np.where(whole, sent + _ns(np.array(t.latency_s, dtype=np.float64)), -1)
-    chunks = [_chunks(first[i], gaps if whole[i] else None) for i, gaps in enumerate(t.gaps_s)]
-    arrivals = np.concatenate([np.zeros(0, dtype=np.int64), *chunks])
-    return Requests(
-        due_ns=nobody, sent_ns=sent, first_byte_ns=nobody, first_token_ns=first, last_token_ns=np.maximum(first, last), end_ns=last,
-        prompt_tokens=np.array(t.prompt_tokens, dtype=np.int64), output_tokens=np.array(t.output_tokens, dtype=np.int64),
-        asked_tokens=nobody, status=nobody, error=tuple(t.errors),
-        chunk_ns=arrivals, chunk_tokens=np.full(len(arrivals), -1, dtype=np.int64),
-        chunk_offsets=np.concatenate([[0], np.cumsum([len(c) for c in chunks])]).astype(np.int64),
-    )  # fmt: skip
-
-
-def _chunks(first_ns: np.int64, gaps_s: Sequence[float] | None) -> np.ndarray:
-    """When the chunks of an answer came; none where nobody says."""
-    return np.zeros(0, dtype=np.int64) if gaps_s is None else first_ns + _ns(np.concatenate([[0.0], np.cumsum(gaps_s)]))
-
-
-def _ns(seconds: np.ndarray) -> np.ndarray:
-    return np.rint(np.asarray(seconds, dtype=np.float64) * 1e9).astype(np.int64)
-
-
-def refuse_contradictions(entry: Entry, r: Requests, n_whole: int | None) -> None:
-    """Raises FileError where the requests of a file are not as many as it says."""
-    if n_whole is not None and int(r.is_whole.sum()) != n_whole:
-        raise entry.error(f"It says that {n_whole} requests were answered, and holds {int(r.is_whole.sum())} answers")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from .imported import Told, facts_in, figures_in, is_column, latency, metadata
+from .imported import Told, defined, facts_in, figures_in, latency, metadata, metadata_words
 from .reading import Entry, ForeignFile, entries
 
 CLIENT = "InferenceX"
@@ -18,7 +18,20 @@ METRICS = {"ttft": "ttft", "tpot": "tpot", "itl": "itl_chunk", "e2el": "e2el", "
 STATED = re.compile(r"(mean|median|std|p[\d.]+)_(ttft|tpot|itl|itl_token|e2el|intvty)")
 TEXTS = {"hw": "hardware", "image": "image", "framework": "engine", "precision": "precision"}
 COUNTS = {"isl": "isl_tokens", "osl": "osl_tokens", "conc": "concurrency"}
-SPECULATIVE = {"none": "off"}
+OTHERS = (
+    "model",
+    "tp",
+    "spec_decoding",
+    "mtp",
+    "tput_per_gpu",
+    "output_tput_per_gpu",
+    "input_tput_per_gpu",
+    "accept_length",
+    "source",
+    "glm5bench",
+)
+OF_OTHERS = "interactivity_of_"  # statistics of TPOT than the median
+SPECULATIVE = {"none": "off", "on": "mtp", "true": "mtp", "false": "off"}
 DEFINITIONS = {
     "output_tput_per_decode_gpu_tok_s": "output tokens a second over the GPUs that decode",
     "input_tput_per_prefill_gpu_tok_s": "input tokens a second over the GPUs that prefill",
@@ -33,6 +46,7 @@ def told(file: ForeignFile) -> list[Told]:
 def _told(entry: Entry) -> Told:
     ours = entry.child("glm5bench")
     facts, words, _ = metadata(ours)
+    words |= metadata_words(entry, [*TEXTS, *COUNTS, *_LAYOUT, *OTHERS, *(key for key in entry.values if STATED.fullmatch(key))])
     split = {key: entry.count(key) for key in ("num_prefill_gpu", "num_decode_gpu") if entry.values.get(key) is not None}
     point = {**facts_in(entry, TEXTS | COUNTS), **_parallel(entry, split), **_speculative(entry), **facts}
     stated = figures_in(entry, _throughputs(is_split=bool(split))) | _latencies(entry)
@@ -44,7 +58,7 @@ def _told(entry: Entry) -> Told:
         point=point,
         guessed={name: model for name in ("model", "checkpoint") if model and name not in point},
         stated=stated,
-        definitions={**DEFINITIONS, **{n: _definition(n) for n in stated if not is_column(n) and n not in DEFINITIONS}},
+        definitions=defined(stated, DEFINITIONS | {n: _interactivity_note(n) for n in stated if n.startswith(OF_OTHERS)}, CLIENT),
         provenance={"layout": layout} | ({"metadata": words} if words else {}),
         source=_source(entry),
     )
@@ -68,7 +82,7 @@ def _parallel(entry: Entry, split: dict[str, int | None]) -> dict[str, Any]:
 
 
 def _speculative(entry: Entry) -> dict[str, Any]:
-    word = entry.text("spec_decoding")
+    word = entry.text("spec_decoding") or entry.text("mtp")  # the second of rows from before the first
     return {"speculative": SPECULATIVE.get(word, word)} if word else {}
 
 
@@ -94,13 +108,11 @@ def _latencies(entry: Entry) -> dict[str, float]:
 
 
 def _interactivity(statistic: str) -> str:
-    return "interactivity_tok_s_user" if statistic == "median" else f"interactivity_of_{statistic}_tpot_tok_s_user"
+    return "interactivity_tok_s_user" if statistic == "median" else f"{OF_OTHERS}{statistic}_tpot_tok_s_user"
 
 
-def _definition(name: str) -> str:
-    if name.startswith("interactivity_of_"):
-        return f"1 / {name.removeprefix('interactivity_of_').removesuffix('_tok_s_user').replace('_', ' ')}"
-    return f"as {CLIENT} defines it"
+def _interactivity_note(name: str) -> str:
+    return f"1 / {name.removeprefix(OF_OTHERS).removesuffix('_tok_s_user').replace('_', ' ')}"
 
 
 def _source(entry: Entry) -> str | None:

@@ -25,6 +25,7 @@ KEYS_OF = {  # by which a file of each tool is known
     "sglang": ("backend", "total_throughput", "mean_e2e_latency_ms"),
     "inferencex": ("hw", "conc", "tput_per_gpu"),
     "aiperf": ("input_config", "request_latency"),
+    "aiperf_requests": ("metadata", "metrics"),
     "guidellm": ("benchmarks", "metadata"),
 }
 
@@ -107,7 +108,7 @@ def _refuse_others(entry: Entry, format_: str) -> None:
     if not lacks:
         return
     likely = [name for name, keys in KEYS_OF.items() if all(key in entry.values for key in keys)]
-    next_step = f"`glm5bench import {likely[0]} ...`: it looks like one of those" if likely else _OTHER
+    next_step = f"`glm5bench import {likely[0].split('_')[0]} ...`: it looks like one of those" if likely else _OTHER
     raise entry.error(f"This is no result of {format_}: it has no {' and no '.join(lacks)}", next_step=next_step)
 
 
@@ -153,6 +154,13 @@ class Entry:
         if number != int(number) or not 0 <= number <= MAX_COUNT:
             raise self.wrong(key, "a count")
         return int(number)
+
+    def clock_ns(self, key: str) -> int:
+        """A time in whole ns, which may be an epoch's and more than a float can tell apart."""
+        value = self.values.get(key)
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
+            raise self.wrong(key, "a time in ns")
+        return value
 
     def text(self, key: str) -> str | None:
         """A text, cut where it is too long to be a name; None for an empty one."""

@@ -12,7 +12,7 @@ import math
 import re
 from typing import Any
 
-from .imported import Told, facts_in, figures_in, is_column, latency, metadata
+from .imported import Told, defined, facts_in, figures_in, latency, metadata, metadata_words
 from .reading import Entry, ForeignFile, entries
 from .vllm import workload
 
@@ -30,6 +30,11 @@ FIGURES = {
     "total_output_tokens_retokenized": "output_tokens_retokenized", "max_output_tokens_per_s": "max_gaps_in_a_second",
     "max_concurrent_requests": "max_requests_in_a_second",
 }  # fmt: skip
+HEADER = (
+    "tag", "backend", "protocol", "dataset_name", "request_rate", "max_concurrency", "sharegpt_output_len", "random_input_len",
+    "random_output_len", "random_range_ratio", "server_info", "completed", "total_input_text_tokens", "total_input_vision_tokens",
+    "input_lens", "output_lens", "ttfts", "itls", "generated_texts", "errors", "glm5bench",
+)  # fmt: skip
 DEFINITIONS = {
     "duration_s": "the tool's: it also holds the profiler's stop and a request for /server_info",
     "output_tokens_retokenized": "output tokens as the client's own tokenizer counts the answers' text",
@@ -37,8 +42,8 @@ DEFINITIONS = {
     "max_requests_in_a_second": "requests that were in flight at some time of one second, not at one instant",
     "prompt_tokens": "as the client's tokenizer counts the prompts",
     "output_tokens": "the native backend counts an error sent over HTTP 200 as a whole answer of the length asked for",
-    "e2el_mean_s": "to the last event of the stream, which may hold no token",
-    "tpot_mean_s": "(E2EL - TTFT)/(output tokens - 1), E2EL to the last event of the stream",
+    "e2el_": "to the last event of the stream, which may hold no token",
+    "tpot_": "(E2EL - TTFT)/(output tokens - 1), E2EL to the last event of the stream",
 }
 
 
@@ -58,7 +63,8 @@ def _told(entry: Entry) -> Told:
             stated[_name(entry, match[2], match[1], gap)] = number / 1e3
     server, ours = entry.child("server_info"), entry.child("glm5bench")
     stated |= _counted(entry, ours)
-    facts, words, source = metadata(ours)
+    facts, words, source = metadata(ours, ("n_requests", "n_failed"))
+    words |= metadata_words(entry, [*HEADER, *FIGURES, *(key for key in entry.values if STATED_MS.fullmatch(key))])
     point = {**_sent(entry), **_served(server), **facts}
     is_simulated = server.truth("simulated") or entry.text("tag") == "simulated"
     return Told(
@@ -67,7 +73,7 @@ def _told(entry: Entry) -> Told:
         point=point,
         guessed=_guessed(entry, server, point),
         stated=stated,
-        definitions={**DEFINITIONS, **{name: what for name in stated if name.startswith(gap)}, **_others(stated, gap)},
+        definitions=defined(stated, {gap: what, **DEFINITIONS}, CLIENT),
         workload=workload(entry),
         provenance={
             "served_model": server.text("served_model_name") or "",
@@ -103,13 +109,6 @@ def _name(entry: Entry, metric: str, statistic: str, gap: str) -> str:
         return latency(gap if metric == "itl" else METRICS.get(metric, metric), statistic)
     except ValueError as error:
         raise entry.error(f"{statistic}_{metric}_ms: {error}") from error
-
-
-def _others(stated: dict[str, float], gap: str) -> dict[str, str]:
-    others = [
-        name for name in stated if name.endswith("_s") and not is_column(name) and name not in DEFINITIONS and not name.startswith(gap)
-    ]
-    return dict.fromkeys(others, f"as {CLIENT} defines it")
 
 
 def _sent(entry: Entry) -> dict[str, Any]:

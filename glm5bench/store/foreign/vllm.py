@@ -16,8 +16,9 @@ import numpy as np
 
 from ...analysis.metrics import statistics
 from ..summary import STATISTICS
-from .imported import Timed, Told, facts_in, figures_in, is_column, latency, metadata, refuse_contradictions, requests_of
+from .imported import Told, defined, facts_in, figures_in, latency, metadata
 from .reading import Entry, ForeignFile, entries
+from .timed import Timed, refuse_contradictions, requests_of
 
 CLIENT = "vllm bench serve"
 ENDPOINTS = {"openai": "completions", "vllm": "completions", "openai-chat": "chat", "sglang": "generate"}
@@ -66,7 +67,7 @@ def _told(entry: Entry) -> Told:
         point=point,
         guessed={name: value for name, value in _guessed(entry, served).items() if name not in point},
         stated=stated,
-        definitions={**DEFINITIONS, **_definitions(stated)},
+        definitions=defined(stated, DEFINITIONS, CLIENT),
         workload=workload(entry),
         provenance={"start_utc": started(entry), "served_model": served or "", **({"metadata": words} if words else {})},
         requests=requests,
@@ -138,11 +139,6 @@ def _end_to_end(entry: Entry, completed: int | None) -> dict[str, float]:
         return {}
     of = statistics(np.array(latencies))
     return {f"e2el_{name}_s": getattr(of, name) for name in STATISTICS} | {"e2el_n": of.n}
-
-
-def _definitions(stated: dict[str, float]) -> dict[str, str]:
-    others = [name for name in stated if name.endswith("_s") and not is_column(name) and name not in DEFINITIONS]
-    return dict.fromkeys(others, f"as {CLIENT} defines it")
 
 
 def _requests(entry: Entry) -> Any:

@@ -1,0 +1,57 @@
+"""Per-request times of other tools as ours are kept: raw times in integer ns, from which figures are computed again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...analysis.metrics import Ints, Requests
+from .reading import Entry
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Per-request times as other tools keep them: seconds, gaps between an answer's chunks. An empty error is a whole answer."""
+
+    started_s: Sequence[float]
+    ttft_s: Sequence[float]
+    latency_s: Sequence[float]
+    gaps_s: Sequence[Sequence[float] | None]  # None: nobody says
+    prompt_tokens: Sequence[int]
+    output_tokens: Sequence[int]
+    errors: Sequence[str]
+
+
+def requests_of(t: Timed) -> Requests:
+    """Raw times as ours are kept: ns since the first send, -1 where nobody says; chunks without their counts of tokens."""
+    sent = _ns(np.array(t.started_s, dtype=np.float64) - min(t.started_s, default=0.0))
+    whole = np.array([not error for error in t.errors], dtype=bool)
+    nobody = np.full(len(sent), -1, dtype=np.int64)
+    first = np.where(whole, sent + _ns(np.array(t.ttft_s, dtype=np.float64)), -1)
+    last = np.where(whole, sent + _ns(np.array(t.latency_s, dtype=np.float64)), -1)
+    chunks = [_chunks(first[i], gaps if whole[i] else None) for i, gaps in enumerate(t.gaps_s)]
+    arrivals = np.concatenate([np.zeros(0, dtype=np.int64), *chunks])
+    return Requests(
+        due_ns=nobody, sent_ns=sent, first_byte_ns=nobody, first_token_ns=first, last_token_ns=np.maximum(first, last), end_ns=last,
+        prompt_tokens=np.array(t.prompt_tokens, dtype=np.int64), output_tokens=np.array(t.output_tokens, dtype=np.int64),
+        asked_tokens=nobody, status=nobody, error=tuple(t.errors),
+        chunk_ns=arrivals, chunk_tokens=np.full(len(arrivals), -1, dtype=np.int64),
+        chunk_offsets=np.concatenate([[0], np.cumsum([len(c) for c in chunks])]).astype(np.int64),
+    )  # fmt: skip
+
+
+def _chunks(first_ns: np.int64, gaps_s: Sequence[float] | None) -> Ints:
+    """When the chunks of an answer came; none where nobody says."""
+    return np.zeros(0, dtype=np.int64) if gaps_s is None else first_ns + _ns(np.concatenate([[0.0], np.cumsum(gaps_s)]))
+
+
+def _ns(seconds: Sequence[float] | np.ndarray) -> Ints:
+    return np.rint(np.asarray(seconds, dtype=np.float64) * 1e9).astype(np.int64)
+
+
+def refuse_contradictions(entry: Entry, r: Requests, n_whole: int | None) -> None:
+    """Raises FileError where the requests of a file are not as many as it says."""
+    if n_whole is not None and int(r.is_whole.sum()) != n_whole:
+        raise entry.error(f"It says that {n_whole} requests were answered, and holds {int(r.is_whole.sum())} answers")
