@@ -335,9 +335,9 @@ def test_a_bad_csv_is_refused_by_line_and_column(tmp_path, text, said):
 
 
 def test_columns_of_ones_own_are_kept_beside(tmp_path):
-    (m,) = imported_text(tmp_path, "csv", "hardware,ttft_mean_ms,watts,room\nb200,12,700.5,cold\n")
+    (m,) = imported_text(tmp_path, "csv", "hardware,ttft_mean_ms,watts,room,ttft_p99.9_s\nb200,12,700.5,cold,0.5\n")
 
-    assert m.stated == {"ttft_mean_s": 0.012, "watts": 700.5}
+    assert m.stated == {"ttft_mean_s": 0.012, "watts": 700.5, "ttft_p99.9_s": 0.5}
     assert m.provenance["metadata"] == {"room": "cold"}
 
 

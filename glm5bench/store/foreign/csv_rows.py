@@ -10,6 +10,7 @@ import csv
 import difflib
 import io
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,7 @@ OF_THE_ROW = ("key", "digest", "validity", "reasons", "definitions", "source", "
 PROVENANCE = {"node": "host", "job_id": "job_id", "started_utc": "start_utc", "measured_on": "measured_on", "reasons": "reasons"}
 OTHERS = ("cost_usd_per_mtok", "node_cost_usd_per_mtok", "tput_per_mw_tok_s")
 COST = {"cost_usd_per_mtok": "$ per million tokens, at the source's prices"}
+FURTHER = re.compile(r"(ttft|tpot|itl_chunk|itl_token|e2el)_(min|max|p[\d.]+)_m?s")  # statistics that no column has
 NEAR = 0.85  # of difflib's ratio: a mistyped name
 
 
@@ -52,7 +54,7 @@ def _refuse_header(header: list[str], file: ForeignFile) -> None:
         if header.count(name) > 1 or not name:
             raise FileError(f"The column {name!r} stands there twice or has no name.", path=f"{file.path}, line 1", next_step=_NEXT)
         near = difflib.get_close_matches(_figure(name)[0], known, 1, NEAR)
-        if near and _figure(name)[0] not in known:
+        if near and _figure(name)[0] not in known and not FURTHER.fullmatch(name):
             raise FileError(f"There is no column {name!r}.", path=f"{file.path}, line 1", next_step=f"it is nearly {near[0]}: rename it")
     if not any(name in known for name in header):
         raise FileError("None of its columns is one of a point.", path=f"{file.path}, line 1", next_step=_NEXT)
