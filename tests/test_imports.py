@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from program import bench
 
 from glm5bench.errors import BenchError, FileError, SettingsError
 from glm5bench.store.archive import Collected, collect, write_archive
@@ -341,6 +342,20 @@ def test_columns_of_ones_own_are_kept_beside(tmp_path):
     assert m.provenance["metadata"] == {"room": "cold"}
 
 
+def test_the_points_table_as_csv_can_be_read_again(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text(bench(tmp_path, "tables", "published", "--format", "csv", "--table", "points").stdout)
+    points = imported("csv", path, given([]))
+
+    assert len(points) == 53
+    assert {m.source for m in points} == {"published"}
+
+
+def test_a_figure_below_zero_is_refused(tmp_path):
+    with pytest.raises(FileError, match="never below 0"):
+        imported_text(tmp_path, "csv", "hardware,ttft_mean_s\nb200,-1\n")
+
+
 # -- what the user says -----------------------------------------------------------------------------------------------------------------
 
 
@@ -356,6 +371,14 @@ def test_a_fact_that_contradicts_the_file_is_refused_and_both_are_named():
     with pytest.raises(SettingsError, match=r"tp=8.*tp=4"):
         read("vllm", "vllm/detailed.json", "tp=4")
     assert read("vllm", "vllm/detailed.json", "tp=8")
+
+
+def test_a_fact_said_twice_is_said_once():
+    assert given(["tp=8", "tp=08"]).facts == {"tp": 8}
+    with pytest.raises(SettingsError, match="contradict"):
+        given(["tp=8", "tp=4"])
+    with pytest.raises(SettingsError, match="whole number"):
+        given(["tp=8", "tp=x"])
 
 
 @pytest.mark.parametrize("pair", ["colour=red", "tp=many", "tp=0", "tp", "range_ratio=2", "hardware=", "concurrency=1.5", "seed=-1"])

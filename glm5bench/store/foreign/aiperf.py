@@ -34,8 +34,8 @@ DEFINITIONS = {
 
 def told(file: ForeignFile) -> list[Told]:
     """The one entry of a summary, or of all lines of requests. Raises FileError for what is none."""
-    first = documents(file)[:1]
-    if first and isinstance(first[0], dict) and {"metadata", "metrics"} <= set(first[0]):
+    first = next(documents(file), None)
+    if isinstance(first, dict) and {"metadata", "metrics"} <= set(first):
         return [_of_requests(entries(file, "aiperf_requests"))]
     return [_of_summary(entry) for entry in entries(file, "aiperf")]
 
@@ -57,7 +57,7 @@ def _of_summary(entry: Entry) -> Told:
         definitions=defined(stated, DEFINITIONS | notes, CLIENT),
         workload=_workload(_phase(config)),
         provenance={
-            "start_utc": entry.text("start_time") or "",
+            "date": entry.text("start_time") or "",  # of a clock whose zone it does not say
             "client_version": entry.text("aiperf_version") or "",
             "is_complete": not entry.truth("was_cancelled"),
         },

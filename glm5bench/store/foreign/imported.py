@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...analysis.metrics import Requests
-from ...errors import SettingsError
+from ...errors import FileError, SettingsError
 from ...point import digest_of
 from ..measurement import SOURCES, Measurement
 from ..summary import BY_NAME
@@ -69,12 +69,12 @@ def given(pairs: Sequence[str], source: str | None = None) -> Given:
         name, has_value, value = pair.partition("=")
         if name not in FACTS or not has_value:
             raise SettingsError(f"--set {pair}: a point has no such fact.", next_step=f"NAME=VALUE of {', '.join(FACTS)}")
-        if facts.get(name, value) != value and facts[name] != fact(name, value):
-            raise SettingsError(f"--set {name}={facts[name]} and {pair} contradict each other.", next_step="say it once")
         try:
-            facts[name] = fact(name, value)
+            said = fact(name, value)
         except ValueError as error:
             raise SettingsError(f"--set {pair}: {error}.", next_step=f"--set {name}=VALUE") from error
+        if facts.setdefault(name, said) != said:
+            raise SettingsError(f"--set {name}={facts[name]} and --set {pair} contradict each other.", next_step="say it once")
     if source is not None and source not in SOURCES:
         raise SettingsError(f"--source {source}: there is no such source.", next_step=f"one of {', '.join(SOURCES)}")
     return Given(facts, source)
@@ -142,6 +142,7 @@ def measurement(told: Told, said: Given, file: ForeignFile, format_: str) -> Mea
     if told.requests is None:
         scale = 1.0 if told.is_simulated_time else point["time_scale"] or 1.0
         stated = _with_per_gpu(_scaled(stated, scale), point["gpus"])
+    _refuse_negative(stated, where)
     words = told.provenance.get("metadata", {})
     provenance = {
         "imported": {"format": format_, "file": file.name, "sha256": file.sha256, "entry": told.entry},
@@ -153,6 +154,12 @@ def measurement(told: Told, said: Given, file: ForeignFile, format_: str) -> Mea
     server = {"acceptance_length": stated["acceptance_length"]} if "acceptance_length" in stated else {}
     key = digest_of([point, provenance])
     return Measurement(key, source, point, provenance, requests=told.requests, server=server, stated=stated)
+
+
+def _refuse_negative(stated: Mapping[str, float], where: str) -> None:
+    for name, value in stated.items():
+        if value < 0 and is_column(name):
+            raise FileError(f"{name} would be {value:g}, and is never below 0.", path=where, next_step="look at what the tool wrote there")
 
 
 def _source(told: Told, said: Given, where: str) -> str:

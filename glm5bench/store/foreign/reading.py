@@ -60,9 +60,9 @@ def foreign_file(path: Path) -> ForeignFile:
 _OTHER = "name the file that the tool itself wrote"
 
 
-def documents(file: ForeignFile) -> list[Any]:
+def documents(file: ForeignFile) -> Iterator[Any]:
     """The JSON values of a file one after another: one, or one a line. Raises FileError for what is cut or no JSON."""
-    found, at, decoder = [], 0, json.JSONDecoder()
+    at, decoder = 0, json.JSONDecoder()
     while (at := _after_blanks(file.text, at)) < len(file.text):
         try:
             value, at = decoder.raw_decode(file.text, at)
@@ -70,8 +70,7 @@ def documents(file: ForeignFile) -> list[Any]:
             raise FileError("The JSON is nested too deeply to be a result.", path=file.path, next_step=_OTHER) from error
         except ValueError as error:
             raise FileError(f"The file is no whole JSON: {_short(error)}.", path=file.path, next_step=_OTHER) from error
-        found.append(value)
-    return found
+        yield value
 
 
 def _after_blanks(text: str, at: int) -> int:
@@ -86,7 +85,7 @@ def _short(error: Exception) -> str:
 
 def entries(file: ForeignFile, format_: str, *, may_be_a_list: bool = False) -> list[Entry]:
     """The results in a file of this tool. Raises FileError where a value is no object, or one of another kind."""
-    values = documents(file)
+    values = list(documents(file))
     if may_be_a_list and len(values) == 1 and isinstance(values[0], list):
         values = values[0]
     found = [Entry(_object(value, file, i), file, i) for i, value in enumerate(values)]

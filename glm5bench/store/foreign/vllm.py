@@ -69,7 +69,7 @@ def _told(entry: Entry) -> Told:
         stated=stated,
         definitions=defined(stated, DEFINITIONS, CLIENT),
         workload=workload(entry),
-        provenance={"start_utc": started(entry), "served_model": served or "", **({"metadata": words} if words else {})},
+        provenance={"date": entry.text("date") or "", "served_model": served or "", **({"metadata": words} if words else {})},
         requests=requests,
         source=source or ("simulated" if entry.text("label") == "simulated" else None),
     )
@@ -79,12 +79,6 @@ def _guessed(entry: Entry, served: str | None) -> dict[str, Any]:
     backend = entry.text("backend") or entry.text("endpoint_type")
     found = {"endpoint": ENDPOINTS.get(backend, backend)} if backend else {}
     return found | ({"model": served, "checkpoint": served} if served else {})
-
-
-def started(entry: Entry) -> str:
-    """When it began or ended, by the clock of its machine, whose zone the file does not say: 20260524-131500 -> 2026-05-24T13:15:00."""
-    match = re.fullmatch(r"(\d{4})(\d\d)(\d\d)-(\d\d)(\d\d)(\d\d)", entry.text("date") or "")
-    return "{}-{}-{}T{}:{}:{}".format(*match.groups()) if match else ""
 
 
 def workload(entry: Entry) -> dict[str, Any]:
