@@ -139,6 +139,15 @@ def test_a_failed_request_of_a_detailed_file_is_one_here(tmp_path):
     assert summed(m)["n_failed"] == 1
 
 
+def test_an_error_of_any_characters_is_kept_on_one_line(tmp_path):
+    (file,) = written("vllm/detailed.json")
+    file["errors"][3] = "bad\x00 \ud800\nTraceback"
+    (m,) = imported_text(tmp_path, "vllm", json.dumps(file | {"completed": 11}))
+    write_point(tmp_path / "p.h5", m)
+
+    assert read_point(tmp_path / "p.h5")[0].requests.error[3] == "bad? ? Traceback"
+
+
 def test_a_detailed_file_whose_lists_contradict_each_other_is_refused(tmp_path):
     (file,) = written("vllm/detailed.json")
 
@@ -443,6 +452,17 @@ def test_a_figure_that_is_no_number_is_named(tmp_path, wrong):
 
     with pytest.raises(FileError, match="duration is"):
         imported_text(tmp_path, "vllm", text)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("start_times", 1e10), ("latencies", 1e9), ("ttfts", 1e9), ("input_lens", 2**31), ("output_lens", 2**40)]
+)
+def test_times_and_counts_that_no_run_has_are_refused(tmp_path, key, value):
+    (file,) = written("vllm/detailed.json")
+    file[key][2] = value
+
+    with pytest.raises(FileError, match="A request of it"):
+        imported_text(tmp_path, "vllm", json.dumps(file))
 
 
 def test_a_file_of_another_tool_says_which_one_it_looks_like():

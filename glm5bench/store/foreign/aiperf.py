@@ -140,7 +140,7 @@ def _of_requests(lines: list[Entry]) -> Told:
     return Told(
         client=CLIENT,
         entry=0,
-        requests=requests_of(Timed([(ns - first) / 1e9 for ns in started], ttft, e2el, gaps, prompt, output, errors)),
+        requests=requests_of(lines[0], Timed([(ns - first) / 1e9 for ns in started], ttft, e2el, gaps, prompt, output, errors)),
     )
 
 
@@ -148,7 +148,7 @@ def _timed(line: Entry) -> tuple[float, float, list[float] | None, int, int, str
     """TTFT, latency, gaps, prompt and output tokens, error of a request. Raises FileError for a whole answer without its times."""
     metrics = line.child("metrics")
     if line.values.get("error") or line.child("metadata").truth("was_cancelled"):
-        return 0.0, 0.0, None, 0, 0, str(line.values.get("error") or "cancelled")[:2000]
+        return 0.0, 0.0, None, 0, 0, str(line.values.get("error") or "cancelled")
     ttft, e2el = (metrics.child(key).needed("value") * _unit(metrics.child(key)) for key in ("time_to_first_token", "request_latency"))
     chunks = metrics.child("inter_chunk_latency")
     gaps = [gap * _unit(chunks) for gap in chunks.seconds("value")] if chunks.values else None

@@ -19,7 +19,7 @@ from ...errors import FileError
 from ..measurement import SOURCES
 from ..summary import BY_NAME, DEFINITIONS
 from .imported import FACTS, Told, fact
-from .reading import MAX_TEXT, ForeignFile
+from .reading import MAX_COUNT, MAX_TEXT, ForeignFile
 
 CLIENT = "csv"
 ALIASES = {"isl": "isl_tokens", "osl": "osl_tokens", "tpot_ms": "tpot_median_s"}
@@ -141,7 +141,7 @@ def _told(row: _Row, index: int) -> Told:
 
 def _counted(row: _Row, column: str) -> int:
     number = row.number(column)
-    if number != int(number) or number < 0:
+    if number != int(number) or not 0 <= number <= MAX_COUNT:
         raise row.wrong(column, "it should be a count")
     return int(number)
 

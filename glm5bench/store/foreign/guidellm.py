@@ -134,7 +134,7 @@ def _requests(b: Entry) -> Any:
     if not timed or len(timed) != n or any(t is None for t in timed):
         return None
     started, ttft, latency, prompt, output, errors = zip(*(t for t in timed if t is not None), strict=True)
-    return requests_of(Timed(started, ttft, latency, [None] * len(timed), prompt, output, errors))
+    return requests_of(b, Timed(started, ttft, latency, [None] * len(timed), prompt, output, errors))
 
 
 def _timed(request: Entry, is_whole: bool) -> tuple[float, float, float, int, int, str] | None:

@@ -142,7 +142,7 @@ def measurement(told: Told, said: Given, file: ForeignFile, format_: str) -> Mea
     if told.requests is None:
         scale = 1.0 if told.is_simulated_time else point["time_scale"] or 1.0
         stated = _with_per_gpu(_scaled(stated, scale), point["gpus"])
-    _refuse_negative(stated, where)
+    _refuse_absurd(stated, where)
     words = told.provenance.get("metadata", {})
     provenance = {
         "imported": {"format": format_, "file": file.name, "sha256": file.sha256, "entry": told.entry},
@@ -156,10 +156,14 @@ def measurement(told: Told, said: Given, file: ForeignFile, format_: str) -> Mea
     return Measurement(key, source, point, provenance, requests=told.requests, server=server, stated=stated)
 
 
-def _refuse_negative(stated: Mapping[str, float], where: str) -> None:
+def _refuse_absurd(stated: Mapping[str, float], where: str) -> None:
     for name, value in stated.items():
-        if value < 0 and is_column(name):
-            raise FileError(f"{name} would be {value:g}, and is never below 0.", path=where, next_step="look at what the tool wrote there")
+        if not math.isfinite(value) or (value < 0 and is_column(name)):
+            raise FileError(
+                f"{name} would be {value:g}, and is never below 0, nor without end.",
+                path=where,
+                next_step="look at what the tool wrote there",
+            )
 
 
 def _source(told: Told, said: Given, where: str) -> str:

@@ -18,7 +18,7 @@ from ...errors import FileError
 
 MAX_BYTES = 2**30
 MAX_COUNT = 2**53  # beyond it a JSON number is no exact integer
-MAX_SECONDS = 1e9
+MAX_SECONDS = 1e8  # of a run: three years
 MAX_TEXT = 2000
 KEYS_OF = {  # by which a file of each tool is known
     "vllm": ("model_id", "duration", "completed"),
@@ -209,7 +209,7 @@ class Entry:
 
     def _second(self, key: str, value: Any) -> float:
         number = _float(value)
-        if number is None or not 0 <= number <= MAX_SECONDS * 10:  # an epoch's seconds are below it
+        if number is None or not 0 <= number <= MAX_SECONDS * 100:  # an epoch's seconds are below it
             raise self.error(f"{self.path}{key} holds {_kind(value)}, and should hold seconds")
         return number
 

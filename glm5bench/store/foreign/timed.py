@@ -8,7 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...analysis.metrics import Ints, Requests
-from .reading import Entry
+from ...errors import printable
+from .reading import MAX_SECONDS, MAX_TEXT, Entry
+
+MAX_TOKENS = 2**31 - 1  # of a request: point files keep 32 bits
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,12 @@ class Timed:
     errors: Sequence[str]
 
 
-def requests_of(t: Timed) -> Requests:
-    """Raw times as ours are kept: ns since the first send, -1 where nobody says; chunks without their counts of tokens."""
+def requests_of(entry: Entry, t: Timed) -> Requests:
+    """Raw times as ours are kept: ns since the first send, -1 where nobody says; chunks without their counts of tokens.
+
+    Raises FileError for times and counts that no run has.
+    """
+    _refuse_absurd(entry, t)
     sent = _ns(np.array(t.started_s, dtype=np.float64) - min(t.started_s, default=0.0))
     whole = np.array([not error for error in t.errors], dtype=bool)
     nobody = np.full(len(sent), -1, dtype=np.int64)
@@ -36,10 +43,24 @@ def requests_of(t: Timed) -> Requests:
     return Requests(
         due_ns=nobody, sent_ns=sent, first_byte_ns=nobody, first_token_ns=first, last_token_ns=np.maximum(first, last), end_ns=last,
         prompt_tokens=np.array(t.prompt_tokens, dtype=np.int64), output_tokens=np.array(t.output_tokens, dtype=np.int64),
-        asked_tokens=nobody, status=nobody, error=tuple(t.errors),
+        asked_tokens=nobody, status=nobody, error=tuple(map(_words, t.errors)),
         chunk_ns=arrivals, chunk_tokens=np.full(len(arrivals), -1, dtype=np.int64),
         chunk_offsets=np.concatenate([[0], np.cumsum([len(c) for c in chunks])]).astype(np.int64),
     )  # fmt: skip
+
+
+def _refuse_absurd(entry: Entry, t: Timed) -> None:
+    start = min(t.started_s, default=0.0)
+    longest = [s - start for s in t.started_s], t.ttft_s, t.latency_s, [sum(gaps or ()) for gaps in t.gaps_s]
+    if not all(0 <= s <= MAX_SECONDS for seconds in longest for s in seconds):
+        raise entry.error(f"A request of it began or took longer than {MAX_SECONDS:g} s")
+    if max((*t.prompt_tokens, *t.output_tokens), default=0) > MAX_TOKENS:
+        raise entry.error(f"A request of it has more than {MAX_TOKENS:,} tokens")
+
+
+def _words(error: str) -> str:
+    """An error on one line, of characters that a file keeps; empty only where it was."""
+    return error and (printable(" ".join(error.split()))[:MAX_TEXT] or "unstated")
 
 
 def _chunks(first_ns: np.int64, gaps_s: Sequence[float] | None) -> Ints:

@@ -141,11 +141,11 @@ def _requests(entry: Entry) -> Any:
         return None
     times = {key: entry.seconds(key) for key in ("ttfts", "latencies", "start_times")}
     gaps, prompt, output = entry.gaps("itls"), entry.counts("input_lens"), entry.counts("output_lens")
-    errors = [str(error)[:2000] for error in entry.listed("errors")] or [""] * len(gaps)
+    errors = [str(error) for error in entry.listed("errors")] or [""] * len(gaps)
     lists: list[Sequence[Any]] = [*times.values(), gaps, prompt, output, errors]
     if len({len(values) for values in lists}) != 1:
         raise entry.error("Its lists of requests do not have the same length")
     errors = [error or ("" if latency_s > 0 else "unstated") for error, latency_s in zip(errors, times["latencies"], strict=True)]
-    made = requests_of(Timed(times["start_times"], times["ttfts"], times["latencies"], gaps, prompt, output, errors))
+    made = requests_of(entry, Timed(times["start_times"], times["ttfts"], times["latencies"], gaps, prompt, output, errors))
     refuse_contradictions(entry, made, entry.count("completed"))
     return made
