@@ -20,9 +20,10 @@ from .errors import FileError, UsageError
 from .store import union
 from .store.layout import ASKED
 from .store.measurement import COUNTS, TIMES, Measurement
+from .store.points import measurement_at
 from .store.reading import Readers
 from .store.summary import COLUMNS, listed
-from .store.survey import Survey, measurements, survey
+from .store.survey import Survey, survey
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,18 +106,4 @@ def _measurement(archive: Archive, key: str) -> Measurement:
         what = f"names {len(places)} measurements" if places else "is no point here"
         raise UsageError(f"{key} {what}.", next_step=names)
     ((path, i),) = places.values()
-    with Readers(_one, lambda task: task[0]) as readers:
-        ((_, m),) = readers.map([(path, i)])
-    if isinstance(m, FileError):
-        raise m
-    return m
-
-
-def _one(task: tuple[Path, int]) -> Measurement:
-    path, i = task
-    (each,) = measurements(path, i, i + 1)
-    if isinstance(each, FileError):
-        raise each
-    if each[0] is None:
-        raise FileError("Its raw times were left out when it was merged.", path=f"{path}:{each[2][:16]}")
-    return each[0]
+    return measurement_at(path, i)

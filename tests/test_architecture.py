@@ -60,6 +60,7 @@ HOMES = {
     "matplotlib": {"report"},
     "plotly": {"report"},
     "pandas": {"store", "report", "api"},
+    "pyarrow": {"store"},
     "pydantic": {"workload", "settings", "cluster", "point", "images"},
     "yaml": {"prices"},
     "typer": {"cli"},

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from glm5bench.errors import FileError, UsageError
 from glm5bench.store.checking import check
+from glm5bench.store.layout import TABLES
 from glm5bench.store.pointfile import write_point
-from glm5bench.store.summary import row_of
+from glm5bench.store.summary import COLUMNS, row_of
 from glm5bench.store.survey import SourceTable, survey
 from glm5bench.store.union import collect, merge, write_measurements
 
@@ -174,3 +175,10 @@ def test_merging_rows_of_one_name_does_not_depend_on_the_order(tmp_path):
     a, b = str(tmp_path / "a.h5"), str(tmp_path / "b.h5")
 
     assert collect([a, b]).digest() == collect([b, a]).digest()
+
+
+def test_the_page_of_the_format_names_every_column_and_table():
+    page = (Path(__file__).parent.parent / "docs/archive-format.md").read_text()
+
+    assert [c.name for c in COLUMNS if f"`{c.name}`" not in page] == []
+    assert [c.name for t in TABLES.values() for c in t.columns if c.name not in page] == []

@@ -32,7 +32,7 @@ class Series:
     checkpoint: str
     precision: str
     speculative: str
-    isl_tokens: int
+    isl_tokens: int  # lengths and ratio below 0: an import that does not say
     osl_tokens: int
     range_ratio: float = 1.0
     endpoint: str = "completions"
@@ -43,7 +43,9 @@ class Series:
     @property
     def workload(self) -> tuple[object, ...]:
         """Only series with the same of this are compared: the kind of number, the model, and what was sent."""
-        return (self.source, self.model, self.isl_tokens, self.osl_tokens, self.range_ratio, self.endpoint, self.time_scale)
+        sent = (self.isl_tokens, self.osl_tokens, self.range_ratio)
+        nobody_knows = (self.label, self.checkpoint, self.variant) if min(sent) < 0 else ()
+        return (self.source, self.model, *sent, self.endpoint, self.time_scale, *nobody_knows)
 
     @property
     def label(self) -> str:
@@ -97,9 +99,9 @@ class Economy:
         return usd_per_mtok(price, row.total_tput_per_gpu_tok_s) if price is not None else float("nan")
 
     def node_cost(self, row: Row) -> float:
-        """The same with the idle GPUs of the node paid."""
+        """The same with the idle GPUs of the node paid; NaN also where nobody says how many it has."""
         price = self.usd_per_gpu_h.get(row.series.hardware)
-        if price is None:
+        if price is None or row.gpus_per_node < row.gpus:
             return float("nan")
         return node_usd_per_mtok(price, row.total_tput_per_gpu_tok_s, row.gpus, row.gpus_per_node)
 

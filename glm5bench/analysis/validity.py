@@ -5,6 +5,7 @@ An invalid point stays in archives and out of tables. The codes are part of the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -81,9 +82,21 @@ def verdict(r: Requests, f: Figures, c: Circumstances) -> Verdict:
     return Verdict("flagged" if reasons else "valid", tuple(reasons))
 
 
-def published_verdict() -> Verdict:
-    """Of figures without raw times: they are taken at their word, and say so."""
-    return Verdict("flagged", (Reason("not_recomputable", "the source gives figures, not times"),))
+def published_verdict(n_failed: int = 0, stated: Sequence[str] = ()) -> Verdict:
+    """Of figures without raw times: they are taken at their word, and say so. `stated`: reason codes that the source gives itself."""
+    reasons = [Reason("not_recomputable", "the source gives figures, not times")]
+    if n_failed:
+        reasons.append(Reason("failed_requests", f"{n_failed} requests failed, as the source states"))
+    return with_stated(Verdict("invalid" if n_failed else "flagged", tuple(reasons)), stated)
+
+
+def with_stated(v: Verdict, stated: Sequence[str]) -> Verdict:
+    """The verdict and the reasons that an imported point's source gives beside it."""
+    more = [code for code in dict.fromkeys(stated) if code in (*INVALID_CODES, *FLAGGED_CODES) and code not in v.codes]
+    reasons = (*v.reasons, *(Reason(code, "as the source states") for code in more))
+    if any(reason.code in INVALID_CODES for reason in reasons):
+        return Verdict("invalid", reasons)
+    return Verdict("flagged" if reasons else "valid", reasons)
 
 
 def _completeness(c: Circumstances) -> list[Reason]:

@@ -62,9 +62,9 @@ def _series(s: Series) -> dict[str, Any]:
         "checkpoint": s.checkpoint,
         "precision": s.precision,
         "speculative": s.speculative,
-        "isl_tokens": s.isl_tokens,
-        "osl_tokens": s.osl_tokens,
-        "range_ratio": s.range_ratio,
+        "isl_tokens": _known(s.isl_tokens),
+        "osl_tokens": _known(s.osl_tokens),
+        "range_ratio": _known(s.range_ratio),
         "endpoint": s.endpoint,
         "model": s.model,
         "variant": s.variant,
@@ -76,11 +76,11 @@ def point_row(r: Row, economy: Economy) -> dict[str, Any]:
     """One point, flat. None where the source gives nothing."""
     return {
         **_series(r.series),
-        "tp": r.tp,
+        "tp": _known(r.tp),
         "gpus": r.gpus or None,
-        "concurrency": r.concurrency,
+        "concurrency": _known(r.concurrency),
         "repeat": r.repeat,
-        "seed": r.seed,
+        "seed": _known(r.seed),
         "server_scope": r.server_scope,
         "binding": r.binding,
         "total_tput_per_gpu_tok_s": _finite(r.total_tput_per_gpu_tok_s),
@@ -122,6 +122,11 @@ def iso_row(r: IsoRow) -> dict[str, Any]:
         "is_baseline": r.is_baseline,
         **{f"{name}_step": _finite(steps.get(name, math.nan)) for name in ("hardware", "precision", "speculative")},
     }
+
+
+def _known(x: float) -> float | None:
+    """None for what an import does not say."""
+    return x if x >= 0 else None
 
 
 def _finite(x: float) -> float | None:
@@ -183,8 +188,13 @@ def _spaced(parts: Sequence[str]) -> list[str]:
 
 
 def _workload(r: Mapping[str, Any]) -> str:
-    lengths = "fixed lengths" if r["range_ratio"] == 1 else f"lengths in [{r['range_ratio']:g} L, L]"
-    return f"{_source(r)}, {r['model']}, {r['isl_tokens']}/{r['osl_tokens']} over {r['endpoint']}, {lengths}"
+    ratio = r["range_ratio"]
+    lengths = "spread unstated" if ratio is None else "fixed lengths" if ratio == 1 else f"lengths in [{ratio:g} L, L]"
+    return f"{_source(r)}, {r['model']}, {_lengths(r)} over {r['endpoint']}, {lengths}"
+
+
+def _lengths(r: Mapping[str, Any]) -> str:
+    return "/".join(_text(r[name], 0) or "?" for name in ("isl_tokens", "osl_tokens"))
 
 
 def _source(r: Mapping[str, Any]) -> str:
@@ -211,10 +221,10 @@ def _point_cells(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
             "engine": r["engine"],
             "precision": r["precision"],
             "MTP": " ".join([r["speculative"], *filter(_is_told, r["variant"].split())]),
-            "ISL/OSL": f"{r['isl_tokens']}/{r['osl_tokens']}",
+            "ISL/OSL": _lengths(r),
             "mean": f"{r['mean_isl_tokens']:.0f}/{r['mean_osl_tokens']:.0f}" if r["mean_isl_tokens"] else "",
-            "TP": str(r["tp"]),
-            "conc.": str(r["concurrency"]),
+            "TP": _text(r["tp"], 0),
+            "conc.": _text(r["concurrency"], 0),
             "total tok/s/GPU": _text(r["total_tput_per_gpu_tok_s"], 1),
             "steady": _text(r["steady_tput_per_gpu_tok_s"], 1),
             "good req/s": _text(r["goodput_rps"], 2),

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..analysis.held import settings_changed
 from ..analysis.metrics import Figures, Requests, figures
-from ..analysis.validity import Circumstances, Verdict, published_verdict, verdict
+from ..analysis.validity import Circumstances, Verdict, published_verdict, verdict, with_stated
 from ..point import canonical_json
 
 SOURCES = ("measured", "simulated", "published")
@@ -59,8 +59,8 @@ class Measurement:
 
     @property
     def keeps_concurrency(self) -> bool:
-        """Whether as many requests are in flight as there are users: a closed loop without pauses."""
-        return not self.is_open_loop and not self.workload.get("think_time_s")
+        """Whether as many requests are in flight as there are users, who are counted: a closed loop without pauses."""
+        return not self.is_open_loop and not self.workload.get("think_time_s") and self.point["concurrency"] is not None
 
     @property
     def ramp_s(self) -> float:
@@ -71,15 +71,22 @@ class Measurement:
         """Recomputed from the raw times and what was observed."""
         f = self.figures()
         if f is None or self.requests is None:
-            return published_verdict()
-        return verdict(self.requests, f, self._circumstances())
+            return published_verdict(int(self.stated.get("n_failed", 0)), self._stated_reasons())
+        return with_stated(verdict(self.requests, f, self._circumstances()), self._stated_reasons())
+
+    def _stated_reasons(self) -> list[str]:
+        """Reason codes that an imported point came with; it was not complete, where its source says so."""
+        if "imported" not in self.provenance:
+            return []
+        codes = [code for code in str(self.provenance.get("reasons", "")).split(",") if code]
+        return codes if self.provenance.get("is_complete", True) else [*codes, "incomplete"]
 
     def _circumstances(self) -> Circumstances:
         s, p = self.server, self.provenance
         client = p.get("client")
         client = client if isinstance(client, dict) else {}
         return Circumstances(
-            concurrency=int(self.point["concurrency"]),
+            concurrency=int(self.point["concurrency"] or 0),
             server_max_running=s.get("max_running"),
             server_capacity_tokens=s.get("capacity_tokens"),
             server_peak_running=s.get("peak_running"),

@@ -97,6 +97,8 @@ COLUMNS: tuple[Column, ...] = (
     *_counts("", repeat="number of the repetition", seed="of prompts and lengths", definitions="version of the figures' definitions"),
     *_counts("sample", **{f"{m}_n": f"of {m}" for m in LATENCIES}),
     *_figures("", range_ratio="lowest over highest length drawn", time_scale="of the simulator: how much faster than life"),
+    *_figures("request/s", rate_rps="requests due a second, of an open loop"),
+    *_figures("", burstiness="of the gaps between them: 1 is Poisson"),
     *_figures("s", duration_s="from the first request sent to the last end"),
     *_figures(
         "token/s",
@@ -138,7 +140,7 @@ def _told(m: Measurement, digest: str) -> dict[str, Any]:
     """What the point and its provenance say."""
     p, v, from_ = m.point, m.verdict(), m.provenance
     gpus = int(p["gpus"]) if p["gpus"] is not None else 0  # 0: nobody said how many GPUs the server has
-    if p["gpus"] is not None and (gpus < 1 or int(p["gpus_per_node"]) < 1):
+    if p["gpus"] is not None and (gpus < 1 or int(p["gpus_per_node"] or 1) < 1):
         raise ValueError("a number of GPUs below 1")
     texts = ("hardware", "engine", "checkpoint", "model", "precision", "speculative", "endpoint", "server_scope")
     counts = ("isl_tokens", "osl_tokens", "tp", "concurrency", "repeat", "seed")
@@ -150,7 +152,7 @@ def _told(m: Measurement, digest: str) -> dict[str, Any]:
         "validity": v.validity,
         "reasons": ",".join(v.codes),
         **{name: str(p[name]) for name in texts},
-        **{name: int(p[name]) for name in counts},
+        **{name: int(p[name]) if p[name] is not None else -1 for name in counts},
         "engine_version": str(p.get("engine_version") or ""),
         "image": str(p.get("image") or ""),
         "variant": str(p.get("variant", "")),
@@ -158,11 +160,13 @@ def _told(m: Measurement, digest: str) -> dict[str, Any]:
         "job_id": str(from_.get("job_id") or ""),
         "started_utc": str(from_.get("start_utc") or from_.get("measured_on") or ""),
         "gpus": gpus,
-        "gpus_per_node": max(gpus, int(p["gpus_per_node"] or 0) // int(p.get("packed", 1))),  # its share of a node that others use too
+        "gpus_per_node": max(gpus, int(p["gpus_per_node"]) // int(p.get("packed", 1))) if p["gpus_per_node"] else 0,
         "binding": int(p["binding"]) if p.get("binding") is not None else -1,
-        "range_ratio": float(p["range_ratio"]),
+        "range_ratio": float(p["range_ratio"]) if p["range_ratio"] is not None else math.nan,
         "time_scale": float(p["time_scale"]) if p.get("time_scale") else math.nan,
         "definitions": DEFINITIONS,
+        "rate_rps": _figure(m.workload.get("rate_rps")),
+        "burstiness": _figure(m.workload.get("burstiness")) if m.is_open_loop else math.nan,
         "acceptance_length": _figure(m.server.get("acceptance_length")),
     }
 
@@ -244,7 +248,8 @@ def rows(columns: Mapping[str, Any], origin: str) -> list[Row]:
 
 def _series(told: tuple[Any, ...]) -> Series:
     v = dict(zip(OF_SERIES, told, strict=True))
-    return Series(**v | {"time_scale": None if math.isnan(v["time_scale"]) else v["time_scale"]})
+    ratio, scale = v["range_ratio"], v["time_scale"]
+    return Series(**v | {"range_ratio": -1.0 if math.isnan(ratio) else ratio, "time_scale": None if math.isnan(scale) else scale})
 
 
 def _hashable(values: list[Any]) -> list[Any]:

@@ -54,7 +54,7 @@ def vllm_result(m: Measurement, *, detailed: bool = False) -> dict[str, Any]:
     values = times_s(m, r)
     for name in METRICS:
         made |= _statistics(name, np.concatenate(values[name]) if name == "itl" and values[name] else np.array(values[name], dtype=float))
-    return {k: _json(v) for k, v in (made | (_detailed(r, values, scale) if detailed else {})).items()}
+    return {k: _json(v) for k, v in (made | (details(m) if detailed else {})).items()}
 
 
 def times_s(m: Measurement, r: Requests) -> dict[str, Any]:
@@ -73,9 +73,15 @@ def _statistics(name: str, values_s: Floats) -> dict[str, float]:
     return {f"{kind}_{name}_ms": float(value) * 1e3 for kind, value in kinds.items()}
 
 
-def _detailed(r: Requests, values: dict[str, Any], scale: float) -> dict[str, Any]:
-    """Every request in order; of one that failed vLLM has zeros, empty lists and its error."""
-    n, whole = len(r.error), r.is_whole
+def details(m: Measurement) -> dict[str, Any]:
+    """Every request in order, seconds of the run; of one that failed vLLM has zeros, empty lists and its error.
+
+    Raises UsageError for a point without times.
+    """
+    r, scale = m.requests, m.time_scale
+    if r is None:
+        raise UsageError("A point without times of requests has no details.", next_step="export it without --detailed")
+    values, n, whole = times_s(m, r), len(r.error), r.is_whole
     place = np.cumsum(whole) - 1
     return {
         "input_lens": r.prompt_tokens.tolist(),
@@ -83,7 +89,7 @@ def _detailed(r: Requests, values: dict[str, Any], scale: float) -> dict[str, An
         "ttfts": [float(values["ttft"][place[i]]) if whole[i] else 0.0 for i in range(n)],
         "itls": [values["itl"][place[i]].tolist() if whole[i] else [] for i in range(n)],
         "latencies": [float(values["e2el"][place[i]]) if whole[i] else 0.0 for i in range(n)],
-        "start_times": (r.sent_ns * (scale / 1e9)).tolist(),
+        "start_times": (np.maximum(started_ns(r, from_due=m.is_open_loop), 0) * (scale / 1e9)).tolist(),
         "errors": list(r.error),
     }
 

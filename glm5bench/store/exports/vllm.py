@@ -1,0 +1,51 @@
+"""A point as `vllm bench serve --save-result` would write it, from its summary: also of a point without times of requests.
+
+Its ITL is the gap between chunks; that of tokens stands beside it as mean_itl_token_ms and so on. Facts are flat fields, as
+`--metadata` makes them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ..measurement import Measurement
+from ..vllm_json import details
+from .summary_row import SummaryRow
+
+METRICS = {"ttft": "ttft", "tpot": "tpot", "itl": "itl_chunk", "e2el": "e2el"}
+BACKENDS = {"completions": "openai", "chat": "openai-chat", "generate": "sglang"}
+
+
+def vllm_json(row: SummaryRow, m: Measurement | None = None) -> dict[str, Any]:
+    """The file's one object. Of a measurement with the times of each request, where they are known."""
+    backend, rate = row.backend(BACKENDS), row.request_rate
+    made = {
+        "date": row["started_utc"].replace("-", "").replace(":", "").replace("T", "-")[:15],
+        "endpoint_type": backend,
+        "backend": backend,
+        "label": row.tag,
+        "model_id": row["model"],
+        "tokenizer_id": None,
+        "num_prompts": row["n_requests"],
+        **row.facts(),
+        "request_rate": "inf" if rate == math.inf else rate,
+        "burstiness": 1.0 if row["burstiness"] is None else row["burstiness"],
+        "max_concurrency": row["concurrency"],
+        "duration": row["duration_s"],
+        "completed": row.n_whole,
+        "failed": row["n_failed"],
+        "total_input_tokens": row["prompt_tokens"],
+        "total_output_tokens": row["output_tokens"],
+        "request_throughput": row["request_rate_rps"],
+        "request_goodput": row["goodput_rps"],
+        "output_throughput": row["output_tput_tok_s"],
+        "total_token_throughput": row["total_tput_tok_s"],
+    }
+    for theirs, ours in METRICS.items():
+        made |= row.statistics(ours, theirs)
+    if row["itl_token_mean_s"] is not None:
+        made |= row.statistics("itl_token", "itl_token")
+    if row["acceptance_length"] is not None:
+        made["spec_decode_acceptance_length"] = row["acceptance_length"]
+    return made | (details(m) if m is not None and m.requests is not None else {})

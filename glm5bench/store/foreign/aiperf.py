@@ -1,0 +1,158 @@
+"""AIPerf's `profile_export_aiperf.json`, a summary of one run, and its `profile_export.jsonl`, a line a request.
+
+Source: aiperf/metrics/types of 0.13. What it calls inter-token latency is a request's mean, so TPOT here; its gap between chunks is
+inter_chunk_latency. Its `output_token_throughput_per_user` is a mean over requests of 1 / TPOT, which is none of ours. From the lines of
+requests the figures are computed again; how many requests were to be in flight only the summary says.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from .imported import Told, defined, facts_in, latency
+from .reading import Entry, ForeignFile, documents, entries
+from .timed import Timed, requests_of
+
+CLIENT = "AIPerf"
+SECONDS = {"ms": 1e-3, "sec": 1.0, "s": 1.0, "us": 1e-6, "ns": 1e-9}
+LATENCIES = {"time_to_first_token": "ttft", "inter_token_latency": "tpot", "inter_chunk_latency": "itl_chunk", "request_latency": "e2el"}
+FIGURES = {
+    "request_throughput": "request_rate_rps", "goodput": "goodput_rps", "output_token_throughput": "output_tput_tok_s",
+    "total_token_throughput": "total_tput_tok_s", "input_token_throughput": "input_tput_tok_s",
+    "output_token_throughput_per_user": "mean_of_request_tok_s_user", "input_sequence_length": "mean_isl_tokens",
+    "output_sequence_length": "mean_osl_tokens",
+}  # fmt: skip
+COUNTS = {"total_osl": "output_tokens", "total_output_tokens": "output_tokens", "total_isl": "prompt_tokens"}
+TAKEN = (*LATENCIES, *FIGURES, *COUNTS, "benchmark_duration", "request_count", "error_request_count")
+DEFINITIONS = {
+    "mean_of_request_tok_s_user": "mean over requests of 1 / TPOT",
+    "tpot_": "(E2EL - TTFT)/(output tokens - 1); with --per-chunk-usage, less the first chunk's tokens in place of 1",
+    "output_tokens": "with --use-server-token-count the server's counts, else those of the client's tokenizer",
+}
+
+
+def told(file: ForeignFile) -> list[Told]:
+    """The one entry of a summary, or of all lines of requests. Raises FileError for what is none."""
+    first = next(documents(file), None)
+    if isinstance(first, dict) and {"metadata", "metrics"} <= set(first):
+        return [_of_requests(entries(file, "aiperf_requests"))]
+    return [_of_summary(entry) for entry in entries(file, "aiperf")]
+
+
+def _of_summary(entry: Entry) -> Told:
+    stated, notes = _figures(entry), {}
+    for key, value in entry.values.items():
+        if key not in TAKEN and isinstance(value, dict) and isinstance(value.get("avg"), int | float):
+            stated[f"aiperf_{key}_avg"] = entry.child(key).needed("avg")
+            notes[f"aiperf_{key}_avg"] = f"avg of {key}, in {entry.child(key).text('unit')}"
+    config = entry.child("input_config")
+    model = next((item.text("name") for item in config.child("models").children("items")), None)
+    return Told(
+        client=CLIENT,
+        entry=entry.index,
+        point=_point(config),
+        guessed={"model": model, "checkpoint": model} if model else {},
+        stated=stated,
+        definitions=defined(stated, DEFINITIONS | notes, CLIENT),
+        workload=_workload(_phase(config)),
+        provenance={
+            "date": entry.text("start_time") or "",  # of a clock whose zone it does not say
+            "client_version": entry.text("aiperf_version") or "",
+            "is_complete": not entry.truth("was_cancelled"),
+        },
+    )
+
+
+def _figures(entry: Entry) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for key, metric in LATENCIES.items():
+        found |= _statistics(entry.child(key), metric)
+    for key, name in FIGURES.items():
+        value = entry.child(key).number("avg")
+        found |= {} if value is None else {name: value}
+    for key, name in COUNTS.items():
+        n = entry.child(key).count("avg")
+        found |= {} if n is None else {name: n}
+    duration = entry.child("benchmark_duration")
+    if duration.number("avg") is not None:
+        found["duration_s"] = duration.needed("avg") * _unit(duration)
+    return found | _requests(entry)
+
+
+def _unit(metric: Entry) -> float:
+    """Seconds of its unit. Raises FileError for one that is no time."""
+    unit = metric.text("unit")
+    if unit not in SECONDS:
+        raise metric.wrong("unit", f"one of {', '.join(SECONDS)}")
+    return SECONDS[unit]
+
+
+def _statistics(metric: Entry, name: str) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for key in metric.values:
+        number = metric.number(key) if key in ("avg", "std", "min", "max") or _is_percentile(key) else None
+        if number is not None:
+            found[latency(name, "mean" if key == "avg" else key)] = number * _unit(metric)
+    n = metric.count("count")
+    return found | ({f"{name}_n": n} if n is not None else {})
+
+
+def _is_percentile(key: str) -> bool:
+    return key[:1] == "p" and key[1:].isdigit() and len(key) < 4
+
+
+def _requests(entry: Entry) -> dict[str, float]:
+    """Whole answers and errors: `request_count` is of the whole ones."""
+    whole = entry.child("request_count").count("avg")
+    failed = entry.child("error_request_count").count("avg") or sum(e.count("count") or 0 for e in entry.children("error_summary"))
+    return {} if whole is None else {"n_requests": whole + failed, "n_failed": failed}
+
+
+def _phase(config: Entry) -> Entry:
+    return next((p for p in config.children("phases") if p.text("kind") == "profiling"), config.child("no_phase"))
+
+
+def _point(config: Entry) -> dict[str, Any]:
+    data = next(config.children("datasets"), config.child("no_dataset"))
+    found = facts_in(_phase(config), {"concurrency": "concurrency"}) | facts_in(data, {"random_seed": "seed"})
+    for key, name in (("isl", "isl_tokens"), ("osl", "osl_tokens")):
+        length = data.child("prompts").child(key)
+        found |= {} if length.number("stddev") else facts_in(length, {"mean": name})
+    kind = config.child("endpoint").text("type")
+    return found | ({"endpoint": kind} if kind else {})
+
+
+def _workload(phase: Entry) -> dict[str, Any]:
+    rate = phase.number("rate") or phase.number("request_rate")
+    return {"arrivals": phase.text("type") or "poisson", "rate_rps": rate} if rate else {}
+
+
+def _of_requests(lines: list[Entry]) -> Told:
+    """The run of these requests: those of the phase that was measured."""
+    measured = [line for line in lines if line.child("metadata").text("benchmark_phase") in ("profiling", None)]
+    started = [line.child("metadata").clock_ns("request_start_ns") for line in measured]
+    first = min(started, default=0)
+    timed = [_timed(line) for line in measured]
+    if not timed:
+        raise lines[0].error("No line is of a request that was measured")
+    ttft, e2el, gaps, prompt, output, errors = zip(*timed, strict=True)
+    return Told(
+        client=CLIENT,
+        entry=0,
+        requests=requests_of(lines[0], Timed([(ns - first) / 1e9 for ns in started], ttft, e2el, gaps, prompt, output, errors)),
+    )
+
+
+def _timed(line: Entry) -> tuple[float, float, list[float] | None, int, int, str]:
+    """TTFT, latency, gaps, prompt and output tokens, error of a request. Raises FileError for a whole answer without its times."""
+    metrics = line.child("metrics")
+    if line.values.get("error") or line.child("metadata").truth("was_cancelled"):
+        return 0.0, 0.0, None, 0, 0, str(line.values.get("error") or "cancelled")
+    ttft, e2el = (metrics.child(key).needed("value") * _unit(metrics.child(key)) for key in ("time_to_first_token", "request_latency"))
+    chunks = metrics.child("inter_chunk_latency")
+    gaps = [gap * _unit(chunks) for gap in chunks.seconds("value")] if chunks.values else None
+    prompt, output = (metrics.child(key).count("value") or 0 for key in ("input_sequence_length", "output_sequence_length"))
+    if not (math.isfinite(e2el) and 0 <= ttft <= e2el):
+        raise line.error("A request ends before it begins")
+    return ttft, e2el, gaps, prompt, output, ""

@@ -1,0 +1,165 @@
+"""A CSV with named columns, a row a point: what `export csv` writes, the published points.csv, or one's own.
+
+Columns are the summary's (store.summary.COLUMNS), latencies also in `_ms`, and the few names of points.csv. A column that is nearly one
+of them is an error; another one is kept under its own name: numbers among the figures, texts beside them.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ...errors import FileError
+from ..measurement import SOURCES
+from ..summary import BY_NAME, DEFINITIONS
+from .imported import FACTS, Told, fact
+from .reading import MAX_COUNT, MAX_TEXT, ForeignFile
+
+CLIENT = "csv"
+ALIASES = {"isl": "isl_tokens", "osl": "osl_tokens", "tpot_ms": "tpot_median_s"}
+OF_THE_ROW = ("key", "digest", "validity", "reasons", "definitions", "source", "client")
+PROVENANCE = {"node": "host", "job_id": "job_id", "started_utc": "start_utc", "measured_on": "measured_on", "reasons": "reasons"}
+OTHERS = (  # of the tables, made with prices and windows
+    "cost_usd_per_mtok", "node_cost_usd_per_mtok", "tput_per_mw_tok_s", "steady_tput_per_gpu_tok_s", "peak_output_tput_per_gpu_tok_s",
+)  # fmt: skip
+COST = {"cost_usd_per_mtok": "$ per million tokens, at the source's prices"}
+FURTHER = re.compile(r"(ttft|tpot|itl_chunk|itl_token|e2el)_(min|max|p[\d.]+)_m?s")  # statistics that no column has
+NEAR = 0.85  # of difflib's ratio: a mistyped name
+
+
+def told(file: ForeignFile) -> list[Told]:
+    """One entry a row. Raises FileError that names line and column."""
+    reader = csv.reader(io.StringIO(file.text, newline=""), strict=True)
+    try:
+        header = [name.strip() for name in next(reader)]
+        _refuse_header(header, file)
+        rows = [(reader.line_num, row) for row in reader if row]
+    except (csv.Error, StopIteration) as error:
+        raise FileError(f"The file is no CSV: {error}.", path=f"{file.path}, line {reader.line_num}", next_step=_NEXT) from error
+    if not rows:
+        raise FileError("The file has no row under its names of columns.", path=file.path, next_step=_NEXT)
+    return [_told(_row(file, line, header, row), i) for i, (line, row) in enumerate(rows)]
+
+
+_NEXT = "docs/exchange.md names the columns"
+
+
+def _refuse_header(header: list[str], file: ForeignFile) -> None:
+    known = [*BY_NAME, *ALIASES, *OTHERS, *PROVENANCE]
+    for name in header:
+        if header.count(name) > 1 or not name:
+            raise FileError(f"The column {name!r} stands there twice or has no name.", path=f"{file.path}, line 1", next_step=_NEXT)
+        near = difflib.get_close_matches(_figure(name)[0], known, 1, NEAR)
+        if near and _figure(name)[0] not in known and not FURTHER.fullmatch(name):
+            raise FileError(f"There is no column {name!r}.", path=f"{file.path}, line 1", next_step=f"it is nearly {near[0]}: rename it")
+    if not any(name in known for name in header):
+        raise FileError("None of its columns is one of a point.", path=f"{file.path}, line 1", next_step=_NEXT)
+
+
+def _figure(name: str) -> tuple[str, float]:
+    """The figure that a column holds, and its unit in ours: tpot_mean_ms is tpot_mean_s in thousandths."""
+    if name in ALIASES:
+        return ALIASES[name], 1e-3 if name.endswith("_ms") else 1.0
+    seconds = f"{name.removesuffix('_ms')}_s"
+    return (seconds, 1e-3) if name.endswith("_ms") and seconds in BY_NAME else (name, 1.0)
+
+
+def _row(file: ForeignFile, line: int, header: list[str], cells: list[str]) -> _Row:
+    where = f"{file.path}, line {line}"
+    if len(cells) != len(header):
+        raise FileError(f"The line has {len(cells)} cells, and there are {len(header)} columns.", path=where, next_step=_NEXT)
+    return _Row(where, {name: cell.strip() for name, cell in zip(header, cells, strict=True) if cell.strip()})
+
+
+@dataclass(frozen=True)
+class _Row:
+    """The cells of a line by their column; an empty one is absent."""
+
+    where: str
+    cells: Mapping[str, str]
+
+    def wrong(self, column: str, what: str) -> FileError:
+        """A cell that is not what its column holds."""
+        said = f"{what}, and is {self.cells[column]!r:.60}"
+        return FileError(f"{said}.", path=f"{self.where}, column {column}", next_step="correct the cell, or leave it empty")
+
+    def fact(self, column: str, name: str) -> Any:
+        """A fact of the point."""
+        try:
+            return fact(name, self.cells[column])
+        except ValueError as error:
+            raise self.wrong(column, str(error)) from error
+
+    def number(self, column: str) -> float:
+        """A finite number."""
+        number = _number(self.cells[column])
+        if number is None:
+            raise self.wrong(column, "it should be a finite number")
+        return number
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _told(row: _Row, index: int) -> Told:
+    point, stated, words = {}, {}, {}
+    for column in row.cells:
+        name, unit = _figure(column)
+        if name in FACTS:
+            point[name] = row.fact(column, name)
+        elif name in BY_NAME and BY_NAME[name].kind != "text" and name not in OF_THE_ROW:
+            stated[name] = _counted(row, column) if BY_NAME[name].kind == "count" else row.number(column) * unit
+        elif column in OTHERS or (column not in OF_THE_ROW and column not in PROVENANCE and _number(row.cells[column]) is not None):
+            stated[column] = row.number(column)
+        elif column not in OF_THE_ROW and column not in PROVENANCE:
+            words[column] = row.cells[column][:MAX_TEXT]
+    if not stated:
+        raise FileError("The line has no figure.", path=row.where, next_step=_NEXT)
+    _refuse_definitions(row)
+    return Told(
+        client=row.cells.get("client", CLIENT),
+        entry=index,
+        point=point,
+        stated=stated,
+        definitions=COST,
+        provenance=_provenance(row, words),
+        source=_source(row.cells),
+        is_simulated_time=True,
+    )
+
+
+def _counted(row: _Row, column: str) -> int:
+    number = row.number(column)
+    if number != int(number) or not 0 <= number <= MAX_COUNT:
+        raise row.wrong(column, "it should be a count")
+    return int(number)
+
+
+def _refuse_definitions(row: _Row) -> None:
+    if "definitions" in row.cells and row.number("definitions") != DEFINITIONS:
+        raise row.wrong("definitions", f"this program has version {DEFINITIONS} of the figures' definitions")
+
+
+def _source(cells: Mapping[str, str]) -> str | None:
+    """Measured, simulated or published; another word names who published it."""
+    word = cells.get("source")
+    return None if word is None else word if word in SOURCES else "published"
+
+
+def _provenance(row: _Row, words: dict[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = {name: row.cells[column] for column, name in PROVENANCE.items() if column in row.cells}
+    if row.cells.get("source", SOURCES[0]) not in SOURCES:
+        found["source"] = row.cells["source"]
+    exported = {name: row.cells[name] for name in ("key", "digest", "validity") if name in row.cells}
+    return found | ({"exported": exported} if exported else {}) | ({"metadata": words} if words else {})

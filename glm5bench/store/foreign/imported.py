@@ -1,0 +1,236 @@
+"""What a foreign result says, and the Measurement that becomes of it.
+
+Enters: what an importer read (`Told`), and what the user says of it (`--set`). Leaves: a Measurement whose point names every fact that
+every point has; what neither says is absent: `unstated`, or None. Figures stand under the names of store.summary's columns where they
+are that column by definition, and under names of their own where not.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...analysis.metrics import Requests
+from ...errors import FileError, SettingsError
+from ...point import digest_of
+from ..measurement import SOURCES, Measurement
+from ..summary import BY_NAME
+from .reading import MAX_TEXT, Entry, ForeignFile
+
+UNSTATED = "unstated"  # the word of `glm5bench load`
+TEXTS: dict[str, str] = {
+    "hardware": UNSTATED, "engine": UNSTATED, "engine_version": "", "image": "", "model": UNSTATED, "checkpoint": UNSTATED,
+    "precision": UNSTATED, "speculative": UNSTATED, "endpoint": UNSTATED, "server_scope": UNSTATED, "variant": "",
+}  # fmt: skip
+COUNTS: dict[str, int | None] = {
+    "tp": None, "gpus": None, "gpus_per_node": None, "concurrency": None, "isl_tokens": None, "osl_tokens": None,
+    "repeat": 0, "seed": None, "binding": None,
+}  # fmt: skip
+FIGURES: dict[str, float | None] = {"range_ratio": None, "time_scale": None}
+FACTS = (*TEXTS, *COUNTS, *FIGURES)
+FROM_ZERO = ("repeat", "seed")
+STATISTIC = re.compile(r"mean|median|std|min|max|p\d{1,2}(?:\.\d{1,3})?")
+TIMES_BY_SCALE = re.compile(r"_s$")
+RATES_BY_SCALE = re.compile(r"_tok_s$|_tok_s_user$|_rps$|_per_s$")
+
+
+@dataclass(frozen=True)
+class Told:
+    """What one entry says. `point`: facts; `guessed`: facts that the user may say otherwise; `stated`: figures, seconds and tokens."""
+
+    client: str
+    entry: int
+    point: dict[str, Any] = field(default_factory=dict)
+    guessed: dict[str, Any] = field(default_factory=dict)
+    stated: dict[str, float] = field(default_factory=dict)
+    definitions: dict[str, str] = field(default_factory=dict)
+    workload: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    requests: Requests | None = None
+    source: str | None = None
+    is_simulated_time: bool = False  # figures of a simulated server are in its time already, and not of its clock
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the user says of the files: facts, and the source."""
+
+    facts: dict[str, Any] = field(default_factory=dict)
+    source: str | None = None
+
+
+def given(pairs: Sequence[str], source: str | None = None) -> Given:
+    """The facts of `--set name=value`. Raises SettingsError for a name that no point has, or a value of another kind."""
+    facts: dict[str, Any] = {}
+    for pair in pairs:
+        name, has_value, value = pair.partition("=")
+        if name not in FACTS or not has_value:
+            raise SettingsError(f"--set {pair}: a point has no such fact.", next_step=f"NAME=VALUE of {', '.join(FACTS)}")
+        try:
+            said = fact(name, value)
+        except ValueError as error:
+            raise SettingsError(f"--set {pair}: {error}.", next_step=f"--set {name}=VALUE") from error
+        if facts.setdefault(name, said) != said:
+            raise SettingsError(f"--set {name}={facts[name]} and --set {pair} contradict each other.", next_step="say it once")
+    if source is not None and source not in SOURCES:
+        raise SettingsError(f"--source {source}: there is no such source.", next_step=f"one of {', '.join(SOURCES)}")
+    return Given(facts, source)
+
+
+def fact(name: str, value: Any) -> Any:
+    """The value of a fact in its type, from a text or a JSON value. Raises ValueError that says what it should be."""
+    if name in TEXTS:
+        if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) <= MAX_TEXT:
+            raise ValueError(f"{name} is a text")
+        return value
+    try:
+        number = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
+    except (ValueError, OverflowError):
+        number = math.nan
+    if name in FIGURES:
+        if not 0 < number < 1e9 or (name == "range_ratio" and number > 1):
+            raise ValueError(f"{name} is a number above 0" + (", and at most 1" if name == "range_ratio" else ""))
+        return number
+    lowest = 0 if name in FROM_ZERO else 1
+    if not lowest <= number < 2**31 or number != int(number):
+        raise ValueError(f"{name} is a whole number from {lowest}")
+    return int(number)
+
+
+def facts_in(entry: Entry, names: Mapping[str, str]) -> dict[str, Any]:
+    """Facts that a file says: `names` are its fields and the facts that they are. Raises FileError for values of another kind."""
+    found = {}
+    for key, name in names.items():
+        if entry.values.get(key) not in (None, ""):
+            try:
+                found[name] = fact(name, entry.values[key])
+            except ValueError as error:
+                raise entry.error(f"{entry.path}{key} is {entry.values[key]!r:.60}, and {error}") from error
+    return found
+
+
+def metadata(entry: Entry, known: Sequence[str] = ()) -> tuple[dict[str, Any], dict[str, Any], str | None]:
+    """Facts, further words, and the source among the fields that are not `known`: what a user added to the file."""
+    plain = metadata_words(entry, known)
+    facts = facts_in(entry, {name: name for name in FACTS if name in plain})
+    source = plain.get("source")
+    kind = str(source) if source in SOURCES else None
+    return facts, {k: v for k, v in plain.items() if k not in facts and not (k == "source" and kind)}, kind
+
+
+def metadata_words(entry: Entry, known: Sequence[str]) -> dict[str, Any]:
+    """The texts and numbers of an entry under names that are not `known`."""
+    words = {key[:MAX_TEXT]: value for key, value in entry.values.items() if key not in known}
+    return {key: _bounded(value) for key, value in words.items() if isinstance(value, str | int | float | bool)}
+
+
+def _bounded(value: Any) -> Any:
+    if isinstance(value, str):
+        return value[:MAX_TEXT]
+    return value if abs(value) < 2**63 else str(value)[:MAX_TEXT]  # infinity, NaN and numbers past any integer of JSON's readers
+
+
+def measurement(told: Told, said: Given, file: ForeignFile, format_: str) -> Measurement:
+    """The entry as a measurement. Raises SettingsError where file and user contradict each other."""
+    where = f"{file.path}, entry {told.entry}"
+    source = _source(told, said, where)
+    point = _point(told, said, where)
+    stated = told.stated
+    if told.requests is None:
+        scale = 1.0 if told.is_simulated_time else point["time_scale"] or 1.0
+        stated = _with_per_gpu(_scaled(stated, scale), point["gpus"])
+    _refuse_absurd(stated, where)
+    words = told.provenance.get("metadata", {})
+    provenance = {
+        "imported": {"format": format_, "file": file.name, "sha256": file.sha256, "entry": told.entry},
+        "client_program": told.client,
+        "definitions": {name: text for name, text in told.definitions.items() if name in stated},
+        **told.provenance,
+        **({"reasons": words["reasons"]} if isinstance(words.get("reasons"), str) else {}),
+    }
+    server = {"acceptance_length": stated["acceptance_length"]} if "acceptance_length" in stated else {}
+    key = digest_of([point, provenance])
+    return Measurement(key, source, point, provenance, requests=told.requests, server=server, stated=stated)
+
+
+def _refuse_absurd(stated: Mapping[str, float], where: str) -> None:
+    for name, value in stated.items():
+        if not math.isfinite(value) or (value < 0 and is_column(name)):
+            raise FileError(
+                f"{name} would be {value:g}, and is never below 0, nor without end.",
+                path=where,
+                next_step="look at what the tool wrote there",
+            )
+
+
+def _source(told: Told, said: Given, where: str) -> str:
+    if told.source is not None and said.source not in (None, told.source):
+        raise SettingsError(
+            f"The file says that this was {told.source}, and --source says {said.source}.", where=where, next_step="leave --source away"
+        )
+    return told.source or said.source or "measured"
+
+
+def _point(told: Told, said: Given, where: str) -> dict[str, Any]:
+    for name, value in said.facts.items():
+        if name != "variant" and told.point.get(name, value) != value:
+            raise SettingsError(
+                f"The file says {name}={told.point[name]}, and --set says {name}={value}.",
+                where=where,
+                next_step=f"leave --set {name} away",
+            )
+    point = {**TEXTS, **COUNTS, **FIGURES, **told.guessed, **told.point, **said.facts}
+    words = [word for word in str(point["variant"]).split() if word]
+    if not any(word.startswith("client=") for word in words):
+        words.append(f"client={told.client.replace(' ', '_')}")
+    words += [f"{name}={value}" for name, value in told.workload.items() if f"{name}={value}" not in words]
+    point["variant"] = " ".join(words)
+    return {**point, "arm": {"workload": told.workload}} if told.workload else point
+
+
+def _scaled(stated: Mapping[str, float], scale: float) -> dict[str, float]:
+    """Figures of a simulated server whose clock ran `scale` times faster, in simulated time."""
+    factors = {name: 1 / scale if RATES_BY_SCALE.search(name) else scale if TIMES_BY_SCALE.search(name) else 1.0 for name in stated}
+    return {name: value * factors[name] if factors[name] != 1 else value for name, value in stated.items()}
+
+
+def _with_per_gpu(stated: dict[str, float], gpus: int | None) -> dict[str, float]:
+    """Also the throughput of a GPU, where the number of GPUs is known and the source gives that of the server."""
+    if not gpus:
+        return stated
+    per_gpu = {
+        f"{k}_tput_per_gpu_tok_s": stated[f"{k}_tput_tok_s"] / gpus for k in ("total", "input", "output") if f"{k}_tput_tok_s" in stated
+    }
+    return {**per_gpu, **stated}
+
+
+def latency(metric: str, statistic: str) -> str:
+    """The name of a statistic of a latency, in seconds: a column's where there is one. 50, 90.0 and the like are percentiles."""
+    if STATISTIC.fullmatch(statistic) is None:
+        raise ValueError(f"{statistic} is no statistic")
+    return f"{metric}_{'median' if statistic in ('p50', 'median') else statistic}_s"
+
+
+def figures_in(entry: Entry, names: Mapping[str, str]) -> dict[str, float]:
+    """Figures and counts of an entry: `names` are its fields and our names."""
+    found: dict[str, float] = {}
+    for key, name in names.items():
+        is_count = name in BY_NAME and BY_NAME[name].kind == "count"
+        value = entry.count(key) if is_count else entry.number(key)
+        if value is not None:
+            found[name] = value
+    return found
+
+
+def defined(stated: Mapping[str, float], notes: Mapping[str, str], client: str) -> dict[str, str]:
+    """What each figure means where that is not all in a column's name: the first note whose name it begins with, else the tool's word."""
+    found = {name: next((text for start, text in notes.items() if name.startswith(start)), "") for name in stated}
+    return {name: text or f"as {client} defines it" for name, text in found.items() if text or not is_column(name)}
+
+
+def is_column(name: str) -> bool:
+    """Whether a name is a column of the summary."""
+    return name in BY_NAME

@@ -1,0 +1,238 @@
+"""Files of other tools as values that were looked at: bounded bytes, JSON objects, and their fields in their types.
+
+Enters: a path. Leaves: entries, whose fields come as numbers, counts and texts, or not at all. These files are data from strangers:
+whatever is not as it should be is a FileError that names the file, the entry and the field; nothing in them is run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...errors import FileError
+
+MAX_BYTES = 2**30
+MAX_COUNT = 2**53  # beyond it a JSON number is no exact integer
+MAX_SECONDS = 1e8  # of a run: three years
+MAX_TEXT = 2000
+KEYS_OF = {  # by which a file of each tool is known
+    "vllm": ("model_id", "duration", "completed"),
+    "sglang": ("backend", "total_throughput", "mean_e2e_latency_ms"),
+    "inferencex": ("hw", "conc", "tput_per_gpu"),
+    "aiperf": ("input_config", "request_latency"),
+    "aiperf_requests": ("metadata", "metrics"),
+    "guidellm": ("benchmarks", "metadata"),
+}
+
+
+@dataclass(frozen=True)
+class ForeignFile:
+    """The bytes of a file, its name without the directory, and their hash."""
+
+    path: str
+    name: str
+    text: str
+    sha256: str
+
+
+def foreign_file(path: Path) -> ForeignFile:
+    """The whole file. Raises FileError where it is missing, empty, too large or no text."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        text = data.decode("utf-8-sig")
+    except OSError as error:
+        raise FileError(f"The file cannot be read: {error.strerror or error}.", path=str(path), next_step="look at its name") from error
+    except UnicodeDecodeError as error:
+        raise FileError(f"The file is no UTF-8 text: {error.reason} at byte {error.start}.", path=str(path), next_step=_OTHER) from error
+    if len(data) > MAX_BYTES:
+        raise FileError(f"The file has more than {MAX_BYTES:,} bytes.", path=str(path), next_step="import it without per-request details")
+    if not text.strip():
+        raise FileError("The file is empty.", path=str(path), next_step="look whether the benchmark ended, and run it again")
+    return ForeignFile(str(path), path.name, text, hashlib.sha256(data).hexdigest())
+
+
+_OTHER = "name the file that the tool itself wrote"
+
+
+def documents(file: ForeignFile) -> Iterator[Any]:
+    """The JSON values of a file one after another: one, or one a line. Raises FileError for what is cut or no JSON."""
+    at, decoder = 0, json.JSONDecoder()
+    while (at := _after_blanks(file.text, at)) < len(file.text):
+        try:
+            value, at = decoder.raw_decode(file.text, at)
+        except RecursionError as error:
+            raise FileError("The JSON is nested too deeply to be a result.", path=file.path, next_step=_OTHER) from error
+        except ValueError as error:
+            raise FileError(f"The file is no whole JSON: {_short(error)}.", path=file.path, next_step=_OTHER) from error
+        yield value
+
+
+def _after_blanks(text: str, at: int) -> int:
+    while at < len(text) and text[at] in " \t\r\n":
+        at += 1
+    return at
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:200].rstrip(".")
+
+
+def entries(file: ForeignFile, format_: str, *, may_be_a_list: bool = False) -> list[Entry]:
+    """The results in a file of this tool. Raises FileError where a value is no object, or one of another kind."""
+    values = list(documents(file))
+    if may_be_a_list and len(values) == 1 and isinstance(values[0], list):
+        values = values[0]
+    found = [Entry(_object(value, file, i), file, i) for i, value in enumerate(values)]
+    if not found:
+        raise FileError("The file holds no result.", path=file.path, next_step=_OTHER)
+    for entry in found:
+        _refuse_others(entry, format_)
+    return found
+
+
+def _object(value: Any, file: ForeignFile, index: int) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise FileError(f"Entry {index} is {_kind(value)}, and no object with named fields.", path=file.path, next_step=_OTHER)
+    return value
+
+
+def _refuse_others(entry: Entry, format_: str) -> None:
+    lacks = [key for key in KEYS_OF[format_] if key not in entry.values]
+    if not lacks:
+        return
+    likely = [name for name, keys in KEYS_OF.items() if all(key in entry.values for key in keys)]
+    next_step = f"`glm5bench import {likely[0].split('_')[0]} ...`: it looks like one of those" if likely else _OTHER
+    raise entry.error(f"This is no result of {format_}: it has no {' and no '.join(lacks)}", next_step=next_step)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One object of a foreign file. A field that is missing or null is None; one of another type is a FileError."""
+
+    values: Mapping[str, Any]
+    file: ForeignFile
+    index: int
+    path: str = ""  # of the object within its entry, with a dot at its end
+
+    def error(self, message: str, *, next_step: str = _OTHER) -> FileError:
+        """What is wrong with this entry."""
+        return FileError(f"{message}.", path=f"{self.file.path}, entry {self.index}", next_step=next_step)
+
+    def wrong(self, key: str, wanted: str) -> FileError:
+        """A field that is not what it should be."""
+        return self.error(f"{self.path}{key} is {_kind(self.values.get(key))}, and should be {wanted}")
+
+    def number(self, key: str) -> float | None:
+        """A finite number."""
+        value = self.values.get(key)
+        if value is None:
+            return None
+        number = _float(value)
+        if number is None or not math.isfinite(number):
+            raise self.wrong(key, "a finite number")
+        return number
+
+    def needed(self, key: str) -> float:
+        """A number without which there is no result."""
+        number = self.number(key)
+        if number is None:
+            raise self.error(f"{self.path}{key} is missing")
+        return number
+
+    def count(self, key: str) -> int | None:
+        """A whole number from 0."""
+        number = self.number(key)
+        if number is None:
+            return None
+        if number != int(number) or not 0 <= number <= MAX_COUNT:
+            raise self.wrong(key, "a count")
+        return int(number)
+
+    def clock_ns(self, key: str) -> int:
+        """A time in whole ns, which may be an epoch's and more than a float can tell apart."""
+        value = self.values.get(key)
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
+            raise self.wrong(key, "a time in ns")
+        return value
+
+    def text(self, key: str) -> str | None:
+        """A text, cut where it is too long to be a name; None for an empty one."""
+        value = self.values.get(key)
+        if value is not None and not isinstance(value, str):
+            raise self.wrong(key, "a text")
+        return value[:MAX_TEXT] if value else None
+
+    def truth(self, key: str) -> bool:
+        """True or false; false where nothing is said."""
+        value = self.values.get(key)
+        if value is not None and not isinstance(value, bool):
+            raise self.wrong(key, "true or false")
+        return bool(value)
+
+    def child(self, key: str) -> Entry:
+        """The object in a field; an empty one where there is none."""
+        value = self.values.get(key)
+        if value is not None and not isinstance(value, dict):
+            raise self.wrong(key, "an object")
+        return Entry(value or {}, self.file, self.index, f"{self.path}{key}.")
+
+    def children(self, key: str) -> Iterator[Entry]:
+        """The objects of a list; none where there is no list."""
+        for i, value in enumerate(self.listed(key)):
+            if not isinstance(value, dict):
+                raise self.wrong(key, "a list of objects")
+            yield Entry(value, self.file, self.index, f"{self.path}{key}[{i}].")
+
+    def listed(self, key: str) -> Sequence[Any]:
+        """A list; an empty one where there is none."""
+        value = self.values.get(key)
+        if value is not None and not isinstance(value, list):
+            raise self.wrong(key, "a list")
+        return value or []
+
+    def seconds(self, key: str) -> list[float]:
+        """A list of times or durations."""
+        return [self._second(key, value) for value in self.listed(key)]
+
+    def gaps(self, key: str) -> list[list[float]]:
+        """A list of lists of durations."""
+        found = self.listed(key)
+        if not all(isinstance(gaps, list) for gaps in found):
+            raise self.wrong(key, "a list of lists of seconds")
+        return [[self._second(key, value) for value in gaps] for gaps in found]
+
+    def _second(self, key: str, value: Any) -> float:
+        number = _float(value)
+        if number is None or not 0 <= number <= MAX_SECONDS * 100:  # an epoch's seconds are below it
+            raise self.error(f"{self.path}{key} holds {_kind(value)}, and should hold seconds")
+        return number
+
+    def counts(self, key: str) -> list[int]:
+        """A list of whole numbers from 0."""
+        numbers = [_float(value) for value in self.listed(key)]
+        if any(n is None or not 0 <= n <= MAX_COUNT or n != int(n) for n in numbers):
+            raise self.wrong(key, "a list of counts")
+        return [int(n) for n in numbers if n is not None]
+
+
+def _float(value: Any) -> float | None:
+    """None for what is no number; NaN and infinity stay."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def _kind(value: Any) -> str:
+    """A value in a few words."""
+    if isinstance(value, dict | list):
+        return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
+    return "nothing" if value is None else repr(value)[:60]

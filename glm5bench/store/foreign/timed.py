@@ -1,0 +1,78 @@
+"""Per-request times of other tools as ours are kept: raw times in integer ns, from which figures are computed again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...analysis.metrics import Ints, Requests
+from ...errors import printable
+from .reading import MAX_SECONDS, MAX_TEXT, Entry
+
+MAX_TOKENS = 2**31 - 1  # of a request: point files keep 32 bits
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Per-request times as other tools keep them: seconds, gaps between an answer's chunks. An empty error is a whole answer."""
+
+    started_s: Sequence[float]
+    ttft_s: Sequence[float]
+    latency_s: Sequence[float]
+    gaps_s: Sequence[Sequence[float] | None]  # None: nobody says
+    prompt_tokens: Sequence[int]
+    output_tokens: Sequence[int]
+    errors: Sequence[str]
+
+
+def requests_of(entry: Entry, t: Timed) -> Requests:
+    """Raw times as ours are kept: ns since the first send, -1 where nobody says; chunks without their counts of tokens.
+
+    Raises FileError for times and counts that no run has.
+    """
+    _refuse_absurd(entry, t)
+    sent = _ns(np.array(t.started_s, dtype=np.float64) - min(t.started_s, default=0.0))
+    whole = np.array([not error for error in t.errors], dtype=bool)
+    nobody = np.full(len(sent), -1, dtype=np.int64)
+    first = np.where(whole, sent + _ns(np.array(t.ttft_s, dtype=np.float64)), -1)
+    last = np.where(whole, sent + _ns(np.array(t.latency_s, dtype=np.float64)), -1)
+    chunks = [_chunks(first[i], gaps if whole[i] else None) for i, gaps in enumerate(t.gaps_s)]
+    arrivals = np.concatenate([np.zeros(0, dtype=np.int64), *chunks])
+    return Requests(
+        due_ns=nobody, sent_ns=sent, first_byte_ns=nobody, first_token_ns=first, last_token_ns=np.maximum(first, last), end_ns=last,
+        prompt_tokens=np.array(t.prompt_tokens, dtype=np.int64), output_tokens=np.array(t.output_tokens, dtype=np.int64),
+        asked_tokens=nobody, status=nobody, error=tuple(map(_words, t.errors)),
+        chunk_ns=arrivals, chunk_tokens=np.full(len(arrivals), -1, dtype=np.int64),
+        chunk_offsets=np.concatenate([[0], np.cumsum([len(c) for c in chunks])]).astype(np.int64),
+    )  # fmt: skip
+
+
+def _refuse_absurd(entry: Entry, t: Timed) -> None:
+    start = min(t.started_s, default=0.0)
+    longest = [s - start for s in t.started_s], t.ttft_s, t.latency_s, [sum(gaps or ()) for gaps in t.gaps_s]
+    if not all(0 <= s <= MAX_SECONDS for seconds in longest for s in seconds):
+        raise entry.error(f"A request of it began or took longer than {MAX_SECONDS:g} s")
+    if max((*t.prompt_tokens, *t.output_tokens), default=0) > MAX_TOKENS:
+        raise entry.error(f"A request of it has more than {MAX_TOKENS:,} tokens")
+
+
+def _words(error: str) -> str:
+    """An error on one line, of characters that a file keeps; empty only where it was."""
+    return error and (printable(" ".join(error.split()))[:MAX_TEXT] or "unstated")
+
+
+def _chunks(first_ns: np.int64, gaps_s: Sequence[float] | None) -> Ints:
+    """When the chunks of an answer came; none where nobody says."""
+    return np.zeros(0, dtype=np.int64) if gaps_s is None else first_ns + _ns(np.concatenate([[0.0], np.cumsum(gaps_s)]))
+
+
+def _ns(seconds: Sequence[float] | np.ndarray) -> Ints:
+    return np.rint(np.asarray(seconds, dtype=np.float64) * 1e9).astype(np.int64)
+
+
+def refuse_contradictions(entry: Entry, r: Requests, n_whole: int | None) -> None:
+    """Raises FileError where the requests of a file are not as many as it says."""
+    if n_whole is not None and int(r.is_whole.sum()) != n_whole:
+        raise entry.error(f"It says that {n_whole} requests were answered, and holds {int(r.is_whole.sum())} answers")

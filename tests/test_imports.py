@@ -1,0 +1,490 @@
+"""What other tools wrote, read as points: their own numbers, under names that say which definition each has."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from program import bench
+
+from glm5bench.errors import BenchError, FileError, SettingsError
+from glm5bench.store.foreign import reading
+from glm5bench.store.foreign.formats import FORMATS, imported
+from glm5bench.store.foreign.imported import given
+from glm5bench.store.pointfile import read_point, write_point
+from glm5bench.store.published import published
+from glm5bench.store.summary import BY_NAME, STATISTICS, summary
+from glm5bench.store.union import collect, write_measurements
+
+DATA = Path(__file__).parent / "data" / "foreign"
+FILES = [
+    ("vllm", "vllm/plain.json"), ("vllm", "vllm/detailed.json"), ("vllm", "vllm/rate.json"),
+    ("sglang", "sglang/native.jsonl"), ("sglang", "sglang/oai.jsonl"), ("sglang", "sglang/oai_speculative.jsonl"),
+    ("sglang", "sglang/rust.jsonl"), ("inferencex", "inferencex/agg.json"),
+    ("aiperf", "aiperf/profile_export_aiperf.json"), ("aiperf", "aiperf/profile_export.jsonl"), ("guidellm", "guidellm/guidellm.json"),
+]  # fmt: skip
+POINTS_CSV = Path(__file__).parents[1] / "glm5bench" / "published" / "points.csv"
+
+
+def read(format_, name, *facts, source=None):
+    return imported(format_, DATA / name, given(facts, source))
+
+
+def written(name):
+    """The JSON values in a file."""
+    text = (DATA / name).read_text()
+    return [json.loads(line) for line in text.splitlines()] if name.endswith("l") else [json.loads(text)]
+
+
+def summed(m):
+    return summary(m, m.digest())
+
+
+def imported_text(tmp_path, format_, text, *facts):
+    path = tmp_path / "told"
+    path.write_text(text) if isinstance(text, str) else path.write_bytes(text)
+    return imported(format_, path, given(facts))
+
+
+@pytest.mark.parametrize(("format_", "name"), FILES, ids=lambda v: v)
+def test_every_real_file_becomes_points_that_a_point_file_keeps(format_, name, tmp_path):
+    for i, m in enumerate(read(format_, name)):
+        digest = write_point(tmp_path / f"{i}.h5", m)
+        again, its = read_point(tmp_path / f"{i}.h5")
+        assert (its, again.stated, again.point, again.provenance) == (digest, m.stated, m.point, m.provenance)
+        assert m.provenance["imported"]["file"] == Path(name).name
+        assert "/work" not in json.dumps([m.point, m.provenance])
+
+
+@pytest.mark.parametrize(("format_", "name"), FILES, ids=lambda v: v)
+def test_a_figure_without_a_column_says_what_it_means(format_, name):
+    for m in read(format_, name):
+        own = [n for n in m.stated if n not in BY_NAME and n.endswith(("_s", "_user", "_second"))]
+        assert [n for n in own if n not in m.provenance["definitions"]] == []
+
+
+@pytest.mark.parametrize(("format_", "name"), FILES, ids=lambda v: v)
+def test_the_same_file_twice_is_the_same_point_and_with_other_facts_another(format_, name):
+    once, again, other = (read(format_, name, *facts) for facts in ((), (), ("seed=7",) if format_ != "aiperf" else ("repeat=7",)))
+
+    assert [m.digest() for m in once] == [m.digest() for m in again]
+    assert {m.key for m in once} & {m.key for m in other} == set()
+
+
+# -- vLLM -------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_figures_of_a_detailed_vllm_file_are_computed_again_and_are_its_own():
+    (m,), (file,) = read("vllm", "vllm/detailed.json"), written("vllm/detailed.json")
+    values = summed(m)
+
+    assert m.requests is not None
+    for theirs, ours in (("ttft", "ttft"), ("tpot", "tpot"), ("itl", "itl_chunk"), ("e2el", "e2el")):
+        for kind in STATISTICS:
+            assert values[f"{ours}_{kind}_s"] == pytest.approx(file[f"{kind}_{theirs}_ms"] / 1e3, rel=1e-6)
+    assert (values["prompt_tokens"], values["output_tokens"]) == (file["total_input_tokens"], file["total_output_tokens"])
+    assert values["duration_s"] == pytest.approx(file["duration"], rel=0.02)  # the tool's holds the end of its tasks, too
+    assert math.isnan(values["itl_token_mean_s"])
+    assert m.stated["ttft_p99.9_s"] == file["p99.9_ttft_ms"] / 1e3
+
+
+def test_metadata_that_a_point_has_a_name_for_is_a_fact_and_other_is_a_word():
+    (m,) = read("vllm", "vllm/detailed.json")
+
+    assert (m.point["hardware"], m.point["tp"], m.point["precision"]) == ("h200", 8, "fp8")
+    assert m.source == "simulated"
+    assert m.provenance["metadata"] == {"room": "12"}
+
+
+def test_figures_of_a_plain_vllm_file_stand_as_stated():
+    (m,), (file,) = read("vllm", "vllm/plain.json"), written("vllm/plain.json")
+    values = summed(m)
+
+    assert m.requests is None
+    assert values["ttft_median_s"] == file["median_ttft_ms"] / 1e3
+    assert values["itl_chunk_p99_s"] == file["p99_itl_ms"] / 1e3
+    assert values["total_tput_tok_s"] == file["total_token_throughput"]
+    assert values["interactivity_tok_s_user"] == pytest.approx(1e3 / file["median_tpot_ms"])
+    assert values["e2el_mean_s"] == pytest.approx(np.mean(file["latencies"]))  # the file keeps these without details, too
+    assert (values["concurrency"], values["isl_tokens"], values["tp"]) == (4, -1, -1)
+    assert (values["validity"], values["reasons"]) == ("flagged", "not_recomputable")
+
+
+def test_a_run_at_a_rate_is_an_open_loop_and_a_curve_of_its_own():
+    (rate,), (plain,) = read("vllm", "vllm/rate.json"), read("vllm", "vllm/plain.json")
+
+    assert rate.is_open_loop
+    assert rate.point["variant"] == "client=vllm_bench_serve arrivals=poisson rate_rps=40.0"
+    assert plain.point["variant"] == "client=vllm_bench_serve"
+    assert summed(rate)["goodput_rps"] == written("vllm/rate.json")[0]["request_goodput"]
+
+
+def test_percentiles_and_totals_of_older_forks_are_read(tmp_path):
+    (file,) = written("vllm/plain.json")
+    old = {k: v for k, v in file.items() if k not in ("failed", "total_input_tokens", "total_output_tokens", "p99_ttft_ms")}
+    old |= {"total_input": 215, "total_output": 192, "percentiles_ttft_ms": [[99, 67.2], [99.9, 68.0]], "num_prompts": 14}
+    (m,) = imported_text(tmp_path, "vllm", json.dumps(old))
+
+    assert (m.stated["prompt_tokens"], m.stated["ttft_p99_s"], m.stated["ttft_p99.9_s"]) == (215, 67.2 / 1e3, 68.0 / 1e3)
+    assert (m.stated["n_requests"], m.stated["n_failed"]) == (14, 2)
+    assert (m.verdict().validity, m.verdict().codes) == ("invalid", ("not_recomputable", "failed_requests"))
+
+
+def test_a_failed_request_of_a_detailed_file_is_one_here(tmp_path):
+    (file,) = written("vllm/detailed.json")
+    file["errors"][3], file["ttfts"][3], file["latencies"][3], file["itls"][3], file["output_lens"][3] = "Bad Gateway", 0.0, 0.0, [], 0
+    (m,) = imported_text(tmp_path, "vllm", json.dumps(file | {"completed": 11, "failed": 1}))
+
+    assert "failed_requests" in m.verdict().codes
+    assert summed(m)["n_failed"] == 1
+
+
+def test_an_error_of_any_characters_is_kept_on_one_line(tmp_path):
+    (file,) = written("vllm/detailed.json")
+    file["errors"][3] = "bad\x00 \ud800\nTraceback"
+    (m,) = imported_text(tmp_path, "vllm", json.dumps(file | {"completed": 11}))
+    write_point(tmp_path / "p.h5", m)
+
+    assert read_point(tmp_path / "p.h5")[0].requests.error[3] == "bad? ? Traceback"
+
+
+def test_a_detailed_file_whose_lists_contradict_each_other_is_refused(tmp_path):
+    (file,) = written("vllm/detailed.json")
+
+    with pytest.raises(FileError, match="same length"):
+        imported_text(tmp_path, "vllm", json.dumps(file | {"ttfts": file["ttfts"][:-1]}))
+    with pytest.raises(FileError, match="says that 11"):
+        imported_text(tmp_path, "vllm", json.dumps(file | {"completed": 11}))
+
+
+# -- SGLang -----------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "gap"),
+    [("native", "itl_token"), ("rust", "itl_token"), ("oai", "itl_chunk"), ("oai_speculative", "itl_retokenized")],
+)
+def test_what_sglang_calls_itl_goes_by_what_it_is(name, gap):
+    for m, line in zip(read("sglang", f"sglang/{name}.jsonl"), written(f"sglang/{name}.jsonl"), strict=True):
+        assert m.stated[f"{gap}_p99_s"] == line["p99_itl_ms"] / 1e3
+        assert {n for n in m.stated if n.startswith("itl_") and not n.startswith(gap)} == set()
+        assert m.stated["e2el_median_s"] == line["median_e2e_latency_ms"] / 1e3
+        assert m.stated["total_tput_tok_s"] == line["total_throughput"]
+        assert m.stated.get("acceptance_length") == line["accept_length"]
+
+
+def test_lines_of_one_file_are_points_and_infinity_is_no_rate():
+    closed, at_rate = read("sglang", "sglang/native.jsonl")
+
+    assert "Infinity" in (DATA / "sglang/native.jsonl").read_text().splitlines()[0]
+    assert (closed.is_open_loop, at_rate.is_open_loop) == (False, True)
+    assert closed.key != at_rate.key
+
+
+def test_a_server_that_says_that_it_is_simulated_makes_a_simulated_point():
+    first, _ = read("sglang", "sglang/native.jsonl")
+
+    assert (first.source, first.point["time_scale"], first.point["engine"]) == ("simulated", 1.0, "simulated")
+    assert (first.point["tp"], first.point["gpus"], first.point["isl_tokens"], first.point["range_ratio"]) == (8, 8, 64, 1.0)
+    with pytest.raises(SettingsError, match="simulated"):
+        read("sglang", "sglang/native.jsonl", source="measured")
+
+
+def test_figures_of_a_faster_simulated_clock_are_told_in_simulated_time(tmp_path):
+    line = written("sglang/native.jsonl")[0]
+    line["server_info"]["time_scale"] = 20.0
+    (m,) = imported_text(tmp_path, "sglang", json.dumps(line))
+
+    assert m.stated["ttft_mean_s"] == pytest.approx(20 * line["mean_ttft_ms"] / 1e3)
+    assert m.stated["total_tput_per_gpu_tok_s"] == pytest.approx(line["total_throughput"] / 20 / 8)
+
+
+def test_fields_of_a_line_that_no_column_has_stay_as_words(tmp_path):
+    (m,) = imported_text(tmp_path, "sglang", json.dumps(written("sglang/oai.jsonl")[0] | {"goodput_rps": 3.5, "note": "cold"}))
+
+    assert m.provenance["metadata"] == {"goodput_rps": 3.5, "note": "cold"}
+
+
+def test_no_secret_of_a_server_is_kept(tmp_path):
+    line = written("sglang/native.jsonl")[0]
+    line["server_info"]["api_key"] = "sk-secret"
+    (m,) = imported_text(tmp_path, "sglang", json.dumps(line))
+
+    assert "sk-secret" not in json.dumps([m.point, m.provenance, m.server])
+
+
+# -- InferenceX, AIPerf, GuideLLM ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_inferencex_row_is_total_tokens_a_gpu_and_interactivity_of_the_median():
+    (row, _), ((told, _),) = read("inferencex", "inferencex/agg.json"), written("inferencex/agg.json")
+    values = summed(row)
+
+    assert values["total_tput_per_gpu_tok_s"] == told["tput_per_gpu"]
+    assert values["interactivity_tok_s_user"] == told["median_intvty"] == pytest.approx(1 / told["median_tpot"])
+    assert values["ttft_p99_s"] == told["p99_ttft"]
+    assert row.stated["interactivity_of_mean_tpot_tok_s_user"] == told["mean_intvty"]
+    assert not any("std_tpot_tok" in name for name in row.stated)
+    assert (values["tp"], values["gpus"], values["speculative"], values["concurrency"]) == (8, 8, "mtp", 4)
+
+
+def test_output_tokens_over_the_gpus_that_decode_are_no_output_tokens_a_gpu():
+    (_, row), ((_, told),) = read("inferencex", "inferencex/agg.json"), written("inferencex/agg.json")
+
+    assert (row.point["gpus"], row.point["tp"]) == (24, None)
+    assert row.stated["output_tput_per_decode_gpu_tok_s"] == told["output_tput_per_gpu"]
+    assert math.isnan(summed(row)["output_tput_per_gpu_tok_s"])
+
+
+def test_what_aiperf_calls_inter_token_latency_is_tpot():
+    (m,), (file,) = read("aiperf", "aiperf/profile_export_aiperf.json", "gpus=8"), written("aiperf/profile_export_aiperf.json")
+    values = summed(m)
+
+    assert values["tpot_median_s"] == pytest.approx(file["inter_token_latency"]["p50"] / 1e3)
+    assert values["itl_chunk_p99_s"] == pytest.approx(file["inter_chunk_latency"]["p99"] / 1e3)
+    assert values["e2el_std_s"] == pytest.approx(file["request_latency"]["std"] / 1e3)
+    assert values["total_tput_per_gpu_tok_s"] == file["total_token_throughput"]["avg"] / 8
+    assert (values["n_requests"], values["n_failed"], values["concurrency"]) == (12, 0, 4)
+    assert (values["isl_tokens"], values["osl_tokens"], values["seed"], values["endpoint"]) == (64, 16, 1, "completions")
+    assert m.stated["mean_of_request_tok_s_user"] == file["output_token_throughput_per_user"]["avg"]
+
+
+def test_figures_of_aiperfs_requests_are_computed_again_and_are_those_of_its_summary():
+    (of_requests,), (of_run,) = read("aiperf", "aiperf/profile_export.jsonl"), read("aiperf", "aiperf/profile_export_aiperf.json")
+    again, stated = summed(of_requests), summed(of_run)
+    names = [f"{metric}_{kind}_s" for metric in ("ttft", "tpot", "itl_chunk", "e2el") for kind in STATISTICS]
+
+    assert of_requests.requests is not None
+    assert {n: again[n] for n in names} == pytest.approx({n: stated[n] for n in names}, rel=1e-6)
+    assert (again["prompt_tokens"], again["output_tokens"]) == (stated["prompt_tokens"], stated["output_tokens"])
+    assert again["duration_s"] == pytest.approx(stated["duration_s"], rel=1e-3)
+    assert (again["concurrency"], again["peak_concurrency"]) == (-1, 4)  # the lines do not say how many were to be in flight
+
+
+def test_other_figures_of_aiperf_keep_its_names_and_units():
+    (m,), (file,) = read("aiperf", "aiperf/profile_export_aiperf.json"), written("aiperf/profile_export_aiperf.json")
+
+    assert m.stated["aiperf_http_req_waiting_avg"] == file["http_req_waiting"]["avg"]
+    assert m.provenance["definitions"]["aiperf_http_req_waiting_avg"] == "avg of http_req_waiting, in ms"
+
+
+def test_a_cancelled_aiperf_run_is_incomplete(tmp_path):
+    (file,) = written("aiperf/profile_export_aiperf.json")
+    (m,) = imported_text(tmp_path, "aiperf", json.dumps(file | {"was_cancelled": True}))
+
+    assert (m.verdict().validity, m.verdict().codes[-1]) == ("invalid", "incomplete")
+
+
+def test_guidellm_is_computed_again_from_its_requests_and_its_tpot_keeps_its_own_name():
+    (m,), (file,) = read("guidellm", "guidellm/guidellm.json"), written("guidellm/guidellm.json")
+    metrics, values = file["benchmarks"][0]["metrics"], summed(m)
+    each = file["benchmarks"][0]["requests"]["successful"]
+
+    assert values["ttft_mean_s"] == pytest.approx(metrics["time_to_first_token_ms"]["successful"]["mean"] / 1e3, rel=1e-5)
+    assert values["tpot_mean_s"] == pytest.approx(np.mean([r["inter_token_latency_ms"] for r in each]) / 1e3, rel=1e-4)
+    assert m.stated["tpot_with_first_token_mean_s"] == metrics["time_per_output_token_ms"]["successful"]["mean"] * 1e-3
+    assert m.stated["tpot_token_weighted_median_s"] == metrics["inter_token_latency_ms"]["successful"]["median"] * 1e-3
+    assert values["output_tokens"] == metrics["output_token_count"]["successful"]["total_sum"]
+    assert math.isnan(values["itl_chunk_mean_s"])  # it keeps no gaps
+    assert (values["concurrency"], values["isl_tokens"], values["validity"]) == (2, 64, "valid")
+
+
+def test_guidellm_without_its_requests_is_taken_at_its_word(tmp_path):
+    (file,) = written("guidellm/guidellm.json")
+    file["benchmarks"][0]["requests"]["successful"] = file["benchmarks"][0]["requests"]["successful"][:2]
+    (m,) = imported_text(tmp_path, "guidellm", json.dumps(file))
+
+    assert (m.requests, m.verdict().codes) == (None, ("not_recomputable",))
+    assert math.isnan(summed(m)["tpot_median_s"])  # which it does not have
+    assert math.isnan(summed(m)["ttft_median_s"])  # its percentiles are values that occurred
+    assert summed(m)["ttft_mean_s"] > 0
+
+
+# -- CSV --------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_published_points_are_read_as_they_are():
+    points = imported("csv", POINTS_CSV, given(["range_ratio=0.8", "endpoint=completions"]))
+    shipped = {tuple(map(str, _place(m.point))): m for m in published()[0]}
+
+    assert len(points) == 42
+    for m in points:
+        same = shipped[tuple(map(str, _place(m.point)))]
+        assert {**m.stated, "tpot_median_s": 0} == {**same.stated, "tpot_median_s": 0}
+        assert m.stated["tpot_median_s"] == pytest.approx(same.stated["tpot_median_s"])
+        assert (m.source, m.provenance["source"]) == ("published", same.provenance["source"])
+
+
+def _place(p):
+    return [p.get(n) for n in ("hardware", "checkpoint", "precision", "speculative", "tp", "concurrency", "isl_tokens", "engine_version")]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("hardware,tpot_mean_ms\nb200,ten\n", "line 2, column tpot_mean_ms"),
+        ("hardware,tpot_mean_ms\nb200,inf\n", "line 2, column tpot_mean_ms"),
+        ("hardware,tpot_mean_ms\nb200,1\nb200\n", "line 3"),
+        ("hardware,tp,ttft_mean_s\nb200,8.5,1\n", "column tp"),
+        ("hardware,ttft_meen_s\nb200,1\n", "nearly ttft_mean_s"),
+        ("hardware,hardware\nb200,1\n", "twice"),
+        ("colour,weight\nred,1\n", "None of its columns"),
+        ("hardware,tp\nb200,8\n", "no figure"),
+        ("hardware,n_requests\nb200,-1\n", "count"),
+        ("hardware,ttft_mean_s,definitions\nb200,1,99\n", "definitions"),
+        ("hardware,ttft_mean_s\n", "no row"),
+        ('hardware,ttft_mean_s\n"b200,1\n', "no CSV"),
+    ],
+)
+def test_a_bad_csv_is_refused_by_line_and_column(tmp_path, text, said):
+    with pytest.raises(FileError) as caught:
+        imported_text(tmp_path, "csv", text)
+
+    assert said in str(caught.value)
+    assert "next:" in str(caught.value)
+
+
+def test_columns_of_ones_own_are_kept_beside(tmp_path):
+    (m,) = imported_text(tmp_path, "csv", "hardware,ttft_mean_ms,watts,room,ttft_p99.9_s\nb200,12,700.5,cold,0.5\n")
+
+    assert m.stated == {"ttft_mean_s": 0.012, "watts": 700.5, "ttft_p99.9_s": 0.5}
+    assert m.provenance["metadata"] == {"room": "cold"}
+
+
+def test_the_points_table_as_csv_can_be_read_again(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text(bench(tmp_path, "tables", "published", "--format", "csv", "--table", "points").stdout)
+    points = imported("csv", path, given([]))
+
+    assert len(points) == 53
+    assert {m.source for m in points} == {"published"}
+
+
+def test_a_figure_below_zero_is_refused(tmp_path):
+    with pytest.raises(FileError, match="never below 0"):
+        imported_text(tmp_path, "csv", "hardware,ttft_mean_s\nb200,-1\n")
+
+
+# -- what the user says -----------------------------------------------------------------------------------------------------------------
+
+
+def test_what_the_file_does_not_say_may_be_said_and_fills_the_row():
+    (m,) = read("vllm", "vllm/plain.json", "hardware=b200", "tp=8", "gpus=8", "precision=fp8", "isl_tokens=64", source="published")
+    values = summed(m)
+
+    assert (values["hardware"], values["tp"], values["gpus"], values["source"]) == ("b200", 8, 8, "published")
+    assert values["total_tput_per_gpu_tok_s"] == m.stated["total_tput_tok_s"] / 8
+
+
+def test_a_fact_that_contradicts_the_file_is_refused_and_both_are_named():
+    with pytest.raises(SettingsError, match=r"tp=8.*tp=4"):
+        read("vllm", "vllm/detailed.json", "tp=4")
+    assert read("vllm", "vllm/detailed.json", "tp=8")
+
+
+def test_a_fact_said_twice_is_said_once():
+    assert given(["tp=8", "tp=08"]).facts == {"tp": 8}
+    with pytest.raises(SettingsError, match="contradict"):
+        given(["tp=8", "tp=4"])
+    with pytest.raises(SettingsError, match="whole number"):
+        given(["tp=8", "tp=x"])
+
+
+@pytest.mark.parametrize("pair", ["colour=red", "tp=many", "tp=0", "tp", "range_ratio=2", "hardware=", "concurrency=1.5", "seed=-1"])
+def test_a_fact_that_no_point_has_is_refused(pair):
+    with pytest.raises(SettingsError, match="--set"):
+        given([pair])
+
+
+# -- files of strangers -----------------------------------------------------------------------------------------------------------------
+
+BROKEN = {
+    "empty": "",
+    "blank": " \n\n",
+    "cut": '{"model_id": "m", "duration": 1.0, "comp',
+    "a list": "[1, 2]",
+    "a number": "12",
+    "another's": '{"colour": "red"}',
+    "deep": "[" * 100_000,
+    "no text": b"\xff\xfe\x00\x80",
+    "long number": "9" * 10_000,
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+@pytest.mark.parametrize("format_", FORMATS)
+def test_what_is_no_result_is_refused_with_what_where_and_next(tmp_path, format_, broken):
+    with pytest.raises(FileError) as caught:
+        imported_text(tmp_path, format_, BROKEN[broken])
+
+    assert str(tmp_path) in str(caught.value)
+    assert "next:" in str(caught.value)
+
+
+@pytest.mark.parametrize(("format_", "name"), FILES, ids=lambda v: v)
+def test_no_single_wrong_field_of_a_real_file_is_a_traceback(tmp_path, format_, name):
+    values = written(name)[0]
+    path = tmp_path / "told"
+    entry = values[0] if isinstance(values, list) else values
+    for key in entry:
+        for wrong in ("12", math.nan, -1, True, [], {"a": 1}, [[None]], 10**400, None):
+            broken = {**entry, key: wrong}
+            path.write_text(json.dumps([broken] if isinstance(values, list) else broken))
+            for m in points_or_error(format_, path):
+                m.verdict()
+                summed(m)
+                json.dumps([m.point, m.provenance, m.server, m.stated], allow_nan=False)
+
+
+def points_or_error(format_, path):
+    """The points of a file; none where it is refused with the next step."""
+    try:
+        return imported(format_, path, given([]))
+    except BenchError as error:
+        if not error.next_step:
+            raise
+        return []
+
+
+@pytest.mark.parametrize("wrong", ['"12"', "NaN", "Infinity", "-Infinity", "[]"])
+def test_a_figure_that_is_no_number_is_named(tmp_path, wrong):
+    text = (DATA / "vllm/plain.json").read_text().replace('"duration": 0.7803905380060314', f'"duration": {wrong}')
+
+    with pytest.raises(FileError, match="duration is"):
+        imported_text(tmp_path, "vllm", text)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("start_times", 1e10), ("latencies", 1e9), ("ttfts", 1e9), ("input_lens", 2**31), ("output_lens", 2**40)]
+)
+def test_times_and_counts_that_no_run_has_are_refused(tmp_path, key, value):
+    (file,) = written("vllm/detailed.json")
+    file[key][2] = value
+
+    with pytest.raises(FileError, match="A request of it"):
+        imported_text(tmp_path, "vllm", json.dumps(file))
+
+
+def test_a_file_of_another_tool_says_which_one_it_looks_like():
+    with pytest.raises(FileError) as caught:
+        imported("vllm", DATA / "sglang/oai.jsonl", given([]))
+
+    assert "glm5bench import sglang" in str(caught.value)
+
+
+def test_a_file_too_large_is_refused_before_it_is_parsed(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "MAX_BYTES", 100)
+
+    with pytest.raises(FileError, match="more than 100 bytes"):
+        imported("vllm", DATA / "vllm/plain.json", given([]))
+
+
+def test_imports_of_several_tools_stand_in_one_archive_on_curves_of_their_own(tmp_path):
+    points = [m for format_, name in FILES for m in read(format_, name)]
+    made = write_measurements(tmp_path / "a.h5", points)
+    again = collect([str(tmp_path / "a.h5")], strict=True)
+
+    clients = {row.series.variant.split("client=")[1].split()[0] for row in again.rows.values()}
+    assert (again.digest(), len(again.rows)) == (made.digest, len(points))
+    assert clients == {"vllm_bench_serve", "sglang.bench_serving", "InferenceX", "AIPerf", "GuideLLM"}
