@@ -1,7 +1,8 @@
 """Strangers' files are read in processes of their own: what libhdf5 does over a hostile one costs that file and nothing else.
 
 Enters: tasks, each with the file that it is about. Leaves: what the function makes of each, or a FileError where its process fell,
-hung, or wanted more memory than its file can need. The processes are forks, so that starting one costs milliseconds.
+hung, or wanted more memory than its file can need. What the machine lacks is no file's fault, and is raised. The processes are forks,
+so that starting one costs milliseconds.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-from ..errors import FileError
+from ..errors import EnvironmentLacks, FileError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -103,12 +104,15 @@ class Readers(Generic[Task, Result]):
         try:
             if not reader.pipe.poll():
                 raise FileError("Reading it did not end in time: it is damaged, or hostile.", path=str(reader.path))
-            return task, reader.pipe.recv()
+            result = reader.pipe.recv()
         except (EOFError, OSError):
             reader.process.join(10)
             return task, self._fallen(reader, _died(reader.process.exitcode))
         except FileError as error:
             return task, self._fallen(reader, error.message)
+        if isinstance(result, EnvironmentLacks):
+            raise result
+        return task, result
 
     def _fallen(self, reader: _Reader[Task], why: str) -> FileError:
         _end(reader)
@@ -154,7 +158,7 @@ def _answer(read: Callable[[Task], Any], task: Task, path: Path) -> Any:
     try:
         with _memory(MEMORY_BYTES + MEMORY_PER_BYTE * _size(path)):
             return read(task)
-    except FileError as error:
+    except (FileError, EnvironmentLacks) as error:
         return error
     except MemoryError:
         return FileError("Reading it takes more memory than a file of its size can need: it is damaged, or hostile.", path=str(path))

@@ -7,7 +7,9 @@ back with its reason.
 
 from __future__ import annotations
 
+import contextlib
 import glob
+import io
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -182,11 +184,11 @@ def merge(
     """
     sources = list(files(paths))
     with (
-        tempfile.TemporaryDirectory(prefix=f".{output.name}.", suffix=".part", dir=_folder(output)) as scratch,
+        _scratch(output) as scratch,
         Readers(_read, lambda task: task.path, jobs=jobs) as readers,
         writing(output) as writer,
     ):
-        union = _Union(readers, writer, Path(scratch), where or Selection(), is_raw_kept, progress, Merged(strict))
+        union = _Union(readers, writer, scratch, where or Selection(), is_raw_kept, progress, Merged(strict))
         writer.tables |= {digest_of(table): table for table in tables}
         union.take(sources)
         done = union.merged
@@ -202,16 +204,20 @@ def write_measurements(
     output: Path, measurements: Iterable[Measurement], tables: Iterable[SourceTable] = (), paths: Sequence[str] = ()
 ) -> Merged:
     """Writes an archive of measurements that stand in no file yet, and of what the paths hold."""
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", suffix=".new", dir=_folder(output)) as folder:
+    with _scratch(output) as folder:
         for i, m in enumerate(measurements):
-            write_point(Path(folder) / f"{i}.h5", m)
-        return merge([folder, *paths], output, tables=tables)
+            write_point(folder / f"{i}.h5", m)
+        return merge([str(folder), *paths], output, tables=tables)
 
 
-def _folder(output: Path) -> Path:
-    with writable(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
-    return output.parent
+@contextlib.contextmanager
+def _scratch(output: Path) -> Iterator[Path]:
+    """A folder beside the output, for as long as the block runs."""
+    with contextlib.ExitStack() as stack:
+        with writable(output):
+            output.parent.mkdir(parents=True, exist_ok=True)
+            folder = tempfile.TemporaryDirectory(prefix=f".{output.name}.", suffix=".part", dir=output.parent, ignore_cleanup_errors=True)
+        yield Path(stack.enter_context(folder))
 
 
 @dataclass
@@ -292,7 +298,7 @@ class _Union:
         assert source.stored is not None
         added = []
         try:
-            with source.path.open("rb") as file:
+            with _opened(source.path) as file:
                 self._refuse_changed(source, file.fileno())
                 for i in wanted:
                     values = source.values(i)
@@ -312,3 +318,11 @@ class _Union:
     def _tick(self) -> None:
         self.done += 1
         self.progress(self.done, self.total)
+
+
+def _opened(path: Path) -> io.BufferedReader:
+    """The file. Raises ValueError when it is there no more."""
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise ValueError(f"It cannot be read any more: {error.strerror}") from error
