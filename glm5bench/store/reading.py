@@ -1,8 +1,8 @@
 """Strangers' files are read in processes of their own: what libhdf5 does over a hostile one costs that file and nothing else.
 
 Enters: tasks, each with the file that it is about. Leaves: what the function makes of each, or a FileError where its process fell,
-hung, or wanted more memory than its file can need. What the machine lacks is no file's fault, and is raised. The processes are forks,
-so that starting one costs milliseconds.
+hung, or wanted more memory than its file can need. What the machine lacks is no file's fault, and is raised; what one file has done to
+a process is not laid to the next. The processes are forks, so that starting one costs milliseconds.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ MEMORY_BYTES = 1 << 30
 MEMORY_PER_BYTE = 64  # of a file: ten times the bytes when decoded, and copies at work
 SECONDS = 120.0
 BYTES_PER_S = 2e6  # a file has this much longer to be read
+GRACE_S = 1.0  # before a reader ends by itself that nobody ends
 
 
 @dataclass
@@ -39,6 +40,7 @@ class _Reader(Generic[Task]):
     task: Task | None = None
     path: Path = Path()
     until: float = 0.0
+    n_read: int = 0
 
 
 class Readers(Generic[Task, Result]):
@@ -72,7 +74,7 @@ class Readers(Generic[Task, Result]):
             ready = wait([r.pipe for r in busy], soonest)
             for reader in busy:
                 if reader.pipe in ready or time.monotonic() > reader.until:
-                    yield self._taken(reader)
+                    yield from self._taken(reader)
 
     def _idle(self) -> _Reader[Task] | None:
         found = next((r for r in self._readers if r.task is None), None)
@@ -95,10 +97,12 @@ class Readers(Generic[Task, Result]):
 
     def _give(self, reader: _Reader[Task], task: Task) -> None:
         reader.task, reader.path = task, self._path_of(task)
-        reader.until = time.monotonic() + SECONDS + _size(reader.path) / BYTES_PER_S
-        reader.pipe.send(task)
+        reader.until = time.monotonic() + _seconds(reader.path)
+        with contextlib.suppress(OSError):  # it has fallen meanwhile, which `_taken` finds
+            reader.pipe.send(task)
 
-    def _taken(self, reader: _Reader[Task]) -> tuple[Task, Result | FileError]:
+    def _taken(self, reader: _Reader[Task]) -> Iterator[tuple[Task, Result | FileError]]:
+        """What has come of its task; nothing yet where the process fell over it and had read others before: it is read once more."""
         task, reader.task = reader.task, None
         assert task is not None
         try:
@@ -107,12 +111,18 @@ class Readers(Generic[Task, Result]):
             result = reader.pipe.recv()
         except (EOFError, OSError):
             reader.process.join(10)
-            return task, self._fallen(reader, _died(reader.process.exitcode))
+            error = self._fallen(reader, _died(reader.process.exitcode))
+            if reader.n_read:
+                self._give(self._started(), task)
+            else:
+                yield task, error
         except FileError as error:
-            return task, self._fallen(reader, error.message)
-        if isinstance(result, EnvironmentLacks):
-            raise result
-        return task, result
+            yield task, self._fallen(reader, error.message)
+        else:
+            reader.n_read += 1
+            if isinstance(result, EnvironmentLacks):
+                raise result
+            yield task, result
 
     def _fallen(self, reader: _Reader[Task], why: str) -> FileError:
         _end(reader)
@@ -132,6 +142,10 @@ def _end(reader: _Reader[Task]) -> None:
     reader.process.close()
 
 
+def _seconds(path: Path) -> float:
+    return SECONDS + _size(path) / BYTES_PER_S
+
+
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
@@ -140,9 +154,10 @@ def _size(path: Path) -> int:
 
 
 def _serve(read: Callable[[Task], Any], path_of: Callable[[Task], Path], pipe: Connection, parent: int) -> None:
-    """A reader's whole life: it ends with the process that it reads for."""
+    """A reader's whole life: it ends with the process that it reads for, or, where that is gone, when its task's time is over."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libc's last words over a broken heap
     with contextlib.suppress(EOFError, OSError):
@@ -151,7 +166,10 @@ def _serve(read: Callable[[Task], Any], path_of: Callable[[Task], Path], pipe: C
                 if os.getppid() != parent:
                     return
             task = pipe.recv()
-            pipe.send(_answer(read, task, path_of(task)))
+            signal.setitimer(signal.ITIMER_REAL, _seconds(path_of(task)) + GRACE_S)
+            answer = _answer(read, task, path_of(task))
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            pipe.send(answer)
 
 
 def _answer(read: Callable[[Task], Any], task: Task, path: Path) -> Any:
