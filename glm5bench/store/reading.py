@@ -8,6 +8,7 @@ a process is not laid to the next. The processes are forks, so that starting one
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import multiprocessing
 import os
 import resource
@@ -160,6 +161,7 @@ def _serve(read: Callable[[Task], Any], path_of: Callable[[Task], Path], pipe: C
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libc's last words over a broken heap
+    faulthandler.disable()  # and Python's
     with contextlib.suppress(EOFError, OSError):
         while True:
             while not pipe.poll(1.0):
