@@ -63,6 +63,7 @@ def answers(tasks, jobs=2):
 def small(monkeypatch):
     monkeypatch.setattr(reading, "MEMORY_BYTES", 200 * 2**20)
     monkeypatch.setattr(reading, "SECONDS", 0.5)
+    monkeypatch.setattr(reading, "PROCESSOR_S", 5.0)
 
 
 @pytest.mark.parametrize("jobs", [1, 2, 5])
@@ -79,6 +80,15 @@ def test_a_file_that_fells_its_reader_is_bad_and_the_others_are_read(small, what
     assert why in bad[what].message
     assert bad[what].path.endswith(what)
     assert {task: result[0] for task, result in good.items()} == {task: task.upper() for task in GOOD}
+
+
+def test_a_reader_that_only_computes_is_ended_long_before_one_that_waits_for_a_disk(monkeypatch):
+    monkeypatch.setattr(reading, "PROCESSOR_S", 0.1)
+
+    bad, good = answers(["spin", *GOOD])
+
+    assert {task: error.message for task, error in bad.items()} == {"spin": reading.TOO_LONG}
+    assert set(good) == set(GOOD)
 
 
 def test_what_c_allocates_is_limited_too(small):

@@ -29,8 +29,10 @@ Result = TypeVar("Result")
 
 MEMORY_BYTES = 1 << 30
 MEMORY_PER_BYTE = 64  # of a file: ten times the bytes when decoded, and copies at work
-SECONDS = 120.0
+SECONDS = 120.0  # a disk may be slow
+PROCESSOR_S = 10.0  # and libhdf5 goes round in circles over some damaged files
 BYTES_PER_S = 2e6  # a file has this much longer to be read
+TOO_LONG = "Reading it did not end in time: it is damaged, or hostile."
 GRACE_S = 1.0  # before a reader ends by itself that nobody ends
 
 
@@ -98,7 +100,7 @@ class Readers(Generic[Task, Result]):
 
     def _give(self, reader: _Reader[Task], task: Task) -> None:
         reader.task, reader.path = task, self._path_of(task)
-        reader.until = time.monotonic() + _seconds(reader.path)
+        reader.until = time.monotonic() + SECONDS + _size(reader.path) / BYTES_PER_S
         with contextlib.suppress(OSError):  # it has fallen meanwhile, which `_taken` finds
             reader.pipe.send(task)
 
@@ -108,12 +110,12 @@ class Readers(Generic[Task, Result]):
         assert task is not None
         try:
             if not reader.pipe.poll():
-                raise FileError("Reading it did not end in time: it is damaged, or hostile.", path=str(reader.path))
+                raise FileError(TOO_LONG, path=str(reader.path))
             result = reader.pipe.recv()
         except (EOFError, OSError):
             reader.process.join(10)
             error = self._fallen(reader, _died(reader.process.exitcode))
-            if reader.n_read:
+            if reader.n_read and error.message != TOO_LONG:
                 self._give(self._started(), task)
             else:
                 yield task, error
@@ -132,6 +134,8 @@ class Readers(Generic[Task, Result]):
 
 
 def _died(exitcode: int | None) -> str:
+    if exitcode in (-signal.SIGPROF, -signal.SIGALRM):
+        return TOO_LONG
     how = f"by {signal.Signals(-exitcode).name}" if exitcode is not None and exitcode < 0 else f"with exit code {exitcode}"
     return f"The process that read it ended {how}: it is damaged, or hostile."
 
@@ -141,10 +145,6 @@ def _end(reader: _Reader[Task]) -> None:
     reader.process.kill()
     reader.process.join()
     reader.process.close()
-
-
-def _seconds(path: Path) -> float:
-    return SECONDS + _size(path) / BYTES_PER_S
 
 
 def _size(path: Path) -> int:
@@ -159,6 +159,7 @@ def _serve(read: Callable[[Task], Any], path_of: Callable[[Task], Path], pipe: C
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libc's last words over a broken heap
     faulthandler.disable()  # and Python's
@@ -168,8 +169,11 @@ def _serve(read: Callable[[Task], Any], path_of: Callable[[Task], Path], pipe: C
                 if os.getppid() != parent:
                     return
             task = pipe.recv()
-            signal.setitimer(signal.ITIMER_REAL, _seconds(path_of(task)) + GRACE_S)
+            allowed = _size(path_of(task)) / BYTES_PER_S
+            signal.setitimer(signal.ITIMER_PROF, PROCESSOR_S + allowed)
+            signal.setitimer(signal.ITIMER_REAL, SECONDS + allowed + GRACE_S)
             answer = _answer(read, task, path_of(task))
+            signal.setitimer(signal.ITIMER_PROF, 0)
             signal.setitimer(signal.ITIMER_REAL, 0)
             pipe.send(answer)
 

@@ -39,8 +39,8 @@ from .pointfile import (
     what_is,
     write_point,
 )
-from .sealed import verify_seal
-from .summary import ABSENT, COLUMNS, DEFINITIONS, Kind, listed, summary
+from .sealed import seal_of, verify_seal
+from .summary import ABSENT, COLUMNS, DEFINITIONS, MAX_TEXT, Kind, listed, summary
 
 Numbers = NDArray[np.int64]
 Identity = tuple[int, int, int, int]
@@ -124,6 +124,8 @@ def survey(path: Path, *, scratch: Path | None = None) -> Survey:
         return _salvaged(path, identity, scratch, damage)
     with opened(path, is_verified=False) as file:
         format_, kind = what_is(file, path)
+        if format_ > 1 and seal_of(path) is None:
+            raise FileError("The file is damaged: it has no seal.", path=str(path))
         if format_ == 1:
             return _migrated(file, kind, Survey(path, identity), scratch)
         read = _point if kind == "point" else _archive
@@ -135,7 +137,10 @@ def survey(path: Path, *, scratch: Path | None = None) -> Survey:
 
 def _identity(path: Path) -> Identity:
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would keep its reader waiting
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):  # those that can be are searched
+            raise FileError("The folder cannot be read.", path=str(path))
+        if not stat.S_ISREG(mode):  # a pipe would keep its reader waiting
             raise FileError("This is no file of bytes.", path=str(path))
         with path.open("rb") as file:
             return identity_of(file.fileno())
@@ -216,8 +221,11 @@ def _column(group: h5py.Group, name: str, kind: Kind, n: int) -> Any:
     if name not in group:  # a column of later than this archive
         return [ABSENT[kind]] * n
     values = _array(child(group, name), n)
-    if values.dtype.kind != {"text": "S", "count": "i", "figure": "f"}[kind]:
+    if values.dtype.kind != {"text": "S", "count": "i", "figure": "f"}[kind] or values.ndim != 1:
         raise ValueError(f"{name} is no column of {kind}s")
+    if kind == "text" and values.dtype.itemsize > MAX_TEXT:
+        raise ValueError(f"{name} is a column of texts of {values.dtype.itemsize:,} bytes")
+    listed(values)  # texts are UTF-8
     return values
 
 
@@ -247,7 +255,17 @@ def _stored(file: h5py.File, path: Path, n: int) -> Stored:
         first, rows = stored.first[table.name], stored.rows[table.name]
         if n and ((first < 0) | (rows < 0) | (first % table.chunk_rows != 0) | (first + rows > len(dataset))).any():
             raise ValueError(f"its index names rows of {table.name}/{name} that are not there")
+    for t in TABLES.values():
+        _refuse_shared(stored.first[t.name], stored.rows[t.name], t.name)
     return stored
+
+
+def _refuse_shared(first: Numbers, rows: Numbers, what: str) -> None:
+    """Raises ValueError where two points have rows in common: copied, a small file would become a large one."""
+    order = np.argsort(first[rows > 0], kind="stable")
+    begin, n = first[rows > 0][order], rows[rows > 0][order]
+    if (begin[:-1] + n[:-1] > begin[1:]).any():
+        raise ValueError(f"its index gives the same {what} to two points")
 
 
 def _chunks(file: h5py.File, path: Path) -> dict[tuple[str, str], Numbers]:
@@ -262,6 +280,8 @@ def _chunks(file: h5py.File, path: Path) -> dict[tuple[str, str], Numbers]:
         if n and ((at[:, 0] < 0) | (at[:, 1] < 0) | (at[:, 0] > size) | (at[:, 1] > size) | (at.sum(axis=1) > size)).any():
             raise ValueError(f"{dataset.name} has chunks outside of the file")
         found[table.name, name] = at
+    if sum(int(at[:, 1].sum()) for at in found.values()) > size:
+        raise ValueError("its chunks are more bytes than the file has")
     return found
 
 

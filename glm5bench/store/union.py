@@ -96,11 +96,11 @@ def files(paths: Sequence[str]) -> Iterator[Path]:
 
     Raises UsageError when a path does not exist.
     """
-    seen: set[Path] = set()
+    seen: set[str] = set()
     for given in paths:
         for path in _meant(given):
             for file in _below(path) if path.is_dir() else [path]:
-                real = file.resolve()
+                real = os.path.realpath(file)  # of links in a circle, too
                 if real not in seen:
                     seen.add(real)
                     yield file
@@ -119,19 +119,24 @@ def _meant(given: str) -> list[Path]:
 
 
 def _below(directory: Path) -> Iterator[Path]:
-    """The HDF5 files of a directory tree, through links, each folder once; a campaign's archive.h5 is derived from its points."""
-    seen: set[tuple[int, int]] = set()
-    for folder, folders, names in os.walk(directory, followlinks=True):
-        s = os.stat(folder)
-        if (s.st_dev, s.st_ino) in seen:
+    """The HDF5 files of a directory tree, through links, each folder once, and folders that cannot be read.
+
+    A campaign's archive.h5 is derived from its points; hidden files and folders are those of writers at work.
+    """
+    seen: set[str] = set()
+    unreadable: list[OSError] = []
+    for folder, folders, names in os.walk(directory, followlinks=True, onerror=unreadable.append):
+        real = os.path.realpath(folder)
+        if real in seen:
             folders.clear()
             continue
-        seen.add((s.st_dev, s.st_ino))
-        folders.sort()
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         is_derived = "points" in folders
         for name in sorted(names):
             if name.endswith(".h5") and not name.startswith(".") and not (name == "archive.h5" and is_derived):
                 yield Path(folder) / name
+    yield from (Path(error.filename) for error in unreadable)
 
 
 @dataclass(frozen=True)
@@ -141,6 +146,7 @@ class _Task:
     path: Path
     scratch: Path
     checks: tuple[tuple[str, list[Check]], ...] = ()  # of each point: its name, what to hold against what
+    wanted: tuple[int, ...] = ()  # which points of the file they are
 
 
 def _read(task: _Task) -> Survey | list[FileError | None]:
@@ -261,18 +267,16 @@ class _Union:
     def _take_archive(self, archive: Survey) -> None:
         batches = list(self._batches(archive))
         self.total += len(batches)
-        of = {task.checks[0][0]: wanted for task, wanted in batches}
-        for task, result in self.readers.map(task for task, _ in batches):
+        for task, result in self.readers.map(batches):
             self._tick()
-            wanted = of[task.checks[0][0]]
             if isinstance(result, FileError):
                 self.merged.refuse(result)
                 continue
             for error in filter(None, result):
                 self.merged.refuse(error)
-            self._copy(archive, [i for i, error in zip(wanted, result, strict=True) if error is None])
+            self._copy(archive, [i for i, error in zip(task.wanted, result, strict=True) if error is None])
 
-    def _batches(self, archive: Survey) -> Iterator[tuple[_Task, list[int]]]:
+    def _batches(self, archive: Survey) -> Iterator[_Task]:
         """The points that are wanted, in groups of some megabytes, each with the bytes that are to be verified."""
         assert archive.stored is not None
         batch: list[tuple[str, list[Check]]] = []
@@ -288,10 +292,10 @@ class _Union:
             wanted.append(i)
             n_bytes += sum(int(pieces[:, 1].sum()) for _, columns, _ in checks for pieces in columns)
             if n_bytes > BATCH_BYTES:
-                yield _Task(archive.path, self.scratch, tuple(batch)), wanted
+                yield _Task(archive.path, self.scratch, tuple(batch), tuple(wanted))
                 batch, wanted, n_bytes = [], [], 0
         if batch:
-            yield _Task(archive.path, self.scratch, tuple(batch)), wanted
+            yield _Task(archive.path, self.scratch, tuple(batch), tuple(wanted))
 
     def _copy(self, source: Survey, wanted: Iterable[int]) -> None:
         """Copies points whose bytes were verified. A file that is another one than was surveyed, or changes meanwhile, is bad."""
