@@ -25,7 +25,7 @@ from . import format1
 from .layout import MAX_DEFLATE, child, decoded, encoded, make_tables, read_rows, stored_places, whole_spans
 from .measurement import SOURCES, Measurement
 from .sealed import verify_seal, write_sealed
-from .summary import ABSENT, COLUMNS, Kind, summary
+from .summary import ABSENT, COLUMNS, MAX_TEXT, Kind, summary
 
 FORMAT = 2
 KEY = re.compile(r"[A-Za-z0-9_-]{1,64}")  # it becomes a name in archives
@@ -102,6 +102,10 @@ def _as_kind(kind: Kind, value: Any) -> Any:
     wanted: dict[Kind, Any] = {"text": str, "count": int, "figure": (int, float)}
     if not isinstance(value, wanted[kind]) or isinstance(value, bool):
         raise ValueError(f"its summary says {value!r} where a {kind} stands")
+    if kind == "count" and abs(value) >= 2**63:
+        raise ValueError("its summary has a count of more than 64 bits")
+    if kind == "text" and len(value.encode("utf-8", "replace")) > MAX_TEXT:
+        raise ValueError(f"its summary has a text of {len(value):,} characters")
     return float(value) if kind == "figure" else value
 
 
@@ -182,7 +186,7 @@ def opened(path: Path, *, is_verified: bool = True) -> h5py.File:
 def what_is(file: h5py.Group, path: Path | str) -> tuple[int, str]:
     """Its format, and whether it is a `point` or an `archive`. Raises FileError for foreign files and newer formats."""
     format_, kind = undamaged(lambda: (file.attrs.get("format"), file.attrs.get("kind")), "The attributes are damaged", str(path))
-    if format_ is None or kind not in KINDS:
+    if format_ is None or str(kind) not in KINDS:
         raise FileError("This HDF5 file was not written by glm5bench.", path=str(path))
     number = undamaged(lambda: int(format_), "Its format is no number", str(path))
     if not 1 <= number <= FORMAT:

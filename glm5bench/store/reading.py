@@ -1,12 +1,14 @@
 """Strangers' files are read in processes of their own: what libhdf5 does over a hostile one costs that file and nothing else.
 
 Enters: tasks, each with the file that it is about. Leaves: what the function makes of each, or a FileError where its process fell,
-hung, or wanted more memory than its file can need. The processes are forks, so that starting one costs milliseconds.
+hung, or wanted more memory than its file can need. What the machine lacks is no file's fault, and is raised; what one file has done to
+a process is not laid to the next. The processes are forks, so that starting one costs milliseconds.
 """
 
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import multiprocessing
 import os
 import resource
@@ -20,15 +22,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-from ..errors import FileError
+from ..errors import EnvironmentLacks, FileError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 MEMORY_BYTES = 1 << 30
 MEMORY_PER_BYTE = 64  # of a file: ten times the bytes when decoded, and copies at work
-SECONDS = 120.0
+SECONDS = 120.0  # a disk may be slow
+PROCESSOR_S = 10.0  # and libhdf5 goes round in circles over some damaged files
 BYTES_PER_S = 2e6  # a file has this much longer to be read
+TOO_LONG = "Reading it did not end in time: it is damaged, or hostile."
+GRACE_S = 1.0  # before a reader ends by itself that nobody ends
 
 
 @dataclass
@@ -38,6 +43,7 @@ class _Reader(Generic[Task]):
     task: Task | None = None
     path: Path = Path()
     until: float = 0.0
+    n_read: int = 0
 
 
 class Readers(Generic[Task, Result]):
@@ -66,7 +72,7 @@ class Readers(Generic[Task, Result]):
                 return
             soonest = max(0.0, min(r.until for r in busy) - time.monotonic())
             ready = wait([r.pipe for r in busy], soonest)
-            done = [self._taken(r) for r in busy if r.pipe in ready or time.monotonic() > r.until]
+            done = [each for r in busy if r.pipe in ready or time.monotonic() > r.until for each in self._taken(r)]
 
     def _give_all(self, waiting: Iterator[Task]) -> None:
         while len([r for r in self._readers if r.task is not None]) < self._jobs:
@@ -92,20 +98,31 @@ class Readers(Generic[Task, Result]):
     def _give(self, reader: _Reader[Task], task: Task) -> None:
         reader.task, reader.path = task, self._path_of(task)
         reader.until = time.monotonic() + SECONDS + size_of(reader.path) / BYTES_PER_S
-        reader.pipe.send(task)
+        with contextlib.suppress(OSError):  # it has fallen meanwhile, which `_taken` finds
+            reader.pipe.send(task)
 
-    def _taken(self, reader: _Reader[Task]) -> tuple[Task, Result | FileError]:
+    def _taken(self, reader: _Reader[Task]) -> Iterator[tuple[Task, Result | FileError]]:
+        """What has come of its task; nothing yet where the process fell over it and had read others before: it is read once more."""
         task, reader.task = reader.task, None
         assert task is not None
         try:
             if not reader.pipe.poll():
-                raise FileError("Reading it did not end in time: it is damaged, or hostile.", path=str(reader.path))
-            return task, reader.pipe.recv()
+                raise FileError(TOO_LONG, path=str(reader.path))
+            result = reader.pipe.recv()
         except (EOFError, OSError):
             reader.process.join(10)
-            return task, self._fallen(reader, _died(reader.process.exitcode))
+            error = self._fallen(reader, _died(reader.process.exitcode))
+            if reader.n_read and error.message != TOO_LONG:
+                self._give(self._started(), task)
+            else:
+                yield task, error
         except FileError as error:
-            return task, self._fallen(reader, error.message)
+            yield task, self._fallen(reader, error.message)
+        else:
+            reader.n_read += 1
+            if isinstance(result, EnvironmentLacks):
+                raise result
+            yield task, result
 
     def _fallen(self, reader: _Reader[Task], why: str) -> FileError:
         _end(reader)
@@ -114,6 +131,8 @@ class Readers(Generic[Task, Result]):
 
 
 def _died(exitcode: int | None) -> str:
+    if exitcode in (-signal.SIGPROF, -signal.SIGALRM):
+        return TOO_LONG
     how = f"by {signal.Signals(-exitcode).name}" if exitcode is not None and exitcode < 0 else f"with exit code {exitcode}"
     return f"The process that read it ended {how}: it is damaged, or hostile."
 
@@ -134,25 +153,34 @@ def size_of(path: Path) -> int:
 
 
 def _serve(read: Callable[[Task], Any], path_of: Callable[[Task], Path], pipe: Connection, parent: int) -> None:
-    """A reader's whole life: it ends with the process that it reads for."""
+    """A reader's whole life: it ends with the process that it reads for, or, where that is gone, when its task's time is over."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libc's last words over a broken heap
+    faulthandler.disable()  # and Python's
     with contextlib.suppress(EOFError, OSError):
         while True:
             while not pipe.poll(1.0):
                 if os.getppid() != parent:
                     return
             task = pipe.recv()
-            pipe.send(_answer(read, task, path_of(task)))
+            allowed = size_of(path_of(task)) / BYTES_PER_S
+            signal.setitimer(signal.ITIMER_PROF, PROCESSOR_S + allowed)
+            signal.setitimer(signal.ITIMER_REAL, SECONDS + allowed + GRACE_S)
+            answer = _answer(read, task, path_of(task))
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            pipe.send(answer)
 
 
 def _answer(read: Callable[[Task], Any], task: Task, path: Path) -> Any:
     try:
         with _memory(MEMORY_BYTES + MEMORY_PER_BYTE * size_of(path)):
             return read(task)
-    except FileError as error:
+    except (FileError, EnvironmentLacks) as error:
         return error
     except MemoryError:
         return FileError("Reading it takes more memory than a file of its size can need: it is damaged, or hostile.", path=str(path))

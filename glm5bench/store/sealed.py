@@ -197,7 +197,7 @@ def sealed_bytes(path: Path) -> bytes | None:
 def _is_structure_whole(file: io.BufferedReader, words: list[bytes]) -> bool:
     """The table of ranges ends the file, and its ranges follow one another inside of it."""
     size = os.fstat(file.fileno()).st_size
-    if len(words) != 3 or not (words[1] + words[2]).isdigit():
+    if len(words) != 3 or not (words[1].isdigit() and words[2].isdigit()):
         return False
     end, n = int(words[1]), int(words[2])
     if end < BLOCK or end + 16 * n != size:

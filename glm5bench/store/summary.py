@@ -21,6 +21,7 @@ from .measurement import Measurement
 
 DEFINITIONS = 1  # of the figures; raised when one of them comes to mean something else, so that readers compute it again
 Kind = Literal["text", "count", "figure"]
+MAX_TEXT = 4096  # bytes: in an archive every point takes as many as the longest
 ABSENT: dict[Kind, Any] = {"text": "", "count": -1, "figure": math.nan}
 
 

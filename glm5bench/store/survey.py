@@ -28,6 +28,7 @@ from .layout import MAX_DEFLATE, RAW, TABLES, RawTable, Spans, child, columns, d
 from .measurement import Measurement
 from .pointfile import (
     DAMAGED,
+    DIGEST,
     checked,
     columns_of,
     measurement_of,
@@ -40,10 +41,11 @@ from .pointfile import (
     what_is,
     write_point,
 )
-from .sealed import sealed_bytes
-from .summary import ABSENT, COLUMNS, DEFINITIONS, Kind, listed, summary
+from .sealed import seal_of, sealed_bytes
+from .summary import ABSENT, COLUMNS, DEFINITIONS, MAX_TEXT, Kind, listed, summary
 
 Numbers = NDArray[np.int64]
+MAX_ROWS = 2**40  # of a table, of one point
 Identity = tuple[int, int, int, int]
 Pieces = list[tuple[int, int]]
 Check = tuple[str, list[Pieces], str]  # a table, where its bytes lie, and their digest
@@ -130,6 +132,8 @@ def survey(path: Path, *, scratch: Path | None = None) -> Survey:
         return undamaged(lambda: _by_place(told, path, identity), "The file is damaged", str(path))
     with opened(path, is_verified=False) as file:
         format_, kind = what_is(file, path)
+        if format_ > 1 and seal_of(path) is None:
+            raise FileError("The file is damaged: it has no seal.", path=str(path))
         if format_ == 1:
             return _migrated(file, kind, Survey(path, identity), scratch)
         read = _point if kind == "point" else _archive
@@ -143,25 +147,31 @@ def _by_place(told: bytes, path: Path, identity: Identity) -> Survey:
     """Of a point file as it was written: what stands where is in one place, and HDF5 is not asked. Its seal holds for all of it."""
     values, places = columns_of(told)
     _refuse_untold(values, path)
-    chunks: dict[tuple[str, str], Pieces | Numbers] = {}
-    for name, table in TABLES.items():
-        n = table.n_chunks(places[name]["rows"])
-        for c, flat in zip(table.columns, places[name]["chunks"], strict=True):
-            pieces = list(zip(flat[::2], flat[1::2], strict=True))
-            chunks[name, c.name] = pieces
-            if len(pieces) != n or any(not 0 < at <= at + size <= identity[1] for at, size in pieces):
-                raise ValueError(f"{name}/{c.name} lacks chunks, or has some outside of the file")
-    stored = Stored(
-        dict.fromkeys(TABLES, (0,)),
-        {name: (places[name]["rows"],) for name in TABLES},
-        {name: (str(places[name]["sha256"]),) for name in TABLES},
-        chunks,
-    )
+    stored = _told_stored(places, identity[1])
     if values["definitions"] == DEFINITIONS:
         return Survey(path, identity, {name: [v] for name, v in values.items()}, (True,), stored, is_verified=True)
     with opened(path, is_verified=False) as file:
         values = summary(*measurement_of(file, what_is(file, path)[0], str(path)), where=str(path))
     return Survey(path, identity, {name: [v] for name, v in values.items()}, (True,), stored, is_verified=True)
+
+
+def _told_stored(places: Mapping[str, Any], n_bytes: int) -> Stored:
+    """Where a point file of so many bytes says that its tables lie. Raises ValueError for what cannot be."""
+    chunks: dict[tuple[str, str], Pieces | Numbers] = {}
+    for name, table in TABLES.items():
+        rows, digest = places[name]["rows"], places[name]["sha256"]
+        if type(rows) is not int or not 0 <= rows <= MAX_ROWS or not DIGEST.fullmatch(digest):
+            raise ValueError(f"it says that {name} has {rows!r} rows")
+        for c, flat in zip(table.columns, places[name]["chunks"], strict=True):
+            pieces = list(zip(flat[::2], flat[1::2], strict=True))
+            is_there = all(type(at) is int and type(size) is int and 0 < at < at + size <= n_bytes for at, size in pieces)
+            if len(pieces) != table.n_chunks(rows) or not is_there:
+                raise ValueError(f"{name}/{c.name} lacks chunks, or has some outside of the file")
+            chunks[name, c.name] = pieces
+    if sum(size for pieces in chunks.values() for _, size in pieces) > n_bytes:
+        raise ValueError("its chunks are more bytes than the file has")
+    first = dict.fromkeys(TABLES, (0,))
+    return Stored(first, {n: (places[n]["rows"],) for n in TABLES}, {n: (places[n]["sha256"],) for n in TABLES}, chunks)
 
 
 def _refuse_untold(told: Mapping[str, Any], path: Path) -> None:
@@ -172,7 +182,10 @@ def _refuse_untold(told: Mapping[str, Any], path: Path) -> None:
 
 def _identity(path: Path) -> Identity:
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would keep its reader waiting
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):  # those that can be are searched
+            raise FileError("The folder cannot be read.", path=str(path))
+        if not stat.S_ISREG(mode):  # a pipe would keep its reader waiting
             raise FileError("This is no file of bytes.", path=str(path))
         with path.open("rb") as file:
             return identity_of(file.fileno())
@@ -253,8 +266,11 @@ def _column(group: h5py.Group, name: str, kind: Kind, n: int) -> Any:
     if name not in group:  # a column of later than this archive
         return [ABSENT[kind]] * n
     values = _array(child(group, name), n)
-    if values.dtype.kind != {"text": "S", "count": "i", "figure": "f"}[kind]:
+    if values.dtype.kind != {"text": "S", "count": "i", "figure": "f"}[kind] or values.ndim != 1:
         raise ValueError(f"{name} is no column of {kind}s")
+    if kind == "text" and values.dtype.itemsize > MAX_TEXT:
+        raise ValueError(f"{name} is a column of texts of {values.dtype.itemsize:,} bytes")
+    listed(values)  # texts are UTF-8
     return values
 
 
@@ -279,6 +295,8 @@ def _stored(file: h5py.File, path: Path, n: int) -> Stored:
         first, rows = spans[table.name]
         if n and ((first < 0) | (rows < 0) | (first % table.chunk_rows != 0) | (first + rows > dataset.shape[0])).any():
             raise ValueError(f"its index names rows of {table.name}/{name} that are not there")
+    for name, (first, rows) in spans.items():
+        _refuse_shared(first, rows, name)
     return Stored(
         {name: first.tolist() for name, (first, _) in spans.items()},
         {name: rows.tolist() for name, (_, rows) in spans.items()},
@@ -287,10 +305,18 @@ def _stored(file: h5py.File, path: Path, n: int) -> Stored:
     )
 
 
+def _refuse_shared(first: Numbers, rows: Numbers, what: str) -> None:
+    """Raises ValueError where two points have rows in common: copied, a small file would become a large one."""
+    order = np.argsort(first[rows > 0], kind="stable")
+    begin, n = first[rows > 0][order], rows[rows > 0][order]
+    if (begin[:-1] + n[:-1] > begin[1:]).any():
+        raise ValueError(f"its index gives the same {what} to two points")
+
+
 def _chunks(at: Sequence[tuple[RawTable, str, h5py.h5d.DatasetID]], path: Path) -> dict[tuple[str, str], Pieces | Numbers]:
     """Where each chunk of each column lies. Raises ValueError for one outside of the file."""
     found: dict[tuple[str, str], Pieces | Numbers] = {}
-    size = path.stat().st_size
+    size, n_bytes = path.stat().st_size, 0
     for table, name, dataset in at:
         n = table.n_chunks(dataset.shape[0])
         if n > size:
@@ -302,7 +328,10 @@ def _chunks(at: Sequence[tuple[RawTable, str, h5py.h5d.DatasetID]], path: Path) 
             raise ValueError(f"{table.name}/{name} lacks chunks")
         if any(chunk.filter_mask for chunk in told) or any(not 0 < begin <= begin + length <= size for begin, length in places):
             raise ValueError(f"{table.name}/{name} has chunks outside of the file, or without their filters")
+        n_bytes += sum(length for _, length in places)
         found[table.name, name] = np.array(places, dtype=np.int64).reshape(n, 2)
+    if n_bytes > size:
+        raise ValueError("its chunks are more bytes than the file has")
     return found
 
 

@@ -7,7 +7,9 @@ back with its reason.
 
 from __future__ import annotations
 
+import contextlib
 import glob
+import io
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,7 +30,7 @@ from .summary import rows
 from .survey import Check, SourceTable, Survey, identity_of, survey, verify
 
 BATCH_BYTES = 32 * 2**20
-SMALL_BYTES = 4 * 2**20
+GROUP_BYTES = 8 * 2**20
 FILES_AT_ONCE = 16
 Progress = Callable[[int, int], None]  # files or batches done, and how many there are so far
 
@@ -96,11 +98,11 @@ def files(paths: Sequence[str]) -> Iterator[Path]:
 
     Raises UsageError when a path does not exist.
     """
-    seen: set[Path] = set()
+    seen: set[str] = set()
     for given in paths:
         for path in _meant(given):
             for file in _below(path) if path.is_dir() else [path]:
-                real = file.resolve()
+                real = os.path.realpath(file)  # of links in a circle, too
                 if real not in seen:
                     seen.add(real)
                     yield file
@@ -119,19 +121,24 @@ def _meant(given: str) -> list[Path]:
 
 
 def _below(directory: Path) -> Iterator[Path]:
-    """The HDF5 files of a directory tree, through links, each folder once; a campaign's archive.h5 is derived from its points."""
-    seen: set[tuple[int, int]] = set()
-    for folder, folders, names in os.walk(directory, followlinks=True):
-        s = os.stat(folder)
-        if (s.st_dev, s.st_ino) in seen:
+    """The HDF5 files of a directory tree, through links, each folder once, and folders that cannot be read.
+
+    A campaign's archive.h5 is derived from its points; hidden files and folders are those of writers at work.
+    """
+    seen: set[str] = set()
+    unreadable: list[OSError] = []
+    for folder, folders, names in os.walk(directory, followlinks=True, onerror=unreadable.append):
+        real = os.path.realpath(folder)
+        if real in seen:
             folders.clear()
             continue
-        seen.add((s.st_dev, s.st_ino))
-        folders.sort()
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         is_derived = "points" in folders
         for name in sorted(names):
             if name.endswith(".h5") and not name.startswith(".") and not (name == "archive.h5" and is_derived):
                 yield Path(folder) / name
+    yield from (Path(error.filename) for error in unreadable)
 
 
 @dataclass(frozen=True)
@@ -141,6 +148,7 @@ class _Task:
     paths: tuple[Path, ...]
     scratch: Path
     checks: tuple[tuple[str, list[Check]], ...] = ()  # of each point: its name, what to hold against what
+    wanted: tuple[int, ...] = ()  # which points of the file they are
 
 
 def _read(task: _Task) -> list[Any]:
@@ -191,11 +199,11 @@ def merge(
     """
     sources = list(files(paths))
     with (
-        tempfile.TemporaryDirectory(prefix=f".{output.name}.", suffix=".part", dir=_folder(output)) as scratch,
+        _scratch(output) as scratch,
         Readers(_read, lambda task: task.paths[0], jobs=jobs) as readers,
         writing(output) as writer,
     ):
-        union = _Union(readers, writer, Path(scratch), where or Selection(), is_raw_kept, progress, Merged(strict))
+        union = _Union(readers, writer, scratch, where or Selection(), is_raw_kept, progress, Merged(strict))
         writer.tables |= {digest_of(table): table for table in tables}
         union.take(sources)
         done = union.merged
@@ -211,16 +219,20 @@ def write_measurements(
     output: Path, measurements: Iterable[Measurement], tables: Iterable[SourceTable] = (), paths: Sequence[str] = ()
 ) -> Merged:
     """Writes an archive of measurements that stand in no file yet, and of what the paths hold."""
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", suffix=".new", dir=_folder(output)) as folder:
+    with _scratch(output) as folder:
         for i, m in enumerate(measurements):
-            write_point(Path(folder) / f"{i}.h5", m)
-        return merge([folder, *paths], output, tables=tables)
+            write_point(folder / f"{i}.h5", m)
+        return merge([str(folder), *paths], output, tables=tables)
 
 
-def _folder(output: Path) -> Path:
-    with writable(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
-    return output.parent
+@contextlib.contextmanager
+def _scratch(output: Path) -> Iterator[Path]:
+    """A folder beside the output, for as long as the block runs."""
+    with contextlib.ExitStack() as stack:
+        with writable(output):
+            output.parent.mkdir(parents=True, exist_ok=True)
+            folder = tempfile.TemporaryDirectory(prefix=f".{output.name}.", suffix=".part", dir=output.parent, ignore_cleanup_errors=True)
+        yield Path(stack.enter_context(folder))
 
 
 @dataclass
@@ -271,27 +283,33 @@ class _Union:
                 path.unlink(missing_ok=True)
 
     def _surveys(self, paths: Sequence[Path]) -> Iterator[_Task]:
-        """Small files in groups: a task costs as much as reading one."""
-        n = max(1, min(FILES_AT_ONCE, len(paths) // 16))
-        small = [path for path in paths if size_of(path) < SMALL_BYTES]
-        yield from (_Task((path,), self.scratch) for path in paths if size_of(path) >= SMALL_BYTES)
-        yield from (_Task(tuple(small[i : i + n]), self.scratch) for i in range(0, len(small), n))
+        """Small files in groups: a task costs as much as reading one of them."""
+        most = max(1, min(FILES_AT_ONCE, len(paths) // 16))
+        group: list[Path] = []
+        n_bytes = 0
+        for path in paths:
+            size = size_of(path)
+            if group and (n_bytes + size > GROUP_BYTES or len(group) == most):
+                yield _Task(tuple(group), self.scratch)
+                group, n_bytes = [], 0
+            group.append(path)
+            n_bytes += size
+        if group:
+            yield _Task(tuple(group), self.scratch)
 
     def _take_archive(self, archive: Survey) -> None:
         batches = list(self._batches(archive))
         self.total += len(batches)
-        of = {task.checks[0][0]: wanted for task, wanted in batches}
-        for task, result in self.readers.map(task for task, _ in batches):
+        for task, result in self.readers.map(batches):
             self._tick()
-            wanted = of[task.checks[0][0]]
             if isinstance(result, FileError):
                 self.merged.refuse(result)
                 continue
             for error in filter(None, result):
                 self.merged.refuse(error)
-            self._copy(archive, [i for i, error in zip(wanted, result, strict=True) if error is None])
+            self._copy(archive, [i for i, error in zip(task.wanted, result, strict=True) if error is None])
 
-    def _batches(self, archive: Survey) -> Iterator[tuple[_Task, list[int]]]:
+    def _batches(self, archive: Survey) -> Iterator[_Task]:
         """The points that are wanted, in groups of some megabytes, each with the bytes that are to be verified."""
         assert archive.stored is not None
         batch: list[tuple[str, list[Check]]] = []
@@ -307,17 +325,17 @@ class _Union:
             wanted.append(i)
             n_bytes += sum(size for _, columns, _ in checks for pieces in columns for _, size in pieces)
             if n_bytes > BATCH_BYTES:
-                yield _Task((archive.path,), self.scratch, tuple(batch)), wanted
+                yield _Task((archive.path,), self.scratch, tuple(batch), tuple(wanted))
                 batch, wanted, n_bytes = [], [], 0
         if batch:
-            yield _Task((archive.path,), self.scratch, tuple(batch)), wanted
+            yield _Task((archive.path,), self.scratch, tuple(batch), tuple(wanted))
 
     def _copy(self, source: Survey, wanted: Iterable[int]) -> None:
         """Copies points whose bytes were verified. A file that is another one than was surveyed, or changes meanwhile, is bad."""
         assert source.stored is not None
         added = []
         try:
-            with source.path.open("rb") as file:
+            with _opened(source.path) as file:
                 self._refuse_changed(source, file.fileno())
                 for i in wanted:
                     values = source.values(i)
@@ -337,3 +355,11 @@ class _Union:
     def _tick(self) -> None:
         self.done += 1
         self.progress(self.done, self.total)
+
+
+def _opened(path: Path) -> io.BufferedReader:
+    """The file. Raises ValueError when it is there no more."""
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise ValueError(f"It cannot be read any more: {error.strerror}") from error

@@ -1,0 +1,334 @@
+"""Damaged and hostile files, a hundred thousand of them: what the readers make of each.
+
+python benchmarks/fuzz_archives.py [N] [--jobs 2] [--begin 0]
+
+Real files (points and archives of every format) are mutated, from fixed seeds. Half of the mutations stay as they are, so that the seal
+finds them; the other half get a seal that fits, so that libhdf5 and the readers see what a stranger could have written. Each file goes
+through a survey for tables, a survey for a merge, every point decoded, and, of some of what was accepted, a merge. Exit code 1 where
+something happened that must not: content that is not what was measured, an error that is no FileError.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import hashlib
+import math
+import os
+import random
+import resource
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from glm5bench.errors import FileError
+from glm5bench.store import checking, reading, union
+from glm5bench.store.pointfile import read_point, write_point
+from glm5bench.store.reading import Readers
+from glm5bench.store.sealed import BLOCK, MAGIC, STRUCTURE, _block, _structure_digest
+from glm5bench.store.summary import rows
+from glm5bench.store.survey import Survey, measurements, survey, verify
+from glm5bench.store.union import collect, merge
+
+PAST = Path(__file__).resolve().parent.parent / "tests" / "data" / "format1"
+SECONDS = 60.0  # for a batch, which takes less than one
+PROCESSOR_S = 4.0
+BATCH = 25
+WEIGHTS = {"point1": 9, "point2": 8, "archive1": 1, "archive2": 1, "summary2": 1}  # the points' files are small, and quickly read
+MERGED = 0.05  # of what was accepted
+EXTREMES = (0, 1, -1, 2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**63 - 1, -(2**63), 255, 4096, 65536, 2**40)
+FORBIDDEN = ("other content", "other figures, unseen by check", "sealed by nobody and other figures", "escaped")
+
+
+@dataclass(frozen=True)
+class Original:
+    """A file before it was mutated: what its points are."""
+
+    name: str
+    content: bytes
+    summaries: dict[str, dict[str, Any]]  # digest -> summary
+
+
+def originals(folder: Path) -> list[Original]:
+    """Points and archives of both formats, and an archive without raw times."""
+    shutil.copy(PAST / "point.h5", folder / "point1.h5")
+    shutil.copy(PAST / "archive.h5", folder / "archive1.h5")
+    write_point(folder / "point2.h5", read_point(PAST / "point.h5")[0])
+    merge([str(PAST / "archive.h5")], folder / "archive2.h5")
+    merge([str(PAST / "archive.h5")], folder / "summary2.h5", is_raw_kept=False)
+    return [_original(path) for path in sorted(folder.glob("*.h5"))]
+
+
+def _original(path: Path) -> Original:
+    found = survey(path)
+    told = [found.values(i) for i in range(found.n)]
+    return Original(path.stem, path.read_bytes(), {values["digest"]: values for values in told})
+
+
+def mutated(number: int, all_: list[Original]) -> tuple[Original, str, bool, bytes]:
+    """The file of this number: of which original, by what mutation, whether it has a seal that fits."""
+    r = random.Random(number)
+    of, is_resealed = r.choices(all_, [WEIGHTS[o.name] for o in all_])[0], r.random() < 0.5
+    kind = r.choice(("flip", "run", "truncate", "splice", "swap", "extreme", "extreme", "text"))
+    content = bytearray(of.content)
+    for _ in range(r.choice((1, 1, 1, 2, 4))):
+        _mutate(content, kind, r, all_)
+    return of, kind, is_resealed, resealed(content) if is_resealed else bytes(content)
+
+
+def _mutate(content: bytearray, kind: str, r: random.Random, all_: list[Original]) -> None:
+    at = _place(content, r)
+    length = min(r.choice((1, 2, 4, 8, 64, 512, 4096)), len(content) - at)
+    if kind == "flip":
+        for _ in range(r.choice((1, 1, 2, 8))):
+            content[_place(content, r)] ^= 1 << r.randrange(8)
+    elif kind == "run":
+        content[at : at + length] = r.choice((bytes(length), b"\xff" * length, r.randbytes(length)))
+    elif kind == "truncate":
+        del content[max(at, 1) :]
+    elif kind == "splice":
+        other = r.choice(all_).content
+        begin = r.choice((at, r.randrange(len(other))))
+        piece = other[begin : begin + r.choice((length, 8 * length))]
+        content[at : at + len(piece)] = piece
+    elif kind == "swap":
+        to = _place(content, r)
+        a, b = bytes(content[at : at + length]), bytes(content[to : to + length])
+        content[at : at + len(b)], content[to : to + len(a)] = b, a
+    elif kind == "extreme":
+        value, width = r.choice((*EXTREMES, len(content))), r.choice((8, 8, 4, 2))
+        content[at // 8 * 8 : at // 8 * 8 + width] = (value % 256**width).to_bytes(width, "little")
+    elif digits := [i for i in range(at, min(at + 2000, len(content))) if chr(content[i]).isdigit()]:
+        content[r.choice(digits)] = ord(r.choice('0123456789-e."N'))
+
+
+def _place(content: bytearray, r: random.Random) -> int:
+    """A place in the file; mostly one where something stands."""
+    for _ in range(20):
+        at = r.randrange(len(content))
+        if content[at] and (at >= BLOCK or r.random() < 0.1):
+            return at
+    return r.randrange(len(content))
+
+
+def resealed(content: bytearray) -> bytes:
+    """The content with a seal that fits."""
+    line = bytes(content[:BLOCK]).split(b"\n")[0]
+    if line.startswith(STRUCTURE):
+        words = line[len(STRUCTURE) :].split(b" ")
+        with tempfile.TemporaryFile() as file:
+            file.write(content)
+            file.flush()
+            try:
+                end, n = int(words[1]), int(words[2])
+                ranges = bytes(content[end : end + 16 * n])
+                digest = _structure_digest(file.fileno(), ranges)
+            except (ValueError, IndexError, OSError, OverflowError):
+                digest = ""
+        if digest:
+            return _block(STRUCTURE + f"{digest} {end} {n}".encode()) + bytes(content[BLOCK:])
+    body = bytes(content[BLOCK:])
+    return _block(MAGIC + hashlib.sha256(body).hexdigest().encode()) + body
+
+
+class Inline:
+    """Readers that read in this process, which is one already."""
+
+    def __init__(self, read: Any, path_of: Any, *, jobs: int = 1) -> None:
+        self._read = read
+
+    def __enter__(self) -> Inline:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def map(self, tasks: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+        for task in tasks:
+            try:
+                yield task, self._read(task)
+            except FileError as error:
+                yield task, error
+
+
+@dataclass(frozen=True)
+class Task:
+    """Mutations of these numbers."""
+
+    begin: int
+    end: int
+
+
+class Fuzz:
+    """The mutations at work: what a reader does with a task, and what has come of it."""
+
+    def __init__(self, folder: Path, all_: list[Original]) -> None:
+        self.folder, self.originals = folder, all_
+
+    def note(self, task: Task) -> Path:
+        """Where a reader says which number it is at."""
+        return self.folder / f"at.{task.end}"
+
+    def read(self, task: Task) -> tuple[collections.Counter[tuple[str, str]], list[str], int]:
+        """Of each outcome how many; lines about what must not be; the most memory that this process has had, in KiB."""
+        counts: collections.Counter[tuple[str, str]] = collections.Counter()
+        told = []
+        for number in range(task.begin, task.end):
+            self.note(task).write_text(str(number))
+            of, kind, is_resealed, content = mutated(number, self.originals)
+            family = "resealed" if is_resealed else "as it is"
+            path = self.folder / f"{os.getpid()}.h5"
+            path.write_bytes(content)
+            try:
+                outcome = self.outcome(path, of, random.Random(-number), is_resealed=is_resealed)
+            except MemoryError:
+                outcome = "refused: memory"
+            except Exception as error:
+                outcome = "escaped"
+                where = traceback.extract_tb(error.__traceback__)[-1]
+                told.append(f"{number} {of.name} {kind}: {error!r} at {Path(where.filename).name}:{where.lineno}")
+            if outcome in FORBIDDEN and outcome != "escaped":
+                told.append(f"{number} {of.name} {kind}: {outcome}")
+            counts[family, outcome] += 1
+        return counts, told, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    def outcome(self, path: Path, of: Original, r: random.Random, *, is_resealed: bool) -> str:
+        """What the readers make of one file."""
+        scratch = self.folder / f"{os.getpid()}.d"
+        scratch.mkdir(exist_ok=True)
+        refused = 0
+        surveys: list[Survey] = []
+        for at in (None, scratch):
+            try:
+                surveys.append(survey(path, scratch=at))
+            except FileError:
+                refused += 1
+        changed = self.changed(surveys, of)
+        try:
+            found = list(measurements(path)) if surveys or is_resealed else []
+        except FileError:
+            found = []
+        decoded = [each for each in found if not isinstance(each, FileError)]
+        if any(digest not in of.summaries for m, _, digest in decoded if m is not None):
+            return "other content"
+        if surveys and r.random() < MERGED:
+            self.merged(path)
+        for rewritten in scratch.iterdir():
+            rewritten.unlink()
+        if refused == 2:
+            return "refused"
+        if not changed:
+            return "accepted in part" if refused or any(s.bad for s in surveys) else "accepted, the same"
+        if not is_resealed:
+            return "sealed by nobody and other figures"
+        return self.seen_by_check(path, surveys, changed)
+
+    def changed(self, surveys: list[Survey], of: Original) -> set[str]:
+        """Digests of points whose figures are not the original's. Does with a survey what a merge and a table do in their own process."""
+        changed = set()
+        for found in surveys:
+            rows(found.summaries, "x")
+            union.source_tables(found)
+            for i in range(found.n):
+                values = found.values(i)
+                original = of.summaries.get(values["digest"])
+                if original is None or any(not _is_same(values[name], original[name]) for name in original):
+                    changed.add(values["digest"])
+        for found in surveys:
+            if found.stored is not None and not found.is_verified:
+                for i in range(found.n):
+                    try:
+                        verify(found.path, found.stored.checks(i), "x")
+                    except FileError:
+                        continue
+        return changed
+
+    def seen_by_check(self, path: Path, surveys: list[Survey], changed: set[str]) -> str:
+        """Whether `check` names every point whose figures a stranger has changed."""
+        with mock.patch.object(checking, "Readers", Inline):
+            found = checking.check([str(path)])
+        good = {p.values["digest"] for p in found.points.values() if p.is_whole and not p.differing}
+        if changed & good:
+            return "other figures, unseen by check"
+        return "other figures, named by check" if any(all(s.is_whole) for s in surveys) else "other figures of a summary alone"
+
+    def merged(self, path: Path) -> None:
+        """A merge of what was accepted; its own table has to say the digest that it says."""
+        output = self.folder / f"{os.getpid()}.merged.h5"
+        output.unlink(missing_ok=True)
+        with mock.patch.object(union, "Readers", Inline):
+            try:
+                done = merge([str(path)], output)
+            except (FileError, union.UsageError):
+                return
+            again = collect([str(output)])
+        if again.digest() != done.digest or again.bad:
+            raise AssertionError("a merge made an archive that is not what it says")
+
+
+def _is_same(a: Any, b: Any) -> bool:
+    return a == b or (isinstance(a, float) and isinstance(b, float) and math.isnan(a) and math.isnan(b))
+
+
+def main() -> int:
+    """Runs the mutations, prints what came of them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("n", type=int, nargs="?", default=100_000)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--begin", type=int, default=0)
+    asked = parser.parse_args()
+    np.seterr(all="ignore")
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as name:
+        (Path(name) / "originals").mkdir()
+        fuzz = Fuzz(Path(name), originals(Path(name) / "originals"))
+        for o in fuzz.originals:
+            print(f"{o.name}: {len(o.content):,} bytes, {len(o.summaries)} points", flush=True)
+        counts, told, peak = run(fuzz, asked.begin, asked.begin + asked.n, asked.jobs)
+    for (family, outcome), n in sorted(counts.items()):
+        print(f"{family:9} {outcome:40} {n:8,}")
+    for line in told[:40]:
+        print(line)
+    print(f"{asked.n:,} mutations in {time.monotonic() - began:.0f} s; a reader's most memory {peak / 1024:.0f} MiB")
+    return 1 if any(outcome in FORBIDDEN for _, outcome in counts) else 0
+
+
+def run(fuzz: Fuzz, begin: int, end: int, jobs: int) -> tuple[collections.Counter[tuple[str, str]], list[str], int]:
+    """All mutations: a reader that falls is one outcome more, and the rest of its batch is read by another."""
+    counts: collections.Counter[tuple[str, str]] = collections.Counter()
+    told: list[str] = []
+    peak = 0
+    tasks = [Task(i, min(i + BATCH, end)) for i in range(begin, end, BATCH)]
+    with mock.patch.object(reading, "SECONDS", SECONDS), mock.patch.object(reading, "PROCESSOR_S", PROCESSOR_S):
+        while tasks:
+            left = []
+            with Readers(fuzz.read, fuzz.note, jobs=jobs) as readers:
+                for task, result in readers.map(tasks):
+                    if not isinstance(result, FileError):
+                        counts += result[0]
+                        told += result[1]
+                        peak = max(peak, result[2])
+                        continue
+                    at = int(fuzz.note(task).read_text())
+                    of, kind, is_resealed, _ = mutated(at, fuzz.originals)
+                    what = "crash, contained"
+                    if result.message == reading.TOO_LONG:
+                        what = "hang, ended after its time"
+                    counts["resealed" if is_resealed else "as it is", what] += 1
+                    told.append(f"{at} {of.name} {kind}: {result.message}")
+                    left += [Task(task.begin, at)] * (at > task.begin) + [Task(at + 1, task.end)] * (at + 1 < task.end)
+            tasks = left
+    return counts, told, peak
+
+
+if __name__ == "__main__":
+    sys.exit(main())

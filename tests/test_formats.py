@@ -1,0 +1,103 @@
+"""Files of every version that there was are read, merged and checked, and are the same measurements as on the day they were written."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import h5py
+import pytest
+
+from glm5bench.store.checking import check
+from glm5bench.store.pointfile import FORMAT, read_point
+from glm5bench.store.summary import row_of
+from glm5bench.store.survey import measurements
+from glm5bench.store.union import collect, merge
+
+PAST = Path(__file__).parent / "data"
+VERSIONS = range(1, FORMAT)
+FILES = [PAST / f"format{version}" / f"{kind}.h5" for version in VERSIONS for kind in ("point", "archive")]
+
+
+def figures(found):
+    """What the rows say, but for where they stand."""
+    return {name: repr(dataclasses.replace(row, origin="")) for name, row in found.rows.items()}
+
+
+@pytest.fixture(params=FILES, ids=lambda f: f"{f.parent.name} {f.stem}")
+def past(request):
+    return request.param
+
+
+def test_there_is_a_point_file_and_an_archive_of_every_past_version():
+    assert [f for f in FILES if not f.is_file()] == []
+    assert FILES
+
+
+def test_a_file_of_a_past_version_says_so(past):
+    with h5py.File(past) as file:
+        assert f"format{file.attrs['format']}" == past.parent.name
+
+
+def test_every_point_of_a_past_version_has_the_digest_that_its_file_says(past):
+    with h5py.File(past) as file:
+        groups = [file] if file.attrs["kind"] == "point" else list(file["points"].values())
+        said = {str(group.attrs["content_digest"]) for group in groups}
+
+    assert {digest for _, _, digest in measurements(past)} == said
+    assert {m.digest() for m, _, _ in measurements(past)} == said
+
+
+def test_migration_changes_no_digest_and_no_figure(past, tmp_path):
+    before = collect([str(past)])
+
+    done = merge([str(past)], tmp_path / "new.h5")
+
+    after = collect([str(tmp_path / "new.h5")])
+    assert (before.bad, done.bad, after.bad) == ([], [], [])
+    assert done.digest == after.digest() == before.digest() == check([str(past)]).digest()
+    assert figures(after) == figures(before)
+    assert after.tables == before.tables
+
+
+def test_the_figures_of_a_past_version_follow_from_its_raw_times(past):
+    rows = collect([str(past)]).rows
+
+    computed = {f"{m.key}-{digest[:16]}": repr(row_of(m, digest, str(past))) for m, _, digest in measurements(past)}
+
+    assert computed == {name: repr(row) for name, row in rows.items()}
+    assert len(computed) >= 1
+
+
+def test_a_migrated_file_is_whole_and_of_this_version(past, tmp_path):
+    merge([str(past)], tmp_path / "new.h5")
+
+    found = check([str(tmp_path / "new.h5")])
+
+    assert found.bad == []
+    assert [point for point in found.points.values() if point.differing or not point.is_whole] == []
+    assert {p.verdict for p in found.points.values()} == {p.verdict for p in check([str(past)]).points.values()}
+    with h5py.File(tmp_path / "new.h5") as file:
+        assert file.attrs["format"] == FORMAT
+
+
+def test_the_record_of_a_past_point_is_kept_word_for_word():
+    m, _ = read_point(PAST / "format1/point.h5")
+    with h5py.File(PAST / "format1/point.h5") as file:
+        said = {name: json.loads(file[name][()].tobytes()) for name in ("point", "provenance", "server", "stated")}
+
+    assert {name: getattr(m, name) for name in said} == said
+
+
+def test_past_and_present_files_of_one_measurement_are_one(past, tmp_path):
+    merge([str(past)], tmp_path / "new.h5")
+
+    both = collect([str(past), str(tmp_path / "new.h5")])
+
+    assert both.digest() == collect([str(past)]).digest()
+
+
+def test_a_past_archive_without_raw_times_is_migrated_too(tmp_path):
+    done = merge([str(PAST / "format1/archive.h5")], tmp_path / "new.h5", is_raw_kept=False)
+
+    assert figures(collect([str(tmp_path / "new.h5")])) == figures(collect([str(PAST / "format1/archive.h5")]))
+    assert done.digest == check([str(tmp_path / "new.h5")]).digest() != collect([str(PAST / "format1/archive.h5")]).digest()

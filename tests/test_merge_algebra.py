@@ -1,0 +1,172 @@
+"""Merging is the union of sets of measurements: whatever the order, grouping, repetition and format of the sources, the same set."""
+
+import dataclasses
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from conftest import measured, raw, reseal, three_requests
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from glm5bench.store.checking import check
+from glm5bench.store.measurement import COUNTS, TIMES, Measurement
+from glm5bench.store.pointfile import read_point, write_point
+from glm5bench.store.survey import SourceTable, measurements
+from glm5bench.store.union import collect, merge, write_measurements
+
+FORMAT1 = Path(__file__).parent / "data/format1"
+RAW = (*TIMES, *COUNTS, "chunk_ns", "chunk_tokens", "chunk_offsets")
+KEY = "k" * 20
+
+
+def published(key):
+    point = {**measured().point, "gpus": 8, "concurrency": 16}
+    return Measurement(key, "published", point, {}, stated={"tpot_median_s": 0.01, "total_tput_per_gpu_tok_s": 100.0})
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    """Files of both formats: points, one key measured twice, a published point, archives that overlap them, a source table."""
+    folder = tmp_path_factory.mktemp("sources")
+    for name, m in {
+        "one": measured("a" * 20),
+        "again": measured("a" * 20, provenance={"host": "gpu002"}),
+        "failed": measured("b" * 20, requests=three_requests(error=["", "late", "late"])),
+        "empty": measured("c" * 20, requests=raw([], [], [], prompt=[], out=[])),
+        "published": published("d" * 20),
+    }.items():
+        write_point(folder / f"{name}.h5", m)
+    made = [str(folder / f"{name}.h5") for name in ("one", "again", "failed", "empty", "published")]
+    write_measurements(folder / "table.h5", [], [SourceTable("t", ({"cell": "0.51"},))])
+    merge([*made[:2], str(FORMAT1 / "point.h5")], folder / "archive.h5")
+    merge(made[2:4], folder / "summary.h5", is_raw_kept=False)
+    return [*made, *(str(folder / f"{n}.h5") for n in ("table", "archive", "summary")), *(str(f) for f in sorted(FORMAT1.glob("*.h5")))]
+
+
+def said(path):
+    """The digest that an archive says that it has."""
+    with h5py.File(path) as file:
+        return str(file.attrs["content_digest"])
+
+
+def digests_of(path):
+    """The digest of a set, as its archive says it, as its summaries give it, and as its judged points give it."""
+    return {said(path), collect([str(path)]).digest(), check([str(path)]).digest()}
+
+
+def merged(folder, name, sources, **how):
+    """The archive of the sources."""
+    done = merge(sources, folder / f"{name}.h5", **how)
+    assert (said(folder / f"{name}.h5"), []) == (done.digest, done.bad)
+    return str(folder / f"{name}.h5")
+
+
+@settings(max_examples=6, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_any_order_grouping_and_repetition_gives_the_same_set(sources, tmp_path_factory, data):
+    some = data.draw(st.lists(st.sampled_from(sources), min_size=2, max_size=5, unique=True))
+    order = data.draw(st.permutations(some + data.draw(st.lists(st.sampled_from(some), max_size=3))))
+    cut = data.draw(st.integers(1, len(order) - 1))
+    folder = tmp_path_factory.mktemp("merge")
+
+    left = merged(folder, "left", order[:cut])
+    both = merged(folder, "both", [*order[cut:], left], jobs=2)
+
+    assert digests_of(both) == {collect(some).digest()}
+
+
+@settings(max_examples=6, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_with_summaries_among_them_every_grouping_gives_the_same_set(sources, tmp_path_factory, data):
+    """A summary is a subset of its point: of both the whole one stays."""
+    some = data.draw(st.lists(st.sampled_from(sources), min_size=2, max_size=4))
+    is_kept = data.draw(st.lists(st.booleans(), min_size=len(some), max_size=len(some)))
+    folder = tmp_path_factory.mktemp("merge")
+    made = [merged(folder, f"{i}", [s], is_raw_kept=k) for i, (s, k) in enumerate(zip(some, is_kept, strict=True))]
+
+    nested = made[0]
+    for i, one in enumerate(made[1:]):
+        nested = merged(folder, f"nested{i}", [one, nested] if i % 2 else [nested, one])
+
+    flat = merged(folder, "flat", data.draw(st.permutations(made)))
+    assert digests_of(nested) == digests_of(flat) == {collect(made).digest()}
+
+
+def test_merging_an_archive_with_itself_is_that_archive(sources, tmp_path):
+    once = merged(tmp_path, "once", sources)
+
+    assert Path(merged(tmp_path, "again", [once, once])).read_bytes() == Path(merged(tmp_path, "alone", [once])).read_bytes()
+    assert digests_of(tmp_path / "again.h5") == digests_of(once)
+
+
+@pytest.mark.parametrize("is_summary_first", [True, False])
+def test_a_summary_united_with_the_whole_point_is_the_whole_point(sources, tmp_path, is_summary_first):
+    whole = merged(tmp_path, "whole", sources[:1])
+    summary = merged(tmp_path, "summary", sources[:1], is_raw_kept=False)
+    assert digests_of(summary) != digests_of(whole)
+
+    both = merged(tmp_path, "both", [summary, whole] if is_summary_first else [whole, summary])
+
+    assert digests_of(both) == digests_of(whole)
+    (m, _, _), (original, _) = next(measurements(Path(both))), read_point(Path(sources[0]))
+    assert np.array_equal(m.requests.chunk_ns, original.requests.chunk_ns)
+
+
+def test_a_summary_keeps_the_figures_of_the_whole_point(sources, tmp_path):
+    rows = [collect([merged(tmp_path, f"{kept}", sources[:5], is_raw_kept=kept)]).rows for kept in (True, False)]
+
+    whole, summary = ({name: repr(dataclasses.replace(row, origin="")) for name, row in r.items()} for r in rows)
+    assert whole == summary
+    assert len(whole) == 5
+
+
+def test_every_point_of_a_merge_of_merges_is_bit_for_bit_the_one_that_was_written(sources, tmp_path):
+    path = Path(merged(tmp_path, "c", [merged(tmp_path, "b", [merged(tmp_path, "a", sources[:5])])]))
+
+    found = {digest: m for m, _, digest in measurements(path)}
+
+    assert len(found) == 5
+    for original, digest in map(read_point, map(Path, sources[:5])):
+        m = found[digest]
+        assert dataclasses.replace(m, requests=None) == dataclasses.replace(original, requests=None)
+        assert (m.requests is None) == (original.requests is None)
+        if m.requests is not None:
+            assert m.requests.error == original.requests.error
+            assert [np.array_equal(getattr(m.requests, c), getattr(original.requests, c)) for c in RAW] == [True] * len(RAW)
+
+
+def test_the_same_measurement_is_one_whatever_its_file_is_called(tmp_path):
+    for name in ("a", "b/c"):
+        write_point(tmp_path / f"{name}.h5", measured(KEY))
+
+    assert len(list(measurements(Path(merged(tmp_path, "all", [str(tmp_path)]))))) == 1
+
+
+def test_different_measurements_of_one_key_are_both_kept_and_told_apart(tmp_path):
+    for host in ("gpu001", "gpu002"):
+        write_point(tmp_path / f"points/{host}.h5", measured(KEY, provenance={"host": host}))
+
+    path = Path(merged(tmp_path, "all", [str(tmp_path / "points")]))
+
+    told = [values for _, values, _ in measurements(path)]
+    assert [v["key"] for v in told] == [KEY, KEY]
+    assert {v["node"] for v in told} == {"gpu001", "gpu002"}
+    assert {v["digest"] for v in told} == {m.digest() for m, _, _ in measurements(path)}
+    assert len(collect([str(path)]).rows) == 2
+
+
+def test_of_two_figures_for_one_measurement_the_same_one_stays_whatever_the_order(tmp_path):
+    """No writer makes such files; somebody's changed one must not make the union depend on who came first."""
+    for name in "ab":
+        write_point(tmp_path / f"{name}.h5", measured(KEY))
+    with h5py.File(tmp_path / "b.h5", "r+") as file:
+        text = file["summary"][()].tobytes().replace(b'"node": "gpu001"', b'"node": "gpu009"')
+        file["summary"][...] = np.frombuffer(text, np.uint8)
+    reseal(tmp_path / "b.h5")
+
+    a, b = str(tmp_path / "a.h5"), str(tmp_path / "b.h5")
+    nodes = [next(measurements(Path(merged(tmp_path, f"m{i}", order))))[1]["node"] for i, order in enumerate(([a, b], [b, a]))]
+
+    assert nodes[0] == nodes[1]
