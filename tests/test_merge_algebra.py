@@ -1,6 +1,7 @@
 """Merging is the union of sets of measurements: whatever the order, grouping, repetition and format of the sources, the same set."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 import h5py
@@ -10,10 +11,11 @@ from conftest import measured, raw, reseal, three_requests
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from glm5bench.store import union
 from glm5bench.store.checking import check
 from glm5bench.store.measurement import COUNTS, TIMES, Measurement
 from glm5bench.store.pointfile import read_point, write_point
-from glm5bench.store.survey import SourceTable, measurements
+from glm5bench.store.survey import SourceTable, measurements, survey
 from glm5bench.store.union import collect, merge, write_measurements
 
 FORMAT1 = Path(__file__).parent / "data/format1"
@@ -170,3 +172,48 @@ def test_of_two_figures_for_one_measurement_the_same_one_stays_whatever_the_orde
     nodes = [next(measurements(Path(merged(tmp_path, f"m{i}", order))))[1]["node"] for i, order in enumerate(([a, b], [b, a]))]
 
     assert nodes[0] == nodes[1]
+
+
+def test_adding_to_a_large_archive_gives_what_a_merge_of_all_gives(tmp_path, monkeypatch):
+    points = [measured(f"{i:020d}", provenance={"host": "a"}) for i in range(6)]
+    for i, m in enumerate(points):
+        write_point(tmp_path / f"p{i}.h5", m)
+    files_ = [str(tmp_path / f"p{i}.h5") for i in range(6)]
+    merge(files_[:4], tmp_path / "some.h5")
+    whole = merge(files_, tmp_path / "all.h5")
+    monkeypatch.setattr(union, "BASE_BYTES", 1)
+    monkeypatch.setattr(union._Union, "_take_archive", None)  # it is not merged point by point
+
+    added = merge([str(tmp_path / "some.h5"), *files_[3:]], tmp_path / "added.h5", jobs=2)
+
+    assert (added.digest, added.n_points, added.bad) == (whole.digest, 6, [])
+    found = check([str(tmp_path / "added.h5")])
+    assert (found.digest(), found.bad, {c.is_good for c in found.points.values()}) == (whole.digest, [], {True})
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_damaged_points_of_an_archive_that_is_added_to_are_left_out(tmp_path, monkeypatch):
+    for i in range(4):
+        write_point(tmp_path / f"p{i}.h5", measured(f"{i:020d}"))
+    merge([str(tmp_path / f"p{i}.h5") for i in range(3)], tmp_path / "some.h5")
+    monkeypatch.setattr(union, "BASE_BYTES", 1)
+    offset, size = survey(tmp_path / "some.h5", scratch=tmp_path).stored.pieces(1, "chunks")[0][0]
+    content = bytearray((tmp_path / "some.h5").read_bytes())
+    content[offset + size // 2] ^= 1
+    (tmp_path / "some.h5").write_bytes(content)
+
+    done = merge([str(tmp_path / "some.h5"), str(tmp_path / "p3.h5")], tmp_path / "added.h5")
+
+    assert (done.n_points, ["chunks are damaged" in e.message for e in done.bad]) == (3, [True])
+    assert sorted(check([str(tmp_path / "added.h5")]).points) == sorted(collect([str(tmp_path / f"p{i}.h5") for i in (0, 2, 3)]).rows)
+
+
+def test_an_archive_that_hdf5_cannot_add_to_is_merged_point_by_point(tmp_path, monkeypatch):
+    write_point(tmp_path / "p.h5", measured())
+    merge([str(tmp_path / "p.h5")], tmp_path / "some.h5")
+    monkeypatch.setattr(union, "BASE_BYTES", 1)
+    monkeypatch.setattr(union, "rehearse", lambda path, scratch: os.abort())
+
+    done = merge([str(tmp_path / "some.h5")], tmp_path / "added.h5")
+
+    assert (done.n_points, done.bad, done.digest) == (1, [], collect([str(tmp_path / "p.h5")]).digest())

@@ -125,8 +125,9 @@ def test_a_reader_that_falls_between_two_files_costs_none(small):
     with Readers(read, path_of, jobs=1) as readers:
         found = readers.map(GOOD)
         _, (_, pid) = next(found)
+        (reader,) = [p for p in multiprocessing.active_children() if p.pid == pid]
         os.kill(pid, signal.SIGKILL)
-        multiprocessing.connection.wait([p.sentinel for p in multiprocessing.active_children()])
+        multiprocessing.connection.wait([reader.sentinel])
 
         assert [result[0] for _, result in found] == [task.upper() for task in GOOD[1:]]
 

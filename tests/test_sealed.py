@@ -90,7 +90,7 @@ def test_data_that_stands_in_another_file_is_refused(tmp_path, change):
     assert [e.path for e in collect([str(path)]).bad] == [str(path)]
 
 
-@pytest.mark.parametrize("point", [{"gpus": 0}, {"tp": "many"}, {"concurrency": None}, {"isl_tokens": []}], ids=str)
+@pytest.mark.parametrize("point", [{"gpus": 0}, {"tp": "many"}, {"concurrency": "few"}, {"isl_tokens": []}], ids=str)
 def test_a_point_that_garbles_a_field_is_bad_and_loses_no_other(tmp_path, point):
     write_point(tmp_path / "bad.h5", measured(**point))
     write_point(tmp_path / "good.h5", measured("b" * 20))

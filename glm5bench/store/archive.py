@@ -12,7 +12,7 @@ import hashlib
 import math
 import os
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,8 @@ from .files import whole
 from .layout import FILTERS, RAW, TABLES, RawTable, columns, make_tables
 from .pointfile import FORMAT, opened, what_is, write_text
 from .sealed import BLOCK, LIBVER, Sink, write_seal
-from .summary import COLUMNS, Column, Kind
-from .survey import SourceTable, Stored
+from .summary import COLUMNS, Column, Kind, listed
+from .survey import SourceTable, Stored, Survey
 
 PUBLISHED = Path(__file__).resolve().parent.parent / "published" / "published.h5"
 GROWTH = 1.5
@@ -56,11 +56,13 @@ def set_digest(points: Mapping[str, tuple[str, bool]], tables: Mapping[str, Sour
 class Writer:
     """An archive in the making. Points are added in any order; one added again takes the place of what was there."""
 
-    def __init__(self, file: h5py.File, sink: Sink) -> None:
+    def __init__(self, file: h5py.File, sink: Sink, base: Survey | None = None) -> None:
+        """`base`: what the file holds already; its raw rows stay where they are, the rest is written anew."""
         self._file, self._sink = file, sink
-        make_tables(file)
+        if base is None:
+            make_tables(file)
         self._columns = {(table.name, name): dataset for table, name, dataset in columns(file)}
-        self._used = dict.fromkeys(TABLES, 0)  # rows, up to a chunk's end
+        self._used = {table: dataset.shape[0] for (table, _), dataset in self._columns.items()}  # rows, up to a chunk's end
         self._place: dict[str, int] = {}  # name -> its row below
         self._texts: dict[str, str] = {}  # each text once
         self._summary: dict[str, Any] = {c.name: [] if c.kind == "text" else array(CODES[c.kind]) for c in COLUMNS}
@@ -69,6 +71,28 @@ class Writer:
         self._sha256: dict[str, list[bytes]] = {name: [] for name in TABLES}
         self._is_whole = array("b")
         self.tables: dict[str, SourceTable] = {}
+        if base is not None:
+            self._adopt(base)
+
+    def _adopt(self, base: Survey) -> None:
+        assert base.stored is not None
+        for c in COLUMNS:
+            self._summary[c.name].extend(listed(base.summaries[c.name]))
+        for name in TABLES:
+            self._first[name].extend(base.stored.first[name])
+            self._rows[name].extend(base.stored.rows[name])
+            self._sha256[name] += [bytes.fromhex(digest) for digest in base.stored.sha256[name]]
+        self._is_whole.extend(base.is_whole)
+        self._place = {f"{k}-{d[:16]}": i for i, (k, d) in enumerate(zip(self._summary["key"], self._summary["digest"], strict=True))}
+        for name in ("points", "index", "tables"):  # HDF5 uses their room again
+            del self._file[name]
+
+    def rehearse(self) -> None:
+        """Writes a chunk of nothing behind every column; `finish` takes them away again."""
+        for (name, _), dataset in self._columns.items():
+            rows = -(-dataset.shape[0] // TABLES[name].chunk_rows) * TABLES[name].chunk_rows
+            dataset.set_extent((rows + TABLES[name].chunk_rows,))
+            dataset.write_direct_chunk((rows,), bytes(64))
 
     def __len__(self) -> int:
         return len(self._place)
@@ -189,16 +213,23 @@ def _write(group: h5py.Group, name: str, values: NDArray[Any], unit: str, *, axe
     dataset.attrs.update(unit=unit, axes=axes)
 
 
+def make_nothing(sink: Sink) -> None:
+    """A new archive begins empty."""
+
+
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[Writer]:
+def writing(path: Path, base: Survey | None = None, copy: Callable[[Sink], None] = make_nothing) -> Iterator[Writer]:
     """An archive to add to, which stands at `path`, whole, when the block ends; on any failure there is what there was.
 
+    With a `base` it begins as that archive, whose bytes `copy` puts into the file.
     Raises EnvironmentLacks when it cannot be written or the disk is full.
     """
     with whole(path) as beside, contextlib.closing(Sink(beside)) as sink:
         try:
-            with h5py.File(sink, "w", driver="fileobj", userblock_size=BLOCK, libver=LIBVER) as file:
-                writer = Writer(file, sink)
+            copy(sink)
+            how: dict[str, Any] = {"mode": "w", "userblock_size": BLOCK} if base is None else {"mode": "r+"}
+            with h5py.File(sink, driver="fileobj", libver=LIBVER, **how) as file:
+                writer = Writer(file, sink, base)
                 yield writer
                 raw = writer.finish()
         except Exception:

@@ -62,6 +62,9 @@ class Readers(Generic[Task, Result]):
 
     def map(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, Result | FileError]]:
         """Each task with what came of it, as they are done; no more are begun than there are processes to take them."""
+        for reader in [r for r in self._readers if r.task is not None]:  # of a map that nobody followed to its end
+            _end(reader)
+            self._readers.remove(reader)
         waiting = iter(tasks)
         done: list[tuple[Task, Result | FileError]] = []
         while True:

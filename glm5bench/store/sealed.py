@@ -8,6 +8,7 @@ in the structure, one a point and table, so that opening reads no more than is n
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
@@ -107,6 +108,23 @@ class Sink(io.RawIOBase):
         """Yes."""
         return True
 
+    def copy(self, source: int, offset: int, size: int) -> None:
+        """Bytes of another file to the same place in this one, by the kernel where it can; holes past the source's end."""
+        begin, end = offset, offset + size
+        try:
+            while begin < end and self.error is None:
+                n = os.copy_file_range(source, self._descriptor, end - begin, begin, begin)
+                if not n:
+                    return
+                begin += n
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+                self.error = error
+                return
+            for at in range(begin, end, PIECE):
+                self.seek(at)
+                self.write(os.pread(source, min(PIECE, end - at), at))
+
     def raise_error(self) -> None:
         """Raises the first error that there was."""
         if self.error is not None:
@@ -143,6 +161,22 @@ def _structure_digest(descriptor: int, ranges: bytes) -> str:
         for at in range(begin, end, PIECE):
             h.update(os.pread(descriptor, min(PIECE, end - at), at))
     return h.hexdigest()
+
+
+def is_archive(path: Path) -> bool:
+    """Whether the file's seal is an archive's."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(STRUCTURE)) == STRUCTURE
+    except OSError:
+        return False
+
+
+def structure_ranges(descriptor: int) -> tuple[NDArray[np.int64], int]:
+    """Of an archive whose seal was verified: begin and end of what is no raw data, (n, 2), and where HDF5's own bytes end."""
+    words = os.pread(descriptor, BLOCK, 0).split(b"\n")[0][len(STRUCTURE) :].split(b" ")
+    end, n = int(words[1]), int(words[2])
+    return np.frombuffer(os.pread(descriptor, 16 * n, end), "<i8").reshape(-1, 2), end
 
 
 def seal_of(path: Path) -> str | None:

@@ -101,6 +101,10 @@ class Survey:
         """How many points it has."""
         return len(self.is_whole)
 
+    def name(self, i: int) -> str:
+        """The name of one point in archives: its key, and the beginning of its digest."""
+        return f"{_plain(self.summaries['key'][i])}-{_plain(self.summaries['digest'][i])[:16]}"
+
     def values(self, i: int) -> dict[str, Any]:
         """The summary of one point."""
         return {name: _plain(column[i]) for name, column in self.summaries.items()}

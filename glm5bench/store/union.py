@@ -21,14 +21,17 @@ from ..analysis.comparison import Row
 from ..errors import FileError, UsageError
 from ..point import digest_of
 from .archive import PUBLISHED, Writer, name_of, set_digest, writing
+from .base import Copy, Refused, rehearse
 from .files import writable
 from .measurement import Measurement
 from .pointfile import write_point
 from .reading import Readers, size_of
+from .sealed import Sink, is_archive
 from .selection import Selection
 from .summary import rows
 from .survey import Check, SourceTable, Survey, identity_of, survey, verify
 
+BASE_BYTES = 64 * 2**20  # of an archive that is copied as it lies
 BATCH_BYTES = 32 * 2**20
 GROUP_BYTES = 8 * 2**20
 FILES_AT_ONCE = 16
@@ -149,9 +152,13 @@ class _Task:
     scratch: Path
     checks: tuple[tuple[str, list[Check]], ...] = ()  # of each point: its name, what to hold against what
     wanted: tuple[int, ...] = ()  # which points of the file they are
+    is_rehearsal: bool = False
 
 
 def _read(task: _Task) -> list[Any]:
+    if task.is_rehearsal:
+        rehearse(task.paths[0], task.scratch)
+        return []
     if not task.checks:
         return [_surveyed(path, task.scratch) for path in task.paths]
     return [_verified(task.paths[0], name, checks) for name, checks in task.checks]
@@ -190,7 +197,7 @@ def merge(
     jobs: int = 1,
     strict: bool = False,
     progress: Progress = no_progress,
-    tables: Iterable[SourceTable] = (),
+    tables: Sequence[SourceTable] = (),
 ) -> Merged:
     """Writes the union of the paths to `output`, whole or not at all; its own points count only where it is one of the paths.
 
@@ -198,25 +205,17 @@ def merge(
     Raises UsageError when there is nothing to merge, EnvironmentLacks when it cannot be written.
     """
     sources = list(files(paths))
-    with (
-        _scratch(output) as scratch,
-        Readers(_read, lambda task: task.paths[0], jobs=jobs) as readers,
-        writing(output) as writer,
-    ):
-        union = _Union(readers, writer, scratch, where or Selection(), is_raw_kept, progress, Merged(strict))
-        writer.tables |= {digest_of(table): table for table in tables}
-        union.take(sources)
-        done = union.merged
-        if not len(writer) and not writer.tables:
-            for error in done.bad:
-                raise error
-            raise UsageError(f"No point was found in {', '.join(paths)}.", next_step="`glm5bench status DIR` says what a campaign holds")
-        done.n_points, done.n_tables, done.digest = len(writer), len(writer.tables), writer.digest()
-    return done
+    with _scratch(output) as scratch, Readers(_read, lambda task: task.paths[0], jobs=jobs) as readers:
+        union = _Union(readers, scratch, where or Selection(), is_raw_kept, progress, Merged(strict))
+        base = union.base(sources)
+        if base is not None:
+            with contextlib.suppress(Refused):
+                return union.write(output, sources, tables, base)
+        return union.write(output, sources, tables)
 
 
 def write_measurements(
-    output: Path, measurements: Iterable[Measurement], tables: Iterable[SourceTable] = (), paths: Sequence[str] = ()
+    output: Path, measurements: Iterable[Measurement], tables: Sequence[SourceTable] = (), paths: Sequence[str] = ()
 ) -> Merged:
     """Writes an archive of measurements that stand in no file yet, and of what the paths hold."""
     with _scratch(output) as folder:
@@ -240,7 +239,6 @@ class _Union:
     """A merge at work."""
 
     readers: Readers[_Task, Any]
-    writer: Writer
     scratch: Path
     where: Selection
     is_raw_kept: bool
@@ -248,6 +246,53 @@ class _Union:
     merged: Merged
     done: int = 0
     total: int = 0
+    writer: Writer = field(init=False)
+
+    def base(self, sources: Sequence[Path]) -> Survey | None:
+        """The largest archive of the sources, if it is worth copying as it lies: it is large, and all of it is meant."""
+        sizes = {path: size_of(path) for path in sources}
+        path = max(sources, key=lambda p: sizes[p], default=None)
+        if path is None or sizes[path] < BASE_BYTES or not self.is_raw_kept or self.where.conditions or not is_archive(path):
+            return None
+        ((_, found),) = self.readers.map([_Task((path,), self.scratch)])
+        survey = found if isinstance(found, FileError) else found[0]
+        return survey if isinstance(survey, Survey) and survey.stored is not None and not survey.bad else None
+
+    def write(self, output: Path, sources: Sequence[Path], tables: Sequence[SourceTable], base: Survey | None = None) -> Merged:
+        """The archive of all sources. Raises Refused where the base is none."""
+        bad: list[FileError] = []
+        with writing(output, base, lambda sink: self._copy_base(sink, base, bad)) as self.writer:
+            for error in bad:
+                self.merged.refuse(error)
+            self.writer.drop(error.path.rpartition(":")[2] for error in bad)
+            self.writer.tables |= {digest_of(table): table for table in (*tables, *(base.tables if base is not None else ()))}
+            self.take([path for path in sources if base is None or path != base.path])
+            done = self.merged
+            if not len(self.writer) and not self.writer.tables:
+                for error in done.bad:
+                    raise error
+                where = ", ".join(map(str, sources))
+                raise UsageError(f"No point was found in {where}.", next_step="`glm5bench status DIR` says what a campaign holds")
+            done.n_points, done.n_tables, done.digest = len(self.writer), len(self.writer.tables), self.writer.digest()
+        return done
+
+    def _copy_base(self, sink: Sink, base: Survey | None, bad: list[FileError]) -> None:
+        """Copies the base's bytes while readers hold them against their digests, and try what is going to be done to it."""
+        if base is None:
+            return
+        batches = [_Task((base.path,), self.scratch, is_rehearsal=True), *self._batches(base, range(base.n))]
+        self.total += len(batches)
+        with contextlib.closing(Copy(base, sink, len(batches))) as copy:
+            for _, result in self.readers.map(batches):
+                if isinstance(result, FileError):
+                    raise Refused
+                bad += filter(None, result)
+                copy.advance()
+                self._tick()
+            try:
+                copy.finish(lambda descriptor: self._refuse_changed(base, descriptor))
+            except ValueError as error:
+                raise Refused from error
 
     def take(self, paths: Sequence[Path]) -> None:
         """Surveys the files and copies what they hold: points at once, while their bytes are at hand, then archives."""
@@ -298,7 +343,7 @@ class _Union:
             yield _Task(tuple(group), self.scratch)
 
     def _take_archive(self, archive: Survey) -> None:
-        batches = list(self._batches(archive))
+        batches = list(self._batches(archive, self._meant(archive)))
         self.total += len(batches)
         for task, result in self.readers.map(batches):
             self._tick()
@@ -309,19 +354,21 @@ class _Union:
                 self.merged.refuse(error)
             self._copy(archive, [i for i, error in zip(task.wanted, result, strict=True) if error is None])
 
-    def _batches(self, archive: Survey) -> Iterator[_Task]:
-        """The points that are wanted, in groups of some megabytes, each with the bytes that are to be verified."""
+    def _meant(self, archive: Survey) -> Iterator[int]:
+        for i in range(archive.n):
+            values = archive.values(i)
+            if self.where.matches(values) and self.writer.is_better(values, is_whole=self.is_raw_kept and archive.is_whole[i]):
+                yield i
+
+    def _batches(self, archive: Survey, points: Iterable[int]) -> Iterator[_Task]:
+        """The points in groups of some megabytes, each with the bytes that are to be verified."""
         assert archive.stored is not None
         batch: list[tuple[str, list[Check]]] = []
         wanted: list[int] = []
         n_bytes = 0
-        for i in range(archive.n):
-            values = archive.values(i)
-            is_whole = self.is_raw_kept and archive.is_whole[i]
-            if not self.where.matches(values) or not self.writer.is_better(values, is_whole=is_whole):
-                continue
-            checks = archive.stored.checks(i, is_whole=is_whole)
-            batch.append((name_of(values), checks))
+        for i in points:
+            checks = archive.stored.checks(i, is_whole=self.is_raw_kept and archive.is_whole[i])
+            batch.append((archive.name(i), checks))
             wanted.append(i)
             n_bytes += sum(size for _, columns, _ in checks for pieces in columns for _, size in pieces)
             if n_bytes > BATCH_BYTES:
