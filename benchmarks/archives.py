@@ -30,7 +30,7 @@ import h5py
 import numpy as np
 
 from glm5bench.analysis.metrics import Requests
-from glm5bench.store.archive import writing
+from glm5bench.store.archive import Source, writing
 from glm5bench.store.layout import TABLES, encoded
 from glm5bench.store.measurement import Measurement
 from glm5bench.store.pointfile import write_point
@@ -222,7 +222,7 @@ def _small_archive(small: Path, archive: Path, n: int) -> None:
                 "variant": f"site {i // 12000}", "concurrency": users, "tpot_median_s": tpot, "interactivity_tok_s_user": 1 / tpot,
                 "total_tput_per_gpu_tok_s": tput,
             }  # fmt: skip
-            writer.add(file.fileno(), found.stored, 0, values, is_whole=True)
+            writer.add(Source(file.fileno(), 0), found.stored, 0, values, is_whole=True)
 
 
 def encodings() -> None:

@@ -226,7 +226,7 @@ def test_a_source_that_is_cut_while_its_bytes_are_copied_is_bad_and_costs_no_oth
 
     done = merge([str(folder / "b.h5"), "published"], folder / "new.h5")
 
-    assert [(e.path, e.message) for e in done.bad] == [(str(folder / "b.h5"), "It became shorter while it was read.")]
+    assert [(e.path, e.message) for e in done.bad] == [(str(folder / "b.h5"), "It was changed while it was read.")]
     assert done.digest == collect(["published"]).digest() == collect([str(folder / "new.h5")]).digest()
 
 

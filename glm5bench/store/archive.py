@@ -31,6 +31,7 @@ from .survey import SourceTable, Stored, Survey
 
 PUBLISHED = Path(__file__).resolve().parent.parent / "published" / "published.h5"
 GROWTH = 1.5
+AT_ONCE_BYTES = 16 * 2**20
 POINT_ROWS = 4096  # a chunk of /points and /index
 DTYPE = {"count": np.dtype("<i8"), "figure": np.dtype("<f8")}
 CODES = {"count": "q", "figure": "d"}
@@ -53,6 +54,27 @@ def set_digest(points: Mapping[str, tuple[str, bool]], tables: Mapping[str, Sour
     return h.hexdigest()
 
 
+class Source:
+    """The bytes of an open file that points are copied from; of a small one, read at once."""
+
+    def __init__(self, descriptor: int, size: int) -> None:
+        self._descriptor = descriptor
+        self._all = memoryview(self._read(0, size)) if 0 < size <= AT_ONCE_BYTES else None
+
+    def read(self, offset: int, size: int) -> memoryview | bytes:
+        """Raises ValueError when the file cannot be read, or has become shorter."""
+        return self._read(offset, size) if self._all is None else self._all[offset : offset + size]
+
+    def _read(self, offset: int, size: int) -> bytes:
+        try:
+            data = os.pread(self._descriptor, size, offset)
+        except OSError as error:
+            raise ValueError(f"It cannot be read: {error.strerror}") from error
+        if len(data) != size or not size:
+            raise ValueError("It became shorter while it was read")
+        return data
+
+
 class Writer:
     """An archive in the making. Points are added in any order; one added again takes the place of what was there."""
 
@@ -62,7 +84,8 @@ class Writer:
         if base is None:
             make_tables(file)
         self._columns = {(table.name, name): dataset for table, name, dataset in columns(file)}
-        self._used = {table: dataset.shape[0] for (table, _), dataset in self._columns.items()}  # rows, up to a chunk's end
+        self._extent = {column: dataset.shape[0] for column, dataset in self._columns.items()}  # rows that there is room for
+        self._used = {table: rows for (table, _), rows in self._extent.items()}  # rows, up to a chunk's end
         self._place: dict[str, int] = {}  # name -> its row below
         self._texts: dict[str, str] = {}  # each text once
         self._summary: dict[str, Any] = {c.name: [] if c.kind == "text" else array(CODES[c.kind]) for c in COLUMNS}
@@ -108,7 +131,7 @@ class Writer:
         here = {column: told[i] for column, told in self._summary.items()}
         return _rank(here, bool(self._is_whole[i])) < _rank(values, is_whole)
 
-    def add(self, source: int, stored: Stored, i: int, values: Mapping[str, Any], *, is_whole: bool) -> None:
+    def add(self, source: Source, stored: Stored, i: int, values: Mapping[str, Any], *, is_whole: bool) -> None:
         """Copies the point's stored bytes from an open file. `is_whole`: with its raw rows, else without.
 
         Raises ValueError when the source cannot be read or has become shorter, OSError when the archive cannot be written.
@@ -129,18 +152,18 @@ class Writer:
         self._is_whole.append(is_whole)
         self._sink.raise_error()
 
-    def _copy(self, source: int, pieces: list[Any], table: RawTable) -> None:
+    def _copy(self, source: Source, pieces: list[Any], table: RawTable) -> None:
         begin = self._used[table.name]
         for column, chunks in zip(table.columns, pieces, strict=False):
             dataset, at = self._columns[table.name, column.name], begin
-            end, rows = begin + len(chunks) * table.chunk_rows, dataset.shape[0]
+            end, rows = begin + len(chunks) * table.chunk_rows, self._extent[table.name, column.name]
             if end > rows:
-                dataset.set_extent((max(end, math.ceil(rows * GROWTH)),))
+                self._extent[table.name, column.name] = rows = max(end, math.ceil(rows * GROWTH))
+                dataset.set_extent((rows,))
             for offset, size in chunks:
-                data = _read(source, offset, size)
-                dataset.write_direct_chunk((at,), data)
+                dataset.write_direct_chunk((at,), source.read(offset, size))
                 at += table.chunk_rows
-            self._used[table.name] = max(at, self._used[table.name])
+            self._used[table.name] = end
 
     def drop(self, names: Iterable[str]) -> None:
         """Takes points back: their source changed while it was read."""
@@ -179,16 +202,6 @@ class Writer:
         for dataset in self._columns.values():
             dataset.chunk_iter(lambda chunk: found.append((chunk.byte_offset, chunk.byte_offset + chunk.size)))
         return np.array(found, dtype=np.int64).reshape(-1, 2)
-
-
-def _read(source: int, offset: int, size: int) -> bytes:
-    try:
-        data = os.pread(source, size, offset)
-    except OSError as error:
-        raise ValueError(f"It cannot be read: {error.strerror}") from error
-    if len(data) != size or not size:
-        raise ValueError("It became shorter while it was read")
-    return data
 
 
 def _rank(values: Mapping[str, Any], is_whole: bool) -> tuple[Any, ...]:

@@ -66,7 +66,7 @@ class Sink(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = 0) -> int:
         """Where the next byte goes."""
-        self._at = offset + (0, self._at, os.fstat(self._descriptor).st_size)[whence]
+        self._at = offset if whence == 0 else offset + (self._at if whence == 1 else os.fstat(self._descriptor).st_size)
         return self._at
 
     def tell(self) -> int:
@@ -82,15 +82,14 @@ class Sink(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         """All of the bytes, or an error that is kept for `raise_error`."""
+        n, size = 0, len(data)
         try:
-            left = memoryview(data)
-            while left and self.error is None:
-                n = os.pwrite(self._descriptor, left, self._at + len(data) - len(left))
-                left = left[n:]
+            while n < size and self.error is None:
+                n += os.pwrite(self._descriptor, data[n:] if n else data, self._at + n)
         except OSError as error:
             self.error = error
-        self._at += len(data)
-        return len(data)
+        self._at += size
+        return size
 
     def truncate(self, size: int | None = None) -> int:
         """The file's size."""

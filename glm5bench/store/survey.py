@@ -107,7 +107,7 @@ class Survey:
 
     def values(self, i: int) -> dict[str, Any]:
         """The summary of one point."""
-        return {name: _plain(column[i]) for name, column in self.summaries.items()}
+        return {name: column[i] if type(column) is list else _plain(column[i]) for name, column in self.summaries.items()}
 
 
 def _plain(value: Any) -> Any:

@@ -20,7 +20,7 @@ from typing import Any
 from ..analysis.comparison import Row
 from ..errors import FileError, UsageError
 from ..point import digest_of
-from .archive import PUBLISHED, Writer, name_of, set_digest, writing
+from .archive import PUBLISHED, Source, Writer, name_of, set_digest, writing
 from .base import Copy, Refused, rehearse
 from .files import writable
 from .measurement import Measurement
@@ -384,11 +384,12 @@ class _Union:
         try:
             with _opened(source.path) as file:
                 self._refuse_changed(source, file.fileno())
+                bytes_ = Source(file.fileno(), source.identity[1])
                 for i in wanted:
                     values = source.values(i)
                     is_whole = self.is_raw_kept and source.is_whole[i]
                     if self.where.matches(values) and self.writer.is_better(values, is_whole=is_whole):
-                        self.writer.add(file.fileno(), source.stored, i, values, is_whole=is_whole)
+                        self.writer.add(bytes_, source.stored, i, values, is_whole=is_whole)
                         added.append(name_of(values))
                 self._refuse_changed(source, file.fileno())
         except ValueError as error:
