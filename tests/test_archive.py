@@ -1,18 +1,23 @@
 """Archives: merging is a set union."""
 
+import json
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
-from conftest import measured
+from conftest import measured, reseal
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from program import bench
 
 from glm5bench.errors import FileError, UsageError
+from glm5bench.store import summary
+from glm5bench.store import survey as survey_
 from glm5bench.store.checking import check
 from glm5bench.store.layout import TABLES
 from glm5bench.store.pointfile import write_point
-from glm5bench.store.summary import COLUMNS, row_of
+from glm5bench.store.summary import COLUMNS, listed, row_of
 from glm5bench.store.survey import SourceTable, survey
 from glm5bench.store.union import collect, merge, write_measurements
 
@@ -182,3 +187,42 @@ def test_the_page_of_the_format_names_every_column_and_table():
 
     assert [c.name for c in COLUMNS if f"`{c.name}`" not in page] == []
     assert [c.name for t in TABLES.values() for c in t.columns if c.name not in page] == []
+
+
+def test_a_stored_figure_that_does_not_follow_from_the_raw_times_is_said(tmp_path):
+    path = tmp_path / "p.h5"
+    write_point(path, measured())
+    with h5py.File(path, "r+") as file:
+        told = json.loads(file["summary"][()].tobytes())
+        told["columns"]["tpot_median_s"] = 0.25
+        del file["summary"]
+        file["summary"] = np.frombuffer(json.dumps(told).encode(), np.uint8)
+    reseal(path)
+    merge([str(path)], tmp_path / "a.h5")
+
+    for found in (check([str(path)]), check([str(tmp_path / "a.h5")])):
+        (point,) = found.points.values()
+        assert point.differing == ("tpot_median_s is stored as 0.25, and 0.5 follows from the raw times",)
+        assert not point.is_good
+
+
+def test_figures_by_definitions_of_another_version_are_computed_again(tmp_path, monkeypatch):
+    for definitions, name in ((summary.DEFINITIONS, "now"), (summary.DEFINITIONS + 1, "other")):
+        monkeypatch.setattr(summary, "DEFINITIONS", definitions)
+        write_point(tmp_path / f"{name}.h5", measured(f"{definitions:020d}"))
+    merge([str(tmp_path)], tmp_path / "all.h5")
+    monkeypatch.setattr(survey_, "DEFINITIONS", summary.DEFINITIONS)
+    with h5py.File(tmp_path / "all.h5") as file:
+        assert file["points/definitions"][()].tolist() == [1, 2]
+
+    found = survey(tmp_path / "all.h5")
+
+    assert (listed(found.summaries["definitions"]), found.bad) == ([2, 2], ())
+
+
+def test_a_merge_names_what_an_earlier_one_left_when_it_was_killed(tmp_path):
+    (tmp_path / ".all.h5.17.part").touch()
+    done = bench(tmp_path, "merge", "published", "-o", "all.h5")
+
+    assert done.returncode == 0
+    assert f"{tmp_path}/.all.h5.17.part was left by a merge that was killed" in done.stderr

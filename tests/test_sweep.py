@@ -156,6 +156,7 @@ def test_two_campaigns_merge_into_one_archive(tmp_path):
     assert merged.returncode == 0, merged.stderr
     assert sorted(p["concurrency"] for p in tables["points"] if p["source"] == "simulated") == [2, 3]
     assert {p["source"] for p in tables["points"]} == {"simulated", "published"}
+    assert tables == json.loads(bench(tmp_path, "tables", "outputs", "published", "--format", "json").stdout)
 
 
 def test_the_tables_at_the_end_are_made_with_the_prices_that_were_asked_for(tmp_path):

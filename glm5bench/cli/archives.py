@@ -35,13 +35,15 @@ def merge(
     ask: Annotated[str, typer.Option(help="With --on slurm, of each job: 'partition=cpu,time=60,cpus_per_task=4,mem=8G'")] = "",
 ) -> int:
     """Consolidate point files, campaigns and archives into one archive. Bad files are named and left out (exit code 1)."""
-    from ..store.archive import refuse_to_overwrite
+    from ..store.archive import left_by_killed, refuse_to_overwrite
     from ..store.selection import selection
 
     one_of("--raw", raw, ("keep", "summary"))
     output = output.resolve()
     refuse_to_overwrite(output)
     one_of("--on", on, ("here", "slurm"))
+    for left in left_by_killed(output):
+        say(printable(f"{left} was left by a merge that was killed, or is of one that runs elsewhere: remove it if none does."))
     sources = [*paths, str(output)] if output.exists() else paths
     how = {"is_raw_kept": raw == "keep", "where": selection(where), "jobs": jobs, "strict": strict}
     if on == "slurm":

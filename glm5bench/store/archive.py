@@ -8,6 +8,7 @@ end, then the seal. An archive is whole or absent.
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import math
 import os
@@ -249,6 +250,11 @@ def writing(path: Path, base: Survey | None = None, copy: Callable[[Sink], None]
             sink.raise_error()  # what libhdf5 makes of a full disk is a full disk
             raise
         write_seal(sink, raw)
+
+
+def left_by_killed(path: Path) -> list[Path]:
+    """What merges into this archive have left beside it: a kill leaves no time to clean up."""
+    return sorted(path.parent.glob(f".{glob.escape(path.name)}.*.part"))
 
 
 def refuse_to_overwrite(path: Path) -> None:
