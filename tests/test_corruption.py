@@ -377,7 +377,10 @@ def test_a_seal_of_garbage_is_damage(originals, tmp_path, name, seal):
     assert found <= digests(originals)
 
 
-@pytest.mark.parametrize("ranges", [[[-(2**63), 2**62]], [[BLOCK, 2**62]], [[0, 100]], [[5000, 600]]], ids=str)
+AROUND = [[BLOCK, 2**63 - 1], [-(2**63) + 5, -1], [BLOCK, BLOCK]]  # rising, in arithmetic of 64 bits
+
+
+@pytest.mark.parametrize("ranges", [[[-(2**63), 2**62]], [[BLOCK, 2**62]], AROUND, [[0, 100]], [[5000, 600]]], ids=str)
 def test_an_absurd_table_of_what_is_sealed_is_damage(archive, ranges, tmp_path):
     content = archive.read_bytes()
     end = int(content.split(b"\n")[0].split(b" ")[-2])
