@@ -137,6 +137,16 @@ def test_a_point_that_the_disk_refuses_says_what_to_do_and_leaves_nothing(tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_disk_that_is_full_is_written_to_no_further(folder, monkeypatch):
+    add, added = union.Writer.add, []
+    monkeypatch.setattr(union.Writer, "add", lambda self, *of, **how: (added.append(of), add(self, *of, **how)))
+
+    with pytest.raises(EnvironmentLacks), refused_at(3, {"pwrite"}, errno.ENOSPC):  # in the first point's bytes
+        merge([str(folder / f"{name}.h5") for name in "ab"], folder / "new.h5")
+
+    assert len(added) == 1
+
+
 @pytest.mark.parametrize("name", ["write", "fsync"])
 def test_a_disk_that_is_full_while_points_of_format_1_are_written_again_is_no_damage_of_theirs(folder, name):
     before = contents(folder)
