@@ -39,7 +39,7 @@ DOES = {
     "hang": signal.pause,
     "spin": lambda: next(x for x in iter(int, 1) if x),
     "numpy": lambda: np.ones(2**30, dtype=np.uint8),
-    "python": lambda: [bytes(2**20) for _ in range(2**20)],
+    "python": lambda: [bytes(2**20) for _ in range(2**12)],
     "damage": lambda: (_ for _ in ()).throw(FileError("It is damaged.", path="damage")),
     "full": lambda: (_ for _ in ()).throw(EnvironmentLacks("No space.", where="here", next_step="make some")),
     "heap": broken_heap,
@@ -124,9 +124,10 @@ def test_what_a_file_has_done_to_its_reader_is_not_laid_to_the_next(small):
 def test_a_reader_that_falls_between_two_files_costs_none(small):
     with Readers(read, path_of, jobs=1) as readers:
         found = readers.map(GOOD)
-        _, (_, pid) = next(found)
-        os.kill(pid, signal.SIGKILL)
-        multiprocessing.connection.wait([p.sentinel for p in multiprocessing.active_children()])
+        next(found)
+        (reader,) = multiprocessing.active_children()
+        reader.kill()
+        reader.join()
 
         assert [result[0] for _, result in found] == [task.upper() for task in GOOD[1:]]
 
