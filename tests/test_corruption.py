@@ -26,6 +26,7 @@ from glm5bench.store.union import collect, merge
 
 FORMAT1 = Path(__file__).parent / "data/format1"
 many = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+some = settings(many, max_examples=12)  # of what takes some tenths of a second; benchmarks/fuzz_archives.py has a hundred thousand
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +99,7 @@ def test_a_bit_that_flips_in_a_point_file_makes_it_bad_unless_nothing_is_told_ot
     assert bad or (is_padding and found <= digests(originals))
 
 
-@many
+@some
 @given(data=st.data())
 def test_whatever_is_damaged_in_an_archive_each_point_that_comes_out_is_the_one_that_was_measured(originals, tmp_path_factory, data):
     content = bytearray((originals / "archive.h5").read_bytes())
@@ -514,7 +515,7 @@ def test_the_program_names_a_bad_file_in_one_line_and_ends_with_1(originals, poi
 
 
 @pytest.mark.parametrize("name", ["point.h5", "archive.h5"])
-@many
+@some
 @given(data=st.data())
 def test_a_damaged_file_of_format_1_gives_what_was_measured_or_is_bad(tmp_path_factory, name, data):
     content = bytearray((FORMAT1 / name).read_bytes())

@@ -20,7 +20,7 @@ from glm5bench.store.checking import check
 from glm5bench.store.pointfile import read_point, write_point
 from glm5bench.store.union import collect, merge
 
-STRIDE = 101  # of the hundreds of writes that libhdf5 makes of one archive
+STRIDE = 151  # of the hundreds of writes that libhdf5 makes of one archive
 FORMAT1 = Path(__file__).parent / "data/format1/archive.h5"
 
 
