@@ -79,7 +79,7 @@ def test_any_order_grouping_and_repetition_gives_the_same_set(sources, tmp_path_
     assert digests_of(both) == {collect(some).digest()}
 
 
-@settings(max_examples=6, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=4, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_with_summaries_among_them_every_grouping_gives_the_same_set(sources, tmp_path_factory, data):
     """A summary is a subset of its point: of both the whole one stays."""

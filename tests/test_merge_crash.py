@@ -20,7 +20,7 @@ from glm5bench.store.checking import check
 from glm5bench.store.pointfile import read_point, write_point
 from glm5bench.store.union import collect, merge
 
-STRIDE = 101  # of the hundreds of writes that libhdf5 makes of one archive
+STRIDE = 151  # of the hundreds of writes that libhdf5 makes of one archive
 FORMAT1 = Path(__file__).parent / "data/format1/archive.h5"
 
 
@@ -135,6 +135,16 @@ def test_a_point_that_the_disk_refuses_says_what_to_do_and_leaves_nothing(tmp_pa
 
     assert "free space" in lacks.value.next_step
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_is_full_is_written_to_no_further(folder, monkeypatch):
+    add, added = union.Writer.add, []
+    monkeypatch.setattr(union.Writer, "add", lambda self, *of, **how: (added.append(of), add(self, *of, **how)))
+
+    with pytest.raises(EnvironmentLacks), refused_at(3, {"pwrite"}, errno.ENOSPC):  # in the first point's bytes
+        merge([str(folder / f"{name}.h5") for name in "ab"], folder / "new.h5")
+
+    assert len(added) == 1
 
 
 @pytest.mark.parametrize("name", ["write", "fsync"])

@@ -39,7 +39,7 @@ DOES = {
     "hang": signal.pause,
     "spin": lambda: next(x for x in iter(int, 1) if x),
     "numpy": lambda: np.ones(2**30, dtype=np.uint8),
-    "python": lambda: [bytes(2**20) for _ in range(2**20)],
+    "python": lambda: [bytes(2**20) for _ in range(2**12)],
     "damage": lambda: (_ for _ in ()).throw(FileError("It is damaged.", path="damage")),
     "full": lambda: (_ for _ in ()).throw(EnvironmentLacks("No space.", where="here", next_step="make some")),
     "heap": broken_heap,

@@ -50,7 +50,7 @@ def one_of(option: str, value: str, choices: Any) -> None:
 def tell_bad(bad: list[Any]) -> None:
     """Names what was left out, and why."""
     for error in bad:
-        say(printable(f"left out: {error.path}: {error.message}"))
+        say(printable(f"left out: {error.path}: {error.message}" + (f" Next: {error.next_step}." if error.next_step else "")))
 
 
 def say(text: str) -> None:

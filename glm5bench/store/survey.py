@@ -7,6 +7,7 @@ held against their digests, and written again as point files, of which the surve
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -22,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FileError
-from ..point import from_plain
+from ..point import digest_of, from_plain
 from . import format1
 from .layout import MAX_DEFLATE, RAW, TABLES, RawTable, Spans, child, columns, decoded, read_rows, spans_of_lengths
 from .measurement import Measurement
@@ -270,7 +271,10 @@ def _column(group: h5py.Group, name: str, kind: Kind, n: int) -> Any:
     if name not in group:  # a column of later than this archive
         return [ABSENT[kind]] * n
     values = _array(child(group, name), n)
-    if values.dtype.kind != {"text": "S", "count": "i", "figure": "f"}[kind] or values.ndim != 1:
+    if (
+        values.ndim != 1
+        or (values.dtype.kind if kind == "text" else values.dtype.str) != {"text": "S", "count": "<i8", "figure": "<f8"}[kind]
+    ):
         raise ValueError(f"{name} is no column of {kind}s")
     if kind == "text" and values.dtype.itemsize > MAX_TEXT:
         raise ValueError(f"{name} is a column of texts of {values.dtype.itemsize:,} bytes")
@@ -429,6 +433,7 @@ def _salvaged(path: Path, identity: Identity, scratch: Path | None, damage: File
     try:
         with opened(path, is_verified=False) as file:
             is_archive = what_is(file, path)[1] == "archive"
+            tables = _whole_tables(file)
         found = _read_again(Survey(path, identity), measurements(path), scratch) if is_archive else None
     except FileError:
         found = None
@@ -436,11 +441,23 @@ def _salvaged(path: Path, identity: Identity, scratch: Path | None, damage: File
         raise damage
     n = found.n or len(found.rewritten)
     told = FileError(
-        f"The archive is damaged: its bytes are not those that were written. {n} of its points are whole and were taken.",
+        f"The archive is damaged: its bytes are not those that were written. What is whole was taken: {n} points, {len(tables)} tables.",
         path=str(path),
         next_step="merge its sources again, or keep what the merge has made of it in its place",
     )
-    return Survey(path, identity, found.summaries, found.is_whole, bad=(told, *found.bad), rewritten=found.rewritten)
+    return dataclasses.replace(found, tables=tables, bad=(told, *found.bad))
+
+
+def _whole_tables(file: h5py.File) -> tuple[SourceTable, ...]:
+    """The source tables of a damaged archive that are what their names say."""
+    whole = []
+    with contextlib.suppress(*DAMAGED):
+        group = child(file, "tables")
+        for name in sorted(group):
+            with contextlib.suppress(*DAMAGED):
+                table = _source_table(child(group, name))
+                whole += [table] * (digest_of(table) == name)
+    return tuple(whole)
 
 
 def _migrated(file: h5py.File, kind: str, empty: Survey, scratch: Path | None) -> Survey:

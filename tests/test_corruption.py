@@ -1,0 +1,535 @@
+"""Whatever stands in a file: what comes out of it is what was measured, or the file is named with its reason, and no other is lost."""
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from conftest import measured, reseal
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from program import bench
+
+from glm5bench.errors import FileError
+from glm5bench.store.checking import check
+from glm5bench.store.layout import TABLES
+from glm5bench.store.pointfile import read_point, write_point
+from glm5bench.store.sealed import BLOCK, MAGIC, STRUCTURE
+from glm5bench.store.survey import SourceTable, measurements, survey
+from glm5bench.store.union import collect, merge
+
+FORMAT1 = Path(__file__).parent / "data/format1"
+many = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+some = settings(many, max_examples=12)  # of what takes some tenths of a second; benchmarks/fuzz_archives.py has a hundred thousand
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory):
+    """A point file, an archive of three points and a table, and their digests."""
+    folder = tmp_path_factory.mktemp("originals")
+    for k in "abc":
+        write_point(folder / f"{k}.h5", measured(k * 20, log=k * 3000))
+    merge([str(folder / f"{k}.h5") for k in "abc"], folder / "archive.h5", tables=[SourceTable("t", ({"cell": "0.51"},))])
+    return folder
+
+
+@pytest.fixture
+def point(originals, tmp_path):
+    return Path(shutil.copy(originals / "a.h5", tmp_path / "bad.h5"))
+
+
+@pytest.fixture
+def archive(originals, tmp_path):
+    return Path(shutil.copy(originals / "archive.h5", tmp_path / "bad.h5"))
+
+
+def changed(path, change):
+    """The file with another content and a seal that fits: what a stranger can write on purpose."""
+    with h5py.File(path, "r+") as file:
+        change(file)
+    reseal(path)
+    return path
+
+
+def had(path):
+    """What can be had of a file as it is: of each point the digest of what was decoded. And what is bad."""
+    try:
+        found = survey(path)
+        each = list(measurements(path)) if not found.bad else []
+    except FileError as error:
+        return set(), [error]
+    return {m.digest() for m, _, _ in (e for e in each if not isinstance(e, FileError)) if m}, [e for e in each if isinstance(e, FileError)]
+
+
+def digests(originals):
+    return {read_point(originals / f"{k}.h5")[1] for k in "abc"}
+
+
+def merged_digests(path, output):
+    """What a merge has taken of the file, decoded."""
+    try:
+        done = merge([str(path)], output)
+    except FileError as error:
+        return set(), [error]
+    assert check([str(output)]).bad == []
+    return {m.digest() for m, _, _ in measurements(output)}, done.bad
+
+
+# Damage
+
+
+@many
+@given(data=st.data())
+def test_a_bit_that_flips_in_a_point_file_makes_it_bad_unless_nothing_is_told_otherwise(originals, tmp_path, data):
+    content = bytearray((originals / "a.h5").read_bytes())
+    at = data.draw(st.integers(0, len(content) - 1))
+    content[at] ^= 1 << data.draw(st.integers(0, 7))
+    path = tmp_path / "p.h5"
+    path.write_bytes(content)
+
+    found, bad = had(path)
+
+    is_padding = bytes(content[:BLOCK]).find(b"\n") < at < BLOCK
+    assert bad or (is_padding and found <= digests(originals))
+
+
+@some
+@given(data=st.data())
+def test_whatever_is_damaged_in_an_archive_each_point_that_comes_out_is_the_one_that_was_measured(originals, tmp_path_factory, data):
+    content = bytearray((originals / "archive.h5").read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(content) - 1))
+        piece = data.draw(st.one_of(st.binary(min_size=1, max_size=8), st.just(bytes(512))))
+        content[at : at + len(piece)] = piece
+    path = tmp_path_factory.mktemp("damaged") / "a.h5"
+    path.write_bytes(content)
+
+    found, _ = merged_digests(path, path.parent / "new.h5")
+
+    assert found <= digests(originals)
+
+
+@pytest.mark.parametrize("share", [0, 0.001, 0.01, 0.1, 0.3, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("name", ["a.h5", "archive.h5"])
+def test_a_file_that_was_cut_is_bad_and_gives_nothing_else_than_was_measured(originals, tmp_path, name, share):
+    content = (originals / name).read_bytes()
+    (tmp_path / "bad.h5").write_bytes(content[: int(len(content) * share)])
+
+    found, bad = merged_digests(tmp_path / "bad.h5", tmp_path / "new.h5")
+
+    assert {error.path for error in bad} == {str(tmp_path / "bad.h5")}
+    assert found <= digests(originals)
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_damaged_raw_bytes_cost_their_point_and_no_other(originals, archive, tmp_path, table):
+    stored = survey(archive, scratch=tmp_path).stored
+    offset, size = stored.pieces(1, table)[0][0].tolist()
+    content = bytearray(archive.read_bytes())
+    content[offset + size // 2] ^= 1
+    archive.write_bytes(content)
+
+    found, bad = merged_digests(archive, tmp_path / "new.h5")
+
+    (lost,) = digests(originals) - found
+    assert [error.message for error in bad] == [f"Its {table} are damaged: their bytes are not those that were written."]
+    assert lost[:16] in bad[0].path
+
+
+def test_of_an_archive_with_damaged_structure_every_point_is_taken_that_libhdf5_still_reads(originals, archive, tmp_path):
+    content = archive.read_bytes()
+    archive.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+    found, bad = merged_digests(archive, tmp_path / "new.h5")
+
+    assert found == digests(originals)
+    assert "What is whole was taken: 3 points, 1 tables." in bad[0].message
+    assert collect([str(archive)]).tables == collect([str(tmp_path / "new.h5")]).tables == collect([str(originals / "archive.h5")]).tables
+
+
+def test_of_a_damaged_archive_a_point_whose_values_were_changed_is_not_taken(originals, archive, tmp_path):
+    """Nothing but its content digest says so: HDF5's own sums are right, the seal is not asked any more."""
+    with h5py.File(archive, "r+") as file:
+        file["requests/prompt_tokens"][1024] += 1  # the first request of the second point
+
+    found, bad = merged_digests(archive, tmp_path / "new.h5")
+
+    assert len(found) == 2
+    assert found < digests(originals)
+    assert ["not what its digest says" in error.message for error in bad] == [False, True]
+
+
+def test_a_point_whose_stored_bytes_have_another_digest_than_it_says_is_not_copied(originals, point, tmp_path):
+    offset, size = survey(point, scratch=tmp_path).stored.pieces(0, "chunks")[0][0].tolist()
+    content = bytearray(point.read_bytes())
+    content[offset + size // 2] ^= 1
+    point.write_bytes(content)
+    reseal(point)
+
+    done = merge([str(point), str(originals / "b.h5")], tmp_path / "new.h5")
+
+    assert [error.message for error in done.bad] == ["Its chunks are damaged: their bytes are not those that were written."]
+
+
+# What a stranger can write on purpose, with a seal that fits
+
+
+def absurd(name):
+    """The dataset with a declared size that nothing stands behind."""
+
+    def change(file):
+        old = file[name]
+        how = {"chunks": old.chunks or (1024,), "compression": "gzip", "shuffle": True, "fletcher32": True}
+        tail = old.shape[1:]
+        del file[name]
+        file.create_dataset(name, shape=(2**42, *tail), dtype=old.dtype, maxshape=(None, *tail), **how)
+
+    return change
+
+
+def put(name, values):
+    def change(file):
+        file[name][...] = values
+
+    return change
+
+
+IN_A_POINT = ["requests/sent_ns", "requests/error", "chunks/gap_ns", "chunks/request", "records/json", "logs/text", "summary"]
+IN_AN_ARCHIVE = [*IN_A_POINT[:-1], "points/key", "points/tp", "points/image", "points/ttft_mean_s", "index/is_whole",
+                 "index/requests/first", "index/chunks/rows", "index/records/sha256"]  # fmt: skip
+
+
+def is_bad(path, of_others, *, readers=(collect, check)):
+    """The file is bad for every reader, its neighbour is read, and nothing of the file is in the union."""
+    for found in (read([str(path), of_others]) for read in readers):
+        assert {error.path.split(":")[0] for error in found.bad} == {str(path)}
+        assert len(found.points if hasattr(found, "points") else found.rows) == 1
+    done = merge([str(path), of_others], path.parent / "new.h5")
+    assert done.n_points == 1
+    return done.bad[0].message
+
+
+@pytest.mark.parametrize("name", IN_A_POINT)
+def test_an_absurd_size_in_a_point_file_makes_it_bad(originals, point, name):
+    """Tables of figures ask its summary alone."""
+    assert is_bad(changed(point, absurd(name)), str(originals / "b.h5"), readers=(check,))
+
+
+@pytest.mark.parametrize("name", IN_AN_ARCHIVE)
+def test_an_absurd_size_in_an_archive_makes_it_bad(originals, archive, tmp_path, name):
+    write_point(tmp_path / "other.h5", measured("z" * 20))
+    changed(archive, absurd(name))
+
+    done = merge([str(archive), str(tmp_path / "other.h5")], tmp_path / "new.h5")
+
+    assert {error.path.split(":")[0] for error in done.bad} == {str(archive)}
+    assert {m.digest() for m, _, _ in measurements(tmp_path / "new.h5")} <= {measured("z" * 20).digest(), *digests(originals)}
+
+
+def test_an_absurd_table_of_a_source_makes_its_archive_bad(originals, archive):
+    def change(file):
+        absurd(f"tables/{next(iter(file['tables']))}")(file)
+
+    assert is_bad(changed(archive, change), str(originals / "b.h5"))
+
+
+@pytest.mark.parametrize("text", [b"{oops", b"[]", b'{"name": 1}', b'{"name": "t", "rows": [{"a": NaN}]}', b"[" * 5000])
+def test_a_garbled_table_of_a_source_makes_its_archive_bad(originals, archive, text):
+    def change(file):
+        name = next(iter(file["tables"]))
+        del file["tables"][name]
+        file["tables"].create_dataset(name, data=np.frombuffer(text, np.uint8))
+
+    assert is_bad(changed(archive, change), str(originals / "b.h5"))
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("index/requests/first", [0, 1024, 2**40]),
+        ("index/requests/first", [-1024, 1024, 2048]),
+        ("index/requests/first", [5, 1024, 2048]),
+        ("index/requests/first", [0, 0, 0]),
+        ("index/chunks/rows", [-1, 7, 7]),
+        ("index/chunks/rows", [2**62, 7, 7]),
+        ("index/records/first", [0, 0, 32768]),
+        ("points/key", [b"../../etc/passwd", b"b" * 20, b"c" * 20]),
+        ("points/digest", [b"x" * 64, b"0" * 64, b"0" * 64]),
+        ("points/source", [b"guessed", b"measured", b"measured"]),
+        ("points/node", [b"\xff\xfe", b"", b""]),
+        ("points/tp", np.array([8, 8, 8], np.int32)),
+        ("points/duration_s", np.array([1, 1, 1], np.longdouble)),
+        ("points/duration_s", np.ones((3, 2))),
+    ],
+    ids=str,
+)
+def test_an_index_or_a_summary_that_no_writer_made_makes_the_archive_bad(originals, archive, name, values):
+    def change(file):
+        values_ = np.array(values)
+        del file[name]
+        file.create_dataset(name, data=values_, maxshape=(None,), chunks=(4096,), compression="gzip", shuffle=True, fletcher32=True)
+
+    changed(archive, change)
+
+    done = merge([str(archive), str(originals / "b.h5")], archive.parent / "new.h5")
+    assert {error.path.split(":")[0] for error in done.bad} == {str(archive)}
+    assert {m.digest() for m, _, _ in measurements(archive.parent / "new.h5")} <= digests(originals)
+    assert check([str(archive.parent / "new.h5")]).bad == []
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"chunks": (1024,)},
+        {"chunks": (1024,), "compression": "lzf", "shuffle": True, "fletcher32": True},
+        {"chunks": (1024,), "compression": "gzip", "shuffle": True},
+        {"chunks": (7,), "compression": "gzip", "shuffle": True, "fletcher32": True},
+    ],
+    ids=["contiguous", "no filters", "another filter", "no checksum", "other chunks"],
+)
+@pytest.mark.parametrize("kind", ["a.h5", "archive.h5"])
+def test_columns_stored_in_another_way_are_refused(originals, tmp_path, kind, how):
+    path = Path(shutil.copy(originals / kind, tmp_path / "bad.h5"))
+
+    def change(file):
+        values = file["requests/sent_ns"][()]
+        del file["requests/sent_ns"]
+        file.create_dataset("requests/sent_ns", data=values, **{"maxshape": (None,), **how} if how else {})
+
+    with pytest.raises(FileError, match="stored in another way"):
+        survey(changed(path, change), scratch=tmp_path)
+
+
+LINKS = {
+    "soft": lambda file, name, secret: file.__setitem__(name, h5py.SoftLink("/logs/text")),
+    "external": lambda file, name, secret: file.__setitem__(name, h5py.ExternalLink(str(secret), "/")),
+    "storage": lambda file, name, secret: file.create_dataset(name, shape=(8,), dtype="u1", external=[(str(secret), 0, 8)]),
+    "virtual": lambda file, name, secret: file.create_virtual_dataset(name, virtual(secret)),
+    "broken": lambda file, name, secret: file.__setitem__(name, h5py.SoftLink("/nowhere")),
+}
+
+
+def virtual(secret):
+    layout = h5py.VirtualLayout(shape=(8,), dtype="u1")
+    layout[:] = h5py.VirtualSource(str(secret), "x", shape=(8,))
+    return layout
+
+
+@pytest.mark.parametrize("link", LINKS.values(), ids=LINKS)
+@pytest.mark.parametrize("name", ["requests", "logs/text", "index", "index/chunks/first", "points/key", "tables", "records/json"])
+def test_a_link_or_data_in_another_file_is_not_followed(archive, tmp_path, name, link):
+    (tmp_path / "secret").write_bytes(b"12345678")
+
+    def change(file):
+        del file[name]
+        link(file, name, tmp_path / "secret")
+
+    with pytest.raises(FileError) as refused:
+        survey(changed(archive, change), scratch=tmp_path)
+    assert "is a link to somewhere else" in refused.value.message or "keeps its data in another file" in refused.value.message
+
+
+SUMMARIES = {
+    "a count of 70 bits": ("tp", 2**70),
+    "a figure that is text": ("tpot_median_s", "fast"),
+    "a text that is a number": ("node", 5),
+    "a text of a megabyte": ("image", "x" * 2**20),
+    "a figure beyond numbers": ("tpot_median_s", 10**400),
+    "a truth in a count's place": ("tp", True),
+    "a key that is a path": ("key", "../../etc/passwd"),
+}
+
+
+@pytest.mark.parametrize(("name", "value"), SUMMARIES.values(), ids=SUMMARIES)
+def test_a_summary_that_no_writer_made_makes_the_point_bad(originals, point, name, value):
+    def change(file):
+        told = json.loads(file["summary"][()].tobytes()) | {name: value}
+        del file["summary"]
+        file.create_dataset("summary", data=np.frombuffer(json.dumps(told).encode(), np.uint8))
+
+    assert is_bad(changed(point, change), str(originals / "b.h5"))
+
+
+def test_a_figure_that_a_stranger_changed_is_named_by_check(point):
+    def change(file):
+        text = file["summary"][()].tobytes().replace(b'"tp": 8', b'"tp": 4')
+        file["summary"][...] = np.frombuffer(text, np.uint8)
+
+    ((_, judged),) = check([str(changed(point, change))]).points.items()
+
+    assert judged.differing == ("tp is stored as 4, and 8 follows from the raw times",)
+
+
+# What a file says of itself
+
+ATTRIBUTES = {
+    "a newer format": ({"format": 99}, "reads 1 to 2"),
+    "no number": ({"format": "new"}, "no number"),
+    "a negative format": ({"format": -1}, "reads 1 to 2"),
+    "an array of formats": ({"format": np.arange(3)}, "no number"),
+    "no kind": ({"kind": "poem"}, "not written by glm5bench"),
+    "kinds": ({"kind": np.array([b"point", b"archive"])}, "not written by glm5bench"),
+    "an empty kind": ({"kind": h5py.Empty("f")}, "not written by glm5bench"),
+    "another kind": ({"kind": "archive"}, "missing"),
+}
+
+
+@pytest.mark.parametrize(("attributes", "why"), ATTRIBUTES.values(), ids=ATTRIBUTES)
+def test_what_a_file_says_of_itself_may_be_garbage(originals, point, attributes, why):
+    message = is_bad(changed(point, lambda file: file.attrs.update(attributes)), str(originals / "b.h5"))
+
+    assert why in message
+
+
+SEALS = [
+    b"", STRUCTURE, STRUCTURE + b"x 1 1", STRUCTURE + b"0 1", STRUCTURE + b"0  1", STRUCTURE + b"0 -1 1", STRUCTURE + b"0 1 ",
+    STRUCTURE + b"0 " + b"9" * 400 + b" 1", STRUCTURE + b"0 1 " + b"9" * 400, STRUCTURE + b"\xff \xff \xff", MAGIC, MAGIC + b"\xff" * 64,
+    MAGIC + b"0" * 400,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("seal", SEALS, ids=range(len(SEALS)))
+@pytest.mark.parametrize("name", ["a.h5", "archive.h5"])
+def test_a_seal_of_garbage_is_damage(originals, tmp_path, name, seal):
+    path = tmp_path / "bad.h5"
+    path.write_bytes((seal + b"\n").ljust(BLOCK, b"\0") + (originals / name).read_bytes()[BLOCK:])
+
+    found, bad = merged_digests(path, tmp_path / "new.h5")
+
+    assert "its bytes are not those that were written" in bad[0].message or "it has no seal" in bad[0].message
+    assert found <= digests(originals)
+
+
+AROUND = [[BLOCK, 2**63 - 1], [-(2**63) + 5, -1], [BLOCK, BLOCK]]  # rising, in arithmetic of 64 bits
+
+
+@pytest.mark.parametrize("ranges", [[[-(2**63), 2**62]], [[BLOCK, 2**62]], AROUND, [[0, 100]], [[5000, 600]]], ids=str)
+def test_an_absurd_table_of_what_is_sealed_is_damage(archive, ranges, tmp_path):
+    content = archive.read_bytes()
+    end = int(content.split(b"\n")[0].split(b" ")[-2])
+    line = STRUCTURE + f"{'0' * 64} {end} {len(ranges)}\n".encode()
+    archive.write_bytes(line.ljust(BLOCK, b"\0") + content[BLOCK:end] + np.array(ranges, "<i8").tobytes())
+
+    _, bad = merged_digests(archive, tmp_path / "new.h5")
+
+    assert "its bytes are not those that were written" in bad[0].message
+
+
+# What stands in a folder
+
+
+def test_a_folder_of_strange_things_is_gone_through_and_each_is_named(originals, tmp_path):
+    """Links in a circle, pipes, folders with the name of a file, names that are no text."""
+    folder = tmp_path / "folder"
+    (folder / "is_a_folder.h5").mkdir(parents=True)
+    shutil.copy(originals / "a.h5", folder / "is_a_folder.h5/good.h5")
+    for name in ("parent", "and_again"):
+        (folder / name).symlink_to(folder)
+    (folder / "itself.h5").symlink_to(folder / "itself.h5")
+    (folder / "nowhere.h5").symlink_to(folder / "gone")
+    os.mkfifo(folder / "pipe.h5")
+    (folder / "two\nlines.h5").write_bytes(b"")
+    (folder / "\x1b[31mred.h5").write_bytes(b"")
+    Path(os.fsdecode(os.fsencode(folder) + b"/\xff\xfe.h5")).write_bytes(b"")
+    h5py.File(folder / "foreign.h5", "w").close()
+    strange = ["itself.h5", "nowhere.h5", "pipe.h5", "two?lines.h5", "?[31mred.h5", "??.h5", "foreign.h5"]
+
+    done = {verb: bench(tmp_path, verb, "folder", *more) for verb, more in {"merge": ["-o", "all.h5"], "check": [], "tables": []}.items()}
+
+    for verb, run in done.items():
+        assert run.returncode == 1, verb
+        assert "Traceback" not in run.stderr
+        named = [line.removeprefix("left out: ").split(": ")[0] for line in run.stderr.splitlines() if line.startswith("left out")]
+        assert sorted(named) == sorted(f"folder/{name}" for name in strange)
+    assert collect([str(tmp_path / "all.h5")]).digest() == collect([str(originals / "a.h5")]).digest()
+
+
+def test_bad_names_are_printed_as_json_too(originals, tmp_path):
+    (tmp_path / os.fsdecode(b"\xff.h5")).write_bytes(b"")
+    shutil.copy(originals / "a.h5", tmp_path)
+
+    done = bench(tmp_path, "check", ".", "--json")
+
+    assert (done.returncode, len(json.loads(done.stdout)["bad"])) == (1, 1)
+
+
+def test_what_may_not_be_read_is_named(originals, tmp_path):
+    """In a process that is nobody: root may read everything."""
+    folder = tmp_path / "folder"
+    (folder / "closed").mkdir(parents=True)
+    for name in ("open.h5", "secret.h5", "closed/c.h5"):
+        shutil.copy(originals / "a.h5", folder / name)
+    os.chmod(folder / "secret.h5", 0)
+    os.chmod(folder / "closed", 0)
+    for above in folder.relative_to("/").parents:
+        if os.stat("/" / above).st_uid == os.getuid() and above != Path():
+            os.chmod("/" / above, os.stat("/" / above).st_mode | 0o055)
+
+    found = as_nobody(lambda: collect([str(folder)]))
+
+    assert len(found.rows) == 1
+    assert {e.path: e.message for e in found.bad} == {
+        str(folder / "secret.h5"): "The file cannot be read: Permission denied.",
+        str(folder / "closed"): "The folder cannot be read.",
+    }
+
+
+def as_nobody(work):
+    """What `work` gives in a process without rights of its own."""
+    ours, theirs = multiprocessing.Pipe()
+    pid = os.fork()
+    if not pid:
+        if os.getuid() == 0:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+        try:
+            theirs.send(work())
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return ours.recv()
+
+
+@pytest.mark.parametrize("damage", ["cut", "bit", "empty", "newer", "foreign"])
+@pytest.mark.parametrize("verb", ["merge", "check"])
+def test_the_program_names_a_bad_file_in_one_line_and_ends_with_1(originals, point, damage, verb, tmp_path):
+    content = point.read_bytes()
+    if damage == "newer":
+        changed(point, lambda file: file.attrs.update(format=99))
+    elif damage == "foreign":
+        h5py.File(point, "w").close()
+    else:
+        point.write_bytes({"cut": content[:5000], "bit": content[:9000] + b"\x80" + content[9001:], "empty": b""}[damage])
+
+    done = bench(tmp_path, verb, "bad.h5", str(originals / "b.h5"), *(["-o", "all.h5"] if verb == "merge" else []))
+
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert sum(line.startswith("left out: bad.h5: ") for line in done.stderr.splitlines()) == 1
+    if damage == "newer":
+        assert "update glm5bench" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["point.h5", "archive.h5"])
+@some
+@given(data=st.data())
+def test_a_damaged_file_of_format_1_gives_what_was_measured_or_is_bad(tmp_path_factory, name, data):
+    content = bytearray((FORMAT1 / name).read_bytes())
+    at = data.draw(st.integers(0, len(content) - 1))
+    content[at] ^= 1 << data.draw(st.integers(0, 7))
+    path = tmp_path_factory.mktemp("damaged") / name
+    path.write_bytes(content)
+
+    found = collect([str(path)])
+
+    original = collect([str(FORMAT1 / name)])
+    told, said = ({n: repr(dataclasses.replace(row, origin="")) for n, row in c.rows.items()} for c in (found, original))
+    assert told.items() <= said.items()
+    assert found.bad or at < BLOCK
