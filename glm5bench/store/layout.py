@@ -167,10 +167,12 @@ def columns(file: h5py.Group) -> Iterator[tuple[RawTable, str, h5py.h5d.DatasetI
     for table in TABLES.values():
         _refuse_link(file.id, table.name)
         group = h5py.h5o.open(file.id, table.name.encode())
+        if not isinstance(group, h5py.h5g.GroupID):
+            raise ValueError(f"{table.name} is no group")
         for c in table.columns:
             _refuse_link(group, c.name)
-            dataset = h5py.h5d.open(group, c.name.encode())
-            if not _is_stored_so(dataset, table.chunk_rows, DTYPES[c.dtype]):
+            dataset = h5py.h5o.open(group, c.name.encode())
+            if not isinstance(dataset, h5py.h5d.DatasetID) or not _is_stored_so(dataset, table.chunk_rows, DTYPES[c.dtype]):
                 raise ValueError(f"{table.name}/{c.name} is stored in another way than this format's")
             yield table, c.name, dataset
 
@@ -240,7 +242,7 @@ def _refuse_link(group: h5py.h5g.GroupID, name: str) -> None:
     """Raises ValueError where the name is none, or leads out of this file."""
     try:
         kind = group.links.get_info(name.encode()).type
-    except KeyError as error:
+    except (KeyError, RuntimeError, ValueError) as error:
         raise ValueError(f"{name} is missing") from error
     if kind != h5py.h5l.TYPE_HARD:
         raise ValueError(f"{name} is a link to somewhere else")
