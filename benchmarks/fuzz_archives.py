@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import collections
 import hashlib
-import math
 import os
 import random
 import resource
@@ -278,7 +277,7 @@ class Fuzz:
 
 
 def _is_same(a: Any, b: Any) -> bool:
-    return a == b or (isinstance(a, float) and isinstance(b, float) and math.isnan(a) and math.isnan(b))
+    return a == b or (isinstance(b, float) and checking.is_close(a, b))
 
 
 def main() -> int:

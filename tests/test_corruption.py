@@ -263,6 +263,9 @@ def test_a_garbled_table_of_a_source_makes_its_archive_bad(originals, archive, t
         ("points/digest", [b"x" * 64, b"0" * 64, b"0" * 64]),
         ("points/source", [b"guessed", b"measured", b"measured"]),
         ("points/node", [b"\xff\xfe", b"", b""]),
+        ("points/tp", np.array([8, 8, 8], np.int32)),
+        ("points/duration_s", np.array([1, 1, 1], np.longdouble)),
+        ("points/duration_s", np.ones((3, 2))),
     ],
     ids=str,
 )
@@ -270,7 +273,7 @@ def test_an_index_or_a_summary_that_no_writer_made_makes_the_archive_bad(origina
     def change(file):
         values_ = np.array(values)
         del file[name]
-        file.create_dataset(name, data=values_, maxshape=(None,), chunks=(4096,), compression="gzip", shuffle=True, fletcher32=True)
+        file.create_dataset(name, data=values_, chunks=values_.shape, compression="gzip", shuffle=True, fletcher32=True)
 
     changed(archive, change)
 

@@ -118,9 +118,10 @@ def _differing(stored: dict[str, Any], computed: dict[str, Any]) -> Iterator[str
         return
     for c in COLUMNS:
         said, is_ = stored[c.name], computed[c.name]
-        if not (_is_close(said, is_) if c.kind == "figure" else said == is_):
+        if not (is_close(said, is_) if c.kind == "figure" else said == is_):
             yield f"{c.name} is stored as {said!r}, and {is_!r} follows from the raw times"
 
 
-def _is_close(a: float, b: float) -> bool:
+def is_close(a: float, b: float) -> bool:
+    """Whether two figures are the same but for another numpy's sums."""
     return math.isclose(a, b, rel_tol=TOLERANCE) or (math.isnan(a) and math.isnan(b))

@@ -27,7 +27,7 @@ from ..errors import EnvironmentLacks, FileError
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-MEMORY_BYTES = 1 << 30
+MEMORY_BYTES = 3 << 28
 MEMORY_PER_BYTE = 64  # of a file: ten times the bytes when decoded, and copies at work
 SECONDS = 120.0  # a disk may be slow
 PROCESSOR_S = 10.0  # and libhdf5 goes round in circles over some damaged files
