@@ -271,10 +271,8 @@ def _column(group: h5py.Group, name: str, kind: Kind, n: int) -> Any:
     if name not in group:  # a column of later than this archive
         return [ABSENT[kind]] * n
     values = _array(child(group, name), n)
-    if (
-        values.ndim != 1
-        or (values.dtype.kind if kind == "text" else values.dtype.str) != {"text": "S", "count": "<i8", "figure": "<f8"}[kind]
-    ):
+    stored = values.dtype.kind if kind == "text" else values.dtype.str
+    if values.ndim != 1 or stored != {"text": "S", "count": "<i8", "figure": "<f8"}[kind]:
         raise ValueError(f"{name} is no column of {kind}s")
     if kind == "text" and values.dtype.itemsize > MAX_TEXT:
         raise ValueError(f"{name} is a column of texts of {values.dtype.itemsize:,} bytes")
