@@ -222,7 +222,7 @@ def _small_archive(small: Path, archive: Path, n: int) -> None:
                 "variant": f"site {i // 12000}", "concurrency": users, "tpot_median_s": tpot, "interactivity_tok_s_user": 1 / tpot,
                 "total_tput_per_gpu_tok_s": tput,
             }  # fmt: skip
-            writer.add(Source(file.fileno(), 0), found.stored, 0, values, is_whole=True)
+            writer.add(Source(file.fileno()), found.stored, 0, values, is_whole=True)
 
 
 def encodings() -> None:

@@ -28,6 +28,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import xxhash
 
 from glm5bench.errors import FileError
 from glm5bench.store import checking, reading, union
@@ -138,7 +139,10 @@ def resealed(content: bytearray) -> bytes:
         if digest:
             return _block(STRUCTURE + f"{digest} {end} {n}".encode()) + bytes(content[BLOCK:])
     body = bytes(content[BLOCK:])
-    return _block(MAGIC + hashlib.sha256(body).hexdigest().encode()) + body
+    words = bytes(content[:BLOCK]).split(b"\n")[0].split(b" ")
+    place = b" ".join(words[3:5]) if len(words) == 6 else b""  # where a point file's summary lies
+    more = b" " + place + b" " + xxhash.xxh3_128_hexdigest(body).encode() if place else b""
+    return _block(MAGIC + hashlib.sha256(body).hexdigest().encode() + more)[:BLOCK] + body
 
 
 class Inline:

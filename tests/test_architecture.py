@@ -61,6 +61,7 @@ HOMES = {
     "plotly": {"report"},
     "pandas": {"store", "report", "api"},
     "pyarrow": {"store"},
+    "xxhash": {"store"},
     "pydantic": {"workload", "settings", "cluster", "point", "images"},
     "yaml": {"prices"},
     "typer": {"cli"},

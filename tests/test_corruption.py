@@ -11,7 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from conftest import measured, reseal
+from conftest import measured, reseal, reseal_quickly
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from program import bench
@@ -201,7 +201,7 @@ def put(name, values):
 
 IN_A_POINT = ["requests/sent_ns", "requests/error", "chunks/gap_ns", "chunks/request", "records/json", "logs/text", "summary"]
 IN_AN_ARCHIVE = [*IN_A_POINT[:-1], "points/key", "points/tp", "points/image", "points/ttft_mean_s", "index/is_whole",
-                 "index/requests/first", "index/chunks/rows", "index/records/sha256"]  # fmt: skip
+                 "index/requests/first", "index/chunks/rows", "index/records/xxh3_128"]  # fmt: skip
 
 
 def is_bad(path, of_others, *, readers=(collect, check)):
@@ -356,6 +356,55 @@ def test_a_summary_that_no_writer_made_makes_the_point_bad(originals, point, nam
         file.create_dataset("summary", data=np.frombuffer(json.dumps(told).encode(), np.uint8))
 
     assert is_bad(changed(point, change), str(originals / "b.h5"))
+
+
+def test_a_summary_that_no_writer_made_is_found_without_hdf5_too(originals, point):
+    for i, (name, value) in enumerate(SUMMARIES.values()):
+        bad = Path(shutil.copy(point, point.parent / f"bad{i}.h5"))
+        assert is_bad(reseal_quickly(bad, lambda told, n=name, v=value: told["columns"].update({n: v})), str(originals / "b.h5"))
+
+
+def stored(told, table="chunks"):
+    return told["stored"][table]
+
+
+PLACES = {
+    "no table": lambda told: told["stored"].pop("logs"),
+    "no column": lambda told: stored(told)["chunks"].pop(),
+    "no chunk": lambda told: stored(told)["chunks"].__setitem__(0, []),
+    "half a place": lambda told: stored(told)["chunks"][0].pop(),
+    "a place beyond the file": lambda told: stored(told)["chunks"].__setitem__(0, [2**40, 10]),
+    "a place before the file": lambda told: stored(told)["chunks"].__setitem__(0, [-5, 10]),
+    "a size of nothing": lambda told: stored(told)["chunks"].__setitem__(0, [600, 0]),
+    "a size below nothing": lambda told: stored(told)["chunks"].__setitem__(0, [600, -1]),
+    "a size beyond the file": lambda told: stored(told)["chunks"].__setitem__(0, [600, 2**62]),
+    "a fraction": lambda told: stored(told)["chunks"].__setitem__(0, [600.5, 10]),
+    "a truth": lambda told: stored(told)["chunks"].__setitem__(0, [True, 10]),
+    "the whole file in every column": lambda told: [stored(told)["chunks"].__setitem__(i, [1, 20_000]) for i in range(3)],
+    "more rows": lambda told: stored(told).update(rows=10**9),
+    "rows below nothing": lambda told: stored(told).update(rows=-5),
+    "rows beyond numbers": lambda told: stored(told).update(rows=10**400),
+    "rows that are text": lambda told: stored(told).update(rows="7"),
+    "a digest that is none": lambda told: stored(told).update(xxh3_128="../../etc"),
+    "no places": lambda told: told.pop("stored"),
+    "no columns": lambda told: told.pop("columns"),
+    "a list": lambda told: told.update(stored=[]),
+}
+
+
+@pytest.mark.parametrize("change", PLACES.values(), ids=PLACES)
+def test_places_that_cannot_be_make_the_point_bad(originals, point, change):
+    assert is_bad(reseal_quickly(point, change), str(originals / "b.h5"))
+
+
+def test_stored_bytes_that_are_not_what_their_place_says_are_bad_where_they_are_decoded(originals, point):
+    def change(told):
+        stored(told)["chunks"][0][0] += 1
+
+    done = merge([str(reseal_quickly(point, change))], point.parent / "new.h5")
+    found = check([str(point.parent / "new.h5")])
+
+    assert (done.n_points, len(found.points), len(found.bad)) == (1, 0, 1)
 
 
 def test_a_figure_that_a_stranger_changed_is_named_by_check(point):

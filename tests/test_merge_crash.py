@@ -15,7 +15,7 @@ from faultpoints import calls_of, fault_points, killed_at, refused_at
 from program import ROOT, environment, required
 
 from glm5bench.errors import EnvironmentLacks
-from glm5bench.store import union
+from glm5bench.store import survey, union
 from glm5bench.store.checking import check
 from glm5bench.store.pointfile import read_point, write_point
 from glm5bench.store.union import collect, merge
@@ -200,6 +200,7 @@ CHANGES = {
     [("archive", "verified"), ("point", "first byte"), ("archive", "first byte"), ("point", "last byte"), ("archive", "last byte")],
 )
 def test_a_source_that_changes_after_it_was_looked_at_is_bad_and_costs_no_other(folder, monkeypatch, when, kind, change):
+    monkeypatch.setattr(survey, "AT_ONCE_BYTES", 0)  # as of a large file, which a reader looks at first
     victim = folder / ("b.h5" if kind == "point" else "all.h5")
     if kind == "archive":
         merge([str(folder / "b.h5")], victim)
@@ -230,13 +231,26 @@ def changed_in_the_copying(monkeypatch, victim, change, after):
     monkeypatch.setattr(union._Union, "_refuse_changed", refuse_changed)
 
 
+def test_a_small_source_that_goes_once_it_was_read_is_merged_as_it_was(folder, monkeypatch):
+    at_once = union.at_once
+    monkeypatch.setattr(union, "at_once", lambda path: (at_once(path), os.unlink(path))[0])
+    points = [str(folder / "a.h5"), str(folder / "b.h5")]
+    digest = collect(points).digest()
+
+    done = merge(points, folder / "new.h5")
+
+    assert (done.digest, done.bad) == (digest, [])
+    assert check([str(folder / "new.h5")]).digest() == digest
+
+
 def test_a_source_that_is_cut_while_its_bytes_are_copied_is_bad_and_costs_no_other(folder, monkeypatch):
+    monkeypatch.setattr(survey, "AT_ONCE_BYTES", 0)
     add = union.Writer.add
     monkeypatch.setattr(union.Writer, "add", lambda self, *of, **how: (os.truncate(folder / "b.h5", 700), add(self, *of, **how)))
 
     done = merge([str(folder / "b.h5"), "published"], folder / "new.h5")
 
-    assert [(e.path, e.message) for e in done.bad] == [(str(folder / "b.h5"), "It was changed while it was read.")]
+    assert [(e.path, e.message) for e in done.bad] == [(str(folder / "b.h5"), "It became shorter while it was read.")]
     assert done.digest == collect(["published"]).digest() == collect([str(folder / "new.h5")]).digest()
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from ..errors import FileError, UsageError
@@ -32,11 +33,10 @@ from .survey import SourceTable, Stored, Survey
 
 PUBLISHED = Path(__file__).resolve().parent.parent / "published" / "published.h5"
 GROWTH = 1.5
-AT_ONCE_BYTES = 16 * 2**20
 POINT_ROWS = 4096  # a chunk of /points and /index
 DTYPE = {"count": np.dtype("<i8"), "figure": np.dtype("<f8")}
 CODES = {"count": "q", "figure": "d"}
-NOTHING = hashlib.sha256().digest()
+NOTHING = xxhash.xxh3_128().digest()
 
 
 def name_of(values: Mapping[str, Any]) -> str:
@@ -56,19 +56,17 @@ def set_digest(points: Mapping[str, tuple[str, bool]], tables: Mapping[str, Sour
 
 
 class Source:
-    """The bytes of an open file that points are copied from; of a small one, read at once."""
+    """The bytes that points are copied from: an open file's, or those of one that was read."""
 
-    def __init__(self, descriptor: int, size: int) -> None:
-        self._descriptor = descriptor
-        self._all = memoryview(self._read(0, size)) if 0 < size <= AT_ONCE_BYTES else None
+    def __init__(self, of: int | memoryview) -> None:
+        self._of = of
 
     def read(self, offset: int, size: int) -> memoryview | bytes:
         """Raises ValueError when the file cannot be read, or has become shorter."""
-        return self._read(offset, size) if self._all is None else self._all[offset : offset + size]
-
-    def _read(self, offset: int, size: int) -> bytes:
+        if not isinstance(self._of, int):
+            return self._of[offset : offset + size]
         try:
-            data = os.pread(self._descriptor, size, offset)
+            data = os.pread(self._of, size, offset)
         except OSError as error:
             raise ValueError(f"It cannot be read: {error.strerror}") from error
         if len(data) != size or not size:
@@ -92,7 +90,7 @@ class Writer:
         self._summary: dict[str, Any] = {c.name: [] if c.kind == "text" else array(CODES[c.kind]) for c in COLUMNS}
         self._first = {name: array("q") for name in TABLES}
         self._rows = {name: array("q") for name in TABLES}
-        self._sha256: dict[str, list[bytes]] = {name: [] for name in TABLES}
+        self._xxh3: dict[str, list[bytes]] = {name: [] for name in TABLES}
         self._is_whole = array("b")
         self.tables: dict[str, SourceTable] = {}
         if base is not None:
@@ -105,7 +103,7 @@ class Writer:
         for name in TABLES:
             self._first[name].extend(base.stored.first[name])
             self._rows[name].extend(base.stored.rows[name])
-            self._sha256[name] += [bytes.fromhex(digest) for digest in base.stored.sha256[name]]
+            self._xxh3[name] += [bytes.fromhex(digest) for digest in base.stored.xxh3_128[name]]
         self._is_whole.extend(base.is_whole)
         self._place = {f"{k}-{d[:16]}": i for i, (k, d) in enumerate(zip(self._summary["key"], self._summary["digest"], strict=True))}
         for name in ("points", "index", "tables"):  # HDF5 uses their room again
@@ -145,7 +143,7 @@ class Writer:
             rows = int(stored.rows[table.name][i]) if is_whole or table.name not in RAW else 0
             self._first[table.name].append(begun[table.name])
             self._rows[table.name].append(rows)
-            self._sha256[table.name].append(bytes.fromhex(stored.sha256[table.name][i]) if rows else NOTHING)
+            self._xxh3[table.name].append(bytes.fromhex(stored.xxh3_128[table.name][i]) if rows else NOTHING)
         for c in COLUMNS:
             value = values[c.name]
             self._summary[c.name].append(self._texts.setdefault(value, value) if c.kind == "text" else value)
@@ -189,8 +187,8 @@ class Writer:
             group = index.create_group(name)
             _write(group, "first", np.frombuffer(self._first[name], np.int64)[kept], "row of the table")
             _write(group, "rows", np.frombuffer(self._rows[name], np.int64)[kept], "rows")
-            digests = np.frombuffer(b"".join(self._sha256[name]), np.uint8).reshape(-1, 32)[kept]
-            _write(group, "sha256", digests, "SHA-256 of the stored bytes", axes="point, byte")
+            digests = np.frombuffer(b"".join(self._xxh3[name]), np.uint8).reshape(-1, 16)[kept]
+            _write(group, "xxh3_128", digests, "XXH3 of the stored bytes", axes="point, byte")
         tables = self._file.create_group("tables")
         for name in sorted(self.tables):
             write_text(tables, name, canonical_json(self.tables[name]))

@@ -7,7 +7,6 @@ docs/archive-format.md.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from ..analysis.metrics import Requests
@@ -214,19 +214,19 @@ def spans_of_lengths(lengths: Iterable[tuple[str, int]]) -> dict[str, tuple[int,
 
 
 def stored_places(file: h5py.File) -> dict[str, Any]:
-    """Of a point file in the making: for each table its rows, the SHA-256 of its stored bytes, and where each column's chunks lie.
+    """Of a point file in the making: for each table its rows, the XXH3 of its stored bytes, and where each column's chunks lie.
 
     The digest is over column after column, chunk after chunk; `chunks` are offset and size by turns, bytes of the file.
     """
     found: dict[str, Any] = {}
-    digests = {name: hashlib.sha256() for name in TABLES}
+    digests = {name: xxhash.xxh3_128() for name in TABLES}
     for table, _, dataset in columns(file):
         places: list[int] = []
         dataset.chunk_iter(lambda chunk, places=places: places.extend((chunk.byte_offset, chunk.size)))
         for i in range(table.n_chunks(dataset.shape[0])):
             digests[table.name].update(dataset.read_direct_chunk((i * table.chunk_rows,))[1])
         found.setdefault(table.name, {"rows": dataset.shape[0], "chunks": []})["chunks"].append(places)
-    return {name: {**told, "sha256": digests[name].hexdigest()} for name, told in found.items()}
+    return {name: {**told, "xxh3_128": digests[name].hexdigest()} for name, told in found.items()}
 
 
 def child(group: h5py.Group, name: str) -> Any:

@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from ..errors import FileError
@@ -29,7 +31,6 @@ from .layout import MAX_DEFLATE, RAW, TABLES, RawTable, Spans, child, columns, d
 from .measurement import Measurement
 from .pointfile import (
     DAMAGED,
-    DIGEST,
     checked,
     columns_of,
     measurement_of,
@@ -42,10 +43,12 @@ from .pointfile import (
     what_is,
     write_point,
 )
-from .sealed import seal_of, sealed_bytes
+from .sealed import quickly, seal_of, verify_seal
 from .summary import ABSENT, COLUMNS, DEFINITIONS, MAX_TEXT, Kind, listed, summary
 
 Numbers = NDArray[np.int64]
+AT_ONCE_BYTES = 64 * 2**20
+XXH3 = re.compile(r"[0-9a-f]{32}")
 MAX_ROWS = 2**40  # of a table, of one point
 Identity = tuple[int, int, int, int]
 Pieces = list[tuple[int, int]]
@@ -67,7 +70,7 @@ class Stored:
 
     first: Mapping[str, Sequence[int]]  # table -> P rows
     rows: Mapping[str, Sequence[int]]  # table -> how many rows
-    sha256: Mapping[str, Sequence[str]]  # table -> P digests of stored bytes
+    xxh3_128: Mapping[str, Sequence[str]]  # table -> P digests of stored bytes
     chunks: Mapping[tuple[str, str], Pieces | Numbers]  # table and column -> offset and size in bytes of each chunk
 
     def pieces(self, i: int, table: str) -> list[Pieces]:
@@ -80,7 +83,7 @@ class Stored:
 
     def checks(self, i: int, *, is_whole: bool = True) -> list[Check]:
         """Of point `i`: what `verify` holds against what; with its raw rows or without."""
-        return [(t, self.pieces(i, t), self.sha256[t][i]) for t in TABLES if self.rows[t][i] and (is_whole or t not in RAW)]
+        return [(t, self.pieces(i, t), self.xxh3_128[t][i]) for t in TABLES if self.rows[t][i] and (is_whole or t not in RAW)]
 
 
 @dataclass(frozen=True)
@@ -128,13 +131,14 @@ def survey(path: Path, *, scratch: Path | None = None) -> Survey:
 
     `scratch` is a folder for points that have to be written again. Raises FileError when nothing in the file can be had.
     """
+    quick = at_once(path)
+    if quick is not None:
+        return quick[0]
     identity = _identity(path)
     try:
-        told = sealed_bytes(path)
+        verify_seal(path)
     except FileError as damage:
         return _salvaged(path, identity, scratch, damage)
-    if told is not None:
-        return undamaged(lambda: _by_place(told, path, identity), "The file is damaged", str(path))
     with opened(path, is_verified=False) as file:
         format_, kind = what_is(file, path)
         if format_ > 1 and seal_of(path) is None:
@@ -146,6 +150,25 @@ def survey(path: Path, *, scratch: Path | None = None) -> Survey:
     if kind == "point" and found.stored is not None:
         verify(path, found.stored.checks(0), str(path))
     return found
+
+
+def at_once(path: Path) -> tuple[Survey, memoryview] | None:
+    """The survey of a point file whose seal tells where everything lies, and its bytes, which are those that were written.
+
+    HDF5 is not asked, so that this needs no reader of its own. None for any other file, and one that is large. Raises FileError for damage.
+    """
+    try:
+        if not 0 < path.stat().st_size <= AT_ONCE_BYTES or not path.is_file():
+            return None
+        with path.open("rb") as file:
+            identity = identity_of(file.fileno())
+            content = memoryview(file.read(AT_ONCE_BYTES + 1))
+    except OSError:
+        return None  # said by who asks more closely
+    told = quickly(content, path)
+    if told is None or len(content) != identity[1]:
+        return None
+    return undamaged(lambda: _by_place(bytes(told), path, identity), "The file is damaged", str(path)), content
 
 
 def _by_place(told: bytes, path: Path, identity: Identity) -> Survey:
@@ -164,8 +187,8 @@ def _told_stored(places: Mapping[str, Any], n_bytes: int) -> Stored:
     """Where a point file of so many bytes says that its tables lie. Raises ValueError for what cannot be."""
     chunks: dict[tuple[str, str], Pieces | Numbers] = {}
     for name, table in TABLES.items():
-        rows, digest = places[name]["rows"], places[name]["sha256"]
-        if type(rows) is not int or not 0 <= rows <= MAX_ROWS or not DIGEST.fullmatch(digest):
+        rows, digest = places[name]["rows"], places[name]["xxh3_128"]
+        if type(rows) is not int or not 0 <= rows <= MAX_ROWS or not XXH3.fullmatch(digest):
             raise ValueError(f"it says that {name} has {rows!r} rows")
         for c, flat in zip(table.columns, places[name]["chunks"], strict=True):
             pieces = list(zip(flat[::2], flat[1::2], strict=True))
@@ -176,7 +199,7 @@ def _told_stored(places: Mapping[str, Any], n_bytes: int) -> Stored:
     if sum(size for pieces in chunks.values() for _, size in pieces) > n_bytes:
         raise ValueError("its chunks are more bytes than the file has")
     first = dict.fromkeys(TABLES, (0,))
-    return Stored(first, {n: (places[n]["rows"],) for n in TABLES}, {n: (places[n]["sha256"],) for n in TABLES}, chunks)
+    return Stored(first, {n: (places[n]["rows"],) for n in TABLES}, {n: (places[n]["xxh3_128"],) for n in TABLES}, chunks)
 
 
 def _refuse_untold(told: Mapping[str, Any], path: Path) -> None:
@@ -202,15 +225,15 @@ def verify(path: Path, checks: Sequence[Check], where: str) -> None:
     """Raises FileError when the stored bytes are not those that the digests are of."""
     try:
         with path.open("rb") as file:
-            damaged = [table for table, pieces, digest in checks if _sha256(file.fileno(), pieces) != digest]
+            damaged = [table for table, pieces, digest in checks if _xxh3(file.fileno(), pieces) != digest]
     except OSError as error:
         raise FileError(f"The file cannot be read: {error.strerror}.", path=where) from error
     if damaged:
         raise FileError(f"Its {damaged[0]} are damaged: their bytes are not those that were written.", path=where)
 
 
-def _sha256(descriptor: int, pieces: Sequence[Pieces]) -> str:
-    h = hashlib.sha256()
+def _xxh3(descriptor: int, pieces: Sequence[Pieces]) -> str:
+    h = xxhash.xxh3_128()
     for column in pieces:
         for offset, size in column:
             h.update(os.pread(descriptor, size, offset))
@@ -232,7 +255,7 @@ def _point(file: h5py.File, path: Path, identity: Identity, *, is_stored: bool) 
         Stored(
             dict.fromkeys(TABLES, (0,)),
             {name: (n,) for name, (_, n) in spans.items()},
-            {name: (str(places[name]["sha256"]),) for name in TABLES},
+            {name: (str(places[name]["xxh3_128"]),) for name in TABLES},
             _chunks(at, path),
         )
         if is_stored
@@ -293,8 +316,8 @@ def _numbers(dataset: h5py.Dataset, n: int) -> Numbers:
 def _stored(file: h5py.File, path: Path, n: int) -> Stored:
     index, at = child(file, "index"), list(columns(file))
     groups = {name: child(index, name) for name in TABLES}
-    sha256 = {name: _array(child(g, "sha256"), n) for name, g in groups.items()}
-    if any(s.shape != (n, 32) or s.dtype != np.uint8 for s in sha256.values()):
+    xxh3 = {name: _array(child(g, "xxh3_128"), n) for name, g in groups.items()}
+    if any(s.shape != (n, 16) or s.dtype != np.uint8 for s in xxh3.values()):
         raise ValueError("the digests in its index are none")
     spans = {name: (_numbers(child(g, "first"), n), _numbers(child(g, "rows"), n)) for name, g in groups.items()}
     for table, name, dataset in at:
@@ -306,7 +329,7 @@ def _stored(file: h5py.File, path: Path, n: int) -> Stored:
     return Stored(
         {name: first.tolist() for name, (first, _) in spans.items()},
         {name: rows.tolist() for name, (_, rows) in spans.items()},
-        {name: [row.tobytes().hex() for row in s] for name, s in sha256.items()},
+        {name: [row.tobytes().hex() for row in s] for name, s in xxh3.items()},
         _chunks(at, path),
     )
 

@@ -29,7 +29,7 @@ from .reading import Readers, size_of
 from .sealed import Sink, is_archive
 from .selection import Selection
 from .summary import rows
-from .survey import Check, SourceTable, Survey, identity_of, survey, verify
+from .survey import Check, SourceTable, Survey, at_once, identity_of, survey, verify
 
 BASE_BYTES = 64 * 2**20  # of an archive that is copied as it lies
 BATCH_BYTES = 32 * 2**20
@@ -300,7 +300,7 @@ class _Union:
         archives: list[Survey] = []
         again: list[Path] = []
         alone: list[Path] = []
-        for task, results in self.readers.map(self._surveys(paths)):
+        for task, results in self.readers.map(self._surveys(self._at_once(paths))):
             if isinstance(results, FileError) and len(task.paths) > 1:  # which of them it was, each has to say for itself
                 alone += task.paths
                 continue
@@ -384,17 +384,40 @@ class _Union:
         try:
             with _opened(source.path) as file:
                 self._refuse_changed(source, file.fileno())
-                bytes_ = Source(file.fileno(), source.identity[1])
+                bytes_ = Source(file.fileno())
                 for i in wanted:
-                    values = source.values(i)
-                    is_whole = self.is_raw_kept and source.is_whole[i]
-                    if self.where.matches(values) and self.writer.is_better(values, is_whole=is_whole):
-                        self.writer.add(bytes_, source.stored, i, values, is_whole=is_whole)
-                        added.append(name_of(values))
+                    added += self._add(source, i, bytes_)
                 self._refuse_changed(source, file.fileno())
         except ValueError as error:
             self.writer.drop(added)
             self.merged.refuse(FileError(f"{error}.", path=str(source.path)))
+
+    def _add(self, source: Survey, i: int, bytes_: Source) -> list[str]:
+        """Copies one point, if it is meant and not here already: its name."""
+        assert source.stored is not None
+        values = source.values(i)
+        is_whole = self.is_raw_kept and source.is_whole[i]
+        if not self.where.matches(values) or not self.writer.is_better(values, is_whole=is_whole):
+            return []
+        self.writer.add(bytes_, source.stored, i, values, is_whole=is_whole)
+        return [name_of(values)]
+
+    def _at_once(self, paths: Sequence[Path]) -> list[Path]:
+        """Copies point files whose seals tell where everything lies; the other files are left."""
+        left = []
+        for path in paths:
+            try:
+                quick = at_once(path)
+            except FileError as error:
+                self._tick()
+                self.merged.refuse(error)
+                continue
+            if quick is None:
+                left.append(path)
+            else:
+                self._tick()
+                self._add(quick[0], 0, Source(quick[1]))
+        return left
 
     def _refuse_changed(self, source: Survey, descriptor: int) -> None:
         if identity_of(descriptor) != source.identity:
