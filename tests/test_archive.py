@@ -7,8 +7,6 @@ import h5py
 import numpy as np
 import pytest
 from conftest import measured, reseal
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from program import bench
 
 from glm5bench.errors import FileError, UsageError
@@ -88,18 +86,6 @@ def test_an_archive_says_the_digest_of_its_content(six, tmp_path):
 
 def test_another_measurement_makes_another_digest(six):
     assert len({collect(six[:n]).digest() for n in range(1, 7)}) == 6
-
-
-@settings(max_examples=25, deadline=None)
-@given(data=st.data())
-def test_merging_in_any_order_grouping_and_repetition_gives_the_same_digest(six, tmp_path_factory, data):
-    order = data.draw(st.permutations(six * 2))
-    cut = data.draw(st.integers(1, len(order) - 1))
-    folder = tmp_path_factory.mktemp("merge")
-
-    left, right = archived(folder / "l.h5", *order[:cut]), archived(folder / "r.h5", *order[cut:])
-
-    assert collect([right, left]).digest() == collect([left, right, left, six[0]]).digest() == collect(six).digest()
 
 
 def test_rows_that_are_no_points_survive_a_merge(tmp_path):

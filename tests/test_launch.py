@@ -15,7 +15,7 @@ from glm5bench.launch.jobs import Job, jobs, live_jobs
 from glm5bench.launch.request import End, Request
 from glm5bench.launch.status import status
 from glm5bench.launch.submissions import Sent
-from glm5bench.launch.submit import How, _clean_environment, _write_requests, refuse_a_copy
+from glm5bench.launch.submit import How, _write_requests, clean_environment, refuse_a_copy
 from glm5bench.node.command import environment
 from glm5bench.node.heartbeat import Beat, Heartbeat, process_started_ticks
 from glm5bench.node.job import Progress
@@ -203,7 +203,7 @@ def test_what_is_sent_takes_nothing_along_of_the_job_that_it_is_sent_from(monkey
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
     before = dict(os.environ)
 
-    with _clean_environment():
+    with clean_environment():
         inside = dict(os.environ)
 
     assert {"SLURM_ARRAY_TASK_ID", "CUDA_VISIBLE_DEVICES"}.isdisjoint(inside)

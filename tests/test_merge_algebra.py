@@ -65,7 +65,7 @@ def merged(folder, name, sources, **how):
     return str(folder / f"{name}.h5")
 
 
-@settings(max_examples=6, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_any_order_grouping_and_repetition_gives_the_same_set(sources, tmp_path_factory, data):
     some = data.draw(st.lists(st.sampled_from(sources), min_size=2, max_size=5, unique=True))
