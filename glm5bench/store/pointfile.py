@@ -44,6 +44,9 @@ DAMAGED = (
     zlib.error,
 )  # what h5py, json and zlib raise on hostile files
 MAX_TEXT_BYTES = 16 * 2**20
+KIND_TYPES: dict[Kind, tuple[type, ...]] = {"text": (str,), "count": (int,), "figure": (float, int)}
+# a column, its kind, and the type that needs no second look (bytes: JSON has none)
+SOUND: tuple[tuple[str, Kind, type], ...] = tuple((c.name, c.kind, float if c.kind == "figure" else bytes) for c in COLUMNS)
 Value = TypeVar("Value")
 
 
@@ -88,7 +91,7 @@ def columns_of(text: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
     told, stored = whole["columns"], whole["stored"]
     if "unusable" in told:
         raise ValueError(told["unusable"])
-    return {c.name: _as_kind(c.kind, told.get(c.name)) for c in COLUMNS}, stored
+    return {name: v if type(v := told.get(name)) is sound else _as_kind(kind, v) for name, kind, sound in SOUND}, stored
 
 
 def read_summary(file: h5py.Group) -> dict[str, Any]:
@@ -97,10 +100,12 @@ def read_summary(file: h5py.Group) -> dict[str, Any]:
 
 
 def _as_kind(kind: Kind, value: Any) -> Any:
+    """The value, as a column of that kind holds it; absent where there is none. Raises ValueError where it is of another kind."""
     if value is None:
         return ABSENT[kind]
-    wanted: dict[Kind, Any] = {"text": str, "count": int, "figure": (int, float)}
-    if not isinstance(value, wanted[kind]) or isinstance(value, bool):
+    if kind == "text" and type(value) is str and len(value) <= MAX_TEXT // 4:
+        return value
+    if type(value) not in KIND_TYPES[kind]:
         raise ValueError(f"its summary says {value!r} where a {kind} stands")
     if kind == "count" and abs(value) >= 2**63:
         raise ValueError("its summary has a count of more than 64 bits")

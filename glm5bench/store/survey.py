@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import operator
 import os
 import re
 import stat
@@ -158,11 +159,13 @@ def at_once(path: Path) -> tuple[Survey, memoryview] | None:
     HDF5 is not asked, so that this needs no reader of its own. None for any other file, and one that is large. Raises FileError for damage.
     """
     try:
-        if not 0 < path.stat().st_size <= AT_ONCE_BYTES or not path.is_file():
+        if not stat.S_ISREG(path.stat().st_mode):
             return None
-        with path.open("rb") as file:
+        with path.open("rb", buffering=0) as file:
             identity = identity_of(file.fileno())
-            content = memoryview(file.read(AT_ONCE_BYTES + 1))
+            if not 0 < identity[1] <= AT_ONCE_BYTES:
+                return None
+            content = memoryview(os.read(file.fileno(), identity[1]))
     except OSError:
         return None  # said by who asks more closely
     told = quickly(content, path)
@@ -186,20 +189,28 @@ def _by_place(told: bytes, path: Path, identity: Identity) -> Survey:
 def _told_stored(places: Mapping[str, Any], n_bytes: int) -> Stored:
     """Where a point file of so many bytes says that its tables lie. Raises ValueError for what cannot be."""
     chunks: dict[tuple[str, str], Pieces | Numbers] = {}
+    total = 0
     for name, table in TABLES.items():
         rows, digest = places[name]["rows"], places[name]["xxh3_128"]
         if type(rows) is not int or not 0 <= rows <= MAX_ROWS or not XXH3.fullmatch(digest):
             raise ValueError(f"it says that {name} has {rows!r} rows")
         for c, flat in zip(table.columns, places[name]["chunks"], strict=True):
-            pieces = list(zip(flat[::2], flat[1::2], strict=True))
-            is_there = all(type(at) is int and type(size) is int and 0 < at < at + size <= n_bytes for at, size in pieces)
-            if len(pieces) != table.n_chunks(rows) or not is_there:
+            offsets, sizes = flat[::2], flat[1::2]
+            if len(offsets) != table.n_chunks(rows) or len(sizes) != len(offsets) or not _is_inside(offsets, sizes, n_bytes):
                 raise ValueError(f"{name}/{c.name} lacks chunks, or has some outside of the file")
-            chunks[name, c.name] = pieces
-    if sum(size for pieces in chunks.values() for _, size in pieces) > n_bytes:
+            chunks[name, c.name] = list(zip(offsets, sizes, strict=True))
+            total += sum(sizes)
+    if total > n_bytes:
         raise ValueError("its chunks are more bytes than the file has")
     first = dict.fromkeys(TABLES, (0,))
     return Stored(first, {n: (places[n]["rows"],) for n in TABLES}, {n: (places[n]["xxh3_128"],) for n in TABLES}, chunks)
+
+
+def _is_inside(offsets: list[Any], sizes: list[Any], n_bytes: int) -> bool:
+    """Whether these are numbers, and stretches of a file of so many bytes."""
+    if {*map(type, offsets), *map(type, sizes)} - {int}:
+        return False
+    return not offsets or (min(offsets) > 0 and min(sizes) > 0 and max(map(operator.add, offsets, sizes)) <= n_bytes)
 
 
 def _refuse_untold(told: Mapping[str, Any], path: Path) -> None:

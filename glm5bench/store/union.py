@@ -12,7 +12,9 @@ import glob
 import io
 import os
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,7 @@ BASE_BYTES = 64 * 2**20  # of an archive that is copied as it lies
 BATCH_BYTES = 32 * 2**20
 GROUP_BYTES = 8 * 2**20
 FILES_AT_ONCE = 16
+AHEAD = 8  # files
 Progress = Callable[[int, int], None]  # files or batches done, and how many there are so far
 
 
@@ -142,6 +145,26 @@ def _below(directory: Path) -> Iterator[Path]:
             if name.endswith(".h5") and not name.startswith(".") and not (name == "archive.h5" and is_derived):
                 yield Path(folder) / name
     yield from (Path(error.filename) for error in unreadable)
+
+
+def _read_ahead(paths: Sequence[Path]) -> Iterator[tuple[Path, tuple[Survey, memoryview] | FileError | None]]:
+    """What `at_once` makes of each file, in order, some of them read while the last one is copied."""
+
+    def read(path: Path) -> tuple[Survey, memoryview] | FileError | None:
+        try:
+            return at_once(path)
+        except FileError as error:
+            return error
+
+    with ThreadPoolExecutor(1) as ahead:  # reading leaves the interpreter to whoever copies
+        waiting: deque[tuple[Path, Future[tuple[Survey, memoryview] | FileError | None]]] = deque()
+        for path in paths:
+            waiting.append((path, ahead.submit(read, path)))
+            if len(waiting) > AHEAD:
+                first, result = waiting.popleft()
+                yield first, result.result()
+        for first, result in waiting:
+            yield first, result.result()
 
 
 @dataclass(frozen=True)
@@ -405,17 +428,14 @@ class _Union:
     def _at_once(self, paths: Sequence[Path]) -> list[Path]:
         """Copies point files whose seals tell where everything lies; the other files are left."""
         left = []
-        for path in paths:
-            try:
-                quick = at_once(path)
-            except FileError as error:
-                self._tick()
-                self.merged.refuse(error)
-                continue
+        for path, quick in _read_ahead(paths):
             if quick is None:
                 left.append(path)
+                continue
+            self._tick()
+            if isinstance(quick, FileError):
+                self.merged.refuse(quick)
             else:
-                self._tick()
                 self._add(quick[0], 0, Source(quick[1]))
         return left
 
