@@ -3,7 +3,7 @@
     python benchmarks/archives.py make DIR --points 10000     # point files of 320 requests x 1,024 chunks, by the writer itself
     python benchmarks/archives.py merge DIR                   # 10,000, 1,000 and 100 of them, beside cat of the same
     python benchmarks/archives.py add DIR                     # 20 more into that archive, beside cp of it
-    python benchmarks/archives.py peers DIR --points 200      # a loop of h5py copy; pandas concat and to_hdf
+    python benchmarks/archives.py peers DIR --points 100      # a loop of h5py copy; pandas concat and to_hdf (pip install tables)
     python benchmarks/archives.py tables DIR                  # `tables` of archives of 10,000 and 100,000 points
     python benchmarks/archives.py encodings                   # bytes a chunk by encoding and filter; JSON as vLLM writes it
 
@@ -174,7 +174,7 @@ def pandas_concat(sources: list[str], output: str) -> None:
 PEERS: dict[str, Callable[[list[str], str], None]] = {"h5py copy": h5py_copy, "pandas concat, to_hdf": pandas_concat}
 
 
-def peers(folder: Path, n: int) -> None:
+def peers(folder: Path, n: int, only: str = "") -> None:
     files = [str(f) for f in sorted((folder / "points").glob("*.h5"))[:n]]
     part = folder / f"part{n}"
     part.mkdir(exist_ok=True)
@@ -183,7 +183,9 @@ def peers(folder: Path, n: int) -> None:
     made = folder / "peer.h5"
     print(f"| {n} point files with | time | peak memory | size |\n|---|---|---|---|")
     commands = {"merge --jobs 2": program("merge", str(part), "-o", str(made), "--jobs", "2")}
-    commands |= {name: [sys.executable, __file__, "peer", str(folder), "--peer", name, "--points", str(n)] for name in PEERS}
+    commands |= {
+        name: [sys.executable, __file__, "peer", str(folder), "--peer", name, "--points", str(n)] for name in PEERS if only in name
+    }
     for name, command in commands.items():
         runs = [timed(command, made) for _ in range(3)]
         print(f"| {name} | {statistics.median(s for s, _ in runs):.2f} s | {max(p for _, p in runs):.0f} MiB | "
@@ -294,9 +296,10 @@ def main() -> None:
     if asked.what == "peer":
         files = [str(f) for f in sorted((asked.folder / "points").glob("*.h5"))[: asked.points]]
         return PEERS[asked.peer](files, str(asked.folder / "peer.h5"))
-    counted = {"make": make, "peers": peers}
-    if asked.what in counted:
-        return counted[asked.what](asked.folder, asked.points)
+    if asked.what == "peers":
+        return peers(asked.folder, asked.points, asked.peer)
+    if asked.what == "make":
+        return make(asked.folder, asked.points)
     if asked.what == "encodings":
         return encodings()
     return {"merge": merge, "add": add, "tables": tables}[asked.what](asked.folder)

@@ -140,6 +140,8 @@ class Run:
         with contextlib.suppress(httpx.HTTPError):
             if not connection.is_open:
                 await connection.open()
+            if self.ended_by is not None:  # meanwhile: what is begun now nobody would end
+                return False
             exchange = connection.begin(request)
             await asyncio.wait([exchange.ended], timeout=self.target.stall_s)
             if not exchange.ended.done():
