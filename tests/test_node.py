@@ -1,5 +1,6 @@
 """The pieces of a node job that must hold when things are killed: guard, heartbeat, client."""
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -22,10 +23,13 @@ from glm5bench.node.command import Place
 from glm5bench.node.guard import clean_up
 from glm5bench.node.heartbeat import Heartbeat, is_alive, process_started_ticks, read_beat
 from glm5bench.node.log import Log
+from glm5bench.node.progress import Progress
 from glm5bench.node.server import Server, free_port, running
 from glm5bench.overrides import compose
+from glm5bench.plan import plan
 from glm5bench.point import Point
 from glm5bench.recipe import bound
+from glm5bench.store.campaign import Campaign
 
 FORKS = """
 import subprocess, sys, time
@@ -78,6 +82,16 @@ def test_the_guard_ends_with_the_server_s_exit_code(tmp_path):
     with guard:
         assert guard.wait(timeout=30) == 7
     os.close(write)
+
+
+def test_slurm_s_warning_to_every_process_ends_neither_guard_nor_server(tmp_path):
+    guard, write = guarded(tmp_path, sys.executable, "-c", FORKS)
+    with guard:
+        assert guard.stdout.readline() == "up\n"
+        os.killpg(guard.pid, signal.SIGUSR2)
+        os.close(write)
+
+        assert guard.wait(timeout=30) == 128 + signal.SIGTERM
 
 
 def test_the_guard_kills_a_server_that_ignores_sigterm(tmp_path):
@@ -214,6 +228,38 @@ def test_a_server_that_dies_between_two_points_is_a_crash_even_where_its_guard_l
         job._flush(dead)
 
     assert raised.value.failure_class == "server_crash"
+
+
+class _HearsLater(Progress):
+    """A job whose signal comes a moment after its server, which had it first, is gone."""
+
+    looks_after = 0
+    is_server_gone = False
+
+    def is_stopped(self):
+        self.looks_after += self.is_server_gone
+        if self.looks_after > 1:
+            self.stopped("SIGTERM")
+        return super().is_stopped()
+
+
+@pytest.mark.parametrize(("progress", "failed", "left"), [(_HearsLater(), 0, 2), (Progress(), 2, 0)])
+def test_a_server_that_hears_of_the_end_before_its_job_has_not_crashed(tmp_path, monkeypatch, progress, failed, left):
+    @contextlib.contextmanager
+    def gone(*_):
+        progress.is_server_gone = True
+        raise ServerError("The server ended by itself.", failure_class="server_crash")
+        yield
+
+    monkeypatch.setattr(job, "running", gone)
+    monkeypatch.setattr("glm5bench.node.progress.SIGNALS_APART_S", 0.2)
+    (made,) = plan([compose("engine=simulated", "concurrency=[1,2]")]).jobs
+    campaign = Campaign(tmp_path)
+    with Heartbeat(tmp_path / "heartbeat.json", []) as heart:
+        job.run(campaign, made, "1", heart, progress, lambda key: False)
+
+    assert (len(progress.failed), len(progress.left)) == (failed, left)
+    assert sum(map(len, campaign.attempts(p.key for p in made.points).values())) == failed
 
 
 YES = """

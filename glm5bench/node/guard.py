@@ -17,6 +17,7 @@ import sys
 import time
 
 GRACE_S = 10.0
+ASKED_TO_END = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP)
 KEY_FILE, LOG = "api_key", "server.log"  # in a server's folder
 SCRATCH_PREFIX = "glm5bench-"  # of a server's directory of temporary files
 
@@ -59,8 +60,8 @@ def _redact(log: str, key: bytes) -> None:
 
 def _guarded(pipe: int, command: list[str]) -> int:
     """The server's exit code, when it has ended by itself or was ended because the job is gone."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to the group below; the pipe is how the guard is told
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for signum in ASKED_TO_END:  # sent to the group below, and by Slurm to every process; the pipe is how the guard is told
+        signal.signal(signum, signal.SIG_IGN)
     try:
         server = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=_default_signals)  # noqa: PLW1509  single-threaded here
     except OSError as error:
@@ -78,7 +79,7 @@ def _guarded(pipe: int, command: list[str]) -> int:
 
 def _default_signals() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # SIGUSR2, Slurm's warning, is the job's business: the server goes on until it is told
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:

@@ -112,6 +112,8 @@ class _Start:
         except Stopped:
             self.progress.stopped("stopped")
         except (ServerError, OSError) as error:
+            if self.progress.is_soon_stopped():  # whoever asks the job to end asks its server, too, and may ask that one first
+                return faults
             told = error if isinstance(error, ServerError) else _of_the_node(error)
             for _ in left[:1] if is_ready else list(left):
                 self._fail(left, told)

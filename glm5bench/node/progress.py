@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from types import FrameType
 
 SIGNAL_EARLY_S = 90.0  # Slurm sends the signal of --signal up to a minute early
+SIGNALS_APART_S = 2.0  # that the processes of a job hear of its end
+POLL_S = 0.05
 
 
 @dataclass
@@ -50,6 +52,13 @@ class Progress:
         """Whether the job is to end now: it was told to, or its time is over."""
         if time.time() >= self.deadline_utc_s:
             self.stopped("time_limit")
+        return self.stop
+
+    def is_soon_stopped(self) -> bool:
+        """The same, once a signal that has reached another process of the job has had time to come here."""
+        until = time.monotonic() + SIGNALS_APART_S
+        while not self.is_stopped() and time.monotonic() < until:
+            time.sleep(POLL_S)
         return self.stop
 
 
