@@ -32,12 +32,16 @@ import xxhash
 
 from glm5bench.errors import FileError
 from glm5bench.store import checking, reading, union
+from glm5bench.store.collection import collect
+from glm5bench.store.contents import Survey
+from glm5bench.store.decoding import measurements
 from glm5bench.store.pointfile import read_point, write_point
 from glm5bench.store.reading import Readers
 from glm5bench.store.sealed import BLOCK, MAGIC, STRUCTURE, _block, _structure_digest
+from glm5bench.store.stored import verify
 from glm5bench.store.summary import rows
-from glm5bench.store.survey import Survey, measurements, survey, verify
-from glm5bench.store.union import collect, merge
+from glm5bench.store.survey import survey
+from glm5bench.store.union import merge
 
 PAST = Path(__file__).resolve().parent.parent / "tests" / "data" / "format1"
 SECONDS = 60.0  # for a batch, which takes less than one

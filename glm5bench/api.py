@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import FileError, UsageError
 from .store import union
+from .store.collection import files
+from .store.contents import Survey
 from .store.layout import ASKED
 from .store.measurement import COUNTS, TIMES, Measurement
 from .store.points import measurement_at
 from .store.reading import Readers
 from .store.summary import COLUMNS, listed
-from .store.survey import Survey, survey
+from .store.survey import survey
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,7 +47,7 @@ def open(paths: str | Path | Sequence[str | Path]) -> Archive:
     """The files of the paths. Raises FileError for the first bad one: a frame has no place to say what it left out."""
     given = [paths] if isinstance(paths, str | Path) else list(paths)
     with Readers(survey, lambda path: path) as readers:
-        found = [result for _, result in readers.map(union.files([str(path) for path in given]))]
+        found = [result for _, result in readers.map(files([str(path) for path in given]))]
     for result in found:
         for error in [result] if isinstance(result, FileError) else result.bad:
             raise error

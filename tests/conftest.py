@@ -85,6 +85,13 @@ POINT = {
 }
 
 
+def change_column(file, table, column, values):
+    """Other values in a column of a raw table."""
+    rows = file[table][()]
+    rows[column] = values
+    file[table][...] = rows
+
+
 def reseal(path):
     """A changed file as one that a stranger wrote on purpose: with a seal that fits."""
     body = path.read_bytes()[BLOCK:]

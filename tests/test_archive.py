@@ -13,11 +13,13 @@ from glm5bench.errors import FileError, UsageError
 from glm5bench.store import summary
 from glm5bench.store import survey as survey_
 from glm5bench.store.checking import check
+from glm5bench.store.collection import collect
+from glm5bench.store.contents import SourceTable
 from glm5bench.store.layout import TABLES
 from glm5bench.store.pointfile import write_point
 from glm5bench.store.summary import COLUMNS, listed, row_of
-from glm5bench.store.survey import SourceTable, survey
-from glm5bench.store.union import collect, merge, write_measurements
+from glm5bench.store.survey import survey
+from glm5bench.store.union import merge, write_measurements
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,7 @@ def archived(path, *sources, **how):
 def flip_raw(path, i):
     """One bit of the raw bytes of an archive's point."""
     stored = survey(path, scratch=path.parent).stored
-    offset, size = stored.pieces(i, "chunks")[0][0]
+    offset, size = stored.pieces(i, "chunks")[0]
     content = bytearray(path.read_bytes())
     content[offset + size // 2] ^= 4
     path.write_bytes(content)

@@ -8,10 +8,11 @@ import h5py
 import pytest
 
 from glm5bench.store.checking import check
+from glm5bench.store.collection import collect
+from glm5bench.store.decoding import measurements
 from glm5bench.store.pointfile import FORMAT, read_point
 from glm5bench.store.summary import row_of
-from glm5bench.store.survey import measurements
-from glm5bench.store.union import collect, merge
+from glm5bench.store.union import merge
 
 PAST = Path(__file__).parent / "data"
 VERSIONS = range(1, FORMAT)

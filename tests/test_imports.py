@@ -9,13 +9,14 @@ import pytest
 from program import bench
 
 from glm5bench.errors import BenchError, FileError, SettingsError
+from glm5bench.store.collection import collect
 from glm5bench.store.foreign import reading
 from glm5bench.store.foreign.formats import FORMATS, imported
 from glm5bench.store.foreign.imported import given
 from glm5bench.store.pointfile import read_point, write_point
 from glm5bench.store.published import published
 from glm5bench.store.summary import BY_NAME, STATISTICS, summary
-from glm5bench.store.union import collect, write_measurements
+from glm5bench.store.union import write_measurements
 
 DATA = Path(__file__).parent / "data" / "foreign"
 FILES = [

@@ -11,12 +11,15 @@ from conftest import measured, raw, reseal, three_requests
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from glm5bench.store import union
+from glm5bench.store import tasks, union
 from glm5bench.store.checking import check
+from glm5bench.store.collection import collect
+from glm5bench.store.contents import SourceTable
+from glm5bench.store.decoding import measurements
 from glm5bench.store.measurement import COUNTS, TIMES, Measurement
 from glm5bench.store.pointfile import read_point, write_point
-from glm5bench.store.survey import SourceTable, measurements, survey
-from glm5bench.store.union import collect, merge, write_measurements
+from glm5bench.store.survey import survey
+from glm5bench.store.union import merge, write_measurements
 
 FORMAT1 = Path(__file__).parent / "data/format1"
 RAW = (*TIMES, *COUNTS, "chunk_ns", "chunk_tokens", "chunk_offsets")
@@ -197,7 +200,7 @@ def test_damaged_points_of_an_archive_that_is_added_to_are_left_out(tmp_path, mo
         write_point(tmp_path / f"p{i}.h5", measured(f"{i:020d}"))
     merge([str(tmp_path / f"p{i}.h5") for i in range(3)], tmp_path / "some.h5")
     monkeypatch.setattr(union, "BASE_BYTES", 1)
-    offset, size = survey(tmp_path / "some.h5", scratch=tmp_path).stored.pieces(1, "chunks")[0][0]
+    offset, size = survey(tmp_path / "some.h5", scratch=tmp_path).stored.pieces(1, "chunks")[0]
     content = bytearray((tmp_path / "some.h5").read_bytes())
     content[offset + size // 2] ^= 1
     (tmp_path / "some.h5").write_bytes(content)
@@ -212,7 +215,7 @@ def test_an_archive_that_hdf5_cannot_add_to_is_merged_point_by_point(tmp_path, m
     write_point(tmp_path / "p.h5", measured())
     merge([str(tmp_path / "p.h5")], tmp_path / "some.h5")
     monkeypatch.setattr(union, "BASE_BYTES", 1)
-    monkeypatch.setattr(union, "rehearse", lambda path, scratch: os.abort())
+    monkeypatch.setattr(tasks, "rehearse", lambda path, scratch: os.abort())
 
     done = merge([str(tmp_path / "some.h5")], tmp_path / "added.h5")
 

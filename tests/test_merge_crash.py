@@ -15,10 +15,11 @@ from faultpoints import calls_of, fault_points, killed_at, refused_at
 from program import ROOT, environment, required
 
 from glm5bench.errors import EnvironmentLacks
-from glm5bench.store import survey, union
+from glm5bench.store import survey, tasks, union
 from glm5bench.store.checking import check
+from glm5bench.store.collection import collect
 from glm5bench.store.pointfile import read_point, write_point
-from glm5bench.store.union import collect, merge
+from glm5bench.store.union import merge
 
 STRIDE = 151  # of the hundreds of writes that libhdf5 makes of one archive
 FORMAT1 = Path(__file__).parent / "data/format1/archive.h5"
@@ -141,7 +142,7 @@ def test_a_disk_that_is_full_is_written_to_no_further(folder, monkeypatch):
     add, added = union.Writer.add, []
     monkeypatch.setattr(union.Writer, "add", lambda self, *of, **how: (added.append(of), add(self, *of, **how)))
 
-    with pytest.raises(EnvironmentLacks), refused_at(3, {"pwrite"}, errno.ENOSPC):  # in the first point's bytes
+    with pytest.raises(EnvironmentLacks), refused_at(2, {"pwrite"}, errno.ENOSPC):  # in the first point's bytes
         merge([str(folder / f"{name}.h5") for name in "ab"], folder / "new.h5")
 
     assert len(added) == 1
@@ -205,8 +206,8 @@ def test_a_source_that_changes_after_it_was_looked_at_is_bad_and_costs_no_other(
     if kind == "archive":
         merge([str(folder / "b.h5")], victim)
     if when == "verified":
-        verified = union._verified
-        monkeypatch.setattr(union, "_verified", lambda path, *more: (change(path), verified(path, *more))[1])
+        verified = tasks._verified
+        monkeypatch.setattr(tasks, "_verified", lambda path, *more: (change(path), verified(path, *more))[1])
     else:
         changed_in_the_copying(monkeypatch, victim, change, after=("first byte", "last byte").index(when))
 

@@ -7,9 +7,10 @@ import pytest
 
 from glm5bench.analysis.comparison import series_frontiers
 from glm5bench.store.archive import PUBLISHED
+from glm5bench.store.collection import collect
 from glm5bench.store.published import published
 from glm5bench.store.summary import row_of
-from glm5bench.store.union import collect, write_measurements
+from glm5bench.store.union import write_measurements
 
 
 def of(source):

@@ -16,7 +16,8 @@ from .app import app, one_of, progress, say, tell_bad
 if TYPE_CHECKING:  # verbs import what they need when they run, so that `--help` and `status` start fast
     from ..settings import Price
     from ..store.checking import Check
-    from ..store.union import Found, Merged, Progress
+    from ..store.collection import Found
+    from ..store.union import Merged, Progress
 
 JOBS = Annotated[int, typer.Option(min=1, help="Processes that read.")]
 PATHS = Annotated[list[str], typer.Argument(help="Point files, campaigns, archives, folders of them, patterns in quotes, `published`.")]
@@ -147,7 +148,7 @@ def tables_of(
     from ..analysis.interpolation import METHODS
     from ..prices import power_table
     from ..report import tables as report
-    from ..store.union import collect
+    from ..store.collection import collect
 
     writers: dict[str, Callable[[report.Tables], str]] = {"md": report.as_markdown, "csv": report.as_csv, "json": report.as_json}
     one_of("--format", format_, writers)

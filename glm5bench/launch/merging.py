@@ -20,9 +20,10 @@ import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError, UncompletedJobError
 
 from ..errors import BenchError, EnvironmentLacks, FileError, UsageError
+from ..store.collection import files
 from ..store.files import writable
 from ..store.selection import Selection
-from ..store.union import Merged, Progress, files, merge, no_progress
+from ..store.union import Merged, Progress, merge, no_progress
 from . import slurm
 from .submit import clean_environment
 

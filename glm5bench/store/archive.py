@@ -24,12 +24,13 @@ from numpy.typing import NDArray
 
 from ..errors import FileError, UsageError
 from ..point import canonical_json
+from .contents import SourceTable, Survey
 from .files import whole
-from .layout import FILTERS, RAW, TABLES, RawTable, columns, make_tables
+from .layout import FILTERS, RAW, TABLES, RawTable, make_tables, tables
 from .pointfile import FORMAT, opened, what_is, write_text
 from .sealed import BLOCK, LIBVER, Sink, write_seal
+from .stored import Pieces, Stored
 from .summary import COLUMNS, Column, Kind, listed
-from .survey import SourceTable, Stored, Survey
 
 PUBLISHED = Path(__file__).resolve().parent.parent / "published" / "published.h5"
 GROWTH = 1.5
@@ -82,9 +83,9 @@ class Writer:
         self._file, self._sink = file, sink
         if base is None:
             make_tables(file)
-        self._columns = {(table.name, name): dataset for table, name, dataset in columns(file)}
-        self._extent = {column: dataset.shape[0] for column, dataset in self._columns.items()}  # rows that there is room for
-        self._used = {table: rows for (table, _), rows in self._extent.items()}  # rows, up to a chunk's end
+        self._datasets = {table.name: dataset for table, dataset in tables(file)}
+        self._extent = {name: dataset.shape[0] for name, dataset in self._datasets.items()}  # rows that there is room for
+        self._used = dict(self._extent)  # rows, up to a chunk's end
         self._place: dict[str, int] = {}  # name -> its row below
         self._texts: dict[str, str] = {}  # each text once
         self._summary: dict[str, Any] = {c.name: [] if c.kind == "text" else array(CODES[c.kind]) for c in COLUMNS}
@@ -110,8 +111,8 @@ class Writer:
             del self._file[name]
 
     def rehearse(self) -> None:
-        """Writes a chunk of nothing behind every column; `finish` takes them away again."""
-        for (name, _), dataset in self._columns.items():
+        """Writes a chunk of nothing behind every table; `finish` takes them away again."""
+        for name, dataset in self._datasets.items():
             rows = -(-dataset.shape[0] // TABLES[name].chunk_rows) * TABLES[name].chunk_rows
             dataset.set_extent((rows + TABLES[name].chunk_rows,))
             dataset.write_direct_chunk((rows,), bytes(64))
@@ -151,18 +152,16 @@ class Writer:
         self._is_whole.append(is_whole)
         self._sink.raise_error()
 
-    def _copy(self, source: Source, pieces: list[Any], table: RawTable) -> None:
-        begin = self._used[table.name]
-        for column, chunks in zip(table.columns, pieces, strict=False):
-            dataset, at = self._columns[table.name, column.name], begin
-            end, rows = begin + len(chunks) * table.chunk_rows, self._extent[table.name, column.name]
-            if end > rows:
-                self._extent[table.name, column.name] = rows = max(end, math.ceil(rows * GROWTH))
-                dataset.set_extent((rows,))
-            for offset, size in chunks:
-                dataset.write_direct_chunk((at,), source.read(offset, size))
-                at += table.chunk_rows
-            self._used[table.name] = end
+    def _copy(self, source: Source, pieces: Pieces, table: RawTable) -> None:
+        dataset, at = self._datasets[table.name], self._used[table.name]
+        end = at + len(pieces) * table.chunk_rows
+        if end > self._extent[table.name]:
+            self._extent[table.name] = rows = max(end, math.ceil(self._extent[table.name] * GROWTH))
+            dataset.set_extent((rows,))
+        for offset, size in pieces:
+            dataset.write_direct_chunk((at,), source.read(offset, size))
+            at += table.chunk_rows
+        self._used[table.name] = end
 
     def drop(self, names: Iterable[str]) -> None:
         """Takes points back: their source changed while it was read."""
@@ -176,7 +175,7 @@ class Writer:
 
     def finish(self) -> NDArray[np.int64]:
         """Writes everything but the raw data. Begin and end of each stretch of raw data, (n, 2), bytes of the file."""
-        for (table, _), dataset in self._columns.items():
+        for table, dataset in self._datasets.items():
             dataset.set_extent((self._used[table],))
         kept = np.array([self._place[name] for name in sorted(self._place)], dtype=np.int64)
         points, index = self._file.create_group("points"), self._file.create_group("index")
@@ -198,7 +197,7 @@ class Writer:
 
     def _stretches(self) -> NDArray[np.int64]:
         found: list[tuple[int, int]] = []
-        for dataset in self._columns.values():
+        for dataset in self._datasets.values():
             dataset.chunk_iter(lambda chunk: found.append((chunk.byte_offset, chunk.byte_offset + chunk.size)))
         return np.array(found, dtype=np.int64).reshape(-1, 2)
 

@@ -14,9 +14,10 @@ from pathlib import Path
 import h5py
 
 from .archive import Writer
+from .contents import Survey
 from .pointfile import undamaged
 from .sealed import Sink, structure_ranges
-from .survey import Survey, survey
+from .survey import survey
 
 REHEARSAL = "rehearsal.h5"
 

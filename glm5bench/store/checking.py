@@ -11,11 +11,14 @@ from typing import Any
 from ..analysis.validity import Reason, Verdict
 from ..errors import FileError
 from .archive import set_digest
+from .collection import Found, files
+from .contents import SourceTable, Survey
+from .decoding import measurements
 from .measurement import Measurement
 from .reading import Readers
 from .summary import COLUMNS, summary
-from .survey import SourceTable, Survey, measurements, survey
-from .union import Found, Progress, files, no_progress, source_tables
+from .survey import survey
+from .union import Progress, no_progress
 
 POINTS_AT_ONCE = 32
 TOLERANCE = 1e-9  # of another numpy's sums
@@ -76,7 +79,7 @@ def check(paths: Sequence[str], *, jobs: int = 1, progress: Progress = no_progre
                 continue
             for error in result.bad:
                 found.refuse(error)
-            found.tables |= source_tables(result)
+            found.tables |= result.source_tables()
             tasks += _tasks(path, result)
     with Readers(_judged, lambda task: task.path, jobs=jobs) as judges:
         for i, (_, judged) in enumerate(judges.map(tasks), 1):

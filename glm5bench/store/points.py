@@ -9,10 +9,11 @@ from typing import Any
 
 from ..errors import FileError
 from .archive import name_of
+from .collection import files
+from .decoding import measurements
 from .measurement import Measurement
 from .reading import Readers
-from .survey import measurements, survey
-from .union import files
+from .survey import survey
 
 Point = tuple[dict[str, Any], Callable[[], "Measurement | None"]]
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from ..point import digest_of
 from .archive import PUBLISHED
+from .contents import SourceTable
 from .measurement import Measurement
-from .survey import SourceTable
 from .union import write_measurements
 
 GPUS_PER_NODE = 8

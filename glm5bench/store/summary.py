@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from ..analysis.comparison import Row, Series
 from ..analysis.metrics import P99_NEEDS, Figures, Statistics, chunk_latencies_s, statistics
 from ..analysis.windows import goodput_rps, peak_concurrency, peak_output_tput_tok_s, steady
@@ -21,6 +23,7 @@ from .measurement import Measurement
 
 DEFINITIONS = 1  # of the figures; raised when one of them comes to mean something else, so that readers compute it again
 Kind = Literal["text", "count", "figure"]
+Summaries = dict[str, Any]  # column -> P values: a list, or an array (texts as bytes) where there may be many
 MAX_TEXT = 4096  # bytes: in an archive every point takes as many as the longest
 ABSENT: dict[Kind, Any] = {"text": "", "count": -1, "figure": math.nan}
 
@@ -277,3 +280,10 @@ def listed(column: Any) -> list[Any]:
         return column
     values: list[Any] = column.tolist()
     return [text.decode("utf-8") for text in values] if column.dtype.kind == "S" else values
+
+
+def plain(value: Any) -> Any:
+    """One value of a column as a plain one."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
+    return value.item() if isinstance(value, np.generic) else value

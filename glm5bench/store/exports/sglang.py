@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..serving import FIGURES
 from .summary_row import SummaryRow
 
 METRICS = {"e2el": "e2e_latency", "ttft": "ttft", "tpot": "tpot"}
@@ -29,13 +30,9 @@ def sglang_line(row: SummaryRow) -> dict[str, Any]:
         "random_output_len": row["osl_tokens"],
         "random_range_ratio": row["range_ratio"],
         "server_info": None,
-        "duration": row["duration_s"],
+        **{theirs: row[ours] for theirs, ours in FIGURES.items()},
         "completed": row.n_whole,
-        "total_input_tokens": row["prompt_tokens"],
-        "total_output_tokens": row["output_tokens"],
-        "request_throughput": row["request_rate_rps"],
         "input_throughput": row["input_tput_tok_s"],
-        "output_throughput": row["output_tput_tok_s"],
         "total_throughput": row["total_tput_tok_s"],
     }
     for ours, theirs in METRICS.items():

@@ -10,6 +10,7 @@ import math
 from typing import Any
 
 from ..measurement import Measurement
+from ..serving import FIGURES
 from ..vllm_json import details
 from .summary_row import SummaryRow
 
@@ -32,14 +33,10 @@ def vllm_json(row: SummaryRow, m: Measurement | None = None) -> dict[str, Any]:
         "request_rate": "inf" if rate == math.inf else rate,
         "burstiness": 1.0 if row["burstiness"] is None else row["burstiness"],
         "max_concurrency": row["concurrency"],
-        "duration": row["duration_s"],
+        **{theirs: row[ours] for theirs, ours in FIGURES.items()},
         "completed": row.n_whole,
         "failed": row["n_failed"],
-        "total_input_tokens": row["prompt_tokens"],
-        "total_output_tokens": row["output_tokens"],
-        "request_throughput": row["request_rate_rps"],
         "request_goodput": row["goodput_rps"],
-        "output_throughput": row["output_tput_tok_s"],
         "total_token_throughput": row["total_tput_tok_s"],
     }
     for theirs, ours in METRICS.items():

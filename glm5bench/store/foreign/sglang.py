@@ -12,6 +12,7 @@ import math
 import re
 from typing import Any
 
+from .. import serving
 from .imported import Told, defined, facts_in, figures_in, latency, metadata, metadata_words
 from .reading import Entry, ForeignFile, entries
 from .vllm import workload
@@ -24,8 +25,7 @@ ENDPOINTS = {**dict.fromkeys(NATIVE, "generate"), "sglang-oai": "completions", "
 STATED_MS = re.compile(r"(mean|median|std|min|max|p[\d.]+)_(\w+)_ms")
 METRICS = {"ttft": "ttft", "tpot": "tpot", "e2e_latency": "e2el", "itl_chunk": "itl_chunk", "itl_token": "itl_token"}
 FIGURES = {
-    "duration": "duration_s", "total_input_tokens": "prompt_tokens", "total_output_tokens": "output_tokens",
-    "request_throughput": "request_rate_rps", "input_throughput": "input_tput_tok_s", "output_throughput": "output_tput_tok_s",
+    **serving.FIGURES, "input_throughput": "input_tput_tok_s",
     "total_throughput": "total_tput_tok_s", "concurrency": "mean_concurrency", "accept_length": "acceptance_length",
     "total_output_tokens_retokenized": "output_tokens_retokenized", "max_output_tokens_per_s": "max_gaps_in_a_second",
     "max_concurrent_requests": "max_requests_in_a_second",

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ...analysis.metrics import statistics
+from .. import serving
 from ..summary import STATISTICS
 from .imported import Told, defined, facts_in, figures_in, latency, metadata
 from .reading import Entry, ForeignFile, entries
@@ -25,9 +26,8 @@ ENDPOINTS = {"openai": "completions", "vllm": "completions", "openai-chat": "cha
 METRICS = {"ttft": "ttft", "tpot": "tpot", "itl": "itl_chunk", "e2el": "e2el"}
 STATED_MS = re.compile(r"(mean|median|std|p[\d.]+)_(\w+)_ms")
 FIGURES = {
-    "duration": "duration_s", "total_input_tokens": "prompt_tokens", "total_input": "prompt_tokens", "total_output_tokens": "output_tokens",
-    "total_output": "output_tokens", "request_throughput": "request_rate_rps", "request_goodput": "goodput_rps",
-    "output_throughput": "output_tput_tok_s", "total_token_throughput": "total_tput_tok_s",
+    **serving.FIGURES, "total_input": "prompt_tokens", "total_output": "output_tokens", "request_goodput": "goodput_rps",
+    "total_token_throughput": "total_tput_tok_s",
     "spec_decode_acceptance_length": "acceptance_length", "spec_decode_acceptance_rate": "acceptance_rate_percent",
     "spec_decode_num_drafts": "n_drafts", "spec_decode_draft_tokens": "draft_tokens", "spec_decode_accepted_tokens": "accepted_tokens",
     "max_output_tokens_per_s": "max_chunks_in_a_second",

@@ -1,0 +1,118 @@
+"""What paths hold: their HDF5 files, each once, and the measurements in them, each once.
+
+Enters: paths as a user types them. Leaves: files, or the rows that tables are made of. Nothing bad is passed over in silence: each file
+or point left out comes back with its reason.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..analysis.comparison import Row
+from ..errors import FileError, UsageError
+from .archive import PUBLISHED, set_digest
+from .contents import SourceTable
+from .reading import Readers
+from .summary import rows
+from .survey import survey
+
+
+@dataclass
+class Found:
+    """What is left out, with its reason; under `strict` the first one is raised."""
+
+    is_strict: bool = False
+    bad: list[FileError] = field(default_factory=list)
+
+    def refuse(self, error: FileError) -> None:
+        """One more bad file; under `strict` the error itself."""
+        if self.is_strict:
+            raise error
+        if (error.path, error.message) not in {(e.path, e.message) for e in self.bad}:
+            self.bad.append(error)
+
+
+@dataclass
+class Collected(Found):
+    """The rows of tables, each measurement once."""
+
+    rows: dict[str, Row] = field(default_factory=dict)
+    tables: dict[str, SourceTable] = field(default_factory=dict)
+    is_whole: dict[str, bool] = field(default_factory=dict)
+
+    def digest(self) -> str:
+        """SHA-256 of the set: the same whatever the order, grouping and repetition of the sources."""
+        return set_digest({name: (row.digest, self.is_whole[name]) for name, row in self.rows.items()}, self.tables)
+
+
+def collect(paths: Sequence[str], *, strict: bool = False, jobs: int = 1) -> Collected:
+    """Every measurement in the paths, from their summaries. `published` is the archive that ships with the package.
+
+    Raises UsageError when a path does not exist; FileError at the first bad file under `strict`.
+    """
+    found = Collected(is_strict=strict)
+    with Readers(survey, lambda path: path, jobs=jobs) as readers:
+        for _, result in readers.map(files(paths)):
+            if isinstance(result, FileError):
+                found.refuse(result)
+                continue
+            for error in result.bad:
+                found.refuse(error)
+            for row, is_whole in zip(rows(result.summaries, str(result.path)), result.is_whole, strict=True):
+                name = f"{row.key}-{row.digest[:16]}"
+                found.rows.setdefault(name, row)
+                found.is_whole[name] = found.is_whole.get(name, False) or is_whole
+            found.tables |= result.source_tables()
+    return found
+
+
+def files(paths: Sequence[str]) -> Iterator[Path]:
+    """The HDF5 files that the paths mean, each once: files, folders with all below them, patterns, `published`.
+
+    Raises UsageError when a path does not exist.
+    """
+    seen: set[str] = set()
+    for given in paths:
+        for path in _meant(given):
+            for file in _below(path) if path.is_dir() else [path]:
+                real = os.path.realpath(file)  # of links in a circle, too
+                if real not in seen:
+                    seen.add(real)
+                    yield file
+
+
+def _meant(given: str) -> list[Path]:
+    path = Path(given)
+    if path.exists():
+        return [path]
+    if given == "published":
+        return [PUBLISHED]
+    found = [Path(p) for p in sorted(glob.glob(given, recursive=True))]
+    if not found:
+        raise UsageError(f"There is no {given}.", next_step="name a point file, a campaign's directory, an archive, or `published`")
+    return found
+
+
+def _below(directory: Path) -> Iterator[Path]:
+    """The HDF5 files of a directory tree, through links, each folder once, and folders that cannot be read.
+
+    A campaign's archive.h5 is derived from its points; hidden files and folders are those of writers at work.
+    """
+    seen: set[str] = set()
+    unreadable: list[OSError] = []
+    for folder, folders, names in os.walk(directory, followlinks=True, onerror=unreadable.append):
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        is_derived = "points" in folders
+        for name in sorted(names):
+            if name.endswith(".h5") and not name.startswith(".") and not (name == "archive.h5" and is_derived):
+                yield Path(folder) / name
+    yield from (Path(error.filename) for error in unreadable)

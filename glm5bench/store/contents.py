@@ -1,0 +1,70 @@
+"""What a file holds, as a survey of it says: plain values and arrays, so that it can come from a reader's process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import FileError
+from ..point import digest_of
+from .pointfile import refuse_impossible
+from .stored import Stored
+from .summary import Summaries, plain
+
+Identity = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class SourceTable:
+    """A table of a source that holds no points: interpolated or aggregate values, as text."""
+
+    name: str
+    rows: tuple[dict[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What one file holds. `stored` is None where its points must be read to be had."""
+
+    path: Path
+    identity: Identity
+    summaries: Summaries = field(default_factory=dict)
+    is_whole: tuple[bool, ...] = ()  # whether the raw rows came along, of each point
+    stored: Stored | None = None
+    is_verified: bool = False  # whether the stored bytes were held against their digests
+    tables: tuple[SourceTable, ...] = ()
+    bad: tuple[FileError, ...] = ()
+    rewritten: tuple[Path, ...] = ()
+
+    @property
+    def n(self) -> int:
+        """How many points it has."""
+        return len(self.is_whole)
+
+    def name(self, i: int) -> str:
+        """The name of one point in archives: its key, and the beginning of its digest."""
+        return f"{plain(self.summaries['key'][i])}-{plain(self.summaries['digest'][i])[:16]}"
+
+    def values(self, i: int) -> dict[str, Any]:
+        """The summary of one point."""
+        return {name: column[i] if type(column) is list else plain(column[i]) for name, column in self.summaries.items()}
+
+    def source_tables(self) -> dict[str, SourceTable]:
+        """Its tables by their names in archives, which are digests of what they hold."""
+        return {digest_of(table): table for table in self.tables}
+
+
+def identity_of(descriptor: int) -> Identity:
+    """What tells this file, as it is now, from another and from itself after a change."""
+    s = os.fstat(descriptor)
+    return s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns
+
+
+def refuse_untold(told: Mapping[str, Any], path: Path) -> None:
+    """Raises FileError for a point's summary that no point has."""
+    refuse_impossible(told["key"], told["source"], told["digest"], str(path))
+    if told["n_requests"] < 0 and told["source"] != "published" and not told["client"]:
+        raise FileError(f"It says {told['source']} and holds no times.", path=str(path))

@@ -1,0 +1,61 @@
+"""The summary and the index of an archive, as they are read: every value held against what its dataset can hold before it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from .layout import MAX_DEFLATE, TABLES, Spans, child
+from .summary import ABSENT, COLUMNS, MAX_TEXT, Kind, Summaries, listed
+
+Numbers = NDArray[np.int64]
+
+
+def read_columns(file: h5py.File) -> Summaries:
+    """The summaries of an archive, every column of today. Raises ValueError for what is no table of points."""
+    group = child(file, "points")
+    n = len(child(group, "key"))
+    return {c.name: _column(group, c.name, c.kind, n) for c in COLUMNS}
+
+
+def _column(group: h5py.Group, name: str, kind: Kind, n: int) -> Any:
+    if name not in group:  # a column of later than this archive
+        return [ABSENT[kind]] * n
+    values = array(child(group, name), n)
+    stored = values.dtype.kind if kind == "text" else values.dtype.str
+    if values.ndim != 1 or stored != {"text": "S", "count": "<i8", "figure": "<f8"}[kind]:
+        raise ValueError(f"{name} is no column of {kind}s")
+    if kind == "text" and values.dtype.itemsize > MAX_TEXT:
+        raise ValueError(f"{name} is a column of texts of {values.dtype.itemsize:,} bytes")
+    listed(values)  # texts are UTF-8
+    return values
+
+
+def array(dataset: h5py.Dataset, n: int) -> NDArray[Any]:
+    """Values of `n` points. Raises ValueError where the dataset declares what it cannot hold."""
+    if dataset.shape[:1] != (n,) or dataset.ndim > 2 or dataset.nbytes > MAX_DEFLATE * max(1, dataset.id.get_storage_size()):
+        raise ValueError(f"{dataset.name} declares {dataset.shape}, which {n:,} points and its stored bytes do not have")
+    return np.asarray(dataset[()])
+
+
+def numbers(dataset: h5py.Dataset, n: int) -> Numbers:
+    """The same as int64, (n,)."""
+    return array(dataset, n).astype(np.int64)
+
+
+def wholeness(file: h5py.File, n: int) -> list[bool]:
+    """Of each point, whether its raw rows came along."""
+    return [flag != 0 for flag in numbers(child(child(file, "index"), "is_whole"), n).tolist()]
+
+
+def spans_of(file: h5py.File) -> Iterator[Spans]:
+    """The rows of each point of an archive, in its order."""
+    index = child(file, "index")
+    n = len(child(index, "is_whole"))
+    edges = {name: [numbers(child(child(index, name), what), n).tolist() for what in ("first", "rows")] for name in TABLES}
+    for i in range(n):
+        yield {name: (first[i], rows[i]) for name, (first, rows) in edges.items()}

@@ -1,0 +1,103 @@
+"""Points that have to be decoded to be had: of archives whose structure is damaged, and of files of earlier formats.
+
+Each is held against its digest and written again as a point file of today, of which the survey then gives the path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+
+from ..errors import FileError
+from ..point import digest_of, from_plain
+from . import format1
+from .contents import SourceTable, Survey
+from .decoding import Each, measurements, of_format1
+from .layout import child
+from .pointfile import DAMAGED, measurement_of, opened, short, text_of, what_is, write_point
+from .summary import COLUMNS, Summaries, summary
+
+
+def salvaged(empty: Survey, scratch: Path | None, damage: FileError) -> Survey:
+    """An archive whose structure is damaged: what of it still has its digest is whole. Raises `damage` where nothing is."""
+    path = empty.path
+    try:
+        with opened(path, is_verified=False) as file:
+            is_archive = what_is(file, path)[1] == "archive"
+            tables = _whole_tables(file)
+        found = _read_again(empty, measurements(path), scratch) if is_archive else None
+    except FileError:
+        found = None
+    if found is None or not (found.n or found.rewritten):
+        raise damage
+    n = found.n or len(found.rewritten)
+    told = FileError(
+        f"The archive is damaged: its bytes are not those that were written. What is whole was taken: {n} points, {len(tables)} tables.",
+        path=str(path),
+        next_step="merge its sources again, or keep what the merge has made of it in its place",
+    )
+    return dataclasses.replace(found, tables=tables, bad=(told, *found.bad))
+
+
+def _whole_tables(file: h5py.File) -> tuple[SourceTable, ...]:
+    """The source tables of a damaged archive that are what their names say."""
+    whole = []
+    with contextlib.suppress(*DAMAGED):
+        group = child(file, "tables")
+        for name in sorted(group):
+            with contextlib.suppress(*DAMAGED):
+                table = source_table(child(group, name))
+                whole += [table] * (digest_of(table) == name)
+    return tuple(whole)
+
+
+def source_table(dataset: h5py.Dataset) -> SourceTable:
+    """One of an archive's /tables. Raises what json and h5py raise for damage."""
+    table: SourceTable = from_plain(SourceTable, json.loads(text_of(dataset)))
+    return table
+
+
+def migrated(file: h5py.File, kind: str, empty: Survey, scratch: Path | None) -> Survey:
+    """A file of format 1 that is open. Raises FileError when nothing in it can be had."""
+    if kind == "point":
+        m, digest = measurement_of(file, 1, str(empty.path))
+        return _read_again(empty, iter([(m, None, digest)]), scratch)
+    found = _read_again(empty, of_format1(file, empty.path, 0, None), scratch)
+    tables, bad = [], list(found.bad)
+    try:
+        group = child(file, "tables")
+        tables = [from_plain(SourceTable, json.loads(format1.json_bytes(child(group, name)))) for name in sorted(group)]
+    except DAMAGED as error:
+        bad.append(FileError(f"Its tables are damaged: {short(error)}.", path=str(empty.path)))
+    return dataclasses.replace(found, tables=tuple(tables), bad=tuple(bad))
+
+
+def _read_again(empty: Survey, found: Iterator[Each | FileError], scratch: Path | None) -> Survey:
+    """The survey of decoded points: with a scratch folder they are written there, else summed up."""
+    summaries: Summaries = {c.name: [] for c in COLUMNS}
+    bad: list[FileError] = []
+    rewritten: list[Path] = []
+    for each in found:
+        try:
+            if isinstance(each, FileError):
+                raise each
+            m, _, digest = each
+            if m is None:
+                raise FileError("Its raw times were left out when it was merged: what is left cannot be verified.", path=str(empty.path))
+            told = summary(m, digest, where=str(empty.path))
+            if scratch is None:
+                for name, value in told.items():
+                    summaries[name].append(value)
+            else:
+                rewritten.append(scratch / f"{hashlib.sha256(str(empty.path).encode()).hexdigest()[:16]}.{len(rewritten)}.h5")
+                write_point(rewritten[-1], m)
+        except FileError as error:
+            bad.append(error)
+    n = len(summaries["key"])
+    return Survey(empty.path, empty.identity, summaries, (True,) * n, bad=tuple(bad), rewritten=tuple(rewritten))

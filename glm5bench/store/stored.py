@@ -1,0 +1,168 @@
+"""Where the stored bytes of points lie in their file, and whether they are those that were written.
+
+Enters: what a point file or an archive says of itself, as JSON or as HDF5. Leaves: places that lie inside of the file, held against
+digests where that is asked for. Nothing is decoded.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import xxhash
+
+from ..errors import FileError
+from .index import Numbers, array, numbers
+from .layout import RAW, TABLES, RawTable, child, tables
+
+XXH3 = re.compile(r"[0-9a-f]{32}")
+MAX_ROWS = 2**40  # of a table, of one point
+READ_AT_ONCE_BYTES = 64 * 2**20
+Pieces = list[tuple[int, int]]  # offset and size of chunks, bytes of the file
+Check = tuple[str, Pieces, str]  # a table, where its bytes lie, and their digest
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where the stored bytes of P points lie in their file."""
+
+    first: Mapping[str, Sequence[int]]  # table -> P rows
+    rows: Mapping[str, Sequence[int]]  # table -> how many rows
+    xxh3_128: Mapping[str, Sequence[str]]  # table -> P digests of stored bytes
+    chunks: Mapping[str, Pieces | Numbers]  # table -> offset and size in bytes of each chunk
+
+    def pieces(self, i: int, table: str) -> Pieces:
+        """Of point `i`: offset and size of the table's chunks."""
+        t = TABLES[table]
+        begin = self.first[table][i] // t.chunk_rows
+        found = self.chunks[table][begin : begin + t.n_chunks(self.rows[table][i])]
+        return found if isinstance(found, list) else [(int(at), int(size)) for at, size in found.tolist()]
+
+    def checks(self, i: int, *, is_whole: bool = True) -> list[Check]:
+        """Of point `i`: what `verify` holds against what; with its raw rows or without."""
+        return [(t, self.pieces(i, t), self.xxh3_128[t][i]) for t in TABLES if self.rows[t][i] and (is_whole or t not in RAW)]
+
+
+def told(places: Mapping[str, Any], n_bytes: int) -> Stored:
+    """Where a point file of so many bytes says that its tables lie. Raises ValueError for what cannot be."""
+    chunks: dict[str, Pieces | Numbers] = {}
+    total = 0
+    for name, table in TABLES.items():
+        rows, digest, flat = places[name]["rows"], places[name]["xxh3_128"], places[name]["chunks"]
+        if type(rows) is not int or not 0 <= rows <= MAX_ROWS or not XXH3.fullmatch(digest):
+            raise ValueError(f"it says that {name} has {rows!r} rows")
+        offsets, sizes = flat[::2], flat[1::2]
+        if len(offsets) != table.n_chunks(rows) or len(sizes) != len(offsets) or not _is_inside(offsets, sizes, n_bytes):
+            raise ValueError(f"{name} lacks chunks, or has some outside of the file")
+        chunks[name] = list(zip(offsets, sizes, strict=True))
+        total += sum(sizes)
+    if total > n_bytes:
+        raise ValueError("its chunks are more bytes than the file has")
+    first = dict.fromkeys(TABLES, (0,))
+    return Stored(first, {n: (places[n]["rows"],) for n in TABLES}, {n: (places[n]["xxh3_128"],) for n in TABLES}, chunks)
+
+
+def _is_inside(offsets: list[Any], sizes: list[Any], n_bytes: int) -> bool:
+    """Whether these are numbers, and stretches of a file of so many bytes."""
+    if {*map(type, offsets), *map(type, sizes)} - {int}:
+        return False
+    return not offsets or (min(offsets) > 0 and min(sizes) > 0 and max(map(operator.add, offsets, sizes)) <= n_bytes)
+
+
+def of_point(file: h5py.File, path: Path, places: Mapping[str, Any]) -> Stored:
+    """Of a point file that is open; `places` is what it says, of which only the digests count. Raises ValueError for damage."""
+    at = list(tables(file))
+    return Stored(
+        dict.fromkeys(TABLES, (0,)),
+        {table.name: (dataset.shape[0],) for table, dataset in at},
+        {name: (str(places[name]["xxh3_128"]),) for name in TABLES},
+        _chunks(at, path),
+    )
+
+
+def of_archive(file: h5py.File, path: Path, n: int) -> Stored:
+    """Of an archive of `n` points that is open. Raises ValueError for an index that names what is not there."""
+    index, at = child(file, "index"), list(tables(file))
+    groups = {name: child(index, name) for name in TABLES}
+    xxh3 = {name: array(child(g, "xxh3_128"), n) for name, g in groups.items()}
+    if any(s.shape != (n, 16) or s.dtype != np.uint8 for s in xxh3.values()):
+        raise ValueError("the digests in its index are none")
+    spans = {name: (numbers(child(g, "first"), n), numbers(child(g, "rows"), n)) for name, g in groups.items()}
+    for table, dataset in at:
+        first, rows = spans[table.name]
+        if n and ((first < 0) | (rows < 0) | (first % table.chunk_rows != 0) | (first + rows > dataset.shape[0])).any():
+            raise ValueError(f"its index names rows of {table.name} that are not there")
+        _refuse_shared(first, rows, table.name)
+    return Stored(
+        {name: first.tolist() for name, (first, _) in spans.items()},
+        {name: rows.tolist() for name, (_, rows) in spans.items()},
+        {name: [row.tobytes().hex() for row in s] for name, s in xxh3.items()},
+        _chunks(at, path),
+    )
+
+
+def _refuse_shared(first: Numbers, rows: Numbers, what: str) -> None:
+    """Raises ValueError where two points have rows in common: copied, a small file would become a large one."""
+    order = np.argsort(first[rows > 0], kind="stable")
+    begin, n = first[rows > 0][order], rows[rows > 0][order]
+    if (begin[:-1] + n[:-1] > begin[1:]).any():
+        raise ValueError(f"its index gives the same {what} to two points")
+
+
+def _chunks(at: Sequence[tuple[RawTable, h5py.h5d.DatasetID]], path: Path) -> dict[str, Pieces | Numbers]:
+    """Where each chunk of each table lies. Raises ValueError for one outside of the file."""
+    found: dict[str, Pieces | Numbers] = {}
+    size, n_bytes = path.stat().st_size, 0
+    for table, dataset in at:
+        n = table.n_chunks(dataset.shape[0])
+        if n > size:
+            raise ValueError(f"{table.name} declares {n:,} chunks in a file of {size:,} bytes")
+        flat: list[int] = []
+        dataset.chunk_iter(lambda chunk, flat=flat: flat.extend((*chunk.chunk_offset, chunk.filter_mask, chunk.byte_offset, chunk.size)))
+        begins, masks, offsets, sizes = np.array(flat, dtype=np.int64).reshape(-1, 4).T
+        if len(begins) != n or (begins != np.arange(n) * table.chunk_rows).any():
+            raise ValueError(f"{table.name} lacks chunks")
+        if masks.any() or (offsets <= 0).any() or (sizes <= 0).any() or (sizes > size - offsets).any():
+            raise ValueError(f"{table.name} has chunks outside of the file, or without their filters")
+        n_bytes += int(sizes.sum())
+        found[table.name] = np.stack([offsets, sizes], axis=1)
+    if n_bytes > size:
+        raise ValueError("its chunks are more bytes than the file has")
+    return found
+
+
+def verify(path: Path, checks: Sequence[Check], where: str) -> None:
+    """Raises FileError when the stored bytes are not those that the digests are of."""
+    try:
+        with path.open("rb") as file:
+            bytes_ = _stretch(file.fileno(), checks)
+            damaged = [table for table, pieces, digest in checks if _xxh3(bytes_, pieces) != digest]
+    except OSError as error:
+        raise FileError(f"The file cannot be read: {error.strerror}.", path=where) from error
+    if damaged:
+        raise FileError(f"Its {damaged[0]} are damaged: their bytes are not those that were written.", path=where)
+
+
+def _stretch(descriptor: int, checks: Sequence[Check]) -> Callable[[int, int], Any]:
+    """How the bytes of a point are had: of one that lies together, as writers leave it, all are read at once."""
+    every = [piece for _, pieces, _ in checks for piece in pieces]
+    begin = min((at for at, _ in every), default=0)
+    n = max((at + size for at, size in every), default=0) - begin
+    if n > READ_AT_ONCE_BYTES or n > 2 * sum(size for _, size in every):
+        return lambda at, size: os.pread(descriptor, size, at)
+    whole = memoryview(os.pread(descriptor, n, begin))
+    return lambda at, size: whole[at - begin : at - begin + size]
+
+
+def _xxh3(bytes_: Callable[[int, int], Any], pieces: Pieces) -> str:
+    h = xxhash.xxh3_128()
+    for at, size in pieces:
+        h.update(bytes_(at, size))
+    return h.hexdigest()
