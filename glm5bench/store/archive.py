@@ -214,14 +214,15 @@ def _typed(kind: Kind, values: Any) -> NDArray[Any]:
 
 
 def _write_column(group: h5py.Group, column: Column, values: NDArray[Any]) -> None:
-    _write(group, column.name, values, column.unit or {"text": "UTF-8 text", "count": "number", "figure": "ratio"}[column.kind])
-    group[column.name].attrs["description"] = column.what
+    unit = column.unit or {"text": "UTF-8 text", "count": "number", "figure": "ratio"}[column.kind]
+    _write(group, column.name, values, unit).attrs["description"] = column.what
 
 
-def _write(group: h5py.Group, name: str, values: NDArray[Any], unit: str, *, axes: str = "point") -> None:
+def _write(group: h5py.Group, name: str, values: NDArray[Any], unit: str, *, axes: str = "point") -> h5py.Dataset:
     rows = (POINT_ROWS, *values.shape[1:])
     dataset = group.create_dataset(name, data=values, maxshape=(None, *values.shape[1:]), chunks=rows, **FILTERS)
     dataset.attrs.update(unit=unit, axes=axes)
+    return dataset
 
 
 def make_nothing(sink: Sink) -> None:
