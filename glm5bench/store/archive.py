@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import glob
 import hashlib
+import itertools
 import math
+import operator
 import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -37,6 +39,8 @@ GROWTH = 1.5
 POINT_ROWS = 4096  # a chunk of /points and /index
 DTYPE = {"count": np.dtype("<i8"), "figure": np.dtype("<f8")}
 CODES = {"count": "q", "figure": "d"}
+NAMES = {kind: tuple(c.name for c in COLUMNS if c.kind == kind) for kind in ("text", *CODES)}
+OF = {kind: operator.itemgetter(*names) for kind, names in NAMES.items()}
 NOTHING = xxhash.xxh3_128().digest()
 
 
@@ -88,7 +92,7 @@ class Writer:
         self._used = dict(self._extent)  # rows, up to a chunk's end
         self._place: dict[str, int] = {}  # name -> its row below
         self._texts: dict[str, str] = {}  # each text once
-        self._summary: dict[str, Any] = {c.name: [] if c.kind == "text" else array(CODES[c.kind]) for c in COLUMNS}
+        self._summary: dict[str, Any] = {"text": [], **{kind: array(code) for kind, code in CODES.items()}}  # point after point
         self._first = {name: array("q") for name in TABLES}
         self._rows = {name: array("q") for name in TABLES}
         self._xxh3: dict[str, list[bytes]] = {name: [] for name in TABLES}
@@ -99,14 +103,16 @@ class Writer:
 
     def _adopt(self, base: Survey) -> None:
         assert base.stored is not None
-        for c in COLUMNS:
-            self._summary[c.name].extend(listed(base.summaries[c.name]))
+        for kind, names in NAMES.items():
+            columns = [listed(base.summaries[name]) for name in names]
+            self._summary[kind].extend(itertools.chain.from_iterable(zip(*columns, strict=True)))
         for name in TABLES:
             self._first[name].extend(base.stored.first[name])
             self._rows[name].extend(base.stored.rows[name])
             self._xxh3[name] += [bytes.fromhex(digest) for digest in base.stored.xxh3_128[name]]
         self._is_whole.extend(base.is_whole)
-        self._place = {f"{k}-{d[:16]}": i for i, (k, d) in enumerate(zip(self._summary["key"], self._summary["digest"], strict=True))}
+        keys, digests = listed(base.summaries["key"]), listed(base.summaries["digest"])
+        self._place = {f"{k}-{d[:16]}": i for i, (k, d) in enumerate(zip(keys, digests, strict=True))}
         for name in ("points", "index", "tables"):  # HDF5 uses their room again
             del self._file[name]
 
@@ -128,7 +134,7 @@ class Writer:
         i = self._place.get(name_of(values))
         if i is None:
             return True
-        here = {column: told[i] for column, told in self._summary.items()}
+        here = {name: v for kind, names in NAMES.items() for name, v in zip(names, self._summary[kind][i * len(names) :], strict=False)}
         return _rank(here, bool(self._is_whole[i])) < _rank(values, is_whole)
 
     def add(self, source: Source, stored: Stored, i: int, values: Mapping[str, Any], *, is_whole: bool) -> None:
@@ -145,9 +151,9 @@ class Writer:
             self._first[table.name].append(begun[table.name])
             self._rows[table.name].append(rows)
             self._xxh3[table.name].append(bytes.fromhex(stored.xxh3_128[table.name][i]) if rows else NOTHING)
-        for c in COLUMNS:
-            value = values[c.name]
-            self._summary[c.name].append(self._texts.setdefault(value, value) if c.kind == "text" else value)
+        for kind in CODES:
+            self._summary[kind].extend(OF[kind](values))
+        self._summary["text"] += [self._texts.setdefault(text, text) for text in OF["text"](values)]
         self._place[name_of(values)] = len(self._is_whole)
         self._is_whole.append(is_whole)
         self._sink.raise_error()
@@ -170,8 +176,15 @@ class Writer:
 
     def digest(self) -> str:
         """SHA-256 of the set."""
-        digests = self._summary["digest"]
+        digests = self._column("text", "digest")
         return set_digest({name: (digests[i], bool(self._is_whole[i])) for name, i in self._place.items()}, self.tables)
+
+    def _column(self, kind: Kind, name: str) -> Any:
+        """Of every point: a list of texts, or an array."""
+        names = NAMES[kind]
+        if kind == "text":
+            return self._summary[kind][names.index(name) :: len(names)]
+        return np.frombuffer(self._summary[kind], DTYPE[kind])[names.index(name) :: len(names)]
 
     def finish(self) -> NDArray[np.int64]:
         """Writes everything but the raw data. Begin and end of each stretch of raw data, (n, 2), bytes of the file."""
@@ -180,7 +193,8 @@ class Writer:
         kept = np.array([self._place[name] for name in sorted(self._place)], dtype=np.int64)
         points, index = self._file.create_group("points"), self._file.create_group("index")
         for c in COLUMNS:
-            _write_column(points, c, _typed(c.kind, self._summary[c.name])[kept])
+            values = self._column(c.kind, c.name)
+            _write_column(points, c, (_encoded(values) if c.kind == "text" else values)[kept])
         _write(index, "is_whole", np.frombuffer(self._is_whole, np.int8)[kept], "1: with its raw rows, 0: they were left out")
         for name in TABLES:
             group = index.create_group(name)
@@ -206,10 +220,8 @@ def _rank(values: Mapping[str, Any], is_whole: bool) -> tuple[Any, ...]:
     return is_whole, values["definitions"], repr([values[c.name] for c in COLUMNS])
 
 
-def _typed(kind: Kind, values: Any) -> NDArray[Any]:
-    if kind != "text":
-        return np.frombuffer(values, DTYPE[kind]) if len(values) else np.empty(0, DTYPE[kind])
-    encoded = [text.encode("utf-8", "replace") for text in values]
+def _encoded(texts: list[str]) -> NDArray[Any]:
+    encoded = [text.encode("utf-8", "replace") for text in texts]
     return np.array(encoded, dtype=f"S{max(map(len, encoded), default=1) or 1}")
 
 

@@ -75,14 +75,23 @@ def files(paths: Sequence[str]) -> Iterator[Path]:
 
     Raises UsageError when a path does not exist.
     """
-    seen: set[str] = set()
+    seen: set[tuple[int, int] | Path] = set()
     for given in paths:
         for path in _meant(given):
             for file in _below(path) if path.is_dir() else [path]:
-                real = os.path.realpath(file)  # of links in a circle, too
-                if real not in seen:
-                    seen.add(real)
+                which = _which(file)
+                if which not in seen:
+                    seen.add(which)
                     yield file
+
+
+def _which(file: Path) -> tuple[int, int] | Path:
+    """The same for every path and link that leads to one file."""
+    try:
+        told = os.stat(file)
+    except OSError:  # links in a circle, say
+        return file
+    return told.st_dev, told.st_ino
 
 
 def _meant(given: str) -> list[Path]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FileError
-from .base import rehearse
+from .addition import rehearse
 from .contents import Survey
 from .reading import size_of
 from .stored import Check, verify

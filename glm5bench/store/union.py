@@ -19,8 +19,8 @@ from typing import Any
 
 from ..errors import FileError, UsageError
 from ..point import digest_of
+from .addition import Copy, Refused
 from .archive import Source, Writer, name_of, writing
-from .base import Copy, Refused
 from .collection import Found, files
 from .contents import SourceTable, Survey, identity_of
 from .files import writable
