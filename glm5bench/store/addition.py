@@ -1,6 +1,6 @@
 """Adding to a large archive: its bytes are copied as they lie, and what is new is written behind them.
 
-The archive's structure was surveyed; its raw bytes are held against their digests by the readers while this process copies. HDF5 then
+While this process copies, readers survey the archive and hold its raw bytes against their digests. HDF5 then
 opens the copy to write in it, which a structure made to harm could use: so a reader does the same to a copy of the structure alone first,
 with holes in the place of the raw bytes, and where it falls the archive is merged point by point as any other.
 """
@@ -8,7 +8,9 @@ with holes in the place of the raw bytes, and where it falls the archive is merg
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import h5py
@@ -20,6 +22,7 @@ from .sealed import Sink, structure_ranges
 from .survey import survey
 
 REHEARSAL = "rehearsal.h5"
+PIECE_BYTES = 64 * 2**20
 
 
 def rehearse(path: Path, scratch: Path) -> None:
@@ -27,12 +30,25 @@ def rehearse(path: Path, scratch: Path) -> None:
     found = survey(path, scratch=scratch)
     with path.open("rb") as file:
         ranges, end = structure_ranges(file.fileno())
-        with contextlib.closing(Sink(scratch / REHEARSAL)) as sink:
+        with _in_memory(scratch) as place, contextlib.closing(Sink(place)) as sink:
             sink.truncate(end)
             for begin, stop in ranges.tolist():
                 sink.copy(file.fileno(), begin, stop - begin)
             undamaged(lambda: _rehearsed(sink, found), "The archive cannot be added to", str(path))
-    (scratch / REHEARSAL).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _in_memory(scratch: Path) -> Iterator[Path]:
+    """A path that leads to memory, where the system has such; else to the scratch folder."""
+    if not hasattr(os, "memfd_create"):
+        yield scratch / REHEARSAL
+        (scratch / REHEARSAL).unlink(missing_ok=True)
+        return
+    descriptor = os.memfd_create(REHEARSAL)
+    try:
+        yield Path(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
 
 
 def _rehearsed(sink: Sink, found: Survey) -> None:
@@ -44,29 +60,32 @@ def _rehearsed(sink: Sink, found: Survey) -> None:
 
 
 class Copy:
-    """The bytes of a base archive on their way into a new one, a piece whenever `advance` is called."""
+    """The bytes of an archive on their way into a new one, while others find out whether it is one to add to."""
 
-    def __init__(self, base: Survey, sink: Sink, n_pieces: int) -> None:
-        self._file = base.path.open("rb")
-        self._sink, self._at = sink, 0
+    def __init__(self, path: Path, sink: Sink) -> None:
+        """Raises OSError and ValueError for what is no archive."""
+        self._file, self._sink = path.open("rb"), sink
         _, self._end = structure_ranges(self._file.fileno())
-        self._piece = -(-self._end // max(1, n_pieces))
+        self._is_wanted = True
+        self._thread = ThreadPoolExecutor(1)
+        self._copied = self._thread.submit(self._run)
 
-    def advance(self) -> None:
-        """One piece more."""
-        n = min(self._piece, self._end - self._at)
-        self._sink.copy(self._file.fileno(), self._at, n)
-        self._at += n
+    def _run(self) -> None:
+        for at in range(0, self._end, PIECE_BYTES):
+            if not self._is_wanted:
+                return
+            self._sink.copy(self._file.fileno(), at, min(PIECE_BYTES, self._end - at))
 
     def finish(self, is_same: Callable[[int], None]) -> None:
-        """What is left. `is_same` raises where the file, by its descriptor, is not what was surveyed."""
-        while self._at < self._end:
-            self.advance()
+        """Waits until all is copied. `is_same` raises where the file, by its descriptor, is not what was surveyed."""
+        self._copied.result()
         is_same(self._file.fileno())
         self._sink.raise_error()
 
     def close(self) -> None:
-        """The base, closed."""
+        """The base, closed; what is not copied yet is left."""
+        self._is_wanted = False
+        self._thread.shutdown()
         self._file.close()
 
 

@@ -111,6 +111,7 @@ class Writer:
             self._rows[name].extend(base.stored.rows[name])
             self._xxh3[name] += [bytes.fromhex(digest) for digest in base.stored.xxh3_128[name]]
         self._is_whole.extend(base.is_whole)
+        self.tables |= base.source_tables()
         keys, digests = listed(base.summaries["key"]), listed(base.summaries["digest"])
         self._place = {f"{k}-{d[:16]}": i for i, (k, d) in enumerate(zip(keys, digests, strict=True))}
         for name in ("points", "index", "tables"):  # HDF5 uses their room again
@@ -237,20 +238,20 @@ def _write(group: h5py.Group, name: str, values: NDArray[Any], unit: str, *, axe
     return dataset
 
 
-def make_nothing(sink: Sink) -> None:
+def nothing(sink: Sink) -> None:
     """A new archive begins empty."""
 
 
 @contextlib.contextmanager
-def writing(path: Path, base: Survey | None = None, copy: Callable[[Sink], None] = make_nothing) -> Iterator[Writer]:
+def writing(path: Path, begin: Callable[[Sink], Survey | None] = nothing) -> Iterator[Writer]:
     """An archive to add to, which stands at `path`, whole, when the block ends; on any failure there is what there was.
 
-    With a `base` it begins as that archive, whose bytes `copy` puts into the file.
+    `begin` may put another archive's bytes into the file, whose survey it gives back: then it begins as that.
     Raises EnvironmentLacks when it cannot be written or the disk is full.
     """
     with whole(path) as beside, contextlib.closing(Sink(beside)) as sink:
         try:
-            copy(sink)
+            base = begin(sink)
             how: dict[str, Any] = {"mode": "w", "userblock_size": BLOCK} if base is None else {"mode": "r+"}
             with h5py.File(sink, driver="fileobj", libver=LIBVER, **how) as file:
                 writer = Writer(file, sink, base)

@@ -138,11 +138,11 @@ def _chunks(at: Sequence[tuple[RawTable, h5py.h5d.DatasetID]], path: Path) -> di
     return found
 
 
-def verify(path: Path, checks: Sequence[Check], where: str) -> None:
-    """Raises FileError when the stored bytes are not those that the digests are of."""
+def verify(path: Path, checks: Sequence[Check], where: str, room: bytearray | None = None) -> None:
+    """Raises FileError when the stored bytes are not those that the digests are of. They are read into `room` where they fit."""
     try:
         with path.open("rb") as file:
-            bytes_ = _stretch(file.fileno(), checks)
+            bytes_ = _stretch(file.fileno(), checks, room or bytearray())
             damaged = [table for table, pieces, digest in checks if _xxh3(bytes_, pieces) != digest]
     except OSError as error:
         raise FileError(f"The file cannot be read: {error.strerror}.", path=where) from error
@@ -150,14 +150,15 @@ def verify(path: Path, checks: Sequence[Check], where: str) -> None:
         raise FileError(f"Its {damaged[0]} are damaged: their bytes are not those that were written.", path=where)
 
 
-def _stretch(descriptor: int, checks: Sequence[Check]) -> Callable[[int, int], Any]:
+def _stretch(descriptor: int, checks: Sequence[Check], room: bytearray) -> Callable[[int, int], Any]:
     """How the bytes of a point are had: of one that lies together, as writers leave it, all are read at once."""
     every = [piece for _, pieces, _ in checks for piece in pieces]
     begin = min((at for at, _ in every), default=0)
     n = max((at + size for at, size in every), default=0) - begin
     if n > READ_AT_ONCE_BYTES or n > 2 * sum(size for _, size in every):
         return lambda at, size: os.pread(descriptor, size, at)
-    whole = memoryview(os.pread(descriptor, n, begin))
+    whole = memoryview(room if n <= len(room) else bytearray(n))[:n]
+    whole = whole[: os.preadv(descriptor, [whole], begin)] if n else whole
     return lambda at, size: whole[at - begin : at - begin + size]
 
 

@@ -17,6 +17,7 @@ from .survey import survey
 BATCH_BYTES = 32 * 2**20
 GROUP_BYTES = 8 * 2**20
 FILES_AT_ONCE = 16
+ROOM_BYTES = 4 * 2**20
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ def read(task: Task) -> list[Any]:
         return []
     if not task.checks:
         return [_surveyed(path, task.scratch) for path in task.paths]
-    return [_verified(task.paths[0], name, checks) for name, checks in task.checks]
+    room = bytearray(ROOM_BYTES)  # used again and again: fresh memory costs more than reading
+    return [_verified(task.paths[0], name, checks, room) for name, checks in task.checks]
 
 
 def _surveyed(path: Path, scratch: Path) -> Survey | FileError:
@@ -47,9 +49,9 @@ def _surveyed(path: Path, scratch: Path) -> Survey | FileError:
         return error
 
 
-def _verified(path: Path, name: str, checks: list[Check]) -> FileError | None:
+def _verified(path: Path, name: str, checks: list[Check], room: bytearray) -> FileError | None:
     try:
-        verify(path, checks, f"{path}:{name}")
+        verify(path, checks, f"{path}:{name}", room)
     except FileError as error:
         return error
     return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -34,6 +35,7 @@ from .tasks import Task, batches, read, surveys
 
 BASE_BYTES = 64 * 2**20  # of an archive that is copied as it lies
 AHEAD = 8  # files
+TURN_S = 5e-4
 Progress = Callable[[int, int], None]  # files or batches done, and how many there are so far
 
 
@@ -50,7 +52,7 @@ def _read_ahead(paths: Sequence[Path]) -> Iterator[tuple[Path, tuple[Survey, mem
         except FileError as error:
             return error
 
-    with ThreadPoolExecutor(1) as ahead:  # reading leaves the interpreter to whoever copies
+    with _quick_turns(), ThreadPoolExecutor(1) as ahead:  # reading leaves the interpreter to whoever copies
         waiting: deque[tuple[Path, Future[tuple[Survey, memoryview] | FileError | None]]] = deque()
         for path in paths:
             waiting.append((path, ahead.submit(read, path)))
@@ -59,6 +61,17 @@ def _read_ahead(paths: Sequence[Path]) -> Iterator[tuple[Path, tuple[Survey, mem
                 yield first, result.result()
         for first, result in waiting:
             yield first, result.result()
+
+
+@contextlib.contextmanager
+def _quick_turns() -> Iterator[None]:
+    """Python's threads wait less for each other: two that mostly read and write would otherwise take turns of 5 ms."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(TURN_S)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(usual)
 
 
 @dataclass
@@ -130,25 +143,23 @@ class _Union:
     total: int = 0
     writer: Writer = field(init=False)
 
-    def base(self, sources: Sequence[Path]) -> Survey | None:
-        """The largest archive of the sources, if it is worth copying as it lies: it is large, and all of it is meant."""
+    def base(self, sources: Sequence[Path]) -> Path | None:
+        """The largest archive of the sources, if it may be worth copying as it lies: it is large, and all of it is meant."""
         sizes = {path: size_of(path) for path in sources}
         path = max(sources, key=lambda p: sizes[p], default=None)
-        if path is None or sizes[path] < BASE_BYTES or not self.is_raw_kept or self.where.conditions or not is_archive(path):
+        if path is None or sizes[path] < BASE_BYTES or not self.is_raw_kept or self.where.conditions:
             return None
-        ((_, found),) = self.readers.map([Task((path,), self.scratch)])
-        survey = found if isinstance(found, FileError) else found[0]
-        return survey if isinstance(survey, Survey) and survey.stored is not None and not survey.bad else None
+        return path if is_archive(path) else None
 
-    def write(self, output: Path, sources: Sequence[Path], tables: Sequence[SourceTable], base: Survey | None = None) -> Merged:
+    def write(self, output: Path, sources: Sequence[Path], tables: Sequence[SourceTable], base: Path | None = None) -> Merged:
         """The archive of all sources. Raises Refused where the base is none."""
         bad: list[FileError] = []
-        with writing(output, base, lambda sink: self._copy_base(sink, base, bad)) as self.writer:
+        with writing(output, lambda sink: self._copied(sink, base, bad)) as self.writer:
             for error in bad:
                 self.merged.refuse(error)
             self.writer.drop(error.path.rpartition(":")[2] for error in bad)
-            self.writer.tables |= {digest_of(table): table for table in (*tables, *(base.tables if base is not None else ()))}
-            self.take([path for path in sources if base is None or path != base.path])
+            self.writer.tables |= {digest_of(table): table for table in tables}
+            self.take([path for path in sources if path != base])
             done = self.merged
             if not len(self.writer) and not self.writer.tables:
                 for error in done.bad:
@@ -158,23 +169,33 @@ class _Union:
             done.n_points, done.n_tables, done.digest = len(self.writer), len(self.writer.tables), self.writer.digest()
         return done
 
-    def _copy_base(self, sink: Sink, base: Survey | None, bad: list[FileError]) -> None:
-        """Copies the base's bytes while readers hold them against their digests, and try what is going to be done to it."""
+    def _copied(self, sink: Sink, base: Path | None, bad: list[FileError]) -> Survey | None:
+        """Copies the base's bytes while readers survey it, hold them against their digests, and try what is going to be done to it."""
         if base is None:
-            return
+            return None
+        try:
+            with contextlib.closing(Copy(base, sink)) as copy:
+                ((_, found),) = self.readers.map([Task((base,), self.scratch)])
+                surveyed: Survey | FileError = found if isinstance(found, FileError) else found[0]
+                if isinstance(surveyed, FileError) or surveyed.stored is None or surveyed.bad:
+                    raise Refused
+                bad += self._damaged(surveyed)
+                copy.finish(lambda descriptor: self._refuse_changed(surveyed, descriptor))
+        except ValueError as error:
+            raise Refused from error
+        return surveyed
+
+    def _damaged(self, base: Survey) -> list[FileError]:
+        """The points of the base whose bytes are not those that were written. Raises Refused where HDF5 could not add to it."""
         work = [Task((base.path,), self.scratch, is_rehearsal=True), *batches(base, range(base.n), self.scratch, is_raw_kept=True)]
         self.total += len(work)
-        with contextlib.closing(Copy(base, sink, len(work))) as copy:
-            for _, result in self.readers.map(work):
-                if isinstance(result, FileError):
-                    raise Refused
-                bad += filter(None, result)
-                copy.advance()
-                self._tick()
-            try:
-                copy.finish(lambda descriptor: self._refuse_changed(base, descriptor))
-            except ValueError as error:
-                raise Refused from error
+        damaged: list[FileError] = []
+        for _, result in self.readers.map(work):
+            if isinstance(result, FileError):
+                raise Refused
+            damaged += filter(None, result)
+            self._tick()
+        return damaged
 
     def take(self, paths: Sequence[Path]) -> None:
         """Surveys the files and copies what they hold: points at once, while their bytes are at hand, then archives."""
