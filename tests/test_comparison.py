@@ -6,7 +6,9 @@ import math
 
 import pytest
 
-from glm5bench.analysis.comparison import Economy, Row, Series, iso_table, series_frontiers
+from glm5bench.analysis.comparison import iso_table, series_frontiers
+from glm5bench.analysis.cost import Economy
+from glm5bench.analysis.rows import Row, Series
 from glm5bench.prices import power_table, price_table
 from glm5bench.store.archive import PUBLISHED
 from glm5bench.store.published import published
@@ -126,8 +128,8 @@ def test_the_steps_multiply_to_the_whole_ratio():
 
     for x in (20, 35):
         whole = made[FINE, x]
-        assert [name for name, _ in whole.steps] == ["hardware", "precision"]
-        assert math.prod(ratio for _, ratio in whole.steps) == pytest.approx(whole.perf_per_dollar_vs_baseline)
+        assert [step.setting for step in whole.steps] == ["hardware", "precision"]
+        assert math.prod(step.ratio for step in whole.steps) == pytest.approx(whole.perf_per_dollar_vs_baseline)
 
 
 def test_there_are_no_steps_over_a_series_that_was_not_measured():
@@ -158,7 +160,7 @@ def test_the_table_of_2026_05_25_is_reproduced_to_the_cent(line):
 def test_at_80_the_hardware_step_is_1_22_and_the_precision_step_2_98():
     steps = published_iso(at=(80.0,))["b200", "nvfp4", 80.0].steps
 
-    assert [(name, round(ratio, 2)) for name, ratio in steps] == [("hardware", 1.22), ("precision", 2.98)]
+    assert [(s.setting, round(s.ratio, 2), s.also) for s in steps] == [("hardware", 1.22, ()), ("precision", 2.98, ("checkpoint",))]
 
 
 def test_linear_interpolation_does_not_give_the_table_of_2026_05_25():
@@ -172,5 +174,5 @@ def test_a_ratio_splits_in_another_order_where_the_first_one_was_not_measured():
     table = iso_table(series_frontiers(rows), economy, at=(25.0,), is_baseline=lambda s: (s.hardware, s.speculative) == ("b200", "off"))
 
     (nvfp4,) = [r for r in table if r.series.precision == "nvfp4"]
-    assert [name for name, _ in nvfp4.steps] == ["speculative", "precision"]  # no NVFP4 without MTP is published
-    assert nvfp4.steps[0][1] * nvfp4.steps[1][1] == pytest.approx(nvfp4.perf_per_dollar_vs_baseline)
+    assert [step.setting for step in nvfp4.steps] == ["speculative", "precision"]  # no NVFP4 without MTP is published
+    assert nvfp4.steps[0].ratio * nvfp4.steps[1].ratio == pytest.approx(nvfp4.perf_per_dollar_vs_baseline)

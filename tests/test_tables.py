@@ -9,9 +9,12 @@ import math
 import pytest
 from conftest import measured
 
-import glm5bench.report.tables
-from glm5bench.analysis.comparison import Economy, Row, Series, iso_table, series_frontiers
-from glm5bench.report.tables import DEFINITIONS, ISO_DEFINITION, as_csv, as_json, as_markdown, only, point_row, tables
+import glm5bench.report.readable
+from glm5bench.analysis.comparison import compared
+from glm5bench.analysis.cost import Economy
+from glm5bench.analysis.rows import Row, Series
+from glm5bench.report.readable import DEFINITIONS, ISO_DEFINITION, as_markdown
+from glm5bench.report.tables import NAMES, as_csv, as_json, only, point_row, tables
 from glm5bench.store.summary import row_of
 
 CHEAP = Series("measured", "h200", "sglang", "zai-org/GLM-5-FP8", "fp8", "mtp", 8192, 1024)
@@ -28,8 +31,7 @@ def row(series, interactivity, throughput, *, tp=8, concurrency=4, **other):
 
 
 def made(*rows, at=(20.0, 30.0, 50.0), economy=ECONOMY):
-    fronts = series_frontiers(rows)
-    return tables(rows, fronts, iso_table(fronts, economy, at=at), economy, price_id="mine", method="steffen")
+    return tables(compared(rows, economy, at=at, method="steffen"), price_id="mine", method="steffen")
 
 
 TWO = (row(FAST, 20, 4000, tp=4), row(FAST, 40, 2000, tp=4), row(CHEAP, 60, 500), row(CHEAP, 20, 1000))
@@ -82,10 +84,10 @@ def test_dominated_and_invalid_points_are_listed_and_not_on_the_frontier():
     assert [r["reasons"] for r in t.points if r["validity"] == "invalid"] == ["failed_requests"]
 
 
-def test_json_is_one_object_with_the_three_tables():
+def test_json_is_one_object_with_every_table():
     read = json.loads(as_json(made(*TWO)))
 
-    assert {name: len(table) for name, table in read.items()} == {"points": 4, "frontier": 4, "iso": 6}
+    assert {name: len(read[name]) for name in NAMES[:4]} == {"points": 4, "frontier": 4, "iso": 6, "bands": 1}
 
 
 def test_json_has_no_nan():
@@ -102,7 +104,7 @@ def test_csv_of_one_table_reads_back_without_a_heading():
 def test_csv_of_several_tables_names_each():
     lines = as_csv(made(*TWO)).splitlines()
 
-    assert [line for line in lines if line.startswith("#")] == ["# points", "# frontier", "# iso"]
+    assert [line for line in lines if line.startswith("#")] == ["# points", "# frontier", "# iso", "# bands"]
 
 
 def test_only_one_table_is_left_where_one_is_asked_for():
@@ -210,7 +212,7 @@ def test_a_packed_arm_pays_for_its_half_of_the_node_and_an_unpacked_one_for_all_
 
 
 def test_points_too_many_to_read_are_counted_and_asked_for_by_name(monkeypatch):
-    monkeypatch.setattr(glm5bench.report.tables, "READABLE", 3)
+    monkeypatch.setattr(glm5bench.report.readable, "READABLE", 3)
 
     assert "4 points, too many to read: `--table points` prints them all" in as_markdown(made(*TWO))
     assert len(cells(as_markdown(only(made(*TWO), "points")), "Points")) == 4

@@ -14,101 +14,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UsageError
-from .cost import node_usd_per_mtok, tput_per_mw_tok_s, usd_per_mtok
+from .cost import Economy
 from .frontier import frontier
 from .interpolation import interpolated
+from .repeats import Interval, Kind, configurations
+from .resampling import Draws, draws, read_off
+from .rows import Row, Series, series_order
 
 PUBLISHED_GRID = (25.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 84.0, 100.0, 120.0, 140.0)  # of the table of 2026-05-25
 STEP_ORDER = ("hardware", "precision", "speculative")
 
 
 @dataclass(frozen=True)
-class Series:
-    """What one curve is drawn of."""
+class Step:
+    """One setting changed on the way from the baseline. `also`: what else differs between the two series of the step."""
 
-    source: str
-    hardware: str
-    engine: str
-    checkpoint: str
-    precision: str
-    speculative: str
-    isl_tokens: int  # lengths and ratio below 0: an import that does not say
-    osl_tokens: int
-    range_ratio: float = 1.0
-    endpoint: str = "completions"
-    model: str = "GLM-5"
-    variant: str = ""  # a digest of overridden facts and flags that the other fields do not show
-    time_scale: float | None = None  # of a simulated one
-
-    @property
-    def workload(self) -> tuple[object, ...]:
-        """Only series with the same of this are compared: the kind of number, the model, and what was sent."""
-        sent = (self.isl_tokens, self.osl_tokens, self.range_ratio)
-        nobody_knows = (self.label, self.checkpoint, self.variant) if min(sent) < 0 else ()
-        return (self.source, self.model, *sent, self.endpoint, self.time_scale, *nobody_knows)
-
-    @property
-    def label(self) -> str:
-        """The series in a few words."""
-        return f"{self.hardware} {self.engine} {self.precision} {self.speculative}"
+    setting: str
+    ratio: float  # of costs
+    also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Row:
-    """One point as tables see it. NaN where a source does not give a figure; throughput and TPOT as DESIGN defines them."""
+class Band:
+    """The ratio of a series to its baseline as a whole. It is defined where both were measured; the rest is over the table's grid."""
 
     series: Series
-    key: str
-    digest: str
-    tp: int
-    gpus: int
-    gpus_per_node: int
-    concurrency: int
-    repeat: int
-    seed: int
-    server_scope: str
-    binding: int | None
-    total_tput_per_gpu_tok_s: float
-    input_tput_per_gpu_tok_s: float
-    output_tput_per_gpu_tok_s: float
-    interactivity_tok_s_user: float  # 1 / median TPOT, or as a source states it: it may round it apart from its TPOT
-    tpot_median_s: float
-    ttft_median_s: float
-    ttft_p99_s: float
-    n_requests: int
-    validity: str
-    reasons: tuple[str, ...]
-    origin: str
-    mean_isl_tokens: float = float("nan")  # as the server counted them
-    mean_osl_tokens: float = float("nan")
-    steady_tput_per_gpu_tok_s: float = float("nan")  # total tokens, while all users had a request in flight
-    peak_output_tput_per_gpu_tok_s: float = float("nan")  # of the best full second
-    goodput_rps: float = float("nan")  # requests within the workload's bounds
-
-
-@dataclass(frozen=True)
-class Economy:
-    """What the tables are made with: $ per GPU and hour and all-in kW per GPU, by hardware."""
-
-    usd_per_gpu_h: Mapping[str, float | None]
-    power_kw: Mapping[str, float]
-
-    def cost(self, row: Row) -> float:
-        """$ per million tokens of the GPUs that serve; NaN without a price."""
-        price = self.usd_per_gpu_h.get(row.series.hardware)
-        return usd_per_mtok(price, row.total_tput_per_gpu_tok_s) if price is not None else float("nan")
-
-    def node_cost(self, row: Row) -> float:
-        """The same with the idle GPUs of the node paid; NaN also where nobody says how many it has."""
-        price = self.usd_per_gpu_h.get(row.series.hardware)
-        if price is None or row.gpus_per_node < row.gpus:
-            return float("nan")
-        return node_usd_per_mtok(price, row.total_tput_per_gpu_tok_s, row.gpus, row.gpus_per_node)
-
-    def per_mw(self, row: Row) -> float:
-        """tok/s/MW with the assumed power; NaN without one."""
-        power = self.power_kw.get(row.series.hardware)
-        return tput_per_mw_tok_s(row.total_tput_per_gpu_tok_s, power) if power else float("nan")
+    baseline: Series
+    peak: float
+    peak_at_tok_s_user: float
+    low: float
+    high: float
+    from_tok_s_user: float
+    to_tok_s_user: float
 
 
 @dataclass(frozen=True)
@@ -125,29 +62,56 @@ class IsoRow:
     perf_per_dollar_vs_baseline: float
     baseline: str
     is_baseline: bool
-    steps: tuple[tuple[str, float], ...]  # (what changed, ratio of cost); their product is the whole ratio
+    steps: tuple[Step, ...]  # their product is the whole ratio
+    break_even_usd_per_gpu_h: float = float("nan")  # the price of a GPU at which it would cost what the baseline does
+    nearest: Row | None = None  # the measured point of the frontier that is nearest in interactivity
+    cost_interval: Interval | None = None
+    throughput_interval: Interval | None = None
+    ratio_interval: Interval | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that is made of a set of rows."""
+
+    rows: Sequence[Row]
+    grouped: Mapping[Series, Sequence[Row]]
+    fronts: Mapping[Series, Sequence[Row]]
+    iso: Sequence[IsoRow]
+    economy: Economy
+
+
+def compared(rows: Sequence[Row], economy: Economy, *, at: Sequence[float], method: str, baseline: str = "") -> Comparison:
+    """Raises UsageError where the words of the baseline name no series, or several of one workload."""
+    grouped = by_series(rows)
+    fronts = frontiers(grouped)
+    is_baseline = named(baseline, list(fronts))
+    iso = iso_table(fronts, economy, at=at, method=method, is_baseline=is_baseline, grouped=grouped)
+    return Comparison(rows, grouped, fronts, iso, economy)
 
 
 def series_frontiers(rows: Sequence[Row]) -> dict[Series, list[Row]]:
     """The frontier of each series over its TPs, invalid points left out, by rising interactivity."""
+    return frontiers(by_series(rows))
+
+
+def by_series(rows: Sequence[Row]) -> dict[Series, list[Row]]:
+    """The configurations of each series: repeats as their mean, invalid points left out. The same in whatever order the rows come."""
     grouped: dict[Series, list[Row]] = {}
-    for row in rows:
-        if row.validity != "invalid":
-            grouped.setdefault(row.series, []).append(row)
+    for row in configurations(sorted(rows, key=lambda r: (r.tp, r.concurrency, r.key, r.digest))):
+        grouped.setdefault(row.series, []).append(row)
+    return {series: grouped[series] for series in sorted(grouped, key=series_order)}
+
+
+def frontiers(grouped: Mapping[Series, Sequence[Row]]) -> dict[Series, list[Row]]:
+    """The frontier of each series, by rising interactivity; series of which none could be made are left out."""
     fronts = {}
-    for series in sorted(grouped, key=series_order):
-        members = grouped[series]
+    for series, members in grouped.items():
         x = np.array([r.interactivity_tok_s_user for r in members])
         kept = frontier(x, np.array([r.total_tput_per_gpu_tok_s for r in members]))
         if len(kept):
             fronts[series] = [members[i] for i in kept]
     return fronts
-
-
-def series_order(s: Series) -> tuple[object, ...]:
-    """The order in which tables show series: by workload, then by hardware and recipe."""
-    workload = (s.source, s.model, s.isl_tokens, s.osl_tokens, s.range_ratio, s.endpoint, s.time_scale or 0.0)
-    return (*workload, s.hardware, s.engine, s.checkpoint, s.precision, s.speculative, s.variant)
 
 
 def iso_table(
@@ -157,22 +121,69 @@ def iso_table(
     at: Sequence[float] = PUBLISHED_GRID,
     method: str = "steffen",
     is_baseline: Callable[[Series], bool] | None = None,
+    grouped: Mapping[Series, Sequence[Row]] | None = None,
 ) -> list[IsoRow]:
-    """Every series at every interactivity. The baseline of each workload: the one asked for, else the cheapest GPU's first series."""
+    """Every series at every interactivity. The baseline of each workload: the one asked for, else the cheapest GPU's first series.
+
+    With the configurations of each series, by `by_series`, the intervals too.
+    """
     grid = np.array(at, dtype=np.float64)
     curves = _Curves({s: _curve(rows, economy, grid, method) for s, rows in fronts.items()})
+    drawn = {s: draws(grouped[s], grid, method) for s in curves} if grouped is not None else {}
     bases = {workload: _baseline(peers, economy, is_baseline) for workload, peers in curves.peers.items()}
     table = []
     for series, curve in curves.items():
         base = bases[series.workload]
+        price = economy.usd_per_gpu_h.get(series.hardware)
+        intervals = _intervals(series, base, drawn, economy, len(grid))
         for i, x in enumerate(grid.tolist()):
             ratio = curves[base].cost[i] / curve.cost[i] if base is not None else float("nan")
             steps = _steps(base, series, curves, i) if base is not None else ()
+            nearest = min(fronts[series], key=lambda r: abs(r.interactivity_tok_s_user - x)) if curve.status[i] != "unreachable" else None
             table.append(
                 IsoRow(series, x, curve.cost[i], curve.throughput[i], curve.per_mw[i], curve.concurrency[i], curve.status[i],
-                       ratio, base.label if base is not None else "", series == base, steps)
+                       ratio, base.label if base is not None else "", series == base, steps,
+                       ratio * price if price is not None else float("nan"), nearest, *(each[i] for each in intervals))
             )  # fmt: skip
     return table
+
+
+def _intervals(
+    series: Series, base: Series | None, drawn: Mapping[Series, Draws | None], economy: Economy, n: int
+) -> tuple[list[Interval | None], list[Interval | None], list[Interval | None]]:
+    """Of cost, throughput and the ratio to the baseline, each at every interactivity of the grid."""
+    none: list[Interval | None] = [None] * n
+    own, other = drawn.get(series), drawn.get(base) if base is not None else None
+    if own is None:
+        return none, none, none
+    price = economy.usd_per_gpu_h.get(series.hardware)
+    other_price = economy.usd_per_gpu_h.get(base.hardware) if base is not None else None
+    cost = read_off(own.unit_cost * (price / 3600 * 1e6), own.kind) if price is not None else none
+    ratio = none
+    if other is not None and series != base and price and other_price is not None:
+        kind: Kind = "repeats" if own.kind == other.kind == "repeats" else "requests"
+        ratio = read_off(other.unit_cost * other_price / (own.unit_cost * price), kind)
+    return cost, read_off(own.throughput, own.kind), ratio
+
+
+def bands(iso: Sequence[IsoRow], fronts: Mapping[Series, Sequence[Row]]) -> list[Band]:
+    """Of every series that has a ratio to a baseline: its peak, its band, and where it is defined."""
+    bases = {r.series.workload: r.series for r in iso if r.is_baseline}
+    found = []
+    for series in dict.fromkeys(r.series for r in iso if not r.is_baseline):
+        ratios = [(r.perf_per_dollar_vs_baseline, r.interactivity_tok_s_user) for r in iso if r.series == series]
+        ratios = [(ratio, x) for ratio, x in ratios if np.isfinite(ratio)]
+        base = bases.get(series.workload)
+        if not ratios or base is None:
+            continue
+        (own_from, own_to), (from_, to) = (_reach(fronts[s]) for s in (series, base))
+        peak, at = max(ratios)
+        found.append(Band(series, base, peak, at, min(ratios)[0], peak, max(own_from, from_), min(own_to, to)))
+    return found
+
+
+def _reach(rows: Sequence[Row]) -> tuple[float, float]:
+    return rows[0].interactivity_tok_s_user, rows[-1].interactivity_tok_s_user
 
 
 @dataclass(frozen=True)
@@ -184,6 +195,7 @@ class _Curve:
     per_mw: NDArray[np.float64]
     concurrency: NDArray[np.float64]
     status: list[str]
+    started_from: Mapping[str, frozenset[object]]  # what the frontier's points were served by
 
 
 class _Curves(dict[Series, _Curve]):
@@ -211,6 +223,7 @@ def _curve(rows: Sequence[Row], economy: Economy, grid: NDArray[np.float64], met
         on_grid(economy.per_mw),
         on_grid(lambda r: float(r.concurrency)),
         status,
+        {name: frozenset(getattr(r, name) for r in rows) for name in ("engine_version", "image", "tp")},
     )
 
 
@@ -239,23 +252,32 @@ def named(words: str, series: Sequence[Series]) -> Callable[[Series], bool] | No
     return matches
 
 
-def _steps(base: Series, target: Series, curves: _Curves, i: int) -> tuple[tuple[str, float], ...]:
+def _steps(base: Series, target: Series, curves: _Curves, i: int) -> tuple[Step, ...]:
     """The way from the baseline to the target, one setting at a time: hardware, precision, speculative, or as the arms allow."""
     differing = [setting for setting in STEP_ORDER if getattr(base, setting) != getattr(target, setting)]
     ways = (_way(base, target, order, curves, i) for order in itertools.permutations(differing))
     return next((way for way in ways if way), ())
 
 
-def _way(base: Series, target: Series, order: Sequence[str], curves: _Curves, i: int) -> tuple[tuple[str, float], ...]:
+def _way(base: Series, target: Series, order: Sequence[str], curves: _Curves, i: int) -> tuple[Step, ...]:
     steps, here = [], base
     for setting in order:
         following = _changed(here, target, setting, curves)
         if following is None:
             return ()
-        steps.append((setting, float(curves[here].cost[i] / curves[following].cost[i])))
+        ratio = float(curves[here].cost[i] / curves[following].cost[i])
+        steps.append(Step(setting, ratio, _also(here, following, setting, curves)))
         here = following
-    is_whole = here == target and all(np.isfinite(ratio) for _, ratio in steps)
+    is_whole = here == target and all(np.isfinite(step.ratio) for step in steps)
     return tuple(steps) if is_whole else ()
+
+
+def _also(here: Series, following: Series, setting: str, curves: _Curves) -> tuple[str, ...]:
+    """What differs between the two but the setting: of each, and of what their points were served by, where they have nothing in common."""
+    told = [name for name in (*STEP_ORDER, "engine", "checkpoint", "variant") if getattr(here, name) != getattr(following, name)]
+    one, other = curves[here].started_from, curves[following].started_from
+    told += [name for name in one if one[name] and other[name] and not one[name] & other[name] and "" not in one[name] | other[name]]
+    return tuple(name for name in told if name != setting)
 
 
 def _changed(here: Series, target: Series, setting: str, curves: _Curves) -> Series | None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .rows import Row
+
 
 def usd_per_mtok(price_usd_per_gpu_h: float, tput_per_gpu_tok_s: float) -> float:
     """$ for a million tokens: ($/GPU/h) / (3600 x tok/s/GPU / 1e6); infinite where none are served."""
@@ -16,3 +21,28 @@ def node_usd_per_mtok(price_usd_per_gpu_h: float, tput_per_gpu_tok_s: float, gpu
 def tput_per_mw_tok_s(tput_per_gpu_tok_s: float, power_kw_per_gpu: float) -> float:
     """tok/s/MW = tok/s/GPU / (kW per GPU) x 1000, power assumed all-in."""
     return tput_per_gpu_tok_s / power_kw_per_gpu * 1000.0
+
+
+@dataclass(frozen=True)
+class Economy:
+    """What the tables are made with: $ per GPU and hour and all-in kW per GPU, by hardware."""
+
+    usd_per_gpu_h: Mapping[str, float | None]
+    power_kw: Mapping[str, float]
+
+    def cost(self, row: Row) -> float:
+        """$ per million tokens of the GPUs that serve; NaN without a price."""
+        price = self.usd_per_gpu_h.get(row.series.hardware)
+        return usd_per_mtok(price, row.total_tput_per_gpu_tok_s) if price is not None else float("nan")
+
+    def node_cost(self, row: Row) -> float:
+        """The same with the idle GPUs of the node paid; NaN also where nobody says how many it has."""
+        price = self.usd_per_gpu_h.get(row.series.hardware)
+        if price is None or row.gpus_per_node < row.gpus:
+            return float("nan")
+        return node_usd_per_mtok(price, row.total_tput_per_gpu_tok_s, row.gpus, row.gpus_per_node)
+
+    def per_mw(self, row: Row) -> float:
+        """tok/s/MW with the assumed power; NaN without one."""
+        power = self.power_kw.get(row.series.hardware)
+        return tput_per_mw_tok_s(row.total_tput_per_gpu_tok_s, power) if power else float("nan")

@@ -24,64 +24,73 @@ def interpolated(x: Floats, y: Floats, at: Floats, method: str = "steffen") -> F
         return np.full(len(at), np.nan)
     if (np.diff(x) <= 0).any():
         raise AnalysisError("The frontier's interactivity does not rise strictly.")
-    inside = (at >= x[0]) & (at <= x[-1])
-    result = np.full(len(at), np.nan)
-    result[inside] = y[0] if len(x) == 1 else METHODS[method](x, y, at[inside])
-    return result
+    values: Floats = interpolated_rows(x[None], y[None], at, method)[0]
+    return values
 
 
-def _linear(x: Floats, y: Floats, at: Floats) -> Floats:
-    return np.interp(at, x, y)
+def interpolated_rows(x: Floats, y: Floats, at: Floats, method: str) -> Floats:
+    """The same for D curves of as many points each. Shapes: x and y (D, N), N at least 1; at (M,); result (D, M)."""
+    is_inside = (at >= x[:, :1]) & (at <= x[:, -1:])
+    if x.shape[1] == 1:
+        return np.where(is_inside, y, np.nan)
+    i = np.clip((x[:, :, None] <= at).sum(axis=1) - 1, 0, x.shape[1] - 2)
+    return np.where(is_inside, _hermite(x, y, METHODS[method](x, y), at, i), np.nan)
 
 
-def _steffen(x: Floats, y: Floats, at: Floats) -> Floats:
-    return _hermite(x, y, _steffen_slopes(x, y), at)
-
-
-def _pchip(x: Floats, y: Floats, at: Floats) -> Floats:
-    return _hermite(x, y, _pchip_slopes(x, y), at)
+def _linear_slopes(x: Floats, y: Floats) -> None:
+    """None: straight lines have no slopes to agree on."""
 
 
 def _steffen_slopes(x: Floats, y: Floats) -> Floats:
     h, s = np.diff(x), np.diff(y) / np.diff(x)
-    if len(x) == 2:
-        return np.array([s[0], s[0]])
-    p = (s[:-1] * h[1:] + s[1:] * h[:-1]) / (h[:-1] + h[1:])
-    limit = np.minimum(np.minimum(np.abs(s[:-1]), np.abs(s[1:])), 0.5 * np.abs(p))
-    inner = (np.sign(s[:-1]) + np.sign(s[1:])) * limit
-    return np.concatenate([[_steffen_end(s[0], inner[0])], inner, [_steffen_end(s[-1], inner[-1])]])
-
-
-def _steffen_end(s: float, m: float) -> float:
-    """(3s - m)/2: within [s/2, 3s/2], because the inner slope m lies within [0, 2s], so that the interval stays monotone."""
-    return 1.5 * s - 0.5 * m
+    if x.shape[1] == 2:
+        return np.repeat(s, 2, axis=1)
+    p = (s[:, :-1] * h[:, 1:] + s[:, 1:] * h[:, :-1]) / (h[:, :-1] + h[:, 1:])
+    limit = np.minimum(np.minimum(np.abs(s[:, :-1]), np.abs(s[:, 1:])), 0.5 * np.abs(p))
+    inner = (np.sign(s[:, :-1]) + np.sign(s[:, 1:])) * limit
+    ends = [1.5 * s[:, i : i + 1 or None] - 0.5 * inner[:, i : i + 1 or None] for i in (0, -1)]  # within [s/2, 3s/2]: m is in [0, 2s]
+    return np.concatenate([ends[0], inner, ends[1]], axis=1)
 
 
 def _pchip_slopes(x: Floats, y: Floats) -> Floats:
     h, s = np.diff(x), np.diff(y) / np.diff(x)
-    if len(x) == 2:
-        return np.array([s[0], s[0]])
-    w1, w2 = 2 * h[1:] + h[:-1], h[1:] + 2 * h[:-1]
+    if x.shape[1] == 2:
+        return np.repeat(s, 2, axis=1)
+    w1, w2 = 2 * h[:, 1:] + h[:, :-1], h[:, 1:] + 2 * h[:, :-1]
     with np.errstate(divide="ignore", invalid="ignore"):
-        harmonic = (w1 + w2) / (w1 / s[:-1] + w2 / s[1:])
-    inner = np.where(s[:-1] * s[1:] > 0, harmonic, 0.0)
-    return np.concatenate([[_pchip_end(h[0], h[1], s[0], s[1])], inner, [_pchip_end(h[-1], h[-2], s[-1], s[-2])]])
+        harmonic = (w1 + w2) / (w1 / s[:, :-1] + w2 / s[:, 1:])
+    inner = np.where(s[:, :-1] * s[:, 1:] > 0, harmonic, 0.0)
+    first, last = _pchip_end(h[:, 0], h[:, 1], s[:, 0], s[:, 1]), _pchip_end(h[:, -1], h[:, -2], s[:, -1], s[:, -2])
+    return np.concatenate([first[:, None], inner, last[:, None]], axis=1)
 
 
-def _pchip_end(h0: float, h1: float, s0: float, s1: float) -> float:
+def _pchip_end(h0: Floats, h1: Floats, s0: Floats, s1: Floats) -> Floats:
     slope = ((2 * h0 + h1) * s0 - h0 * s1) / (h0 + h1)
-    if np.sign(slope) != np.sign(s0):
-        return 0.0
-    return 3 * s0 if np.sign(s0) != np.sign(s1) and abs(slope) > 3 * abs(s0) else float(slope)
+    steep = (np.sign(s0) != np.sign(s1)) & (np.abs(slope) > 3 * np.abs(s0))
+    return np.where(np.sign(slope) != np.sign(s0), 0.0, np.where(steep, 3 * s0, slope))
 
 
-def _hermite(x: Floats, y: Floats, m: Floats, at: Floats) -> Floats:
-    i = np.clip(np.searchsorted(x, at, side="right") - 1, 0, len(x) - 2)
-    h, t = x[i + 1] - x[i], (at - x[i]) / (x[i + 1] - x[i])
+def _hermite(x: Floats, y: Floats, slopes: Floats | None, at: Floats, i: NDArray[np.int64]) -> Floats:
+    """The cubic of interval `i`, (D, M), or the line where there are no slopes."""
+
+    def of(values: Floats, j: NDArray[np.int64]) -> Floats:
+        return np.take_along_axis(values, j, axis=1)
+
+    h = of(x, i + 1) - of(x, i)
+    t = (at - of(x, i)) / h
+    if slopes is None:
+        return of(y, i) + t * (of(y, i + 1) - of(y, i))
     value: Floats = (
-        y[i] * (1 + 2 * t) * (1 - t) ** 2 + h * m[i] * t * (1 - t) ** 2 + y[i + 1] * t**2 * (3 - 2 * t) + h * m[i + 1] * t**2 * (t - 1)
+        of(y, i) * (1 + 2 * t) * (1 - t) ** 2
+        + h * of(slopes, i) * t * (1 - t) ** 2
+        + of(y, i + 1) * t**2 * (3 - 2 * t)
+        + h * of(slopes, i + 1) * t**2 * (t - 1)
     )
     return value
 
 
-METHODS: dict[str, Callable[[Floats, Floats, Floats], Floats]] = {"steffen": _steffen, "linear": _linear, "pchip": _pchip}
+METHODS: dict[str, Callable[[Floats, Floats], Floats | None]] = {
+    "steffen": _steffen_slopes,
+    "linear": _linear_slopes,
+    "pchip": _pchip_slopes,
+}

@@ -127,12 +127,12 @@ def _checked(found: Check) -> dict[str, Any]:
 @app.command()
 def tables(
     paths: PATHS,
-    format_: Annotated[str, typer.Option("--format", help="md, csv or json.")] = "md",
+    format_: Annotated[str, typer.Option("--format", help="md, csv, json or latex.")] = "md",
     at: Annotated[str, typer.Option(help="Interactivities of the iso table, tok/s/user: 25,30,40")] = "",
     interpolation: Annotated[str, typer.Option(help="steffen, linear or pchip.")] = "steffen",
     price: Annotated[str, typer.Option(help="A set of conf/price, a YAML file, or b200=2.5,h200=1.4")] = "hyperscaler",
     baseline: Annotated[str, typer.Option(help="Words of the series to compare with: 'h200 fp8 mtp'")] = "",
-    only: Annotated[str, typer.Option("--table", help="points, frontier or iso alone.")] = "",
+    only: Annotated[str, typer.Option("--table", help="points, frontier, iso, bands, saturation or speculation alone.")] = "",
 ) -> int:
     """Points, frontier, iso-interactivity and cost tables of any files; `published` is what ships."""
     from ..prices import price_table
@@ -144,24 +144,27 @@ def tables_of(
     paths: list[str], *, price: Price, format_: str = "md", at: str = "", interpolation: str = "steffen", baseline: str = "", only: str = ""
 ) -> int:
     """Prints the tables of the paths."""
-    from ..analysis.comparison import PUBLISHED_GRID, Economy, iso_table, named, series_frontiers
+    from ..analysis.comparison import PUBLISHED_GRID, compared
+    from ..analysis.cost import Economy
     from ..analysis.interpolation import METHODS
     from ..prices import power_table
+    from ..report import readable
     from ..report import tables as report
     from ..store.collection import collect
 
-    writers: dict[str, Callable[[report.Tables], str]] = {"md": report.as_markdown, "csv": report.as_csv, "json": report.as_json}
+    writers: dict[str, Callable[[report.Tables], str]] = {
+        "md": readable.as_markdown, "csv": report.as_csv, "json": report.as_json, "latex": readable.as_latex
+    }  # fmt: skip
     one_of("--format", format_, writers)
     one_of("--interpolation", interpolation, METHODS)
-    one_of("--table", only or "points", ("points", "frontier", "iso"))
+    one_of("--table", only or "points", report.NAMES)
     grid = _numbers("--at", at) if at else PUBLISHED_GRID
     gc.disable()  # a hundred thousand rows of plain values, and no cycle among them
     economy = Economy(price.usd_per_gpu_h, power_table())
     collected = collect(paths)
     rows = list(collected.rows.values())
-    fronts = series_frontiers(rows)
-    iso = iso_table(fronts, economy, at=grid, method=interpolation, is_baseline=named(baseline, list(fronts)))
-    made = report.tables(rows, fronts, iso, economy, price_id=price.id, method=interpolation)
+    compare = compared(rows, economy, at=grid, method=interpolation, baseline=baseline)
+    made = report.tables(compare, price_id=price.id, method=interpolation)
     print(writers[format_](report.only(made, only) if only else made), end="" if format_ == "md" else "\n" * (format_ == "json"))
     tell_bad(collected.bad)
     return _refuse_nothing(collected, len(rows), paths)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..analysis.comparison import Row
+from ..analysis.rows import Row
 from ..errors import FileError, UsageError
 from .archive import PUBLISHED, set_digest
 from .contents import SourceTable

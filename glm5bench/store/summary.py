@@ -14,8 +14,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..analysis.comparison import Row, Series
 from ..analysis.metrics import P99_NEEDS, Figures, Statistics, chunk_latencies_s, statistics
+from ..analysis.resampling import relative_standard_errors
+from ..analysis.rows import Row, Series
 from ..analysis.windows import goodput_rps, peak_concurrency, peak_output_tput_tok_s, steady
 from ..errors import AnalysisError, FileError
 from ..workload import objectives
@@ -122,6 +123,8 @@ COLUMNS: tuple[Column, ...] = (
     *_figures("request", mean_concurrency="sum of the answers' times over the duration"),
     *_figures("token", mean_isl_tokens="prompt tokens of a whole answer", mean_osl_tokens="output tokens of a whole answer"),
     *_figures("token/s", interactivity_tok_s_user="1 / median TPOT, or as a source states it"),
+    *_figures("token/s/GPU", total_tput_per_gpu_se_tok_s="standard error of total_tput_per_gpu_tok_s over a closed loop's requests"),
+    *_figures("token/s", interactivity_se_tok_s_user="standard error of interactivity_tok_s_user over the run's requests"),
     *_figures("", acceptance_length="output tokens a verify step of speculative decoding"),
     *_figures("s", **{f"{m}_{s}_s": f"{s} of {m}: {what}" for m, what in LATENCIES.items() for s in STATISTICS}),
 )
@@ -199,6 +202,9 @@ def _measured(m: Measurement) -> dict[str, Any]:
         "peak_output_tput_tok_s": peak_output_tput_tok_s(r, time_scale=scale),
         "goodput_rps": goodput_rps(r, f, limits, time_scale=scale, from_due=m.is_open_loop),
     }
+    rate, speed = relative_standard_errors(r, scale)
+    found["interactivity_se_tok_s_user"] = speed * f.interactivity_tok_s_user
+    found["total_tput_per_gpu_se_tok_s"] = rate * per_gpu["total_tput_per_gpu_tok_s"] if m.keeps_concurrency else math.nan
     for name, of in (("ttft", f.ttft), ("tpot", f.tpot), ("e2el", f.e2el)):
         found |= _statistics(name, of)
     chunks = f.itl if f.itl_is_per_chunk else statistics(chunk_latencies_s(r, time_scale=scale))
@@ -234,7 +240,9 @@ OF_SERIES = ("source", "hardware", "engine", "checkpoint", "precision", "specula
 OF_ROW = ("key", "digest", "tp", "gpus", "gpus_per_node", "concurrency", "repeat", "seed", "server_scope", "binding",
           "total_tput_per_gpu_tok_s", "input_tput_per_gpu_tok_s", "output_tput_per_gpu_tok_s", "interactivity_tok_s_user",
           "tpot_median_s", "ttft_median_s", "ttft_p99_s", "n_requests", "validity", "reasons", "mean_isl_tokens", "mean_osl_tokens",
-          "steady_tput_tok_s", "peak_output_tput_tok_s", "goodput_rps", "ttft_n")  # fmt: skip
+          "steady_tput_tok_s", "peak_output_tput_tok_s", "goodput_rps", "ttft_n", "total_tput_per_gpu_se_tok_s",
+          "interactivity_se_tok_s_user", "itl_chunk_p99_s", "mean_concurrency", "acceptance_length", "engine_version", "image", "node",
+          "job_id", "started_utc")  # fmt: skip
 
 
 def rows(columns: Mapping[str, Any], origin: str) -> list[Row]:

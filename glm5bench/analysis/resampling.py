@@ -1,0 +1,116 @@
+"""What else could have been measured: draws of a point's figures, and of a frontier's, from which intervals are read off.
+
+Enters: the requests of a run, or the rows of a series. Leaves: standard errors, or draws of every curve on a grid. A configuration with
+repeats is drawn as its mean plus Student's t in the direction of its runs (throughput and interactivity of a run go together); one with a
+single run by its standard errors. Every draw has a frontier of its own, which is interpolated as the measured one is.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .interpolation import interpolated_rows
+from .metrics import Requests, time_per_output_token_s
+from .repeats import Interval, Kind, standard_error
+from .rows import Row
+
+Floats = NDArray[np.float64]
+DRAWS = 1000
+RESAMPLES = 200  # of the requests of a run
+BLOCK = 2_000_000  # requests drawn at once
+SURE = 0.975  # of the draws must reach an interactivity, or nothing is said there
+X, Y = "interactivity_tok_s_user", "total_tput_per_gpu_tok_s"
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Curves that could have been, on the grid: (D, M), NaN where a draw does not reach."""
+
+    unit_cost: Floats  # hours of a GPU a token/s, times the price the cost
+    throughput: Floats
+    kind: Kind
+
+
+def relative_standard_errors(r: Requests, time_scale: float) -> tuple[float, float]:
+    """Of total throughput in a closed loop and of interactivity, as shares of them, over the whole requests drawn anew.
+
+    Users who wait for their answers send as fast as these come: throughput is tokens a request-second, times the users. NaN where fewer
+    than two requests say anything.
+    """
+    whole = r.is_whole & (r.last_token_ns > r.sent_ns)
+    n = int(whole.sum())
+    if n < 2:
+        return float("nan"), float("nan")
+    took = ((r.last_token_ns - r.sent_ns)[whole] * (time_scale / 1e9)).astype(np.float64)
+    first = ((r.first_token_ns - r.sent_ns)[whole] * (time_scale / 1e9)).astype(np.float64)
+    tokens = (r.prompt_tokens + r.output_tokens)[whole].astype(np.float64)
+    tpot = time_per_output_token_s(first, took, r.output_tokens[whole])
+    rng = np.random.default_rng(0)
+    rates, speeds = [], []
+    for begun in range(0, RESAMPLES, max(1, BLOCK // n)):
+        drawn = rng.integers(0, n, (min(max(1, BLOCK // n), RESAMPLES - begun), n))
+        rates.append(tokens[drawn].sum(axis=1) / took[drawn].sum(axis=1))
+        if len(tpot) > 1:
+            speeds.append(np.median(tpot[drawn % len(tpot)], axis=1))
+    return _spread(rates), _spread(speeds)
+
+
+def _spread(drawn: Sequence[Floats]) -> float:
+    values = np.concatenate(drawn) if drawn else np.empty(0)
+    return float(values.std(ddof=1) / values.mean()) if len(values) and values.mean() > 0 else float("nan")
+
+
+def draws(rows: Sequence[Row], grid: Floats, method: str) -> Draws | None:
+    """Curves of a series from its configurations; None where one of them has no interval. The same rows give the same draws."""
+    rng = np.random.default_rng(zlib.crc32(repr([(r.series, r.tp, r.concurrency, r.digest) for r in rows]).encode()))
+    drawn = [_drawn(row, rng) for row in rows]
+    if not drawn or any(each is None for each in drawn):
+        return None
+    x, y = np.stack([each for each in drawn if each is not None], axis=-1)  # (2, D, N)
+    order = np.lexsort((-y, -x), axis=-1)
+    x, y = np.take_along_axis(x, order, axis=-1), np.take_along_axis(y, order, axis=-1)
+    best = np.maximum.accumulate(y, axis=-1)
+    is_kept = np.concatenate([np.ones((len(y), 1), dtype=bool), y[:, 1:] > best[:, :-1]], axis=1)
+    is_kept &= (x > 0) & (y > 0)
+    cost, throughput = np.full((2, len(x), len(grid)), np.nan)
+    for n in np.unique(is_kept.sum(axis=1)):
+        of = np.flatnonzero(is_kept.sum(axis=1) == n)
+        if n:
+            kept = is_kept[of]
+            xs, ys = (v[of][kept].reshape(-1, n)[:, ::-1] for v in (x, y))
+            cost[of] = interpolated_rows(xs, 1.0 / ys, grid, method)
+            throughput[of] = interpolated_rows(xs, ys, grid, method)
+    return Draws(cost, throughput, "repeats" if all(r.repeats for r in rows) else "requests")
+
+
+def _drawn(row: Row, rng: np.random.Generator) -> Floats | None:
+    """(2, D) of interactivity and throughput."""
+    middle = np.array([getattr(row, X), getattr(row, Y)])
+    if row.repeats:
+        runs = np.array([[getattr(r, X), getattr(r, Y)] for r in row.repeats])
+        k = len(runs)
+        around = (runs - runs.mean(axis=0)).T / np.sqrt(k * (k - 1))
+        wide = np.sqrt((k - 1) / rng.chisquare(k - 1, DRAWS))
+        made: Floats = middle[:, None] + (around @ rng.standard_normal((k, DRAWS))) * wide
+    else:
+        errors = np.array([standard_error(row, X), standard_error(row, Y)])
+        made = middle[:, None] + errors[:, None] * rng.standard_normal((2, DRAWS))
+    return made if np.isfinite(made).all() else None
+
+
+def read_off(values: Floats, kind: Kind) -> list[Interval | None]:
+    """The middle 95 % of each column of (D, M); None where too many draws do not reach."""
+    reached = np.isfinite(values)
+    found: list[Interval | None] = []
+    for m in range(values.shape[1]):
+        if reached[:, m].mean() < SURE:
+            found.append(None)
+            continue
+        low, high = np.percentile(values[reached[:, m], m], [2.5, 97.5])
+        found.append(Interval(float(low), float(high), kind))
+    return found

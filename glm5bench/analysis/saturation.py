@@ -1,0 +1,75 @@
+"""Where an arm stops getting faster: the concurrency past which throughput no longer rises, what gives there, and why if a point knows.
+
+Enters: the configurations of series. Leaves: one finding an arm (a series at one TP) that was measured at three concurrencies or more.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from .rows import Row, Series
+
+RISE = 1.05  # of throughput, by any higher concurrency: less is none
+NEEDS = 3  # concurrencies
+GIVES = {"ttft_median_s": "TTFT", "tpot_median_s": "TPOT", "itl_chunk_p99_s": "ITL p99"}
+KNOWN = {"admission_capped": "admission limit", "kv_limited": "KV capacity"}
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How a latency grows from one concurrency to the next higher one."""
+
+    name: str
+    from_s: float
+    to_s: float
+    at_concurrency: int
+
+    @property
+    def ratio(self) -> float:
+        """Of the two."""
+        return self.to_s / self.from_s
+
+
+@dataclass(frozen=True)
+class Saturation:
+    """One arm. `knee` None: its throughput still rises at the highest concurrency that was measured."""
+
+    series: Series
+    tp: int
+    knee: Row | None
+    best: Row
+    gives: Growth | None  # the latency that grows most in one step
+    why: str  # as a point past the knee knows it; empty: none does
+
+
+def saturations(grouped: Mapping[Series, Sequence[Row]]) -> list[Saturation]:
+    """Every arm, in the order of its series."""
+    found = []
+    for series, rows in grouped.items():
+        for tp in sorted({r.tp for r in rows}):
+            arm = sorted((r for r in rows if r.tp == tp and math.isfinite(r.total_tput_per_gpu_tok_s)), key=lambda r: r.concurrency)
+            if len({r.concurrency for r in arm}) >= NEEDS:
+                found.append(_saturation(series, tp, arm))
+    return found
+
+
+def _saturation(series: Series, tp: int, arm: Sequence[Row]) -> Saturation:
+    best = max(arm, key=lambda r: r.total_tput_per_gpu_tok_s)
+    knee = next(r for r in arm if r.total_tput_per_gpu_tok_s * RISE > best.total_tput_per_gpu_tok_s)
+    past = [r for r in arm if r.concurrency > knee.concurrency]
+    codes = [code for code in KNOWN if any(code in r.reasons for r in (knee, *past))]
+    why = ", ".join(KNOWN[code] for code in codes)
+    return Saturation(series, tp, knee if past else None, best, _gives(arm), why)
+
+
+def _gives(arm: Sequence[Row]) -> Growth | None:
+    steps = [
+        Growth(words, getattr(low, name), getattr(high, name), high.concurrency)
+        for name, words in GIVES.items()
+        for low, high in itertools.pairwise(arm)
+        if low.concurrency > 1 and getattr(low, name) > 0 and math.isfinite(getattr(high, name))
+    ]
+    return max(steps, key=lambda g: g.ratio, default=None)

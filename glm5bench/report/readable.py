@@ -1,0 +1,293 @@
+"""Tables to read: Markdown for a page or a terminal, LaTeX for a paper. Figures rounded, a section a kind, definitions below."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tabulate import tabulate
+
+from ..errors import printable
+from .tables import Tables
+
+DEFINITIONS = (
+    "total tok/s/GPU: prompt and output tokens over the whole wall time, divided by the GPUs that the server uses",
+    "steady: the same while all users had a request in flight; good req/s: requests a second within the bounds of workload.goodput",
+    "mean: prompt and output tokens of a request, as the server counted them",
+    "tok/s/user (interactivity): 1000 / median TPOT in ms; TPOT = (E2EL - TTFT)/(output tokens - 1)",
+    "$/Mtok: ($/GPU/h) / (3600 x total tok/s/GPU / 1e6); $/Mtok node: the same with the node's idle GPUs paid",
+)
+INTERVAL_DEFINITION = (
+    "[low, high], ±: 95 %, over the repeats (Student's t, carried through frontier and interpolation by resampling); of one run "
+    "over its requests: a lower bound, which leaves out what differs from run to run"
+)
+NUMBER = re.compile(r"(unreachable|no price|-?[\d.]+)?( ±[\d.]+)?( \[[-\d., ]+\])?( \(i\))?")
+STEPS = ("hardware", "precision", "speculative")
+READABLE = 5000  # points; of more, Markdown shows the frontiers
+ISO_DEFINITION = "perf/$: cost of the baseline over cost of the row, at the same interactivity; unreachable: outside the measured range"
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a language has its tables, headings and remarks."""
+
+    table: Callable[[Sequence[Mapping[str, str]]], str]
+    heading: Callable[[str], str]
+    remark: Callable[[str], str]
+
+
+def as_markdown(t: Tables) -> str:
+    """For a page or a terminal."""
+    return _as_text(t, Style(_markdown, "## {}".format, "- {}".format))
+
+
+def as_latex(t: Tables) -> str:
+    """For a paper: tables with booktabs' rules, everything else as comments."""
+    return _as_text(t, Style(_latex, "% {}".format, "% {}".format))
+
+
+def _as_text(t: Tables, style: Style) -> str:
+    heading, table = style.heading, style.table
+    parts: list[str] = []
+    if t.notes and len({r["source"] for r in t.frontier}) > 1:
+        parts += [style.remark(t.notes[0]), ""]
+    if len(t.points) > READABLE and t.frontier:
+        many = f"{len(t.points):,} points, too many to read: `--table points` prints them all, `--format csv` is quicker"
+        parts += [heading("Points"), style.remark(many)]
+    elif t.points:
+        parts += [heading("Points"), table(_point_columns(t.points))]
+    if t.frontier:
+        parts += [heading("Frontier"), table(_point_columns(t.frontier))]
+    for workload in dict.fromkeys(_workload(r) for r in t.iso):
+        rows = [r for r in t.iso if _workload(r) == workload]
+        parts += [heading(f"Iso-interactivity: {workload}, interpolation {t.method}"), *_iso(rows, style)]
+    for name, (title, cells) in SECTIONS.items():
+        if getattr(t, name):
+            parts += [heading(title), table([cells(r) for r in getattr(t, name)])]
+    definitions = [*DEFINITIONS, *([ISO_DEFINITION] if t.iso else []), *([INTERVAL_DEFINITION] if _has_interval(t) else [])]
+    parts += ["", *map(style.remark, [*definitions, f"prices: {t.price_id}, $ per GPU and hour", *t.notes])]
+    return "\n".join(_spaced(parts, heading(""))) + "\n"
+
+
+def _has_interval(t: Tables) -> bool:
+    return any(r["interval"] for r in (*t.frontier, *t.iso))
+
+
+def _spaced(parts: Sequence[str], heading: str) -> list[str]:
+    spaced: list[str] = []
+    for part in parts:
+        spaced += ["", part, ""] if part.startswith(heading) and "\n" not in part else [part]
+    return spaced[1:] if spaced[0] == "" else spaced
+
+
+def _workload(r: Mapping[str, Any]) -> str:
+    ratio = r["range_ratio"]
+    lengths = "spread unstated" if ratio is None else "fixed lengths" if ratio == 1 else f"lengths in [{ratio:g} L, L]"
+    return f"{_source(r)}, {r['model']}, {_lengths(r)} over {r['endpoint']}, {lengths}"
+
+
+def _lengths(r: Mapping[str, Any]) -> str:
+    return "/".join(_text(r[name], 0) or "?" for name in ("isl_tokens", "osl_tokens"))
+
+
+def _source(r: Mapping[str, Any]) -> str:
+    return str(r["source"]) if r["time_scale"] is None else f"simulated x{r['time_scale']:g}"
+
+
+def _point_columns(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """The columns of the points, without those of which no source says anything."""
+    cells = _point_cells(rows)
+    empty = {name for name in MAY_LACK if not any(row[name] for row in cells)}
+    return [{name: text for name, text in row.items() if name not in empty} for row in cells]
+
+
+MAY_LACK = ("mean", "steady", "good req/s", "ran", "accept", "runs")
+
+
+def _is_told(word: str) -> bool:
+    """Whether a word of a variant says something to a reader: packing, the load by itself, a departure from the public protocol."""
+    return word.startswith("packed") or word == "load" or "=" in word
+
+
+def _point_cells(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    return [
+        {
+            "source": _source(r),
+            "hardware": r["hardware"],
+            "engine": r["engine"],
+            "precision": r["precision"],
+            "MTP": " ".join([r["speculative"], *filter(_is_told, r["variant"].split())]),
+            "ISL/OSL": _lengths(r),
+            "mean": f"{r['mean_isl_tokens']:.0f}/{r['mean_osl_tokens']:.0f}" if r["mean_isl_tokens"] else "",
+            "TP": _text(r["tp"], 0),
+            "conc.": _text(r["concurrency"], 0),
+            "ran": _text(r["mean_concurrency"], 1),
+            "runs": str(r["n_repeats"]) if r.get("n_repeats", 1) > 1 else "",
+            "total tok/s/GPU": _text(r["total_tput_per_gpu_tok_s"], 1) + _plus_minus(r, "total_tput_per_gpu_tok_s", 1),
+            "steady": _text(r["steady_tput_per_gpu_tok_s"], 1),
+            "good req/s": _text(r["goodput_rps"], 2),
+            "tok/s/user": _text(r["interactivity_tok_s_user"], 2) + _plus_minus(r, "interactivity_tok_s_user", 2),
+            "accept": _text(r["acceptance_length"], 2),
+            "TPOT ms": _text(r["tpot_ms"], 2),
+            "TTFT ms": _text(r["ttft_median_ms"], 0),
+            "$/Mtok": _text(r["cost_usd_per_mtok"], 2),
+            "$/Mtok node": _text(r["node_cost_usd_per_mtok"], 2),
+            "validity": r["validity"] + (f" ({r['reasons']})" if r["reasons"] and r["reasons"] != "not_recomputable" else ""),
+        }
+        for r in rows
+    ]
+
+
+def _iso(rows: Sequence[Mapping[str, Any]], style: Style) -> list[str]:
+    """A row an interactivity, a series a column: what it costs, and below that its ratio to the baseline and how it splits."""
+    name = _short_labels(rows)
+    labels = list(dict.fromkeys(name[_label(r)] for r in rows))
+    cells = {(r["interactivity_tok_s_user"], name[_label(r)]): r for r in rows}
+    grid = list(dict.fromkeys(r["interactivity_tok_s_user"] for r in rows))
+    costs = [{"tok/s/user": f"{x:g}", **{label: _cost_text(cells[x, label]) for label in labels}} for x in grid]
+    table = style.table
+    parts = [
+        style.remark("$/Mtok; (i): interpolated between measured points; in brackets 95 %, where there is enough to say it"),
+        "",
+        table(costs),
+    ]
+    baseline = next((name[_label(r)] for r in rows if r["is_baseline"]), "")
+    others = [label for label in labels if label != baseline] if baseline else []
+    ratios = [{"tok/s/user": f"{x:g}", **{label: _ratio_text(cells[x, label]) for label in others}} for x in grid]
+    ratios = [line for line in ratios if any(line[label] for label in others)]
+    if ratios:
+        parts += ["", style.remark(f"perf/$ against {baseline}, and its split into steps"), "", table(ratios), *_also(rows, style)]
+    break_even = [
+        {"tok/s/user": f"{x:g}", **{label: _text(cells[x, label]["break_even_usd_per_gpu_h"], 2) for label in others}} for x in grid
+    ]
+    break_even = [line for line in break_even if any(line[label] for label in others)]
+    if break_even:
+        parts += ["", style.remark(f"$/GPU/h at which a token costs what it costs on {baseline}"), "", table(break_even)]
+    nearest = [{"tok/s/user": f"{x:g}", **{label: _nearest(cells[x, label]) for label in labels}} for x in grid]
+    return [*parts, "", style.remark("nearest measured point: tok/s/user, TP and concurrency"), "", table(nearest)]
+
+
+def _label(r: Mapping[str, Any]) -> str:
+    return f"{r['hardware']} {r['engine']} {r['precision']} {r['speculative']} {r['checkpoint']} {r['variant']}".rstrip()
+
+
+def _short_labels(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Each series' label without its checkpoint where that is not what tells two apart."""
+    whole = list(dict.fromkeys(_label(r) for r in rows))
+    short = [" ".join(label.split(" ")[:4]) for label in whole]
+    return {label: s if short.count(s) == 1 else label for label, s in zip(whole, short, strict=True)}
+
+
+def _cost_text(r: Mapping[str, Any]) -> str:
+    if r["status"] == "unreachable" or r["cost_usd_per_mtok"] is None:
+        return "unreachable" if r["status"] == "unreachable" else "no price"
+    return _text(r["cost_usd_per_mtok"], 2) + _bracket(r, "cost_usd_per_mtok") + (" (i)" if r["status"] == "interpolated" else "")
+
+
+def _bracket(r: Mapping[str, Any], name: str) -> str:
+    return "" if r[f"{name}_low"] is None else f" [{r[f'{name}_low']:.2f}, {r[f'{name}_high']:.2f}]"
+
+
+def _nearest(r: Mapping[str, Any]) -> str:
+    if r["nearest_measured_tok_s_user"] is None:
+        return ""
+    tp, users = _text(r["nearest_measured_tp"], 0) or "?", _text(r["nearest_measured_concurrency"], 0) or "?"
+    return f"{r['nearest_measured_tok_s_user']:.1f} tp{tp} c{users}"
+
+
+def _also(rows: Sequence[Mapping[str, Any]], style: Style) -> list[str]:
+    """Steps that change more than one setting, each once."""
+    said = {name: r[f"{name}_step_also"] for r in rows for name in STEPS if r[f"{name}_step_also"]}
+    return (
+        ["", *(style.remark(f"the step of {name} also changes {also.replace(',', ', ')}") for name, also in said.items())] if said else []
+    )
+
+
+def _ratio_text(r: Mapping[str, Any]) -> str:
+    ratio = r["perf_per_dollar_vs_baseline"]
+    if ratio is None:
+        return ""
+    steps = [f"{name} {r[f'{name}_step']:.2f}x" for name in STEPS if r[f"{name}_step"] is not None]
+    return f"{ratio:.2f}x" + _bracket(r, "perf_per_dollar_vs_baseline") + (f" = {' x '.join(steps)}" if len(steps) > 1 else "")
+
+
+def _plus_minus(r: Mapping[str, Any], name: str, digits: int) -> str:
+    low, high = r.get(f"{name}_low"), r.get(f"{name}_high")
+    return "" if low is None or high is None else f" ±{(high - low) / 2:.{digits}f}"
+
+
+def _band_cells(r: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        **_arm(r),
+        "against": r["baseline"],
+        "peak": f"{r['peak']:.2f}x at {r['peak_at_tok_s_user']:g} tok/s/user",
+        "band": f"{r['low']:.2f}x to {r['high']:.2f}x",
+        "defined": f"{r['from_tok_s_user']:.1f} to {r['to_tok_s_user']:.1f} tok/s/user",
+    }
+
+
+def _saturation_cells(r: Mapping[str, Any]) -> dict[str, str]:
+    grows = f"{r['gives']} {r['gives_from_ms']:.1f} -> {r['gives_to_ms']:.1f} ms at {r['gives_at_concurrency']}" if r["gives"] else ""
+    return {
+        **_arm(r),
+        "TP": _text(r["tp"], 0),
+        "saturated at": f"{r['concurrency']}" if r["is_saturated"] else f"not up to {r['concurrency']}",
+        "total tok/s/GPU": _text(r["total_tput_per_gpu_tok_s"], 1),
+        "output tok/s/GPU": _text(r["output_tput_per_gpu_tok_s"], 1),
+        "what gives": grows,
+        "why": r["why"] or "no point knows",
+    }
+
+
+def _gain_cells(r: Mapping[str, Any]) -> dict[str, str]:
+    low, high = r["acceptance_length_low"], r["acceptance_length_high"]
+    return {
+        **_arm(r),
+        "tok/s/user": f"{r['interactivity_tok_s_user']:g}",
+        "tok/s/GPU off": _text(r["off_tput_per_gpu_tok_s"], 1),
+        "with": _text(r["total_tput_per_gpu_tok_s"], 1),
+        "ratio": f"{r['throughput_ratio']:.2f}x",
+        "$/Mtok off": _text(r["off_cost_usd_per_mtok"], 2),
+        "$/Mtok with": _text(r["cost_usd_per_mtok"], 2),
+        "acceptance length": "" if low is None else f"{low:.2f}" if high - low < 0.005 else f"{low:.2f} to {high:.2f}",
+    }
+
+
+def _arm(r: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "source": _source(r),
+        "hardware": r["hardware"],
+        "engine": r["engine"],
+        "precision": r["precision"],
+        "MTP": r["speculative"],
+        "ISL/OSL": _lengths(r),
+    }
+
+
+SECTIONS: dict[str, tuple[str, Callable[[Mapping[str, Any]], dict[str, str]]]] = {
+    "bands": ("Ratios as a whole", _band_cells),
+    "saturation": ("Saturation", _saturation_cells),
+    "speculation": ("Speculative decoding against none, at the same interactivity", _gain_cells),
+}
+
+
+def _latex(rows: Sequence[Mapping[str, str]]) -> str:
+    cells = [[printable(text) for text in r.values()] for r in rows]
+    return tabulate(cells, headers=[printable(h) for h in rows[0]], tablefmt="latex_booktabs", disable_numparse=True)
+
+
+def _markdown(rows: Sequence[Mapping[str, str]]) -> str:
+    numeric = [all(_is_number(r[c]) for r in rows) for c in rows[0]]
+    align = ["right" if n else "left" for n in numeric]
+    cells = [[printable(text).replace("|", "\\|") for text in r.values()] for r in rows]
+    return tabulate(cells, headers=[printable(h) for h in rows[0]], tablefmt="github", disable_numparse=True, colalign=align)
+
+
+def _is_number(text: str) -> bool:
+    return bool(NUMBER.fullmatch(text))
+
+
+def _text(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
