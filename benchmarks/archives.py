@@ -222,7 +222,7 @@ def _small_archive(small: Path, archive: Path, n: int) -> None:
                 "key": f"{i:020x}", "digest": f"{i:064x}", "hardware": ("b200", "h200", "mi355x")[i % 3], "tp": (4, 8)[i // 3 % 2],
                 "precision": ("fp8", "nvfp4")[i // 6 % 2], "speculative": ("off", "mtp")[i // 12 % 2], "repeat": i // 24 % 5,
                 "variant": f"site {i // 12000}", "concurrency": users, "tpot_median_s": tpot, "interactivity_tok_s_user": 1 / tpot,
-                "total_tput_per_gpu_tok_s": tput,
+                "total_tput_per_gpu_tok_s": tput, "total_tput_per_gpu_se_tok_s": tput / 200, "interactivity_se_tok_s_user": 1 / tpot / 200,
             }  # fmt: skip
             writer.add(Source(file.fileno()), found.stored, 0, values, is_whole=True)
 

@@ -56,7 +56,7 @@ HOMES = {
     "h5py": {"store"},
     "httpx": {"client", "node", "images"},
     "httptools": {"client", "simulator"},
-    "msgspec": {"client"},
+    "msgspec": {"client", "report"},
     "matplotlib": {"report"},
     "plotly": {"report"},
     "pandas": {"store", "report", "api"},

@@ -119,6 +119,14 @@ def test_draws_without_noise_are_the_curve_itself(method):
     assert (at_30.cost_interval.low, at_30.cost_interval.high) == pytest.approx((at_30.cost_usd_per_mtok,) * 2)
 
 
+def test_a_series_of_very_many_configurations_is_compared_with_one_of_few():
+    known = {"total_tput_per_gpu_se_tok_s": 10.0, "interactivity_se_tok_s_user": 0.2}
+    many = [row(20 + i / 10, 3000 - i, i, series=FAST, **known) for i in range(400)]
+    iso = compared([*many, *(row(x, y, c, **known) for x, y, c in CURVE)], ECONOMY, at=(30.0,), method="steffen").iso
+
+    assert [r.ratio_interval is None for r in iso] == [False, True]
+
+
 def test_an_interval_narrows_with_more_repeats():
     rng = np.random.default_rng(2)
     widths = [

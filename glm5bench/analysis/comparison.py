@@ -22,6 +22,7 @@ from .resampling import Draws, draws, read_off
 from .rows import Row, Series, series_order
 
 PUBLISHED_GRID = (25.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 84.0, 100.0, 120.0, 140.0)  # of the table of 2026-05-25
+MOST_WITH_INTERVALS = 5000  # configurations
 STEP_ORDER = ("hardware", "precision", "speculative")
 
 
@@ -79,6 +80,7 @@ class Comparison:
     fronts: Mapping[Series, Sequence[Row]]
     iso: Sequence[IsoRow]
     economy: Economy
+    has_intervals: bool = True  # in the iso table: resampling takes a while where there is very much
 
 
 def compared(rows: Sequence[Row], economy: Economy, *, at: Sequence[float], method: str, baseline: str = "") -> Comparison:
@@ -86,8 +88,9 @@ def compared(rows: Sequence[Row], economy: Economy, *, at: Sequence[float], meth
     grouped = by_series(rows)
     fronts = frontiers(grouped)
     is_baseline = named(baseline, list(fronts))
-    iso = iso_table(fronts, economy, at=at, method=method, is_baseline=is_baseline, grouped=grouped)
-    return Comparison(rows, grouped, fronts, iso, economy)
+    has_intervals = sum(map(len, grouped.values())) <= MOST_WITH_INTERVALS
+    iso = iso_table(fronts, economy, at=at, method=method, is_baseline=is_baseline, grouped=grouped if has_intervals else None)
+    return Comparison(rows, grouped, fronts, iso, economy, has_intervals=has_intervals)
 
 
 def series_frontiers(rows: Sequence[Row]) -> dict[Series, list[Row]]:
@@ -137,12 +140,12 @@ def iso_table(
         price = economy.usd_per_gpu_h.get(series.hardware)
         intervals = _intervals(series, base, drawn, economy, len(grid))
         for i, x in enumerate(grid.tolist()):
-            ratio = curves[base].cost[i] / curve.cost[i] if base is not None else float("nan")
+            ratio = float(curves[base].cost[i] / curve.cost[i]) if base is not None else float("nan")
             steps = _steps(base, series, curves, i) if base is not None else ()
             nearest = min(fronts[series], key=lambda r: abs(r.interactivity_tok_s_user - x)) if curve.status[i] != "unreachable" else None
             table.append(
-                IsoRow(series, x, curve.cost[i], curve.throughput[i], curve.per_mw[i], curve.concurrency[i], curve.status[i],
-                       ratio, base.label if base is not None else "", series == base, steps,
+                IsoRow(series, x, float(curve.cost[i]), float(curve.throughput[i]), float(curve.per_mw[i]), float(curve.concurrency[i]),
+                       curve.status[i], ratio, base.label if base is not None else "", series == base, steps,
                        ratio * price if price is not None else float("nan"), nearest, *(each[i] for each in intervals))
             )  # fmt: skip
     return table
@@ -162,7 +165,8 @@ def _intervals(
     ratio = none
     if other is not None and series != base and price and other_price is not None:
         kind: Kind = "repeats" if own.kind == other.kind == "repeats" else "requests"
-        ratio = read_off(other.unit_cost * other_price / (own.unit_cost * price), kind)
+        n_draws = min(len(own.unit_cost), len(other.unit_cost))  # a series with very many configurations has fewer
+        ratio = read_off(other.unit_cost[:n_draws] * other_price / (own.unit_cost[:n_draws] * price), kind)
     return cost, read_off(own.throughput, own.kind), ratio
 
 

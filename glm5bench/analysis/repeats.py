@@ -83,13 +83,16 @@ def _mean(rows: Sequence[Row], *, n_left_out: int) -> Row:
 
 def interval(row: Row, figure: str) -> Interval | None:
     """The 95 % interval of a figure of the row; None where there is too little to say."""
-    middle = getattr(row, figure)
-    if row.repeats:
-        values = np.array([getattr(r, figure) for r in row.repeats])
-        half = student_975(len(values) - 1) * float(values.std(ddof=1)) / math.sqrt(len(values))
-        return Interval(middle - half, middle + half, "repeats") if math.isfinite(half) else None
-    half = NORMAL_975 * standard_error(row, figure)
-    return Interval(middle - half, middle + half, "requests") if math.isfinite(half) else None
+    middle, half = getattr(row, figure), half_interval(row, figure)
+    return Interval(middle - half, middle + half, "repeats" if row.repeats else "requests") if math.isfinite(half) else None
+
+
+def half_interval(row: Row, figure: str) -> float:
+    """Half the width of that interval; NaN where there is too little to say."""
+    if not row.repeats:
+        return NORMAL_975 * standard_error(row, figure)
+    values = np.array([getattr(r, figure) for r in row.repeats])
+    return student_975(len(values) - 1) * float(values.std(ddof=1)) / math.sqrt(len(values))
 
 
 def standard_error(row: Row, figure: str) -> float:

@@ -16,13 +16,16 @@ from numpy.typing import NDArray
 
 from .interpolation import interpolated_rows
 from .metrics import Requests, time_per_output_token_s
-from .repeats import Interval, Kind, standard_error
+from .repeats import Interval, Kind, half_interval, standard_error
 from .rows import Row
 
 Floats = NDArray[np.float64]
 DRAWS = 1000
+FEWEST_DRAWS = 200  # of a series with very many configurations
+MOST_VALUES = 100_000  # drawn of each figure of a series
 RESAMPLES = 200  # of the requests of a run
 BLOCK = 2_000_000  # requests drawn at once
+FAR = 2.0  # half intervals
 SURE = 0.975  # of the draws must reach an interactivity, or nothing is said there
 X, Y = "interactivity_tok_s_user", "total_tput_per_gpu_tok_s"
 
@@ -67,11 +70,13 @@ def _spread(drawn: Sequence[Floats]) -> float:
 
 def draws(rows: Sequence[Row], grid: Floats, method: str) -> Draws | None:
     """Curves of a series from its configurations; None where one of them has no interval. The same rows give the same draws."""
-    rng = np.random.default_rng(zlib.crc32(repr([(r.series, r.tp, r.concurrency, r.digest) for r in rows]).encode()))
-    drawn = [_drawn(row, rng) for row in rows]
-    if not drawn or any(each is None for each in drawn):
+    halves = np.array([[half_interval(r, name) for r in rows] for name in (X, Y)])
+    if not rows or not np.isfinite(halves).all():
         return None
-    x, y = np.stack([each for each in drawn if each is not None], axis=-1)  # (2, D, N)
+    rows = _near(rows, *(FAR * halves))
+    rng = np.random.default_rng(zlib.crc32(repr([(r.series, r.tp, r.concurrency, r.digest) for r in rows]).encode()))
+    n_draws = max(FEWEST_DRAWS, min(DRAWS, MOST_VALUES // len(rows)))
+    x, y = _drawn(rows, n_draws, rng)
     order = np.lexsort((-y, -x), axis=-1)
     x, y = np.take_along_axis(x, order, axis=-1), np.take_along_axis(y, order, axis=-1)
     best = np.maximum.accumulate(y, axis=-1)
@@ -88,19 +93,26 @@ def draws(rows: Sequence[Row], grid: Floats, method: str) -> Draws | None:
     return Draws(cost, throughput, "repeats" if all(r.repeats for r in rows) else "requests")
 
 
-def _drawn(row: Row, rng: np.random.Generator) -> Floats | None:
-    """(2, D) of interactivity and throughput."""
-    middle = np.array([getattr(row, X), getattr(row, Y)])
-    if row.repeats:
-        runs = np.array([[getattr(r, X), getattr(r, Y)] for r in row.repeats])
-        k = len(runs)
-        around = (runs - runs.mean(axis=0)).T / np.sqrt(k * (k - 1))
-        wide = np.sqrt((k - 1) / rng.chisquare(k - 1, DRAWS))
-        made: Floats = middle[:, None] + (around @ rng.standard_normal((k, DRAWS))) * wide
-    else:
-        errors = np.array([standard_error(row, X), standard_error(row, Y)])
-        made = middle[:, None] + errors[:, None] * rng.standard_normal((2, DRAWS))
-    return made if np.isfinite(made).all() else None
+def _near(rows: Sequence[Row], hx: Floats, hy: Floats) -> Sequence[Row]:
+    """Rows that a draw could bring onto the frontier: not those that another beats in both by far more than either is unsure of."""
+    x, y = (np.array([getattr(r, name) for r in rows]) for name in (X, Y))
+    is_beaten: NDArray[np.bool_] = ((x - hx > (x + hx)[:, None]) & (y - hy > (y + hy)[:, None])).any(axis=1)  # type: ignore[assignment]
+    return [r for r, beaten in zip(rows, is_beaten, strict=True) if not beaten]
+
+
+def _drawn(rows: Sequence[Row], n_draws: int, rng: np.random.Generator) -> Floats:
+    """Interactivity and throughput of each row, (2, D, N)."""
+    middle = np.array([[getattr(r, name) for r in rows] for name in (X, Y)])
+    errors = np.array([[0.0 if r.repeats else standard_error(r, name) for r in rows] for name in (X, Y)])
+    made: Floats = middle[:, None, :] + errors[:, None, :] * rng.standard_normal((2, n_draws, len(rows)))
+    for i, row in enumerate(rows):
+        if row.repeats:
+            runs = np.array([[getattr(r, X), getattr(r, Y)] for r in row.repeats])
+            k = len(runs)
+            around = (runs - runs.mean(axis=0)).T / np.sqrt(k * (k - 1))
+            wide = np.sqrt((k - 1) / rng.chisquare(k - 1, n_draws))
+            made[:, :, i] += (around @ rng.standard_normal((k, n_draws))) * wide
+    return made
 
 
 def read_off(values: Floats, kind: Kind) -> list[Interval | None]:

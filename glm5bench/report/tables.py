@@ -14,7 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..analysis.comparison import STEP_ORDER, Band, Comparison, IsoRow, bands
+import msgspec
+
+from ..analysis.comparison import MOST_WITH_INTERVALS, STEP_ORDER, Band, Comparison, IsoRow, bands
 from ..analysis.cost import Economy, usd_per_mtok
 from ..analysis.repeats import Interval, interval
 from ..analysis.rows import Row, Series, series_order
@@ -50,24 +52,29 @@ def tables(c: Comparison, *, price_id: str, method: str) -> Tables:
         bands=[band_row(b) for b in bands(c.iso, c.fronts)],
         saturation=[saturation_row(s) for s in saturations(c.grouped)],
         speculation=[gain_row(g) for g in gains(c.iso, c.fronts)],
-        notes=notes(c.fronts, c.rows),
+        notes=notes(c),
         price_id=price_id,
         method=method,
     )
 
 
-def notes(fronts: Mapping[Series, Sequence[Row]], rows: Sequence[Row]) -> list[str]:
+def notes(c: Comparison) -> list[str]:
     """What a reader must know before the first figure."""
     said = []
-    sources = sorted({r.series.source for r in rows})
+    series = {r.series for r in c.rows}
+    sources = sorted({s.source for s in series})
     if len(sources) > 1:
         said.append(f"these are {' and '.join(sources)} points side by side; a ratio is only of points of one source")
     if "simulated" in sources:
-        scale = ", ".join(f"{s:g}" for s in sorted({r.series.time_scale for r in rows if r.series.time_scale}))
+        scale = ", ".join(f"{s:g}" for s in sorted({s.time_scale for s in series if s.time_scale}))
         said.append(f"simulated: a model's figures at time scale {scale}, in simulated time; nothing of them was measured on a GPU")
-    engines = engines_with_acceptance(fronts)
+    engines = engines_with_acceptance(c.fronts)
     if len(engines) > 1:
         said.append(f"acceptance lengths of {' and '.join(engines)} are not comparable: each engine counts its own steps")
+    if not c.has_intervals:
+        said.append(
+            f"iso cells have no intervals: there are more than {MOST_WITH_INTERVALS:,} configurations; a merge --where of some has them"
+        )
     return said
 
 
@@ -238,7 +245,7 @@ def as_json(t: Tables) -> str:
 
 
 def _json_lines(rows: Sequence[Mapping[str, Any]]) -> str:
-    return "\n" + ",\n".join(json.dumps(row, allow_nan=False) for row in rows) + "\n" if rows else ""
+    return "\n" + ",\n".join(msgspec.json.encode(row).decode() for row in rows) + "\n" if rows else ""
 
 
 def as_csv(t: Tables) -> str:
