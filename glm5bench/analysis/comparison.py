@@ -83,11 +83,22 @@ class Comparison:
     has_intervals: bool = True  # in the iso table: resampling takes a while where there is very much
 
 
-def compared(rows: Sequence[Row], economy: Economy, *, at: Sequence[float], method: str, baseline: str = "") -> Comparison:
-    """Raises UsageError where the words of the baseline name no series, or several of one workload."""
+def compared(
+    rows: Sequence[Row],
+    economy: Economy,
+    *,
+    at: Sequence[float],
+    method: str,
+    baseline: str = "",
+    is_baseline: Callable[[Series], bool] | None = None,
+) -> Comparison:
+    """Against the series that the words of `baseline` mean, or `is_baseline`.
+
+    Raises UsageError where the words name no series, or several of one workload.
+    """
     grouped = by_series(rows)
     fronts = frontiers(grouped)
-    is_baseline = named(baseline, list(fronts))
+    is_baseline = is_baseline or named(baseline, list(fronts))
     has_intervals = sum(map(len, grouped.values())) <= MOST_WITH_INTERVALS
     iso = iso_table(fronts, economy, at=at, method=method, is_baseline=is_baseline, grouped=grouped if has_intervals else None)
     return Comparison(rows, grouped, fronts, iso, economy, has_intervals=has_intervals)
@@ -171,19 +182,32 @@ def _intervals(
 
 
 def bands(iso: Sequence[IsoRow], fronts: Mapping[Series, Sequence[Row]]) -> list[Band]:
-    """Of every series that has a ratio to a baseline: its peak, its band, and where it is defined."""
+    """Every series against the baseline, and those against each other that differ in the hardware alone: where a ratio is defined."""
+    costs: dict[Series, dict[float, float]] = {}
+    for r in iso:
+        if np.isfinite(r.cost_usd_per_mtok):
+            costs.setdefault(r.series, {})[r.interactivity_tok_s_user] = r.cost_usd_per_mtok
     bases = {r.series.workload: r.series for r in iso if r.is_baseline}
-    found = []
-    for series in dict.fromkeys(r.series for r in iso if not r.is_baseline):
-        ratios = [(r.perf_per_dollar_vs_baseline, r.interactivity_tok_s_user) for r in iso if r.series == series]
-        ratios = [(ratio, x) for ratio, x in ratios if np.isfinite(ratio)]
-        base = bases.get(series.workload)
-        if not ratios or base is None:
-            continue
-        (own_from, own_to), (from_, to) = (_reach(fronts[s]) for s in (series, base))
-        peak, at = max(ratios)
-        found.append(Band(series, base, peak, at, min(ratios)[0], peak, max(own_from, from_), min(own_to, to)))
-    return found
+    found = [_band(s, bases[s.workload], costs, fronts) for s in costs if s.workload in bases and s != bases[s.workload]]
+    alike: dict[tuple[object, ...], list[Series]] = {}
+    for s in costs:
+        if s not in bases.values():
+            alike.setdefault((s.workload, s.engine, s.precision, s.speculative), []).append(s)
+    pairs = (pair for of in alike.values() for pair in itertools.combinations(of, 2) if pair[0].hardware != pair[1].hardware)
+    found += [_band(series, base, costs, fronts) for base, series in pairs]
+    return [band for band in found if band is not None]
+
+
+def _band(
+    series: Series, base: Series, costs: Mapping[Series, Mapping[float, float]], fronts: Mapping[Series, Sequence[Row]]
+) -> Band | None:
+    own, other = costs[series], costs.get(base, {})
+    ratios = [(other[x] / own[x], x) for x in own if x in other]
+    if not ratios:
+        return None
+    (own_from, own_to), (from_, to) = (_reach(fronts[s]) for s in (series, base))
+    peak, at = max(ratios)
+    return Band(series, base, peak, at, min(ratios)[0], peak, max(own_from, from_), min(own_to, to))
 
 
 def _reach(rows: Sequence[Row]) -> tuple[float, float]:

@@ -15,7 +15,7 @@ import typer
 
 from .. import __version__
 from ..errors import BenchError, EnvironmentLacks, UsageError
-from . import archives, campaigns, exchange, images, load, simulated  # noqa: F401  each adds its verbs
+from . import archives, campaigns, exchange, images, load, report, simulated  # noqa: F401  each adds its verbs
 from .app import app
 
 

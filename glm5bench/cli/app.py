@@ -47,6 +47,17 @@ def one_of(option: str, value: str, choices: Any) -> None:
         raise UsageError(f"{option} {value}: there is no such choice.", next_step=f"one of {', '.join(choices)}")
 
 
+def numbers(option: str, text: str) -> tuple[float, ...]:
+    """Positive numbers with commas between them, each once, rising. Raises UsageError for others."""
+    try:
+        found = tuple(sorted({float(word) for word in text.split(",") if word.strip()}))
+    except ValueError:
+        found = ()
+    if not found or not all(0 < n < float("inf") for n in found):
+        raise UsageError(f"{option} {text}: these are no positive numbers.", next_step=f"{option} 25,30,40")
+    return found
+
+
 def tell_bad(bad: list[Any]) -> None:
     """Names what was left out, and why."""
     for error in bad:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import UsageError, printable
-from .app import app, one_of, progress, say, tell_bad
+from ..errors import printable
+from .app import app, numbers, one_of, progress, say, tell_bad
 
 if TYPE_CHECKING:  # verbs import what they need when they run, so that `--help` and `status` start fast
     from ..settings import Price
@@ -158,7 +158,7 @@ def tables_of(
     one_of("--format", format_, writers)
     one_of("--interpolation", interpolation, METHODS)
     one_of("--table", only or "points", report.NAMES)
-    grid = _numbers("--at", at) if at else PUBLISHED_GRID
+    grid = numbers("--at", at) if at else PUBLISHED_GRID
     gc.disable()  # a hundred thousand rows of plain values, and no cycle among them
     economy = Economy(price.usd_per_gpu_h, power_table())
     collected = collect(paths)
@@ -174,13 +174,3 @@ def _refuse_nothing(found: Found, n_points: int, paths: Sequence[str]) -> int:
     if not n_points:
         say(f"No point was found in {', '.join(paths)}.\n  next: `glm5bench status DIR` says what a campaign holds")
     return 1 if found.bad or not n_points else 0
-
-
-def _numbers(option: str, text: str) -> tuple[float, ...]:
-    try:
-        numbers = tuple(sorted({float(word) for word in text.split(",") if word.strip()}))
-    except ValueError:
-        numbers = ()
-    if not numbers or not all(0 < n < float("inf") for n in numbers):
-        raise UsageError(f"{option} {text}: these are no positive numbers.", next_step=f"{option} 25,30,40")
-    return numbers

@@ -78,7 +78,8 @@ def notes(c: Comparison) -> list[str]:
     return said
 
 
-def _series(s: Series) -> dict[str, Any]:
+def series_row(s: Series) -> dict[str, Any]:
+    """What tells a series from others, flat."""
     return {
         "source": s.source,
         "hardware": s.hardware,
@@ -100,7 +101,7 @@ def point_row(r: Row, economy: Economy) -> dict[str, Any]:
     """One point, flat."""
     price = economy.usd_per_gpu_h.get(r.series.hardware)
     return {
-        **_series(r.series),
+        **series_row(r.series),
         "tp": _known(r.tp),
         "gpus": r.gpus or None,
         "concurrency": _known(r.concurrency),
@@ -157,7 +158,7 @@ def _cost(price: float | None, tput_per_gpu_tok_s: float) -> float | None:
 def band_row(b: Band) -> dict[str, Any]:
     """The ratio of a series to its baseline as a whole, flat."""
     return {
-        **_series(b.series),
+        **series_row(b.series),
         "baseline": b.baseline.label,
         "peak": b.peak,
         "peak_at_tok_s_user": b.peak_at_tok_s_user,
@@ -172,7 +173,7 @@ def saturation_row(s: Saturation) -> dict[str, Any]:
     """Where an arm stops getting faster, flat."""
     at = s.knee or s.best
     return {
-        **_series(s.series),
+        **series_row(s.series),
         "tp": _known(s.tp),
         "is_saturated": s.knee is not None,
         "concurrency": at.concurrency,
@@ -189,7 +190,7 @@ def saturation_row(s: Saturation) -> dict[str, Any]:
 def gain_row(g: Gain) -> dict[str, Any]:
     """What speculation brings at one interactivity, flat."""
     return {
-        **_series(g.series),
+        **series_row(g.series),
         "interactivity_tok_s_user": g.interactivity_tok_s_user,
         "off_tput_per_gpu_tok_s": g.off_tput_per_gpu_tok_s,
         "total_tput_per_gpu_tok_s": g.tput_per_gpu_tok_s,
@@ -206,7 +207,7 @@ def iso_row(r: IsoRow) -> dict[str, Any]:
     steps = {step.setting: step for step in r.steps}
     near = r.nearest
     return {
-        **_series(r.series),
+        **series_row(r.series),
         "interactivity_tok_s_user": r.interactivity_tok_s_user,
         "status": r.status,
         "cost_usd_per_mtok": _finite(r.cost_usd_per_mtok),

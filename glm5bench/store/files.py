@@ -87,6 +87,11 @@ def _written(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes the file, whole or not at all. Raises EnvironmentLacks when it cannot be written."""
+    write_whole(path, lambda beside: _written(beside, text))
+
+
 def read_json(path: Path) -> Any:
     """The document. Raises FileError when it is missing or no JSON."""
     try:

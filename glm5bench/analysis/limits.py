@@ -1,0 +1,77 @@
+"""How far software is from the hardware: the roofline without its losses, and what two hardwares' spec sheets allow a dollar.
+
+Enters: an arm with its facts. Leaves: throughput and interactivity at each concurrency if every byte moved and every operation ran at the
+rate of the spec sheet, and nothing cost anything besides. No server can be above that line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ..point import Arm, Hardware
+from ..roofline import GEMM_RATE, StepModel, acceptance_length, resolved_kv_dtype
+
+CONCURRENCIES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+AXES = ("memory_gib", "bandwidth_tb_s", "bf16_tflop_s", "fp8_tflop_s", "fp4_tflop_s", "scale_up_gb_s")
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The spec sheet's answer at one concurrency."""
+
+    concurrency: int
+    interactivity_tok_s_user: float
+    total_tput_per_gpu_tok_s: float
+
+
+def limit_curve(arm: Arm, isl_tokens: float, osl_tokens: float) -> list[Limit]:
+    """The line above which nothing can be, by rising concurrency."""
+    ideal = dataclasses.replace(arm.hardware.efficiency, bandwidth=1.0, compute=1.0, indexer=1.0, layer_s=1e-12, quantise_s=0.0)
+    hardware = dataclasses.replace(arm.hardware, efficiency=ideal)
+    model = StepModel(hardware, arm.checkpoint, arm.tp, arm.speculative, resolved_kv_dtype(arm, "auto"))
+    steps = osl_tokens / acceptance_length(model)
+    prefill_s = model.prefill_s(int(isl_tokens), isl_tokens * isl_tokens / 2)
+    found = []
+    for users in CONCURRENCIES:
+        context = users * (isl_tokens + osl_tokens / 2)
+        sparse = users * min(isl_tokens + osl_tokens / 2, arm.checkpoint.architecture.index_topk)
+        decode_s = steps * model.decode_s(users, context, sparse)
+        cycle_s = users * prefill_s + decode_s  # every request waits for the prefills of the others
+        tput = users * (isl_tokens + osl_tokens) / cycle_s / arm.tp
+        found.append(Limit(users, osl_tokens / (cycle_s - prefill_s), tput))
+    return found
+
+
+def bounds(
+    hardware: Hardware, base: Hardware, usd_per_gpu_h: Mapping[str, float | None], precision: str, base_precision: str
+) -> dict[str, float | None]:
+    """What each bound allows a dollar, over the baseline: the ratio of a spec over the ratio of prices; None without prices.
+
+    Compute is at the rate of each one's precision.
+    """
+    price, other = usd_per_gpu_h.get(hardware.id), usd_per_gpu_h.get(base.id)
+    per_price = price / other if price and other else None
+    ratios = {
+        "compute": _ratio(*(h.tflop_s.get(GEMM_RATE.get(p, "")) for h, p in ((hardware, precision), (base, base_precision)))),
+        "bandwidth": _ratio(hardware.bandwidth_tb_s, base.bandwidth_tb_s),
+        "interconnect": _ratio(hardware.scale_up_gb_s, base.scale_up_gb_s),
+    }
+    return {name: r / per_price if r is not None and per_price else None for name, r in ratios.items()}
+
+
+def _ratio(a: float | None, b: float | None) -> float | None:
+    return a / b if a and b else None
+
+
+def specifications(group: Sequence[Hardware]) -> dict[str, dict[str, float]]:
+    """Each hardware's specifications over the best of the group, 0 to 1; a format that it lacks is 0."""
+    raw = {h.id: _specification(h) for h in group}
+    best = {axis: max(values[axis] for values in raw.values()) or 1.0 for axis in AXES}
+    return {id_: {axis: values[axis] / best[axis] for axis in AXES} for id_, values in raw.items()}
+
+
+def _specification(h: Hardware) -> dict[str, float]:
+    rates = {f"{name}_tflop_s": float(h.tflop_s.get(name, 0.0)) for name in ("bf16", "fp8", "fp4")}
+    return {"memory_gib": h.memory_gib, "bandwidth_tb_s": h.bandwidth_tb_s, "scale_up_gb_s": h.scale_up_gb_s, **rates}

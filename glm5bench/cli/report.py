@@ -1,0 +1,185 @@
+"""The verbs that tell a reader: report and diff."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import BenchError, FileError, UsageError
+from .app import app, numbers, one_of, say, tell_bad
+from .archives import PATHS
+
+if TYPE_CHECKING:
+    from ..analysis.comparison import Comparison
+    from ..analysis.limits import Limit
+    from ..analysis.rows import Row, Series
+    from ..point import Hardware
+    from ..report.page import Beside, Detail
+    from ..settings import Price
+
+MOST_DETAILS = 400  # points whose raw times are read for the page
+FIGURES = ("png", "svg", "pdf")
+
+
+@app.command()
+def report(
+    paths: PATHS,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The page; with --format the folder of the figures.")],
+    format_: Annotated[str, typer.Option("--format", help="html, or figures for a paper: png,svg,pdf")] = "html",
+    title: Annotated[str, typer.Option(help="What stands above it.")] = "",
+    at: Annotated[str, typer.Option(help="Interactivities that the slider stops at besides round ones: 25,30,40")] = "",
+    interpolation: Annotated[str, typer.Option(help="steffen, linear or pchip.")] = "steffen",
+    price: Annotated[str, typer.Option(help="A set of conf/price, a YAML file, or b200=2.5,h200=1.4")] = "hyperscaler",
+    baseline: Annotated[str, typer.Option(help="Words of the series to compare with: 'h200 fp8 mtp'")] = "",
+) -> int:
+    """One self-contained page with plots, tables and provenance of any files, or their figures as pictures."""
+    from ..analysis.comparison import PUBLISHED_GRID, compared
+    from ..analysis.cost import Economy
+    from ..analysis.interpolation import METHODS
+    from ..prices import power_table, price_table
+    from ..store.collection import collect
+    from ..store.files import write_text
+
+    wanted = [word.strip() for word in format_.split(",") if word.strip()]
+    for word in wanted or [""]:
+        one_of("--format", word, ("html", *FIGURES))
+    if "html" in wanted and len(wanted) > 1:
+        raise UsageError("--format html stands alone: -o is a page there and a folder for pictures.", next_step="run it twice")
+    one_of("--interpolation", interpolation, METHODS)
+    grid = numbers("--at", at) if at else PUBLISHED_GRID
+    found, prices = collect(paths), price_table(price)
+    rows = list(found.rows.values())
+    if not rows:
+        tell_bad(found.bad)
+        raise UsageError(f"No point was found in {', '.join(paths)}.", next_step="`glm5bench status DIR` says what a campaign holds")
+    made = compared(rows, Economy(prices.usd_per_gpu_h, power_table()), at=grid, method=interpolation, baseline=baseline)
+    if "html" not in wanted:
+        from ..report.figures import write_figures
+
+        for path in write_figures(made, output, wanted, price_id=prices.id):
+            print(path)
+    else:
+        from ..report.page import page
+
+        beside = _beside(made, paths, prices, interpolation, title or f"glm5bench: {', '.join(paths)}", found.tables.values(), found.bad)
+        write_text(output, page(made, beside, asked=grid))
+        print(output)
+    tell_bad(found.bad)
+    return 1 if found.bad else 0
+
+
+def _beside(
+    made: Comparison, paths: Sequence[str], prices: Price, method: str, title: str, tables: Any, bad: Sequence[FileError]
+) -> Beside:
+    from .. import __version__
+    from ..analysis.limits import specifications
+    from ..report.page import Beside
+
+    hardware = _hardware()
+    series = list(made.fronts)
+    drawn = [h for name, h in hardware.items() if name in {s.hardware for s in series}]
+    return Beside(
+        title=title,
+        prices=_price_sets(prices),
+        price_id=prices.id,
+        method=method,
+        made_utc=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        version=__version__,
+        details=_details(made, paths),
+        limits=_limits(made.fronts),
+        bounds=_bounds(made, hardware),
+        specifications={h.id: specifications(list(hardware.values()))[h.id] for h in drawn},
+        source_tables=[(t.name, t.rows) for t in tables],
+        bad=[(e.path, e.message) for e in bad],
+    )
+
+
+def _price_sets(chosen: Price) -> dict[str, Mapping[str, float | None]]:
+    from ..prices import price_table
+    from ..settings import group_values
+
+    shipped = {name: price_table(name) for name in group_values("price")}
+    sets = {name: p.usd_per_gpu_h for name, p in shipped.items() if any(v is not None for v in p.usd_per_gpu_h.values())}
+    return {**sets, chosen.id: chosen.usd_per_gpu_h}
+
+
+def _hardware() -> dict[str, Hardware]:
+    from ..overrides import compose
+    from ..settings import group_values
+
+    return {name: compose(f"hardware={name}").arm.hardware for name in group_values("hardware")}
+
+
+def _limits(fronts: Mapping[Series, Sequence[Row]]) -> dict[Series, list[tuple[int, list[Limit]]]]:
+    """Of the series whose hardware and checkpoint conf/ knows, at each TP of their frontiers."""
+    from ..analysis.limits import limit_curve
+    from ..overrides import compose
+    from ..settings import group_values
+
+    checkpoints = {compose(f"checkpoint={name}").arm.checkpoint.repository: name for name in group_values("checkpoint")}
+    found: dict[Series, list[tuple[int, list[Limit]]]] = {}
+    for s, rows in fronts.items():
+        for tp in sorted({r.tp for r in rows}):
+            words = [
+                f"hardware={s.hardware}",
+                f"checkpoint={checkpoints.get(s.checkpoint, '')}",
+                f"tp={tp}",
+                f"speculative={s.speculative}",
+            ]
+            try:
+                arm = compose(*words).arm
+            except BenchError:
+                continue  # nobody wrote down what this is: there is no line
+            if min(s.isl_tokens, s.osl_tokens) > 0:
+                mean = (1 + min(1.0, abs(s.range_ratio))) / 2
+                found.setdefault(s, []).append((tp, limit_curve(arm, s.isl_tokens * mean, s.osl_tokens * mean)))
+    return found
+
+
+def _bounds(made: Comparison, hardware: Mapping[str, Hardware]) -> list[dict[str, Any]]:
+    from ..analysis.limits import bounds
+
+    found: dict[tuple[str, str, str], dict[str, Any]] = {}
+    bases = {r.series.workload: r.series for r in made.iso if r.is_baseline}
+    for s in made.fronts:
+        base = bases.get(s.workload)
+        if base is None or s.hardware == base.hardware or s.hardware not in hardware or base.hardware not in hardware:
+            continue
+        told = bounds(hardware[s.hardware], hardware[base.hardware], made.economy.usd_per_gpu_h, s.precision, base.precision)
+        place = {"hardware": s.hardware, "baseline": base.hardware, "precision": f"{s.precision} over {base.precision}"}
+        found[s.hardware, base.hardware, place["precision"]] = {**place, **told}
+    return list(found.values())
+
+
+def _details(made: Comparison, paths: Sequence[str]) -> dict[str, Detail]:
+    """Command line and times of the frontiers' points, of each configuration the first run."""
+    from ..report.page import Detail, detail
+    from ..store.points import each_point
+
+    wanted = {r.digest for rows in made.fronts.values() for r in rows if r.series.source != "published"}
+    if len(wanted) > MOST_DETAILS:
+        say(f"{len(wanted)} points of frontiers are too many to read: the page has command lines and times of {MOST_DETAILS}.")
+    found: dict[str, Detail] = {}
+    for values, read in _some(each_point(paths, []), wanted):
+        try:
+            m = read()
+        except FileError as error:
+            say(str(error))
+            continue
+        if m is not None:
+            command = shlex.join(map(str, m.provenance.get("argv", ())))
+            found[values["digest"]] = detail(m.requests, command, m.time_scale) if m.requests is not None else Detail(command)
+    return found
+
+
+def _some(points: Sequence[Any], wanted: set[str]) -> Iterator[Any]:
+    n = 0
+    for values, read in points:
+        if values["digest"] in wanted and n < MOST_DETAILS:
+            n += 1
+            yield values, read
