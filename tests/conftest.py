@@ -16,8 +16,8 @@ from glm5bench.analysis.metrics import Requests
 from glm5bench.store.measurement import Measurement
 from glm5bench.store.sealed import BLOCK, MAGIC
 
-sys.path[:0] = [str(Path(__file__).resolve().parent / name) for name in ("slurm", "apptainer")]
-pytest_plugins = ("login", "contained")  # the real Slurm with a login node on it; real images
+sys.path[:0] = [str(Path(__file__).resolve().parent / name) for name in ("slurm", "apptainer", "browser")]
+pytest_plugins = ("login", "contained", "chromium")  # the real Slurm with a login node on it; real images; a real browser
 
 hypothesis.settings.register_profile("here", deadline=None)  # how long an example takes is the machine's business
 hypothesis.settings.load_profile("here")

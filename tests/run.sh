@@ -1,5 +1,5 @@
 #!/bin/sh
-# The tests, from nothing: installs into .venv, as root on Debian also a real Slurm and Apptainer, then ruff, strict mypy and pytest.
+# The tests, from nothing: installs into .venv, as root on Debian also a real Slurm, Apptainer and Chromium, then ruff, strict mypy and pytest.
 # Arguments go to pytest.
 set -eu
 cd "$(dirname "$0")/.."
@@ -7,10 +7,12 @@ sh environment.sh dev
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     sh tests/slurm/install.sh
     sh tests/apptainer/install.sh
+    sh tests/browser/install.sh
 fi
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
-.venv/bin/pytest -n 3 --dist worksteal -m "not slurm and not apptainer and not engine" "$@" || { code=$?; [ $# -gt 0 ] && [ $code = 5 ] || exit $code; } # 5: no such test in this part
+.venv/bin/pytest -n 3 --dist worksteal -m "not slurm and not apptainer and not browser and not engine" "$@" || { code=$?; [ $# -gt 0 ] && [ $code = 5 ] || exit $code; } # 5: no such test in this part
 .venv/bin/pytest -m apptainer "$@" || { code=$?; [ $# -gt 0 ] && [ $code = 5 ] || exit $code; }
+.venv/bin/pytest -m browser "$@" || { code=$?; [ $# -gt 0 ] && [ $code = 5 ] || exit $code; }
 .venv/bin/pytest -n 3 -m slurm "$@" || { code=$?; [ $# -gt 0 ] && [ $code = 5 ] || exit $code; } # these mostly wait

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -165,6 +167,10 @@ def tables_of(
     rows = list(collected.rows.values())
     compare = compared(rows, economy, at=grid, method=interpolation, baseline=baseline)
     made = report.tables(compare, price_id=price.id, method=interpolation)
+    if format_ == "md" and not only and sys.stdout.isatty():
+        from ..report.terminal import frontier_plot
+
+        print(frontier_plot(compare.fronts, shutil.get_terminal_size().columns) + "\n")
     print(writers[format_](report.only(made, only) if only else made), end="" if format_ == "md" else "\n" * (format_ == "json"))
     tell_bad(collected.bad)
     return _refuse_nothing(collected, len(rows), paths)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
@@ -183,3 +184,29 @@ def _some(points: Sequence[Any], wanted: set[str]) -> Iterator[Any]:
         if values["digest"] in wanted and n < MOST_DETAILS:
             n += 1
             yield values, read
+
+
+@app.command()
+def diff(
+    a: Annotated[str, typer.Argument(help="Before: a point file, campaign, archive, folder, or pattern.")],
+    b: Annotated[str, typer.Argument(help="After.")],
+    tolerance: Annotated[float, typer.Option(min=0.0, help="A change of at most this share is none.")] = 0.02,
+    json_: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> int:
+    """Which settings differ between A and B, and which points got better or worse. Exit code 1 where one got worse."""
+    from ..analysis.difference import difference
+    from ..report.differing import as_plain, as_words
+    from ..store.collection import collect
+
+    sides = [collect([path]) for path in (a, b)]
+    for path, side in zip((a, b), sides, strict=True):
+        if not side.rows:
+            tell_bad(side.bad)
+            raise UsageError(f"No point was found in {path}.", next_step="`glm5bench status DIR` says what a campaign holds")
+    found = difference(*(list(side.rows.values()) for side in sides), tolerance=tolerance)
+    print(json.dumps(as_plain(found), indent=1) if json_ else as_words(found, tolerance=tolerance))
+    for side in sides:
+        tell_bad(side.bad)
+    if not found.changes:
+        say("No point of A has a counterpart in B: nothing could be compared.")
+    return 1 if not found.changes or any(c.word == "worse" for c in found.changes) or any(side.bad for side in sides) else 0

@@ -40,7 +40,7 @@ class Style:
 
 def as_markdown(t: Tables) -> str:
     """For a page or a terminal."""
-    return _as_text(t, Style(_markdown, "## {}".format, "- {}".format))
+    return _as_text(t, Style(markdown, "## {}".format, "- {}".format))
 
 
 def as_latex(t: Tables) -> str:
@@ -278,7 +278,8 @@ def _latex(rows: Sequence[Mapping[str, str]]) -> str:
     return tabulate(cells, headers=[printable(h) for h in rows[0]], tablefmt="latex_booktabs", disable_numparse=True)
 
 
-def _markdown(rows: Sequence[Mapping[str, str]]) -> str:
+def markdown(rows: Sequence[Mapping[str, str]]) -> str:
+    """A table of texts, columns of numbers to the right."""
     numeric = [all(_is_number(r[c]) for r in rows) for c in rows[0]]
     align = ["right" if n else "left" for n in numeric]
     cells = [[printable(text).replace("|", "\\|") for text in r.values()] for r in rows]

@@ -22,7 +22,7 @@ def frontier_plot(fronts: Mapping[Series, Sequence[Row]], width: int) -> str:
     if not drawn:
         return ""
     figure = plotille.Figure()
-    figure.width, figure.height = max(30, width - 28), 14
+    figure.width, figure.height = max(30, width - 30), 14
     figure.with_colors = False
     figure.set_x_limits(min_=0)
     figure.set_y_limits(min_=0)

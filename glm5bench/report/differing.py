@@ -1,0 +1,79 @@
+"""A difference as words, and as plain values for JSON. Here milliseconds begin."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ..analysis.difference import Change, Difference, Setting
+from ..analysis.rows import Row
+from ..errors import printable
+from .readable import markdown
+
+NAMES = {
+    "total_tput_per_gpu_tok_s": ("total tok/s/GPU", 1.0),
+    "interactivity_tok_s_user": ("tok/s/user", 1.0),
+    "ttft_median_s": ("TTFT median, ms", 1e3),
+    "itl_chunk_p99_s": ("ITL p99, ms", 1e3),
+}
+
+
+def as_words(d: Difference, *, tolerance: float) -> str:
+    """What differs in settings, then every pair of points."""
+    parts = [_settings(d), ""]
+    if d.changes:
+        parts += [markdown([_cells(c) for c in d.changes]), ""]
+    words = [c.word for c in d.changes]
+    told = ", ".join(f"{words.count(word)} {word}" for word in ("better", "worse", "same", "unsure") if word in words)
+    parts.append(
+        f"{told}: beyond a tolerance of {tolerance:.1%} and the 95 % interval of the ratio, in brackets, where there is enough to say it"
+    )
+    if "unsure" in words:
+        parts.append("unsure: a latency of a single run, of which nobody knows how far it varies; repeat=0,1,2 in the sweep tells")
+    parts += [f"only in {name}: {_arm(r)}" for name, rows in (("A", d.only_a), ("B", d.only_b)) for r in rows]
+    return "\n".join(printable(line) for part in parts for line in part.split("\n"))
+
+
+def _settings(d: Difference) -> str:
+    told = [f"{s.name} {', '.join(s.a) or 'none'} -> {', '.join(s.b) or 'none'}" for s in d.settings]
+    if not told:
+        return "no setting differs"
+    return f"single variable: {told[0]}" if len(told) == 1 else f"{len(told)} settings differ: " + "; ".join(told)
+
+
+def _arm(r: Row) -> str:
+    return f"{r.series.source} {r.series.label} tp{r.tp} concurrency {r.concurrency}"
+
+
+def _cells(c: Change) -> dict[str, str]:
+    name, scale = NAMES[c.figure]
+    between = f" [{c.low:.3f}, {c.high:.3f}]" if math.isfinite(c.low) else ""
+    return {
+        "point": _arm(c.b),
+        "figure": name,
+        "A": f"{getattr(c.a, c.figure) * scale:.2f}",
+        "B": f"{getattr(c.b, c.figure) * scale:.2f}",
+        "B/A": f"{c.ratio:.3f}{between}",
+        "": c.word if c.word != "same" else "",
+    }
+
+
+def as_plain(d: Difference) -> dict[str, Any]:
+    """One object: settings, changes, and what has no counterpart."""
+    return {
+        "settings": [_setting(s) for s in d.settings],
+        "changes": [_plain(c) for c in d.changes],
+        "only_a": [_arm(r) for r in d.only_a],
+        "only_b": [_arm(r) for r in d.only_b],
+    }
+
+
+def _setting(s: Setting) -> dict[str, Any]:
+    return {"name": s.name, "a": list(s.a), "b": list(s.b)}
+
+
+def _plain(c: Change) -> dict[str, Any]:
+    known = math.isfinite(c.low)
+    values = {"a": getattr(c.a, c.figure), "b": getattr(c.b, c.figure), "ratio": c.ratio}
+    between = {"low": c.low if known else None, "high": c.high if known else None}
+    return {"point": _arm(c.b), "key_a": c.a.key, "key_b": c.b.key, "figure": c.figure, **values, **between, "change": c.word}

@@ -1,0 +1,207 @@
+"""The report in a real Chromium with the network cut: what it shows, what its controls change, and what strangers wrote."""
+
+import json
+
+import pytest
+from conftest import measured
+from program import bench
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+
+from glm5bench.store.pointfile import write_point
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    made = bench(folder, "report", "published", "-o", "r.html")
+    assert made.returncode == 0, made.stderr
+    tables = json.loads(bench(folder, "tables", "published", "--format", "json").stdout)
+    return folder / "r.html", tables
+
+
+@pytest.fixture
+def page(chromium, published):
+    chromium.errors()
+    return chromium.open(published[0])
+
+
+def stop_of(page, x):
+    """Moves the slider to an interactivity."""
+    i = page.run("return JSON.parse(document.getElementById('data').textContent).grid.indexOf(arguments[0])", x)
+    page.set("at", i, "input")
+
+
+def test_it_loads_without_a_network_and_without_an_error(page):
+    assert page.errors() == []
+    assert page.run("return document.querySelectorAll('.plot .main-svg').length") > 0
+    assert page.run("return performance.getEntriesByType('resource').length") == 0
+
+
+def test_it_says_what_was_published(page):
+    stop_of(page, 80)
+    rows = {row[0]: row for row in page.cells("iso-table")}
+    best = rows["PUBLISHED b200 sglang nvfp4 mtp"]
+    bands = {(row[0], row[1]): row[2:5] for row in page.cells("bands-table")}
+
+    assert (best[5], best[7]) == ("3.65x", "hardware 1.22x x precision 2.98x (also checkpoint)")
+    assert bands["PUBLISHED b200 sglang nvfp4 mtp, 8192/1024", "h200 sglang fp8 mtp"] == ["3.65x", "80", "3.24x to 3.65x"]
+    assert ("PUBLISHED mi355x sglang fp8 mtp, 8192/1024", "b200 sglang fp8 mtp") in bands
+    assert ("PUBLISHED mi355x sglang fp8 off, 8192/1024", "b200 sglang fp8 off") in bands
+    assert any(row[:3] == ["PUBLISHED b200 vllm fp8 off, 2048/512", "8", "128"] for row in page.cells("saturation-table"))
+    assert "mtp_vs_off_b200_fp4_1k1k" in page.run("return document.getElementById('sources').textContent")
+
+
+@pytest.mark.parametrize("x", [25.0, 80.0, 120.0])
+def test_its_numbers_are_those_of_tables(page, published, x):
+    stop_of(page, x)
+    rows = {row[0].removesuffix(" (baseline)"): row for row in page.cells("iso-table")}
+
+    for told in (r for r in published[1]["iso"] if r["interactivity_tok_s_user"] == x and r["isl_tokens"] == 8192):
+        row = rows[f"PUBLISHED {told['hardware']} {told['engine']} {told['precision']} {told['speculative']}"]
+        cost = told["cost_usd_per_mtok"]
+        assert row[1] == ("unreachable" if cost is None else f"{cost:.3f}")
+        assert row[3] == ("" if cost is None else f"{told['total_tput_per_gpu_tok_s']:.1f}")
+        ratio = told["perf_per_dollar_vs_baseline"]
+        assert row[5] == ("" if ratio is None or told["is_baseline"] else f"{ratio:.2f}x")
+
+
+def test_another_price_set_changes_costs_as_tables_do(page, published, tmp_path):
+    page.set("price", "rental")
+    stop_of(page, 80)
+    told = json.loads(
+        bench(tmp_path, "tables", "published", "--format", "json", "--at", "80", "--price", "rental", "--baseline", "h200 fp8 mtp").stdout
+    )
+    rows = {row[0].removesuffix(" (baseline)"): row for row in page.cells("iso-table")}
+
+    for r in told["iso"]:
+        if r["isl_tokens"] == 8192 and r["cost_usd_per_mtok"] is not None:
+            row = rows[f"PUBLISHED {r['hardware']} {r['engine']} {r['precision']} {r['speculative']}"]
+            assert row[1] == f"{r['cost_usd_per_mtok']:.3f}"
+            assert row[5] == ("" if r["is_baseline"] else f"{r['perf_per_dollar_vs_baseline']:.2f}x")
+
+
+def test_the_slider_moves_by_the_keyboard_and_the_table_with_it(page):
+    before = page.cells("iso-table")
+    slider = page.driver.find_element(By.ID, "at")
+    value = page.run("return document.getElementById('at').value")
+    slider.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
+
+    assert int(page.run("return document.getElementById('at').value")) == int(value) + 2
+    assert page.cells("iso-table") != before
+    assert "tok/s/user" in page.run("return document.getElementById('at').getAttribute('aria-valuetext')")
+
+
+def test_an_arm_that_is_picked_off_leaves_figures_and_table(page):
+    drawn = page.run("return document.getElementById('cost').data.length")
+    page.driver.find_element(By.CSS_SELECTOR, "#arms input").click()
+
+    assert page.run("return document.getElementById('cost').data.length") == drawn - 2
+    assert "PUBLISHED b200 sglang nvfp4 mtp" not in [row[0] for row in page.cells("iso-table")]
+
+
+def test_another_workload_shows_its_own_arms(page):
+    options = page.run("return [...document.getElementById('workload').options].map(o => o.value)")
+    (vllm,) = [o for o in options if "2048/512" in o]
+    page.set("workload", vllm)
+
+    assert page.run("return [...document.querySelectorAll('#arms label')].map(l => l.textContent)") == ["PUBLISHED b200 vllm fp8 off"]
+
+
+def test_axes_become_logarithmic(page):
+    page.set("log-x", True)
+    page.set("log-y", False)
+
+    assert page.run("const l = document.getElementById('cost').layout; return [l.xaxis.type, l.yaxis.type]") == ["log", "linear"]
+
+
+def test_hovering_a_point_shows_its_recipe(page):
+    x, y = page.run(
+        "const g = document.getElementById('throughput'), t = g.data[1], l = g._fullLayout, b = g.getBoundingClientRect();"
+        "return [b.left + l.xaxis._offset + l.xaxis.d2p(t.x[0]), b.top + l.yaxis._offset + l.yaxis.d2p(t.y[0])]"
+    )
+    ActionChains(page.driver).move_by_offset(0, 0).perform()
+    page.driver.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": "mouseMoved", "x": x - 30, "y": y - 30})
+    page.driver.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": "mouseMoved", "x": x, "y": y})
+    said = page.until("const h = document.querySelector('#throughput .hovertext'); return h && h.textContent")
+
+    assert "b200 sglang nvfp4 mtp" in said
+    assert "nvidia/GLM-5-NVFP4" in said
+    assert "not_recomputable" in said
+
+
+def test_the_limit_of_the_hardware_is_above_what_was_measured(page):
+    page.set("limit", True)
+    traces = page.run("return document.getElementById('throughput').data.map(t => [t.name, t.x, t.y])")
+    limits = [t for t in traces if t[0] == "limit"]
+    measured_most = max(max(t[2]) for t in traces if t[0] != "limit" and t[2])
+
+    assert limits
+    assert max(max(t[2]) for t in limits) > measured_most
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_words_stand_out_from_what_is_behind_them(page, scheme):
+    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+    ink, paper = page.run("const s = getComputedStyle(document.body); return [s.color, s.backgroundColor]")
+    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+    def luminance(text):
+        parts = [int(p) / 255 for p in text[4:-1].split(",")]
+        linear = [p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return sum(w * v for w, v in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    bright, faint = sorted((luminance(ink), luminance(paper)), reverse=True)
+    assert (bright + 0.05) / (faint + 0.05) > 7
+
+
+def test_every_control_has_a_name_and_every_figure_a_description(page):
+    nameless = page.run(
+        "const named = (e) => e.labels.length || e.getAttribute('aria-label');"
+        "return [...document.querySelectorAll('select, input')].filter(e => !named(e)).map(e => e.id)"
+    )
+    assert nameless == []
+    assert page.run("return [...document.querySelectorAll('.plot')].every(e => e.getAttribute('aria-label'))")
+
+
+HOSTILE = "<script>window.hit=1</script><img src=x onerror='window.hit=1'>\x1b[31m\u202e/*SCRIPT*/</textarea>"
+
+
+def test_what_strangers_wrote_is_shown_as_text(chromium, tmp_path):
+    names = ("engine", "checkpoint", "model", "speculative", "precision", "variant", "image", "engine_version")
+    strange = dict.fromkeys(names, HOSTILE)
+    told = {"host": HOSTILE, "job_id": HOSTILE, "argv": ["python3", HOSTILE]}
+    write_point(tmp_path / "a.h5", measured(provenance=told, log=HOSTILE, **strange))
+    (tmp_path / "bad<script>window.hit=1<script>.h5").write_bytes(b"no HDF5")
+    made = bench(tmp_path, "report", ".", "-o", "r.html", "--title", HOSTILE)
+    page = chromium.open(tmp_path / "r.html")
+    page.until("return document.getElementById('facts').textContent.includes('onerror')")
+
+    assert made.returncode == 1
+    assert page.run("return window.hit === undefined")
+    assert page.run("return document.querySelectorAll('img, textarea').length") == 0
+    assert "<script>window.hit=1</script>" in page.run("return document.getElementById('title').textContent")
+    assert "\x1b" not in page.run("return document.body.textContent")
+    assert "bad<script>" in page.run("return document.getElementById('invalid-table').textContent")
+    assert page.errors() == []
+
+
+def test_a_simulated_point_says_so_and_has_its_times(chromium, tmp_path):
+    simulated = ("engine=simulated", "engine.time_scale=20", "workload.isl_tokens=512", "workload.osl_tokens=64",
+                 "workload.prompts_per_concurrency=3", "workload.warmups_per_concurrency=0", "concurrency=2,4", "name=c", "wait=true")  # fmt: skip
+    assert bench(tmp_path, "sweep", *simulated).returncode == 0
+    assert bench(tmp_path, "report", "outputs", "published", "-o", "r.html").returncode == 0
+    page = chromium.open(tmp_path / "r.html")
+    (workload,) = page.run(
+        "return [...document.getElementById('workload').options].map(o => o.value).filter(v => v.startsWith('simulated'))"
+    )
+    page.set("workload", workload)
+
+    assert "simulated: a model's figures" in page.run("return document.getElementById('notes').textContent")
+    assert "side by side" in page.run("return document.getElementById('notes').textContent")
+    assert page.run("return document.querySelector('#arms label').textContent").startswith("SIMULATED ")
+    assert page.run("return document.getElementById('distribution').data.length") == 2
+    assert max(page.run("return document.getElementById('timeline').data[0].y")) >= 2
+    assert "glm5bench.simulator" in page.run("return document.getElementById('facts').textContent")
+    assert page.run("return document.getElementById('throughput').data[0].line.dash") == "dot"
