@@ -7,8 +7,8 @@
     python benchmarks/archives.py tables DIR                  # `tables` of archives of 10,000 and 100,000 points
     python benchmarks/archives.py encodings                   # bytes a chunk by encoding and filter; JSON as vLLM writes it
 
-Each figure is the median of five rounds (peers: three) in which the two that are compared alternate; what is written is synced and removed in
-between. Peak memory is of the process and its readers. DIR takes some 20 GB; the files of a campaign live on the same disk.
+Each figure is the median of five rounds (peers: three) in which the two that are compared alternate; what is written is synced and
+removed in between. Peak memory is of the process and its readers. DIR takes some 20 GB; the files of a campaign live on the same disk.
 """
 
 from __future__ import annotations

@@ -58,6 +58,7 @@ HOMES = {
     "httptools": {"client", "simulator"},
     "msgspec": {"client", "report"},
     "matplotlib": {"report"},
+    "plotille": {"report"},
     "plotly": {"report"},
     "pandas": {"store", "report", "api"},
     "pyarrow": {"store"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..point import Hardware
     from ..report.page import Beside, Detail
     from ..settings import Price
+    from ..store.measurement import Measurement
 
 MOST_DETAILS = 400  # points whose raw times are read for the page
 FIGURES = ("png", "svg", "pdf")
@@ -160,30 +161,23 @@ def _bounds(made: Comparison, hardware: Mapping[str, Hardware]) -> list[dict[str
 def _details(made: Comparison, paths: Sequence[str]) -> dict[str, Detail]:
     """Command line and times of the frontiers' points, of each configuration the first run."""
     from ..report.page import Detail, detail
-    from ..store.points import each_point
+    from ..store.points import each_made
 
-    wanted = {r.digest for rows in made.fronts.values() for r in rows if r.series.source != "published"}
+    wanted = list(dict.fromkeys(r.digest for rows in made.fronts.values() for r in rows if r.series.source != "published"))
     if len(wanted) > MOST_DETAILS:
-        say(f"{len(wanted)} points of frontiers are too many to read: the page has command lines and times of {MOST_DETAILS}.")
+        say(f"{len(wanted)} points stand on frontiers: the page has command lines and times of {MOST_DETAILS} of them.")
+
+    def told(m: Measurement) -> Detail:
+        command = shlex.join(map(str, m.provenance.get("argv", ())))
+        return detail(m.requests, command, m.time_scale) if m.requests is not None else Detail(command)
+
     found: dict[str, Detail] = {}
-    for values, read in _some(each_point(paths, []), wanted):
-        try:
-            m = read()
-        except FileError as error:
-            say(str(error))
-            continue
-        if m is not None:
-            command = shlex.join(map(str, m.provenance.get("argv", ())))
-            found[values["digest"]] = detail(m.requests, command, m.time_scale) if m.requests is not None else Detail(command)
+    for digest, each in each_made(paths, wanted[:MOST_DETAILS], told):
+        if isinstance(each, FileError):
+            say(str(each))
+        else:
+            found[digest] = each
     return found
-
-
-def _some(points: Sequence[Any], wanted: set[str]) -> Iterator[Any]:
-    n = 0
-    for values, read in points:
-        if values["digest"] in wanted and n < MOST_DETAILS:
-            n += 1
-            yield values, read
 
 
 @app.command()

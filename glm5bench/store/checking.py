@@ -99,7 +99,7 @@ def _judged(task: _Task) -> list[Checked | FileError]:
     """The points of a task. What the survey has told already is not told again."""
     return [
         each if isinstance(each, FileError) else _checked(*each, origin=str(task.path))
-        for each in measurements(task.path, task.begin, task.end)
+        for each in measurements(task.path, range(task.begin, task.end))
     ]
 
 

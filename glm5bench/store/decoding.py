@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from .summary import Summaries, plain
 Each = tuple[Measurement | None, "dict[str, Any] | None", str]  # decoded, None: left out; its stored summary, if it has one; its digest
 
 
-def measurements(path: Path, begin: int = 0, end: int | None = None) -> Iterator[Each | FileError]:
-    """Points `begin` to `end` of the file, decoded and held against their digests, or why one cannot be had.
+def measurements(path: Path, which: Sequence[int] | None = None) -> Iterator[Each | FileError]:
+    """Points of the file, all or some of them by their places, decoded and held against their digests, or why one cannot be had.
 
     Raises FileError for a file that is none.
     """
@@ -31,13 +31,14 @@ def measurements(path: Path, begin: int = 0, end: int | None = None) -> Iterator
             stored = undamaged(lambda: read_summary(file), "Its summary is damaged", str(path)) if format_ > 1 else None
             yield m, stored, digest
         else:
-            yield from (of_format1 if format_ == 1 else _of_archive)(file, path, begin, end)
+            yield from (of_format1 if format_ == 1 else _of_archive)(file, path, which)
 
 
-def of_format1(file: h5py.File, path: Path, begin: int, end: int | None) -> Iterator[Each | FileError]:
+def of_format1(file: h5py.File, path: Path, which: Sequence[int] | None) -> Iterator[Each | FileError]:
     """The same of an archive of format 1 that is open."""
     points = undamaged(lambda: child(file, "points"), "The file is damaged", str(path))
-    for name in undamaged(lambda: sorted(points), "The file is damaged", str(path))[begin:end]:
+    names = undamaged(lambda: sorted(points), "The file is damaged", str(path))
+    for name in (names[i] for i in _places(which, len(names))):
         where = f"{path}:/points/{name}"
         try:
             m, digest = _group_of_format1(points, name, where)
@@ -51,13 +52,13 @@ def _group_of_format1(points: h5py.Group, name: str, where: str) -> tuple[Measur
     return checked(lambda: format1.read(group), lambda: str(group.attrs["content_digest"]), where)
 
 
-def _of_archive(file: h5py.File, path: Path, begin: int, end: int | None) -> Iterator[Each | FileError]:
+def _of_archive(file: h5py.File, path: Path, which: Sequence[int] | None) -> Iterator[Each | FileError]:
     def read() -> tuple[Summaries, list[Spans], list[bool]]:
         summaries = read_columns(file)
         return summaries, list(spans_of(file)), wholeness(file, len(summaries["key"]))
 
     summaries, spans, is_whole = undamaged(read, "The file is damaged", str(path))
-    for i in range(len(is_whole))[begin:end]:
+    for i in _places(which, len(is_whole)):
         try:
             m, digest = decoded_point(file, path, summaries, spans[i], i) if is_whole[i] else (None, plain(summaries["digest"][i]))
             yield m, {name: plain(column[i]) for name, column in summaries.items()}, digest
@@ -69,3 +70,7 @@ def decoded_point(file: h5py.File, path: Path, summaries: Summaries, spans: Span
     """Point `i` of an archive that is open, and its digest. Raises FileError where it is not what that says."""
     key, source, digest = (plain(summaries[name][i]) for name in ("key", "source", "digest"))
     return checked(lambda: decoded(read_rows(file, spans), key=key, source=source), lambda: digest, f"{path}:{key}")
+
+
+def _places(which: Sequence[int] | None, n: int) -> Sequence[int]:
+    return range(n) if which is None else [i for i in which if i < n]

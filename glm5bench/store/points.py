@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import FileError
 from .archive import name_of
@@ -13,8 +13,11 @@ from .collection import files
 from .decoding import measurements
 from .measurement import Measurement
 from .reading import Readers
+from .summary import plain
 from .survey import survey
 
+AT_ONCE = 32  # points
+Made = TypeVar("Made")
 Point = tuple[dict[str, Any], Callable[[], "Measurement | None"]]
 
 
@@ -36,6 +39,35 @@ def each_point(paths: Sequence[str], bad: list[FileError]) -> list[Point]:
     return [point for _, point in found.values()]
 
 
+def each_made(paths: Sequence[str], wanted: Collection[str], make: Callable[[Measurement], Made]) -> Iterator[tuple[str, Made | FileError]]:
+    """What `make` makes of the measurements with these digests, in the processes that read them; each digest once, with its raw times."""
+    places: dict[Path, list[int]] = {}
+    seen: set[str] = set()
+    with Readers(survey, lambda path: path) as readers:
+        for path, result in readers.map(files(paths)):
+            if isinstance(result, FileError):  # whoever made the tables has told of it
+                continue
+            for i in range(result.n):
+                digest = str(plain(result.summaries["digest"][i]))
+                if digest in wanted and digest not in seen and result.is_whole[i]:
+                    seen.add(digest)
+                    places.setdefault(path, []).append(i)
+
+    def made(task: tuple[Path, list[int]]) -> list[tuple[str, Made | FileError]]:
+        results: list[tuple[str, Made | FileError]] = []
+        for each in measurements(*task):
+            if isinstance(each, FileError):
+                results.append(("", each))
+            elif each[0] is not None:
+                results.append((each[2], make(each[0])))
+        return results
+
+    tasks = [(path, at[k : k + AT_ONCE]) for path, at in places.items() for k in range(0, len(at), AT_ONCE)]
+    with Readers(made, lambda task: task[0]) as readers_of_points:
+        for _, found in readers_of_points.map(tasks):
+            yield from [("", found)] if isinstance(found, FileError) else found
+
+
 def _nothing() -> None:
     """Its raw times were left out."""
 
@@ -51,7 +83,7 @@ def measurement_at(path: Path, i: int) -> Measurement:
 
 def _one(task: tuple[Path, int]) -> Measurement:
     path, i = task
-    (each,) = measurements(path, i, i + 1)
+    (each,) = measurements(path, [i])
     if isinstance(each, FileError):
         raise each
     if each[0] is None:

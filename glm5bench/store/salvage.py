@@ -68,7 +68,7 @@ def migrated(file: h5py.File, kind: str, empty: Survey, scratch: Path | None) ->
     if kind == "point":
         m, digest = measurement_of(file, 1, str(empty.path))
         return _read_again(empty, iter([(m, None, digest)]), scratch)
-    found = _read_again(empty, of_format1(file, empty.path, 0, None), scratch)
+    found = _read_again(empty, of_format1(file, empty.path, None), scratch)
     tables, bad = [], list(found.bad)
     try:
         group = child(file, "tables")

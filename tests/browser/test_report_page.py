@@ -188,8 +188,8 @@ def test_what_strangers_wrote_is_shown_as_text(chromium, tmp_path):
 
 
 def test_a_simulated_point_says_so_and_has_its_times(chromium, tmp_path):
-    simulated = ("engine=simulated", "engine.time_scale=20", "workload.isl_tokens=512", "workload.osl_tokens=64",
-                 "workload.prompts_per_concurrency=3", "workload.warmups_per_concurrency=0", "concurrency=2,4", "name=c", "wait=true")  # fmt: skip
+    load = ("workload.isl_tokens=512", "workload.osl_tokens=64", "workload.prompts_per_concurrency=3", "workload.warmups_per_concurrency=0")
+    simulated = ("engine=simulated", "engine.time_scale=20", *load, "concurrency=2,4", "name=c", "wait=true")
     assert bench(tmp_path, "sweep", *simulated).returncode == 0
     assert bench(tmp_path, "report", "outputs", "published", "-o", "r.html").returncode == 0
     page = chromium.open(tmp_path / "r.html")
