@@ -46,7 +46,12 @@ def _price_pairs(spec: str) -> dict[str, float | None]:
 
 def power_table() -> dict[str, float]:
     """All-in kW per GPU by hardware id, from conf/hardware. A variant inherits what it does not name."""
-    return {id_: float(_inherited("hardware", id_, "power_kw")) for id_ in group_values("hardware")}
+    return {id_: float(value) for id_, value in fact_table("hardware", "power_kw").items()}
+
+
+def fact_table(group: str, fact: str) -> dict[str, Any]:
+    """One fact of every choice of a group of conf/, without a composition."""
+    return {id_: _inherited(group, id_, fact) for id_ in group_values(group)}
 
 
 def _inherited(group: str, name: str, key: str) -> Any:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import BenchError, FileError, UsageError
+from ..errors import FileError, UsageError
 from .app import app, numbers, one_of, say, tell_bad
 from .archives import PATHS
 
@@ -83,8 +84,7 @@ def _beside(
     from ..report.page import Beside
 
     hardware = _hardware()
-    series = list(made.fronts)
-    drawn = [h for name, h in hardware.items() if name in {s.hardware for s in series}]
+    drawn = {s.hardware for s in made.fronts}
     return Beside(
         title=title,
         prices=_price_sets(prices),
@@ -93,9 +93,9 @@ def _beside(
         made_utc=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         version=__version__,
         details=_details(made, paths),
-        limits=_limits(made.fronts),
+        limits=_limits(made.fronts, hardware),
         bounds=_bounds(made, hardware),
-        specifications={h.id: specifications(list(hardware.values()))[h.id] for h in drawn},
+        specifications={name: values for name, values in specifications(list(hardware.values())).items() if name in drawn},
         source_tables=[(t.name, t.rows) for t in tables],
         bad=[(e.path, e.message) for e in bad],
     )
@@ -117,29 +117,29 @@ def _hardware() -> dict[str, Hardware]:
     return {name: compose(f"hardware={name}").arm.hardware for name in group_values("hardware")}
 
 
-def _limits(fronts: Mapping[Series, Sequence[Row]]) -> dict[Series, list[tuple[int, list[Limit]]]]:
-    """Of the series whose hardware and checkpoint conf/ knows, at each TP of their frontiers."""
+def _limits(fronts: Mapping[Series, Sequence[Row]], hardware: Mapping[str, Hardware]) -> dict[Series, list[tuple[int, list[Limit]]]]:
+    """Of the series whose facts conf/ knows, at each TP of their frontiers; of others there is no line."""
     from ..analysis.limits import limit_curve
     from ..overrides import compose
-    from ..settings import group_values
+    from ..prices import fact_table
 
-    checkpoints = {compose(f"checkpoint={name}").arm.checkpoint.repository: name for name in group_values("checkpoint")}
+    id_of = {repository: id_ for id_, repository in fact_table("checkpoint", "repository").items()}
+    checkpoints = {s.checkpoint: id_of[s.checkpoint] for s in fronts if s.checkpoint in id_of}
+    arms = {name: compose(f"checkpoint={id_}").arm for name, id_ in checkpoints.items()}
+    speculative = {name: compose(f"speculative={name}").arm.speculative for name in fact_table("speculative", "id")}
     found: dict[Series, list[tuple[int, list[Limit]]]] = {}
     for s, rows in fronts.items():
-        for tp in sorted({r.tp for r in rows}):
-            words = [
-                f"hardware={s.hardware}",
-                f"checkpoint={checkpoints.get(s.checkpoint, '')}",
-                f"tp={tp}",
-                f"speculative={s.speculative}",
-            ]
-            try:
-                arm = compose(*words).arm
-            except BenchError:
-                continue  # nobody wrote down what this is: there is no line
-            if min(s.isl_tokens, s.osl_tokens) > 0:
-                mean = (1 + min(1.0, abs(s.range_ratio))) / 2
-                found.setdefault(s, []).append((tp, limit_curve(arm, s.isl_tokens * mean, s.osl_tokens * mean)))
+        if (
+            s.hardware not in hardware
+            or s.checkpoint not in arms
+            or s.speculative not in speculative
+            or min(s.isl_tokens, s.osl_tokens) <= 0
+        ):
+            continue
+        mean = (1 + min(1.0, abs(s.range_ratio))) / 2
+        for tp in sorted({r.tp for r in rows if r.tp > 0}):
+            arm = replace(arms[s.checkpoint], hardware=hardware[s.hardware], speculative=speculative[s.speculative], tp=tp)
+            found.setdefault(s, []).append((tp, limit_curve(arm, s.isl_tokens * mean, s.osl_tokens * mean)))
     return found
 
 
