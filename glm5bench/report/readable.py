@@ -166,6 +166,9 @@ def _iso(rows: Sequence[Mapping[str, Any]], style: Style) -> list[str]:
     if break_even:
         parts += ["", style.remark(f"$/GPU/h at which a token costs what it costs on {baseline}"), "", table(break_even)]
     nearest = [{"tok/s/user": f"{x:g}", **{label: _nearest(cells[x, label]) for label in labels}} for x in grid]
+    nearest = [line for line in nearest if any(line[label] for label in labels)]
+    if not nearest:
+        return parts
     return [*parts, "", style.remark("nearest measured point: tok/s/user, TP and concurrency"), "", table(nearest)]
 
 

@@ -26,7 +26,8 @@ ALIASES = {"isl": "isl_tokens", "osl": "osl_tokens", "tpot_ms": "tpot_median_s"}
 OF_THE_ROW = ("key", "digest", "validity", "reasons", "definitions", "source", "client")
 PROVENANCE = {"node": "host", "job_id": "job_id", "started_utc": "start_utc", "measured_on": "measured_on", "reasons": "reasons"}
 OTHERS = (  # of the tables, made with prices and windows
-    "cost_usd_per_mtok", "node_cost_usd_per_mtok", "tput_per_mw_tok_s", "steady_tput_per_gpu_tok_s", "peak_output_tput_per_gpu_tok_s",
+    "cost_usd_per_mtok", "input_cost_usd_per_mtok", "output_cost_usd_per_mtok", "node_cost_usd_per_mtok", "tput_per_mw_tok_s",
+    "steady_tput_per_gpu_tok_s", "peak_output_tput_per_gpu_tok_s",
 )  # fmt: skip
 COST = {"cost_usd_per_mtok": "$ per million tokens, at the source's prices"}
 FURTHER = re.compile(r"(ttft|tpot|itl_chunk|itl_token|e2el)_(min|max|p[\d.]+)_m?s")  # statistics that no column has
