@@ -1,11 +1,12 @@
 """The page without a browser, figures, and the plot of characters."""
 
+import dataclasses
 import json
 import re
 
 import pytest
 from program import bench
-from test_repeats import CURVE, ECONOMY, FAST, row
+from test_repeats import CURVE, ECONOMY, FAST, SERIES, row
 
 from glm5bench.analysis.comparison import compared
 from glm5bench.report.figures import write_figures
@@ -102,3 +103,33 @@ def test_wrong_usage_is_said_and_nothing_is_written(tmp_path, arguments, said):
 
     assert (told.returncode, said in told.stderr) == (2, True), told.stderr
     assert not (tmp_path / "r.html").exists()
+
+
+@pytest.mark.parametrize(("output", "form"), [("all.h5", "html"), (".", "html"), ("all.h5", "png")])
+def test_what_is_no_page_is_not_overwritten(tmp_path, output, form):
+    (tmp_path / "all.h5").write_bytes(b"an archive")
+    told = bench(tmp_path, "report", "published", "-o", output, "--format", form)
+
+    assert (told.returncode, "give -o another name" in told.stderr) == (2, True)
+    assert (tmp_path / "all.h5").read_bytes() == b"an archive"
+
+
+def test_a_page_that_stands_there_is_made_anew(tmp_path):
+    codes = [bench(tmp_path, "report", "published", "-o", "r.html").returncode for _ in range(2)]
+
+    assert codes == [0, 0]
+
+
+def test_a_variant_stands_in_a_label_where_it_tells_two_series_apart(made):
+    def labels(*variants):
+        rows = [row(x, y, c, series=dataclasses.replace(SERIES, variant=v)) for v in variants for x, y, c in CURVE]
+        return sorted(
+            s["label"] for s in data_of(page(compared(rows, ECONOMY, at=(30.0,), method="steffen"), BESIDE, asked=(30.0,)))["series"]
+        )
+
+    assert labels("ac0d013b") == ["h200 sglang fp8 mtp"]
+    assert labels("ac0d013b rate=4") == ["h200 sglang fp8 mtp rate=4"]
+    assert labels("ac0d013b", "fb5968c4") == [
+        "h200 sglang fp8 mtp zai-org/GLM-5-FP8 ac0d013b",
+        "h200 sglang fp8 mtp zai-org/GLM-5-FP8 fb5968c4",
+    ]

@@ -54,6 +54,7 @@ def report(
     if "html" in wanted and len(wanted) > 1:
         raise UsageError("--format html stands alone: -o is a page there and a folder for pictures.", next_step="run it twice")
     one_of("--interpolation", interpolation, METHODS)
+    _refuse_to_overwrite(output, is_page="html" in wanted)
     grid = numbers("--at", at) if at else PUBLISHED_GRID
     found, prices = collect(paths), price_table(price)
     rows = list(found.rows.values())
@@ -74,6 +75,18 @@ def report(
         print(output)
     tell_bad(found.bad)
     return 1 if found.bad else 0
+
+
+def _refuse_to_overwrite(output: Path, *, is_page: bool) -> None:
+    """Raises UsageError where something else stands than what would be written: an archive, say."""
+    if not output.exists():
+        return
+    if not is_page:
+        if not output.is_dir():
+            raise UsageError(f"{output} is a file, and the figures go into a folder.", next_step="give -o another name")
+    elif output.is_dir() or (output.stat().st_size and not output.read_bytes()[:64].lstrip().lower().startswith(b"<!doctype html")):
+        what = "a directory" if output.is_dir() else "no page"
+        raise UsageError(f"{output} is {what}, and is not overwritten.", next_step="give -o another name")
 
 
 def _beside(

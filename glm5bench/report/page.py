@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -129,7 +130,7 @@ def _data(c: Comparison, beside: Beside, asked: Sequence[float]) -> dict[str, An
         "notes": made.notes,
         "prices": {name: {h: table.get(h) for h in sorted(hardware)} for name, table in beside.prices.items()},
         "price": beside.price_id,
-        "series": [_series(s, i) for s, i in number.items()],
+        "series": [_series(s, i, label) for (s, i), label in zip(number.items(), _labels(list(number)), strict=True)],
         "points": _columns([_point(r, number[r.series], is_front=id(r) in on_front) for rows in c.grouped.values() for r in rows]),
         "runs": _columns([_run(r, number[r.series]) for r in c.rows]),
         "grid": grid_of(c, asked),
@@ -151,14 +152,22 @@ def _data(c: Comparison, beside: Beside, asked: Sequence[float]) -> dict[str, An
     }  # fmt: skip
 
 
-def _series(s: Series, i: int) -> dict[str, Any]:
+def _labels(series: Sequence[Series]) -> list[str]:
+    """Each series in a few words, with the digests of its variant where those tell it from another one."""
+    short = [" ".join([s.label, *filter(flat.is_told, s.variant.split())]) for s in series]
+    alike = Counter((s.workload, label) for s, label in zip(series, short, strict=True))
+    return [
+        label if alike[s.workload, label] == 1 else f"{s.label} {s.checkpoint} {s.variant}" for s, label in zip(series, short, strict=True)
+    ]
+
+
+def _series(s: Series, i: int, label: str) -> dict[str, Any]:
     told = flat.series_row(s)
     workload = "/".join(str(told[name] if told[name] is not None else "?") for name in ("isl_tokens", "osl_tokens"))
     ratio = "" if s.range_ratio in (1.0, -1.0) else f", lengths from {s.range_ratio:g} L"
     scale = f" x{s.time_scale:g}" if s.time_scale else ""
     where = f"{s.source}{scale}: {s.model} {workload} over {s.endpoint}{ratio}"
-    more = f" ({s.variant})" if s.variant else ""
-    return {"id": i, **_plain(told), "label": printable(s.label + more), "workload": printable(where)}
+    return {"id": i, **_plain(told), "label": printable(label), "workload": printable(where)}
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 from tabulate import tabulate
 
 from ..errors import printable
-from .tables import Tables
+from .tables import Tables, is_told
 
 DEFINITIONS = (
     "total tok/s/GPU: prompt and output tokens over the whole wall time, divided by the GPUs that the server uses",
@@ -106,11 +106,6 @@ def _point_columns(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
 MAY_LACK = ("mean", "steady", "good req/s", "ran", "accept", "runs")
 
 
-def _is_told(word: str) -> bool:
-    """Whether a word of a variant says something to a reader: packing, the load by itself, a departure from the public protocol."""
-    return word.startswith("packed") or word == "load" or "=" in word
-
-
 def _point_cells(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     return [
         {
@@ -118,7 +113,7 @@ def _point_cells(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
             "hardware": r["hardware"],
             "engine": r["engine"],
             "precision": r["precision"],
-            "MTP": " ".join([r["speculative"], *filter(_is_told, r["variant"].split())]),
+            "MTP": " ".join([r["speculative"], *filter(is_told, r["variant"].split())]),
             "ISL/OSL": _lengths(r),
             "mean": f"{r['mean_isl_tokens']:.0f}/{r['mean_osl_tokens']:.0f}" if r["mean_isl_tokens"] else "",
             "TP": _text(r["tp"], 0),

@@ -97,6 +97,11 @@ def series_row(s: Series) -> dict[str, Any]:
     }
 
 
+def is_told(word: str) -> bool:
+    """Whether a word of a variant says something to a reader: packing, the load by itself, a departure from the public protocol."""
+    return word.startswith("packed") or word == "load" or "=" in word
+
+
 def point_row(r: Row, economy: Economy) -> dict[str, Any]:
     """One point, flat."""
     price = economy.usd_per_gpu_h.get(r.series.hardware)

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import measured
+from conftest import measured, three_requests
 from program import bench
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
@@ -205,3 +205,13 @@ def test_a_simulated_point_says_so_and_has_its_times(chromium, tmp_path):
     assert max(page.run("return document.getElementById('timeline').data[0].y")) >= 2
     assert "glm5bench.simulator" in page.run("return document.getElementById('facts').textContent")
     assert page.run("return document.getElementById('throughput').data[0].line.dash") == "dot"
+
+
+def test_a_page_of_invalid_points_alone_says_why_and_draws_nothing(chromium, tmp_path):
+    write_point(tmp_path / "a.h5", measured(requests=three_requests(error=["", "cut", ""])))
+    assert bench(tmp_path, "report", "a.h5", "-o", "r.html").returncode == 0
+    page = chromium.open(tmp_path / "r.html")
+
+    assert "failed_requests" in page.run("return document.getElementById('invalid-table').textContent")
+    assert page.cells("iso-table") == []
+    assert page.errors() == []

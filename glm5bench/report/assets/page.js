@@ -168,7 +168,7 @@
     const dist = [["ttft", "TTFT"], ["itl", "ITL, between chunks"]].filter(([key]) => (known[key] || []).length)
       .map(([key, label], k) => ({ type: "scatter", mode: "lines+markers", x: known[key], y: data.quantiles, name: label, line: { color: (isDark() ? DARK : COLORS)[k], shape: "linear", dash: k ? "dash" : "solid" }, marker: { symbol: SYMBOLS[k], size: 6 } }));
     const look = layout("ms", "% of values below");
-    logarithmic(look.xaxis); look.showlegend = true; look.legend = { x: 0.02, y: 0.98 };
+    logarithmic(look.xaxis); look.showlegend = true; look.legend = { x: 1, y: 0, xanchor: "right", yanchor: "bottom", bgcolor: "rgba(0,0,0,0)" };
     Plotly.react("distribution", dist, look, CONFIG);
     const running = known.running || [];
     Plotly.react("timeline", running.length ? [{ type: "scatter", mode: "lines", x: running.map((p) => p[0]), y: running.map((p) => p[1]), line: { color: color(s.id), shape: "hv" }, fill: "tozeroy" }] : [], { ...layout(s.source === "simulated" ? "s of the simulation" : "s", "running requests"), yaxis: { ...layout("", "").yaxis, title: { text: "running requests" }, rangemode: "tozero" } }, CONFIG);
@@ -270,12 +270,14 @@
   $("workload").replaceChildren(...workloads.map((w) => el("option", w, { value: w })));
   $("price").replaceChildren(...Object.keys(data.prices).map((p) => el("option", p, { value: p })));
   $("price").value = state.price;
-  const pick = (w) => { state.workload = w; const of = ofWorkload().filter((s) => isoOf.has(s.id)); state.shown = new Set((of.length > 24 ? of.slice(0, 24) : of).map((s) => s.id)); state.base = of.length ? isoOf.get(of[0].id).baseline : null; };
-  if (workloads.length) pick(workloads[0]);
+  const middle = (of) => { // of the interactivities that most arms reach
+    const reach = data.grid.map((_, i) => of.filter((s) => isoOf.get(s.id).status[i] !== "unreachable").length), most = Math.max(...reach);
+    const best = data.grid.map((_, i) => i).filter((i) => reach[i] === most);
+    return best.length ? best[best.length >> 1] : 0;
+  };
   $("at").max = Math.max(0, data.grid.length - 1);
-  const near = (x) => data.grid.reduce((best, value, i) => (Math.abs(value - x) < Math.abs(data.grid[best] - x) ? i : best), 0);
-  state.at = data.grid.length ? near(data.asked.length ? data.asked[Math.floor(data.asked.length / 3)] : data.grid[data.grid.length >> 1]) : 0;
-  $("at").value = state.at;
+  const pick = (w) => { state.workload = w; const of = ofWorkload().filter((s) => isoOf.has(s.id)); state.shown = new Set((of.length > 24 ? of.slice(0, 24) : of).map((s) => s.id)); state.base = of.length ? isoOf.get(of[0].id).baseline : null; state.at = middle(of); $("at").value = state.at; };
+  if (workloads.length) pick(workloads[0]);
   $("workload").addEventListener("change", (e) => { pick(e.target.value); everything(); });
   $("base").addEventListener("change", (e) => { state.base = Number(e.target.value); iso(); });
   $("price").addEventListener("change", (e) => { state.price = e.target.value; draw(); });
