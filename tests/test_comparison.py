@@ -160,7 +160,7 @@ def test_the_table_of_2026_05_25_is_reproduced_to_the_cent(line):
 def test_at_80_the_hardware_step_is_1_22_and_the_precision_step_2_98():
     steps = published_iso(at=(80.0,))["b200", "nvfp4", 80.0].steps
 
-    assert [(s.setting, round(s.ratio, 2), s.also) for s in steps] == [("hardware", 1.22, ()), ("precision", 2.98, ("checkpoint",))]
+    assert [(s.setting, round(s.ratio, 2), s.also) for s in steps] == [("hardware", 1.22, ()), ("precision", 2.98, ("checkpoint", "tp"))]
 
 
 def test_linear_interpolation_does_not_give_the_table_of_2026_05_25():

@@ -71,6 +71,30 @@ def test_a_single_run_s_latency_is_unsure_and_a_repeated_one_is_not():
     assert words(difference(before, slower, tolerance=0.02), "ttft_median_s") == {"worse"}
 
 
+def test_a_point_that_became_invalid_is_named_and_no_success():
+    broken = [dataclasses.replace(r, validity="invalid") if r.concurrency == 4 else r for r in curve()]
+    d = difference(curve(), broken, tolerance=0.02)
+
+    assert ([r.concurrency for r in d.invalid_b], d.only_a, d.is_worse) == ([4], (), True)
+    assert "invalid in B: measured h200 sglang fp8 mtp tp8 concurrency 4" in as_words(d, tolerance=0.02)
+
+
+@pytest.mark.parametrize("figure", [math.nan, 0.0])
+def test_a_pair_without_a_figure_in_common_is_named_and_no_success(figure):
+    empty = [
+        dataclasses.replace(r, total_tput_per_gpu_tok_s=figure, interactivity_tok_s_user=figure, ttft_median_s=figure) for r in curve()
+    ]
+    d = difference(curve(), empty, tolerance=0.02)
+
+    assert (len(d.unclear), d.changes, d.is_worse) == (3, (), True)
+
+
+def test_several_measurements_of_one_configuration_are_all_compared():
+    twice = [*curve(), *(dataclasses.replace(r, digest="other") for r in curve(0.5))]
+
+    assert words(difference(curve(), twice, tolerance=0.02)) == {"same", "worse"}
+
+
 def test_points_without_a_counterpart_are_named():
     d = difference(curve(), curve()[:2], tolerance=0.02)
 
@@ -96,6 +120,10 @@ def test_nothing_to_compare_is_said_and_exit_code_1(tmp_path):
 
     assert told.returncode == 1
     assert "nothing could be compared" in told.stderr
+
+
+def test_a_tolerance_that_is_no_number_is_wrong_usage(tmp_path):
+    assert bench(tmp_path, "diff", "published", "published", "--tolerance", "nan").returncode == 2
 
 
 def test_a_side_that_is_not_there_is_wrong_usage(tmp_path):

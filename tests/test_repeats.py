@@ -77,6 +77,19 @@ def test_a_mean_of_fewer_runs_than_there_were_says_so():
     assert (mean.n_repeats, mean.validity, mean.reasons) == (2, "flagged", ("repeats_left_out",))
 
 
+def test_an_invalid_attempt_that_was_retried_takes_nothing_from_its_repeats():
+    (mean,) = configurations([row(1, 1, validity="invalid"), row(20, 1000), row(22, 1100, repeat=1)])
+
+    assert (mean.n_repeats, mean.validity, mean.reasons) == (2, "valid", ())
+
+
+@pytest.mark.parametrize("other", [{"validity": "invalid"}, {"interactivity_tok_s_user": math.nan}], ids=str)
+def test_the_one_run_that_is_left_of_several_is_flagged(other):
+    (left,) = configurations([row(20, 1000), dataclasses.replace(row(22, 1100, repeat=1), **other)])
+
+    assert (left.n_repeats, left.validity, left.reasons) == (1, "flagged", ("repeats_left_out",))
+
+
 def test_a_single_run_of_which_only_a_summary_is_known_has_no_interval():
     assert interval(row(20, 1000), "total_tput_per_gpu_tok_s") is None
     iso = compared([row(x, y, c) for x, y, c in CURVE], ECONOMY, at=(30.0,), method="steffen").iso

@@ -51,6 +51,26 @@ def test_why_is_what_a_point_past_the_knee_knows(code, why):
     assert saturations(by_series(rows))[0].why == why
 
 
+def test_what_gives_past_the_knee_is_told_before_what_gave_on_the_way():
+    slow = {2: 0.01, 4: 0.05, 8: 0.05, 16: 0.1}
+    rows = [dataclasses.replace(r, tpot_median_s=slow.get(r.concurrency, 0.01)) for r in arm(100, 200, 390, 400, 400)]
+    (found,) = saturations(by_series(rows))
+
+    assert (found.knee.concurrency, found.gives.name, found.gives.at_concurrency) == (4, "TPOT", 16)
+
+
+def test_seeds_of_one_concurrency_are_no_growth():
+    rows = [dataclasses.replace(r, seed=s, key=f"{r.key}{s}", ttft_median_s=0.5 + 9 * s) for r in arm(100, 200, 300, 300) for s in (0, 1)]
+    (found,) = saturations(by_series(rows))
+
+    assert found.gives is None or found.gives.name == "TPOT"
+
+
+def test_points_that_serve_nothing_or_of_no_known_tp_say_nothing():
+    assert saturations(by_series(arm(0, 0, 0, 0))) == []
+    assert saturations(by_series([dataclasses.replace(r, tp=-1) for r in arm(100, 200, 300)])) == []
+
+
 def test_two_concurrencies_say_nothing():
     assert saturations(by_series(arm(100, 100))) == []
 
@@ -91,6 +111,23 @@ def test_a_cell_has_the_price_at_which_both_would_cost_the_same():
 
     assert fast.break_even_usd_per_gpu_h == pytest.approx(3 * 1.8)
     assert again.perf_per_dollar_vs_baseline == pytest.approx(1.0)
+
+
+def test_the_break_even_price_of_a_gpu_without_a_price_is_known():
+    rows = [row(x, y, c) for x, y, c in CURVE] + [row(x, 3 * y, c, series=FAST) for x, y, c in CURVE]
+    unpriced = dataclasses.replace(ECONOMY, usd_per_gpu_h={"h200": 1.8, "b200": None})
+    (fast, *_) = compared(rows, unpriced, at=(30.0,), method="steffen", baseline="h200").iso
+
+    assert math.isnan(fast.cost_usd_per_mtok)
+    assert fast.break_even_usd_per_gpu_h == pytest.approx(5.4)
+
+
+def test_a_step_names_what_served_the_points_beside_its_cell():
+    here = [dataclasses.replace(row(x, y, c), tp=8) for x, y, c in CURVE]
+    there = [dataclasses.replace(row(x, 3 * y, c, series=FAST), tp=4 if x < 50 else 8) for x, y, c in CURVE]
+    made = compared([*here, *there], ECONOMY, at=(30.0, 60.0), method="steffen", baseline="h200").iso
+
+    assert [r.steps[0].also for r in made if r.series == FAST] == [("tp",), ()]
 
 
 def test_a_cell_names_the_measured_point_that_is_nearest():

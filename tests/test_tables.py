@@ -216,3 +216,11 @@ def test_points_too_many_to_read_are_counted_and_asked_for_by_name(monkeypatch):
 
     assert "4 points, too many to read: `--table points` prints them all" in as_markdown(made(*TWO))
     assert len(cells(as_markdown(only(made(*TWO), "points")), "Points")) == 4
+
+
+def test_series_of_which_nobody_knows_whether_their_workloads_are_the_same_have_no_ratio():
+    rows = [row(dataclasses.replace(s, range_ratio=-1.0), 20, y) for s, y in ((CHEAP, 1000), (FAST, 4000))]
+    text = as_markdown(made(*rows, at=(20.0,)))
+
+    assert "perf/$ against" not in text
+    assert "at which a token costs" not in text

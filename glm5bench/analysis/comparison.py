@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UsageError
-from .cost import Economy
+from .cost import Economy, usd_per_mtok
 from .frontier import frontier
 from .interpolation import interpolated
 from .repeats import Interval, Kind, configurations
@@ -148,16 +148,16 @@ def iso_table(
     table = []
     for series, curve in curves.items():
         base = bases[series.workload]
-        price = economy.usd_per_gpu_h.get(series.hardware)
         intervals = _intervals(series, base, drawn, economy, len(grid))
         for i, x in enumerate(grid.tolist()):
             ratio = float(curves[base].cost[i] / curve.cost[i]) if base is not None else float("nan")
             steps = _steps(base, series, curves, i) if base is not None else ()
             nearest = min(fronts[series], key=lambda r: abs(r.interactivity_tok_s_user - x)) if curve.status[i] != "unreachable" else None
+            even = float(curves[base].cost[i] / curve.unit_cost[i]) if base is not None else float("nan")
             table.append(
                 IsoRow(series, x, float(curve.cost[i]), float(curve.throughput[i]), float(curve.per_mw[i]), float(curve.concurrency[i]),
-                       curve.status[i], ratio, base.label if base is not None else "", series == base, steps,
-                       ratio * price if price is not None else float("nan"), nearest, *(each[i] for each in intervals))
+                       curve.status[i], ratio, base.label if base is not None else "", series == base, steps, even, nearest,
+                       *(each[i] for each in intervals))
             )  # fmt: skip
     return table
 
@@ -219,11 +219,12 @@ class _Curve:
     """A series on the grid, all (M,). Each quantity is interpolated on its own."""
 
     cost: NDArray[np.float64]
+    unit_cost: NDArray[np.float64]  # of a GPU at $1 an hour
     throughput: NDArray[np.float64]
     per_mw: NDArray[np.float64]
     concurrency: NDArray[np.float64]
     status: list[str]
-    started_from: Mapping[str, frozenset[object]]  # what the frontier's points were served by
+    served_by: list[Mapping[str, frozenset[object]]]  # what the points beside each interactivity were served by
 
 
 class _Curves(dict[Series, _Curve]):
@@ -247,12 +248,19 @@ def _curve(rows: Sequence[Row], economy: Economy, grid: NDArray[np.float64], met
     status = ["unreachable" if g < x[0] or g > x[-1] else "measured" if (x == g).any() else "interpolated" for g in grid]
     return _Curve(
         on_grid(economy.cost),
+        on_grid(lambda r: usd_per_mtok(1.0, r.total_tput_per_gpu_tok_s)),
         on_grid(lambda r: r.total_tput_per_gpu_tok_s),
         on_grid(economy.per_mw),
-        on_grid(lambda r: float(r.concurrency)),
+        on_grid(lambda r: float(r.concurrency) if r.concurrency >= 0 else float("nan")),
         status,
-        {name: frozenset(getattr(r, name) for r in rows) for name in ("engine_version", "image", "tp")},
+        [{name: frozenset(getattr(r, name) for r in _beside(rows, g)) for name in ("engine_version", "image", "tp")} for g in grid],
     )
+
+
+def _beside(rows: Sequence[Row], at: float) -> Sequence[Row]:
+    """The measured points on both sides of an interactivity."""
+    below = [r for r in rows if r.interactivity_tok_s_user <= at][-1:]
+    return [*below, *[r for r in rows if r.interactivity_tok_s_user >= at][:1]]
 
 
 def _baseline(peers: Sequence[Series], economy: Economy, is_baseline: Callable[[Series], bool] | None) -> Series | None:
@@ -271,12 +279,14 @@ def named(words: str, series: Sequence[Series]) -> Callable[[Series], bool] | No
     wanted = set(words.lower().split())
 
     def matches(s: Series) -> bool:
-        return wanted <= {s.source, s.hardware, s.engine, s.checkpoint.lower(), s.precision, s.speculative}
+        told = {s.source, s.hardware, s.engine, s.checkpoint.lower(), s.precision, s.speculative, *s.variant.lower().split()}
+        return wanted <= told
 
     found = [s for s in series if matches(s)]
     if not found or len(found) != len({s.workload for s in found}):
         what = f"names {len(found)} series, and a workload has one baseline" if found else "names no series"
-        raise UsageError(f"--baseline {words!r} {what}.", next_step=f"one of {', '.join(sorted({s.label for s in series}))}")
+        labels = sorted({f"{s.label} {s.variant}".strip() for s in series})
+        raise UsageError(f"--baseline {words!r} {what}.", next_step=f"one of {', '.join(labels)}")
     return matches
 
 
@@ -294,16 +304,16 @@ def _way(base: Series, target: Series, order: Sequence[str], curves: _Curves, i:
         if following is None:
             return ()
         ratio = float(curves[here].cost[i] / curves[following].cost[i])
-        steps.append(Step(setting, ratio, _also(here, following, setting, curves)))
+        steps.append(Step(setting, ratio, _also(here, following, setting, curves, i)))
         here = following
     is_whole = here == target and all(np.isfinite(step.ratio) for step in steps)
     return tuple(steps) if is_whole else ()
 
 
-def _also(here: Series, following: Series, setting: str, curves: _Curves) -> tuple[str, ...]:
+def _also(here: Series, following: Series, setting: str, curves: _Curves, i: int) -> tuple[str, ...]:
     """What differs between the two but the setting: of each, and of what their points were served by, where they have nothing in common."""
     told = [name for name in (*STEP_ORDER, "engine", "checkpoint", "variant") if getattr(here, name) != getattr(following, name)]
-    one, other = curves[here].started_from, curves[following].started_from
+    one, other = curves[here].served_by[i], curves[following].served_by[i]
     told += [name for name in one if one[name] and other[name] and not one[name] & other[name] and "" not in one[name] | other[name]]
     return tuple(name for name in told if name != setting)
 

@@ -7,6 +7,7 @@ either there is only the tolerance, and a latency beyond it is `unsure`.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from .repeats import NORMAL_975, configurations, standard_error, student_975
-from .rows import Row
+from .rows import Row, series_order
 
 Word = Literal["better", "worse", "same", "unsure"]
 SETTINGS: dict[str, Callable[[Row], object]] = {
@@ -65,12 +66,22 @@ class Change:
 
 @dataclass(frozen=True)
 class Difference:
-    """What differs. `only_a`, `only_b`: configurations without a counterpart."""
+    """What differs. `only_a`, `only_b`: configurations without a counterpart; `invalid_b`: those of A whose counterpart is invalid.
+
+    `unclear`: those of A that have a counterpart and no figure in common with it.
+    """
 
     settings: tuple[Setting, ...]
     changes: tuple[Change, ...]
     only_a: tuple[Row, ...]
     only_b: tuple[Row, ...]
+    invalid_b: tuple[Row, ...]
+    unclear: tuple[Row, ...]
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether B is worse somewhere, or cannot be told from worse."""
+        return bool(self.invalid_b or self.unclear) or any(c.word == "worse" for c in self.changes)
 
 
 def difference(a: Sequence[Row], b: Sequence[Row], *, tolerance: float) -> Difference:
@@ -80,16 +91,33 @@ def difference(a: Sequence[Row], b: Sequence[Row], *, tolerance: float) -> Diffe
     free = {s.name for s in settings if len(s.a) == len(s.b) == 1} - {*NEVER_PAIRED_OVER}
     if "image" in free or "engine_version" in free:  # one comes with the other
         free |= {"image", "engine_version"}
-    there = _by_place(theirs, free)
+    here, there = _by_place(ours, free), _by_place(theirs, free)
+    invalid = _by_place([r for r in b if r.validity == "invalid"], free)
     changes: list[Change] = []
-    alone: list[Row] = []
-    for place, row in _by_place(ours, free).items():
-        other = there.pop(place, None)
-        if other is None:
-            alone.append(row)
-        else:
-            changes += [c for name, sign in FIGURES.items() if (c := _change(row, other, name, sign, tolerance)) is not None]
-    return Difference(settings, tuple(changes), tuple(alone), tuple(there.values()))
+    unclear: list[Row] = []
+    for place in here.keys() & there.keys():
+        for row, other in itertools.product(here[place], there[place]):
+            told = [c for name, sign in FIGURES.items() if (c := _change(row, other, name, sign, tolerance)) is not None]
+            changes += told
+            unclear += [row] * (not told)
+    alone = _order([r for place, rows in here.items() if place not in there for r in rows])
+    lost = [r for place, rows in here.items() if place not in there and place in invalid for r in rows]
+    return Difference(
+        settings,
+        tuple(sorted(changes, key=lambda c: (_place_of(c.a), c.b.key, list(FIGURES).index(c.figure)))),
+        tuple(r for r in alone if r not in lost),
+        tuple(_order([r for place, rows in there.items() if place not in here for r in rows])),
+        tuple(_order(lost)),
+        tuple(_order(unclear)),
+    )
+
+
+def _order(rows: Sequence[Row]) -> list[Row]:
+    return sorted(rows, key=_place_of)
+
+
+def _place_of(r: Row) -> tuple[object, ...]:
+    return (*series_order(r.series), r.tp, r.concurrency, r.seed, r.key, r.digest)
 
 
 def _settings(a: Sequence[Row], b: Sequence[Row]) -> list[Setting]:
@@ -101,15 +129,18 @@ def _settings(a: Sequence[Row], b: Sequence[Row]) -> list[Setting]:
     return found
 
 
-def _by_place(rows: Sequence[Row], free: set[str]) -> dict[tuple[object, ...], Row]:
-    """Rows by everything but the free settings; where several have one place, the last by key stands for it."""
+def _by_place(rows: Sequence[Row], free: set[str]) -> dict[tuple[object, ...], list[Row]]:
+    """Rows by everything but the free settings: one a place, or several measurements of one configuration, all of which are compared."""
     held = [of for name, of in SETTINGS.items() if name not in free]
-    return {tuple(of(r) for of in held): r for r in sorted(rows, key=lambda r: (r.tp, r.concurrency, r.key, r.digest))}
+    found: dict[tuple[object, ...], list[Row]] = {}
+    for row in rows:
+        found.setdefault(tuple(of(row) for of in held), []).append(row)
+    return found
 
 
 def _change(a: Row, b: Row, figure: str, sign: int, tolerance: float) -> Change | None:
     before, after = getattr(a, figure), getattr(b, figure)
-    if not (before > 0 and math.isfinite(before) and math.isfinite(after)):
+    if not (0 < before < math.inf and 0 < after < math.inf):
         return None
     ratio, half = after / before, _half_of_ratio(a, b, figure)
     low, high = ratio - half, ratio + half

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 def frontier(interactivity: NDArray[np.float64], throughput: NDArray[np.float64]) -> NDArray[np.int64]:
     """Indices of the frontier, by rising interactivity and strictly falling throughput.
 
-    Shapes: both (N,). Points with a NaN in either are never on it; of equal points the first is.
+    Shapes: both (N,). Points with a NaN in either, or nothing served, are never on it; of equal points the first is.
     """
-    finite = np.flatnonzero(np.isfinite(interactivity) & np.isfinite(throughput))
+    finite = np.flatnonzero(np.isfinite(interactivity) & np.isfinite(throughput) & (interactivity > 0) & (throughput > 0))
     best, kept = -np.inf, []
     for i in sorted(finite.tolist(), key=lambda j: (-interactivity[j], -throughput[j], j)):
         if throughput[i] > best:

@@ -28,6 +28,7 @@ STANDARD_ERRORS = {
     "interactivity_tok_s_user": "interactivity_se_tok_s_user",
 }
 NORMAL_975 = 1.959964
+LEFT_OUT = "repeats_left_out"
 # 97.5 % quantile of Student's t by degrees of freedom, from 1; beyond them Fisher's expansion is right to four digits
 STUDENT_975 = (
     12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281, 2.2010, 2.1788, 2.1604, 2.1448, 2.1314,
@@ -48,17 +49,29 @@ def configurations(rows: Sequence[Row]) -> list[Row]:
     """Rows that are not invalid, the repeats of a configuration as their mean, in the order of their first.
 
     Runs are repeats where all but the number of the repeat is the same. Two under one number are different measurements of one key, or
-    differ in what nobody wrote down: such runs are not averaged. A mean of fewer runs than there were says so: `repeats_left_out`.
+    differ in what nobody wrote down: such runs are not averaged. Of fewer runs than there were,
+    because some are invalid or lack a figure, it is flagged: `repeats_left_out`.
     """
     groups: dict[tuple[object, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault(_configuration(row), []).append(row)
     found: list[Row] = []
     for group in groups.values():
-        kept = [row for row in group if row.validity != "invalid"]
-        is_repeated = len(kept) > 1 and len({row.repeat for row in group}) == len(group)
-        found += [_mean(kept, n_left_out=len(group) - len(kept))] if is_repeated else kept
+        valid = [row for row in group if row.validity != "invalid"]
+        told = [row for row in valid if math.isfinite(row.interactivity_tok_s_user) and math.isfinite(row.total_tput_per_gpu_tok_s)]
+        kept = told or valid
+        n_left_out = len({row.repeat for row in group} - {row.repeat for row in kept})
+        if len({row.repeat for row in kept}) < len(kept):
+            found += kept
+        elif len(kept) > 1:
+            found.append(_mean(kept, n_left_out=n_left_out))
+        else:
+            found += [_flagged(row) if n_left_out else row for row in kept]
     return found
+
+
+def _flagged(row: Row) -> Row:
+    return dataclasses.replace(row, validity="flagged", reasons=(*row.reasons, LEFT_OUT))
 
 
 def _configuration(r: Row) -> tuple[object, ...]:
@@ -67,7 +80,7 @@ def _configuration(r: Row) -> tuple[object, ...]:
 
 def _mean(rows: Sequence[Row], *, n_left_out: int) -> Row:
     in_order = sorted(rows, key=lambda r: r.repeat)
-    reasons = tuple(dict.fromkeys([code for r in in_order for code in r.reasons] + ["repeats_left_out"] * (n_left_out > 0)))
+    reasons = tuple(dict.fromkeys([code for r in in_order for code in r.reasons] + [LEFT_OUT] * (n_left_out > 0)))
     means: dict[str, Any] = {name: float(np.mean([getattr(r, name) for r in in_order])) for name in AVERAGED}
     return dataclasses.replace(
         in_order[0],

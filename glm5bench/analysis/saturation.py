@@ -14,6 +14,7 @@ from .rows import Row, Series
 
 RISE = 1.05  # of throughput, by any higher concurrency: less is none
 NEEDS = 3  # concurrencies
+MUCH = 1.5
 GIVES = {"ttft_median_s": "TTFT", "tpot_median_s": "TPOT", "itl_chunk_p99_s": "ITL p99"}
 KNOWN = {"admission_capped": "admission limit", "kv_limited": "KV capacity"}
 
@@ -41,7 +42,7 @@ class Saturation:
     tp: int
     knee: Row | None
     best: Row
-    gives: Growth | None  # the latency that grows most in one step
+    gives: Growth | None  # the latency that grows most in one step, past the knee if it does
     why: str  # as a point past the knee knows it; empty: none does
 
 
@@ -50,10 +51,20 @@ def saturations(grouped: Mapping[Series, Sequence[Row]]) -> list[Saturation]:
     found = []
     for series, rows in grouped.items():
         for tp in sorted({r.tp for r in rows}):
-            arm = sorted((r for r in rows if r.tp == tp and math.isfinite(r.total_tput_per_gpu_tok_s)), key=lambda r: r.concurrency)
-            if len({r.concurrency for r in arm}) >= NEEDS:
+            arm = _arm([r for r in rows if r.tp == tp])
+            if tp > 0 and len(arm) >= NEEDS:
                 found.append(_saturation(series, tp, arm))
     return found
+
+
+def _arm(rows: Sequence[Row]) -> list[Row]:
+    """By rising concurrency, of several at one (seeds, say) the fastest."""
+    best: dict[int, Row] = {}
+    for r in rows:
+        if r.concurrency > 0 and 0 < r.total_tput_per_gpu_tok_s < math.inf:
+            here = best.setdefault(r.concurrency, r)
+            best[r.concurrency] = max(here, r, key=lambda x: x.total_tput_per_gpu_tok_s)
+    return [best[c] for c in sorted(best)]
 
 
 def _saturation(series: Series, tp: int, arm: Sequence[Row]) -> Saturation:
@@ -62,14 +73,16 @@ def _saturation(series: Series, tp: int, arm: Sequence[Row]) -> Saturation:
     past = [r for r in arm if r.concurrency > knee.concurrency]
     codes = [code for code in KNOWN if any(code in r.reasons for r in (knee, *past))]
     why = ", ".join(KNOWN[code] for code in codes)
-    return Saturation(series, tp, knee if past else None, best, _gives(arm), why)
+    return Saturation(series, tp, knee if past else None, best, _gives(arm, knee) if past else None, why)
 
 
-def _gives(arm: Sequence[Row]) -> Growth | None:
+def _gives(arm: Sequence[Row], knee: Row) -> Growth | None:
+    """The latency that grows most in one step past the knee; where none grows much there, on the way to it."""
     steps = [
         Growth(words, getattr(low, name), getattr(high, name), high.concurrency)
         for name, words in GIVES.items()
         for low, high in itertools.pairwise(arm)
         if low.concurrency > 1 and getattr(low, name) > 0 and math.isfinite(getattr(high, name))
     ]
-    return max(steps, key=lambda g: g.ratio, default=None)
+    past = [g for g in steps if g.at_concurrency > knee.concurrency and g.ratio >= MUCH]
+    return max(past or steps, key=lambda g: g.ratio, default=None)

@@ -42,7 +42,7 @@ def gains(iso: Sequence[IsoRow], fronts: Mapping[Series, Sequence[Row]]) -> list
         off = at.get((dataclasses.replace(row.series, speculative="off"), row.interactivity_tok_s_user))
         if row.series.speculative == "off" or off is None:
             continue
-        if math.isfinite(row.total_tput_per_gpu_tok_s) and math.isfinite(off.total_tput_per_gpu_tok_s):
+        if math.isfinite(row.total_tput_per_gpu_tok_s) and 0 < off.total_tput_per_gpu_tok_s < math.inf:
             lengths = [r.acceptance_length for r in fronts[row.series] if math.isfinite(r.acceptance_length)]
             found.append(
                 Gain(row.series, row.interactivity_tok_s_user, off.total_tput_per_gpu_tok_s, row.total_tput_per_gpu_tok_s,

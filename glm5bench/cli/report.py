@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -135,6 +136,7 @@ def _limits(fronts: Mapping[Series, Sequence[Row]], hardware: Mapping[str, Hardw
     from ..analysis.limits import limit_curve
     from ..overrides import compose
     from ..prices import fact_table
+    from ..roofline import GEMM_RATE
 
     id_of = {repository: id_ for id_, repository in fact_table("checkpoint", "repository").items()}
     checkpoints = {s.checkpoint: id_of[s.checkpoint] for s in fronts if s.checkpoint in id_of}
@@ -149,6 +151,9 @@ def _limits(fronts: Mapping[Series, Sequence[Row]], hardware: Mapping[str, Hardw
             or min(s.isl_tokens, s.osl_tokens) <= 0
         ):
             continue
+        rates = {GEMM_RATE[p] for p in (arms[s.checkpoint].checkpoint.precision, arms[s.checkpoint].checkpoint.dense_precision)}
+        if not rates <= hardware[s.hardware].tflop_s.keys():
+            continue  # the hardware has no such multiplication: whatever ran there is not what conf/ knows
         mean = (1 + min(1.0, abs(s.range_ratio))) / 2
         for tp in sorted({r.tp for r in rows if r.tp > 0}):
             arm = replace(arms[s.checkpoint], hardware=hardware[s.hardware], speculative=speculative[s.speculative], tp=tp)
@@ -182,7 +187,7 @@ def _details(made: Comparison, paths: Sequence[str]) -> dict[str, Detail]:
 
     def told(m: Measurement) -> Detail:
         command = shlex.join(map(str, m.provenance.get("argv", ())))
-        return detail(m.requests, command, m.time_scale) if m.requests is not None else Detail(command)
+        return detail(m.requests, command, m.time_scale, from_due=m.is_open_loop) if m.requests is not None else Detail(command)
 
     found: dict[str, Detail] = {}
     for digest, each in each_made(paths, wanted[:MOST_DETAILS], told):
@@ -205,6 +210,8 @@ def diff(
     from ..report.differing import as_plain, as_words
     from ..store.collection import collect
 
+    if not math.isfinite(tolerance):
+        raise UsageError(f"--tolerance {tolerance} is no share.", next_step="--tolerance 0.02")
     sides = [collect([path]) for path in (a, b)]
     for path, side in zip((a, b), sides, strict=True):
         if not side.rows:
@@ -216,4 +223,4 @@ def diff(
         tell_bad(side.bad)
     if not found.changes:
         say("No point of A has a counterpart in B: nothing could be compared.")
-    return 1 if not found.changes or any(c.word == "worse" for c in found.changes) or any(side.bad for side in sides) else 0
+    return 1 if not found.changes or found.is_worse or any(side.bad for side in sides) else 0

@@ -24,13 +24,17 @@ def as_words(d: Difference, *, tolerance: float) -> str:
     if d.changes:
         parts += [markdown([_cells(c) for c in d.changes]), ""]
     words = [c.word for c in d.changes]
+    parts += [f"invalid in B: {_arm(r)}" for r in d.invalid_b]
+    parts += [f"no figure of both to compare: {_arm(r)}" for r in d.unclear]
+    parts += [f"only in {name}: {_arm(r)}" for name, rows in (("A", d.only_a), ("B", d.only_b)) for r in rows]
+    if not words:
+        return "\n".join(printable(line) for part in parts for line in part.split("\n"))
     told = ", ".join(f"{words.count(word)} {word}" for word in ("better", "worse", "same", "unsure") if word in words)
     parts.append(
         f"{told}: beyond a tolerance of {tolerance:.1%} and the 95 % interval of the ratio, in brackets, where there is enough to say it"
     )
     if "unsure" in words:
         parts.append("unsure: a latency of a single run, of which nobody knows how far it varies; repeat=0,1,2 in the sweep tells")
-    parts += [f"only in {name}: {_arm(r)}" for name, rows in (("A", d.only_a), ("B", d.only_b)) for r in rows]
     return "\n".join(printable(line) for part in parts for line in part.split("\n"))
 
 
@@ -65,6 +69,8 @@ def as_plain(d: Difference) -> dict[str, Any]:
         "changes": [_plain(c) for c in d.changes],
         "only_a": [_arm(r) for r in d.only_a],
         "only_b": [_arm(r) for r in d.only_b],
+        "invalid_b": [_arm(r) for r in d.invalid_b],
+        "unclear": [_arm(r) for r in d.unclear],
     }
 
 

@@ -36,7 +36,7 @@ def write_figures(c: Comparison, folder: Path, formats: Sequence[str], *, price_
     drawn = max(of.values(), key=len, default=[])
     wanted: dict[str, tuple[Callable[[Row], float], str]] = {
         "throughput": (lambda r: r.total_tput_per_gpu_tok_s, "total tok/s/GPU"),
-        "cost": (c.economy.cost, f"\\$/Mtok ({printable(price_id)})"),
+        "cost": (c.economy.cost, r"\$/Mtok (" + printable(price_id).replace("$", r"\$") + ")"),
     }
     made = []
     try:
@@ -63,7 +63,7 @@ def _figure(c: Comparison, drawn: Sequence[Series], height: Callable[[Row], floa
         name = printable(series.label) if len(sources) == 1 else f"{series.source.upper()} {printable(series.label)}"
         axes.errorbar(
             [r.interactivity_tok_s_user for r in rows], [height(r) for r in rows], yerr=_error(rows, height),
-            color=COLORS[i % len(COLORS)], marker=MARKERS[i % len(MARKERS)], linestyle=LINES[series.source],
+            color=COLORS[i % len(COLORS)], marker=MARKERS[(i + i // len(COLORS)) % len(MARKERS)], linestyle=LINES[series.source],
             markerfacecolor=COLORS[i % len(COLORS)] if series.source == "measured" else "white", label=name.replace("$", r"\$"),
             capsize=1.5, elinewidth=0.7, clip_on=False,
         )  # fmt: skip

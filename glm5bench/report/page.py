@@ -21,7 +21,7 @@ from plotly.offline import get_plotlyjs
 from ..analysis.comparison import STEP_ORDER, Comparison, IsoRow, compared
 from ..analysis.cost import Economy
 from ..analysis.limits import Limit
-from ..analysis.metrics import Requests, chunk_latencies_s
+from ..analysis.metrics import Requests, chunk_latencies_s, started_ns
 from ..analysis.rows import Row, Series
 from ..errors import printable
 from . import tables as flat
@@ -60,10 +60,10 @@ class Beside:
     bad: Sequence[tuple[str, str]] = ()  # path, reason
 
 
-def detail(r: Requests, command: str, time_scale: float) -> Detail:
+def detail(r: Requests, command: str, time_scale: float, *, from_due: bool = False) -> Detail:
     """Of a measurement's requests: quantiles of TTFT and ITL (of chunks), and how many requests ran over the time."""
     scale, whole = time_scale / 1e9, r.is_whole
-    ttft = ((r.first_token_ns - r.sent_ns)[whole] * scale * 1e3).astype(np.float64)
+    ttft = ((r.first_token_ns - started_ns(r, from_due=from_due))[whole] * scale * 1e3).astype(np.float64)
     itl = chunk_latencies_s(r, time_scale=time_scale) * 1e3
     return Detail(printable(command), _quantiles(ttft), _quantiles(itl), _running(r, scale))
 
@@ -121,31 +121,32 @@ def _data(c: Comparison, beside: Beside, asked: Sequence[float]) -> dict[str, An
     unit = compared(
         c.rows, Economy(dict.fromkeys(hardware, 1.0), {}), at=grid_of(c, asked), method=beside.method, is_baseline=lambda s: s in base
     )
+    workloads, labels = _workloads(list(number)), _labels(list(number))
     on_front = {id(r) for rows in c.fronts.values() for r in rows}
     return {
         "title": printable(beside.title),
         "madeUtc": beside.made_utc,
         "version": beside.version,
         "method": beside.method,
-        "notes": made.notes,
+        "notes": [printable(note) for note in made.notes],
         "prices": {name: {h: table.get(h) for h in sorted(hardware)} for name, table in beside.prices.items()},
         "price": beside.price_id,
-        "series": [_series(s, i, label) for (s, i), label in zip(number.items(), _labels(list(number)), strict=True)],
+        "series": [_series(s, i, label, workloads[s.workload]) for (s, i), label in zip(number.items(), labels, strict=True)],
         "points": _columns([_point(r, number[r.series], is_front=id(r) in on_front) for rows in c.grouped.values() for r in rows]),
         "runs": _columns([_run(r, number[r.series]) for r in c.rows]),
         "grid": grid_of(c, asked),
         "asked": list(asked),
         "iso": _iso(unit.iso, number),
-        "bands": made.bands,
-        "saturation": made.saturation,
-        "speculation": made.speculation,
+        "bands": [_plain(row) for row in made.bands],
+        "saturation": [_plain(row) for row in made.saturation],
+        "speculation": [_plain(row) for row in made.speculation],
         "details": {digest[:16]: _detail(d) for digest, d in beside.details.items()},
         "quantiles": list(QUANTILES),
         "limits": [
             {"series": number[s], "tp": tp, "at": [[p.concurrency, p.interactivity_tok_s_user, p.total_tput_per_gpu_tok_s] for p in curve]}
             for s, curves in beside.limits.items() if s in number for tp, curve in curves
         ],
-        "bounds": [dict(row) for row in beside.bounds],
+        "bounds": [_plain(row) for row in beside.bounds],
         "specifications": {name: dict(values) for name, values in beside.specifications.items()},
         "sourceTables": [{"name": printable(n), "rows": [_plain(row) for row in rows]} for n, rows in beside.source_tables],
         "bad": [{"path": printable(path), "reason": printable(reason)} for path, reason in beside.bad],
@@ -161,13 +162,24 @@ def _labels(series: Sequence[Series]) -> list[str]:
     ]
 
 
-def _series(s: Series, i: int, label: str) -> dict[str, Any]:
+def _workloads(series: Sequence[Series]) -> dict[tuple[object, ...], str]:
+    """The words for each workload: those that would be the same for two that are held apart say what tells them apart."""
+    words = {s.workload: _workload(s) for s in series}
+    alike = Counter(words.values())
+    first = {s.workload: s for s in reversed(series)}
+    return {w: text if alike[text] == 1 else f"{text} ({first[w].label} {first[w].variant})" for w, text in words.items()}
+
+
+def _workload(s: Series) -> str:
     told = flat.series_row(s)
-    workload = "/".join(str(told[name] if told[name] is not None else "?") for name in ("isl_tokens", "osl_tokens"))
-    ratio = "" if s.range_ratio in (1.0, -1.0) else f", lengths from {s.range_ratio:g} L"
+    lengths = "/".join(str(told[name] if told[name] is not None else "?") for name in ("isl_tokens", "osl_tokens"))
+    ratio = {1.0: "", -1.0: ", spread unstated"}.get(s.range_ratio, f", lengths from {s.range_ratio:g} L")
     scale = f" x{s.time_scale:g}" if s.time_scale else ""
-    where = f"{s.source}{scale}: {s.model} {workload} over {s.endpoint}{ratio}"
-    return {"id": i, **_plain(told), "label": printable(label), "workload": printable(where)}
+    return f"{s.source}{scale}: {s.model} {lengths} over {s.endpoint}{ratio}"
+
+
+def _series(s: Series, i: int, label: str, workload: str) -> dict[str, Any]:
+    return {"id": i, **_plain(flat.series_row(s)), "label": printable(label), "workload": printable(workload)}
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -197,7 +209,8 @@ def _run(r: Row, series: int) -> dict[str, Any]:
         "key": r.key, "digest": r.digest[:16], "engine_version": r.engine_version, "image": r.image, "node": r.node, "job": r.job_id,
         "started": r.started_utc, "origin": r.origin, "validity": r.validity, "reasons": ", ".join(r.reasons),
     }  # fmt: skip
-    return {"series": series, "tp": r.tp, "concurrency": r.concurrency, "repeat": r.repeat, **_plain(told)}
+    known = {name: value if value >= 0 else None for name, value in (("tp", r.tp), ("concurrency", r.concurrency))}
+    return {"series": series, **known, "repeat": r.repeat, **_plain(told)}
 
 
 def _short(value: Any) -> Any:
@@ -210,6 +223,7 @@ def _iso(iso: Sequence[IsoRow], number: Mapping[Series, int]) -> list[dict[str, 
     for row in iso:
         of.setdefault(row.series, []).append(row)
     found = []
+    bases = {r.series.workload: number[r.series] for r in iso if r.is_baseline}
     for series, rows in of.items():
         flat_rows = [flat.iso_row(r) for r in rows]
         names = (
@@ -218,7 +232,7 @@ def _iso(iso: Sequence[IsoRow], number: Mapping[Series, int]) -> list[dict[str, 
             "nearest_measured_tok_s_user", "nearest_measured_tp", "nearest_measured_concurrency",
             *(f"{step}_step" for step in STEP_ORDER), *(f"{step}_step_also" for step in STEP_ORDER),
         )  # fmt: skip
-        base = next((number[r.series] for r in iso if r.is_baseline and r.series.workload == series.workload), None)
+        base = bases.get(series.workload)
         columns = {name: [row[name] for row in flat_rows] for name in names}
         found.append({"series": number[series], "baseline": base, "is_baseline": rows[0].is_baseline, **columns})
     return found

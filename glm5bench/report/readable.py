@@ -148,7 +148,8 @@ def _iso(rows: Sequence[Mapping[str, Any]], style: Style) -> list[str]:
         "",
         table(costs),
     ]
-    baseline = next((name[_label(r)] for r in rows if r["is_baseline"]), "")
+    baselines = {name[_label(r)] for r in rows if r["is_baseline"]}  # several: nobody says whether these workloads are the same
+    baseline = next(iter(baselines)) if len(baselines) == 1 else ""
     others = [label for label in labels if label != baseline] if baseline else []
     ratios = [{"tok/s/user": f"{x:g}", **{label: _ratio_text(cells[x, label]) for label in others}} for x in grid]
     ratios = [line for line in ratios if any(line[label] for label in others)]
@@ -197,10 +198,8 @@ def _nearest(r: Mapping[str, Any]) -> str:
 
 def _also(rows: Sequence[Mapping[str, Any]], style: Style) -> list[str]:
     """Steps that change more than one setting, each once."""
-    said = {name: r[f"{name}_step_also"] for r in rows for name in STEPS if r[f"{name}_step_also"]}
-    return (
-        ["", *(style.remark(f"the step of {name} also changes {also.replace(',', ', ')}") for name, also in said.items())] if said else []
-    )
+    said = dict.fromkeys((name, r[f"{name}_step_also"]) for r in rows for name in STEPS if r[f"{name}_step_also"])
+    return ["", *(style.remark(f"the step of {name} also changes {also.replace(',', ', ')}") for name, also in said)] if said else []
 
 
 def _ratio_text(r: Mapping[str, Any]) -> str:

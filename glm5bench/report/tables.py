@@ -165,6 +165,7 @@ def band_row(b: Band) -> dict[str, Any]:
     return {
         **series_row(b.series),
         "baseline": b.baseline.label,
+        "baseline_hardware": b.baseline.hardware,
         "peak": b.peak,
         "peak_at_tok_s_user": b.peak_at_tok_s_user,
         "low": b.low,

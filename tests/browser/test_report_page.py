@@ -45,7 +45,7 @@ def test_it_says_what_was_published(page):
     best = rows["PUBLISHED b200 sglang nvfp4 mtp"]
     bands = {(row[0], row[1]): row[2:5] for row in page.cells("bands-table")}
 
-    assert (best[5], best[7]) == ("3.65x", "hardware 1.22x x precision 2.98x (also checkpoint)")
+    assert (best[5], best[7]) == ("3.65x", "hardware 1.22x x precision 2.98x (also checkpoint, tp)")
     assert bands["PUBLISHED b200 sglang nvfp4 mtp, 8192/1024", "h200 sglang fp8 mtp"] == ["3.65x", "80", "3.24x to 3.65x"]
     assert ("PUBLISHED mi355x sglang fp8 mtp, 8192/1024", "b200 sglang fp8 mtp") in bands
     assert ("PUBLISHED mi355x sglang fp8 off, 8192/1024", "b200 sglang fp8 off") in bands
@@ -106,7 +106,7 @@ def test_another_workload_shows_its_own_arms(page):
     (vllm,) = [o for o in options if "2048/512" in o]
     page.set("workload", vllm)
 
-    assert page.run("return [...document.querySelectorAll('#arms label')].map(l => l.textContent)") == ["PUBLISHED b200 vllm fp8 off"]
+    assert page.run("return [...document.querySelectorAll('#arms label .name')].map(l => l.textContent)") == ["PUBLISHED b200 vllm fp8 off"]
 
 
 def test_axes_become_logarithmic(page):
@@ -172,7 +172,10 @@ def test_what_strangers_wrote_is_shown_as_text(chromium, tmp_path):
     names = ("engine", "checkpoint", "model", "speculative", "precision", "variant", "image", "engine_version")
     strange = dict.fromkeys(names, HOSTILE)
     told = {"host": HOSTILE, "job_id": HOSTILE, "argv": ["python3", HOSTILE]}
-    write_point(tmp_path / "a.h5", measured(provenance=told, log=HOSTILE, **strange))
+    for hardware in ("b200", "h200"):
+        write_point(
+            tmp_path / f"{hardware}.h5", measured(hardware.ljust(20, "0"), provenance=told, log=HOSTILE, hardware=hardware, **strange)
+        )
     (tmp_path / "bad<script>window.hit=1<script>.h5").write_bytes(b"no HDF5")
     made = bench(tmp_path, "report", ".", "-o", "r.html", "--title", HOSTILE)
     page = chromium.open(tmp_path / "r.html")
@@ -182,7 +185,8 @@ def test_what_strangers_wrote_is_shown_as_text(chromium, tmp_path):
     assert page.run("return window.hit === undefined")
     assert page.run("return document.querySelectorAll('img, textarea').length") == 0
     assert "<script>window.hit=1</script>" in page.run("return document.getElementById('title').textContent")
-    assert "\x1b" not in page.run("return document.body.textContent")
+    assert not {"\x1b", "\u202e"} & set(page.run("return document.body.textContent"))
+    assert "onerror" in page.run("return document.getElementById('notes').textContent + document.getElementById('iso-table').textContent")
     assert "bad<script>" in page.run("return document.getElementById('invalid-table').textContent")
     assert page.errors() == []
 
@@ -200,7 +204,7 @@ def test_a_simulated_point_says_so_and_has_its_times(chromium, tmp_path):
 
     assert "simulated: a model's figures" in page.run("return document.getElementById('notes').textContent")
     assert "side by side" in page.run("return document.getElementById('notes').textContent")
-    assert page.run("return document.querySelector('#arms label').textContent").startswith("SIMULATED ")
+    assert page.run("return document.querySelector('#arms label .name').textContent").startswith("SIMULATED ")
     assert page.run("return document.getElementById('distribution').data.length") == 2
     assert max(page.run("return document.getElementById('timeline').data[0].y")) >= 2
     assert "glm5bench.simulator" in page.run("return document.getElementById('facts').textContent")
@@ -214,4 +218,36 @@ def test_a_page_of_invalid_points_alone_says_why_and_draws_nothing(chromium, tmp
 
     assert "failed_requests" in page.run("return document.getElementById('invalid-table').textContent")
     assert page.cells("iso-table") == []
+    assert page.errors() == []
+
+
+def test_a_gpu_without_a_price_is_not_free(chromium, tmp_path):
+    for key, hardware in (("a", "a100"), ("b", "b200")):
+        write_point(tmp_path / f"{key}.h5", measured(key * 20, hardware=hardware))
+    assert bench(tmp_path, "report", ".", "-o", "r.html").returncode == 0
+    page = chromium.open(tmp_path / "r.html")
+    rows = {row[0]: row for row in page.cells("iso-table")}
+
+    assert rows["a100 sglang fp8 mtp"][1:3] == ["no price", ""]
+    assert rows["a100 sglang fp8 mtp"][5] == ""
+    assert page.run("return document.getElementById('cost').data.filter(t => t.name.includes('a100')).every(t => t.y.length === 0)")
+
+
+def test_workloads_that_tables_hold_apart_are_apart(chromium, tmp_path):
+    for key, hardware in (("a", "h200"), ("b", "b200")):
+        write_point(tmp_path / f"{key}.h5", measured(key * 20, hardware=hardware, range_ratio=None))
+    assert bench(tmp_path, "report", ".", "-o", "r.html").returncode == 0
+    page = chromium.open(tmp_path / "r.html")
+
+    assert len(page.run("return [...document.getElementById('workload').options].map(o => o.value)")) == 2
+    assert [len(page.cells("iso-table")), page.cells("iso-table")[0][5]] == [1, ""]
+
+
+def test_what_has_a_figure_of_many_points_is_drawn_without_webgl(chromium, tmp_path):
+    for i in range(420):
+        write_point(tmp_path / f"{i}.h5", measured(f"{i:020x}", seed=i))
+    assert bench(tmp_path, "report", ".", "-o", "r.html").returncode == 0
+    page = chromium.open(tmp_path / "r.html")
+
+    assert page.run("return document.querySelectorAll('#throughput .points path').length") == 420
     assert page.errors() == []

@@ -6,6 +6,7 @@
   const COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F6000", "#6A3D9A"]; // Okabe and Ito, darkened where thin
   const DARK = ["#56B4E9", "#FF8A4C", "#2FD3A5", "#F0A6CF", "#FFC44D", "#A6DBFF", "#D9C265", "#C0A3F0"];
   const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "x", "star", "hexagon"];
+  const FULL = "●■◆▲✚✖★⬢", EMPTY = "○□◇△✛✕☆⬡"; // the same for words
   const DASH = { measured: "solid", published: "dash", simulated: "dot" };
   const state = { workload: null, base: null, price: data.price, at: 0, shown: new Set(), chosen: -1, logX: false, logY: true, limit: false };
   const dark = matchMedia("(prefers-color-scheme: dark)"), printing = matchMedia("print");
@@ -25,13 +26,15 @@
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
   // the place of a series among those of its workload gives its colour and marker, so that it keeps both whatever is picked
+  const MOST = 500; // rows of a table, or choices, at once
   const place = new Map();
   for (const s of series) place.set(s.id, series.filter((o) => o.workload === s.workload && o.id < s.id).length);
   const color = (id) => (isDark() ? DARK : COLORS)[place.get(id) % COLORS.length];
   const symbol = (id) => SYMBOLS[(place.get(id) + Math.floor(place.get(id) / COLORS.length)) % SYMBOLS.length];
   const open = (id) => (series[id].source === "measured" ? "" : "-open");
   const name = (id) => (series[id].source === "measured" ? "" : series[id].source.toUpperCase() + " ") + series[id].label;
-  const usd = (id) => (data.prices[state.price] || {})[series[id].hardware];
+  const priceOf = (set, hardware) => (data.prices[set] || {})[hardware] ?? NaN;
+  const usd = (id) => priceOf(state.price, series[id].hardware);
   const ofWorkload = () => series.filter((s) => s.workload === state.workload);
   const shown = () => ofWorkload().filter((s) => state.shown.has(s.id));
 
@@ -84,7 +87,7 @@
       const mine = [];
       for (let i = 0; i < n; i++) if (points.series[i] === s.id && height(i) !== null && points.interactivity_tok_s_user[i] !== null) mine.push(i);
       const front = mine.filter((i) => points.front[i]).sort((a, b) => points.interactivity_tok_s_user[a] - points.interactivity_tok_s_user[b]), many = mine.length > 400;
-      const kind = many ? "scattergl" : "scatter";
+      const kind = "scatter"; // WebGL makes code as it runs, which this page forbids, and is not everywhere
       made.push({ type: kind, mode: "lines", x: front.map((i) => points.interactivity_tok_s_user[i]), y: front.map(height), line: { color: color(s.id), width: 2, dash: DASH[s.source] }, hoverinfo: "skip", name: name(s.id) });
       const bars = (of, lo, hi, middle) => ({ type: "data", symmetric: false, array: of.map((i) => hi(i) === null ? 0 : Math.max(0, hi(i) - middle(i))), arrayminus: of.map((i) => lo(i) === null ? 0 : Math.max(0, middle(i) - lo(i))), thickness: 1, width: 3, color: color(s.id) });
       const x = (i) => points.interactivity_tok_s_user[i];
@@ -101,7 +104,7 @@
     if (!state.limit) return [];
     return data.limits.filter((l) => state.shown.has(l.series) && series[l.series].workload === state.workload).map((l) => ({
       type: "scatter", mode: "lines", x: l.at.map((p) => p[1]), y: l.at.map((p) => height(p[2], l.series)), line: { color: color(l.series), width: 1.2, dash: "longdashdot" }, opacity: 0.75,
-      text: l.at.map((p) => `limit of ${entities(series[l.series].label)} TP ${l.tp}<br>concurrency ${p[0]}`), hovertemplate: "%{text}<extra></extra>", name: "limit",
+      text: l.at.map((p) => `limit of ${entities(name(l.series))} TP ${l.tp}<br>concurrency ${p[0]}`), hovertemplate: "%{text}<extra></extra>", name: "limit",
     }));
   }
 
@@ -111,6 +114,10 @@
     const priced = (i) => cost(tput(i), points.series[i]);
     const low = (i) => points.total_tput_per_gpu_tok_s_low[i], high = (i) => points.total_tput_per_gpu_tok_s_high[i];
     const highest = Math.max(1, ...shown().map((s) => { let most = 0; for (let i = 0; i < n; i++) if (points.series[i] === s.id) most = Math.max(most, points.interactivity_tok_s_user[i] || 0); return most; }));
+    const listed = [];
+    for (const s of shown()) for (let i = 0; i < n && listed.length < MOST; i++) if (points.series[i] === s.id) listed.push(i);
+    table($("points-table"), [["arm"], ["TP", "number"], ["concurrency", "number"], ["tok/s/user", "number"], ["total tok/s/GPU", "number"], ["$/Mtok", "number"], ["on the frontier"], ["validity"]], listed, (i) => [
+      name(points.series[i]), points.tp[i] ?? "?", points.concurrency[i] ?? "?", fixed(points.interactivity_tok_s_user[i], 2), fixed(points.total_tput_per_gpu_tok_s[i], 1), fixed(priced(i), 3), points.front[i] ? "yes" : "", points.validity[i]]);
     for (const [id, height, lo, hi, title] of [
       ["throughput", tput, low, high, "total tok/s/GPU"],
       ["cost", priced, (i) => (high(i) === null ? null : cost(high(i), points.series[i])), (i) => (low(i) === null || low(i) <= 0 ? null : cost(low(i), points.series[i])), `$/Mtok, ${state.price}`],
@@ -141,13 +148,14 @@
         .map((step) => `${step} ${fixed(row[step + "_step"][i] * (step === "hardware" ? by : 1), 2)}x${row[step + "_step_also"][i] ? ` (also ${row[step + "_step_also"][i].replace(/,/g, ", ")})` : ""}`);
       const near = row.nearest_measured_tok_s_user[i];
       return [
-        name(row.series) + (isBase ? " (baseline)" : ""), row.status[i] === "unreachable" ? "unreachable" : price === null || price === undefined ? "no price" : fixed(times(row.cost_usd_per_mtok[i], price), 3),
+        name(row.series) + (isBase ? " (baseline)" : ""), row.status[i] === "unreachable" ? "unreachable" : !Number.isFinite(price) ? "no price" : fixed(times(row.cost_usd_per_mtok[i], price), 3),
         between(row.cost_usd_per_mtok_low[i], row.cost_usd_per_mtok_high[i], price), fixed(row.total_tput_per_gpu_tok_s[i], 1), fixed(row.concurrency[i], 1),
         isBase || times(ratio, by) === null ? "" : fixed(ratio * by, 2) + "x",
         isDefault ? between(row.perf_per_dollar_vs_baseline_low[i], row.perf_per_dollar_vs_baseline_high[i], by) : "", steps.join(" x "),
         near === null ? "" : `${fixed(near, 1)} tok/s/user, TP ${row.nearest_measured_tp[i] ?? "?"}, concurrency ${row.nearest_measured_concurrency[i] ?? "?"}`, row.status[i],
       ];
     });
+    $("iso-table").prepend(el("caption", x === undefined ? "" : `at ${x} tok/s/user, ${state.price} prices, against ${state.base === null ? "nothing" : name(state.base)}`));
     $("iso-fine").textContent = `Interpolated (${data.method}) between measured points, each quantity on its own; unreachable: outside the measured range. No interval: too little data to say. Steps and intervals of ratios are those against the report's own baseline.`;
   }
 
@@ -165,6 +173,7 @@
       ["server", known.command || "its command line stands in the file"],
     ];
     $("facts").replaceChildren(...facts.flatMap(([term, text]) => [el("dt", term), el("dd", text, term === "server" ? { class: "command" } : {})]));
+    document.querySelector("#point .pair").hidden = !(known.ttft || known.itl || known.running || []).length; // before anything is drawn in it
     const dist = [["ttft", "TTFT"], ["itl", "ITL, between chunks"]].filter(([key]) => (known[key] || []).length)
       .map(([key, label], k) => ({ type: "scatter", mode: "lines+markers", x: known[key], y: data.quantiles, name: label, line: { color: (isDark() ? DARK : COLORS)[k], shape: "linear", dash: k ? "dash" : "solid" }, marker: { symbol: SYMBOLS[k], size: 6 } }));
     const look = layout("ms", "% of values below");
@@ -172,16 +181,17 @@
     Plotly.react("distribution", dist, look, CONFIG);
     const running = known.running || [];
     Plotly.react("timeline", running.length ? [{ type: "scatter", mode: "lines", x: running.map((p) => p[0]), y: running.map((p) => p[1]), line: { color: color(s.id), shape: "hv" }, fill: "tozeroy" }] : [], { ...layout(s.source === "simulated" ? "s of the simulation" : "s", "running requests"), yaxis: { ...layout("", "").yaxis, title: { text: "running requests" }, rangemode: "tozero" } }, CONFIG);
-    document.querySelector("#point .pair").hidden = !dist.length && !running.length;
     $("point-fine").textContent = dist.length ? "Power and KV use over time are shown where the file holds them: no file of this format does yet." : "Its times are not in this page: they are for the points of frontiers of files that hold raw times.";
   }
 
   function lists() {
     const arm = (r) => `${r.source === "measured" ? "" : r.source.toUpperCase() + " "}${r.hardware} ${r.engine} ${r.precision} ${r.speculative}, ${r.isl_tokens ?? "?"}/${r.osl_tokens ?? "?"}`;
-    table($("bands-table"), [["arm"], ["against"], ["peak", "number"], ["at tok/s/user", "number"], ["band", "number"], ["defined, tok/s/user", "number"]], data.bands, (r) => [arm(r), r.baseline, `${fixed(r.peak, 2)}x`, `${r.peak_at_tok_s_user}`, `${fixed(r.low, 2)}x to ${fixed(r.high, 2)}x`, `${fixed(r.from_tok_s_user, 1)} to ${fixed(r.to_tok_s_user, 1)}`]);
+    const dearer = (hardware) => priceOf(state.price, hardware) / priceOf(data.price, hardware);
+    const by = (r) => dearer(r.baseline_hardware) / dearer(r.hardware);
+    table($("bands-table"), [["arm"], ["against"], ["peak", "number"], ["at tok/s/user", "number"], ["band", "number"], ["defined, tok/s/user", "number"]], data.bands, (r) => [arm(r), r.baseline, `${fixed(r.peak * by(r), 2)}x`, `${r.peak_at_tok_s_user}`, `${fixed(r.low * by(r), 2)}x to ${fixed(r.high * by(r), 2)}x`, `${fixed(r.from_tok_s_user, 1)} to ${fixed(r.to_tok_s_user, 1)}`]);
     $("bands").hidden = !data.bands.length;
     table($("speculation-table"), [["arm"], ["tok/s/user", "number"], ["tok/s/GPU off", "number"], ["with", "number"], ["ratio", "number"], ["$/Mtok off", "number"], ["with", "number"], ["acceptance length", "number"]], data.speculation, (r) => [
-      arm(r), r.interactivity_tok_s_user, fixed(r.off_tput_per_gpu_tok_s, 1), fixed(r.total_tput_per_gpu_tok_s, 1), fixed(r.throughput_ratio, 2) + "x", fixed(r.off_cost_usd_per_mtok, 2), fixed(r.cost_usd_per_mtok, 2),
+      arm(r), r.interactivity_tok_s_user, fixed(r.off_tput_per_gpu_tok_s, 1), fixed(r.total_tput_per_gpu_tok_s, 1), fixed(r.throughput_ratio, 2) + "x", ...[r.off_cost_usd_per_mtok, r.cost_usd_per_mtok].map((c) => (c === null ? "" : fixed(c * dearer(r.hardware), 2))),
       r.acceptance_length_low === null ? "nobody says" : r.acceptance_length_high - r.acceptance_length_low < 0.005 ? fixed(r.acceptance_length_low, 2) : `${fixed(r.acceptance_length_low, 2)} to ${fixed(r.acceptance_length_high, 2)}`]);
     $("speculation").hidden = !data.speculation.length;
     table($("saturation-table"), [["arm"], ["TP", "number"], ["saturated at", "number"], ["total tok/s/GPU", "number"], ["what gives"], ["why"]], data.saturation, (r) => [
@@ -197,6 +207,7 @@
       look.margin = { l: 60, r: 60, t: 30, b: 30 };
       Plotly.react("radar", names.map((id, k) => ({ type: "scatterpolar", r: [...Object.keys(axes), "memory_gib"].map((a) => data.specifications[id][a]), theta: [...Object.values(axes), "memory"], name: entities(id), line: { color: (isDark() ? DARK : COLORS)[k % COLORS.length], dash: ["solid", "dash", "dot", "dashdot"][k % 4] }, marker: { symbol: SYMBOLS[k % SYMBOLS.length] }, mode: "lines+markers" })), look, CONFIG);
     }
+    table($("specifications-table"), [["hardware"], ...Object.values(axes).map((a) => [a, "number"])], names, (id) => [id, ...Object.keys(axes).map((a) => `${Math.round(100 * data.specifications[id][a])} %`)]);
     table($("bounds-table"), [["hardware"], ["against"], ["precision"], ["compute", "number"], ["bandwidth", "number"], ["interconnect", "number"]], data.bounds, (r) => [r.hardware, r.baseline, r.precision, ...["compute", "bandwidth", "interconnect"].map((b) => (r[b] === null ? "" : fixed(r[b], 2) + "x"))]);
     $("sources").replaceChildren(...data.sourceTables.flatMap((t) => {
       const made = el("table"), names = Object.keys(t.rows[0] || {});
@@ -206,18 +217,17 @@
       return [el("h2", `As its source has it: ${t.name}`), around];
     }));
     const bad = [...data.bad.map((b) => ({ what: b.path, why: b.reason }))];
-    for (let i = 0; runs.series && i < runs.series.length; i++) if (runs.validity[i] === "invalid") bad.push({ what: `${name(runs.series[i])}, TP ${runs.tp[i]}, concurrency ${runs.concurrency[i]}, ${runs.origin[i]}`, why: runs.reasons[i] });
+    for (let i = 0; runs.series && i < runs.series.length; i++) if (runs.validity[i] === "invalid") bad.push({ what: `${name(runs.series[i])}, TP ${runs.tp[i] ?? "?"}, concurrency ${runs.concurrency[i] ?? "?"}, ${runs.origin[i]}`, why: runs.reasons[i] });
     table($("invalid-table"), [["what", "path"], ["why"]], bad, (b) => [b.what, b.why]);
     $("invalid").hidden = !bad.length;
   }
 
-  const MOST = 500; // rows of provenance at once
   function provenance() {
     const words = $("filter").value.toLowerCase(), found = [];
     const total = runs.series ? runs.series.length : 0;
     let matching = 0;
     for (let i = 0; i < total; i++) {
-      const row = [name(runs.series[i]), runs.tp[i], runs.concurrency[i], runs.repeat[i], runs.engine_version[i], runs.image[i], runs.node[i], runs.job[i], runs.started[i], runs.validity[i], runs.reasons[i], runs.key[i], runs.digest[i], runs.origin[i]];
+      const row = [name(runs.series[i]), runs.tp[i] ?? "?", runs.concurrency[i] ?? "?", runs.repeat[i], runs.engine_version[i], runs.image[i], runs.node[i], runs.job[i], runs.started[i], runs.validity[i], runs.reasons[i], runs.key[i], runs.digest[i], runs.origin[i]];
       if (words && !row.join(" ").toLowerCase().includes(words)) continue;
       matching++;
       if (found.length < MOST) found.push(row);
@@ -237,14 +247,17 @@
       key.setAttribute("class", "key"); key.setAttribute("aria-hidden", "true");
       for (const [a, v] of Object.entries({ x1: 0, x2: 30, y1: 7, y2: 7, stroke: color(s.id), "stroke-width": 3, "stroke-dasharray": { measured: "", published: "7 4", simulated: "2 3" }[s.source] || "" })) line.setAttribute(a, v);
       key.append(line);
-      label.append(tick, key, el("span", name(s.id)));
+      const mark = el("span", (s.source === "measured" ? FULL : EMPTY)[SYMBOLS.indexOf(symbol(s.id))], { "aria-hidden": "true", class: "mark" });
+      mark.style.color = color(s.id);
+      const words = el("span", name(s.id), { class: "name" });
+      label.append(tick, key, mark, words);
       box.append(label);
     }
     const bases = ofWorkload().filter((s) => isoOf.has(s.id));
-    $("base").replaceChildren(...bases.map((s) => el("option", name(s.id), { value: s.id })));
-    if (state.base !== null) $("base").value = state.base;
+    $("base").replaceChildren(...(state.base === null ? [el("option", "none", { value: "" })] : []), ...bases.map((s) => el("option", name(s.id), { value: s.id })));
+    $("base").value = state.base ?? "";
     const choice = $("chosen"), of = [];
-    for (let i = 0; i < n; i++) if (points.front[i] && series[points.series[i]].workload === state.workload) of.push(i);
+    for (const front of [true, false]) for (let i = 0; i < n && of.length < MOST; i++) if (points.front[i] === front && series[points.series[i]].workload === state.workload) of.push(i);
     choice.replaceChildren(...of.map((i) => el("option", `${name(points.series[i])}, TP ${points.tp[i] ?? "?"}, concurrency ${points.concurrency[i] ?? "?"}`, { value: i })));
     state.chosen = of.includes(state.chosen) ? state.chosen : of.length ? of[0] : -1;
     if (state.chosen >= 0) choice.value = state.chosen;
@@ -279,8 +292,8 @@
   const pick = (w) => { state.workload = w; const of = ofWorkload().filter((s) => isoOf.has(s.id)); state.shown = new Set((of.length > 24 ? of.slice(0, 24) : of).map((s) => s.id)); state.base = of.length ? isoOf.get(of[0].id).baseline : null; state.at = middle(of); $("at").value = state.at; };
   if (workloads.length) pick(workloads[0]);
   $("workload").addEventListener("change", (e) => { pick(e.target.value); everything(); });
-  $("base").addEventListener("change", (e) => { state.base = Number(e.target.value); iso(); });
-  $("price").addEventListener("change", (e) => { state.price = e.target.value; draw(); });
+  $("base").addEventListener("change", (e) => { state.base = e.target.value === "" ? null : Number(e.target.value); iso(); });
+  $("price").addEventListener("change", (e) => { state.price = e.target.value; draw(); lists(); });
   $("log-x").addEventListener("change", (e) => { state.logX = e.target.checked; curves(); });
   $("log-y").addEventListener("change", (e) => { state.logY = e.target.checked; curves(); });
   $("limit").addEventListener("change", (e) => { state.limit = e.target.checked; curves(); });
@@ -297,7 +310,7 @@
     $(id).on("plotly_click", (e) => { const i = e.points[0].customdata; if (i !== undefined) choose(i); });
     $(id).on("plotly_hover", (e) => { // of very many points the words are made when they are wanted
       const p = e.points[0];
-      if (p.data.type === "scattergl" && p.customdata !== undefined && p.text === String(p.customdata)) { const text = p.data.text.slice(); text[p.pointIndex] = hover(p.customdata); Plotly.restyle(id, { text: [text] }, [p.curveNumber]); }
+      if (p.customdata !== undefined && p.text === String(p.customdata)) { const text = p.data.text.slice(); text[p.pointIndex] = hover(p.customdata); Plotly.restyle(id, { text: [text] }, [p.curveNumber]); }
     });
   }
   document.documentElement.dataset.ready = "yes";
