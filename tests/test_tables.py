@@ -87,7 +87,7 @@ def test_dominated_and_invalid_points_are_listed_and_not_on_the_frontier():
 def test_json_is_one_object_with_every_table():
     read = json.loads(as_json(made(*TWO)))
 
-    assert {name: len(read[name]) for name in NAMES[:4]} == {"points": 4, "frontier": 4, "iso": 6, "bands": 1}
+    assert {name: len(read[name]) for name in NAMES[:5]} == {"points": 4, "frontier": 4, "arms": 0, "iso": 6, "bands": 1}
 
 
 def test_json_has_no_nan():
@@ -224,3 +224,12 @@ def test_series_of_which_nobody_knows_whether_their_workloads_are_the_same_have_
 
     assert "perf/$ against" not in text
     assert "at which a token costs" not in text
+
+
+def test_each_arm_of_a_series_with_several_tps_has_a_frontier_of_its_own():
+    wide, narrow, beaten = row(CHEAP, 60, 300, tp=8), row(CHEAP, 20, 1000, tp=4), row(CHEAP, 15, 500, tp=8)
+    t = made(wide, narrow, beaten, at=(20.0,))
+
+    assert [(r["tp"], r["interactivity_tok_s_user"]) for r in t.frontier] == [(4, 20), (8, 60)]
+    assert [(r["tp"], r["interactivity_tok_s_user"]) for r in t.arms] == [(4, 20), (8, 15), (8, 60)]
+    assert [r["TP"] for r in cells(as_markdown(t), "Frontier of each arm")] == ["4", "8", "8"]

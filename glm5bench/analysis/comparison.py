@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ from .rows import Row, Series, series_order
 
 PUBLISHED_GRID = (25.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 84.0, 100.0, 120.0, 140.0)  # of the table of 2026-05-25
 MOST_WITH_INTERVALS = 5000  # configurations
+Group = TypeVar("Group")
 STEP_ORDER = ("hardware", "precision", "speculative")
 
 
@@ -117,8 +119,8 @@ def by_series(rows: Sequence[Row]) -> dict[Series, list[Row]]:
     return {series: grouped[series] for series in sorted(grouped, key=series_order)}
 
 
-def frontiers(grouped: Mapping[Series, Sequence[Row]]) -> dict[Series, list[Row]]:
-    """The frontier of each series, by rising interactivity; series of which none could be made are left out."""
+def frontiers(grouped: Mapping[Group, Sequence[Row]]) -> dict[Group, list[Row]]:
+    """The frontier of each group of rows, by rising interactivity; groups of which none could be made are left out."""
     fronts = {}
     for series, members in grouped.items():
         x = np.array([r.interactivity_tok_s_user for r in members])
@@ -126,6 +128,16 @@ def frontiers(grouped: Mapping[Series, Sequence[Row]]) -> dict[Series, list[Row]
         if len(kept):
             fronts[series] = [members[i] for i in kept]
     return fronts
+
+
+def arm_frontiers(grouped: Mapping[Series, Sequence[Row]]) -> dict[tuple[Series, int], list[Row]]:
+    """The frontier of each arm (one TP) of the series that have several; of the others it is the series'."""
+    arms: dict[Series, dict[Any, list[Row]]] = {}
+    for series, rows in grouped.items():
+        tps = sorted({r.tp for r in rows})
+        if len(tps) > 1:
+            arms[series] = {tp: [r for r in rows if r.tp == tp] for tp in tps}
+    return {(series, tp): kept for series, of in arms.items() for tp, kept in frontiers(of).items()}
 
 
 def iso_table(

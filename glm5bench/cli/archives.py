@@ -134,7 +134,7 @@ def tables(
     interpolation: Annotated[str, typer.Option(help="steffen, linear or pchip.")] = "steffen",
     price: Annotated[str, typer.Option(help="A set of conf/price, a YAML file, or b200=2.5,h200=1.4")] = "hyperscaler",
     baseline: Annotated[str, typer.Option(help="Words of the series to compare with: 'h200 fp8 mtp'")] = "",
-    only: Annotated[str, typer.Option("--table", help="points, frontier, iso, bands, saturation or speculation alone.")] = "",
+    only: Annotated[str, typer.Option("--table", help="points, frontier, arms, iso, bands, saturation or speculation alone.")] = "",
 ) -> int:
     """Points, frontier, iso-interactivity and cost tables of any files; `published` is what ships."""
     from ..prices import price_table

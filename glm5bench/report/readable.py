@@ -60,6 +60,8 @@ def _as_text(t: Tables, style: Style) -> str:
         parts += [heading("Points"), table(_point_columns(t.points))]
     if t.frontier:
         parts += [heading("Frontier"), table(_point_columns(t.frontier))]
+    if t.arms:
+        parts += [heading("Frontier of each arm, where a series has several TPs"), table(_point_columns(t.arms))]
     for workload in dict.fromkeys(_workload(r) for r in t.iso):
         rows = [r for r in t.iso if _workload(r) == workload]
         parts += [heading(f"Iso-interactivity: {workload}, interpolation {t.method}"), *_iso(rows, style)]

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from ..analysis.comparison import MOST_WITH_INTERVALS, STEP_ORDER, Band, Comparison, IsoRow, bands
+from ..analysis.comparison import MOST_WITH_INTERVALS, STEP_ORDER, Band, Comparison, IsoRow, arm_frontiers, bands
 from ..analysis.cost import Economy, usd_per_mtok
 from ..analysis.repeats import Interval, interval
 from ..analysis.rows import Row, Series, series_order
@@ -30,6 +30,7 @@ class Tables:
 
     points: list[dict[str, Any]]
     frontier: list[dict[str, Any]]
+    arms: list[dict[str, Any]]
     iso: list[dict[str, Any]]
     bands: list[dict[str, Any]]
     saturation: list[dict[str, Any]]
@@ -39,7 +40,7 @@ class Tables:
     method: str
 
 
-NAMES = ("points", "frontier", "iso", "bands", "saturation", "speculation")
+NAMES = ("points", "frontier", "arms", "iso", "bands", "saturation", "speculation")
 
 
 def tables(c: Comparison, *, price_id: str, method: str) -> Tables:
@@ -48,6 +49,7 @@ def tables(c: Comparison, *, price_id: str, method: str) -> Tables:
     return Tables(
         points=[point_row(r, c.economy) for r in in_order],
         frontier=[frontier_row(r, c.economy) for members in c.fronts.values() for r in members],
+        arms=[frontier_row(r, c.economy) for members in arm_frontiers(c.grouped).values() for r in members],
         iso=[iso_row(r) for r in c.iso],
         bands=[band_row(b) for b in bands(c.iso, c.fronts)],
         saturation=[saturation_row(s) for s in saturations(c.grouped)],

@@ -181,7 +181,7 @@
     Plotly.react("distribution", dist, look, CONFIG);
     const running = known.running || [];
     Plotly.react("timeline", running.length ? [{ type: "scatter", mode: "lines", x: running.map((p) => p[0]), y: running.map((p) => p[1]), line: { color: color(s.id), shape: "hv" }, fill: "tozeroy" }] : [], { ...layout(s.source === "simulated" ? "s of the simulation" : "s", "running requests"), yaxis: { ...layout("", "").yaxis, title: { text: "running requests" }, rangemode: "tozero" } }, CONFIG);
-    $("point-fine").textContent = dist.length ? "Power and KV use over time are shown where the file holds them: no file of this format does yet." : "Its times are not in this page: they are for the points of frontiers of files that hold raw times.";
+    $("point-fine").textContent = dist.length ? "Power and KV use over time are not measured yet." : "Its times are not in this page: they are for the points of frontiers of files that hold raw times.";
   }
 
   function lists() {
