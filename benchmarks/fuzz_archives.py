@@ -31,7 +31,7 @@ import numpy as np
 import xxhash
 
 from glm5bench.errors import FileError
-from glm5bench.store import checking, reading, union
+from glm5bench.store import checking, collection, reading, union
 from glm5bench.store.collection import collect
 from glm5bench.store.contents import Survey
 from glm5bench.store.decoding import measurements
@@ -246,7 +246,7 @@ class Fuzz:
         changed = set()
         for found in surveys:
             rows(found.summaries, "x")
-            union.source_tables(found)
+            found.source_tables()
             for i in range(found.n):
                 values = found.values(i)
                 original = of.summaries.get(values["digest"])
@@ -274,7 +274,7 @@ class Fuzz:
         """A merge of what was accepted; its own table has to say the digest that it says."""
         output = self.folder / f"{os.getpid()}.merged.h5"
         output.unlink(missing_ok=True)
-        with mock.patch.object(union, "Readers", Inline):
+        with mock.patch.object(union, "Readers", Inline), mock.patch.object(collection, "Readers", Inline):
             try:
                 done = merge([str(path)], output)
             except (FileError, union.UsageError):
