@@ -11,13 +11,14 @@ from conftest import measured, raw, reseal, three_requests
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from glm5bench.store import tasks, union
+from glm5bench.store import addition, tasks, union
 from glm5bench.store.checking import check
 from glm5bench.store.collection import collect
 from glm5bench.store.contents import SourceTable
 from glm5bench.store.decoding import measurements
 from glm5bench.store.measurement import COUNTS, TIMES, Measurement
 from glm5bench.store.pointfile import read_point, write_point
+from glm5bench.store.sealed import STRUCTURE, is_archive
 from glm5bench.store.survey import survey
 from glm5bench.store.union import merge, write_measurements
 
@@ -220,3 +221,38 @@ def test_an_archive_that_hdf5_cannot_add_to_is_merged_point_by_point(tmp_path, m
     done = merge([str(tmp_path / "some.h5")], tmp_path / "added.h5")
 
     assert (done.n_points, done.bad, done.digest) == (1, [], collect([str(tmp_path / "p.h5")]).digest())
+
+
+@pytest.mark.parametrize("words", [b"", b"x", b"x 600", b"x 600 10000000000000", b"x 99999999999999 1", b"x y z", b"x 1 0"])
+def test_a_large_file_that_begins_like_an_archive_and_is_none_costs_no_other(tmp_path, monkeypatch, words):
+    write_point(tmp_path / "p.h5", measured())
+    (tmp_path / "bad.h5").write_bytes((STRUCTURE + words + b"\n").ljust(40_000, b"\0"))
+    monkeypatch.setattr(union, "BASE_BYTES", 1)
+
+    done = merge([str(tmp_path / "bad.h5"), str(tmp_path / "p.h5")], tmp_path / "new.h5")
+
+    assert (done.n_points, [e.path for e in done.bad]) == (1, [str(tmp_path / "bad.h5")])
+
+
+def test_a_large_archive_that_goes_before_it_is_copied_is_bad_and_costs_no_other(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        write_point(tmp_path / f"{name}.h5", measured(name * 20))
+    merge([str(tmp_path / "a.h5")], tmp_path / "some.h5")
+    monkeypatch.setattr(union, "BASE_BYTES", 1)
+    monkeypatch.setattr(union, "is_archive", lambda path: (is_archive(path), (tmp_path / "some.h5").unlink())[0])
+
+    done = merge([str(tmp_path / "some.h5"), str(tmp_path / "b.h5")], tmp_path / "new.h5")
+
+    assert (done.n_points, [e.path for e in done.bad]) == (1, [str(tmp_path / "some.h5")])
+
+
+def test_a_structure_too_large_for_memory_is_rehearsed_on_the_disk(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        write_point(tmp_path / f"{name}.h5", measured(name * 20))
+    merge([str(tmp_path / "a.h5")], tmp_path / "some.h5")
+    monkeypatch.setattr(union, "BASE_BYTES", 1)
+    monkeypatch.setattr(union._Union, "_take_archive", None)
+    monkeypatch.setattr(addition, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(addition.os, "memfd_create", lambda name: os.abort())
+
+    assert merge([str(tmp_path / "some.h5"), str(tmp_path / "b.h5")], tmp_path / "new.h5").n_points == 2

@@ -1,8 +1,8 @@
 """Adding to a large archive: its bytes are copied as they lie, and what is new is written behind them.
 
-While this process copies, readers survey the archive and hold its raw bytes against their digests. HDF5 then
-opens the copy to write in it, which a structure made to harm could use: so a reader does the same to a copy of the structure alone first,
-with holes in the place of the raw bytes, and where it falls the archive is merged point by point as any other.
+While this process copies, readers survey the archive and hold its raw bytes against their digests. HDF5 then opens the copy to write
+in it, which a structure made to harm could use: so a reader does the same to a copy of the structure alone first, with holes in the
+place of the raw bytes, and where it falls the archive is merged point by point as any other.
 """
 
 from __future__ import annotations
@@ -18,29 +18,31 @@ import h5py
 from .archive import Writer
 from .contents import Survey
 from .pointfile import undamaged
-from .sealed import Sink, structure_ranges
+from .sealed import Sink, structure_end, structure_ranges
 from .survey import survey
 
 REHEARSAL = "rehearsal.h5"
 PIECE_BYTES = 64 * 2**20
+IN_MEMORY_BYTES = 256 * 2**20
 
 
 def rehearse(path: Path, scratch: Path) -> None:
     """Does to the archive's structure what adding to it would. Raises FileError where HDF5 refuses, falls where HDF5 falls."""
     found = survey(path, scratch=scratch)
     with path.open("rb") as file:
-        ranges, end = structure_ranges(file.fileno())
-        with _in_memory(scratch) as place, contextlib.closing(Sink(place)) as sink:
-            sink.truncate(end)
+        ranges = structure_ranges(file.fileno())
+        n_bytes = int((ranges[:, 1] - ranges[:, 0]).sum())
+        with _stage(scratch, n_bytes) as place, contextlib.closing(Sink(place)) as sink:
+            sink.truncate(structure_end(file.fileno()))
             for begin, stop in ranges.tolist():
                 sink.copy(file.fileno(), begin, stop - begin)
             undamaged(lambda: _rehearsed(sink, found), "The archive cannot be added to", str(path))
 
 
 @contextlib.contextmanager
-def _in_memory(scratch: Path) -> Iterator[Path]:
-    """A path that leads to memory, where the system has such; else to the scratch folder."""
-    if not hasattr(os, "memfd_create"):
+def _stage(scratch: Path, n_bytes: int) -> Iterator[Path]:
+    """Where so many bytes, with holes between them, are rehearsed on: in memory, else in the scratch folder, which is slower."""
+    if n_bytes > IN_MEMORY_BYTES or not hasattr(os, "memfd_create"):
         yield scratch / REHEARSAL
         (scratch / REHEARSAL).unlink(missing_ok=True)
         return
@@ -63,10 +65,15 @@ class Copy:
     """The bytes of an archive on their way into a new one, while others find out whether it is one to add to."""
 
     def __init__(self, path: Path, sink: Sink) -> None:
-        """Raises OSError and ValueError for what is no archive."""
-        self._file, self._sink = path.open("rb"), sink
-        _, self._end = structure_ranges(self._file.fileno())
-        self._is_wanted = True
+        """Raises Refused for a file that is not there any more, or cannot be an archive."""
+        self._sink, self._is_wanted = sink, True
+        with contextlib.ExitStack() as opened:
+            try:
+                self._file = opened.enter_context(path.open("rb"))
+                self._end = structure_end(self._file.fileno())
+            except (OSError, ValueError) as error:
+                raise Refused from error
+            opened.pop_all()
         self._thread = ThreadPoolExecutor(1)
         self._copied = self._thread.submit(self._run)
 

@@ -173,11 +173,27 @@ def is_archive(path: Path) -> bool:
         return False
 
 
-def structure_ranges(descriptor: int) -> tuple[NDArray[np.int64], int]:
-    """Of an archive whose seal was verified: begin and end of what is no raw data, (n, 2), and where HDF5's own bytes end."""
-    words = os.pread(descriptor, BLOCK, 0).split(b"\n")[0][len(STRUCTURE) :].split(b" ")
+def structure_ranges(descriptor: int) -> NDArray[np.int64]:
+    """Of an archive whose seal was verified: begin and end of what is no raw data, (n, 2)."""
+    _, end, n = _told_of_structure(descriptor)
+    return np.frombuffer(os.pread(descriptor, 16 * n, end), "<i8").reshape(-1, 2)
+
+
+def structure_end(descriptor: int) -> int:
+    """Where HDF5's own bytes of an archive end, as it says, inside of the file. Raises ValueError where it says what cannot be."""
+    return _told_of_structure(descriptor)[1]
+
+
+def _told_of_structure(descriptor: int) -> tuple[bytes, int, int]:
+    """The digest, the end, and the number of ranges behind it, which end the file. Raises ValueError for what cannot be."""
+    line = os.pread(descriptor, BLOCK, 0).split(b"\n")[0]
+    words = line[len(STRUCTURE) :].split(b" ")
+    if not line.startswith(STRUCTURE) or len(words) != 3 or not (words[1].isdigit() and words[2].isdigit()):
+        raise ValueError("its seal is none of an archive")
     end, n = int(words[1]), int(words[2])
-    return np.frombuffer(os.pread(descriptor, 16 * n, end), "<i8").reshape(-1, 2), end
+    if end < BLOCK or end + 16 * n != os.fstat(descriptor).st_size:
+        raise ValueError("its seal tells of another size")
+    return words[0], end, n
 
 
 def seal_of(path: Path) -> str | None:
@@ -204,7 +220,7 @@ def verify_seal(path: Path) -> None:
 def _is_whole(file: io.BufferedReader) -> bool:
     line = file.read(BLOCK).split(b"\n")[0]
     if line.startswith(STRUCTURE):
-        return _is_structure_whole(file, line[len(STRUCTURE) :].split(b" "))
+        return _is_structure_whole(file)
     if not line.startswith(MAGIC):
         return True
     h = hashlib.sha256()
@@ -229,15 +245,13 @@ def quickly(content: memoryview, path: Path) -> memoryview | None:
     return content[place : place + size]
 
 
-def _is_structure_whole(file: io.BufferedReader, words: list[bytes]) -> bool:
+def _is_structure_whole(file: io.BufferedReader) -> bool:
     """The table of ranges ends the file, and its ranges follow one another inside of it."""
-    size = os.fstat(file.fileno()).st_size
-    if len(words) != 3 or not (words[1].isdigit() and words[2].isdigit()):
-        return False
-    end, n = int(words[1]), int(words[2])
-    if end < BLOCK or end + 16 * n != size:
+    try:
+        digest, end, n = _told_of_structure(file.fileno())
+    except ValueError:
         return False
     ranges = os.pread(file.fileno(), 16 * n, end)
     edges = np.frombuffer(ranges, "<i8")
     is_possible = len(edges) == 2 * n and (edges[:-1] <= edges[1:]).all() and (edges >= BLOCK).all() and (edges <= end).all()
-    return bool(is_possible) and _structure_digest(file.fileno(), ranges).encode() == words[0]
+    return bool(is_possible) and _structure_digest(file.fileno(), ranges).encode() == digest
