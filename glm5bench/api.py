@@ -18,14 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import FileError, UsageError
 from .store import union
-from .store.collection import files
+from .store.collection import Found, surveys
 from .store.contents import Survey
 from .store.layout import ASKED
 from .store.measurement import COUNTS, TIMES, Measurement
 from .store.points import measurement_at
-from .store.reading import Readers
 from .store.summary import COLUMNS, listed
-from .store.survey import survey
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,15 +44,10 @@ class Archive:
 def open(paths: str | Path | Sequence[str | Path]) -> Archive:
     """The files of the paths. Raises FileError for the first bad one: a frame has no place to say what it left out."""
     given = [paths] if isinstance(paths, str | Path) else list(paths)
-    with Readers(survey, lambda path: path) as readers:
-        found = [result for _, result in readers.map(files([str(path) for path in given]))]
-    for result in found:
-        for error in [result] if isinstance(result, FileError) else result.bad:
-            raise error
-    surveys = tuple(result for result in found if isinstance(result, Survey) and result.n)
-    if not surveys:
+    found = tuple(each for each in surveys([str(path) for path in given], Found(is_strict=True)) if each.n)
+    if not found:
         raise FileError("No point was found.", path=", ".join(map(str, given)))
-    return Archive(surveys)
+    return Archive(found)
 
 
 def points(archive: Archive) -> pd.DataFrame:

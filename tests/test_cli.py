@@ -6,9 +6,11 @@ import sys
 
 import h5py
 import pytest
+from conftest import measured
 from program import ROOT, bench
 
 from glm5bench import cli
+from glm5bench.store.pointfile import write_point
 
 
 @pytest.fixture
@@ -199,3 +201,11 @@ def test_tables_of_nothing_say_so(tmp_path):
 
     assert done.returncode == 1
     assert "No point was found" in done.stderr
+
+
+def test_a_terminal_that_lacks_a_character_gets_everything_else(tmp_path):
+    write_point(tmp_path / "p.h5", measured(hardware="b200é"))
+    told = bench(tmp_path, "tables", "p.h5", PYTHONIOENCODING="ascii")
+
+    assert told.returncode == 0, told.stderr
+    assert "b200?" in told.stdout

@@ -78,7 +78,7 @@ def test_the_terminal_shows_a_line_a_series_with_its_source(made):
     assert "o⠤ measured b200 sglang fp8 mtp" in plot.replace("⠤o⠤", "o⠤")
     assert "x⠤ measured h200 sglang fp8 mtp" in plot.replace("⠤x⠤", "x⠤")
     assert max(map(len, plot.splitlines())) <= 100
-    assert frontier_plot({}, 100) == ""
+    assert frontier_plot({}, 100) == frontier_plot(made.fronts, 100, "latin-1") == ""
 
 
 def test_latex_escapes_and_keeps_remarks_as_comments(made):

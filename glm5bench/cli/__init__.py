@@ -6,6 +6,7 @@ standard error the progress and the errors; with --json standard output is one J
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -21,6 +22,9 @@ from .app import app
 
 def main() -> int:
     """The entry point. Exit code 0 done, 1 the answer is no, 2 wrong usage, 3 the environment lacks something."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a character gets a question mark, and the rest
     try:
         result = app(standalone_mode=False)
         sys.stdout.flush()

@@ -170,7 +170,8 @@ def tables_of(
     if format_ == "md" and not only and sys.stdout.isatty():
         from ..report.terminal import frontier_plot
 
-        print(frontier_plot(compare.fronts, shutil.get_terminal_size().columns) + "\n")
+        plot = frontier_plot(compare.fronts, shutil.get_terminal_size().columns, sys.stdout.encoding)
+        print(f"{plot}\n" if plot else "", end="\n" if plot else "")
     print(writers[format_](report.only(made, only) if only else made), end="" if format_ == "md" else "\n" * (format_ == "json"))
     tell_bad(collected.bad)
     return _refuse_nothing(collected, len(rows), paths)

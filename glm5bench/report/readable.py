@@ -20,10 +20,10 @@ DEFINITIONS = (
     "$/Mtok: ($/GPU/h) / (3600 x total tok/s/GPU / 1e6); $/Mtok node: the same with the node's idle GPUs paid",
 )
 INTERVAL_DEFINITION = (
-    "[low, high], ±: 95 %, over the repeats (Student's t, carried through frontier and interpolation by resampling); of one run "
+    "[low, high], +/-: 95 %, over the repeats (Student's t, carried through frontier and interpolation by resampling); of one run "
     "over its requests: a lower bound, which leaves out what differs from run to run"
 )
-NUMBER = re.compile(r"(unreachable|no price|-?[\d.]+)?( ±[\d.]+)?( \[[-\d., ]+\])?( \(i\))?")
+NUMBER = re.compile(r"(unreachable|no price|-?[\d.]+)?( \+/-[\d.]+)?( \[[-\d., ]+\])?( \(i\))?")
 STEPS = ("hardware", "precision", "speculative")
 READABLE = 5000  # points; of more, Markdown shows the frontiers
 ISO_DEFINITION = "perf/$: cost of the baseline over cost of the row, at the same interactivity; unreachable: outside the measured range"
@@ -214,7 +214,7 @@ def _ratio_text(r: Mapping[str, Any]) -> str:
 
 def _plus_minus(r: Mapping[str, Any], name: str, digits: int) -> str:
     low, high = r.get(f"{name}_low"), r.get(f"{name}_high")
-    return "" if low is None or high is None else f" ±{(high - low) / 2:.{digits}f}"
+    return "" if low is None or high is None else f" +/-{(high - low) / 2:.{digits}f}"
 
 
 def _band_cells(r: Mapping[str, Any]) -> dict[str, str]:

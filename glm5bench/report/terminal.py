@@ -13,13 +13,16 @@ MARKERS = "ox+*#%@&$"
 MOST = len(MARKERS)  # series
 
 
-def frontier_plot(fronts: Mapping[Series, Sequence[Row]], width: int) -> str:
-    """Throughput per GPU against interactivity, the workload with most series, `width` columns wide; empty where there is none."""
+def frontier_plot(fronts: Mapping[Series, Sequence[Row]], width: int, encoding: str = "utf-8") -> str:
+    """Throughput per GPU against interactivity, the workload with most series, `width` columns wide.
+
+    Empty where there is none, and where the terminal's encoding lacks the characters that it is drawn with.
+    """
     of: dict[tuple[object, ...], list[Series]] = {}
     for series in fronts:
         of.setdefault(series.workload, []).append(series)
     drawn = max(of.values(), key=len, default=[])[:MOST]
-    if not drawn:
+    if not drawn or not _has_braille(encoding):
         return ""
     figure = plotille.Figure()
     figure.width, figure.height = max(30, width - 30), 14
@@ -34,3 +37,11 @@ def frontier_plot(fronts: Mapping[Series, Sequence[Row]], width: int) -> str:
         figure.plot([r.interactivity_tok_s_user for r in rows], [r.total_tput_per_gpu_tok_s for r in rows], label=label, marker=marker)
     plot: str = figure.show(legend=True)
     return plot
+
+
+def _has_braille(encoding: str) -> bool:
+    try:
+        "\u28ff".encode(encoding)
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True

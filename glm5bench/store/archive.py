@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from ..errors import FileError, UsageError
 from ..point import canonical_json
-from .contents import SourceTable, Survey
+from .contents import SourceTable, Survey, measurement_name
 from .files import whole
 from .layout import FILTERS, RAW, TABLES, RawTable, make_tables, tables
 from .pointfile import FORMAT, opened, what_is, write_text
@@ -45,8 +45,8 @@ NOTHING = xxhash.xxh3_128().digest()
 
 
 def name_of(values: Mapping[str, Any]) -> str:
-    """The name of a measurement in archives: its key, and the beginning of its digest."""
-    return f"{values['key']}-{values['digest'][:16]}"
+    """The same of a summary."""
+    return measurement_name(values["key"], values["digest"])
 
 
 def set_digest(points: Mapping[str, tuple[str, bool]], tables: Mapping[str, SourceTable]) -> str:
@@ -113,7 +113,7 @@ class Writer:
         self._is_whole.extend(base.is_whole)
         self.tables |= base.source_tables()
         keys, digests = listed(base.summaries["key"]), listed(base.summaries["digest"])
-        self._place = {f"{k}-{d[:16]}": i for i, (k, d) in enumerate(zip(keys, digests, strict=True))}
+        self._place = {measurement_name(k, d): i for i, (k, d) in enumerate(zip(keys, digests, strict=True))}
         for name in ("points", "index", "tables"):  # HDF5 uses their room again
             del self._file[name]
 

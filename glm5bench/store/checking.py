@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..analysis.validity import Reason, Verdict
 from ..errors import FileError
-from .archive import set_digest
-from .collection import Found, files
-from .contents import SourceTable, Survey
+from .archive import name_of
+from .collection import Gathered, surveys
+from .contents import Survey
 from .decoding import measurements
 from .measurement import Measurement
 from .reading import Readers
 from .summary import COLUMNS, summary
-from .survey import survey
 from .union import Progress, no_progress
 
 POINTS_AT_ONCE = 32
@@ -40,21 +39,19 @@ class Checked:
         return self.verdict.validity != "invalid" and not self.differing
 
 
-class Check(Found):
+@dataclass
+class Check(Gathered):
     """What was found in the paths, each measurement once, and what is bad."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.points: dict[str, Checked] = {}
-        self.tables: dict[str, SourceTable] = {}
+    points: dict[str, Checked] = field(default_factory=dict)
 
-    def digest(self) -> str:
-        """SHA-256 of the set."""
-        return set_digest({name: (c.values["digest"], c.is_whole) for name, c in self.points.items()}, self.tables)
+    def members(self) -> dict[str, tuple[str, bool]]:
+        """As of any set."""
+        return {name: (c.values["digest"], c.is_whole) for name, c in self.points.items()}
 
     def add(self, each: Checked) -> None:
         """One more; of copies of one measurement the first that has raw times."""
-        name = f"{each.values['key']}-{each.values['digest'][:16]}"
+        name = name_of(each.values)
         if name not in self.points or (each.is_whole and not self.points[name].is_whole):
             self.points[name] = each
 
@@ -72,27 +69,21 @@ def check(paths: Sequence[str], *, jobs: int = 1, progress: Progress = no_progre
     """Every point of the paths, judged. Raises UsageError when a path does not exist."""
     found = Check()
     tasks: list[_Task] = []
-    with Readers(survey, lambda path: path, jobs=jobs) as readers:
-        for path, result in readers.map(files(paths)):
-            if isinstance(result, FileError):
-                found.refuse(result)
-                continue
-            for error in result.bad:
-                found.refuse(error)
-            found.tables |= result.source_tables()
-            tasks += _tasks(path, result)
+    for each in surveys(paths, found, jobs=jobs):
+        found.tables |= each.source_tables()
+        tasks += _tasks(each)
     with Readers(_judged, lambda task: task.path, jobs=jobs) as judges:
         for i, (_, judged) in enumerate(judges.map(tasks), 1):
             progress(i, len(tasks))
-            for each in [judged] if isinstance(judged, FileError) else judged:
-                found.refuse(each) if isinstance(each, FileError) else found.add(each)
+            for point in [judged] if isinstance(judged, FileError) else judged:
+                found.refuse(point) if isinstance(point, FileError) else found.add(point)
     return found
 
 
-def _tasks(path: Path, found: Survey) -> list[_Task]:
+def _tasks(found: Survey) -> list[_Task]:
     n = found.n + len(found.bad)  # those that are bad have a place, too
     begins = range(0, n, POINTS_AT_ONCE)
-    return [_Task(path, begin, begin + POINTS_AT_ONCE) for begin in begins]
+    return [_Task(found.path, begin, begin + POINTS_AT_ONCE) for begin in begins]
 
 
 def _judged(task: _Task) -> list[Checked | FileError]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from ..analysis.rows import Row
 from ..errors import FileError, UsageError
 from .archive import PUBLISHED, set_digest
-from .contents import SourceTable
+from .contents import SourceTable, Survey, measurement_name
 from .reading import Readers
 from .summary import rows
 from .survey import survey
@@ -37,16 +37,30 @@ class Found:
 
 
 @dataclass
-class Collected(Found):
-    """The rows of tables, each measurement once."""
+class Gathered(Found):
+    """A set of measurements, by their names, and of source tables."""
 
-    rows: dict[str, Row] = field(default_factory=dict)
     tables: dict[str, SourceTable] = field(default_factory=dict)
-    is_whole: dict[str, bool] = field(default_factory=dict)
+
+    def members(self) -> dict[str, tuple[str, bool]]:
+        """Of each measurement its digest, and whether its raw times are there."""
+        raise NotImplementedError
 
     def digest(self) -> str:
         """SHA-256 of the set: the same whatever the order, grouping and repetition of the sources."""
-        return set_digest({name: (row.digest, self.is_whole[name]) for name, row in self.rows.items()}, self.tables)
+        return set_digest(self.members(), self.tables)
+
+
+@dataclass
+class Collected(Gathered):
+    """The rows of tables, each measurement once."""
+
+    rows: dict[str, Row] = field(default_factory=dict)
+    is_whole: dict[str, bool] = field(default_factory=dict)
+
+    def members(self) -> dict[str, tuple[str, bool]]:
+        """As of any set."""
+        return {name: (row.digest, self.is_whole[name]) for name, row in self.rows.items()}
 
 
 def collect(paths: Sequence[str], *, strict: bool = False, jobs: int = 1) -> Collected:
@@ -55,19 +69,26 @@ def collect(paths: Sequence[str], *, strict: bool = False, jobs: int = 1) -> Col
     Raises UsageError when a path does not exist; FileError at the first bad file under `strict`.
     """
     found = Collected(is_strict=strict)
+    for each in surveys(paths, found, jobs=jobs):
+        for row, is_whole in zip(rows(each.summaries, str(each.path)), each.is_whole, strict=True):
+            name = measurement_name(row.key, row.digest)
+            found.rows.setdefault(name, row)
+            found.is_whole[name] = found.is_whole.get(name, False) or is_whole
+        found.tables |= each.source_tables()
+    return found
+
+
+def surveys(paths: Sequence[str], found: Found, *, jobs: int = 1) -> Iterator[Survey]:
+    """The survey of each file of the paths, made in readers' processes; what is bad in them goes to `found`.
+
+    Raises UsageError when a path does not exist.
+    """
     with Readers(survey, lambda path: path, jobs=jobs) as readers:
         for _, result in readers.map(files(paths)):
-            if isinstance(result, FileError):
-                found.refuse(result)
-                continue
-            for error in result.bad:
+            for error in [result] if isinstance(result, FileError) else result.bad:
                 found.refuse(error)
-            for row, is_whole in zip(rows(result.summaries, str(result.path)), result.is_whole, strict=True):
-                name = f"{row.key}-{row.digest[:16]}"
-                found.rows.setdefault(name, row)
-                found.is_whole[name] = found.is_whole.get(name, False) or is_whole
-            found.tables |= result.source_tables()
-    return found
+            if isinstance(result, Survey):
+                yield result
 
 
 def files(paths: Sequence[str]) -> Iterator[Path]:

@@ -45,8 +45,8 @@ class Survey:
         return len(self.is_whole)
 
     def name(self, i: int) -> str:
-        """The name of one point in archives: its key, and the beginning of its digest."""
-        return f"{plain(self.summaries['key'][i])}-{plain(self.summaries['digest'][i])[:16]}"
+        """The name of one point in archives."""
+        return measurement_name(plain(self.summaries["key"][i]), plain(self.summaries["digest"][i]))
 
     def values(self, i: int) -> dict[str, Any]:
         """The summary of one point."""
@@ -55,6 +55,11 @@ class Survey:
     def source_tables(self) -> dict[str, SourceTable]:
         """Its tables by their names in archives, which are digests of what they hold."""
         return {digest_of(table): table for table in self.tables}
+
+
+def measurement_name(key: str, digest: str) -> str:
+    """The name of a measurement in archives: its key, and the beginning of its digest."""
+    return f"{key}-{digest[:16]}"
 
 
 def identity_of(descriptor: int) -> Identity:

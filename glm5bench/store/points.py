@@ -9,12 +9,11 @@ from typing import Any, TypeVar
 
 from ..errors import FileError
 from .archive import name_of
-from .collection import files
+from .collection import Found, surveys
 from .decoding import measurements
 from .measurement import Measurement
 from .reading import Readers
 from .summary import plain
-from .survey import survey
 
 AT_ONCE = 32  # points
 Made = TypeVar("Made")
@@ -24,18 +23,13 @@ Point = tuple[dict[str, Any], Callable[[], "Measurement | None"]]
 def each_point(paths: Sequence[str], bad: list[FileError]) -> list[Point]:
     """Every measurement of the paths once: its summary, and how it is read. What is left out is added to `bad`."""
     found: dict[str, tuple[bool, Point]] = {}
-    with Readers(survey, lambda path: path) as readers:
-        for path, result in readers.map(files(paths)):
-            if isinstance(result, FileError):
-                bad.append(result)
-                continue
-            bad += result.bad
-            for i in range(result.n):
-                values, is_whole = result.values(i), result.is_whole[i]
-                name = name_of(values)
-                if name not in found or (is_whole and not found[name][0]):
-                    read = functools.partial(measurement_at, path, i) if is_whole else _nothing
-                    found[name] = (is_whole, (values, read))
+    for each in surveys(paths, Found(bad=bad)):
+        for i in range(each.n):
+            values, is_whole = each.values(i), each.is_whole[i]
+            name = name_of(values)
+            if name not in found or (is_whole and not found[name][0]):
+                read = functools.partial(measurement_at, each.path, i) if is_whole else _nothing
+                found[name] = (is_whole, (values, read))
     return [point for _, point in found.values()]
 
 
@@ -43,23 +37,20 @@ def each_made(paths: Sequence[str], wanted: Collection[str], make: Callable[[Mea
     """What `make` makes of the measurements with these digests, in the processes that read them; each digest once, with its raw times."""
     places: dict[Path, list[int]] = {}
     seen: set[str] = set()
-    with Readers(survey, lambda path: path) as readers:
-        for path, result in readers.map(files(paths)):
-            if isinstance(result, FileError):  # whoever made the tables has told of it
-                continue
-            for i in range(result.n):
-                digest = str(plain(result.summaries["digest"][i]))
-                if digest in wanted and digest not in seen and result.is_whole[i]:
-                    seen.add(digest)
-                    places.setdefault(path, []).append(i)
+    for each in surveys(paths, Found()):  # whoever made the tables has told what is bad
+        for i in range(each.n):
+            digest = str(plain(each.summaries["digest"][i]))
+            if digest in wanted and digest not in seen and each.is_whole[i]:
+                seen.add(digest)
+                places.setdefault(each.path, []).append(i)
 
     def made(task: tuple[Path, list[int]]) -> list[tuple[str, Made | FileError]]:
         results: list[tuple[str, Made | FileError]] = []
-        for each in measurements(*task):
-            if isinstance(each, FileError):
-                results.append(("", each))
-            elif each[0] is not None:
-                results.append((each[2], make(each[0])))
+        for point in measurements(*task):
+            if isinstance(point, FileError):
+                results.append(("", point))
+            elif point[0] is not None:
+                results.append((point[2], make(point[0])))
         return results
 
     tasks = [(path, at[k : k + AT_ONCE]) for path, at in places.items() for k in range(0, len(at), AT_ONCE)]
