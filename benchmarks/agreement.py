@@ -11,6 +11,7 @@ import argparse
 
 from tabulate import tabulate
 
+from glm5bench.errors import FileError
 from glm5bench.point import Arm, from_plain
 from glm5bench.simulator.options import flags_of, from_arm
 from glm5bench.simulator.predict import predict
@@ -40,7 +41,13 @@ def line(m: Measurement) -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", nargs="+")
-    found = {digest: m for path in files(parser.parse_args().paths) for m, _, digest in measurements(path) if m.source == "simulated"}
+    found = {}
+    for path in files(parser.parse_args().paths):
+        for each in measurements(path):
+            if isinstance(each, FileError):
+                raise each
+            if each[0] is not None and each[0].source == "simulated":
+                found[each[2]] = each[0]
     lines = sorted((line(m) for m in found.values()), key=lambda line: (line["arm"], int(line["conc."])))
     print(tabulate(lines, headers="keys", tablefmt="github", disable_numparse=True))
 

@@ -30,7 +30,7 @@ from unittest import mock
 import numpy as np
 import xxhash
 
-from glm5bench.errors import FileError
+from glm5bench.errors import FileError, UsageError
 from glm5bench.store import checking, collection, reading, union
 from glm5bench.store.collection import collect
 from glm5bench.store.contents import Survey
@@ -277,7 +277,7 @@ class Fuzz:
         with mock.patch.object(union, "Readers", Inline), mock.patch.object(collection, "Readers", Inline):
             try:
                 done = merge([str(path)], output)
-            except (FileError, union.UsageError):
+            except (FileError, UsageError):
                 return
             again = collect([str(output)])
         if again.digest() != done.digest or again.bad:

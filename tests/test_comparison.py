@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from glm5bench.analysis.comparison import iso_table, series_frontiers
+from glm5bench.analysis.comparison import by_series, frontiers, iso_table
 from glm5bench.analysis.cost import Economy
 from glm5bench.analysis.rows import Row, Series
 from glm5bench.prices import power_table, price_table
@@ -28,7 +28,7 @@ def row(series, interactivity, throughput, *, tp=8, validity="valid", concurrenc
 
 
 def table(*rows, **how):
-    return {(r.series, r.interactivity_tok_s_user): r for r in iso_table(series_frontiers(rows), ECONOMY, **how)}
+    return {(r.series, r.interactivity_tok_s_user): r for r in iso_table(frontiers(by_series(rows)), ECONOMY, **how)}
 
 
 TWO_SERIES = (row(CHEAP, 20, 1000), row(CHEAP, 60, 500), row(FAST, 20, 4000), row(FAST, 40, 2000))
@@ -37,7 +37,7 @@ TWO_SERIES = (row(CHEAP, 20, 1000), row(CHEAP, 60, 500), row(FAST, 20, 4000), ro
 def published_iso(**how):
     of_that_day = [row_of(m, m.digest(), "published") for m in published()[0] if m.provenance["source"] == "inferencex-2026-05-25"]
     economy = Economy(price_table("hyperscaler").usd_per_gpu_h, power_table())
-    made = iso_table(series_frontiers(of_that_day), economy, **how)
+    made = iso_table(frontiers(by_series(of_that_day)), economy, **how)
     return {(r.series.hardware, r.series.precision, r.interactivity_tok_s_user): r for r in made}
 
 
@@ -58,17 +58,17 @@ def test_hardware_without_a_price_has_no_cost():
 def test_the_tps_of_a_series_form_one_frontier():
     wide, narrow, beaten = row(CHEAP, 60, 300, tp=8), row(CHEAP, 20, 1000, tp=4), row(CHEAP, 20, 500, tp=8)
 
-    assert series_frontiers([wide, narrow, beaten]) == {CHEAP: [narrow, wide]}
+    assert frontiers(by_series([wide, narrow, beaten])) == {CHEAP: [narrow, wide]}
 
 
 def test_invalid_points_stay_off_the_frontier_and_flagged_ones_do_not():
     invalid, flagged = row(CHEAP, 60, 900, validity="invalid"), row(CHEAP, 20, 500, validity="flagged")
 
-    assert series_frontiers([invalid, flagged]) == {CHEAP: [flagged]}
+    assert frontiers(by_series([invalid, flagged])) == {CHEAP: [flagged]}
 
 
 def test_a_series_without_a_usable_point_has_no_frontier():
-    assert series_frontiers([row(CHEAP, 20, math.nan)]) == {}
+    assert frontiers(by_series([row(CHEAP, 20, math.nan)])) == {}
 
 
 def test_a_measured_interactivity_is_told_from_an_interpolated_and_an_unreachable_one():
@@ -171,7 +171,7 @@ def test_a_ratio_splits_in_another_order_where_the_first_one_was_not_measured():
     rows = [row_of(m, m.digest(), "published") for m in published()[0]]
     economy = Economy({"b200": 1.95, "h200": 1.41, "mi355x": 1.48}, {})
 
-    table = iso_table(series_frontiers(rows), economy, at=(25.0,), is_baseline=lambda s: (s.hardware, s.speculative) == ("b200", "off"))
+    table = iso_table(frontiers(by_series(rows)), economy, at=(25.0,), is_baseline=lambda s: (s.hardware, s.speculative) == ("b200", "off"))
 
     (nvfp4,) = [r for r in table if r.series.precision == "nvfp4"]
     assert [step.setting for step in nvfp4.steps] == ["speculative", "precision"]  # no NVFP4 without MTP is published

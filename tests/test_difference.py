@@ -7,7 +7,7 @@ import math
 import pytest
 from conftest import measured, raw
 from program import bench
-from test_repeats import CURVE, SERIES, row
+from rows import CURVE, SERIES, row
 
 from glm5bench.analysis.difference import difference
 from glm5bench.report.differing import as_words

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glm5bench.analysis.comparison import series_frontiers
+from glm5bench.analysis.comparison import by_series, frontiers
 from glm5bench.analysis.frontier import frontier
 from glm5bench.store.published import published
 from glm5bench.store.summary import row_of
@@ -57,7 +57,7 @@ def test_every_point_is_on_the_frontier_or_beaten_by_one_that_is(points):
 
 def test_h200_at_64_and_nvfp4_at_256_are_the_dominated_points_of_2026_05_25():
     rows = [row_of(m, m.digest(), "published") for m in published()[0] if m.provenance["source"] == "inferencex-2026-05-25"]
-    kept = {r.key for members in series_frontiers(rows).values() for r in members}
+    kept = {r.key for members in frontiers(by_series(rows)).values() for r in members}
 
     assert {(r.series.hardware, r.series.precision, r.tp, r.concurrency) for r in rows if r.key not in kept} == {
         ("h200", "fp8", 8, 64),

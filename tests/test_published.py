@@ -5,7 +5,7 @@ import dataclasses
 
 import pytest
 
-from glm5bench.analysis.comparison import series_frontiers
+from glm5bench.analysis.comparison import by_series, frontiers
 from glm5bench.store.archive import PUBLISHED
 from glm5bench.store.collection import collect
 from glm5bench.store.published import published
@@ -72,7 +72,7 @@ def test_vllms_throughput_is_divided_by_the_eight_gpus_of_its_node():
 
 
 def test_a_tpot_of_another_definition_gives_no_interactivity():
-    assert series_frontiers(rows("vllm-glm5-2048-512") + rows("glm52-8k2k")) == {}
+    assert frontiers(by_series(rows("vllm-glm5-2048-512") + rows("glm52-8k2k"))) == {}
 
 
 def test_the_two_runs_of_glm52_are_told_apart_without_naming_an_engine():

@@ -6,7 +6,7 @@ import re
 
 import pytest
 from program import bench
-from test_repeats import CURVE, ECONOMY, FAST, SERIES, row
+from rows import CURVE, ECONOMY, FAST, SERIES, row
 
 from glm5bench.analysis.comparison import compared
 from glm5bench.report.figures import write_figures

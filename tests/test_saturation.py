@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 import pytest
-from test_repeats import CURVE, ECONOMY, FAST, SERIES, row
+from rows import CURVE, ECONOMY, FAST, SERIES, row
 
 from glm5bench.analysis.comparison import bands, by_series, compared
 from glm5bench.analysis.limits import AXES, bounds, limit_curve, specifications

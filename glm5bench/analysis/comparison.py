@@ -82,7 +82,8 @@ class Comparison:
     fronts: Mapping[Series, Sequence[Row]]
     iso: Sequence[IsoRow]
     economy: Economy
-    has_intervals: bool = True  # in the iso table: resampling takes a while where there is very much
+    at: Sequence[float]  # interactivities of the iso table, tok/s/user
+    has_intervals: bool  # in the iso table: resampling takes a while where there is very much
 
 
 def compared(
@@ -103,12 +104,7 @@ def compared(
     is_baseline = is_baseline or named(baseline, list(fronts))
     has_intervals = sum(map(len, grouped.values())) <= MOST_WITH_INTERVALS
     iso = iso_table(fronts, economy, at=at, method=method, is_baseline=is_baseline, grouped=grouped if has_intervals else None)
-    return Comparison(rows, grouped, fronts, iso, economy, has_intervals=has_intervals)
-
-
-def series_frontiers(rows: Sequence[Row]) -> dict[Series, list[Row]]:
-    """The frontier of each series over its TPs, invalid points left out, by rising interactivity."""
-    return frontiers(by_series(rows))
+    return Comparison(rows, grouped, fronts, iso, economy, at, has_intervals)
 
 
 def by_series(rows: Sequence[Row]) -> dict[Series, list[Row]]:

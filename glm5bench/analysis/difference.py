@@ -1,7 +1,7 @@
 """Two sets of points over time: which settings differ, and which points got better or worse beyond their intervals.
 
 Enters: rows of A and of B. Leaves: settings with their values on both sides, and pairs of configurations that are the same but for them.
-A pair is told apart where the interval of its change leaves 0 out: Welch's, over repeats or over the requests of single runs. Without
+A pair is told apart where the interval of its ratio leaves 1 out: Welch's, over repeats or over the requests of single runs. Without
 either there is only the tolerance, and a latency beyond it is `unsure`.
 """
 

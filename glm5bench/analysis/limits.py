@@ -7,11 +7,13 @@ rate of the spec sheet, and nothing cost anything besides. No server can be abov
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from ..point import Arm, Hardware
+from ..point import Arm, Hardware, Speculative
 from ..roofline import GEMM_RATE, StepModel, acceptance_length, resolved_kv_dtype
+from .rows import Row, Series
 
 CONCURRENCIES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 AXES = ("memory_gib", "bandwidth_tb_s", "bf16_tflop_s", "fp8_tflop_s", "fp4_tflop_s", "scale_up_gb_s")
@@ -24,6 +26,39 @@ class Limit:
     concurrency: int
     interactivity_tok_s_user: float
     total_tput_per_gpu_tok_s: float
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of hardware and speculative settings by id, and of checkpoints by repository, as an arm of each."""
+
+    hardware: Mapping[str, Hardware]
+    arms: Mapping[str, Arm]
+    speculative: Mapping[str, Speculative]
+
+
+def limits_of(fronts: Mapping[Series, Sequence[Row]], facts: Facts) -> dict[Series, list[tuple[int, list[Limit]]]]:
+    """Of the series whose facts are known, the line at each TP of their frontiers."""
+    found: dict[Series, list[tuple[int, list[Limit]]]] = {}
+    for s, rows in fronts.items():
+        if not _is_known(s, facts):
+            continue
+        mean = (1 + min(1.0, abs(s.range_ratio))) / 2
+        for tp in sorted({r.tp for r in rows if r.tp > 0}):
+            arm = dataclasses.replace(
+                facts.arms[s.checkpoint], hardware=facts.hardware[s.hardware], speculative=facts.speculative[s.speculative], tp=tp
+            )
+            found.setdefault(s, []).append((tp, limit_curve(arm, s.isl_tokens * mean, s.osl_tokens * mean)))
+    return found
+
+
+def _is_known(s: Series, facts: Facts) -> bool:
+    if s.hardware not in facts.hardware or s.checkpoint not in facts.arms or s.speculative not in facts.speculative:
+        return False
+    checkpoint = facts.arms[s.checkpoint].checkpoint
+    rates = {GEMM_RATE[checkpoint.precision], GEMM_RATE[checkpoint.dense_precision]}
+    # where the hardware lacks such a multiplication, what ran there is not what is known
+    return min(s.isl_tokens, s.osl_tokens) > 0 and rates <= facts.hardware[s.hardware].tflop_s.keys()
 
 
 def limit_curve(arm: Arm, isl_tokens: float, osl_tokens: float) -> list[Limit]:
@@ -42,6 +77,24 @@ def limit_curve(arm: Arm, isl_tokens: float, osl_tokens: float) -> list[Limit]:
         tput = users * (isl_tokens + osl_tokens) / cycle_s / arm.tp
         found.append(Limit(users, osl_tokens / (cycle_s - prefill_s), tput))
     return found
+
+
+def bounds_of(
+    fronts: Iterable[Series],
+    bases: Mapping[tuple[object, ...], Series],
+    hardware: Mapping[str, Hardware],
+    usd_per_gpu_h: Mapping[str, float | None],
+) -> list[dict[str, Any]]:
+    """The bounds of each hardware and precision over those of its workload's baseline."""
+    found: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for s in fronts:
+        base = bases.get(s.workload)
+        if base is None or s.hardware == base.hardware or s.hardware not in hardware or base.hardware not in hardware:
+            continue
+        told = bounds(hardware[s.hardware], hardware[base.hardware], usd_per_gpu_h, s.precision, base.precision)
+        place = {"hardware": s.hardware, "baseline": base.hardware, "precision": f"{s.precision} over {base.precision}"}
+        found[s.hardware, base.hardware, place["precision"]] = {**place, **told}
+    return list(found.values())
 
 
 def bounds(

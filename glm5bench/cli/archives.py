@@ -16,12 +16,17 @@ from ..errors import printable
 from .app import app, numbers, one_of, progress, say, tell_bad
 
 if TYPE_CHECKING:  # verbs import what they need when they run, so that `--help` and `status` start fast
+    from ..analysis.comparison import Comparison
     from ..settings import Price
     from ..store.checking import Check
-    from ..store.collection import Found
+    from ..store.collection import Collected, Found
     from ..store.union import Merged, Progress
 
 JOBS = Annotated[int, typer.Option(min=1, help="Processes that read.")]
+AT = Annotated[str, typer.Option(help="Interactivities of the iso table, tok/s/user: 25,30,40")]
+INTERPOLATION = Annotated[str, typer.Option(help="steffen, linear or pchip.")]
+PRICE = Annotated[str, typer.Option(help="A set of conf/price, a YAML file, or b200=2.5,h200=1.4")]
+BASELINE = Annotated[str, typer.Option(help="Words of the series to compare with: 'h200 fp8 mtp'")]
 PATHS = Annotated[list[str], typer.Argument(help="Point files, campaigns, archives, folders of them, patterns in quotes, `published`.")]
 
 
@@ -130,10 +135,10 @@ def _checked(found: Check) -> dict[str, Any]:
 def tables(
     paths: PATHS,
     format_: Annotated[str, typer.Option("--format", help="md, csv, json or latex.")] = "md",
-    at: Annotated[str, typer.Option(help="Interactivities of the iso table, tok/s/user: 25,30,40")] = "",
-    interpolation: Annotated[str, typer.Option(help="steffen, linear or pchip.")] = "steffen",
-    price: Annotated[str, typer.Option(help="A set of conf/price, a YAML file, or b200=2.5,h200=1.4")] = "hyperscaler",
-    baseline: Annotated[str, typer.Option(help="Words of the series to compare with: 'h200 fp8 mtp'")] = "",
+    at: AT = "",
+    interpolation: INTERPOLATION = "steffen",
+    price: PRICE = "hyperscaler",
+    baseline: BASELINE = "",
     only: Annotated[str, typer.Option("--table", help="points, frontier, arms, iso, bands, saturation or speculation alone.")] = "",
 ) -> int:
     """Points, frontier, iso-interactivity and cost tables of any files; `published` is what ships."""
@@ -146,26 +151,16 @@ def tables_of(
     paths: list[str], *, price: Price, format_: str = "md", at: str = "", interpolation: str = "steffen", baseline: str = "", only: str = ""
 ) -> int:
     """Prints the tables of the paths."""
-    from ..analysis.comparison import PUBLISHED_GRID, compared
-    from ..analysis.cost import Economy
-    from ..analysis.interpolation import METHODS
-    from ..prices import power_table
     from ..report import readable
     from ..report import tables as report
-    from ..store.collection import collect
 
     writers: dict[str, Callable[[report.Tables], str]] = {
         "md": readable.as_markdown, "csv": report.as_csv, "json": report.as_json, "latex": readable.as_latex
     }  # fmt: skip
     one_of("--format", format_, writers)
-    one_of("--interpolation", interpolation, METHODS)
     one_of("--table", only or "points", report.NAMES)
-    grid = numbers("--at", at) if at else PUBLISHED_GRID
     gc.disable()  # a hundred thousand rows of plain values, and no cycle among them
-    economy = Economy(price.usd_per_gpu_h, power_table())
-    collected = collect(paths)
-    rows = list(collected.rows.values())
-    compare = compared(rows, economy, at=grid, method=interpolation, baseline=baseline)
+    collected, compare = gathered(paths, price, at=at, interpolation=interpolation, baseline=baseline)
     made = report.tables(compare, price_id=price.id, method=interpolation)
     if format_ == "md" and not only and sys.stdout.isatty():
         from ..report.terminal import frontier_plot
@@ -174,10 +169,27 @@ def tables_of(
         print(f"{plot}\n" if plot else "", end="\n" if plot else "")
     print(writers[format_](report.only(made, only) if only else made), end="" if format_ == "md" else "\n" * (format_ == "json"))
     tell_bad(collected.bad)
-    return _refuse_nothing(collected, len(rows), paths)
+    return _refuse_nothing(collected, len(collected.rows), paths)
+
+
+def gathered(paths: Sequence[str], price: Price, *, at: str, interpolation: str, baseline: str) -> tuple[Collected, Comparison]:
+    """What the paths hold, and what it says at these prices. Raises UsageError for a path or an option that is none."""
+    from ..analysis.comparison import PUBLISHED_GRID, compared
+    from ..analysis.cost import Economy
+    from ..analysis.interpolation import METHODS
+    from ..prices import power_table
+    from ..store.collection import collect
+
+    one_of("--interpolation", interpolation, METHODS)
+    grid = numbers("--at", at) if at else PUBLISHED_GRID
+    found = collect(paths)
+    economy = Economy(price.usd_per_gpu_h, power_table())
+    return found, compared(list(found.rows.values()), economy, at=grid, method=interpolation, baseline=baseline)
 
 
 def _refuse_nothing(found: Found, n_points: int, paths: Sequence[str]) -> int:
+    from ..store.collection import no_point
+
     if not n_points:
-        say(f"No point was found in {', '.join(paths)}.\n  next: `glm5bench status DIR` says what a campaign holds")
+        say(str(no_point(", ".join(paths))))
     return 1 if found.bad or not n_points else 0

@@ -64,6 +64,7 @@ def export_(
     detailed: Annotated[bool, typer.Option(help="vllm: with the times of every request, where they are known.")] = False,
 ) -> int:
     """Points in the words of other tools. Bad files are named and left out (exit code 1). docs/exchange.md"""
+    from ..store.collection import no_point
     from ..store.exports.formats import FORMATS, export
     from ..store.points import each_point
 
@@ -74,7 +75,7 @@ def export_(
     points = each_point(paths, bad)
     tell_bad(bad)
     if not points:
-        raise UsageError(f"No point was found in {', '.join(paths)}.", next_step="`glm5bench status DIR` says what a campaign holds")
+        raise no_point(", ".join(paths))
     written = export(format_, points, output, detailed=detailed)
     say(f"{output}: {len(points)} points in {len(written)} file{'s' * (len(written) != 1)}.")
     return 1 if bad else 0

@@ -20,7 +20,7 @@ import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError, UncompletedJobError
 
 from ..errors import BenchError, EnvironmentLacks, FileError, UsageError
-from ..store.collection import files
+from ..store.collection import files, no_point
 from ..store.files import writable
 from ..store.selection import Selection
 from ..store.union import Merged, Progress, merge, no_progress
@@ -82,7 +82,7 @@ def merge_on_slurm(
         if not parts:
             for error in bad:
                 raise error
-            raise UsageError(f"No point was found in {', '.join(paths)}.", next_step="`glm5bench status DIR` says what a campaign holds")
+            raise no_point(", ".join(paths))
         done = merge(parts, output, jobs=jobs, strict=strict)
         done.bad[:0] = bad
         return done

@@ -209,8 +209,7 @@ def _run(r: Row, series: int) -> dict[str, Any]:
         "key": r.key, "digest": r.digest[:16], "engine_version": r.engine_version, "image": r.image, "node": r.node, "job": r.job_id,
         "started": r.started_utc, "origin": r.origin, "validity": r.validity, "reasons": ", ".join(r.reasons),
     }  # fmt: skip
-    known = {name: value if value >= 0 else None for name, value in (("tp", r.tp), ("concurrency", r.concurrency))}
-    return {"series": series, **known, "repeat": r.repeat, **_plain(told)}
+    return {"series": series, "tp": flat.known(r.tp), "concurrency": flat.known(r.concurrency), "repeat": r.repeat, **_plain(told)}
 
 
 def _short(value: Any) -> Any:

@@ -89,9 +89,9 @@ def series_row(s: Series) -> dict[str, Any]:
         "checkpoint": s.checkpoint,
         "precision": s.precision,
         "speculative": s.speculative,
-        "isl_tokens": _known(s.isl_tokens),
-        "osl_tokens": _known(s.osl_tokens),
-        "range_ratio": _known(s.range_ratio),
+        "isl_tokens": known(s.isl_tokens),
+        "osl_tokens": known(s.osl_tokens),
+        "range_ratio": known(s.range_ratio),
         "endpoint": s.endpoint,
         "model": s.model,
         "variant": s.variant,
@@ -109,11 +109,11 @@ def point_row(r: Row, economy: Economy) -> dict[str, Any]:
     price = economy.usd_per_gpu_h.get(r.series.hardware)
     return {
         **series_row(r.series),
-        "tp": _known(r.tp),
+        "tp": known(r.tp),
         "gpus": r.gpus or None,
-        "concurrency": _known(r.concurrency),
+        "concurrency": known(r.concurrency),
         "repeat": r.repeat,
-        "seed": _known(r.seed),
+        "seed": known(r.seed),
         "server_scope": r.server_scope,
         "binding": r.binding,
         "total_tput_per_gpu_tok_s": _finite(r.total_tput_per_gpu_tok_s),
@@ -182,7 +182,7 @@ def saturation_row(s: Saturation) -> dict[str, Any]:
     at = s.knee or s.best
     return {
         **series_row(s.series),
-        "tp": _known(s.tp),
+        "tp": known(s.tp),
         "is_saturated": s.knee is not None,
         "concurrency": at.concurrency,
         "total_tput_per_gpu_tok_s": at.total_tput_per_gpu_tok_s,
@@ -233,12 +233,12 @@ def iso_row(r: IsoRow) -> dict[str, Any]:
         "interval": r.throughput_interval.kind if r.throughput_interval else None,
         "break_even_usd_per_gpu_h": _finite(r.break_even_usd_per_gpu_h),
         "nearest_measured_tok_s_user": near.interactivity_tok_s_user if near else None,
-        "nearest_measured_concurrency": _known(near.concurrency) if near else None,
-        "nearest_measured_tp": _known(near.tp) if near else None,
+        "nearest_measured_concurrency": known(near.concurrency) if near else None,
+        "nearest_measured_tp": known(near.tp) if near else None,
     }
 
 
-def _known(x: float) -> float | None:
+def known(x: float) -> float | None:
     """None for what an import does not say."""
     return x if x >= 0 else None
 

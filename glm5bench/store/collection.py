@@ -63,6 +63,11 @@ class Collected(Gathered):
         return {name: (row.digest, self.is_whole[name]) for name, row in self.rows.items()}
 
 
+def no_point(where: str) -> UsageError:
+    """The error of paths in which nothing was found."""
+    return UsageError(f"No point was found in {where}.", next_step="`glm5bench status DIR` says what a campaign holds")
+
+
 def collect(paths: Sequence[str], *, strict: bool = False, jobs: int = 1) -> Collected:
     """Every measurement in the paths, from their summaries. `published` is the archive that ships with the package.
 

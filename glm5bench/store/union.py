@@ -18,11 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import FileError, UsageError
+from ..errors import FileError
 from ..point import digest_of
 from .addition import Copy, Refused
 from .archive import Source, Writer, name_of, writing
-from .collection import Found, files
+from .collection import Found, files, no_point
 from .contents import SourceTable, Survey, identity_of
 from .files import writable
 from .measurement import Measurement
@@ -165,7 +165,7 @@ class _Union:
                 for error in done.bad:
                     raise error
                 where = ", ".join(map(str, sources))
-                raise UsageError(f"No point was found in {where}.", next_step="`glm5bench status DIR` says what a campaign holds")
+                raise no_point(where)
             done.n_points, done.n_tables, done.digest = len(self.writer), len(self.writer.tables), self.writer.digest()
         return done
 
