@@ -20,7 +20,7 @@ from .errors import FileError, UsageError
 from .store import union
 from .store.collection import Found, surveys
 from .store.contents import Survey
-from .store.layout import ASKED
+from .store.layout import optional_columns
 from .store.measurement import COUNTS, TIMES, Measurement
 from .store.points import measurement_at
 from .store.summary import COLUMNS, listed
@@ -75,8 +75,8 @@ def raw(archive: Archive, key: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     r = m.requests
     if r is None:
         raise FileError("The point holds no times: its source states figures alone.", path=key)
-    asked = {ASKED: r.asked_prompt_tokens} if r.asked_prompt_tokens is not None else {}
-    requests = pd.DataFrame({name: getattr(r, name) for name in (*TIMES, *COUNTS)} | asked | {"error": list(r.error)})
+    optional = {name: values for name, values in optional_columns(r).items() if values is not None}
+    requests = pd.DataFrame({name: getattr(r, name) for name in (*TIMES, *COUNTS)} | optional | {"error": list(r.error)})
     owner = np.repeat(np.arange(len(r.error)), np.diff(r.chunk_offsets))
     return requests, pd.DataFrame({"request": owner, "arrival_ns": r.chunk_ns, "tokens": r.chunk_tokens})
 

@@ -254,6 +254,7 @@ class NodeJob:
     stage_dir: str = ""  # where on the node the checkpoint is copied before it is read; empty: it is read where it lies
     binds: tuple[str, ...] = ()  # what else of the node a container shows, as apptainer --bind takes it
     lanes: Positive = 1  # servers side by side on the node; each is a node job
+    telemetry_s: Annotated[FiniteFloat, Ge(0)] = 1.0  # between two readings beside the load; 0: none
 
     @property
     def points(self) -> tuple[Point, ...]:

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
-from annotated_types import MinLen
-from pydantic import ValidationError
+from annotated_types import Ge, MinLen
+from pydantic import FiniteFloat, ValidationError
 
 from .cluster import CLASSES, Cluster, Failure
 from .content import sha256
@@ -73,6 +73,7 @@ class Settings:
     retries: Natural = 0
     pack: bool = False
     stage: Literal["none", "local"] = "none"
+    telemetry_s: Annotated[FiniteFloat, Ge(0)] = 1.0
 
     @property
     def arm(self) -> Arm:

@@ -39,11 +39,17 @@ class Requests:
     chunk_tokens: Ints  # (N,), -1 where the server did not say
     chunk_offsets: Ints  # (R + 1,)
     asked_prompt_tokens: Ints | None = None  # 0 where nobody knew; None in files from before it was kept
+    verify_steps: Ints | None = None  # of speculative decoding; -1 where the server did not say, None where it said nothing
 
     @property
     def is_whole(self) -> NDArray[np.bool_]:
         """Requests that ended well, (R,)."""
         return np.array([not e for e in self.error], dtype=bool)
+
+
+def stated(values: Ints) -> Ints | None:
+    """A column of what servers may say, -1 where one did not; None where none did."""
+    return values if (values >= 0).any() else None
 
 
 @dataclass(frozen=True)

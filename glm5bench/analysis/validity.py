@@ -20,6 +20,7 @@ INVALID_CODES = ("no_requests", "failed_requests", "short_outputs", "zero_tokens
 FLAGGED_CODES = (
     "admission_capped", "kv_limited", "engine_version", "server_settings", "token_counters", "no_container", "packed_alone",
     "client_lag", "late_sends", "prompt_lengths", "clock_step", "simulator_lag", "not_recomputable",
+    "power_gpu_missing", "power_gap", "power_disagrees", "gpu_slowed_down", "gpu_memory_errors",
 )  # fmt: skip
 
 CONCURRENCY_REACHED = 0.9  # share of the requests in flight, while enough were left to send
@@ -51,6 +52,7 @@ class Circumstances:
     late_send_max_s: float = 0.0
     is_complete: bool = True  # the run was not ended early
     settings_changed: tuple[tuple[str, str, str], ...] = ()  # a flag, what it asked for, and what the server says that it runs with
+    telemetry: tuple[tuple[str, str], ...] = ()  # what the readings of GPUs say against the point: reason code and sentence
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class Verdict:
 def verdict(r: Requests, f: Figures, c: Circumstances) -> Verdict:
     """The verdict over one whole measurement."""
     reasons = [*_completeness(c), *_requests(r, f), *_concurrency(r, c), *_lengths(r), *_server(r, f, c), *_clocks(r, c)]
+    reasons += [Reason(*told) for told in c.telemetry]
     if any(reason.code in INVALID_CODES for reason in reasons):
         return Verdict("invalid", tuple(reasons))
     return Verdict("flagged" if reasons else "valid", tuple(reasons))

@@ -8,10 +8,11 @@ from __future__ import annotations
 import zlib
 from array import array
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from ..analysis.metrics import Requests
+from ..analysis.metrics import Requests, stated
 from ..errors import printable
 from .exchange import Body
 from .load import Load
@@ -20,7 +21,7 @@ from .traffic import Trace
 
 LATE_S = 0.01  # a request of an open loop that was sent later than this after it was due was sent late
 TIMES = ("due_ns", "sent_ns", "first_byte_ns", "first_token_ns", "last_token_ns", "end_ns")
-COLUMNS = (*TIMES, "prompt_tokens", "output_tokens", "asked_tokens", "asked_prompt_tokens", "status")
+COLUMNS = (*TIMES, "prompt_tokens", "output_tokens", "asked_tokens", "asked_prompt_tokens", "verify_steps", "status")
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,10 @@ def results(load: Load) -> Result:
         columns["output_tokens"].append(answer.output_tokens if answer.output_tokens != UNKNOWN else 0)
         columns["asked_tokens"].append(trace.asked_tokens)
         columns["asked_prompt_tokens"].append(trace.prompt_tokens)
+        columns["verify_steps"].append(answer.verify_steps)
         columns["status"].append(trace.status)
-    arrays = {name: _column(values) for name, values in columns.items()}
+    arrays: dict[str, Any] = {name: _column(values) for name, values in columns.items()}
+    arrays["verify_steps"] = stated(arrays["verify_steps"])
     requests = Requests(
         **arrays,
         error=tuple(errors),

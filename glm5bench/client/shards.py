@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from ..analysis.metrics import Requests
+from ..analysis.metrics import Requests, stated
 from ..errors import ClientError, ServerError
 from .load import WATCH_S, Progress, run_load
 from .results import COLUMNS, Health, Result, results
@@ -194,8 +194,11 @@ def _put_together(parts: Sequence[dict[str, Any]]) -> Requests:
     begins = np.concatenate([[0], np.cumsum(counts)])[:-1]
     offsets = np.concatenate([[0], np.cumsum(counts[order])]).astype(np.int64)
     taken = np.repeat(begins[order] - offsets[:-1], counts[order]) + np.arange(offsets[-1])
+    columns = {name: np.concatenate([p[name] for p in parts])[order] for name in COLUMNS}
+    verify_steps = columns.pop("verify_steps")
     return Requests(
-        **{name: np.concatenate([p[name] for p in parts])[order] for name in COLUMNS},
+        **columns,
+        verify_steps=stated(verify_steps),
         error=tuple(errors[i] for i in order),
         chunk_ns=np.concatenate([p["chunk_ns"] for p in parts])[taken],
         chunk_tokens=np.concatenate([p["chunk_tokens"] for p in parts])[taken],

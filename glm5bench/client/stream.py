@@ -57,6 +57,19 @@ class Meta(msgspec.Struct, gc=False):
     prompt_tokens: Count
     completion_tokens: Count
     finish_reason: dict[str, Any] | None = None
+    spec_verify_ct: Count | None = None
+
+
+class SpeculationDetails(msgspec.Struct, gc=False):
+    """Of SGLang's OpenAI routes, where it was asked for."""
+
+    spec_verify_ct: Count | None = None
+
+
+class Extension(msgspec.Struct, gc=False):
+    """What SGLang adds to OpenAI's answers."""
+
+    spec_tokens_details: SpeculationDetails | None = None
 
 
 class Event(msgspec.Struct, gc=False):
@@ -65,6 +78,7 @@ class Event(msgspec.Struct, gc=False):
     choices: list[Choice] | None = None
     usage: Usage | None = None
     meta_info: Meta | None = None
+    sglext: Extension | None = None
     error: Any = None
     object: str | None = None
     message: Any = None
@@ -82,6 +96,7 @@ class Answer:
     tokens: list[int] = field(default_factory=list)
     prompt_tokens: int = UNKNOWN
     output_tokens: int = UNKNOWN
+    verify_steps: int = UNKNOWN
     finish_reason: str = ""
     is_done: bool = False
     error: str = ""
@@ -210,6 +225,9 @@ def _taken(answer: Answer, event: Event) -> int:
         return 0
     if event.meta_info is not None:
         return _taken_of_generate(answer, event.meta_info)
+    if event.sglext is not None and event.sglext.spec_tokens_details is not None:
+        told = event.sglext.spec_tokens_details.spec_verify_ct
+        answer.verify_steps = answer.verify_steps if told is None else told
     before, usage = answer.output_tokens, event.usage
     if usage is not None:
         answer.prompt_tokens, answer.output_tokens = usage.prompt_tokens, usage.completion_tokens or 0
@@ -227,6 +245,7 @@ def _taken_of_generate(answer: Answer, meta: Meta) -> int:
     """SGLang's /generate: text and counts are cumulative, and every chunk has both."""
     before, answer.output_tokens = max(0, answer.output_tokens), meta.completion_tokens
     answer.prompt_tokens = meta.prompt_tokens
+    answer.verify_steps = answer.verify_steps if meta.spec_verify_ct is None else meta.spec_verify_ct
     answer.finish_reason = str(meta.finish_reason.get("type", "")) if meta.finish_reason else answer.finish_reason
     return max(0, answer.output_tokens - before)
 

@@ -37,6 +37,7 @@ from .progress import Progress
 from .provenance import provenance
 from .server import Server, model_name, running
 from .staging import Weights, weights
+from .telemetry.watching import SIMULATED_S, Observer, Wanted, observing
 
 MAX_FAULTS_IN_A_ROW = 2  # of one server start: more, and what is left would only cost node-hours
 
@@ -75,6 +76,7 @@ class _Start:
     number: int
     is_retried: Callable[[str], bool]
     weights: Weights = field(init=False)
+    observer: Observer | None = field(init=False, default=None)
 
     def measure(self, points: Sequence[Point]) -> None:
         """All points; the server is started again after a fault, as often as it makes sense, and where the time suffices."""
@@ -101,7 +103,7 @@ class _Start:
             self.heart.beat.key = ""
             place = self._place()
             self.heart.phase("image" if place.image else "loading")
-            with running(self.start.recipe, self.job.arm, place) as server:
+            with running(self.start.recipe, self.job.arm, place) as server, self._observing(server) as self.observer:
                 is_ready = True
                 while left:
                     self.heart.beat.left_s = sum(self._estimate_s(p) for p in left) * self.progress.pace
@@ -156,6 +158,16 @@ class _Start:
             lambda doing: self.heart.tell("loading", doing),
         )
 
+    def _observing(self, server: Server) -> contextlib.AbstractContextManager[Observer | None]:
+        """Who reads beside the load, where anything is to be read."""
+        arm, period_s = self.job.arm, self.job.telemetry_s
+        if not period_s:
+            return contextlib.nullcontext()
+        if arm.engine.simulated:
+            period_s = max(SIMULATED_S, period_s / arm.engine.time_scale)
+        whose = "simulated" if arm.engine.simulated else arm.hardware.vendor
+        return observing(server, server.place.folder, Wanted(whose, arm.tp, server.process.pid, period_s))
+
     def _image(self, folder: Path) -> Image | None:
         """What the server is started from; None: the node's own PATH, because the cluster or the recipe names no image."""
         name = self.start.recipe.image
@@ -185,7 +197,7 @@ class _Start:
         _flush(server)
         client.encode()
         self.heart.phase("measuring")
-        beside, before = self._beside(), counted(server)
+        neighbours, before = self._beside(), counted(server)
         watch = Watch()
         load = _answered(server, client.measure())
         server.alive_or_raise()
@@ -196,19 +208,21 @@ class _Start:
         since = None
         if requests.is_whole.all():  # of broken answers nobody knows the tokens
             since = counted_since(server, before, _tokens(requests))
+        beside = self.observer.told(load.start_ns, load.start_ns + int(requests.end_ns.max())) if self.observer else None
         info = server.info()
         made = {
             **provenance(self.job_id, server.place.image),
             "checkpoint": self.weights.told,
-            **self._neighbourhood(beside),
+            **self._neighbourhood(neighbours),
             **times,
+            **({"telemetry": self.observer.account()} if self.observer else {}),
             "argv": list(self.start.recipe.argv),
             "server_start_s": server.start_s,
         }
         source = "simulated" if self.job.arm.engine.simulated else "measured"
         record = point_record(self.job, self.start, point)
         log = server.log.tail(1_000_000)
-        self._write(Measurement(point.key, source, record, made, requests, observed(info, server, since), log), point)
+        self._write(Measurement(point.key, source, record, made, requests, observed(info, server, since), log, telemetry=beside), point)
 
     def _beside(self) -> list[str]:
         """What the other lanes of this node are doing, as their heartbeats say; empty where the node is not shared."""

@@ -23,6 +23,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .engine import Counters, Engine
+from .gpus import readings
 from .options import START_S, Options
 
 WORD = " tok"  # the text of every token
@@ -52,6 +53,7 @@ def application(options: Options) -> Starlette:
         Route("/server_info", state.server_info),
         Route("/get_server_info", state.server_info),
         Route("/metrics", state.metrics),
+        Route("/simulated_gpus", state.gpus),
         Route("/flush_cache", state.flush_cache, methods=["GET", "POST"]),
         Route("/generate", state.generate, methods=["POST"]),
         Route("/v1/completions", state.completions, methods=["POST"]),
@@ -175,6 +177,10 @@ class State:
         for name, value in values.items():
             lines += [f"# TYPE sglang:{name} {'counter' if name.endswith('_total') else 'gauge'}", f"sglang:{name}{label} {float(value)}"]
         return PlainTextResponse("\n".join(lines) + "\n", media_type="text/plain; version=0.0.4")
+
+    async def gpus(self, request: HttpRequest) -> Response:
+        """Not in SGLang: what the simulated GPUs would say of themselves."""
+        return JSONResponse(readings(self.options, self.engine.meter))
 
     async def flush_cache(self, request: HttpRequest) -> Response:
         """400 while requests run, as SGLang answers."""

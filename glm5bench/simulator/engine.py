@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from .gpus import Meter, meter
 from .options import Options
 from .scheduler import Request, Scheduler
 
@@ -42,9 +43,11 @@ class Engine:
     scheduler: Scheduler = field(init=False)
     counters: Counters = field(default_factory=Counters)
     total: Counters = field(default_factory=Counters)
+    meter: Meter = field(init=False)
 
     def __post_init__(self) -> None:
         self.scheduler = Scheduler(self.options.model, self.options.limits)
+        self.meter = meter(self.options)
         self._deliver: dict[int, Deliver] = {}
         self._arrived = asyncio.Event()
         self._next_id = 0
@@ -102,6 +105,7 @@ class Engine:
         deadline = time.monotonic()
         while True:
             step = self.scheduler.step() if not self._is_hung else None
+            self.meter.turn(busy=step is not None)
             if step is None:
                 self._arrived.clear()
                 await self._arrived.wait()

@@ -18,7 +18,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from ..analysis.metrics import Requests
+from ..analysis.metrics import Requests, stated
+from ..analysis.telemetry import Telemetry, Track
 from ..point import canonical_json
 from .measurement import COUNTS, TIMES, Measurement
 
@@ -27,7 +28,7 @@ Spans = Mapping[str, tuple[int, int]]  # of one point: table -> its first row, a
 PIPELINE = (h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32)
 FILTERS = {"compression": "gzip", "compression_opts": 4, "shuffle": True, "fletcher32": True}
 MAX_DEFLATE = 1100  # gzip packs at most about 1,032 to 1
-ASKED = "asked_prompt_tokens"
+ASKED, VERIFIED = "asked_prompt_tokens", "verify_steps"
 NS = "ns since the run's start"
 
 
@@ -71,6 +72,7 @@ TABLES: dict[str, RawTable] = {
             *(RawColumn(name, "<i8", f"{NS}, -1: never") for name in TIMES),
             *(RawColumn(name, "<i4", "HTTP status" if name == "status" else "tokens") for name in COUNTS),
             RawColumn(ASKED, "<i4", "tokens, 0: nobody knew, -1: not kept"),
+            RawColumn(VERIFIED, "<i4", "verify steps of speculative decoding, -1: the server did not say"),
             RawColumn("error", "<i4", "0: a whole answer, else the n-th text of the record's `errors`, from 1"),
         )),
         RawTable("chunks", "streamed chunk, in order of arrival", 65536, (
@@ -78,27 +80,44 @@ TABLES: dict[str, RawTable] = {
             RawColumn("request", "<i4", "index of the request in its point"),
             RawColumn("tokens", "<i4", "tokens, -1: the server did not say"),
         )),
-        RawTable("records", "byte", 32768, (RawColumn("json", "|u1", "JSON: point, provenance, server, stated, errors (null: no times)"),)),
+        RawTable("telemetry", "reading", 8192, (
+            RawColumn("at_ns", "<i8", "ns since the run's start"),
+            RawColumn("track", "<i4", "index of the record's `tracks`, which name device, quantity and unit"),
+            RawColumn("value", "<f8", "the track's unit"),
+        )),
+        RawTable("records", "byte", 32768, (
+            RawColumn("json", "|u1", "JSON: point, provenance, server, stated, errors (null: no times), tracks (null: no telemetry)"),
+        )),
         RawTable("logs", "byte", 32768, (RawColumn("text", "|u1", "UTF-8 text: the server's log"),)),
     )
 }  # fmt: skip
-RAW = ("requests", "chunks")  # what `--raw summary` leaves out
+RAW = ("requests", "chunks", "telemetry")  # what `--raw summary` leaves out
 PARTS = ("point", "provenance", "server", "stated")
+
+
+def optional_columns(r: Requests) -> dict[str, Array | None]:
+    """What not every source of requests keeps."""
+    return {ASKED: r.asked_prompt_tokens, VERIFIED: r.verify_steps}
 
 
 def encoded(m: Measurement) -> dict[str, Array]:
     """The measurement as rows of the tables. Raises ValueError for a number that its column cannot hold."""
     r = m.requests
     errors = list(dict.fromkeys(filter(None, r.error))) if r is not None else None
-    record = canonical_json({**{name: getattr(m, name) for name in PARTS}, "errors": errors}).encode()
+    tracks = [[t.device, t.name, t.unit] for t in m.telemetry.tracks] if m.telemetry is not None else None
+    record = canonical_json({**{name: getattr(m, name) for name in PARTS}, "errors": errors, "tracks": tracks}).encode()
     rows = {name: np.empty(0, table.dtype) for name, table in TABLES.items()}
     rows |= {"records": np.frombuffer(record, np.uint8), "logs": np.frombuffer(m.log.encode("utf-8", "replace"), np.uint8)}
     if r is not None and errors is not None:
         number = {text: i for i, text in enumerate(errors, 1)}
-        asked = r.asked_prompt_tokens if r.asked_prompt_tokens is not None else np.full(len(r.error), -1)
         requests = {name: getattr(r, name) for name in (*TIMES, *COUNTS)}
-        rows["requests"] = _typed("requests", {**requests, ASKED: asked, "error": [number.get(e, 0) for e in r.error]})
+        optional = {name: values if values is not None else np.full(len(r.error), -1) for name, values in optional_columns(r).items()}
+        rows["requests"] = _typed("requests", {**requests, **optional, "error": [number.get(e, 0) for e in r.error]})
         rows["chunks"] = _typed("chunks", _by_arrival(r))
+    if m.telemetry is not None:
+        rows["telemetry"] = np.empty(len(m.telemetry.value), TABLES["telemetry"].dtype)
+        for name in TABLES["telemetry"].dtype.names or ():
+            rows["telemetry"][name] = getattr(m.telemetry, name)
     return rows
 
 
@@ -136,6 +155,7 @@ def decoded(rows: Mapping[str, Array], *, key: str, source: str) -> Measurement:
         key=key,
         source=source,
         requests=_requests(rows, record["errors"]) if record["errors"] is not None else None,
+        telemetry=_telemetry(rows["telemetry"], record["tracks"]) if record["tracks"] is not None else None,
         log=rows["logs"].tobytes().decode("utf-8"),
         **{name: record[name] for name in PARTS},
     )
@@ -143,7 +163,7 @@ def decoded(rows: Mapping[str, Array], *, key: str, source: str) -> Measurement:
 
 def _requests(rows: Mapping[str, Array], errors: list[str]) -> Requests:
     columns = {c.name: rows["requests"][c.name].astype(np.int64) for c in TABLES["requests"].columns}
-    number, asked, chunks = columns.pop("error"), columns.pop(ASKED), rows["chunks"]
+    number, asked, verified, chunks = columns.pop("error"), columns.pop(ASKED), columns.pop(VERIFIED), rows["chunks"]
     n, owner = len(number), chunks["request"]
     if len(number) and not 0 <= number.min() <= number.max() <= len(errors):
         raise ValueError("an error has a number that no text has")
@@ -158,8 +178,28 @@ def _requests(rows: Mapping[str, Array], errors: list[str]) -> Requests:
         chunk_ns=np.cumsum(chunks["gap_ns"])[order],
         chunk_tokens=chunks["tokens"].astype(np.int64)[order],
         chunk_offsets=np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=n))]),
-        asked_prompt_tokens=None if (asked < 0).all() else asked,
+        asked_prompt_tokens=stated(asked),
+        verify_steps=stated(verified),
     )
+
+
+def _telemetry(rows: Array, tracks: list[list[str]]) -> Telemetry:
+    made = Telemetry(
+        tuple(Track(*map(str, track)) for track in tracks),
+        rows["track"].astype(np.int64),
+        rows["at_ns"].astype(np.int64),
+        rows["value"].astype(np.float64),
+    )
+    if len(rows) and not 0 <= made.track.min() <= made.track.max() < len(tracks):
+        raise ValueError("a reading belongs to no track")
+    if not np.isfinite(made.value).all() or (np.diff(made.track) < 0).any() or _runs_backwards(made):
+        raise ValueError("its readings are no numbers, or not in their order")
+    return made
+
+
+def _runs_backwards(t: Telemetry) -> bool:
+    """Whether a track's times do not rise."""
+    return bool(((np.diff(t.at_ns) < 0) & (np.diff(t.track) == 0)).any())
 
 
 def make_tables(file: h5py.Group, rows: Mapping[str, Array] | None = None) -> None:

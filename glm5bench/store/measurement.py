@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from ..analysis.energy import Energy, energy, faults, missing
 from ..analysis.held import settings_changed
 from ..analysis.metrics import Figures, Requests, figures
+from ..analysis.telemetry import Telemetry
 from ..analysis.validity import Circumstances, Verdict, published_verdict, verdict, with_stated
 from ..point import canonical_json
 
@@ -34,6 +36,7 @@ class Measurement:
     server: dict[str, Any] = field(default_factory=dict)
     log: str = ""
     stated: dict[str, float] = field(default_factory=dict)
+    telemetry: Telemetry | None = None
 
     @property
     def time_scale(self) -> float:
@@ -66,6 +69,25 @@ class Measurement:
     def ramp_s(self) -> float:
         """Seconds over which the users came, or the rate grew."""
         return float(self.workload.get("ramp_s") or 0.0)
+
+    def energy(self) -> Energy | None:
+        """Of the server's GPUs over the window of the requests; None where no power was to be read."""
+        told = self.provenance.get("telemetry")
+        window = self.window_ns
+        if not isinstance(told, dict) or window is None:
+            return None
+        devices = [str(d["uuid"]) for d in told.get("devices", [])]
+        if self.telemetry is None or not devices:
+            return missing(str(told.get("why_none") or "no GPU was read"))
+        return energy(self.telemetry, devices, *window, time_scale=self.time_scale)
+
+    @property
+    def window_ns(self) -> tuple[int, int] | None:
+        """From the first request sent to the last end, on the clock of the requests; None where there is no such time."""
+        r = self.requests
+        if r is None or not (r.sent_ns >= 0).any() or not (r.end_ns >= 0).any():
+            return None
+        return int(r.sent_ns[r.sent_ns >= 0].min()), int(r.end_ns.max())
 
     def verdict(self) -> Verdict:
         """Recomputed from the raw times and what was observed."""
@@ -103,7 +125,15 @@ class Measurement:
             late_sends=int(client.get("late_sends", 0)) if self.is_open_loop else 0,
             late_send_max_s=float(client.get("late_send_max_s", 0.0)),
             is_complete=bool(p.get("is_complete", True)),
+            telemetry=self._telemetry_faults(),
         )
+
+    def _telemetry_faults(self) -> tuple[tuple[str, str], ...]:
+        spent, window = self.energy(), self.window_ns
+        if spent is None or window is None:
+            return ()
+        devices = [str(d["uuid"]) for d in self.provenance["telemetry"].get("devices", [])]
+        return (*spent.faults, *(faults(self.telemetry, devices, *window) if self.telemetry is not None else ()))
 
     def _settings_changed(self) -> tuple[tuple[str, str, str], ...]:
         """Of a real engine: the simulated one states what it simulates, not its flags."""
@@ -121,7 +151,13 @@ class Measurement:
                 h.update(np.ascontiguousarray(getattr(self.requests, name), dtype="<i8").tobytes())
             if self.requests.asked_prompt_tokens is not None:
                 h.update(np.ascontiguousarray(self.requests.asked_prompt_tokens, dtype="<i8").tobytes())
+            if self.requests.verify_steps is not None:
+                h.update(b"verify_steps" + np.ascontiguousarray(self.requests.verify_steps, dtype="<i8").tobytes())
             h.update(canonical_json(list(self.requests.error)).encode())
+        if self.telemetry is not None:
+            h.update(canonical_json(self.telemetry.tracks).encode())
+            for name, dtype in (("track", "<i8"), ("at_ns", "<i8"), ("value", "<f8")):
+                h.update(np.ascontiguousarray(getattr(self.telemetry, name), dtype=dtype).tobytes())
         return h.hexdigest()
 
 

@@ -20,6 +20,7 @@ from ..analysis.rows import Row, Series
 from ..analysis.windows import goodput_rps, peak_concurrency, peak_output_tput_tok_s, steady
 from ..errors import AnalysisError, FileError
 from ..workload import objectives
+from .beside import beside_load
 from .measurement import Measurement
 
 DEFINITIONS = 1  # of the figures; raised when one of them comes to mean something else, so that readers compute it again
@@ -126,6 +127,17 @@ COLUMNS: tuple[Column, ...] = (
     *_figures("token/s/GPU", total_tput_per_gpu_se_tok_s="standard error of total_tput_per_gpu_tok_s over a closed loop's requests"),
     *_figures("token/s", interactivity_se_tok_s_user="standard error of interactivity_tok_s_user over the run's requests"),
     *_figures("", acceptance_length="output tokens a verify step of speculative decoding"),
+    *_figures("J", energy_j="of the server's GPUs over the duration, as they say themselves"),
+    *_figures("J/token", **{f"energy_per_{kind}_token_j": f"energy_j over the {kind} tokens" for kind in ("total", "input", "output")}),
+    *_figures("J/request", energy_per_request_j="energy_j over whole answers"),
+    *_figures("W/GPU", gpu_power_w="energy_j over the duration and the server's GPUs: of the boards, not all-in"),
+    *_figures("token/s/MW", total_tput_per_gpu_mw_tok_s="total_tput_tok_s over the measured power of the GPUs' boards"),
+    *_figures("MHz", sm_clock_mean_mhz="of the server's GPUs"),
+    *_figures("degrees Celsius", temperature_max_c="of the server's hottest GPU"),
+    *_figures("", power_capped_share="of the readings, of the GPU that its power limit held back most"),
+    *_figures("GiB", gpu_memory_max_gib="most memory in use on one of the server's GPUs"),
+    *_figures("request", running_mean="that the server ran", running_max="most that the server ran", queued_max="most that waited in it"),
+    *_figures("", kv_usage_max="most of the KV cache in use", cache_hit_share="prompt tokens that the prefix cache had"),
     *_figures("s", **{f"{m}_{s}_s": f"{s} of {m}: {what}" for m, what in LATENCIES.items() for s in STATISTICS}),
 )
 BY_NAME = {c.name: c for c in COLUMNS}
@@ -191,6 +203,7 @@ def _measured(m: Measurement) -> dict[str, Any]:
     found = {**_whole(f), **per_gpu, "peak_concurrency": peak_concurrency(r)}
     if f.n_failed == f.n_requests:
         return found
+    found |= beside_load(m, f)
     n, scale = f.n_requests - f.n_failed, m.time_scale
     window = steady(r, int(m.point["concurrency"]), time_scale=scale, ramp_s=m.ramp_s) if m.keeps_concurrency else None
     limits: dict[str, float] = {o.metric: o.limit_s for o in objectives(str(m.workload.get("goodput", "")))}

@@ -1,0 +1,122 @@
+"""The process that reads beside the load: GPUs and the server's metrics, once a period, a line of JSON each time.
+
+`python -m glm5bench.node.telemetry.observer FILE`: its first line of standard input says what to read, and it ends when that input does,
+however its job ended. A process of its own, so that no reading delays the load client's clock. A line: `t` the time in ns of the
+machine's monotonic clock, `gpus` the readings of each, `server` its metrics, `cpu_s` what this process has used so far.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import select
+import signal
+import sys
+import time
+import urllib.parse
+from collections.abc import Sequence
+from typing import IO, Any
+
+from .double import Library
+from .metrics import values
+from .nvml import Nvml
+from .quantities import Reader
+
+MOST_S = 1.0  # to wait for a server's answer: a server that hangs must cost no reading of a GPU
+
+
+class Asked:
+    """What the job asks for. `gpus`: nvidia, amd, simulated or none; `server`: where it answers; `key`: what it wants to be told."""
+
+    def __init__(self, line: str) -> None:
+        told: dict[str, Any] = json.loads(line)
+        self.gpus: str = told["gpus"]
+        self.server: str = told["server"]
+        self.key: str = told["key"]
+        self.period_s: float = told["period_s"]
+
+
+class Connection:
+    """One connection to the server, made again when it breaks."""
+
+    def __init__(self, base_url: str, key: str) -> None:
+        url = urllib.parse.urlsplit(base_url)
+        kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
+        self._connection = kind(url.hostname or "", url.port, timeout=MOST_S)
+        self._root = url.path.rstrip("/")
+        self._headers = {"authorization": f"Bearer {key}"} if key else {}
+
+    def get(self, path: str) -> str:
+        """The text at the path. Raises OSError where there is none."""
+        try:
+            self._connection.request("GET", self._root + path, headers=self._headers)
+            answer = self._connection.getresponse()
+            body = answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            self._connection.close()
+            raise OSError(f"GET {path}: {error}") from error
+        if answer.status != 200:
+            raise OSError(f"GET {path}: {answer.status}")
+        return body.decode("utf-8", "replace")
+
+
+def reader(asked: Asked) -> Reader | None:
+    """Who reads the GPUs. Raises OSError where there is nobody; None: nobody was asked for."""
+    if asked.gpus == "simulated":
+        connection = Connection(asked.server, asked.key)
+        return Nvml(Library(lambda: json.loads(connection.get("/simulated_gpus")), driver="simulated"))
+    if asked.gpus == "nvidia":
+        import pynvml
+
+        return Nvml(pynvml)
+    if asked.gpus == "amd":
+        from .amd import amd
+
+        return amd()
+    return None
+
+
+def main(argv: Sequence[str]) -> int:
+    """Reads until its standard input ends."""
+    for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR2):  # Slurm tells every process of a job of its end: the job decides
+        signal.signal(signum, signal.SIG_IGN)
+    asked = Asked(sys.stdin.readline())
+    with open(argv[0], "a", encoding="utf-8", buffering=1) as file:
+        try:
+            gpus, why = reader(asked), ""
+        except (OSError, ImportError) as error:
+            gpus, why = None, str(error)
+        _write(file, _head(gpus, why))
+        server = Connection(asked.server, asked.key)
+        due = time.monotonic()
+        while not select.select([sys.stdin], [], [], max(0.0, due - time.monotonic()))[0]:
+            _write(file, _reading(gpus, server))
+            due = max(due + asked.period_s, time.monotonic())
+    return 0
+
+
+def _head(gpus: Reader | None, why: str) -> dict[str, Any]:
+    devices = [vars(d) | {"pids": list(gpus.processes(d))} for d in gpus.devices] if gpus else []
+    return {"devices": devices, "why_none": why}
+
+
+def _reading(gpus: Reader | None, server: Connection) -> dict[str, Any]:
+    before = time.monotonic_ns()
+    read = [dict(values_) for values_ in gpus.read()] if gpus else []
+    made: dict[str, Any] = {"t": (before + time.monotonic_ns()) // 2, "gpus": read}
+    try:
+        asked_at = time.monotonic_ns()
+        made |= {"server": values(server.get("/metrics")), "server_t": (asked_at + time.monotonic_ns()) // 2}
+    except (OSError, ValueError):
+        pass  # it has none, or is busy: the line without it says so
+    used = os.times()  # of its children, too: AMD's tools
+    return {**made, "cpu_s": sum(used[:4])}
+
+
+def _write(file: IO[str], line: dict[str, Any]) -> None:
+    file.write(json.dumps(line, separators=(",", ":")) + "\n")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,162 @@
+"""The job's side of the observer: it is started with a server, and asked for what it read of a window.
+
+Enters: a server that is ready. Leaves: Telemetry on the clock of the requests, and which GPUs are the server's. Nothing here raises for a
+reading that is missing: what was not read is not there, and the point's reasons say so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...analysis.telemetry import OBSERVER, SERVER, Telemetry, Track
+from ...client.endpoint import Endpoint
+from . import metrics
+from .quantities import UNITS
+
+READY_S = 20.0  # for the observer to say which GPUs there are
+LATER_S = 3.0  # longest wait for a reading after the window
+SIMULATED_S = 0.1  # of a simulation whose clock runs fast: read no oftener
+POLL_S = 0.02
+VARIABLES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be read: whose GPUs (nvidia, amd, simulated, none), how many the server uses, its session, and how often, in s."""
+
+    gpus: str
+    n_gpus: int
+    session: int
+    period_s: float
+
+
+class Observer:
+    """A running observer. `devices`: the server's GPUs, by their UUIDs; `why_none`: why none could be read."""
+
+    def __init__(self, process: subprocess.Popen[str], path: Path, wanted: Wanted) -> None:
+        self._process, self._path, self._offset = process, path, 0
+        self._period_s = wanted.period_s
+        head = self._head()
+        self.why_none: str = head["why_none"]
+        self.devices = used(head["devices"], wanted, os.environ)
+        self.uuids = [str(d["uuid"]) for d in self.devices]
+
+    def _head(self) -> dict[str, Any]:
+        deadline = time.monotonic() + READY_S
+        while time.monotonic() < deadline and self._process.poll() is None:
+            with contextlib.suppress(OSError), self._path.open("rb") as file:
+                line = file.readline()
+                if line.endswith(b"\n"):
+                    self._offset = len(line)
+                    head: dict[str, Any] = json.loads(line)
+                    return head
+            time.sleep(POLL_S)
+        return {"devices": [], "why_none": "the observer did not start"}
+
+    def account(self) -> dict[str, Any]:
+        """What is kept of it with a point: the server's GPUs, how often they are read, and why none is."""
+        devices = [{name: d[name] for name in ("uuid", "name", "driver")} for d in self.devices]
+        return {"devices": devices, "period_s": self._period_s, "why_none": self.why_none}
+
+    def told(self, start_ns: int, end_ns: int) -> Telemetry | None:
+        """What was read of the window, from the last reading before it to the first one after it, on a clock that begins at its start.
+
+        The two times are of the machine's monotonic clock. None: nothing was read.
+        """
+        deadline = time.monotonic() + LATER_S
+        lines: list[dict[str, Any]] = []
+        while True:
+            lines += self._new()
+            if (lines and lines[-1]["t"] >= end_ns) or time.monotonic() > deadline or self._process.poll() is not None:
+                break
+            time.sleep(POLL_S)
+        first = max((i for i, line in enumerate(lines) if line["t"] <= start_ns), default=0)
+        last = next((i for i, line in enumerate(lines) if line["t"] >= end_ns), len(lines))
+        return telemetry(lines[first : last + 1], self.devices, start_ns)
+
+    def _new(self) -> Iterator[dict[str, Any]]:
+        with contextlib.suppress(OSError), self._path.open("rb") as file:
+            file.seek(self._offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self._offset += len(line)
+                yield json.loads(line)
+
+
+def used(devices: Sequence[dict[str, Any]], wanted: Wanted, environment: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The server's GPUs: those that a process of its session computes on; where nobody can tell, the first of those that it may see."""
+    own = [d for d in devices if any(_session(pid) == wanted.session for pid in d["pids"])]
+    if len(own) == wanted.n_gpus:
+        return own
+    told = next((environment[name].split(",") for name in VARIABLES if environment.get(name)), None)
+    seen = list(devices)
+    if told is not None:
+        names = [name.strip() for name in told]
+        found = [[d for d in devices if name == str(d["index"]) or (name and d["uuid"].startswith(name))] for name in names]
+        seen = [each[0] for each in found if each]
+    return seen[: wanted.n_gpus]
+
+
+def _session(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except OSError:
+        return -1
+
+
+def telemetry(lines: Sequence[dict[str, Any]], devices: Sequence[dict[str, Any]], start_ns: int) -> Telemetry | None:
+    """The lines of an observer as tracks, of these GPUs alone; None where nothing was read."""
+    at = [line["t"] - start_ns for line in lines]
+    curves: list[tuple[Track, list[int], list[float | None]]] = []
+    for d in devices:
+        own = [line["gpus"][d["index"]] if d["index"] < len(line["gpus"]) else {} for line in lines]
+        curves += [(Track(d["uuid"], name, unit), at, [reading.get(name) for reading in own]) for name, unit in UNITS.items()]
+    told = [line for line in lines if "server" in line]
+    server_at = [line["server_t"] - start_ns for line in told]
+    curves += [(Track(SERVER, name, unit), server_at, [line["server"].get(name) for line in told]) for name, unit in metrics.UNITS.items()]
+    curves.append((Track(OBSERVER, "cpu", "s since its start"), at, [line["cpu_s"] for line in lines]))
+    made = Telemetry.of(curves)
+    return made if made.tracks else None
+
+
+@contextlib.contextmanager
+def observing(server: Endpoint, folder: Path, wanted: Wanted) -> Iterator[Observer]:
+    """An observer of this server, until the block ends."""
+    path = folder / "observed.jsonl"
+    with contextlib.suppress(OSError):
+        path.unlink()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "glm5bench.node.telemetry.observer", str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([_ROOT, *filter(None, [os.environ.get("PYTHONPATH")])])},
+    )
+    assert process.stdin is not None
+    asked = {"gpus": wanted.gpus, "server": server.base_url, "key": server.api_key, "period_s": wanted.period_s}
+    try:
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(json.dumps(asked) + "\n")
+            process.stdin.flush()
+        yield Observer(process, path, wanted)
+    finally:
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()  # it ends
+        try:
+            process.wait(timeout=2 * LATER_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+_ROOT = str(Path(__file__).resolve().parents[3])
