@@ -22,6 +22,7 @@ CLASSES = {
     "server_crash": "the server ended, or no longer answers",
     "server_hung": "the server lives and no token comes",
     "server_start_timeout": "the server was not ready in time",
+    "server_settings": "the server runs with other settings than were asked for",
     "client_error": "the load client could not do its work against a server that lives",
     "invalid_point": "measured whole, and invalid by its own reasons",
     "preempted": "Slurm took the node for another job, or was told to requeue this one",

@@ -180,6 +180,7 @@ class Engine:
     image: str | None = None  # of the user's own, in place of the recipe's
     extra_args: tuple[Word, ...] = ()
     env: dict[str, str] = field(default_factory=dict)
+    settings_may_differ: tuple[Word, ...] = ()  # flags whose values the engine may change: to be the same thing is the user's word
     recipe: tuple[Rule, ...] = ()
     renames: tuple[Rename, ...] = ()
     digests: dict[str, Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]] = field(default_factory=dict)  # of images, by reference

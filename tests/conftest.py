@@ -13,6 +13,7 @@ import xxhash
 
 from glm5bench import overrides
 from glm5bench.analysis.metrics import Requests
+from glm5bench.analysis.telemetry import Telemetry, Track
 from glm5bench.store.measurement import Measurement
 from glm5bench.store.sealed import BLOCK, MAGIC
 
@@ -115,8 +116,14 @@ def reseal_quickly(path, change):
     return path
 
 
-def measured(key="a" * 20, *, requests=None, server=None, provenance=None, log="", **point):
+def measured(key="a" * 20, *, requests=None, server=None, provenance=None, log="", telemetry=None, **point):
     """A measurement of `three_requests` on eight B200."""
-    return Measurement(
-        key, "measured", {**POINT, **point}, provenance or {"host": "gpu001"}, requests or three_requests(), server or {}, log
-    )
+    made = requests or three_requests()
+    return Measurement(key, "measured", {**POINT, **point}, provenance or {"host": "gpu001"}, made, server or {}, log, telemetry=telemetry)
+
+
+def power_of(watts, *, devices=("GPU-a",), start=-1, stop=12, **server):
+    """Telemetry of GPUs that draw `watts`, read once a second from `start` to `stop` s, and of a server that says the same all the time."""
+    at = [t * 10**9 for t in range(start, stop + 1)]
+    gpus = [(Track(d, "power", "W"), at, [watts] * len(at)) for d in devices]
+    return Telemetry.of([*gpus, *((Track("server", name, ""), at, [value] * len(at)) for name, value in server.items())])

@@ -11,7 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from conftest import change_column, measured, reseal, reseal_quickly
+from conftest import change_column, measured, power_of, reseal, reseal_quickly
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from program import bench
@@ -37,7 +37,7 @@ def originals(tmp_path_factory):
     """A point file, an archive of three points and a table, and their digests."""
     folder = tmp_path_factory.mktemp("originals")
     for k in "abc":
-        write_point(folder / f"{k}.h5", measured(k * 20, log=k * 3000))
+        write_point(folder / f"{k}.h5", measured(k * 20, log=k * 3000, telemetry=power_of(700.0)))
     merge([str(folder / f"{k}.h5") for k in "abc"], folder / "archive.h5", tables=[SourceTable("t", ({"cell": "0.51"},))])
     return folder
 

@@ -264,7 +264,7 @@ def test_fields_and_groups_of_a_later_program_are_passed_over(tmp_path):
     write_point(plain, measured())
     m = measured(nodes=2, roles=[{"name": "decode", "tp": 16}], gpus=16, tp=16, provenance={"host": "a", "hosts": ["a", "b"]})
     write_point(later, m)
-    changed(later, lambda file: file.create_group("telemetry").create_dataset("power_w", data=[1.0]))
+    changed(later, lambda file: file.create_group("colours").create_dataset("red", data=[1.0]))
     read, digest = read_point(later)
 
     assert read.point["nodes"] == 2

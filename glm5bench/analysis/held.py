@@ -1,7 +1,8 @@
 """Whether a server runs with the settings that its command asked for: its own account of them against the flags. Pure.
 
 Engines change settings with no more than a line in their log (SGLang's draft tokens follow its steps, say). Only what the server states
-under a flag's own name is compared; what it leaves at `auto` or adds by itself is no change. Source: SGLang's /server_info.
+under a flag's own name is compared; what it leaves at `auto` or adds by itself is no change. Source: SGLang's /server_info, of each
+data-parallel rank, and vLLM's log. Names and words of one thing that differ from version to version are the same: NSA became DSA.
 """
 
 from __future__ import annotations
@@ -17,16 +18,37 @@ NAMES = {
     "--expert-parallel-size": "ep_size",
     "--kv-cache-dtype": "kv_cache_dtype",
 }
-SAME = {"none": None, "nextn": "eagle"}  # two words of SGLang's for one thing
+SAME = {"none": None, "nextn": "eagle", "dsa": "nsa", "fp8": "fp8_e4m3", "fp8_ds_mla": "fp8_e4m3"}  # several words for one thing
+RENAMED = (("nsa_", "dsa_"), ("cuda_graph_max_bs", "cuda_graph_max_bs_decode"))  # from version to version
 NOT_COMPARED = ("--model-path", "--host", "--port", "--api-key", "--tokenizer-path", "--facts")
 
 
-def settings_changed(argv: Sequence[str], info: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
-    """(flag, asked, has) of every flag whose value the server states otherwise. The last of a repeated flag counts, as in a parser."""
+def settings_changed(argv: Sequence[str], info: Mapping[str, Any], ignored: Sequence[str] = ()) -> tuple[tuple[str, str, str], ...]:
+    """(flag, asked, has) of every flag whose value the server states otherwise. The last of a repeated flag counts, as in a parser.
+
+    `ignored`: flags that may differ, as the user says.
+    """
     asked = _flags(argv)
-    names = {flag: NAMES.get(flag, flag.removeprefix("--").replace("-", "_")) for flag in asked}
-    compared = [(flag, asked[flag], info[name]) for flag, name in names.items() if flag not in NOT_COMPARED and name in info]
-    return tuple((flag, " ".join(words), _text(has)) for flag, words, has in compared if not _is_held(words, has))
+    found: dict[tuple[str, str, str], None] = {}
+    for stated in (info, *_ranks(info)):
+        for flag in asked.keys() - {*NOT_COMPARED, *ignored}:
+            name = next((n for n in _names(flag) if n in stated), None)
+            if name is not None and not _is_held(asked[flag], stated[name]):
+                found[flag, " ".join(asked[flag]), _text(stated[name])] = None
+    return tuple(sorted(found))
+
+
+def _names(flag: str) -> list[str]:
+    """The names under which a server may state a flag's value, the likeliest first."""
+    plain = flag.removeprefix("--").replace("-", "_")
+    others = [plain.replace(old, new) for pair in RENAMED for old, new in (pair, pair[::-1])]
+    return list(dict.fromkeys([NAMES.get(flag, plain), plain, *others]))
+
+
+def _ranks(info: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What each data-parallel rank of SGLang states, where it repeats its settings."""
+    told = info.get("internal_states")
+    return [rank for rank in told if isinstance(rank, dict)] if isinstance(told, list) else []
 
 
 def _flags(argv: Sequence[str]) -> dict[str, list[str]]:

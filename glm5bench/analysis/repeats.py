@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -88,10 +88,17 @@ def _mean(rows: Sequence[Row], *, n_left_out: int) -> Row:
         n_requests=sum(r.n_requests for r in in_order),
         validity="flagged" if n_left_out or any(r.validity == "flagged" for r in in_order) else "valid",
         reasons=reasons,
+        beside=_means([r.beside for r in in_order]),
         repeats=tuple(in_order),
         total_tput_per_gpu_se_tok_s=math.nan,
         interactivity_se_tok_s_user=math.nan,
     )
+
+
+def _means(told: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Of what every run says."""
+    names = [name for name in told[0] if all(name in one for one in told)]
+    return {name: float(np.mean([one[name] for one in told])) for name in names}
 
 
 def interval(row: Row, figure: str) -> Interval | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,12 @@ class Row:
     node: str = ""
     job_id: str = ""
     started_utc: str = ""
+    beside: Mapping[str, float] = field(default_factory=dict, compare=False)  # figures that few points have, by the summary's names
     repeats: tuple[Row, ...] = ()  # the rows that this one is the mean of; none: it is one run
+
+    def of(self, figure: str) -> float:
+        """A figure of `beside`; NaN where it is not known."""
+        return self.beside.get(figure, float("nan"))
 
     @property
     def n_repeats(self) -> int:

@@ -16,9 +16,10 @@ from .windows import peak_concurrency
 
 Validity = Literal["valid", "flagged", "invalid"]
 
-INVALID_CODES = ("no_requests", "failed_requests", "short_outputs", "zero_tokens", "concurrency_not_reached", "incomplete")
+INVALID_CODES = ("no_requests", "failed_requests", "short_outputs", "zero_tokens", "concurrency_not_reached", "incomplete",
+                 "server_settings")  # fmt: skip
 FLAGGED_CODES = (
-    "admission_capped", "kv_limited", "engine_version", "server_settings", "token_counters", "no_container", "packed_alone",
+    "admission_capped", "kv_limited", "engine_version", "token_counters", "no_container", "packed_alone",
     "client_lag", "late_sends", "prompt_lengths", "clock_step", "simulator_lag", "not_recomputable",
     "power_gpu_missing", "power_gap", "power_disagrees", "gpu_slowed_down", "gpu_memory_errors",
 )  # fmt: skip

@@ -139,16 +139,29 @@ def tables(
     interpolation: INTERPOLATION = "steffen",
     price: PRICE = "hyperscaler",
     baseline: BASELINE = "",
-    only: Annotated[str, typer.Option("--table", help="points, frontier, arms, iso, bands, saturation or speculation alone.")] = "",
+    only: Annotated[
+        str, typer.Option("--table", help="points, frontier, arms, iso, bands, saturation, speculation, energy or startup.")
+    ] = "",
+    startup: Annotated[bool, typer.Option(help="What server starts take, too: seconds, memory, dollars.")] = False,
 ) -> int:
     """Points, frontier, iso-interactivity and cost tables of any files; `published` is what ships."""
     from ..prices import price_table
 
-    return tables_of(paths, price=price_table(price), format_=format_, at=at, interpolation=interpolation, baseline=baseline, only=only)
+    return tables_of(
+        paths, price=price_table(price), format_=format_, at=at, interpolation=interpolation, baseline=baseline, only=only, startup=startup
+    )
 
 
 def tables_of(
-    paths: list[str], *, price: Price, format_: str = "md", at: str = "", interpolation: str = "steffen", baseline: str = "", only: str = ""
+    paths: list[str],
+    *,
+    price: Price,
+    format_: str = "md",
+    at: str = "",
+    interpolation: str = "steffen",
+    baseline: str = "",
+    only: str = "",
+    startup: bool = False,
 ) -> int:
     """Prints the tables of the paths."""
     from ..report import readable
@@ -162,6 +175,8 @@ def tables_of(
     gc.disable()  # a hundred thousand rows of plain values, and no cycle among them
     collected, compare = gathered(paths, price, at=at, interpolation=interpolation, baseline=baseline)
     made = report.tables(compare, price_id=price.id, method=interpolation)
+    if format_ in ("md", "latex") and not startup and only != "startup":
+        made = report.without(made, "startup")
     if format_ == "md" and not only and sys.stdout.isatty():
         from ..report.terminal import frontier_plot
 

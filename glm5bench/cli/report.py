@@ -144,7 +144,9 @@ def _details(made: Comparison, paths: Sequence[str]) -> dict[str, Detail]:
 
     def told(m: Measurement) -> Detail:
         command = shlex.join(map(str, m.provenance.get("argv", ())))
-        return detail(m.requests, command, m.time_scale, from_due=m.is_open_loop) if m.requests is not None else Detail(command)
+        return (
+            detail(m.requests, m.telemetry, command, m.time_scale, from_due=m.is_open_loop) if m.requests is not None else Detail(command)
+        )
 
     found: dict[str, Detail] = {}
     for digest, each in each_made(paths, wanted[:MOST_DETAILS], told):

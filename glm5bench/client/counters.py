@@ -2,49 +2,48 @@
 
 from __future__ import annotations
 
-import math
-import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 
 import httpx
 
 from .endpoint import Endpoint
+from .metrics import values
 
-LINE = re.compile(r"^(?:sglang|vllm):(prompt_tokens_total|generation_tokens_total)(?:\{.*\})? (\S+)", re.MULTILINE)
 SETTLE_S = 3.0  # engines of several processes write their counters some time after the last token
 
 
 @dataclass(frozen=True)
 class Counted:
-    """Tokens since the server's start, over all its ranks."""
+    """Tokens since the server's start, over all its ranks; and of speculative decoding what the engine counts of it, else 0."""
 
     prompt_tokens: int
     generation_tokens: int
+    drafts: int = field(default=0, compare=False)
+    accepted_tokens: int = field(default=0, compare=False)
+    verify_steps: int = field(default=0, compare=False)
+
+    def since(self, before: Counted) -> Counted:
+        """What was counted after `before`."""
+        return Counted(**{f.name: getattr(self, f.name) - getattr(before, f.name) for f in fields(self)})
 
 
 def counted(server: Endpoint) -> Counted | None:
     """What the server has counted so far; None where it has no such counters (SGLang without --enable-metrics)."""
     try:
-        text = httpx.get(server.base_url + "/metrics", timeout=10, **server.options).text
-    except httpx.HTTPError:
+        told = values(httpx.get(server.base_url + "/metrics", timeout=10, **server.options).text)
+    except (httpx.HTTPError, ValueError):
         return None
-    sums: dict[str, float] = {}
-    try:
-        for name, value in LINE.findall(text):
-            sums[name] = sums.get(name, 0.0) + float(value)
-    except ValueError:
+    if not {"prompt_tokens", "generation_tokens"} <= told.keys():
         return None
-    if len(sums) != 2 or not all(map(math.isfinite, sums.values())):
-        return None
-    return Counted(int(sums["prompt_tokens_total"]), int(sums["generation_tokens_total"]))
+    return Counted(**{f.name: int(told.get(f.name, 0)) for f in fields(Counted)})
 
 
 def counted_since(server: Endpoint, before: Counted | None, expected: Counted) -> Counted | None:
     """What it has counted since, as soon as that is what the client has counted, and after some seconds whatever it is."""
     deadline = time.monotonic() + SETTLE_S
     while before is not None and (now := counted(server)) is not None:
-        since = Counted(now.prompt_tokens - before.prompt_tokens, now.generation_tokens - before.generation_tokens)
+        since = now.since(before)
         if since == expected or time.monotonic() > deadline:
             return since
         time.sleep(0.1)

@@ -65,12 +65,13 @@ class Protocol:
         time_scale: float = 1.0,
         processes: int | None = None,
         attempt: int = 1,
+        wants_steps: bool = False,
     ) -> None:
         self._workload, self._point, self._progress, self._scale = workload, point, progress, time_scale
         self._endpoint, self._model, self._processes = endpoint, model, processes
         self._target = Target(endpoint.base_url, PATHS[workload.endpoint], endpoint.headers, patience.stall_s, patience.check)
         counts = counting(endpoint, model) if workload.endpoint == "chat" and workload.content != "conversations" else Counting()
-        self._encoder = Encoder(workload, point, model, vocabulary, counts, attempt)
+        self._encoder = Encoder(workload, point, model, vocabulary, counts, attempt, wants_steps=wants_steps)
         self._cpu_share = 0.0  # of one core, in the warm-up
 
     @property

@@ -61,7 +61,8 @@ class Counting:
 class Encoder:
     """Prompts of one workload for one server, as they are sent.
 
-    `attempt`: of a point that is tried again, on a server whose prefix cache may know its first prompts: it has others.
+    `attempt`: of a point that is tried again, on a server whose prefix cache may know its first prompts: it has others. `wants_steps`:
+    SGLang is asked for the verify steps of each answer, which it tells unasked over its own endpoint; versions without pass it over.
     """
 
     def __init__(
@@ -72,8 +73,11 @@ class Encoder:
         vocabulary: int = LAST_ID,
         counting: Counting = Counting(),
         attempt: int = 1,
+        *,
+        wants_steps: bool = False,
     ) -> None:
         self._more = [attempt] if attempt > 1 else []
+        self._wants_steps = wants_steps
         self.workload, self.point, self._model, self._counting = workload, point, model, counting
         self._is_text = workload.endpoint == "chat"
         self._last_id = LAST_ID if self._is_text else min(LAST_ID, vocabulary)
@@ -204,6 +208,8 @@ class Encoder:
             "stream": True,
             "stream_options": {"include_usage": True, "continuous_usage_stats": True},
         }
+        if self._wants_steps:
+            body["return_spec_tokens_details"] = True
         if self.workload.endpoint == "chat":
             body["messages"] = text if _is_messages(text) else _messages(text)
         else:

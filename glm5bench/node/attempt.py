@@ -108,14 +108,15 @@ def variant(arm: Arm, lanes: int = 1) -> str:
     return " ".join([*words, digest_of([own, facts], 8)] if own or facts else words)
 
 
-def observed(info: dict[str, Any], server: Server, counted: Counted | None) -> dict[str, Any]:
-    """What the server said of itself after the run, with the numbers that the verdict needs taken out."""
+def observed(info: dict[str, Any], server: Server, counted: Counted | None, facts: dict[str, Any]) -> dict[str, Any]:
+    """What the server said of itself after the run, with the numbers that the verdict needs taken out; `facts`: of its start."""
     told = info.get("internal_states")
     states = [s for s in told if isinstance(s, dict)] if isinstance(told, list) else []
     states = states or [{}]
     lag = info.get("lag") or {}
     running_limits = [s.get("effective_max_running_requests_per_dp") for s in states]
     return {
+        **facts,
         "info": redacted_deeply(info, server),
         "counted_tokens": asdict(counted) if counted is not None else None,
         "start_phases": [asdict(phase) for phase in server.log.reached],

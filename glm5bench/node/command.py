@@ -19,11 +19,13 @@ from ..point import KEY_FILE_VARIABLE, Arm, Recipe
 from . import checkpoint, container, gpus, with_key
 
 ENGINE_PREFIXES = ("SGLANG_", "SGL_", "VLLM_", "NCCL_", "RCCL_", "FLASHINFER_", "DG_", "AITER_")
+METRICS = "--enable-metrics"
 PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
 NEXT_STEPS = {
     "server_oom": "lower the memory fraction or the concurrency that $C is bound to",
     "server_start_timeout": "raise engine.start_timeout_s, or look for what the log waits for",
     "server_hung": "raise engine.stall_timeout_s if the server is only slow",
+    "server_settings": "ask for what it runs with, or name the flags in engine.settings_may_differ where that is the same thing",
     "image_missing": "`glm5bench images pull` with the same overrides puts it there (docs/cluster.md), or use engine=simulated",
     "checkpoint_missing": "fetch it there, or set cluster.checkpoint_dir",
     "node_fault": "run this arm on a node that has these GPUs, or use engine=simulated",
@@ -52,7 +54,7 @@ class Place:
 
 def command(recipe: Recipe, arm: Arm, place: Place, given: Mapping[str, str], key_file: Path) -> list[str]:
     """The server's command line here. Raises ServerError where the program, image, checkpoint or GPUs are not there, or are not free."""
-    argv = [given.get(word, word) for word in recipe.argv]
+    argv = [*(given.get(word, word) for word in recipe.argv), *flags_of_the_node(recipe, arm)]
     if place.image is not None:
         return _contained(argv, arm, place, place.image, key_file)
     if arm.engine.simulated:
@@ -64,6 +66,12 @@ def command(recipe: Recipe, arm: Arm, place: Place, given: Mapping[str, str], ke
         raise cannot_start(arm, place, f"{program} has no module {argv[2].partition('.')[0]!r}", "image_missing")
     _refuse_wrong_node(arm, place)
     return keyed([program, *argv[1:]], arm, key_file)
+
+
+def flags_of_the_node(recipe: Recipe, arm: Arm) -> list[str]:
+    """What every server gets beside its recipe, as it gets a port: SGLang shows its metrics when it is asked to."""
+    needs = arm.engine.flavor == "sglang" and not arm.engine.simulated and METRICS not in recipe.argv
+    return [METRICS] if needs else []
 
 
 def keyed(argv: list[str], arm: Arm, key_file: Path) -> list[str]:

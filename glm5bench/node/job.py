@@ -30,12 +30,13 @@ from ..store.files import Taken
 from ..store.measurement import Measurement
 from ..store.pointfile import write_point
 from .attempt import Trace, Watch, observed, point_record, record_attempt, record_failure, whole
-from .command import NEXT_STEPS, Place, Stopped
+from .command import NEXT_STEPS, Place, Stopped, flags_of_the_node
 from .container import Image
 from .heartbeat import Heartbeat, is_alive, node_name, read_beat
 from .progress import Progress
 from .provenance import provenance
 from .server import Server, model_name, running
+from .settled import refuse_other_settings, start_facts
 from .staging import Weights, weights
 from .telemetry.watching import SIMULATED_S, Observer, Wanted, observing
 
@@ -77,6 +78,7 @@ class _Start:
     is_retried: Callable[[str], bool]
     weights: Weights = field(init=False)
     observer: Observer | None = field(init=False, default=None)
+    facts: dict[str, Any] = field(init=False, default_factory=dict)
 
     def measure(self, points: Sequence[Point]) -> None:
         """All points; the server is started again after a fault, as often as it makes sense, and where the time suffices."""
@@ -105,6 +107,8 @@ class _Start:
             self.heart.phase("image" if place.image else "loading")
             with running(self.start.recipe, self.job.arm, place) as server, self._observing(server) as self.observer:
                 is_ready = True
+                self.facts = start_facts(server, self.start.recipe)
+                refuse_other_settings(server, self.start.recipe, self.facts)
                 while left:
                     self.heart.beat.left_s = sum(self._estimate_s(p) for p in left) * self.progress.pace
                     if not self.progress.has_time_for(self._estimate_s(left[0])):
@@ -189,6 +193,7 @@ class _Start:
             vocabulary=arm.checkpoint.architecture.vocabulary,
             time_scale=arm.engine.time_scale if arm.engine.simulated else 1.0,
             attempt=self.campaign.next_attempt(point.key),
+            wants_steps=arm.engine.flavor == "sglang" and arm.speculative.steps > 0,
         )
         if client.has_warmups:
             self.heart.phase("warm-up")
@@ -216,13 +221,15 @@ class _Start:
             **self._neighbourhood(neighbours),
             **times,
             **({"telemetry": self.observer.account()} if self.observer else {}),
-            "argv": list(self.start.recipe.argv),
+            "argv": [*self.start.recipe.argv, *flags_of_the_node(self.start.recipe, self.job.arm)],
             "server_start_s": server.start_s,
         }
         source = "simulated" if self.job.arm.engine.simulated else "measured"
         record = point_record(self.job, self.start, point)
         log = server.log.tail(1_000_000)
-        self._write(Measurement(point.key, source, record, made, requests, observed(info, server, since), log, telemetry=beside), point)
+        self._write(
+            Measurement(point.key, source, record, made, requests, observed(info, server, since, self.facts), log, telemetry=beside), point
+        )
 
     def _beside(self) -> list[str]:
         """What the other lanes of this node are doing, as their heartbeats say; empty where the node is not shared."""

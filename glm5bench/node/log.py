@@ -84,6 +84,15 @@ class Log:
         """What the server does now, as far as its log says; empty before its first known line."""
         return self.reached[-1].name if self.reached else ""
 
+    def head(self, n_bytes: int = 2**22) -> str:
+        """The beginning of the log, without the key: what its start said."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self._start)
+                return self.redacted(file.read(n_bytes).decode("utf-8", "replace"))
+        except OSError:
+            return ""
+
     def tail(self, n_bytes: int = 4000) -> str:
         """The end of the log, without the key."""
         try:

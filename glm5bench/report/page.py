@@ -23,6 +23,7 @@ from ..analysis.cost import Economy
 from ..analysis.limits import Limit
 from ..analysis.metrics import Requests, chunk_latencies_s, started_ns
 from ..analysis.rows import Row, Series
+from ..analysis.telemetry import Curve, Telemetry
 from ..errors import printable
 from . import tables as flat
 
@@ -40,6 +41,8 @@ class Detail:
     ttft_quantiles_ms: tuple[float, ...] = ()
     itl_quantiles_ms: tuple[float, ...] = ()
     running: tuple[tuple[float, float], ...] = ()  # (s, requests)
+    power: tuple[tuple[float, float], ...] = ()  # (s, W of all GPUs)
+    kv_usage: tuple[tuple[float, float], ...] = ()  # (s, share of the cache)
 
 
 @dataclass(frozen=True)
@@ -60,12 +63,24 @@ class Beside:
     bad: Sequence[tuple[str, str]] = ()  # path, reason
 
 
-def detail(r: Requests, command: str, time_scale: float, *, from_due: bool = False) -> Detail:
-    """Of a measurement's requests: quantiles of TTFT and ITL (of chunks), and how many requests ran over the time."""
+def detail(r: Requests, t: Telemetry | None, command: str, time_scale: float, *, from_due: bool = False) -> Detail:
+    """Of a measurement: quantiles of TTFT and ITL (of chunks); over the time how many requests ran, power and the cache in use."""
     scale, whole = time_scale / 1e9, r.is_whole
     ttft = ((r.first_token_ns - started_ns(r, from_due=from_due))[whole] * scale * 1e3).astype(np.float64)
     itl = chunk_latencies_s(r, time_scale=time_scale) * 1e3
-    return Detail(printable(command), _quantiles(ttft), _quantiles(itl), _running(r, scale))
+    power = _line(r, list(t.curves("power").values()), scale) if t is not None else ()
+    cache = _line(r, list(t.curves("kv_usage").values()), scale) if t is not None else ()
+    return Detail(printable(command), _quantiles(ttft), _quantiles(itl), _running(r, scale), power, cache)
+
+
+def _line(r: Requests, curves: Sequence[Curve], scale: float) -> tuple[tuple[float, float], ...]:
+    """The sum of the curves over the window of the requests, straight lines between their readings; empty where one does not cover it."""
+    sent, end = r.sent_ns[r.sent_ns >= 0], r.end_ns[r.end_ns >= 0]
+    if not curves or not len(sent) or not len(end) or not all(c.covers(int(sent.min()), int(end.max())) for c in curves):
+        return ()
+    at = np.linspace(sent.min(), end.max(), BINS)
+    total = np.sum([np.interp(at, c.at_ns, c.value) for c in curves], axis=0)
+    return tuple((round(float((x - at[0]) * scale), 3), float(f"{y:.5g}")) for x, y in zip(at, total, strict=True))
 
 
 def _quantiles(values: np.ndarray) -> tuple[float, ...]:
@@ -140,6 +155,8 @@ def _data(c: Comparison, beside: Beside, asked: Sequence[float]) -> dict[str, An
         "bands": [_plain(row) for row in made.bands],
         "saturation": [_plain(row) for row in made.saturation],
         "speculation": [_plain(row) for row in made.speculation],
+        "energy": [_plain(row) for row in made.energy],
+        "startup": [_plain(row) for row in made.startup],
         "details": {digest[:16]: _detail(d) for digest, d in beside.details.items()},
         "quantiles": list(QUANTILES),
         "limits": [
@@ -196,8 +213,9 @@ def _point(r: Row, series: int, *, is_front: bool) -> dict[str, Any]:
     names = (
         "tp", "gpus", "concurrency", "n_repeats", "interactivity_tok_s_user", "interactivity_tok_s_user_low",
         "interactivity_tok_s_user_high", "total_tput_per_gpu_tok_s", "total_tput_per_gpu_tok_s_low", "total_tput_per_gpu_tok_s_high",
-        "interval", "output_tput_per_gpu_tok_s", "ttft_median_ms", "tpot_ms", "itl_chunk_p99_ms", "mean_concurrency", "acceptance_length",
-        "validity", "reasons", "key", "digest",
+        "interval", "output_tput_per_gpu_tok_s", "ttft_median_ms", "tpot_ms", "itl_chunk_p99_ms", "mean_concurrency", "running_mean",
+        "acceptance_length", "acceptance_p10", "acceptance_p90", "gpu_power_w", "energy_per_output_token_j", "kv_usage_max", "validity",
+         "reasons", "key", "digest",
     )  # fmt: skip
     served = {"engine_version": r.engine_version, "image": r.image, "node": r.node, "job": r.job_id, "origin": r.origin}
     return {"series": series, "front": is_front, **{n: _short(row[n]) for n in names}, **_plain(served), "gpus_per_node": r.gpus_per_node}
@@ -242,5 +260,5 @@ def _detail(d: Detail) -> dict[str, Any]:
         "command": d.command,
         "ttft": list(d.ttft_quantiles_ms),
         "itl": list(d.itl_quantiles_ms),
-        "running": [list(p) for p in d.running],
+        **{name: [list(p) for p in getattr(d, name)] for name in ("running", "power", "kv_usage")},
     }

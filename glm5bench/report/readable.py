@@ -23,6 +23,10 @@ INTERVAL_DEFINITION = (
     "[low, high], +/-: 95 %, over the repeats (Student's t, carried through frontier and interpolation by resampling); of one run "
     "over its requests: a lower bound, which leaves out what differs from run to run"
 )
+ENERGY_DEFINITION = (
+    "J, W/GPU and tok/s/MW boards: energy that the GPUs' boards counted over the wall time of the requests; assumed: all-in, of "
+    "conf/hardware; capped: share of the readings in which its power limit held a GPU back"
+)
 NUMBER = re.compile(r"(unreachable|no price|-?[\d.]+)?( \+/-[\d.]+)?( \[[-\d., ]+\])?( \(i\))?")
 STEPS = ("hardware", "precision", "speculative")
 READABLE = 5000  # points; of more, Markdown shows the frontiers
@@ -67,8 +71,13 @@ def _as_text(t: Tables, style: Style) -> str:
         parts += [heading(f"Iso-interactivity: {workload}, interpolation {t.method}"), *_iso(rows, style)]
     for name, (title, cells) in SECTIONS.items():
         if getattr(t, name):
-            parts += [heading(title), table([cells(r) for r in getattr(t, name)])]
-    definitions = [*DEFINITIONS, *([ISO_DEFINITION] if t.iso else []), *([INTERVAL_DEFINITION] if _has_interval(t) else [])]
+            parts += [heading(title), table(_told([cells(r) for r in getattr(t, name)]))]
+    definitions = [
+        *DEFINITIONS,
+        *([ENERGY_DEFINITION] if t.energy else []),
+        *([ISO_DEFINITION] if t.iso else []),
+        *([INTERVAL_DEFINITION] if _has_interval(t) else []),
+    ]
     parts += ["", *map(style.remark, [*definitions, f"prices: {t.price_id}, $ per GPU and hour", *t.notes])]
     return "\n".join(_spaced(parts, heading(""))) + "\n"
 
@@ -105,7 +114,12 @@ def _point_columns(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     return [{name: text for name, text in row.items() if name not in empty} for row in cells]
 
 
-MAY_LACK = ("mean", "steady", "good req/s", "ran", "accept", "runs")
+def _told(cells: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The cells without the columns in which nothing stands."""
+    return [{name: text for name, text in row.items() if any(other[name] for other in cells)} for row in cells]
+
+
+MAY_LACK = ("mean", "steady", "good req/s", "in flight", "ran", "accept", "runs")
 
 
 def _point_cells(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
@@ -120,7 +134,8 @@ def _point_cells(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
             "mean": f"{r['mean_isl_tokens']:.0f}/{r['mean_osl_tokens']:.0f}" if r["mean_isl_tokens"] else "",
             "TP": _text(r["tp"], 0),
             "conc.": _text(r["concurrency"], 0),
-            "ran": _text(r["mean_concurrency"], 1),
+            "in flight": _text(r["mean_concurrency"], 1),
+            "ran": _text(r["running_mean"], 1),
             "runs": str(r["n_repeats"]) if r.get("n_repeats", 1) > 1 else "",
             "total tok/s/GPU": _text(r["total_tput_per_gpu_tok_s"], 1) + _plus_minus(r, "total_tput_per_gpu_tok_s", 1),
             "steady": _text(r["steady_tput_per_gpu_tok_s"], 1),
@@ -254,6 +269,44 @@ def _gain_cells(r: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def _energy_cells(r: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        **_arm(r),
+        "TP": _text(r["tp"], 0),
+        "conc.": _text(r["concurrency"], 0),
+        "W/GPU": _text(r["gpu_power_w"], 0),
+        "J/output token": _text(r["energy_per_output_token_j"], 2),
+        "J/input token": _text(r["energy_per_input_token_j"], 3),
+        "J/token": _text(r["energy_per_total_token_j"], 3),
+        "J/request": _text(r["energy_per_request_j"], 0),
+        "tok/s/MW boards": _text(r["total_tput_per_gpu_mw_tok_s"], 0),
+        "tok/s/MW assumed": _text(r["assumed_tput_per_mw_tok_s"], 0),
+        "SM MHz": _text(r["sm_clock_mean_mhz"], 0),
+        "hottest C": _text(r["temperature_max_c"], 0),
+        "capped": "" if r["power_capped_share"] is None else f"{r['power_capped_share']:.0%}",
+    }
+
+
+def _startup_cells(r: Mapping[str, Any]) -> dict[str, str]:
+    predicted, has = r["kv_tokens_predicted"], r["kv_tokens"]
+    return {
+        **_arm(r),
+        "TP": _text(r["tp"], 0),
+        "starts": str(r["n_starts"]),
+        "start s": _text(r["start_s"], 0),
+        "image": _text(r["image_s"], 0),
+        "load": _text(r["load_s"], 0),
+        "compile": _text(r["compile_s"], 0),
+        "graphs": _text(r["graphs_s"], 0),
+        "$ a start": _text(r["start_cost_usd"], 2),
+        "weights GiB": _text(r["weights_gib"], 1),
+        "KV GiB": _text(r["kv_gib"], 1),
+        "graphs GiB": _text(r["graphs_gib"], 1),
+        "KV tokens": "" if has is None else f"{has:,.0f}",
+        "planned": "" if predicted is None else f"{predicted:,.0f}" + (f" ({has / predicted - 1:+.0%})" if has and predicted else ""),
+    }
+
+
 def _arm(r: Mapping[str, Any]) -> dict[str, str]:
     return {
         "source": _source(r),
@@ -269,6 +322,8 @@ SECTIONS: dict[str, tuple[str, Callable[[Mapping[str, Any]], dict[str, str]]]] =
     "bands": ("Ratios as a whole", _band_cells),
     "saturation": ("Saturation", _saturation_cells),
     "speculation": ("Speculative decoding against none, at the same interactivity", _gain_cells),
+    "energy": ("Energy, by the GPUs' own account", _energy_cells),
+    "startup": ("Server starts, means of an arm: seconds, and memory of one GPU", _startup_cells),
 }
 
 

@@ -22,6 +22,7 @@ from ..analysis.repeats import Interval, interval
 from ..analysis.rows import Row, Series, series_order
 from ..analysis.saturation import Saturation, saturations
 from ..analysis.speculation import Gain, engines_with_acceptance, gains
+from ..analysis.startups import Startup, startups
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,18 @@ class Tables:
     bands: list[dict[str, Any]]
     saturation: list[dict[str, Any]]
     speculation: list[dict[str, Any]]
+    energy: list[dict[str, Any]]
+    startup: list[dict[str, Any]]
     notes: list[str]
     price_id: str
     method: str
 
 
-NAMES = ("points", "frontier", "arms", "iso", "bands", "saturation", "speculation")
+ENERGY = (
+    "gpu_power_w", "energy_per_total_token_j", "energy_per_input_token_j", "energy_per_output_token_j", "energy_per_request_j",
+    "total_tput_per_gpu_mw_tok_s", "sm_clock_mean_mhz", "temperature_max_c", "power_capped_share", "gpu_memory_max_gib",
+)  # fmt: skip
+NAMES = ("points", "frontier", "arms", "iso", "bands", "saturation", "speculation", "energy", "startup")
 
 
 def tables(c: Comparison, *, price_id: str, method: str) -> Tables:
@@ -54,6 +61,8 @@ def tables(c: Comparison, *, price_id: str, method: str) -> Tables:
         bands=[band_row(b) for b in bands(c.iso, c.fronts)],
         saturation=[saturation_row(s) for s in saturations(c.grouped)],
         speculation=[gain_row(g) for g in gains(c.iso, c.fronts)],
+        energy=[energy_row(r, c.economy) for members in c.grouped.values() for r in members if math.isfinite(r.of("gpu_power_w"))],
+        startup=[startup_row(s, c.economy) for s in startups(c.rows)],
         notes=notes(c),
         price_id=price_id,
         method=method,
@@ -136,6 +145,12 @@ def point_row(r: Row, economy: Economy) -> dict[str, Any]:
         "itl_chunk_p99_ms": _finite(r.itl_chunk_p99_s * 1e3),
         "mean_concurrency": _finite(r.mean_concurrency),
         "acceptance_length": _finite(r.acceptance_length),
+        "acceptance_p10": _finite(r.of("acceptance_p10")),
+        "acceptance_p90": _finite(r.of("acceptance_p90")),
+        "running_mean": _finite(r.of("running_mean")),
+        "kv_usage_max": _finite(r.of("kv_usage_max")),
+        "gpu_power_w": _finite(r.of("gpu_power_w")),
+        "energy_per_output_token_j": _finite(r.of("energy_per_output_token_j")),
         "n_requests": r.n_requests,
         "validity": r.validity,
         "reasons": ",".join(r.reasons),
@@ -160,6 +175,21 @@ def _between(name: str, i: Interval | None) -> dict[str, float | None]:
 def _cost(price: float | None, tput_per_gpu_tok_s: float) -> float | None:
     """$ for a million of these tokens, if they bore the whole cost."""
     return _finite(usd_per_mtok(price, tput_per_gpu_tok_s)) if price is not None else None
+
+
+def energy_row(r: Row, economy: Economy) -> dict[str, Any]:
+    """What a configuration took of power as its GPUs measured it, flat; beside it the assumed all-in power."""
+    of = {name: _finite(r.of(name)) for name in ENERGY}
+    where = {"tp": known(r.tp), "concurrency": known(r.concurrency), "n_repeats": r.n_repeats}
+    return {**series_row(r.series), **where, **of, "assumed_tput_per_mw_tok_s": _finite(economy.per_mw(r))}
+
+
+def startup_row(s: Startup, economy: Economy) -> dict[str, Any]:
+    """What a server start of an arm takes, flat; its node is paid for meanwhile."""
+    price = economy.usd_per_gpu_h.get(s.series.hardware)
+    usd = s.figures["start_s"] / 3600 * s.gpus_per_node * price if price is not None else math.nan
+    figures = {name: _finite(value) for name, value in s.figures.items()}
+    return {**series_row(s.series), "tp": known(s.tp), "n_starts": s.n_starts, **figures, "start_cost_usd": _finite(usd)}
 
 
 def band_row(b: Band) -> dict[str, Any]:
@@ -272,5 +302,10 @@ def as_csv(t: Tables) -> str:
 
 def only(t: Tables, name: str) -> Tables:
     """One of the tables alone."""
-    dropped: dict[str, Any] = {n: [] for n in NAMES if n != name}
+    return without(t, *(n for n in NAMES if n != name))
+
+
+def without(t: Tables, *names: str) -> Tables:
+    """The tables but for these."""
+    dropped: dict[str, Any] = {name: [] for name in names}
     return dataclasses.replace(t, **dropped)

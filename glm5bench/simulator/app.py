@@ -41,6 +41,7 @@ class Asked:
     include_usage: bool
     continuous_usage: bool
     model: str
+    wants_steps: bool = False
 
 
 def application(options: Options) -> Starlette:
@@ -94,16 +95,24 @@ class State:
             task.cancel()
 
     async def _become_ready(self) -> None:
-        o = self.options
+        """The start, said as SGLang says it, phase by phase."""
+        o, m = self.options, self.options.memory
         extra = o.fault.number if o.fault and o.fault.kind == "slow_start" else 0
-        await asyncio.sleep((START_S + extra) / o.time_scale)
-        m = o.memory
-        print(f"Load weight end. elapsed={START_S:.2f} s, type={o.arm.checkpoint.architecture.name}, mem usage={m.weights_gib:.2f} GB.")
-        print(f"KV Cache is allocated. dtype: {m.kv_dtype}, #tokens: {m.capacity_tokens}, KV size: {m.kv_gib:.2f} GB")
-        print(
-            f"max_total_num_tokens={m.capacity_tokens}, chunked_prefill_size={o.limits.chunk_tokens}, "
-            f"max_running_requests={o.limits.max_running}, context_len={o.context_length}"
+        left_gib = m.memory_gib - m.weights_gib
+        limits = (
+            f"chunked_prefill_size={o.limits.chunk_tokens}, max_running_requests={o.limits.max_running}, context_len={o.context_length}"
         )
+        weights = f"type={o.arm.checkpoint.architecture.name}, avail mem={left_gib:.2f} GB, mem usage={m.weights_gib:.2f} GB"
+        graphs_s, after_gib = 0.2 * START_S / o.time_scale, left_gib - m.kv_gib
+        for share, line in (
+            (0.6, f"Load weight end. elapsed={(0.6 * START_S + extra) / o.time_scale:.2f} s, {weights}."),
+            (0.1, f"KV Cache is allocated. dtype: {m.kv_dtype}, #tokens: {m.capacity_tokens}, KV size: {m.kv_gib:.2f} GB"),
+            (0.0, "Capture cuda graph begin. This can take up to several minutes."),
+            (0.2, f"Capture cuda graph end. Time elapsed: {graphs_s:.2f} s. mem usage=0.00 GB. avail mem={after_gib:.2f} GB."),
+            (0.1, f"max_total_num_tokens={m.capacity_tokens}, {limits}"),
+        ):
+            await asyncio.sleep((share * START_S + (extra if "Load" in line else 0)) / o.time_scale)
+            print(f"[{time.strftime('%Y-%m-%d %H:%M:%S')} TP0] {line}", flush=True)
         print("The server is fired up and ready to roll!", flush=True)
         self.is_ready = True
 
@@ -275,7 +284,7 @@ class EventStream(Response):
                 raise ConnectionResetError("the fault `lost` was asked for")
             if not is_cut and (last or shown == 0 or emitted - shown >= interval):
                 chunks = [_body(asked, id_, emitted, shown, max(0, steps), finished=last)]
-                await _send(send, chunks + (_ending(asked, id_, emitted) if last else []))
+                await _send(send, chunks + (_ending(asked, id_, emitted, max(0, steps)) if last else []))
                 shown = emitted
         await send({"type": "http.response.body", "body": b"" if is_cut else b"data: [DONE]\n\n", "more_body": False})
 
@@ -310,6 +319,7 @@ def _asked(endpoint: str, body: dict[str, Any]) -> Asked:
         include_usage=bool(usage.get("include_usage")),
         continuous_usage=bool(usage.get("continuous_usage_stats")),
         model=str(body.get("model", "")),
+        wants_steps=bool(body.get("return_spec_tokens_details")),
     )
 
 
@@ -340,10 +350,11 @@ def _role_chunk(asked: Asked, id_: str) -> dict[str, Any]:
     return {**_envelope(asked, id_, False), "choices": [choice]}
 
 
-def _ending(asked: Asked, id_: str, emitted: int) -> list[dict[str, Any]]:
+def _ending(asked: Asked, id_: str, emitted: int, verify_steps: int) -> list[dict[str, Any]]:
     if asked.endpoint == "generate" or not asked.include_usage:
         return []
-    return [{**_envelope(asked, id_, False), "choices": [], "usage": _usage(asked, emitted)}]
+    told = {"sglext": {"spec_tokens_details": {"spec_verify_ct": verify_steps}}} if asked.wants_steps else {}
+    return [{**_envelope(asked, id_, False), "choices": [], "usage": _usage(asked, emitted), **told}]
 
 
 def _envelope(asked: Asked, id_: str, whole: bool) -> dict[str, Any]:

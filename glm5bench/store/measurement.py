@@ -7,6 +7,7 @@ content digest is over the values, not over HDF5's bytes, so that the same measu
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,11 +16,13 @@ import numpy as np
 from ..analysis.energy import Energy, energy, faults, missing
 from ..analysis.held import settings_changed
 from ..analysis.metrics import Figures, Requests, figures
-from ..analysis.telemetry import Telemetry
+from ..analysis.telemetry import SERVER, Telemetry
 from ..analysis.validity import Circumstances, Verdict, published_verdict, verdict, with_stated
 from ..point import canonical_json
 
 SOURCES = ("measured", "simulated", "published")
+FULL = 0.9  # share of a cache in use, from which requests wait for it
+SEEN_OFTEN = 5  # readings of a server in a window, from which their highest is taken for the highest
 TIMES = ("due_ns", "sent_ns", "first_byte_ns", "first_token_ns", "last_token_ns", "end_ns")
 COUNTS = ("prompt_tokens", "output_tokens", "asked_tokens", "status")
 
@@ -111,7 +114,7 @@ class Measurement:
             concurrency=int(self.point["concurrency"] or 0),
             server_max_running=s.get("max_running"),
             server_capacity_tokens=s.get("capacity_tokens"),
-            server_peak_running=s.get("peak_running"),
+            server_peak_running=s.get("peak_running") if s.get("peak_running") is not None else self._seen_running(),
             client_lag_p99_s=p.get("client_lag_p99_s"),
             clock_step_s=p.get("clock_step_s"),
             simulator_late_share=s.get("simulator_late_share"),
@@ -128,6 +131,17 @@ class Measurement:
             telemetry=self._telemetry_faults(),
         )
 
+    def _seen_running(self) -> int | None:
+        """The most requests that a real server was seen to run while others waited for room in a cache that was full; None: not seen."""
+        t, window = self.telemetry, self.window_ns
+        if t is None or window is None:
+            return None
+        inside = {name: c.inside(*window) for name in ("running", "queued", "kv_usage") if (c := t.curves(name).get(SERVER)) is not None}
+        if len(inside) < 3 or min(map(len, inside.values())) < SEEN_OFTEN:
+            return None
+        is_full = inside["kv_usage"].max() >= FULL and inside["queued"].max() > 0
+        return int(inside["running"].max()) if is_full else None
+
     def _telemetry_faults(self) -> tuple[tuple[str, str], ...]:
         spent, window = self.energy(), self.window_ns
         if spent is None or window is None:
@@ -139,7 +153,23 @@ class Measurement:
         """Of a real engine: the simulated one states what it simulates, not its flags."""
         if self.source != "measured":
             return ()
-        return settings_changed(self.point.get("recipe", {}).get("argv", ()), self.server.get("info", {}))
+        stated = {**self.server.get("info", {}), **self.server.get("settings", {})}
+        may_differ = self.point.get("arm", {}).get("engine", {}).get("settings_may_differ", ())
+        return settings_changed(self.point.get("recipe", {}).get("argv", ()), stated, may_differ)
+
+    def acceptance_length(self) -> float:
+        """Output tokens a verify step: of the answers where each tells its steps, else of the server's counters over the run, else as the
+        server states it. NaN: nobody says, or nothing was speculated.
+        """
+        r, counts = self.requests, self.server.get("counted_tokens") or {}
+        if r is not None and r.verify_steps is not None and (known := r.is_whole & (r.verify_steps > 0)).any():
+            return float(r.output_tokens[known].sum() / r.verify_steps[known].sum())
+        if counts.get("drafts"):
+            return 1.0 + float(counts["accepted_tokens"]) / float(counts["drafts"])
+        if counts.get("verify_steps"):
+            return float(counts["generation_tokens"]) / float(counts["verify_steps"])
+        told = self.server.get("acceptance_length")
+        return float(told) if isinstance(told, int | float) else math.nan
 
     def digest(self) -> str:
         """SHA-256 over everything that was measured, 64 hex digits."""

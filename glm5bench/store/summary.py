@@ -7,14 +7,15 @@ source does not say is absent: NaN for a figure, -1 for a count, an empty text.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from ..analysis.metrics import P99_NEEDS, Figures, Statistics, chunk_latencies_s, statistics
+from ..analysis.metrics import P99_NEEDS, Figures, Requests, Statistics, chunk_latencies_s, statistics
 from ..analysis.resampling import relative_standard_errors
 from ..analysis.rows import Row, Series
 from ..analysis.windows import goodput_rps, peak_concurrency, peak_output_tput_tok_s, steady
@@ -127,6 +128,22 @@ COLUMNS: tuple[Column, ...] = (
     *_figures("token/s/GPU", total_tput_per_gpu_se_tok_s="standard error of total_tput_per_gpu_tok_s over a closed loop's requests"),
     *_figures("token/s", interactivity_se_tok_s_user="standard error of interactivity_tok_s_user over the run's requests"),
     *_figures("", acceptance_length="output tokens a verify step of speculative decoding"),
+    *_figures("", **{f"acceptance_{p}": f"{p} of the same over the run's answers" for p in ("p10", "median", "p90")}),
+    *_figures(
+        "s",
+        start_s="from the server's start to its first token",
+        image_s="until its first known line: container, program, imports",
+        load_s="loading weights",
+        compile_s="compiling and preparing kernels, profiling",
+        graphs_s="capturing graphs",
+    ),
+    *_figures(
+        "GiB/GPU",
+        weights_gib="weights of target and draft, by the engine's log",
+        kv_gib="KV cache of target and draft, by the engine's log",
+        graphs_gib="graphs, by the engine's log",
+    ),
+    *_figures("token", kv_tokens="that the KV cache holds, as the server says", kv_tokens_predicted="the same, as planned"),
     *_figures("J", energy_j="of the server's GPUs over the duration, as they say themselves"),
     *_figures("J/token", **{f"energy_per_{kind}_token_j": f"energy_j over the {kind} tokens" for kind in ("total", "input", "output")}),
     *_figures("J/request", energy_per_request_j="energy_j over whole answers"),
@@ -140,6 +157,7 @@ COLUMNS: tuple[Column, ...] = (
     *_figures("", kv_usage_max="most of the KV cache in use", cache_hit_share="prompt tokens that the prefix cache had"),
     *_figures("s", **{f"{m}_{s}_s": f"{s} of {m}: {what}" for m, what in LATENCIES.items() for s in STATISTICS}),
 )
+STARTED = ("weights_gib", "kv_gib", "graphs_gib", "kv_tokens", "kv_tokens_predicted")
 BY_NAME = {c.name: c for c in COLUMNS}
 FIGURES = tuple(c.name for c in COLUMNS if c.kind == "figure")
 
@@ -186,8 +204,16 @@ def _told(m: Measurement, digest: str) -> dict[str, Any]:
         "definitions": DEFINITIONS,
         "rate_rps": _figure(m.workload.get("rate_rps")),
         "burstiness": _figure(m.workload.get("burstiness")) if m.is_open_loop else math.nan,
-        "acceptance_length": _figure(m.server.get("acceptance_length")),
+        "acceptance_length": m.acceptance_length(),
+        **_started(m),
     }
+
+
+def _started(m: Measurement) -> dict[str, float]:
+    """What is known of the server's start; of a simulated one in simulated seconds."""
+    told = m.server.get("startup") or {}
+    seconds = {name: _figure(told.get(name)) * m.time_scale for name in ("start_s", "image_s", "load_s", "compile_s", "graphs_s")}
+    return {**{name: _figure(told.get(name)) for name in STARTED}, **seconds}
 
 
 def _figure(value: Any) -> float:
@@ -215,6 +241,7 @@ def _measured(m: Measurement) -> dict[str, Any]:
         "peak_output_tput_tok_s": peak_output_tput_tok_s(r, time_scale=scale),
         "goodput_rps": goodput_rps(r, f, limits, time_scale=scale, from_due=m.is_open_loop),
     }
+    found |= _acceptance(r)
     rate, speed = relative_standard_errors(r, scale)
     found["interactivity_se_tok_s_user"] = speed * f.interactivity_tok_s_user
     found["total_tput_per_gpu_se_tok_s"] = rate * per_gpu["total_tput_per_gpu_tok_s"] if m.keeps_concurrency else math.nan
@@ -228,6 +255,14 @@ def _whole(f: Figures) -> dict[str, Any]:
     names = ("n_requests", "n_failed", "prompt_tokens", "output_tokens", "duration_s", "mean_concurrency",
              "total_tput_tok_s", "input_tput_tok_s", "output_tput_tok_s", "interactivity_tok_s_user")  # fmt: skip
     return {name: getattr(f, name) for name in names}
+
+
+def _acceptance(r: Requests) -> dict[str, float]:
+    """The distribution of the answers' acceptance lengths, where they tell their steps."""
+    if r.verify_steps is None or not (known := r.is_whole & (r.verify_steps > 0)).any():
+        return {}
+    p10, median, p90 = np.percentile(r.output_tokens[known] / r.verify_steps[known], (10, 50, 90))
+    return {"acceptance_p10": float(p10), "acceptance_median": float(median), "acceptance_p90": float(p90)}
 
 
 def _statistics(name: str, s: Statistics) -> dict[str, Any]:
@@ -258,17 +293,34 @@ OF_ROW = ("key", "digest", "tp", "gpus", "gpus_per_node", "concurrency", "repeat
           "job_id", "started_utc")  # fmt: skip
 
 
+BESIDE = (
+    "energy_j", "energy_per_total_token_j", "energy_per_input_token_j", "energy_per_output_token_j", "energy_per_request_j",
+    "gpu_power_w", "total_tput_per_gpu_mw_tok_s", "sm_clock_mean_mhz", "temperature_max_c", "power_capped_share", "gpu_memory_max_gib",
+    "running_mean", "running_max", "queued_max", "kv_usage_max", "cache_hit_share", "acceptance_p10", "acceptance_median",
+    "acceptance_p90", "start_s", "image_s", "load_s", "compile_s", "graphs_s", *STARTED,
+)  # fmt: skip
+
+
 def rows(columns: Mapping[str, Any], origin: str) -> list[Row]:
     """The points of summaries, column by column, as tables see them."""
     series: dict[tuple[Any, ...], Series] = {}
     of_row = zip(*(listed(columns[name]) for name in OF_ROW), strict=True)
     of_series = zip(*(_hashable(listed(columns[name])) for name in OF_SERIES), strict=True)
     made = []
-    for told, values in zip(of_series, of_row, strict=True):
+    for told, values, beside in zip(of_series, of_row, _beside(columns), strict=False):
         if told not in series:
             series[told] = _series(told)
-        made.append(_row(series[told], dict(zip(OF_ROW, values, strict=True)), origin))
+        made.append(_row(series[told], dict(zip(OF_ROW, values, strict=True)), origin, beside))
     return made
+
+
+def _beside(columns: Mapping[str, Any]) -> Iterator[Mapping[str, float]]:
+    """Of each point what it knows of BESIDE; without end, and quickly, where no point knows any."""
+    known = [name for name in BESIDE if np.isfinite(np.asarray(columns[name], dtype=np.float64)).any()]
+    if not known:
+        return itertools.repeat({})
+    each = zip(*(listed(columns[name]) for name in known), strict=True)
+    return ({name: value for name, value in zip(known, values, strict=True) if math.isfinite(value)} for values in each)
 
 
 def _series(told: tuple[Any, ...]) -> Series:
@@ -282,7 +334,7 @@ def _hashable(values: list[Any]) -> list[Any]:
     return [math.nan if v != v else v for v in values]  # noqa: PLR0124
 
 
-def _row(series: Series, v: dict[str, Any], origin: str) -> Row:
+def _row(series: Series, v: dict[str, Any], origin: str, beside: Mapping[str, float]) -> Row:
     per_gpu = float(v["gpus"] or math.nan)
     few = v.pop("ttft_n") < P99_NEEDS
     steady, peak = v.pop("steady_tput_tok_s"), v.pop("peak_output_tput_tok_s")
@@ -292,7 +344,9 @@ def _row(series: Series, v: dict[str, Any], origin: str) -> Row:
         "n_requests": max(0, v["n_requests"]),
         "reasons": tuple(filter(None, v["reasons"].split(","))),
     }
-    return Row(series, **v, origin=origin, steady_tput_per_gpu_tok_s=steady / per_gpu, peak_output_tput_per_gpu_tok_s=peak / per_gpu)
+    return Row(
+        series, **v, origin=origin, beside=beside, steady_tput_per_gpu_tok_s=steady / per_gpu, peak_output_tput_per_gpu_tok_s=peak / per_gpu
+    )
 
 
 def listed(column: Any) -> list[Any]:

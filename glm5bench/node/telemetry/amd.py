@@ -15,7 +15,7 @@ from typing import Any
 
 from .quantities import Device, Reader, Values
 
-NOT_A_NUMBER = (0xFFFF, 2**32 - 1, 2**64 - 1)
+NOT_A_NUMBER = (float(0xFFFF), float(2**32 - 1), float(2**64 - 1))
 TOOL_S = 10.0
 HOT = ("prochot_thrm", "socket_thrm", "vr_thrm", "hbm_thrm")
 

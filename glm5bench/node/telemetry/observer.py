@@ -18,8 +18,8 @@ import urllib.parse
 from collections.abc import Sequence
 from typing import IO, Any
 
+from ...client.metrics import values
 from .double import Library
-from .metrics import values
 from .nvml import Nvml
 from .quantities import Reader
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from ...analysis.telemetry import OBSERVER, SERVER, Telemetry, Track
+from ...client import metrics
 from ...client.endpoint import Endpoint
-from . import metrics
 from .quantities import UNITS
 
 READY_S = 20.0  # for the observer to say which GPUs there are

@@ -165,10 +165,11 @@
     const s = series[points.series[i]], known = data.details[points.digest[i]] || {};
     const facts = [
       ["arm", name(s.id)], ["recipe", `${s.checkpoint} ${s.precision}, speculative ${s.speculative}, TP ${points.tp[i] ?? "?"} of ${points.gpus_per_node[i] || "?"} GPUs a node, ${s.engine} ${points.engine_version[i]} ${points.image[i]}`],
-      ["concurrency", `${points.concurrency[i] ?? "?"} sent${points.mean_concurrency[i] === null ? "" : `, ${fixed(points.mean_concurrency[i], 1)} in flight`}`],
+      ["concurrency", `${points.concurrency[i] ?? "?"} sent${points.mean_concurrency[i] === null ? "" : `, ${fixed(points.mean_concurrency[i], 1)} in flight`}${points.running_mean[i] === null ? "" : `, ${fixed(points.running_mean[i], 1)} ran in the server`}`],
       ["throughput", `${fixed(points.total_tput_per_gpu_tok_s[i], 1)} total tok/s/GPU${points.interval[i] ? ` [${fixed(points.total_tput_per_gpu_tok_s_low[i], 1)}, ${fixed(points.total_tput_per_gpu_tok_s_high[i], 1)}], over ${points.interval[i]}` : ""}`],
       ["interactivity", `${fixed(points.interactivity_tok_s_user[i], 2)} tok/s/user, TPOT ${fixed(points.tpot_ms[i], 2)} ms, median TTFT ${fixed(points.ttft_median_ms[i], 0) || "unknown"}${points.ttft_median_ms[i] === null ? "" : " ms"}`],
-      ["acceptance length", fixed(points.acceptance_length[i], 2) || "nobody says"], ["validity", points.validity[i] + (points.reasons[i] ? `: ${points.reasons[i]}` : "")],
+      ["acceptance length", (fixed(points.acceptance_length[i], 2) || "nobody says") + (points.acceptance_p10[i] === null ? "" : `, of the answers from ${fixed(points.acceptance_p10[i], 2)} (p10) to ${fixed(points.acceptance_p90[i], 2)} (p90)`)],
+      ["energy", points.gpu_power_w[i] === null ? "not read" : `${fixed(points.energy_per_output_token_j[i], 2)} J/output token, ${fixed(points.gpu_power_w[i], 0)} W/GPU, by the GPUs' own account`], ["validity", points.validity[i] + (points.reasons[i] ? `: ${points.reasons[i]}` : "")],
       ["runs", String(points.n_repeats[i])], ["where", `${points.node[i] ? `job ${points.job[i]} on ${points.node[i]}, ` : ""}${points.origin[i]}`], ["key", `${points.key[i]} ${points.digest[i]}`],
       ["server", known.command || "its command line stands in the file"],
     ];
@@ -181,7 +182,11 @@
     Plotly.react("distribution", dist, look, CONFIG);
     const running = known.running || [];
     Plotly.react("timeline", running.length ? [{ type: "scatter", mode: "lines", x: running.map((p) => p[0]), y: running.map((p) => p[1]), line: { color: color(s.id), shape: "hv" }, fill: "tozeroy" }] : [], { ...layout(s.source === "simulated" ? "s of the simulation" : "s", "running requests"), yaxis: { ...layout("", "").yaxis, title: { text: "running requests" }, rangemode: "tozero" } }, CONFIG);
-    $("point-fine").textContent = dist.length ? "Power and KV use over time are not measured yet." : "Its times are not in this page: they are for the points of frontiers of files that hold raw times.";
+    for (const [id, words, values, factor] of [["power-line", "W, all GPUs", known.power || [], 1], ["cache-line", "% of the KV cache", known.kv_usage || [], 100]]) {
+      $(id).hidden = !values.length;
+      if (values.length) Plotly.react(id, [{ type: "scatter", mode: "lines", x: values.map((p) => p[0]), y: values.map((p) => p[1] * factor), line: { color: color(s.id) } }], { ...layout(s.source === "simulated" ? "s of the simulation" : "s", words), yaxis: { ...layout("", "").yaxis, title: { text: words }, rangemode: "tozero" } }, CONFIG);
+    }
+    $("point-fine").textContent = dist.length ? ((known.power || []).length ? "" : "No power was read beside it.") : "Its times are not in this page: they are for the points of frontiers of files that hold raw times.";
   }
 
   function lists() {
@@ -198,6 +203,12 @@
       arm(r), r.tp ?? "?", r.is_saturated ? r.concurrency : `not up to ${r.concurrency}`, fixed(r.total_tput_per_gpu_tok_s, 1),
       r.gives ? `${r.gives} ${fixed(r.gives_from_ms, 1)} to ${fixed(r.gives_to_ms, 1)} ms at ${r.gives_at_concurrency}` : "", r.why || "no point knows"]);
     $("saturation").hidden = !data.saturation.length;
+    table($("energy-table"), [["arm"], ["TP", "number"], ["conc.", "number"], ["W/GPU", "number"], ["J/output token", "number"], ["J/input token", "number"], ["J/token", "number"], ["J/request", "number"], ["tok/s/MW, boards", "number"], ["tok/s/MW, assumed all-in", "number"]], data.energy.slice(0, MOST), (r) => [
+      arm(r), r.tp ?? "?", r.concurrency ?? "?", fixed(r.gpu_power_w, 0), fixed(r.energy_per_output_token_j, 2), fixed(r.energy_per_input_token_j, 3), fixed(r.energy_per_total_token_j, 3), fixed(r.energy_per_request_j, 0), fixed(r.total_tput_per_gpu_mw_tok_s, 0), fixed(r.assumed_tput_per_mw_tok_s, 0)]);
+    $("energy").hidden = !data.energy.length;
+    table($("startup-table"), [["arm"], ["TP", "number"], ["starts", "number"], ["start s", "number"], ["image", "number"], ["load", "number"], ["compile", "number"], ["graphs", "number"], ["$ a start", "number"], ["weights GiB/GPU", "number"], ["KV GiB/GPU", "number"], ["graphs GiB/GPU", "number"], ["KV tokens", "number"], ["planned", "number"]], data.startup.slice(0, MOST), (r) => [
+      arm(r), r.tp ?? "?", r.n_starts, ...["start_s", "image_s", "load_s", "compile_s", "graphs_s"].map((k) => fixed(r[k], 0)), r.start_cost_usd === null ? "" : fixed(r.start_cost_usd * dearer(r.hardware), 2), ...["weights_gib", "kv_gib", "graphs_gib"].map((k) => fixed(r[k], 1)), fixed(r.kv_tokens, 0), fixed(r.kv_tokens_predicted, 0)]);
+    $("startup").hidden = !data.startup.length;
     const axes = { memory_gib: "memory", bandwidth_tb_s: "bandwidth", bf16_tflop_s: "BF16", fp8_tflop_s: "FP8", fp4_tflop_s: "FP4", scale_up_gb_s: "interconnect" };
     const names = Object.keys(data.specifications);
     $("hardware").hidden = !names.length; $("bounds").hidden = !data.bounds.length;

@@ -44,6 +44,6 @@ def values(text: str) -> dict[str, float]:
     found: dict[str, list[float]] = {}
     for family in text_string_to_metric_families("\n".join(lines) + "\n"):
         for sample in family.samples:
-            if math.isfinite(sample.value):
+            if math.isfinite(sample.value) and sample.labels.get("tp_rank", "0") == "0":  # the ranks of one replica say the same
                 found.setdefault(_OF[sample.name].name, []).append(sample.value)
     return {m.name: sum(found[m.name]) / (len(found[m.name]) if m.over_ranks == "mean" else 1) for m in METRICS if m.name in found}

@@ -1,0 +1,49 @@
+"""Memory, start and settings as engines' logs say them; the lines are those of real servers, put together here."""
+
+from pathlib import Path
+
+import pytest
+
+from glm5bench.node import engine_log
+
+LOGS = Path(__file__).parent / "data" / "engine_logs"
+SGLANG = (LOGS / "sglang.log").read_text()
+VLLM = (LOGS / "vllm.log").read_text()
+
+
+def test_sglang_says_its_memory_of_target_and_draft_the_highest_over_the_ranks():
+    assert engine_log.memory(SGLANG, "sglang") == {
+        "weights_gib": pytest.approx(90.4), "load_s": pytest.approx(30.76), "kv_gib": pytest.approx(27.4),
+        "graphs_gib": pytest.approx(1.92), "graphs_s": pytest.approx(42.65),
+    }  # fmt: skip
+
+
+def test_vllm_says_its_memory():
+    assert engine_log.memory(VLLM, "vllm") == {
+        "weights_gib": 88.66, "load_s": 31.657031, "kv_gib": 64.49, "graphs_gib": 1.92, "graphs_s": 21.0, "compile_s": 14.85,
+        "kv_tokens": 1823372.0,
+    }  # fmt: skip
+
+
+def test_separate_keys_and_values_add_up():
+    line = "[2026-07-01 15:19:55 TP10] KV Cache is allocated. dtype: torch.bfloat16, #tokens: 387968, K size: 5.92 GB, V size: 5.92 GB"
+
+    assert engine_log.memory(line, "sglang") == {"kv_gib": pytest.approx(11.84)}
+
+
+def test_later_versions_say_tokens_and_concurrency_in_one_line():
+    line = "INFO [x.py:1] GPU KV cache size: 5,000 tokens, Maximum concurrency for 1,000 tokens per request: 5.00x"
+
+    assert engine_log.memory(line, "vllm")["kv_tokens"] == 5000
+
+
+def test_vllm_says_its_settings():
+    assert engine_log.settings(VLLM) == {
+        "model": "/m/GLM-5", "tensor_parallel_size": "8", "max_model_len": "32768", "trust_remote_code": True,
+        "kv_cache_dtype": "auto", "quantization": "fp8",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["", "non-default args: {'a': open('x')}", "non-default args: {", "\x00\xff KV Cache is allocated."])
+def test_what_says_nothing_is_nothing(text):
+    assert engine_log.memory(text, "sglang") == engine_log.memory(text, "vllm") == engine_log.settings(text) == {}
