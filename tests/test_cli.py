@@ -116,7 +116,7 @@ def test_json_is_one_object_and_nothing_else_on_standard_output(tmp_path):
     tables = json.loads(bench(tmp_path, "tables", "published", "--format", "json").stdout)
 
     assert (plan["n_points"], len(plan["jobs"]), plan["n_server_starts"]) == (20, 4, 4)
-    assert set(tables) == {"points", "frontier", "arms", "iso", "bands", "saturation", "speculation", "notes"}
+    assert set(tables) == {"points", "frontier", "arms", "iso", "bands", "saturation", "speculation", "energy", "startup", "notes"}
 
 
 def test_plan_writes_nothing(tmp_path):

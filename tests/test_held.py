@@ -203,6 +203,11 @@ def test_what_was_left_to_the_server_to_choose_is_no_change():
         (["--speculative-algorithm", "NEXTN"], {"speculative_algorithm": "EAGLE"}),
         (["--grammar-backend", "none"], {"grammar_backend": None}),
         (["--trust-remote-code", "-tp", "8"], {"trust_remote_code": True}),
+        (["--attention-backend", "nsa"], {"attention_backend": "dsa"}),
+        (["--nsa-decode-backend", "trtllm"], {"dsa_decode_backend": "trtllm"}),
+        (["--dsa-decode-backend", "trtllm"], {"nsa_decode_backend": "trtllm"}),
+        (["--cuda-graph-max-bs", "64"], {"cuda_graph_max_bs_decode": 64}),
+        (["--kv-cache-dtype", "fp8"], {"kv_cache_dtype": "fp8_ds_mla"}),
     ],
 )
 def test_two_words_for_one_thing_are_no_change(argv, info):
@@ -211,8 +216,37 @@ def test_two_words_for_one_thing_are_no_change(argv, info):
 
 def test_a_simulated_server_states_what_it_simulates_and_no_setting_of_its_is_said_to_have_changed():
     told = {"recipe": {"argv": ["--kv-cache-dtype", "fp8_e4m3"]}}
-    server = {"info": {"kv_cache_dtype": "fp8"}}
+    server = {"info": {"kv_cache_dtype": "bfloat16"}}
     real = measured(server=server, **told)
 
     assert "server_settings" in real.verdict().codes
     assert "server_settings" not in dataclasses.replace(real, source="simulated").verdict().codes
+
+
+def test_every_data_parallel_rank_is_looked_at():
+    ranks = [{"kv_cache_dtype": "fp8_e4m3"}, {"kv_cache_dtype": "bfloat16"}]
+    changed = settings_changed(["--kv-cache-dtype", "fp8_e4m3"], {"kv_cache_dtype": "fp8_e4m3", "internal_states": ranks})
+
+    assert changed == (("--kv-cache-dtype", "fp8_e4m3", "bfloat16"),)
+
+
+def test_another_backend_under_its_later_name_is_a_change():
+    assert settings_changed(["--nsa-decode-backend", "trtllm"], {"dsa_decode_backend": "fa3"}) == (
+        ("--nsa-decode-backend", "trtllm", "fa3"),
+    )
+
+
+def test_what_the_user_says_may_differ_is_not_compared():
+    engine = {"settings_may_differ": ["--kv-cache-dtype"]}
+    m = measured(server={"info": {"kv_cache_dtype": "bfloat16"}}, recipe={"argv": ["--kv-cache-dtype", "fp8_e4m3"]}, arm={"engine": engine})
+
+    assert m.verdict().validity == "valid"
+
+
+def test_vllm_is_held_to_what_its_log_states():
+    recipe = {"argv": ["--tensor-parallel-size", "8", "--max-model-len", "32768", "--gpu-memory-utilization", "0.90"]}
+    stated = {"tensor_parallel_size": "4", "max_model_len": "32768", "gpu_memory_utilization": 0.9}
+
+    assert [r.text for r in measured(server={"info": {"version": "0.16.0"}, "settings": stated}, recipe=recipe).verdict().reasons] == [
+        "the server runs with other settings than asked: --tensor-parallel-size 8 became 4"
+    ]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import EnvironmentLacks, UsageError, printable
+from ..errors import EnvironmentLacks, ImpossibleError, UsageError, printable
 from .app import HYDRA, OverridesCommand, app, asked, say
 from .archives import tables_of, write_archive_of
 
@@ -324,7 +324,12 @@ def doctor(
 
     def examined(multirun: Multirun) -> int:
         arms = {arm.hardware.id: arm for arm in multirun.arms}
-        found = examine(_campaign(multirun).root.parent, multirun.arms[0].cluster, sorted(arms), is_probing=probe)
+        try:
+            jobs = _planned(multirun).jobs
+        except ImpossibleError as error:  # what the cluster has can be said all the same
+            say(str(error))
+            jobs = ()
+        found = examine(_campaign(multirun).root.parent, multirun.arms[0].cluster, sorted(arms), jobs, is_probing=probe)
         record = [{"what": f.what, "is_well": f.is_well, "said": f.said, "next": f.next_step} for f in found]
         print(json.dumps({"findings": record}, indent=1) if as_json else doctor_text(record))
         return int(any(f.is_well is False for f in found))

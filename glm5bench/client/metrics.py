@@ -39,11 +39,15 @@ _OF = {name: m for m in METRICS for name in m.names}
 
 
 def values(text: str) -> dict[str, float]:
-    """By METRICS' names, of those that the text has; NaN and infinite ones are none. Raises ValueError for what is no such text."""
+    """By METRICS' names, of those that the text has; one of which a rank gives no finite number is none.
+
+    Raises ValueError for what is no such text.
+    """
     lines = [line for line in text.splitlines() if line.partition("{")[0].partition(" ")[0] in _OF]  # most are buckets of histograms
     found: dict[str, list[float]] = {}
     for family in text_string_to_metric_families("\n".join(lines) + "\n"):
         for sample in family.samples:
-            if math.isfinite(sample.value) and sample.labels.get("tp_rank", "0") == "0":  # the ranks of one replica say the same
+            if sample.labels.get("tp_rank", "0") == "0":  # the ranks of one replica say the same
                 found.setdefault(_OF[sample.name].name, []).append(sample.value)
-    return {m.name: sum(found[m.name]) / (len(found[m.name]) if m.over_ranks == "mean" else 1) for m in METRICS if m.name in found}
+    finite = [m for m in METRICS if m.name in found and all(map(math.isfinite, found[m.name]))]
+    return {m.name: sum(found[m.name]) / (len(found[m.name]) if m.over_ranks == "mean" else 1) for m in finite}

@@ -6,6 +6,7 @@ reads what this machine has written and writes what this machine then reads.
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shlex
@@ -13,37 +14,48 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import submitit
 
 from ..cluster import Cluster, Resources
 from ..errors import EnvironmentLacks
+from ..node.preflight import Finding, findings
+from ..point import NodeJob, canonical_json
 from ..store.campaign import Campaign
 from ..store.files import writable
 from . import slurm
 from .batch import Batch, command_script
+from .preflight import needs
 
 PROBE_S = 300.0
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at."""
-
-    what: str
-    is_well: bool | None
-    said: str
-    next_step: str = ""
-
-
-def examine(outputs: Path, cluster: Cluster, hardware: Sequence[str], *, is_probing: bool) -> list[Finding]:
-    """All findings, in the order in which a campaign needs them."""
-    found = [*_here(outputs, cluster)]
+def examine(outputs: Path, cluster: Cluster, hardware: Sequence[str], jobs: Sequence[NodeJob], *, is_probing: bool) -> list[Finding]:
+    """All findings, in the order in which a campaign of these node jobs needs them."""
+    found = [*_here(outputs, cluster), *_needs(jobs)]
     if cluster.executor != "slurm":
-        return [*found, Finding("Slurm", None, f"cluster {cluster.id} runs its jobs on this machine ({cluster.executor})")]
-    return [*found, *_slurm(cluster, hardware, outputs, is_probing)]
+        found.append(Finding("Slurm", None, f"cluster {cluster.id} runs its jobs on this machine ({cluster.executor})"))
+        return [*found, *(f for job in _one_each(jobs) for f in _of_node("this machine", job, findings(job, outputs)))]
+    return [*found, *_slurm(cluster, hardware, outputs, jobs, is_probing)]
+
+
+def _one_each(jobs: Sequence[NodeJob]) -> list[NodeJob]:
+    """The first node job of each hardware."""
+    return list({job.arm.hardware.id: job for job in reversed(jobs)}.values())[::-1]
+
+
+def _of_node(node: str, job: NodeJob, found: Sequence[Finding]) -> list[Finding]:
+    return [replace(f, what=f"{job.arm.hardware.id}: {f.what} of {node}") for f in found]
+
+
+def _needs(jobs: Sequence[NodeJob]) -> Iterator[Finding]:
+    """Images and checkpoints, where this machine sees their directory."""
+    for need in needs(jobs):
+        is_well = not need.lacks if need.is_seen else None
+        said = need.lacks or need.said if need.is_seen else f"{need.path} is not seen from this machine"
+        yield Finding(f"{need.kind} {need.name}", is_well, said or need.path, need.next_step if need.lacks else "")
 
 
 def _here(outputs: Path, cluster: Cluster) -> Iterator[Finding]:
@@ -64,7 +76,7 @@ def _here(outputs: Path, cluster: Cluster) -> Iterator[Finding]:
         yield Finding("checkpoints", is_there or None, said, "" if is_there else "compute nodes may see what this one does not: --probe")
 
 
-def _slurm(cluster: Cluster, hardware: Sequence[str], outputs: Path, is_probing: bool) -> Iterator[Finding]:
+def _slurm(cluster: Cluster, hardware: Sequence[str], outputs: Path, jobs: Sequence[NodeJob], is_probing: bool) -> Iterator[Finding]:
     if not slurm.is_there():
         yield Finding("Slurm", False, "sbatch, srun, squeue, scontrol and scancel are not all on PATH", "type it on a login node")
         return
@@ -84,7 +96,8 @@ def _slurm(cluster: Cluster, hardware: Sequence[str], outputs: Path, is_probing:
         yield from _hardware(one, cluster, partitions)
     if is_probing:
         for partition in dict.fromkeys(cluster.resources(one).partition for one in hardware):
-            yield _probe(outputs, cluster, next(h for h in hardware if cluster.resources(h).partition == partition))
+            own = [h for h in hardware if cluster.resources(h).partition == partition]
+            yield from _probe(outputs, cluster, own[0], next((job for job in jobs if job.arm.hardware.id == own[0]), None))
     else:
         yield Finding(
             "compute nodes", None, "not asked whether they see this output directory", "--probe sends a short job to each partition"
@@ -142,32 +155,37 @@ def _gpus(hardware: str, r: Resources, partition: str) -> Iterator[Finding]:
     yield Finding(f"{hardware}: GPUs", is_there, said, "" if is_there else f"cluster.hardware.{hardware}.gres")
 
 
-def _probe(outputs: Path, cluster: Cluster, hardware: str) -> Finding:
-    """One task on one node of the partition reads a word from the output directory and writes it back beside."""
+def _probe(outputs: Path, cluster: Cluster, hardware: str, job: NodeJob | None) -> Iterator[Finding]:
+    """One task on one node of the partition reads a word from the output directory and writes it back beside; then it looks at its node."""
     r = cluster.resources(hardware)
     word, folder = secrets.token_hex(8), outputs / f".probe-{secrets.token_hex(4)}"
     what = f"compute node of {r.partition or 'the default partition'}"
     there, python = shlex.quote(str(folder)), shlex.quote(sys.executable)
     checkpoint = f" && if [ -d {shlex.quote(cluster.checkpoint_dir)} ]; then echo checkpoints; fi" if cluster.checkpoint_dir else ""
     seen = f"cat {there}/login > {there}/node && hostname && {python} -c 'import glm5bench' && echo python{checkpoint}"
-    probe = Batch(((),), hardware, 1, 1, 2, ())
+    if job is not None:
+        seen += f" && {python} -m glm5bench.node.preflight {there}/job.json {there} > {there}/findings"
+    probe = Batch(((),), hardware, 1, 1, 5, ())
     with writable(folder):
         folder.mkdir(parents=True)
         (folder / "login").write_text(word, encoding="utf-8")
+        (folder / "job.json").write_text(canonical_json(job), encoding="utf-8")
         script = folder / "probe.sh"
         script.write_text(command_script(probe, cluster, Campaign(folder), "glm5bench-doctor", seen), encoding="utf-8")
     try:
         command = ["sbatch", "--wait", "--deadline=now+4minutes", f"--output={folder}/out", f"--error={folder}/err", str(script)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_S, check=False, env=slurm.clean(os.environ))
-        came_back, out, err = (_text(folder / name) for name in ("node", "out", "err"))
+        came_back, out, err, told = (_text(folder / name) for name in ("node", "out", "err", "findings"))
     except subprocess.TimeoutExpired:
-        return Finding(what, None, f"no node was free within {PROBE_S:g} s", "try again")
+        yield Finding(what, None, f"no node was free within {PROBE_S:g} s", "try again")
+        return
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     if "Submitted batch job" not in done.stdout:
-        return Finding(
+        yield Finding(
             what, False, f"sbatch refuses what conf/cluster asks for: {' '.join(done.stderr.split())}", "cluster.slurm, cluster.hardware"
         )
+        return
     lines = out.split()
     lacks = [] if came_back == word else [f"{outputs} is not this machine's, or the job did not come so far"]
     lacks += [] if "python" in lines else [f"{sys.executable} does not run glm5bench there"]
@@ -179,7 +197,9 @@ def _probe(outputs: Path, cluster: Cluster, hardware: str) -> Finding:
         if lacks
         else f"{node} sees {outputs}, Python{' and the checkpoints' if cluster.checkpoint_dir else ''}"
     )
-    return Finding(what, not lacks, said, "a file system that both see, cluster.slurm.setup" if lacks else "")
+    yield Finding(what, not lacks, said, "a file system that both see, cluster.slurm.setup" if lacks else "")
+    if job is not None and told:
+        yield from _of_node(node, job, [Finding(**f) for f in json.loads(told)])
 
 
 def _text(path: Path) -> str:

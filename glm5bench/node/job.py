@@ -13,7 +13,7 @@ import socket
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,10 @@ from ..errors import BenchError, ClientError, EnvironmentLacks, ServerError
 from ..point import NodeJob, Point, ServerStart
 from ..recipe import point_estimate_s
 from ..store.campaign import Campaign, lane_ids
-from ..store.files import Taken
+from ..store.files import Taken, write_json
 from ..store.measurement import Measurement
 from ..store.pointfile import write_point
+from . import preflight
 from .attempt import Trace, Watch, observed, point_record, record_attempt, record_failure, whole
 from .command import NEXT_STEPS, Place, Stopped, flags_of_the_node
 from .container import Image
@@ -79,6 +80,7 @@ class _Start:
     weights: Weights = field(init=False)
     observer: Observer | None = field(init=False, default=None)
     facts: dict[str, Any] = field(init=False, default_factory=dict)
+    notes: list[str] | None = field(init=False, default=None)
 
     def measure(self, points: Sequence[Point]) -> None:
         """All points; the server is started again after a fault, as often as it makes sense, and where the time suffices."""
@@ -103,6 +105,7 @@ class _Start:
         is_ready = False
         try:
             self.heart.beat.key = ""
+            self._preflight()
             place = self._place()
             self.heart.phase("image" if place.image else "loading")
             with running(self.start.recipe, self.job.arm, place) as server, self._observing(server) as self.observer:
@@ -149,6 +152,18 @@ class _Start:
         self.heart.beat.key = ""
         self.heart.beat.points_done += 1
         return 0
+
+    def _preflight(self) -> None:
+        """What this node has and lacks, looked at once. Raises ServerError where it cannot do."""
+        if self.notes is not None:
+            return
+        self.heart.phase("preflight")
+        found = preflight.findings(self.job, self.campaign.points)
+        write_json(self.campaign.job(self.job_id) / "preflight.json", {"findings": [asdict(f) for f in found]})
+        for f in found:
+            print(f"preflight: {f.what}: {'' if f.is_well else 'LACKS: ' if f.is_well is False else 'note: '}{f.said}", flush=True)
+        self.notes = [f"{f.what}: {f.said}" for f in found if f.is_well is None]
+        preflight.refuse(found, socket.gethostname())
 
     def _place(self) -> Place:
         folder = self.campaign.job(self.job_id) / f"{self.job.id}.{self.number}"
@@ -223,6 +238,7 @@ class _Start:
             **({"telemetry": self.observer.account()} if self.observer else {}),
             "argv": [*self.start.recipe.argv, *flags_of_the_node(self.start.recipe, self.job.arm)],
             "server_start_s": server.start_s,
+            "preflight": self.notes,
         }
         source = "simulated" if self.job.arm.engine.simulated else "measured"
         record = point_record(self.job, self.start, point)

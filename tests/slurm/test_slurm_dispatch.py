@@ -72,12 +72,24 @@ def test_packed_arms_run_side_by_side_on_disjoint_gpus_and_say_so(site):
 
 
 def test_the_doctor_finds_this_cluster_well_and_its_nodes_see_the_output_directory(site):
-    done = site.bench("doctor", "--config-dir", "conf", "cluster=test", "hardware=h200,b200", "--probe", "--json")
+    done = site.bench("doctor", "--config-dir", "conf", "cluster=test", "hardware=h200,b200", "engine=simulated", "--probe", "--json")
     found = json.loads(done.stdout)["findings"]
 
     assert done.returncode == 0, done.stdout
-    assert {f["what"] for f in found if f["is_well"] is not True} == set()
+    assert {f["what"] for f in found if f["is_well"] is not True and ": clock of " not in f["what"]} == set()
     assert sum(f["what"].startswith("compute node") for f in found) == 2
+    assert {f["what"].split(": ")[1].split(" of ")[0] for f in found if " of n" in f["what"] and f["what"].startswith("b200: ")} >= {
+        "shared file system", "local disk", "memory",
+    }  # fmt: skip
+
+
+def test_the_doctor_names_what_a_compute_node_lacks_for_a_real_engine(site):
+    done = site.bench("doctor", "--config-dir", "conf", "cluster=test", "hardware=h200", "--probe", "--json")
+    lacks = [f for f in json.loads(done.stdout)["findings"] if f["is_well"] is False]
+
+    assert done.returncode == 1
+    assert [f["what"].split(" of ")[0] for f in lacks] == ["h200: GPUs"]
+    assert "it needs 8 H200 GPUs" in lacks[0]["said"]
 
 
 def test_the_doctor_names_what_conf_has_and_the_cluster_lacks(site):

@@ -1,0 +1,256 @@
+"""What a node has and lacks for a node job, looked at before weights are loaded: GPUs, driver, image, memory, disks, clock, file systems.
+
+Enters: a node job and the directory that it writes to. Leaves: findings, each with the fix. One that is not well ends the job before it
+costs an hour, as the node's fault or for want of an image or a checkpoint; one that nobody can tell, or that only a reader should know of,
+is None. `python -m glm5bench.node.preflight JOB.json DIR` prints them as JSON: so `glm5bench doctor --probe` asks a compute node.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ..errors import ServerError
+from ..point import NodeJob, from_json
+from . import gpus
+from .checkpoint import found
+from .container import Image, executed
+from .container import environment as contained
+
+GIB = 2**30
+# the oldest driver that runs a CUDA's programs. Source: NVIDIA's CUDA compatibility document, tables of minor version compatibility
+DRIVER_OF_CUDA = {11: 450, 12: 525, 13: 580}
+SHM_GIB, DISK_GIB, RANK_GIB = 8, 10, 4  # less is said; a hundredth of it does not do
+UNSYNCHRONISED = 0x40  # STA_UNSYNC of adjtimex(2)
+INSIDE = (
+    'echo "cuda=$CUDA_VERSION"; echo "rocm=$(cat /opt/rocm/.info/version 2>/dev/null)"; echo "nvcc=$(command -v nvcc)"; '
+    'for p in python3 python; do command -v $p >/dev/null && $p -c "'
+    "import importlib.util as u, os; s = u.find_spec('deep_gemm'); "
+    "print('deep_gemm=' + (os.path.dirname(s.origin) if s and s.origin else '')); "
+    "print('cutlass=' + str(bool(s and s.origin and os.path.isdir(os.path.join(os.path.dirname(s.origin), 'include', 'cutlass')))))"
+    '" && break; done'
+)
+INSIDE_S = 120.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at. `is_well`: None where nobody could tell, or where a reader should know and nothing is wrong."""
+
+    what: str
+    is_well: bool | None
+    said: str
+    next_step: str = ""
+    failure_class: str = "node_fault"  # of points that could not be measured for it
+
+
+def refuse(found: Sequence[Finding], host_name: str) -> None:
+    """Raises ServerError with everything that is not well."""
+    wrong = [f for f in found if f.is_well is False]
+    if wrong:
+        said = "; ".join(f"{f.what}: {f.said}" for f in wrong)
+        raise ServerError(
+            f"Node {host_name} lacks what the job needs: {said}.", failure_class=wrong[0].failure_class, next_step=wrong[0].next_step
+        )
+
+
+def findings(job: NodeJob, shared: Path) -> list[Finding]:
+    """Everything, in the order in which a job needs it. `shared`: the directory that it writes points to. Takes some seconds."""
+    real = not job.arm.engine.simulated
+    return [
+        *_shared(shared),
+        *_disks(job, needs_much=real),
+        *_memory(job, needs_much=real),
+        _clock(),
+        *(_real(job) if real else ()),
+    ]
+
+
+def _real(job: NodeJob) -> Iterator[Finding]:
+    arm = job.arm
+    yield from _gpus(job)
+    name = next((start.recipe.image for start in job.starts if start.recipe.image), "")
+    image = Image(Path(job.image_dir), name, Path(job.cache_dir or tempfile.gettempdir()), job.binds) if job.image_dir and name else None
+    if image is not None:
+        lacks = image.lacks()
+        yield Finding(
+            "image", not lacks, lacks or f"{image.sif}, {_digest(image)}", "`glm5bench images pull`" if lacks else "", "image_missing"
+        )
+        if not lacks:
+            yield from _inside(job, image)
+    path = Path(job.model_path)
+    if path.is_absolute():
+        seen = found(path, arm.checkpoint)
+        said = seen.lacks or f"{seen.n_shards} files, {seen.size_bytes / GIB:,.0f} GiB, revision {seen.revision[:12] or 'unknown'}"
+        yield Finding(
+            "checkpoint", not seen.lacks, said, "fetch it there, or set cluster.checkpoint_dir" if seen.lacks else "", "checkpoint_missing"
+        )
+
+
+def _digest(image: Image) -> str:
+    record = image.record
+    return record.oci_digest[:19] if record and record.oci_digest else "of no known digest"
+
+
+def _shared(directory: Path) -> Iterator[Finding]:
+    """A file is written, renamed and read back, as points are."""
+    name = directory / f".preflight-{secrets.token_hex(4)}"
+    word = secrets.token_hex(8)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        name.write_text(word, encoding="utf-8")
+        os.replace(name, f"{name}.renamed")
+        came_back = Path(f"{name}.renamed").read_text(encoding="utf-8")
+        Path(f"{name}.renamed").unlink()
+        free = shutil.disk_usage(directory).free / GIB
+    except OSError as error:
+        yield Finding("shared file system", False, f"{directory}: {error.strerror or error}", "output_dir=... that this node can write")
+        return
+    yield Finding("shared file system", came_back == word, f"{directory} is written, renamed and read back, {free:,.0f} GiB free")
+
+
+def _disks(job: NodeJob, *, needs_much: bool) -> Iterator[Finding]:
+    scratch = Path(tempfile.gettempdir())
+    yield _space("local disk", scratch, DISK_GIB if needs_much else 0, "TMPDIR on a larger disk, in cluster.slurm.setup")
+    if needs_much:
+        yield _space("/dev/shm", Path("/dev/shm"), SHM_GIB, "ask the site for a larger /dev/shm: NCCL and the engines share memory there")  # noqa: S108
+    if job.stage_dir:
+        yield _space("stage_dir", Path(job.stage_dir), 0, "another cluster.stage_dir, or stage=none")
+
+
+def _space(what: str, directory: Path, wanted_gib: float, next_step: str) -> Finding:
+    try:
+        free = shutil.disk_usage(next(p for p in (directory, *directory.parents) if p.exists())).free / GIB
+    except OSError as error:
+        return Finding(what, False, f"{directory}: {error.strerror or error}", next_step)
+    is_well = False if free < wanted_gib / 100 else None if free < wanted_gib else True
+    return Finding(what, is_well, f"{directory} has {free:,.1f} GiB free", "" if is_well else next_step)
+
+
+def _memory(job: NodeJob, *, needs_much: bool) -> Iterator[Finding]:
+    """What the kernel says is available; a limit of the job's own may be less."""
+    try:
+        told = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines())
+        free = int(told["MemAvailable"].split()[0]) * 1024 / GIB
+    except (OSError, LookupError, ValueError) as error:
+        yield Finding("memory", None, f"/proc/meminfo: {error}")
+        return
+    wanted = RANK_GIB * job.arm.tp if needs_much else 0
+    is_well = False if free < wanted / 10 else None if free < wanted else True
+    yield Finding("memory", is_well, f"{free:,.0f} GiB are available", "" if is_well else "cluster.slurm.mem, or an exclusive node")
+
+
+def _clock() -> Finding:
+    """Whether something keeps the wall clock right: times of points are compared with other nodes' by their UTC alone."""
+
+    class Timex(ctypes.Structure):
+        _fields_ = (("modes", ctypes.c_uint), *((name, ctypes.c_long) for name in ("offset", "freq", "maxerror", "esterror")),
+                    ("status", ctypes.c_int), ("rest", ctypes.c_char * 256))  # fmt: skip
+
+    try:
+        told = Timex()
+        state = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.byref(told))
+    except (OSError, AttributeError) as error:
+        return Finding("clock", None, f"adjtimex: {error}")
+    if state < 0:
+        return Finding("clock", None, f"adjtimex: {os.strerror(ctypes.get_errno())}")
+    if told.status & UNSYNCHRONISED:
+        return Finding("clock", None, "nothing keeps it in step with others (adjtimex: unsynchronised)", "ask the site for chrony or ntpd")
+    return Finding("clock", True, f"synchronised, to within {told.maxerror / 1e3:,.0f} ms")
+
+
+def _gpus(job: NodeJob) -> Iterator[Finding]:
+    h = job.arm.hardware
+    wrong = gpus.wrong(h, job.arm.tp)
+    yield Finding(
+        "GPUs", not wrong, wrong or f"{job.arm.tp} of {len(gpus.shown())} {h.gpu_name}", "a node that has these GPUs" if wrong else ""
+    )
+    held = gpus.in_use(h)
+    yield Finding("GPUs' memory", None if held else True, held or "nobody uses it", "what holds it has a minute to end" if held else "")
+    yield from _driver(job)
+
+
+def _driver(job: NodeJob) -> Iterator[Finding]:
+    """The driver against the CUDA that the image's name says."""
+    version = next((m[1] for line in gpus.shown() if (m := re.search(r", (\d+)\.\d+", line))), "")
+    named = next((m for start in job.starts if (m := re.search(r"cu(\d\d)\d", start.recipe.image))), None)
+    if version and named:
+        yield driver(int(version), int(named[1]))
+
+
+def driver(branch: int, cuda: int) -> Finding:
+    """Whether a driver of this branch runs programs of this CUDA."""
+    needs = DRIVER_OF_CUDA.get(cuda)
+    said = f"branch {branch}, the image has CUDA {cuda}" + (f", which needs {needs} or later" if needs else "")
+    step = "an image for an older CUDA (engine.image=...), or a node with a newer driver"
+    return Finding("driver", None if needs is None else branch >= needs, said, step if needs and branch < needs else "")
+
+
+def _inside(job: NodeJob, image: Image) -> Iterator[Finding]:
+    """What the image itself says: its CUDA or ROCm, and whether DeepGEMM could compile in it."""
+    with tempfile.TemporaryDirectory() as home:
+        command = executed(["sh", "-c", INSIDE], image, home=Path(home), binds=[])
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=INSIDE_S, check=False, env=contained({}))
+        except (OSError, subprocess.TimeoutExpired) as error:
+            yield Finding("inside the image", False, f"it does not run: {error}", "`glm5bench images verify`", "image_missing")
+            return
+    told = dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
+    if done.returncode and "cuda" not in told:
+        words = " ".join(done.stderr.split()[-20:])
+        yield Finding(
+            "inside the image", False, f"it does not run: {words}", "`glm5bench images verify`, `apptainer exec` by hand", "image_missing"
+        )
+        return
+    yield from inside(job, told)
+
+
+def inside(job: NodeJob, told: dict[str, str]) -> Iterator[Finding]:
+    """Findings of what the image said: `cuda`, `rocm`, `nvcc`, `deep_gemm`, `cutlass`."""
+    vendor = job.arm.hardware.vendor
+    has = {"nvidia": told.get("cuda", ""), "amd": told.get("rocm", "")}.get(vendor, "")
+    kind = {"nvidia": "CUDA", "amd": "ROCm"}.get(vendor, "")
+    if kind:
+        yield Finding("inside the image", True if has else None, f"{kind} {has}" if has else f"it does not say its {kind}")
+    if not compiles(job):
+        return
+    nvcc, cutlass = told.get("nvcc", ""), told.get("cutlass") == "True"
+    if not told.get("deep_gemm"):
+        yield Finding("DeepGEMM", None, "the image has no package deep_gemm of its own", "")
+        return
+    step = "an image with the CUDA toolkit, or SGLANG_ENABLE_JIT_DEEPGEMM=0 in engine.env"
+    yield Finding(
+        "nvcc", bool(nvcc), nvcc or "there is none, and DeepGEMM compiles its kernels with it", "" if nvcc else step, "image_missing"
+    )
+    yield Finding(
+        "CUTLASS headers", cutlass, "in deep_gemm/include" if cutlass else "deep_gemm has none", "" if cutlass else step, "image_missing"
+    )
+
+
+def compiles(job: NodeJob) -> bool:
+    """Whether DeepGEMM will compile kernels when the server starts: SGLang on NVIDIA's GPUs with FP8, unless it is told not to."""
+    arm = job.arm
+    asked = [start.recipe.env.get("SGLANG_ENABLE_JIT_DEEPGEMM", "1") for start in job.starts]
+    is_fp8 = "fp8" in (arm.checkpoint.precision, arm.checkpoint.dense_precision)
+    return arm.hardware.vendor == "nvidia" and arm.engine.flavor == "sglang" and is_fp8 and "1" in asked
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prints what this node has and lacks."""
+    job = from_json(NodeJob, Path(argv[0]).read_bytes())
+    print(json.dumps([asdict(f) for f in findings(job, Path(argv[1]))]))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
