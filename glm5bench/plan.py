@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from . import recipe
 from .errors import ImpossibleError, SettingsError
-from .point import Arm, NodeJob, Point, Recipe, ServerStart, digest_of, point_keys
+from .point import Accuracy, Arm, NodeJob, Point, Recipe, ServerStart, digest_of, point_keys
 from .settings import Price, Settings
 
 JOB_OVERHEAD_S = 60.0  # container start, checks and the end of a job
@@ -114,6 +114,7 @@ def _refuse_differing(asked: Sequence[Settings]) -> None:
         "pack",
         "stage",
         "telemetry_s",
+        "accuracy",
         "name",
         "output_dir",
         "wait",
@@ -198,7 +199,8 @@ def _arm_id(arm: Arm) -> str:
 def _node_job(s: Settings, starts: Sequence[ServerStart], lanes: int) -> NodeJob:
     """Points ascend in concurrency: the low ones are measured before a full server has fragmented its cache."""
     usd_per_s = 0.0 if s.engine.simulated else s.hardware.gpus_per_node * price_of(s.price, s.hardware.id) / lanes / 3600
-    seconds = _estimate_s(s.arm, starts)
+    accuracy = s.accuracy if s.accuracy.task else None
+    seconds = _estimate_s(s.arm, starts, accuracy)
     return NodeJob(
         id=f"{s.hardware.id}-{_arm_id(s.arm)}",
         arm=s.arm,
@@ -207,6 +209,7 @@ def _node_job(s: Settings, starts: Sequence[ServerStart], lanes: int) -> NodeJob
         model_path=_model_path(s),
         image_dir=s.cluster.image_dir or "",
         cache_dir=s.cluster.cache_dir or "",
+        accuracy=accuracy,
         telemetry_s=s.telemetry_s,
         stage_dir=(s.cluster.stage_dir or "") if s.stage == "local" and not s.engine.simulated else "",
         binds=s.cluster.binds,
@@ -217,8 +220,9 @@ def _node_job(s: Settings, starts: Sequence[ServerStart], lanes: int) -> NodeJob
     )
 
 
-def _estimate_s(arm: Arm, starts: Sequence[ServerStart]) -> float:
-    return JOB_OVERHEAD_S / arm.engine.time_scale + sum(_start_estimate_s(arm, start) for start in starts)
+def _estimate_s(arm: Arm, starts: Sequence[ServerStart], accuracy: Accuracy | None) -> float:
+    asked_s = accuracy.estimate_s if accuracy is not None else 0.0
+    return JOB_OVERHEAD_S / arm.engine.time_scale + sum(_start_estimate_s(arm, start) + asked_s for start in starts)
 
 
 def split(job: NodeJob, max_s: float | None) -> list[NodeJob]:
@@ -231,7 +235,7 @@ def split(job: NodeJob, max_s: float | None) -> list[NodeJob]:
     pieces: list[list[ServerStart]] = []
     for start in job.starts:
         for point in start.points:
-            if not pieces or _estimate_s(job.arm, _with(pieces[-1], start, point)) > max_s:
+            if not pieces or _estimate_s(job.arm, _with(pieces[-1], start, point), job.accuracy) > max_s:
                 pieces.append([])
             pieces[-1] = _with(pieces[-1], start, point)
     return [_piece(job, starts, i, len(pieces)) for i, starts in enumerate(pieces, start=1)]
@@ -248,7 +252,7 @@ def _piece(job: NodeJob, starts: Sequence[ServerStart], number: int, of: int) ->
 
 
 def _of_starts(job: NodeJob, starts: Sequence[ServerStart]) -> NodeJob:
-    seconds = _estimate_s(job.arm, starts)
+    seconds = _estimate_s(job.arm, starts, job.accuracy)
     usd = job.estimate_usd * seconds / job.estimate_s if job.estimate_s else 0.0
     return dataclasses.replace(job, starts=tuple(starts), estimate_s=seconds, estimate_usd=usd)
 

@@ -239,6 +239,20 @@ class ServerStart:
 
 
 @dataclass(frozen=True)
+class Accuracy:
+    """The questions that a server answers before it is measured. `thresholds`: the lowest score that passes, by model, and `other`."""
+
+    id: str
+    task: str
+    data: str | None
+    n_shots: Natural
+    thresholds: dict[str, Annotated[FiniteFloat, Ge(0), Le(1)]]
+    generation: dict[str, Any]
+    estimate_s: Annotated[FiniteFloat, Ge(0)]
+    timeout_s: PositiveFloat
+
+
+@dataclass(frozen=True)
 class NodeJob:
     """What one Slurm job measures on one node; complete in itself, so that it runs from its JSON alone."""
 
@@ -255,6 +269,7 @@ class NodeJob:
     stage_dir: str = ""  # where on the node the checkpoint is copied before it is read; empty: it is read where it lies
     binds: tuple[str, ...] = ()  # what else of the node a container shows, as apptainer --bind takes it
     lanes: Positive = 1  # servers side by side on the node; each is a node job
+    accuracy: Accuracy | None = None  # what each server is asked before it is measured
     telemetry_s: Annotated[FiniteFloat, Ge(0)] = 1.0  # between two readings beside the load; 0: none
 
     @property

@@ -20,6 +20,7 @@ from .cluster import CLASSES, Cluster, Failure
 from .content import sha256
 from .errors import SettingsError
 from .point import (
+    Accuracy,
     Arm,
     Checkpoint,
     Engine,
@@ -62,6 +63,7 @@ class Settings:
     cluster: Cluster
     price: Price
     failure: Failure
+    accuracy: Accuracy
     concurrency: Annotated[tuple[Positive, ...], MinLen(1)]
     repeat: Annotated[tuple[Natural, ...], MinLen(1)]
     seed: Annotated[tuple[Natural, ...], MinLen(1)]
@@ -108,6 +110,12 @@ def validated(asked: dict[str, Any]) -> Settings:
     if settings.stage == "local" and (settings.cluster.stage_dir is None or settings.cluster.checkpoint_dir is None):
         lacks = "stage_dir, a disk of the nodes' own" if settings.cluster.stage_dir is None else "checkpoint_dir to copy from"
         raise SettingsError(f"stage=local: cluster {settings.cluster.id} names no {lacks}.", next_step="cluster.stage_dir=/local/scratch")
+    if settings.accuracy.task and settings.accuracy.data is None:
+        raise SettingsError(
+            f"accuracy={settings.accuracy.id} lacks its questions.",
+            where="accuracy.data",
+            next_step="accuracy.data=DIR, with train.jsonl and test.jsonl, on a file system that compute nodes see",
+        )
     _refuse_bad_expressions(settings)
     settings = replace(settings, workload=complete_workload(settings.workload))
     strange = set(settings.cluster.hardware) - {settings.hardware.id, *_hardware_names()}

@@ -22,6 +22,7 @@ FLAGGED_CODES = (
     "admission_capped", "kv_limited", "engine_version", "token_counters", "no_container", "packed_alone",
     "client_lag", "late_sends", "prompt_lengths", "clock_step", "simulator_lag", "not_recomputable",
     "power_gpu_missing", "power_gap", "power_disagrees", "gpu_slowed_down", "gpu_memory_errors",
+    "accuracy_failed", "accuracy_unknown",
 )  # fmt: skip
 
 CONCURRENCY_REACHED = 0.9  # share of the requests in flight, while enough were left to send
@@ -54,6 +55,7 @@ class Circumstances:
     is_complete: bool = True  # the run was not ended early
     settings_changed: tuple[tuple[str, str, str], ...] = ()  # a flag, what it asked for, and what the server says that it runs with
     telemetry: tuple[tuple[str, str], ...] = ()  # what the readings of GPUs say against the point: reason code and sentence
+    accuracy: tuple[tuple[str, str], ...] = ()  # the same of the accuracy gate
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Verdict:
 def verdict(r: Requests, f: Figures, c: Circumstances) -> Verdict:
     """The verdict over one whole measurement."""
     reasons = [*_completeness(c), *_requests(r, f), *_concurrency(r, c), *_lengths(r), *_server(r, f, c), *_clocks(r, c)]
-    reasons += [Reason(*told) for told in c.telemetry]
+    reasons += [Reason(*told) for told in (*c.telemetry, *c.accuracy)]
     if any(reason.code in INVALID_CODES for reason in reasons):
         return Verdict("invalid", tuple(reasons))
     return Verdict("flagged" if reasons else "valid", tuple(reasons))

@@ -15,7 +15,8 @@ from ..errors import UsageError, printable
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 HYDRA = {"allow_extra_args": True, "ignore_unknown_options": True}
 
-GROUPS = ("experiment", "hardware", "checkpoint", "tp", "speculative", "engine", "workload", "cluster", "price", "failure")
+GROUPS = ("experiment", "hardware", "checkpoint", "tp", "speculative", "engine", "workload", "cluster", "price", "failure",
+          "accuracy")  # fmt: skip
 VALUES = (
     "concurrency=4,8 repeat=0,1,2 seed=0 server_scope=arm|point bind_concurrency=N name=NAME output_dir=DIR retries=N pack=true wait=true"
 )

@@ -8,6 +8,7 @@ the server is started again for what is left. SIGTERM, SIGINT and SIGUSR2 stop i
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import time
@@ -29,7 +30,7 @@ from ..store.campaign import Campaign, lane_ids
 from ..store.files import Taken, write_json
 from ..store.measurement import Measurement
 from ..store.pointfile import write_point
-from . import preflight
+from . import accuracy, preflight
 from .attempt import Trace, Watch, observed, point_record, record_attempt, record_failure, whole
 from .command import NEXT_STEPS, Place, Stopped, flags_of_the_node
 from .container import Image
@@ -86,13 +87,19 @@ class _Start:
         """All points; the server is started again after a fault, as often as it makes sense, and where the time suffices."""
         left, faults = list(points), 0
         while left and not self.progress.is_stopped():
-            if not self.progress.has_time_for(self.job.arm.engine.start_estimate_s + self._estimate_s(left[0])):
+            if not self.progress.has_time_for(self._before_s + self._estimate_s(left[0])):
                 self.progress.stopped("time_limit")
                 break
             faults = self._with_one_server(left, faults)
             if faults >= MAX_FAULTS_IN_A_ROW:
                 break
         self.progress.left += [p.key for p in left]
+
+    @property
+    def _before_s(self) -> float:
+        """What a server start takes before its first point, by estimate."""
+        asked = self.job.accuracy
+        return self.job.arm.engine.start_estimate_s + (asked.estimate_s if asked is not None else 0.0)
 
     def _estimate_s(self, point: Point) -> float:
         return point_estimate_s(self.job.arm, self.start.recipe, point.concurrency)
@@ -112,6 +119,7 @@ class _Start:
                 is_ready = True
                 self.facts = start_facts(server, self.start.recipe)
                 refuse_other_settings(server, self.start.recipe, self.facts)
+                self._examine(server)
                 while left:
                     self.heart.beat.left_s = sum(self._estimate_s(p) for p in left) * self.progress.pace
                     if not self.progress.has_time_for(self._estimate_s(left[0])):
@@ -176,6 +184,16 @@ class _Start:
             self._image(folder),
             lambda doing: self.heart.tell("loading", doing),
         )
+
+    def _examine(self, server: Server) -> None:
+        """The accuracy gate, where one is asked for, on the server that is measured after it."""
+        if self.job.accuracy is None:
+            return
+        self.heart.phase("accuracy")
+        at = accuracy.at_concurrencies([p.concurrency for p in self.start.points])
+        told = accuracy.gate(server, model_name(server), self.job.accuracy, at, lambda doing: self.heart.tell("accuracy", doing))
+        self.facts["accuracy"] = told
+        print(f"accuracy: {json.dumps(told)}", flush=True)
 
     def _observing(self, server: Server) -> contextlib.AbstractContextManager[Observer | None]:
         """Who reads beside the load, where anything is to be read."""

@@ -137,6 +137,8 @@ def _data(c: Comparison, beside: Beside, asked: Sequence[float]) -> dict[str, An
         c.rows, Economy(dict.fromkeys(hardware, 1.0), {}), at=grid_of(c, asked), method=beside.method, is_baseline=lambda s: s in base
     )
     workloads, labels = _workloads(list(number)), _labels(list(number))
+    failed = flat.accuracy_failed(c)
+    labels = [label + flat.FAILED * (s in failed) for s, label in zip(number, labels, strict=True)]
     on_front = {id(r) for rows in c.fronts.values() for r in rows}
     return {
         "title": printable(beside.title),

@@ -10,7 +10,7 @@ from typing import Any
 from tabulate import tabulate
 
 from ..errors import printable
-from .tables import Tables, is_told
+from .tables import FAILED, Tables, is_told
 
 DEFINITIONS = (
     "total tok/s/GPU: prompt and output tokens over the whole wall time, divided by the GPUs that the server uses",
@@ -186,13 +186,14 @@ def _iso(rows: Sequence[Mapping[str, Any]], style: Style) -> list[str]:
 
 
 def _label(r: Mapping[str, Any]) -> str:
-    return f"{r['hardware']} {r['engine']} {r['precision']} {r['speculative']} {r['checkpoint']} {r['variant']}".rstrip()
+    label = f"{r['hardware']} {r['engine']} {r['precision']} {r['speculative']} {r['checkpoint']} {r['variant']}".rstrip()
+    return label + FAILED if r["accuracy"] else label
 
 
 def _short_labels(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Each series' label without its checkpoint where that is not what tells two apart."""
     whole = list(dict.fromkeys(_label(r) for r in rows))
-    short = [" ".join(label.split(" ")[:4]) for label in whole]
+    short = [" ".join(label.split(" ")[:4]) + (FAILED if label.endswith(FAILED) else "") for label in whole]
     return {label: s if short.count(s) == 1 else label for label, s in zip(whole, short, strict=True)}
 
 
@@ -313,7 +314,7 @@ def _arm(r: Mapping[str, Any]) -> dict[str, str]:
         "hardware": r["hardware"],
         "engine": r["engine"],
         "precision": r["precision"],
-        "MTP": r["speculative"],
+        "MTP": r["speculative"] + (FAILED if r["accuracy"] else ""),
         "ISL/OSL": _lengths(r),
     }
 

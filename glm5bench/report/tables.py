@@ -10,7 +10,7 @@ import dataclasses
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,26 +47,39 @@ ENERGY = (
     "gpu_power_w", "energy_per_total_token_j", "energy_per_input_token_j", "energy_per_output_token_j", "energy_per_request_j",
     "total_tput_per_gpu_mw_tok_s", "sm_clock_mean_mhz", "temperature_max_c", "power_capped_share", "gpu_memory_max_gib",
 )  # fmt: skip
+FAILED = " (accuracy failed)"  # after the label of a series
 NAMES = ("points", "frontier", "arms", "iso", "bands", "saturation", "speculation", "energy", "startup")
 
 
 def tables(c: Comparison, *, price_id: str, method: str) -> Tables:
     """Flat rows, the same in every format: docs/json.md."""
+    failed = accuracy_failed(c)
     in_order = sorted(c.rows, key=lambda r: (*series_order(r.series), r.tp, r.concurrency, r.seed, r.repeat, r.digest))
     return Tables(
         points=[point_row(r, c.economy) for r in in_order],
         frontier=[frontier_row(r, c.economy) for members in c.fronts.values() for r in members],
         arms=[frontier_row(r, c.economy) for members in arm_frontiers(c.grouped).values() for r in members],
-        iso=[iso_row(r) for r in c.iso],
-        bands=[band_row(b) for b in bands(c.iso, c.fronts)],
-        saturation=[saturation_row(s) for s in saturations(c.grouped)],
-        speculation=[gain_row(g) for g in gains(c.iso, c.fronts)],
-        energy=[energy_row(r, c.economy) for members in c.grouped.values() for r in members if math.isfinite(r.of("gpu_power_w"))],
-        startup=[startup_row(s, c.economy) for s in startups(c.rows)],
+        iso=[iso_row(r) | _mark(r.series, failed) for r in c.iso],
+        bands=[band_row(b) | _mark(b.series, failed) for b in bands(c.iso, c.fronts)],
+        saturation=[saturation_row(s) | _mark(s.series, failed) for s in saturations(c.grouped)],
+        speculation=[gain_row(g) | _mark(g.series, failed) for g in gains(c.iso, c.fronts)],
+        energy=[
+            energy_row(r, c.economy) | _mark(s, failed) for s, rows in c.grouped.items() for r in rows if math.isfinite(r.of("gpu_power_w"))
+        ],
+        startup=[startup_row(s, c.economy) | _mark(s.series, failed) for s in startups(c.rows)],
         notes=notes(c),
         price_id=price_id,
         method=method,
     )
+
+
+def accuracy_failed(c: Comparison) -> set[Series]:
+    """The series of which a configuration answered too few questions right."""
+    return {s for s, rows in c.grouped.items() if any("accuracy_failed" in r.reasons for r in rows)}
+
+
+def _mark(s: Series, failed: Collection[Series]) -> dict[str, str | None]:
+    return {"accuracy": "failed" if s in failed else None}
 
 
 def notes(c: Comparison) -> list[str]:
@@ -82,6 +95,9 @@ def notes(c: Comparison) -> list[str]:
     engines = engines_with_acceptance(c.fronts)
     if len(engines) > 1:
         said.append(f"acceptance lengths of {' and '.join(engines)} are not comparable: each engine counts its own steps")
+    for s in sorted(accuracy_failed(c), key=series_order):
+        scores = [min(r.of("accuracy_strict"), r.of("accuracy_flexible")) for r in c.grouped[s] if "accuracy_failed" in r.reasons]
+        said.append(f"{s.label} failed its accuracy gate: {min(scores):.3f} of the answers are right")
     if not c.has_intervals:
         said.append(
             f"iso cells have no intervals: there are more than {MOST_WITH_INTERVALS:,} configurations; a merge --where of some has them"
@@ -145,6 +161,8 @@ def point_row(r: Row, economy: Economy) -> dict[str, Any]:
         "itl_chunk_p99_ms": _finite(r.itl_chunk_p99_s * 1e3),
         "mean_concurrency": _finite(r.mean_concurrency),
         "acceptance_length": _finite(r.acceptance_length),
+        "accuracy_strict": _finite(r.of("accuracy_strict")),
+        "accuracy_flexible": _finite(r.of("accuracy_flexible")),
         "acceptance_p10": _finite(r.of("acceptance_p10")),
         "acceptance_p90": _finite(r.of("acceptance_p90")),
         "running_mean": _finite(r.of("running_mean")),

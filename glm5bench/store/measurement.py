@@ -129,7 +129,18 @@ class Measurement:
             late_send_max_s=float(client.get("late_send_max_s", 0.0)),
             is_complete=bool(p.get("is_complete", True)),
             telemetry=self._telemetry_faults(),
+            accuracy=self.accuracy_faults(),
         )
+
+    def accuracy_faults(self) -> tuple[tuple[str, str], ...]:
+        """What the accuracy gate says against the point, where there was one: reason code and sentence."""
+        told = self.server.get("accuracy")
+        if not isinstance(told, dict):
+            return ()
+        if not told.get("runs") or told.get("error"):
+            return (("accuracy_unknown", f"{told.get('task')} gave no score: {told.get('error') or 'no run'}"),)
+        below = [r for r in told["runs"] if min(r["strict"], r["flexible"]) < told["threshold"]]
+        return tuple(("accuracy_failed", _score_text(told, run)) for run in below[:1])
 
     def _seen_running(self) -> int | None:
         """The most requests that a real server was seen to run while others waited for room in a cache that was full; None: not seen."""
@@ -189,6 +200,12 @@ class Measurement:
             for name, dtype in (("track", "<i8"), ("at_ns", "<i8"), ("value", "<f8")):
                 h.update(np.ascontiguousarray(getattr(self.telemetry, name), dtype=dtype).tobytes())
         return h.hexdigest()
+
+
+def _score_text(told: dict[str, Any], run: dict[str, Any]) -> str:
+    scores = ", ".join(f"{name} {run[name]:.3f} [{run[f'{name}_low']:.3f}, {run[f'{name}_high']:.3f}]" for name in ("strict", "flexible"))
+    empty = f", {run['n_empty']} answers without text" if run["n_empty"] else ""
+    return f"{told['task']} at concurrency {run['concurrency']}: {scores} of {run['n_questions']}{empty}, {told['threshold']:g} passes"
 
 
 def _counted(server: dict[str, Any]) -> tuple[int, int] | None:

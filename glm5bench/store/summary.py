@@ -128,6 +128,11 @@ COLUMNS: tuple[Column, ...] = (
     *_figures("token/s/GPU", total_tput_per_gpu_se_tok_s="standard error of total_tput_per_gpu_tok_s over a closed loop's requests"),
     *_figures("token/s", interactivity_se_tok_s_user="standard error of interactivity_tok_s_user over the run's requests"),
     *_figures("", acceptance_length="output tokens a verify step of speculative decoding"),
+    *_figures(
+        "",
+        accuracy_strict="lowest share of right answers of the accuracy gate's runs, strict match",
+        accuracy_flexible="the same, flexible match",
+    ),
     *_figures("", **{f"acceptance_{p}": f"{p} of the same over the run's answers" for p in ("p10", "median", "p90")}),
     *_figures(
         "s",
@@ -206,7 +211,13 @@ def _told(m: Measurement, digest: str) -> dict[str, Any]:
         "burstiness": _figure(m.workload.get("burstiness")) if m.is_open_loop else math.nan,
         "acceptance_length": m.acceptance_length(),
         **_started(m),
+        **_scores(m),
     }
+
+
+def _scores(m: Measurement) -> dict[str, float]:
+    runs = (m.server.get("accuracy") or {}).get("runs") or []
+    return {f"accuracy_{kind}": min(float(run[kind]) for run in runs) for kind in ("strict", "flexible")} if runs else {}
 
 
 def _started(m: Measurement) -> dict[str, float]:
@@ -297,7 +308,7 @@ BESIDE = (
     "energy_j", "energy_per_total_token_j", "energy_per_input_token_j", "energy_per_output_token_j", "energy_per_request_j",
     "gpu_power_w", "total_tput_per_gpu_mw_tok_s", "sm_clock_mean_mhz", "temperature_max_c", "power_capped_share", "gpu_memory_max_gib",
     "running_mean", "running_max", "queued_max", "kv_usage_max", "cache_hit_share", "acceptance_p10", "acceptance_median",
-    "acceptance_p90", "start_s", "image_s", "load_s", "compile_s", "graphs_s", *STARTED,
+    "acceptance_p90", "accuracy_strict", "accuracy_flexible", "start_s", "image_s", "load_s", "compile_s", "graphs_s", *STARTED,
 )  # fmt: skip
 
 

@@ -1,0 +1,175 @@
+"""The accuracy gate: EleutherAI's lm-evaluation-harness against the server that is about to be measured, offline.
+
+Enters: a server that is ready, the questions' directory, concurrencies. Leaves: scores with their intervals, beside the threshold. The
+harness is a program of its own: where it is not installed, or fails, the points say so, and are measured all the same. A server that
+dies is the server's fault. Source of the definition: the harness's own task; only where its questions lie is changed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..point import Accuracy
+from .server import Server
+
+EXTRA = "lm_eval"
+FILES = ("train.jsonl", "test.jsonl")
+POLL_S = 0.5
+Z = 1.959964
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+FILTERS = {"strict": "strict-match", "flexible": "flexible-extract"}
+
+
+@dataclass(frozen=True)
+class Score:
+    """One run of the questions. Shares with their 95 % interval (Wilson's); `n_empty`: answers without text, which count as wrong."""
+
+    concurrency: int
+    n_questions: int
+    n_empty: int
+    strict: float
+    strict_low: float
+    strict_high: float
+    flexible: float
+    flexible_low: float
+    flexible_high: float
+
+
+def gate(server: Server, model: str, asked: Accuracy, concurrencies: Sequence[int], doing: Callable[[str], None]) -> dict[str, Any]:
+    """What is kept with every point of this server start: task, threshold, scores, and `error` where there are none.
+
+    Raises ServerError where the server dies, Stopped where the job is to stop.
+    """
+    threshold = asked.thresholds.get(server.arm.checkpoint.model, asked.thresholds.get("other", 0.0))
+    told: dict[str, Any] = {"task": asked.task, "n_shots": asked.n_shots, "threshold": threshold, "runs": []}
+    folder = server.place.folder / "accuracy"
+    try:
+        name = _task(folder, asked)
+        for concurrency in concurrencies:
+            doing(f"{asked.task} at concurrency {concurrency}")
+            told["runs"].append(asdict(_run(server, model, asked, name, folder, concurrency)))
+    except (OSError, ValueError, KeyError) as error:
+        told["error"] = " ".join(str(error).split())
+    return told
+
+
+def at_concurrencies(concurrencies: Sequence[int]) -> list[int]:
+    """The median and the highest."""
+    rising = sorted(set(concurrencies))
+    return sorted({rising[(len(rising) - 1) // 2], rising[-1]})
+
+
+def harness() -> Path | None:
+    """Where the harness is installed beside glm5bench; None: nowhere."""
+    found = importlib.util.find_spec(EXTRA)
+    return Path(found.origin).parent if found is not None and found.origin else None
+
+
+def _task(folder: Path, asked: Accuracy) -> str:
+    """Writes the harness's own task with the questions of the directory. Raises OSError where something is not there."""
+    package = harness()
+    if package is None:
+        raise OSError("lm-evaluation-harness is not installed: pip install 'glm5bench[accuracy]'")
+    directory = Path(asked.data or "")
+    missing = [name for name in FILES if not (directory / name).is_file()]
+    if missing:
+        raise OSError(f"{directory} lacks {' and '.join(missing)}")
+    definition = package / "tasks" / asked.task / f"{asked.task}.yaml"
+    if not definition.is_file():
+        raise OSError(f"lm-evaluation-harness has no task {asked.task} at {definition}")
+    folder.mkdir(parents=True, exist_ok=True)
+    own = {
+        "include": str(definition),
+        "task": f"{asked.task}_local",
+        "tag": None,
+        "dataset_path": "json",
+        "dataset_name": None,
+        "dataset_kwargs": {"data_files": {Path(name).stem: str((directory / name).absolute()) for name in FILES}},
+    }
+    (folder / "task.yaml").write_text(json.dumps(own), encoding="utf-8")  # JSON is YAML
+    return str(own["task"])
+
+
+def command(server: Server, model: str, asked: Accuracy, name: str, folder: Path, concurrency: int) -> list[str]:
+    """The harness's command line. The server's key is not in it: it goes through the environment."""
+    told = {
+        "model": model,
+        "base_url": f"{server.base_url}/v1/chat/completions",
+        "num_concurrent": concurrency,
+        "max_retries": 3,
+        "timeout": round(asked.timeout_s),
+        "tokenizer_backend": "None",
+        "tokenized_requests": "False",
+    }
+    return [
+        sys.executable, "-m", "lm_eval", "run", "--model", "local-chat-completions",
+        "--model_args", ",".join(f"{key}={value}" for key, value in told.items()),
+        "--tasks", name, "--include_path", str(folder), "--num_fewshot", str(asked.n_shots), "--apply_chat_template",
+        "--gen_kwargs", json.dumps(asked.generation), "--output_path", str(folder / f"c{concurrency}"), "--log_samples",
+    ]  # fmt: skip
+
+
+def _run(server: Server, model: str, asked: Accuracy, name: str, folder: Path, concurrency: int) -> Score:
+    """Raises OSError with the harness's last words where it fails."""
+    log = folder / f"c{concurrency}.log"
+    env = {**os.environ, **OFFLINE, "HF_HOME": str(folder / "hf"), "OPENAI_API_KEY": server.api_key}
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            command(server, model, asked, name, folder, concurrency),
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=env,
+        )
+    try:
+        while process.poll() is None:
+            server.alive_or_raise()
+            time.sleep(POLL_S)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    if process.returncode:
+        server.answers_or_raise()
+        last = next((line for line in reversed(log.read_text("utf-8", "replace").splitlines()) if line.strip()), "no word")
+        raise OSError(f"lm-evaluation-harness ended with exit code {process.returncode}: {server.redacted(last.strip())[:300]} ({log})")
+    results = max((folder / f"c{concurrency}").rglob("results_*.json"))
+    samples = max((folder / f"c{concurrency}").rglob("samples_*.jsonl"))
+    return score(json.loads(results.read_text(encoding="utf-8")), name, concurrency, _empty(samples))
+
+
+def _empty(samples: Path) -> int:
+    """Questions to which no text came: a model that ran out of tokens while it thought is scored as wrong without a word."""
+    empty = set()
+    with samples.open(encoding="utf-8") as file:
+        for line in file:
+            told = json.loads(line)
+            if not any(text for each in told.get("resps", []) for text in each):
+                empty.add(told.get("doc_id"))
+    return len(empty)
+
+
+def score(results: Mapping[str, Any], name: str, concurrency: int, n_empty: int = 0) -> Score:
+    """From the harness's own results. Raises KeyError for a score that it does not hold."""
+    of, n = results["results"][name], int(results["n-samples"][name]["effective"])
+    shares = {ours: float(of[f"exact_match,{theirs}"]) for ours, theirs in FILTERS.items()}
+    between = {ours: interval(share, n) for ours, share in shares.items()}
+    return Score(concurrency, n, n_empty, shares["strict"], *between["strict"], shares["flexible"], *between["flexible"])
+
+
+def interval(share: float, n: int) -> tuple[float, float]:
+    """Where the share of n answers lies, 95 %. Source: E. B. Wilson, 1927."""
+    if n < 1:
+        return math.nan, math.nan
+    middle, half = share + Z * Z / (2 * n), Z * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
+    return (middle - half) / (1 + Z * Z / n), (middle + half) / (1 + Z * Z / n)
