@@ -200,7 +200,7 @@ def _node_job(s: Settings, starts: Sequence[ServerStart], lanes: int) -> NodeJob
     """Points ascend in concurrency: the low ones are measured before a full server has fragmented its cache."""
     usd_per_s = 0.0 if s.engine.simulated else s.hardware.gpus_per_node * price_of(s.price, s.hardware.id) / lanes / 3600
     accuracy = s.accuracy if s.accuracy.task else None
-    seconds = _estimate_s(s.arm, starts, accuracy)
+    seconds = _estimate_s(s.arm, starts, accuracy, 1.0)
     return NodeJob(
         id=f"{s.hardware.id}-{_arm_id(s.arm)}",
         arm=s.arm,
@@ -220,9 +220,9 @@ def _node_job(s: Settings, starts: Sequence[ServerStart], lanes: int) -> NodeJob
     )
 
 
-def _estimate_s(arm: Arm, starts: Sequence[ServerStart], accuracy: Accuracy | None) -> float:
+def _estimate_s(arm: Arm, starts: Sequence[ServerStart], accuracy: Accuracy | None, pace: float) -> float:
     asked_s = accuracy.estimate_s if accuracy is not None else 0.0
-    return JOB_OVERHEAD_S / arm.engine.time_scale + sum(_start_estimate_s(arm, start) + asked_s for start in starts)
+    return JOB_OVERHEAD_S / arm.engine.time_scale + sum(_start_estimate_s(arm, start, pace) + asked_s for start in starts)
 
 
 def split(job: NodeJob, max_s: float | None) -> list[NodeJob]:
@@ -235,7 +235,7 @@ def split(job: NodeJob, max_s: float | None) -> list[NodeJob]:
     pieces: list[list[ServerStart]] = []
     for start in job.starts:
         for point in start.points:
-            if not pieces or _estimate_s(job.arm, _with(pieces[-1], start, point), job.accuracy) > max_s:
+            if not pieces or _estimate_s(job.arm, _with(pieces[-1], start, point), job.accuracy, job.pace) > max_s:
                 pieces.append([])
             pieces[-1] = _with(pieces[-1], start, point)
     return [_piece(job, starts, i, len(pieces)) for i, starts in enumerate(pieces, start=1)]
@@ -252,7 +252,7 @@ def _piece(job: NodeJob, starts: Sequence[ServerStart], number: int, of: int) ->
 
 
 def _of_starts(job: NodeJob, starts: Sequence[ServerStart]) -> NodeJob:
-    seconds = _estimate_s(job.arm, starts, job.accuracy)
+    seconds = _estimate_s(job.arm, starts, job.accuracy, job.pace)
     usd = job.estimate_usd * seconds / job.estimate_s if job.estimate_s else 0.0
     return dataclasses.replace(job, starts=tuple(starts), estimate_s=seconds, estimate_usd=usd)
 
@@ -262,8 +262,14 @@ def _model_path(s: Settings) -> str:
     return f"{directory.rstrip('/')}/{repository}" if directory else repository
 
 
-def _start_estimate_s(arm: Arm, start: ServerStart) -> float:
-    return arm.engine.start_estimate_s + sum(recipe.point_estimate_s(arm, start.recipe, p.concurrency) for p in start.points)
+def _start_estimate_s(arm: Arm, start: ServerStart, pace: float) -> float:
+    return arm.engine.start_estimate_s + pace * sum(recipe.point_estimate_s(arm, start.recipe, p.concurrency) for p in start.points)
+
+
+def reestimated(job: NodeJob, start_estimate_s: float, pace: float) -> NodeJob:
+    """The job with another estimate of a server's start, and of its points by this factor over the roofline model's."""
+    engine = dataclasses.replace(job.arm.engine, start_estimate_s=start_estimate_s)
+    return _of_starts(dataclasses.replace(job, arm=dataclasses.replace(job.arm, engine=engine), pace=pace), job.starts)
 
 
 def price_of(price: Price, hardware: str) -> float:

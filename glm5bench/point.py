@@ -206,6 +206,11 @@ class Arm:
         return f"{self.hardware.id} {c.id} tp{self.tp} {self.speculative.id} {e.id} {self.workload.isl_tokens}/{self.workload.osl_tokens}"
 
 
+def kind_of(arm: Arm) -> str:
+    """What arms have in common whose servers take about as long to start."""
+    return f"{arm.hardware.id} {arm.checkpoint.id} {arm.engine.id}"
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How one server is started. `argv` and `env` keep `$MODEL $HOST $PORT` for the node; `binding` is what `$C` became."""
@@ -269,6 +274,7 @@ class NodeJob:
     stage_dir: str = ""  # where on the node the checkpoint is copied before it is read; empty: it is read where it lies
     binds: tuple[str, ...] = ()  # what else of the node a container shows, as apptainer --bind takes it
     lanes: Positive = 1  # servers side by side on the node; each is a node job
+    pace: PositiveFloat = 1.0  # what points of this campaign took so far, over what the roofline model estimates
     accuracy: Accuracy | None = None  # what each server is asked before it is measured
     telemetry_s: Annotated[FiniteFloat, Ge(0)] = 1.0  # between two readings beside the load; 0: none
 

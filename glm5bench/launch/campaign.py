@@ -18,6 +18,7 @@ from ..store.campaign import Campaign
 from . import slurm
 from .batch import Order, longest_s, script
 from .failure import Decision, decisions, missing, nodes_away, orders
+from .history import history, learned
 from .jobs import Job, jobs_by_slurm, keys_of
 from .preflight import refuse_lacking
 from .submit import How, Outcome, named_batches, refuse_a_copy, settle, submit, submitting
@@ -133,7 +134,10 @@ def send(campaign: Campaign, jobs: Sequence[NodeJob], how: How) -> Outcome | Non
         if not missed:
             return None
         away = _away(campaign, missed, found, how)
-        return submit(campaign, [Order(job, away) for job in missed], how)
+        longest = longest_of(how.cluster, sorted({job.arm.hardware.id for job in missed}))
+        so_far = history(campaign)
+        pieces = [piece for job in missed for piece in split(learned(job, so_far), longest.get(job.arm.hardware.id))]
+        return submit(campaign, [Order(job, away) for job in pieces], how)
 
 
 def _away(campaign: Campaign, jobs: Sequence[NodeJob], found: Sequence[Job], how: How) -> tuple[str, ...]:
@@ -189,10 +193,11 @@ def resubmit(
         away = nodes_away(campaign, attempts, found, how.failure, is_dry=is_dry) if how.cluster.executor == "slurm" else {}
         sent = {d.missing.key: d.missing for d in decided if d.is_sent}
         longest = longest_of(how.cluster, sorted({job.arm.hardware.id for job in jobs}))
+        so_far = history(campaign)
         made = [
             Order(piece, order.exclude, order.time_factor)
             for order in orders(jobs, sent, how.failure, away=away)
-            for piece in split(order.job, longest.get(order.job.arm.hardware.id))
+            for piece in split(learned(order.job, so_far), longest.get(order.job.arm.hardware.id))
         ]
         if not is_dry and not is_automatic:
             refuse_lacking([order.job for order in made])

@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,13 +59,20 @@ def command(recipe: Recipe, arm: Arm, place: Place, given: Mapping[str, str], ke
         return _contained(argv, arm, place, place.image, key_file)
     if arm.engine.simulated:
         return [sys.executable, *argv[1:]]
+    lacks = program_lacking(argv)
+    if lacks:
+        raise cannot_start(arm, place, lacks, "image_missing")
+    _refuse_wrong_node(arm, place)
+    return keyed([shutil.which(argv[0]) or argv[0], *argv[1:]], arm, key_file)
+
+
+def program_lacking(argv: Sequence[str]) -> str:
+    """Why this command cannot be run from the node's PATH; empty where it can."""
     program = shutil.which(argv[0])
     if program is None:
-        raise cannot_start(arm, place, f"there is no program {argv[0]!r}", "image_missing")
-    if argv[1] == "-m" and not has_module(program, argv[2].partition(".")[0]):
-        raise cannot_start(arm, place, f"{program} has no module {argv[2].partition('.')[0]!r}", "image_missing")
-    _refuse_wrong_node(arm, place)
-    return keyed([program, *argv[1:]], arm, key_file)
+        return f"there is no program {argv[0]!r}"
+    module = argv[2].partition(".")[0] if argv[1:2] == ["-m"] else ""
+    return f"{program} has no module {module!r}" if module and not has_module(program, module) else ""
 
 
 def flags_of_the_node(recipe: Recipe, arm: Arm) -> list[str]:

@@ -24,9 +24,9 @@ from ..analysis.metrics import Requests
 from ..client.counters import Counted, counted, counted_since
 from ..client.protocol import Measured, Patience, Protocol
 from ..errors import BenchError, ClientError, EnvironmentLacks, ServerError
-from ..point import NodeJob, Point, ServerStart
+from ..point import NodeJob, Point, ServerStart, kind_of
 from ..recipe import point_estimate_s
-from ..store.campaign import Campaign, lane_ids
+from ..store.campaign import Campaign, append_line, lane_ids
 from ..store.files import Taken, write_json
 from ..store.measurement import Measurement
 from ..store.pointfile import write_point
@@ -102,7 +102,13 @@ class _Start:
         return self.job.arm.engine.start_estimate_s + (asked.estimate_s if asked is not None else 0.0)
 
     def _estimate_s(self, point: Point) -> float:
-        return point_estimate_s(self.job.arm, self.start.recipe, point.concurrency)
+        return self.job.pace * point_estimate_s(self.job.arm, self.start.recipe, point.concurrency)
+
+    def _took(self, what: str, took_s: float, estimate_s: float) -> None:
+        """A line from which later estimates of this campaign learn. Without it nothing is lost."""
+        line = {"what": what, "arm": self.job.arm_id, "kind": kind_of(self.job.arm), "took_s": took_s, "estimate_s": estimate_s}
+        with contextlib.suppress(EnvironmentLacks):
+            append_line(self.campaign.job(self.job_id) / "timing.jsonl", line)
 
     def _with_one_server(self, left: list[Point], faults: int) -> int:
         """Takes points off `left` as they end. The number of faults in a row, one more where this server's life ended in one.
@@ -117,6 +123,7 @@ class _Start:
             self.heart.phase("image" if place.image else "loading")
             with running(self.start.recipe, self.job.arm, place) as server, self._observing(server) as self.observer:
                 is_ready = True
+                self._took("start", server.start_s, self.job.arm.engine.start_estimate_s)
                 self.facts = start_facts(server, self.start.recipe)
                 refuse_other_settings(server, self.start.recipe, self.facts)
                 self._examine(server)
@@ -154,7 +161,9 @@ class _Start:
             traceback.print_exc()
             self._fail(left, ClientError(f"A defect of glm5bench, please report it: {type(error).__name__}: {error}."))
             return faults + 1
-        self.progress.took_s += time.monotonic() - began
+        took = time.monotonic() - began
+        self._took("point", took, self._estimate_s(left[0]) / self.job.pace)
+        self.progress.took_s += took
         self.progress.estimated_s += self._estimate_s(left[0])
         self.progress.measured.append(left.pop(0).key)
         self.heart.beat.key = ""

@@ -24,6 +24,7 @@ from ..errors import ServerError
 from ..point import NodeJob, from_json
 from . import gpus
 from .checkpoint import found
+from .command import program_lacking
 from .container import Image, executed
 from .container import environment as contained
 
@@ -78,16 +79,20 @@ def findings(job: NodeJob, shared: Path) -> list[Finding]:
 
 def _real(job: NodeJob) -> Iterator[Finding]:
     arm = job.arm
-    yield from _gpus(job)
     name = next((start.recipe.image for start in job.starts if start.recipe.image), "")
     image = Image(Path(job.image_dir), name, Path(job.cache_dir or tempfile.gettempdir()), job.binds) if job.image_dir and name else None
-    if image is not None:
+    if image is None:
+        lacks = program_lacking(list(job.starts[0].recipe.argv))
+        step = "`glm5bench images pull` and cluster.image_dir, or engine=simulated"
+        yield Finding("engine", not lacks, lacks or "it is on the node's PATH", step if lacks else "", "image_missing")
+    else:
         lacks = image.lacks()
         yield Finding(
             "image", not lacks, lacks or f"{image.sif}, {_digest(image)}", "`glm5bench images pull`" if lacks else "", "image_missing"
         )
         if not lacks:
             yield from _inside(job, image)
+    yield from _gpus(job)
     path = Path(job.model_path)
     if path.is_absolute():
         seen = found(path, arm.checkpoint)

@@ -88,8 +88,8 @@ def test_the_doctor_names_what_a_compute_node_lacks_for_a_real_engine(site):
     lacks = [f for f in json.loads(done.stdout)["findings"] if f["is_well"] is False]
 
     assert done.returncode == 1
-    assert [f["what"].split(" of ")[0] for f in lacks] == ["h200: GPUs"]
-    assert "it needs 8 H200 GPUs" in lacks[0]["said"]
+    assert [f["what"].split(" of ")[0] for f in lacks] == ["h200: engine", "h200: GPUs"]
+    assert "it needs 8 H200 GPUs" in lacks[1]["said"]
 
 
 def test_the_doctor_names_what_conf_has_and_the_cluster_lacks(site):
