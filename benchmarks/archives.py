@@ -30,6 +30,7 @@ import h5py
 import numpy as np
 
 from glm5bench.analysis.metrics import Requests
+from glm5bench.analysis.telemetry import Telemetry, Track
 from glm5bench.store.archive import Source, writing
 from glm5bench.store.layout import TABLES, encoded
 from glm5bench.store.measurement import Measurement
@@ -68,12 +69,31 @@ def requests(seed: int, n: int = REQUESTS, n_chunks: int = CHUNKS) -> Requests:
     )  # fmt: skip
 
 
+def telemetry(seed: int, seconds: int) -> Telemetry:
+    """Eight GPUs and a server, read once a second."""
+    rng = np.random.default_rng(seed)
+    at = [round((s + 0.01 * rng.random()) * 1e9) for s in range(-1, seconds + 2)]
+    levels = {"power": 650, "sm_clock": 1900, "memory_clock": 3201, "temperature": 60, "utilisation": 1, "memory_used": 130}
+    curves = [
+        (Track(f"GPU-{i}", name, ""), at, (level + rng.normal(0, level / 100, len(at))).round(3))
+        for i in range(8)
+        for name, level in levels.items()
+    ]
+    curves += [(Track(f"GPU-{i}", "energy", "J"), at, 1e6 + 650.0 * np.arange(len(at))) for i in range(8)]
+    curves += [(Track("server", "running", ""), at, np.full(len(at), float(USERS)))]
+    curves += [(Track("server", name, ""), at, rng.random(len(at))) for name in ("kv_usage", "generation_tput")]
+    return Telemetry.of(curves)
+
+
 def measurement(i: int) -> Measurement:
     arms = [f"{hardware} tp{tp}" for hardware in ("b200", "h200", "mi355x") for tp in (4, 8)]
     hardware, tp = arms[i % len(arms)].split(" tp")
     point = {**POINT, "hardware": hardware, "tp": int(tp), "repeat": i}
-    provenance = {"host": f"gpu{i % 40:03d}", "job_id": str(i)}
-    return Measurement(f"{i:020x}", "measured", point, provenance, requests(i), {"max_running": USERS}, LOG)
+    r = requests(i)
+    devices = [{"uuid": f"GPU-{gpu}", "name": "NVIDIA B200", "driver": "580.65.06"} for gpu in range(8)]
+    provenance = {"host": f"gpu{i % 40:03d}", "job_id": str(i), "telemetry": {"devices": devices, "period_s": 1.0, "why_none": ""}}
+    beside = telemetry(i, round(r.end_ns.max() / 1e9))
+    return Measurement(f"{i:020x}", "measured", point, provenance, r, {"max_running": USERS}, LOG, telemetry=beside)
 
 
 def _written(task: tuple[str, int]) -> None:

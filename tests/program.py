@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = (
     "engine=simulated", "engine.time_scale=20", "workload.isl_tokens=1024", "workload.osl_tokens=128",
-    "workload.prompts_per_concurrency=2", "workload.warmups_per_concurrency=0",
+    "workload.prompts_per_concurrency=2", "workload.warmups_per_concurrency=0", "telemetry_s=0",
 )  # fmt: skip
 PATIENCE_S = 60
 

@@ -71,6 +71,9 @@ HOMES = {
     "tabulate": {"report"},
     "rich": {"launch", "cli"},
     "uvloop": {"client", "simulator"},
+    "pynvml": {"node"},
+    "amdsmi": {"node"},
+    "prometheus_client": {"client"},
 }
 PURE = ("workload", "cluster", "plan", "recipe", "roofline", "analysis", "point")
 TOUCHES_THE_WORLD = {"os", "time", "datetime", "pathlib", "subprocess", "socket", "io", "tempfile", "shutil"}

@@ -10,6 +10,9 @@ import sys
 import pytest
 from program import SMALL, beats, bench, environment, kill_everything, point_files, processes_of, servers_of, status, sweep, until
 
+from glm5bench.store.pointfile import read_point
+from glm5bench.store.summary import summary
+
 
 def test_a_sweep_measures_merges_and_prints_its_tables(tmp_path):
     done = sweep(tmp_path, "concurrency=2,4")
@@ -171,3 +174,23 @@ def test_more_patience_is_no_other_campaign(tmp_path):
 
     assert len(list((tmp_path / "outputs").iterdir())) == 1
     assert "not ready after 2 s" in again.stderr
+
+
+def test_a_point_holds_what_was_read_beside_its_load(tmp_path):
+    done = sweep(tmp_path, "hardware=b200", "concurrency=4", "telemetry_s=1", "workload.prompts_per_concurrency=6", "engine.time_scale=5")
+    (m,) = (read_point(f)[0] for f in (tmp_path / "outputs/c/points").glob("*.h5"))
+    s = summary(m, m.digest())
+    devices = [d["uuid"] for d in m.provenance["telemetry"]["devices"]]
+
+    assert done.returncode == 0, done.stderr
+    assert devices == [f"GPU-simulated-{i}" for i in range(8)]
+    assert (m.verdict().validity, m.telemetry.curves("power").keys()) == ("valid", set(devices))
+    assert s["gpu_power_w"] == pytest.approx(0.4 * 2170, rel=0.15)
+    assert s["energy_j"] == pytest.approx(s["gpu_power_w"] * 8 * s["duration_s"])
+    assert s["acceptance_length"] == pytest.approx(m.server["acceptance_length"], rel=0.05)
+    assert 3 <= s["running_mean"] <= 4
+    assert s["kv_tokens"] == s["kv_tokens_predicted"] > 0
+    assert s["start_s"] > s["load_s"] > 0
+    assert m.server["startup"]["weights_gib"] == pytest.approx(89.8, rel=0.05)
+    assert "## Energy, by the GPUs' own account" in done.stdout
+    assert "of its start" not in done.stdout

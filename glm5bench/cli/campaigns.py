@@ -312,9 +312,7 @@ def _ids(job_ids: Sequence[str]) -> str:
 @app.command(cls=OverridesCommand, context_settings=HYDRA)
 def doctor(
     ctx: typer.Context,
-    probe: Annotated[
-        bool, typer.Option("--probe", help="Send a one-minute job to every partition: does its node see what this one sees?")
-    ] = False,
+    probe: Annotated[bool, typer.Option("--probe", help="Send a short job to every partition: what its node sees, has and lacks.")] = False,
     as_json: Json = False,
 ) -> int:
     """What this cluster has and lacks for a campaign of OVERRIDES (cluster=mysite). Exit code 1 for something that lacks."""

@@ -29,7 +29,7 @@ from . import slurm
 from .batch import Batch, command_script
 from .preflight import needs
 
-PROBE_S = 300.0
+PROBE_S = 600.0
 
 
 def examine(outputs: Path, cluster: Cluster, hardware: Sequence[str], jobs: Sequence[NodeJob], *, is_probing: bool) -> list[Finding]:
@@ -173,7 +173,7 @@ def _probe(outputs: Path, cluster: Cluster, hardware: str, job: NodeJob | None) 
         script = folder / "probe.sh"
         script.write_text(command_script(probe, cluster, Campaign(folder), "glm5bench-doctor", seen), encoding="utf-8")
     try:
-        command = ["sbatch", "--wait", "--deadline=now+4minutes", f"--output={folder}/out", f"--error={folder}/err", str(script)]
+        command = ["sbatch", "--wait", "--deadline=now+9minutes", f"--output={folder}/out", f"--error={folder}/err", str(script)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_S, check=False, env=slurm.clean(os.environ))
         came_back, out, err, told = (_text(folder / name) for name in ("node", "out", "err", "findings"))
     except subprocess.TimeoutExpired:

@@ -50,6 +50,11 @@ class Observer:
         self.devices = used(head["devices"], wanted, os.environ)
         self.uuids = [str(d["uuid"]) for d in self.devices]
 
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
+
     def _head(self) -> dict[str, Any]:
         deadline = time.monotonic() + READY_S
         while time.monotonic() < deadline and self._process.poll() is None:
