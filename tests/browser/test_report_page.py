@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import measured, three_requests
+from conftest import measured, power_of, three_requests
 from program import bench
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
@@ -251,3 +251,41 @@ def test_what_has_a_figure_of_many_points_is_drawn_without_webgl(chromium, tmp_p
 
     assert page.run("return document.querySelectorAll('#throughput .points path').length") == 420
     assert page.errors() == []
+
+
+GPUS = [f"GPU-{i}" for i in range(8)]
+TOLD = {"host": "gpu001", "job_id": "7", "telemetry": {"devices": [{"uuid": d} for d in GPUS], "period_s": 1.0, "why_none": ""}}
+FAILED = {
+    "task": "gsm8k", "threshold": 0.94, "runs": [{
+        "concurrency": 4, "n_questions": 1319, "n_empty": 0, "strict": 0.9, "strict_low": 0.88, "strict_high": 0.92,
+        "flexible": 0.9, "flexible_low": 0.88, "flexible_high": 0.92,
+    }],
+}  # fmt: skip
+
+
+def test_what_was_read_beside_the_load_is_drawn_and_told_as_tables_tell_it(chromium, tmp_path):
+    server = {"startup": {"start_s": 900.0, "load_s": 600.0, "kv_tokens": 90.0, "kv_tokens_predicted": 100.0}, "accuracy": FAILED}
+    beside = power_of(700.0, devices=GPUS, kv_usage=0.5)
+    write_point(tmp_path / "p.h5", measured(provenance=TOLD, server=server, telemetry=beside, concurrency=2))
+    assert bench(tmp_path, "report", "p.h5", "-o", "r.html").returncode == 0
+    told = json.loads(bench(tmp_path, "tables", "p.h5", "--format", "json").stdout)
+    page = chromium.open(tmp_path / "r.html")
+    (energy,), (start,) = page.cells("energy-table"), page.cells("startup-table")
+    lines = page.run("return ['power-line', 'cache-line'].map(id => document.getElementById(id).data[0].y)")
+
+    assert page.errors() == []
+    assert (energy[3], energy[4]) == ("700", f"{told['energy'][0]['energy_per_output_token_j']:.2f}")
+    assert (start[3], start[5], start[8]) == ("900", "600", f"{told['startup'][0]['start_cost_usd']:.2f}")
+    assert {round(y) for y in lines[0]} == {5600}
+    assert {round(y) for y in lines[1]} == {50}
+    assert "b200 sglang fp8 mtp (accuracy failed)" in page.run("return document.getElementById('arms').textContent")
+    assert "failed its accuracy gate: 0.900" in page.run("return document.getElementById('notes').textContent")
+
+
+def test_a_point_beside_which_nothing_was_read_shows_no_empty_frames(chromium, tmp_path):
+    write_point(tmp_path / "p.h5", measured())
+    bench(tmp_path, "report", "p.h5", "-o", "r.html")
+    page = chromium.open(tmp_path / "r.html")
+
+    assert page.run("return ['power-line', 'cache-line', 'energy', 'startup'].map(id => document.getElementById(id).hidden)") == [True] * 4
+    assert page.run("return document.getElementById('point-fine').textContent") == "No power was read beside it."

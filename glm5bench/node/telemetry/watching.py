@@ -48,6 +48,9 @@ class Observer:
         head = self._head()
         self.why_none: str = head["why_none"]
         self.devices = used(head["devices"], wanted, os.environ)
+        if head["devices"] and not self.devices:
+            visible = next((f"{name}={os.environ[name]}" for name in VARIABLES if os.environ.get(name)), "no variable")
+            self.why_none = f"none of {len(head['devices'])} GPUs that were read is the server's: {visible}"
         self.uuids = [str(d["uuid"]) for d in self.devices]
 
     @property
