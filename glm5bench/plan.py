@@ -210,6 +210,9 @@ def _node_job(s: Settings, starts: Sequence[ServerStart], lanes: int) -> NodeJob
         image_dir=s.cluster.image_dir or "",
         cache_dir=s.cluster.cache_dir or "",
         accuracy=accuracy,
+        accuracy_at=recipe.accuracy_at([p.concurrency for start in starts for p in start.points])
+        if accuracy and s.server_scope == "arm"
+        else (),
         telemetry_s=s.telemetry_s,
         stage_dir=(s.cluster.stage_dir or "") if s.stage == "local" and not s.engine.simulated else "",
         binds=s.cluster.binds,

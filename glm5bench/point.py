@@ -27,6 +27,7 @@ SIMULATOR_MODEL = 1  # of the simulator's scheduler and step model: raised when 
 FAULTS = {
     "fail_start": "exits while loading weights, as if out of memory",
     "slow_start": "takes N simulated seconds longer to start",
+    "settings": "says that it runs on half of the GPUs",
     "die": "the process dies after N streamed requests",
     "hang": "no token leaves after N streamed requests",
     "panic": "the log says that the scheduler died after N streamed requests, and the process lives on",
@@ -276,6 +277,7 @@ class NodeJob:
     lanes: Positive = 1  # servers side by side on the node; each is a node job
     pace: PositiveFloat = 1.0  # what points of this campaign took so far, over what the roofline model estimates
     accuracy: Accuracy | None = None  # what each server is asked before it is measured
+    accuracy_at: tuple[int, ...] = ()  # and at which concurrencies: the arm's median and highest, whichever points are left
     telemetry_s: Annotated[FiniteFloat, Ge(0)] = 1.0  # between two readings beside the load; 0: none
 
     @property

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
-from annotated_types import Ge, MinLen
+from annotated_types import Ge, Le, MinLen
 from pydantic import FiniteFloat, ValidationError
 
 from .cluster import CLASSES, Cluster, Failure
@@ -75,7 +75,7 @@ class Settings:
     retries: Natural = 0
     pack: bool = False
     stage: Literal["none", "local"] = "none"
-    telemetry_s: Annotated[FiniteFloat, Ge(0)] = 1.0
+    telemetry_s: Annotated[FiniteFloat, Ge(0), Le(2.5)] = 1.0
 
     @property
     def arm(self) -> Arm:

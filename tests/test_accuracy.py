@@ -9,11 +9,13 @@ import pytest
 from conftest import measured
 from rows import CURVE, ECONOMY, FAST, SERIES, row
 
+from glm5bench import plan
 from glm5bench.analysis.comparison import compared
 from glm5bench.errors import SettingsError
 from glm5bench.node import accuracy
 from glm5bench.overrides import compose
 from glm5bench.point import Accuracy
+from glm5bench.recipe import accuracy_at
 from glm5bench.report.readable import as_markdown
 from glm5bench.report.tables import tables
 from glm5bench.store.summary import summary
@@ -54,7 +56,7 @@ def test_the_interval_holds_the_true_share_as_often_as_it_says(n):
 
 @pytest.mark.parametrize(("asked", "at"), [([4], [4]), ([4, 8], [4, 8]), ([64, 4, 16, 8, 32], [16, 64]), ([4, 8, 16, 32], [8, 32])])
 def test_it_is_asked_at_the_median_and_the_highest_concurrency(asked, at):
-    assert accuracy.at_concurrencies(asked) == at
+    assert list(accuracy_at(asked)) == at
 
 
 def test_a_score_that_passes_says_nothing_and_stands_in_the_summary():
@@ -94,7 +96,7 @@ def test_every_row_of_a_failed_arm_carries_the_mark():
 
     for name in ("iso", "bands", "saturation", "startup"):
         assert {r["hardware"] for r in getattr(t, name) if r["accuracy"] == "failed"} == {"b200"}, name
-    assert "b200 sglang fp8 mtp failed its accuracy gate: 0.900 of the answers are right" in t.notes
+    assert "b200 sglang fp8 mtp at TP 8 failed its accuracy gate: 0.900 of the answers are right" in t.notes
     assert text.count("b200 sglang fp8 mtp (accuracy failed)") >= 2
     assert "h200 sglang fp8 mtp (accuracy failed)" not in text
 
@@ -119,3 +121,39 @@ def test_questions_must_be_told_where_they_lie():
     with pytest.raises(SettingsError, match="accuracy=gsm8k lacks its questions"):
         compose("accuracy=gsm8k")
     assert compose("accuracy=gsm8k", "accuracy.data=/shared/gsm8k").accuracy.thresholds == {"GLM-5": 0.94, "GLM-5.1": 0.93, "other": 0.9}
+
+
+@pytest.mark.parametrize(("context", "room"), [(None, 8192), (100_000, 8192), (9236, 7188), (2400, 352)])
+def test_answers_have_the_room_that_the_context_leaves_them(context, room):
+    asked = dataclasses.replace(ASKED, generation={"temperature": 0, "max_gen_toks": 8192})
+
+    assert accuracy.within(asked, context).generation == {"temperature": 0, "max_gen_toks": room}
+
+
+def test_a_context_without_room_is_said_before_anything_is_asked():
+    asked = dataclasses.replace(ASKED, generation={"max_gen_toks": 8192})
+
+    with pytest.raises(OSError, match="context of 2,080 tokens has no room for 5 examples"):
+        accuracy.within(asked, 2080)
+
+
+def test_an_arm_that_passed_is_not_marked_for_another_tp_of_its_series():
+    failed = {
+        "reasons": ("accuracy_failed",),
+        "validity": "flagged",
+        "beside": {"accuracy_strict": 0.5, "accuracy_flexible": 0.6, "start_s": 9.0},
+    }
+    rows = [row(*point, tp=tp, **(failed if tp == 4 else {"beside": {"start_s": 8.0}})) for tp in (4, 8) for point in CURVE]
+    t = tables(compared(rows, ECONOMY, at=(25.0,), method="steffen"), price_id="p", method="steffen")
+
+    assert {(r["tp"], r["accuracy"]) for r in t.startup} == {(4, "failed"), (8, None)}
+    assert t.notes[0].startswith("h200 sglang fp8 mtp at TP 4 failed its accuracy gate: 0.500")
+
+
+def test_it_is_asked_where_the_whole_arm_says_whichever_points_are_left():
+    asked = compose("concurrency=[4,8,16,32,64,128,256]", "accuracy=gsm8k", "accuracy.data=/q", "hardware=b200")
+    (job,) = plan.plan([asked]).jobs
+    rest = plan.without(job, {p.key for p in job.points if p.concurrency > 8})
+
+    assert job.accuracy_at == rest.accuracy_at == (32, 256)
+    assert {piece.accuracy_at for piece in plan.split(job, job.estimate_s / 2)} == {(32, 256)}

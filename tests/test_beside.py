@@ -7,6 +7,7 @@ import h5py
 import numpy as np
 import pytest
 from conftest import measured, power_of, three_requests
+from program import bench
 
 from glm5bench.analysis.startups import startups
 from glm5bench.analysis.telemetry import Telemetry, Track
@@ -23,7 +24,8 @@ STARTED = {"startup": {"start_s": 900.0, "load_s": 600.0, "weights_gib": 89.4, "
 
 def powered(telemetry=None, **more):
     """Six seconds of two GPUs of 700 W each: 10, 20 and 31 prompt tokens, 5, 4 and 11 output tokens."""
-    return measured(provenance=TOLD, telemetry=power_of(700.0, devices=GPUS) if telemetry is None else telemetry, **more)
+    beside = power_of(700.0, devices=GPUS) if telemetry is None else telemetry
+    return measured(provenance=TOLD, telemetry=beside, **{"gpus": 2, "tp": 2, **more})
 
 
 def test_readings_come_back_from_their_file_as_they_were(tmp_path):
@@ -164,3 +166,39 @@ def test_a_start_is_told_once_however_many_points_it_measured():
 
     assert (told.n_starts, told.figures["start_s"], told.figures["load_s"]) == (2, 1000.0, 600.0)
     assert (told.figures["kv_tokens"], told.figures["kv_tokens_predicted"]) == (90.0, 100.0)
+
+
+def test_some_of_a_servers_gpus_are_not_the_server():
+    m = powered(gpus=8, tp=8)
+
+    assert [(r.code, r.text) for r in m.verdict().reasons] == [("power_gpu_missing", "2 of the server's 8 GPUs were read")]
+    assert math.isnan(summary(m, m.digest())["energy_j"])
+
+
+def test_a_full_cache_and_a_queue_at_different_times_are_no_want_of_cache():
+    at = [t * 10**9 for t in range(-1, 13)]
+    tracks = {
+        "running": [1.0] * 14,
+        "queued": [float(t % 2) for t in range(14)],
+        "kv_usage": [0.95 if t % 2 == 0 else 0.5 for t in range(14)],
+    }
+    gpus = [(Track(d, "power", "W"), at, [700.0] * 14) for d in GPUS]
+    m = powered(Telemetry.of([*gpus, *((Track("server", name, ""), at, values) for name, values in tracks.items())]))
+
+    assert m.verdict().reasons == ()
+
+
+def test_readings_that_add_up_to_no_number_are_no_energy_and_no_line(tmp_path):
+    m = powered(power_of(1.7e308, devices=GPUS))
+    write_point(tmp_path / "p.h5", m)
+
+    assert m.verdict().codes == ("power_disagrees",)
+    assert bench(tmp_path, "report", "p.h5", "-o", "r.html").returncode == 0
+
+
+def test_the_checkpoint_that_was_served_is_held_against_the_one_asked_for():
+    server = {"model_path": "/m/GLM-5", "info": {"model_path": "/m/OTHER"}}
+
+    assert [r.text for r in measured(server=server).verdict().reasons] == [
+        "the server runs with other settings than asked: the checkpoint /m/GLM-5 became /m/OTHER"
+    ]

@@ -9,6 +9,7 @@ import pytest
 
 from glm5bench.client import counters
 from glm5bench.client.counters import Counted, counted, counted_since
+from glm5bench.client.metrics import values
 from glm5bench.node.server import free_port
 
 SGLANG = """\
@@ -173,3 +174,16 @@ def test_a_brace_in_a_label_hides_no_counter():
     page = 'sglang:prompt_tokens_total{model_name="a}b"} 5\nsglang:generation_tokens_total{model_name="a}b"} 6\n'
     with serving(page) as server:
         assert counted(server) == Counted(5, 6)
+
+
+@pytest.mark.parametrize(
+    ("labels", "running"),
+    [
+        ([f'tp_rank="{i}",dp_rank="{i}"' for i in range(8)], 256),  # attention in parallel over the data
+        ([f'tp_rank="{i}"' for i in range(8)], 32),  # one replica, whose ranks all say the same
+        ([f'engine="{i}"' for i in range(2)], 64),
+        ([f'tp_rank="0",priority="{i}"' for i in range(2)], 64),  # parts of one
+    ],
+)
+def test_replicas_add_up_and_the_ranks_of_one_do_not(labels, running):
+    assert values("".join(f"sglang:num_running_reqs{{{label}}} 32\n" for label in labels)) == {"running": running}

@@ -47,3 +47,9 @@ def test_vllm_says_its_settings():
 @pytest.mark.parametrize("text", ["", "non-default args: {'a': open('x')}", "non-default args: {", "\x00\xff KV Cache is allocated."])
 def test_what_says_nothing_is_nothing(text):
     assert engine_log.memory(text, "sglang") == engine_log.memory(text, "vllm") == engine_log.settings(text) == {}
+
+
+def test_replicas_are_told_apart_and_not_added_up():
+    line = "[2026-07-14 07:51:02 DP{} TP0] Load weight end. elapsed=20.5 s, type=X, avail mem=49.1 GB, mem usage=89.40 GB.\n"
+
+    assert engine_log.memory(line.format(0) + line.format(1), "sglang") == {"weights_gib": 89.4, "load_s": 20.5}

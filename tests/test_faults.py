@@ -107,3 +107,12 @@ def test_the_api_key_is_left_nowhere(tmp_path):
     sweep(tmp_path, "concurrency=2")
 
     assert list((tmp_path / "outputs").rglob("api_key")) == []
+
+
+def test_a_server_with_other_settings_fails_all_its_points_and_is_loaded_once(tmp_path):
+    sweep(tmp_path, "hardware=b200", "concurrency=1,2,4", "engine.fault=settings", "retries=2")
+    told = status(tmp_path)["points"]
+
+    assert {(p["state"], p["failure_class"], p["attempts"]) for p in told} == {("failed", "server_settings", 1)}
+    assert "--tensor-parallel-size 8 became 4" in told[0]["message"]
+    assert sum(f.read_text().count("simulated server:") for f in tmp_path.glob("outputs/c/jobs/*/*/server.log")) == 1

@@ -208,6 +208,13 @@ def test_what_was_left_to_the_server_to_choose_is_no_change():
         (["--dsa-decode-backend", "trtllm"], {"nsa_decode_backend": "trtllm"}),
         (["--cuda-graph-max-bs", "64"], {"cuda_graph_max_bs_decode": 64}),
         (["--kv-cache-dtype", "fp8"], {"kv_cache_dtype": "fp8_ds_mla"}),
+        (["--kv-cache-dtype", "bf16"], {"kv_cache_dtype": "bfloat16"}),
+        (["--max-model-len", "32k"], {"max_model_len": "32000"}),
+        (["--max-model-len", "32K"], {"max_model_len": 32768}),
+        (
+            ["--enable-flashinfer-allreduce-fusion"],
+            {"enable_flashinfer_allreduce_fusion": False, "flashinfer_allreduce_fusion_backend": "auto"},
+        ),
     ],
 )
 def test_two_words_for_one_thing_are_no_change(argv, info):
@@ -250,3 +257,9 @@ def test_vllm_is_held_to_what_its_log_states():
     assert [r.text for r in measured(server={"info": {"version": "0.16.0"}, "settings": stated}, recipe=recipe).verdict().reasons] == [
         "the server runs with other settings than asked: --tensor-parallel-size 8 became 4"
     ]
+
+
+def test_a_fusion_that_is_off_under_both_of_its_names_is_a_change():
+    stated = {"enable_flashinfer_allreduce_fusion": False, "flashinfer_allreduce_fusion_backend": None}
+
+    assert settings_changed(["--enable-flashinfer-allreduce-fusion"], stated)

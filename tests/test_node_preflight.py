@@ -63,7 +63,7 @@ def test_gpus_that_are_not_there_are_named(real, tmp_path, monkeypatch):
     assert "it needs 8 B200 GPUs" in of(preflight.findings(real, tmp_path), "GPUs").said
 
 
-def test_gpus_and_their_driver_are_looked_at(real, tmp_path, monkeypatch):
+def test_gpus_are_looked_at(real, tmp_path, monkeypatch):
     shown = [f"NVIDIA B200, 570.86.15, GPU-{i}" for i in range(8)]
     monkeypatch.setattr(gpus, "shown", lambda: shown)
     monkeypatch.setattr(gpus, "in_use", lambda hardware: "GPU 3 holds 9,000 MiB")
@@ -71,7 +71,6 @@ def test_gpus_and_their_driver_are_looked_at(real, tmp_path, monkeypatch):
 
     assert of(found, "GPUs").is_well
     assert (of(found, "GPUs' memory").is_well, of(found, "GPUs' memory").said) == (None, "GPU 3 holds 9,000 MiB")
-    assert (of(found, "driver").is_well, of(found, "driver").said) == (False, "branch 570, the image has CUDA 13, which needs 580 or later")
 
 
 @pytest.mark.parametrize(
@@ -79,6 +78,16 @@ def test_gpus_and_their_driver_are_looked_at(real, tmp_path, monkeypatch):
 )
 def test_a_driver_runs_the_cuda_of_its_time_and_older_ones(branch, cuda, is_well):
     assert preflight.driver(branch, cuda).is_well is is_well
+    assert preflight.driver(branch, cuda, has_compat=True).is_well is (True if is_well else None)
+
+
+def test_the_images_own_cuda_is_held_against_the_driver(real, monkeypatch):
+    monkeypatch.setattr(gpus, "shown", lambda: ["NVIDIA B200, 570.86.15, GPU-0"])
+    told = {"cuda": "13.0.1", "nvcc": "/n", "deep_gemm": "/d", "cutlass": "True"}
+
+    assert of(preflight.inside(real, told), "driver").is_well is False
+    assert of(preflight.inside(real, {**told, "compat": "/usr/local/cuda-13.0/compat"}), "driver").is_well is None
+    assert of(preflight.inside(real, {**told, "cuda": "12.9.1"}), "driver").is_well is True
 
 
 @pytest.mark.parametrize(

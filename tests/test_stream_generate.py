@@ -142,3 +142,26 @@ def test_an_engine_without_this_endpoint_cannot_measure_it():
 
     assert recipe.contradiction(vllm) == "workload.endpoint=generate is SGLang's own endpoint, and vllm has none"
     assert recipe.contradiction(sglang) is None
+
+
+def test_the_verify_steps_of_an_answer_are_read_on_both_endpoints():
+    usage = {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 9}}
+    first = {"choices": [{"text": "a", "finish_reason": "length"}], "usage": None}
+    told = {**usage, "sglext": {"spec_tokens_details": {"spec_verify_ct": 6, "spec_num_correct_drafts": 3}}}
+
+    assert arrived(*SPECULATIVE).verify_steps == 6
+    assert arrived(event(first), event(told), DONE).verify_steps == 6
+    assert arrived(event(first), event(usage), DONE).verify_steps == UNKNOWN
+
+
+@pytest.mark.parametrize("odd", [3.0, -1, "6", [6], None, True, 2**40])
+def test_verify_steps_that_are_none_spoil_no_answer(odd):
+    ending = {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 9}}
+    first = event({"choices": [{"text": "a", "finish_reason": "length"}], "usage": None})
+    others = [{"spec_tokens_details": {"spec_verify_ct": odd}}, {"spec_tokens_details": [odd]}, [odd], odd]
+
+    for sglext in others:
+        read = arrived(first, event({**ending, "sglext": sglext}), DONE)
+        assert (fault(read), read.output_tokens, read.verify_steps) == ("", 9, UNKNOWN)
+    read = arrived(chunk(1), chunk(9, finish=LENGTH, spec_verify_ct=odd), DONE)
+    assert (fault(read), read.verify_steps) == ("", UNKNOWN)

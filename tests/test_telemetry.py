@@ -15,9 +15,9 @@ from glm5bench.analysis.energy import energy, faults
 from glm5bench.analysis.telemetry import Telemetry, Track
 from glm5bench.errors import AnalysisError
 from glm5bench.node.telemetry import amd
-from glm5bench.node.telemetry.double import Library, NVMLError_FunctionNotFound, recorded
+from glm5bench.node.telemetry.double import Library, NVMLError_FunctionNotFound, NVMLError_GpuIsLost, recorded
 from glm5bench.node.telemetry.nvml import Nvml
-from glm5bench.node.telemetry.watching import Wanted, telemetry, used
+from glm5bench.node.telemetry.watching import Observer, Wanted, telemetry, used
 
 DATA = Path(__file__).parent / "data" / "telemetry"
 S = 10**9
@@ -292,7 +292,7 @@ def test_what_says_that_there_is_no_figure_is_none(value):
     assert amd.number(value) is None
 
 
-FOUR = [{"index": i, "uuid": f"GPU-{i}0", "pids": []} for i in range(4)]
+FOUR = [{"index": i, "place": i, "uuid": f"GPU-{i}0", "pids": []} for i in range(4)]
 
 
 @pytest.mark.parametrize(
@@ -326,3 +326,80 @@ def test_lines_of_an_observer_become_tracks_of_the_servers_gpus_alone():
     assert [(track.device, track.name) for track in t.tracks] == [("GPU-20", "power"), ("server", "running"), ("observer", "cpu")]
     assert (t.at_ns.tolist(), t.value.tolist()) == ([0, S, S + 5, 0, S], [2, 2, 7, 0.1, 0.2])
     assert telemetry([], FOUR, 0) is None
+
+
+def test_power_that_is_the_mean_of_the_second_before_is_put_in_its_middle():
+    lines = [{"t": t * S, "gpus": [{"power": 5.0, "energy": 9.0}], "cpu_s": 0} for t in (1, 2)]
+    t = telemetry(lines, [{**FOUR[0]}], S, S // 2)
+
+    assert t.curves("power")["GPU-00"].at_ns.tolist() == [-S // 2, S // 2]
+    assert t.curves("energy")["GPU-00"].at_ns.tolist() == [0, S]
+
+
+def test_a_library_without_the_newer_functions_is_asked_by_the_older_ones():
+    class Old(Library):
+        def __getattribute__(self, name):
+            if name == "nvmlDeviceGetTemperatureV":
+                raise AttributeError(name)
+            return super().__getattribute__(name)
+
+    (read,) = Nvml(Old(lambda: [{"uuid": A, "name": "x", "power_mw": 1000, "temperature_c": 50}])).read()
+
+    assert (read["power"], read["temperature"]) == (1.0, 50.0)
+
+
+def test_a_gpu_that_is_lost_from_the_start_costs_no_other():
+    class Losing(Library):
+        def nvmlDeviceGetUUID(self, h):
+            if h == 0:
+                raise NVMLError_GpuIsLost("GPU 0 is lost")
+            return super().nvmlDeviceGetUUID(h)
+
+    nvml = Nvml(Losing(lambda: [{"uuid": u, "name": "x", "power_mw": w} for u, w in ((A, 1000), (B, 2000))]))
+
+    assert [(d.index, d.uuid) for d in nvml.devices] == [(1, B)]
+    assert [read["power"] for read in nvml.read()] == [2.0]
+
+
+def test_a_source_that_fails_gives_no_old_reading_again():
+    turns = iter([[{"uuid": A, "name": "x", "energy_mj": 5000}]] * 3)  # two for the beginning, one to read
+    nvml = Nvml(Library(lambda: next(turns)))
+
+    assert [nvml.read()[0]["energy"] for _ in range(2)] == [5.0, None]
+
+
+@pytest.mark.parametrize("told", ["N/A", "0x1"])
+def test_cards_without_an_id_of_their_own_are_told_apart(told):
+    cards = {f"card{i}": {"Unique ID": told, "Current Socket Graphics Package Power (W)": f"{100 * i}"} for i in range(3)}
+    smi = amd.RocmSmiTool(lambda command: {**cards, "card_series": "x"})
+
+    assert [d.uuid for d in smi.devices] == ["card0", "card1", "card2"]
+    assert [read["power"] for read in smi.read()] == [0.0, 100.0, 200.0]
+
+
+def test_a_partition_without_a_number_costs_no_reading():
+    smi = amd.AmdSmiTool(lambda command: [{"gpu": "N/A"}, {"gpu": 0, "uuid": "u", "power": {"socket_power": 5}}])
+
+    assert [read["power"] for read in smi.read()] == [5.0]
+
+
+def test_a_reading_between_two_windows_serves_both(tmp_path):
+    path = tmp_path / "observed.jsonl"
+    head = {"devices": [{"index": 0, "uuid": A, "name": "x", "driver": "d", "pids": []}], "why_none": ""}
+    lines = [{"t": round(t * S), "gpus": [{"power": 5.0}], "cpu_s": 0} for t in (0, 2.5, 5, 7.5, 10, 12.5, 15, 17.5)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in [head, *lines]))
+    observer = Observer(_Writing(path), path, Wanted("simulated", 1, 0, 2.5))
+    first, second = observer.told(1 * S, 9 * S), observer.told(round(11.2 * S), 16 * S)
+
+    assert first.curves("power")[A].covers(0, 8 * S)
+    assert second.curves("power")[A].covers(0, round(4.8 * S))
+
+
+class _Writing:
+    """A process that has written all that it will, and lives."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def poll(self):
+        return None

@@ -49,6 +49,8 @@ def energy(t: Telemetry, devices: Sequence[str], start_ns: int, end_ns: int, *, 
         if abs(counted - area) > AGREEMENT * max(counted, area):
             return _none("power_disagrees", f"{device} counted {counted:,.0f} J, and its power adds up to {area:,.0f} J")
         joules += area if math.isnan(counted) else counted
+    if not math.isfinite(joules):
+        return _none("power_disagrees", "the readings add up to no finite energy")
     seconds = (end_ns - start_ns) / 1e9 * time_scale
     return Energy(joules, joules / seconds, ())
 

@@ -8,6 +8,7 @@ data-parallel rank, and vLLM's log. Names and words of one thing that differ fro
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,8 +19,18 @@ NAMES = {
     "--expert-parallel-size": "ep_size",
     "--kv-cache-dtype": "kv_cache_dtype",
 }
-SAME = {"none": None, "nextn": "eagle", "dsa": "nsa", "fp8": "fp8_e4m3", "fp8_ds_mla": "fp8_e4m3"}  # several words for one thing
+SAME = {
+    "none": None,
+    "nextn": "eagle",
+    "dsa": "nsa",
+    "fp8": "fp8_e4m3",
+    "fp8_ds_mla": "fp8_e4m3",
+    "bf16": "bfloat16",
+}  # several words for one thing
 RENAMED = (("nsa_", "dsa_"), ("cuda_graph_max_bs", "cuda_graph_max_bs_decode"))  # from version to version
+# a flag that became another setting: SGLang from 0.5.14 turns the first into the second, and then says that it is off
+BECAME = {"--enable-flashinfer-allreduce-fusion": "flashinfer_allreduce_fusion_backend"}
+HUMAN = re.compile(r"(\d+)([kKmM])")  # vLLM reads 32k as 32,000 and 32K as 32,768
 NOT_COMPARED = ("--model-path", "--host", "--port", "--api-key", "--tokenizer-path", "--facts")
 
 
@@ -33,9 +44,16 @@ def settings_changed(argv: Sequence[str], info: Mapping[str, Any], ignored: Sequ
     for stated in (info, *_ranks(info)):
         for flag in asked.keys() - {*NOT_COMPARED, *ignored}:
             name = next((n for n in _names(flag) if n in stated), None)
-            if name is not None and not _is_held(asked[flag], stated[name]):
+            is_elsewhere = bool(stated.get(BECAME.get(flag, "")))
+            if name is not None and not is_elsewhere and not _is_held(asked[flag], stated[name]):
                 found[flag, " ".join(asked[flag]), _text(stated[name])] = None
     return tuple(sorted(found))
+
+
+def other_model(asked: str, stated: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
+    """(checkpoint, asked, has) where the server says that it serves another directory. A repository's name it may resolve as it likes."""
+    has = stated.get("model_path") or stated.get("model")
+    return (("the checkpoint", asked, has),) if isinstance(has, str) and asked.startswith("/") and has != asked else ()
 
 
 def _names(flag: str) -> list[str]:
@@ -76,6 +94,8 @@ def _text(value: Any) -> str:
 
 def _read(text: str) -> Any:
     """The value that a text stands for: numbers and JSON as such, so that 0.90 is 0.9."""
+    if (m := HUMAN.fullmatch(text)) is not None:
+        return int(m[1]) * {"k": 10**3, "K": 2**10, "m": 10**6, "M": 2**20}[m[2]]
     try:
         return json.loads(text)
     except ValueError:

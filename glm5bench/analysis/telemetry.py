@@ -46,14 +46,16 @@ class Curve:
         within = (self.at_ns > start_ns) & (self.at_ns < end_ns)
         x = np.concatenate([[start_ns], self.at_ns[within], [end_ns]])
         y = np.interp(x, self.at_ns, self.value)
-        return float(((y[1:] + y[:-1]) / 2 * np.diff(x)).sum() / 1e9)
+        with np.errstate(over="ignore", invalid="ignore"):  # of a stranger's readings: the sum is then no number, and said to be none
+            return float(((y[1:] + y[:-1]) / 2 * np.diff(x)).sum() / 1e9)
 
     def gained(self, start_ns: int, end_ns: int) -> float:
         """Of a counter: how much it rose over the window, its ends interpolated; falls (a counter that began anew) are not counted."""
         self._refuse_outside(start_ns, end_ns)
-        rising = np.concatenate([[0.0], np.cumsum(np.maximum(np.diff(self.value), 0.0))])
-        low, high = np.interp([start_ns, end_ns], self.at_ns, rising)
-        return float(high - low)
+        with np.errstate(over="ignore", invalid="ignore"):
+            rising = np.concatenate([[0.0], np.cumsum(np.maximum(np.diff(self.value), 0.0))])
+            low, high = np.interp([start_ns, end_ns], self.at_ns, rising)
+            return float(high - low)
 
     def covers(self, start_ns: int, end_ns: int) -> bool:
         """Whether it was read before the window, or at its start, and after it."""

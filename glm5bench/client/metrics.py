@@ -44,10 +44,18 @@ def values(text: str) -> dict[str, float]:
     Raises ValueError for what is no such text.
     """
     lines = [line for line in text.splitlines() if line.partition("{")[0].partition(" ")[0] in _OF]  # most are buckets of histograms
-    found: dict[str, list[float]] = {}
+    told: dict[tuple[str, str], list[tuple[int, float]]] = {}  # by metric and replica: (tensor-parallel rank, value)
     for family in text_string_to_metric_families("\n".join(lines) + "\n"):
         for sample in family.samples:
-            if sample.labels.get("tp_rank", "0") == "0":  # the ranks of one replica say the same
-                found.setdefault(_OF[sample.name].name, []).append(sample.value)
+            replica = f"{sample.labels.get('engine', '')} {sample.labels.get('dp_rank', '')}"
+            told.setdefault((_OF[sample.name].name, replica), []).append((_rank(sample.labels.get("tp_rank", "0")), sample.value))
+    found: dict[str, list[float]] = {}
+    for (name, _), ranked in told.items():  # the ranks of one replica say the same; labels besides tell parts that add up
+        lowest = min(rank for rank, _ in ranked)
+        found.setdefault(name, []).append(sum(value for rank, value in ranked if rank == lowest))
     finite = [m for m in METRICS if m.name in found and all(map(math.isfinite, found[m.name]))]
     return {m.name: sum(found[m.name]) / (len(found[m.name]) if m.over_ranks == "mean" else 1) for m in finite}
+
+
+def _rank(text: str) -> int:
+    return int(text) if text.isdigit() else 0

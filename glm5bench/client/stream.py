@@ -57,19 +57,7 @@ class Meta(msgspec.Struct, gc=False):
     prompt_tokens: Count
     completion_tokens: Count
     finish_reason: dict[str, Any] | None = None
-    spec_verify_ct: Count | None = None
-
-
-class SpeculationDetails(msgspec.Struct, gc=False):
-    """Of SGLang's OpenAI routes, where it was asked for."""
-
-    spec_verify_ct: Count | None = None
-
-
-class Extension(msgspec.Struct, gc=False):
-    """What SGLang adds to OpenAI's answers."""
-
-    spec_tokens_details: SpeculationDetails | None = None
+    spec_verify_ct: Any = None
 
 
 class Event(msgspec.Struct, gc=False):
@@ -78,7 +66,7 @@ class Event(msgspec.Struct, gc=False):
     choices: list[Choice] | None = None
     usage: Usage | None = None
     meta_info: Meta | None = None
-    sglext: Extension | None = None
+    sglext: Any = None  # of SGLang's OpenAI routes: what it tells of speculation, where it was asked
     error: Any = None
     object: str | None = None
     message: Any = None
@@ -225,9 +213,8 @@ def _taken(answer: Answer, event: Event) -> int:
         return 0
     if event.meta_info is not None:
         return _taken_of_generate(answer, event.meta_info)
-    if event.sglext is not None and event.sglext.spec_tokens_details is not None:
-        told = event.sglext.spec_tokens_details.spec_verify_ct
-        answer.verify_steps = answer.verify_steps if told is None else told
+    if isinstance(event.sglext, dict) and isinstance(told := event.sglext.get("spec_tokens_details"), dict):
+        answer.verify_steps = _steps(told.get("spec_verify_ct"), answer.verify_steps)
     before, usage = answer.output_tokens, event.usage
     if usage is not None:
         answer.prompt_tokens, answer.output_tokens = usage.prompt_tokens, usage.completion_tokens or 0
@@ -241,11 +228,16 @@ def _taken(answer: Answer, event: Event) -> int:
     return carries
 
 
+def _steps(told: Any, before: int) -> int:
+    """Verify steps as a server tells them; a side figure that is none spoils no answer."""
+    return told if type(told) is int and 0 <= told < 2**31 else before
+
+
 def _taken_of_generate(answer: Answer, meta: Meta) -> int:
     """SGLang's /generate: text and counts are cumulative, and every chunk has both."""
     before, answer.output_tokens = max(0, answer.output_tokens), meta.completion_tokens
     answer.prompt_tokens = meta.prompt_tokens
-    answer.verify_steps = answer.verify_steps if meta.spec_verify_ct is None else meta.spec_verify_ct
+    answer.verify_steps = _steps(meta.spec_verify_ct, answer.verify_steps)
     answer.finish_reason = str(meta.finish_reason.get("type", "")) if meta.finish_reason else answer.finish_reason
     return max(0, answer.output_tokens - before)
 

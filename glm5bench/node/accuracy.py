@@ -15,16 +15,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..client.counters import counted
 from ..point import Accuracy
 from .server import Server
 
 EXTRA = "lm_eval"
 FILES = ("train.jsonl", "test.jsonl")
-POLL_S = 0.5
+POLL_S, LOOK_S = 0.5, 5.0
+PROMPT_TOKENS = 2048  # five examples of GSM8K, a question and a chat template, with room to spare
+LEAST_ANSWER_TOKENS = 256
 Z = 1.959964
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 FILTERS = {"strict": "strict-match", "flexible": "flexible-extract"}
@@ -54,6 +57,7 @@ def gate(server: Server, model: str, asked: Accuracy, concurrencies: Sequence[in
     told: dict[str, Any] = {"task": asked.task, "n_shots": asked.n_shots, "threshold": threshold, "runs": []}
     folder = server.place.folder / "accuracy"
     try:
+        asked = within(asked, context_tokens(server))
         name = _task(folder, asked)
         for concurrency in concurrencies:
             doing(f"{asked.task} at concurrency {concurrency}")
@@ -63,10 +67,21 @@ def gate(server: Server, model: str, asked: Accuracy, concurrencies: Sequence[in
     return told
 
 
-def at_concurrencies(concurrencies: Sequence[int]) -> list[int]:
-    """The median and the highest."""
-    rising = sorted(set(concurrencies))
-    return sorted({rising[(len(rising) - 1) // 2], rising[-1]})
+def context_tokens(server: Server) -> int | None:
+    """Tokens of prompt and answer together that the server takes; None where it does not say."""
+    cards = (server.get_json("/v1/models") or {}).get("data") or [{}]
+    told = server.info().get("max_req_input_len") or cards[0].get("max_model_len")
+    return told if isinstance(told, int) else None
+
+
+def within(asked: Accuracy, context: int | None) -> Accuracy:
+    """The same with answers that the context has room for beside the questions. Raises OSError where it has none."""
+    room = None if context is None else context - PROMPT_TOKENS
+    if room is None or room >= asked.generation.get("max_gen_toks", 0):
+        return asked
+    if room < LEAST_ANSWER_TOKENS:
+        raise OSError(f"the server's context of {context:,} tokens has no room for {asked.n_shots} examples, a question and an answer")
+    return replace(asked, generation={**asked.generation, "max_gen_toks": room})
 
 
 def harness() -> Path | None:
@@ -131,9 +146,11 @@ def _run(server: Server, model: str, asked: Accuracy, name: str, folder: Path, c
             stderr=subprocess.STDOUT,
             env=env,
         )
+    progress = _Progress(server)
     try:
         while process.poll() is None:
             server.alive_or_raise()
+            progress.look()
             time.sleep(POLL_S)
     finally:
         if process.poll() is None:
@@ -146,6 +163,26 @@ def _run(server: Server, model: str, asked: Accuracy, name: str, folder: Path, c
     results = max((folder / f"c{concurrency}").rglob("results_*.json"))
     samples = max((folder / f"c{concurrency}").rglob("samples_*.jsonl"))
     return score(json.loads(results.read_text(encoding="utf-8")), name, concurrency, _empty(samples))
+
+
+class _Progress:
+    """Whether tokens still come, by the server's own counters where it shows them."""
+
+    def __init__(self, server: Server) -> None:
+        self._server, self._tokens = server, -1
+        self._since = self._looked = time.monotonic()
+
+    def look(self) -> None:
+        """Raises ServerError where the server has made no token for as long as its engine may be silent."""
+        now = time.monotonic()
+        if now - self._looked < LOOK_S:
+            return
+        self._looked = now
+        told = counted(self._server)
+        if told is None or told.generation_tokens != self._tokens:
+            self._since, self._tokens = now, told.generation_tokens if told is not None else -1
+        elif now - self._since > self._server.arm.engine.stall_timeout_s:
+            raise self._server.error(f"made no token for {now - self._since:.0f} s while its accuracy was asked", "server_hung")
 
 
 def _empty(samples: Path) -> int:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-RANK = r"^(?:\[[^\]]*?(?P<rank>TP\d+)?(?: EP\d+)?\] )?"  # [2026-07-14 07:51:06 DP0 TP0 EP0]; one GPU has no rank
+RANK = r"^(?:\[[\d:. -]*(?P<rank>(?: ?[A-Z_]+\d+)*)\] )?"  # [2026-07-14 07:51:06 DP0 TP0 EP0]; one GPU has no rank
 WORKER = r"^(?:\((?P<rank>[\w.]+) pid=\d+\) )?.*?"  # (Worker_TP0 pid=34322) INFO 05-06 20:59:59 [gpu_worker.py:4879]
 WEIGHTS = {
     "sglang": re.compile(RANK + r"Load weight end\. elapsed=(?P<s>[\d.]+) s, .*mem usage=(?P<gib>-?[\d.]+) GB"),

@@ -25,7 +25,7 @@ from ..client.counters import Counted, counted, counted_since
 from ..client.protocol import Measured, Patience, Protocol
 from ..errors import BenchError, ClientError, EnvironmentLacks, ServerError
 from ..point import NodeJob, Point, ServerStart, kind_of
-from ..recipe import point_estimate_s
+from ..recipe import accuracy_at, point_estimate_s
 from ..store.campaign import Campaign, append_line, lane_ids
 from ..store.files import Taken, write_json
 from ..store.measurement import Measurement
@@ -122,10 +122,10 @@ class _Start:
             place = self._place()
             self.heart.phase("image" if place.image else "loading")
             with running(self.start.recipe, self.job.arm, place) as server, self._observing(server) as self.observer:
-                is_ready = True
                 self._took("start", server.start_s, self.job.arm.engine.start_estimate_s)
                 self.facts = start_facts(server, self.start.recipe)
                 refuse_other_settings(server, self.start.recipe, self.facts)
+                is_ready = True
                 self._examine(server)
                 while left:
                     self.heart.beat.left_s = sum(self._estimate_s(p) for p in left) * self.progress.pace
@@ -194,12 +194,17 @@ class _Start:
             lambda doing: self.heart.tell("loading", doing),
         )
 
+    def _poke(self) -> None:
+        """A reading at the edges of the window, where power changes most."""
+        if self.observer is not None:
+            self.observer.poke()
+
     def _examine(self, server: Server) -> None:
         """The accuracy gate, where one is asked for, on the server that is measured after it."""
         if self.job.accuracy is None:
             return
         self.heart.phase("accuracy")
-        at = accuracy.at_concurrencies([p.concurrency for p in self.start.points])
+        at = self.job.accuracy_at or accuracy_at([p.concurrency for p in self.start.points])
         told = accuracy.gate(server, model_name(server), self.job.accuracy, at, lambda doing: self.heart.tell("accuracy", doing))
         self.facts["accuracy"] = told
         print(f"accuracy: {json.dumps(told)}", flush=True)
@@ -246,7 +251,9 @@ class _Start:
         self.heart.phase("measuring")
         neighbours, before = self._beside(), counted(server)
         watch = Watch()
+        self._poke()
         load = _answered(server, client.measure())
+        self._poke()
         server.alive_or_raise()
         if load.n_failed:
             server.answers_or_raise()

@@ -33,14 +33,19 @@ GIB = 2**30
 DRIVER_OF_CUDA = {11: 450, 12: 525, 13: 580}
 SHM_GIB, DISK_GIB, RANK_GIB = 8, 10, 4  # less is said; a hundredth of it does not do
 UNSYNCHRONISED = 0x40  # STA_UNSYNC of adjtimex(2)
-INSIDE = (
-    'echo "cuda=$CUDA_VERSION"; echo "rocm=$(cat /opt/rocm/.info/version 2>/dev/null)"; echo "nvcc=$(command -v nvcc)"; '
-    'for p in python3 python; do command -v $p >/dev/null && $p -c "'
-    "import importlib.util as u, os; s = u.find_spec('deep_gemm'); "
-    "print('deep_gemm=' + (os.path.dirname(s.origin) if s and s.origin else '')); "
-    "print('cutlass=' + str(bool(s and s.origin and os.path.isdir(os.path.join(os.path.dirname(s.origin), 'include', 'cutlass')))))"
-    '" && break; done'
-)
+INSIDE = """
+echo "cuda=$CUDA_VERSION"
+echo "rocm=$(cat /opt/rocm/.info/version 2>/dev/null)"
+echo "compat=$(ls -d /usr/local/cuda*/compat 2>/dev/null | head -n 1)"
+echo "nvcc=$(command -v nvcc || ls "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" /usr/local/cuda/bin/nvcc 2>/dev/null | head -n 1)"
+for p in python3 python; do command -v $p >/dev/null && $p -c "
+import importlib.util, os
+found = importlib.util.find_spec('deep_gemm')
+folder = os.path.dirname(found.origin) if found and found.origin else ''
+print('deep_gemm=' + folder)
+print('cutlass=' + str(bool(folder) and os.path.isdir(os.path.join(folder, 'include', 'cutlass'))))
+" && break; done
+"""
 INSIDE_S = 120.0
 
 
@@ -182,23 +187,17 @@ def _gpus(job: NodeJob) -> Iterator[Finding]:
     )
     held = gpus.in_use(h)
     yield Finding("GPUs' memory", None if held else True, held or "nobody uses it", "what holds it has a minute to end" if held else "")
-    yield from _driver(job)
 
 
-def _driver(job: NodeJob) -> Iterator[Finding]:
-    """The driver against the CUDA that the image's name says."""
-    version = next((m[1] for line in gpus.shown() if (m := re.search(r", (\d+)\.\d+", line))), "")
-    named = next((m for start in job.starts if (m := re.search(r"cu(\d\d)\d", start.recipe.image))), None)
-    if version and named:
-        yield driver(int(version), int(named[1]))
-
-
-def driver(branch: int, cuda: int) -> Finding:
-    """Whether a driver of this branch runs programs of this CUDA."""
+def driver(branch: int, cuda: int, *, has_compat: bool = False) -> Finding:
+    """Whether a driver of this branch runs programs of this CUDA. An image may bring newer libraries for an older driver."""
     needs = DRIVER_OF_CUDA.get(cuda)
     said = f"branch {branch}, the image has CUDA {cuda}" + (f", which needs {needs} or later" if needs else "")
-    step = "an image for an older CUDA (engine.image=...), or a node with a newer driver"
-    return Finding("driver", None if needs is None else branch >= needs, said, step if needs and branch < needs else "")
+    if needs is None or branch >= needs:
+        return Finding("driver", None if needs is None else True, said)
+    if has_compat:
+        return Finding("driver", None, f"{said}, or the compatibility libraries that it brings")
+    return Finding("driver", False, said, "an image for an older CUDA (engine.image=...), or a node with a newer driver")
 
 
 def _inside(job: NodeJob, image: Image) -> Iterator[Finding]:
@@ -221,12 +220,16 @@ def _inside(job: NodeJob, image: Image) -> Iterator[Finding]:
 
 
 def inside(job: NodeJob, told: dict[str, str]) -> Iterator[Finding]:
-    """Findings of what the image said: `cuda`, `rocm`, `nvcc`, `deep_gemm`, `cutlass`."""
+    """Findings of what the image said: `cuda`, `compat`, `rocm`, `nvcc`, `deep_gemm`, `cutlass`."""
     vendor = job.arm.hardware.vendor
     has = {"nvidia": told.get("cuda", ""), "amd": told.get("rocm", "")}.get(vendor, "")
     kind = {"nvidia": "CUDA", "amd": "ROCm"}.get(vendor, "")
     if kind:
         yield Finding("inside the image", True if has else None, f"{kind} {has}" if has else f"it does not say its {kind}")
+    branch = next((m[1] for line in gpus.shown() if (m := re.search(r", (\d+)\.\d+", line))), "")
+    cuda = re.match(r"(\d+)\.", told.get("cuda", ""))
+    if vendor == "nvidia" and branch and cuda:
+        yield driver(int(branch), int(cuda[1]), has_compat=bool(told.get("compat")))
     if not compiles(job):
         return
     nvcc, cutlass = told.get("nvcc", ""), told.get("cutlass") == "True"

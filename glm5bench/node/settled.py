@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from .. import recipe as recipes
-from ..analysis.held import settings_changed
+from ..analysis.held import other_model, settings_changed
 from ..point import Recipe
 from . import engine_log
 from .server import Server
@@ -28,12 +28,8 @@ def start_facts(server: Server, recipe: Recipe) -> dict[str, Any]:
     arm, head, info = server.arm, server.log.head(), server.info()
     started: dict[str, float] = {"start_s": server.start_s, **_phases(server)}
     told = engine_log.memory(head, arm.engine.flavor)
-    capacity = info.get("max_total_num_tokens")
-    states = info.get("internal_states")
-    if isinstance(states, list) and len(states) > 1:  # data-parallel ranks have caches of their own
-        each = [state.get("memory_usage", {}).get("token_capacity") for state in states if isinstance(state, dict)]
-        capacity = sum(each) if all(isinstance(n, int) for n in each) else capacity
-    if isinstance(capacity, int):
+    capacity = _capacity(info)
+    if capacity is not None:
         told["kv_tokens"] = float(capacity)
     predicted = recipes.memory(arm, recipe).capacity_tokens
     return {
@@ -41,6 +37,18 @@ def start_facts(server: Server, recipe: Recipe) -> dict[str, Any]:
         "settings": engine_log.settings(head) if arm.engine.flavor == "vllm" else {},
         "model_path": server.place.model_path,
     }
+
+
+def _capacity(info: dict[str, Any]) -> int | None:
+    """Tokens of the KV cache as SGLang states them; data-parallel ranks have caches of their own. None: it states nothing of the kind."""
+    states = info.get("internal_states")
+    told = [s.get("memory_usage") for s in states if isinstance(s, dict)] if isinstance(states, list) else []
+    each = [usage.get("token_capacity") if isinstance(usage, dict) else None for usage in told]
+    known = [n for n in each if isinstance(n, int)]
+    if len(each) > 1 and len(known) == len(each):
+        return sum(known)
+    capacity = info.get("max_total_num_tokens")
+    return capacity if isinstance(capacity, int) else None
 
 
 def _phases(server: Server) -> dict[str, float]:
@@ -55,17 +63,14 @@ def _phases(server: Server) -> dict[str, float]:
 
 
 def refuse_other_settings(server: Server, recipe: Recipe, facts: dict[str, Any]) -> None:
-    """Raises ServerError with what the server runs with in place of what was asked. The simulated one states what it simulates."""
-    if server.arm.engine.simulated:
-        return
+    """Raises ServerError with what the server runs with in place of what was asked.
+
+    The simulated one states what it simulates and not its flags, so that only the number of its GPUs is held against what was asked.
+    """
     stated = {**server.info(), **facts["settings"]}
+    if server.arm.engine.simulated:
+        stated = {"tp_size": stated.get("tp_size", server.arm.tp)}
     changed = [*settings_changed(recipe.argv, stated, server.arm.engine.settings_may_differ), *other_model(facts["model_path"], stated)]
     if changed:
         told = ", ".join(f"{flag} {asked} became {has}" for flag, asked, has in changed)
         raise server.error(f"runs with other settings than asked: {told}", "server_settings")
-
-
-def other_model(asked: str, stated: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """(checkpoint, asked, has) where the server says that it serves another."""
-    has = stated.get("model_path") or stated.get("model")
-    return [("the checkpoint", asked, str(has))] if isinstance(has, str) and has != asked else []

@@ -29,6 +29,7 @@ from . import tables as flat
 
 STEPS_OF_SLIDER = 120
 QUANTILES = (0.0, 1, 5, 10, 25, 50, 75, 90, 95, 99, 100.0)
+MOST = 500  # rows of a table in the page
 BINS = 120  # of a time line
 PLACEHOLDER = re.compile(r"/\*(STYLE|PLOTLY|DATA|SCRIPT|TITLE)\*/")
 
@@ -79,7 +80,10 @@ def _line(r: Requests, curves: Sequence[Curve], scale: float) -> tuple[tuple[flo
     if not curves or not len(sent) or not len(end) or not all(c.covers(int(sent.min()), int(end.max())) for c in curves):
         return ()
     at = np.linspace(sent.min(), end.max(), BINS)
-    total = np.sum([np.interp(at, c.at_ns, c.value) for c in curves], axis=0)
+    with np.errstate(over="ignore"):
+        total = np.sum([np.interp(at, c.at_ns, c.value) for c in curves], axis=0)
+    if not np.isfinite(total).all():
+        return ()
     return tuple((round(float((x - at[0]) * scale), 3), float(f"{y:.5g}")) for x, y in zip(at, total, strict=True))
 
 
@@ -138,7 +142,8 @@ def _data(c: Comparison, beside: Beside, asked: Sequence[float]) -> dict[str, An
     )
     workloads, labels = _workloads(list(number)), _labels(list(number))
     failed = flat.accuracy_failed(c)
-    labels = [label + flat.FAILED * (s in failed) for s, label in zip(number, labels, strict=True)]
+    series_failed = {s for s, _ in failed}
+    labels = [label + flat.FAILED * (s in series_failed) for s, label in zip(number, labels, strict=True)]
     on_front = {id(r) for rows in c.fronts.values() for r in rows}
     return {
         "title": printable(beside.title),
@@ -157,8 +162,8 @@ def _data(c: Comparison, beside: Beside, asked: Sequence[float]) -> dict[str, An
         "bands": [_plain(row) for row in made.bands],
         "saturation": [_plain(row) for row in made.saturation],
         "speculation": [_plain(row) for row in made.speculation],
-        "energy": [_plain(row) for row in made.energy],
-        "startup": [_plain(row) for row in made.startup],
+        "energy": [_plain(row) for row in made.energy if row["is_frontier"]][:MOST],
+        "startup": [_plain(row) for row in made.startup][:MOST],
         "details": {digest[:16]: _detail(d) for digest, d in beside.details.items()},
         "quantiles": list(QUANTILES),
         "limits": [

@@ -70,8 +70,9 @@ def _as_text(t: Tables, style: Style) -> str:
         rows = [r for r in t.iso if _workload(r) == workload]
         parts += [heading(f"Iso-interactivity: {workload}, interpolation {t.method}"), *_iso(rows, style)]
     for name, (title, cells) in SECTIONS.items():
-        if getattr(t, name):
-            parts += [heading(title), table(_told([cells(r) for r in getattr(t, name)]))]
+        rows = [r for r in getattr(t, name) if r.get("is_frontier", True)]
+        if rows:
+            parts += [heading(title), table(_told([cells(r) for r in rows]))]
     definitions = [
         *DEFINITIONS,
         *([ENERGY_DEFINITION] if t.energy else []),
@@ -323,7 +324,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Mapping[str, Any]], dict[str, str]]]] =
     "bands": ("Ratios as a whole", _band_cells),
     "saturation": ("Saturation", _saturation_cells),
     "speculation": ("Speculative decoding against none, at the same interactivity", _gain_cells),
-    "energy": ("Energy, by the GPUs' own account", _energy_cells),
+    "energy": ("Energy of the frontiers' points, by the GPUs' own account", _energy_cells),
     "startup": ("Server starts, means of an arm: seconds, and memory of one GPU", _startup_cells),
 }
 

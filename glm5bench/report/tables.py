@@ -10,7 +10,7 @@ import dataclasses
 import io
 import json
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,32 +54,42 @@ NAMES = ("points", "frontier", "arms", "iso", "bands", "saturation", "speculatio
 def tables(c: Comparison, *, price_id: str, method: str) -> Tables:
     """Flat rows, the same in every format: docs/json.md."""
     failed = accuracy_failed(c)
+    on_curves = {s for s, tp in failed if any(r.tp == tp for r in c.fronts.get(s, ()))}
+    on_front = {id(r) for rows in c.fronts.values() for r in rows}
     in_order = sorted(c.rows, key=lambda r: (*series_order(r.series), r.tp, r.concurrency, r.seed, r.repeat, r.digest))
     return Tables(
         points=[point_row(r, c.economy) for r in in_order],
         frontier=[frontier_row(r, c.economy) for members in c.fronts.values() for r in members],
         arms=[frontier_row(r, c.economy) for members in arm_frontiers(c.grouped).values() for r in members],
-        iso=[iso_row(r) | _mark(r.series, failed) for r in c.iso],
-        bands=[band_row(b) | _mark(b.series, failed) for b in bands(c.iso, c.fronts)],
-        saturation=[saturation_row(s) | _mark(s.series, failed) for s in saturations(c.grouped)],
-        speculation=[gain_row(g) | _mark(g.series, failed) for g in gains(c.iso, c.fronts)],
+        iso=[iso_row(r) | _mark(r.series in on_curves) for r in c.iso],
+        bands=[band_row(b) | _mark(b.series in on_curves) for b in bands(c.iso, c.fronts)],
+        saturation=[saturation_row(s) | _mark((s.series, s.tp) in failed) for s in saturations(c.grouped)],
+        speculation=[gain_row(g) | _mark(g.series in on_curves) for g in gains(c.iso, c.fronts)],
         energy=[
-            energy_row(r, c.economy) | _mark(s, failed) for s, rows in c.grouped.items() for r in rows if math.isfinite(r.of("gpu_power_w"))
+            energy_row(r, c.economy) | {"is_frontier": id(r) in on_front} | _mark((s, r.tp) in failed)
+            for s, rows in c.grouped.items()
+            for r in rows
+            if math.isfinite(r.of("gpu_power_w"))
         ],
-        startup=[startup_row(s, c.economy) | _mark(s.series, failed) for s in startups(c.rows)],
+        startup=[startup_row(s, c.economy) | _mark((s.series, s.tp) in failed) for s in startups(c.rows)],
         notes=notes(c),
         price_id=price_id,
         method=method,
     )
 
 
-def accuracy_failed(c: Comparison) -> set[Series]:
-    """The series of which a configuration answered too few questions right."""
-    return {s for s, rows in c.grouped.items() if any("accuracy_failed" in r.reasons for r in rows)}
+def accuracy_failed(c: Comparison) -> dict[tuple[Series, int], float]:
+    """The arms that answered too few questions right, invalid points counted too, and their lowest share of right answers."""
+    found: dict[tuple[Series, int], float] = {}
+    for r in c.rows:
+        if "accuracy_failed" in r.reasons:
+            scores = [s for s in (r.of("accuracy_strict"), r.of("accuracy_flexible")) if math.isfinite(s)]
+            found[r.series, r.tp] = min([*scores, found.get((r.series, r.tp), 1.0)])
+    return found
 
 
-def _mark(s: Series, failed: Collection[Series]) -> dict[str, str | None]:
-    return {"accuracy": "failed" if s in failed else None}
+def _mark(is_failed: bool) -> dict[str, str | None]:
+    return {"accuracy": "failed" if is_failed else None}
 
 
 def notes(c: Comparison) -> list[str]:
@@ -95,9 +105,8 @@ def notes(c: Comparison) -> list[str]:
     engines = engines_with_acceptance(c.fronts)
     if len(engines) > 1:
         said.append(f"acceptance lengths of {' and '.join(engines)} are not comparable: each engine counts its own steps")
-    for s in sorted(accuracy_failed(c), key=series_order):
-        scores = [min(r.of("accuracy_strict"), r.of("accuracy_flexible")) for r in c.grouped[s] if "accuracy_failed" in r.reasons]
-        said.append(f"{s.label} failed its accuracy gate: {min(scores):.3f} of the answers are right")
+    for (s, tp), score in sorted(accuracy_failed(c).items(), key=lambda arm: (*series_order(arm[0][0]), arm[0][1])):
+        said.append(f"{s.label} at TP {tp} failed its accuracy gate: {score:.3f} of the answers are right")
     if not c.has_intervals:
         said.append(
             f"iso cells have no intervals: there are more than {MOST_WITH_INTERVALS:,} configurations; a merge --where of some has them"

@@ -138,7 +138,7 @@ class State:
                 "time_scale": o.time_scale,
                 "model_path": o.model_path,
                 "served_model_name": o.served_model_name,
-                "tp_size": o.arm.tp,
+                "tp_size": o.arm.tp // 2 if o.fault and o.fault.kind == "settings" else o.arm.tp,
                 "dp_size": 1,
                 "quantization": o.arm.checkpoint.precision,
                 "kv_cache_dtype": m.kv_dtype,

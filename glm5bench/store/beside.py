@@ -16,7 +16,8 @@ def beside_load(m: Measurement, f: Figures) -> dict[str, float]:
     t, window = m.telemetry, m.window_ns
     if t is None or window is None:
         return {}
-    devices = [str(d["uuid"]) for d in m.provenance.get("telemetry", {}).get("devices", [])]
+    told = m.provenance.get("telemetry")
+    devices = [str(d["uuid"]) for d in told.get("devices", [])] if isinstance(told, dict) else []
     return {**_energy(m, f), **_gpus(t, devices, window), **_server(t, window)}
 
 
@@ -30,7 +31,7 @@ def _energy(m: Measurement, f: Figures) -> dict[str, float]:
         "energy_j": spent.joules,
         **{f"energy_per_{kind}_token_j": spent.joules / count for kind, count in tokens.items() if count},
         **({"energy_per_request_j": spent.joules / n} if n else {}),
-        "gpu_power_w": spent.power_w / len(m.provenance["telemetry"]["devices"]),
+        "gpu_power_w": spent.power_w / m.point["gpus"],
         "total_tput_per_gpu_mw_tok_s": f.total_tput_tok_s / (spent.power_w / 1e6),
     }
 

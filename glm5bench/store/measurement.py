@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..analysis.energy import Energy, energy, faults, missing
-from ..analysis.held import settings_changed
+from ..analysis.held import other_model, settings_changed
 from ..analysis.metrics import Figures, Requests, figures
 from ..analysis.telemetry import SERVER, Telemetry
 from ..analysis.validity import Circumstances, Verdict, published_verdict, verdict, with_stated
@@ -79,10 +79,17 @@ class Measurement:
         window = self.window_ns
         if not isinstance(told, dict) or window is None:
             return None
-        devices = [str(d["uuid"]) for d in told.get("devices", [])]
+        devices, gpus = self._devices(), self.point["gpus"]
         if self.telemetry is None or not devices:
             return missing(str(told.get("why_none") or "no GPU was read"))
+        if len(set(devices)) != gpus:
+            return missing(f"{len(set(devices))} of the server's {gpus} GPUs were read")
         return energy(self.telemetry, devices, *window, time_scale=self.time_scale)
+
+    def _devices(self) -> list[str]:
+        """The server's GPUs whose readings are here, by their UUIDs."""
+        told = self.provenance.get("telemetry")
+        return [str(d["uuid"]) for d in told.get("devices", [])] if isinstance(told, dict) else []
 
     @property
     def window_ns(self) -> tuple[int, int] | None:
@@ -143,22 +150,26 @@ class Measurement:
         return tuple(("accuracy_failed", _score_text(told, run)) for run in below[:1])
 
     def _seen_running(self) -> int | None:
-        """The most requests that a real server was seen to run while others waited for room in a cache that was full; None: not seen."""
+        """The most requests that a real server was seen to run while others waited for room in a cache that was full.
+
+        None: it was not in most of its readings.
+        """
         t, window = self.telemetry, self.window_ns
         if t is None or window is None:
             return None
-        inside = {name: c.inside(*window) for name in ("running", "queued", "kv_usage") if (c := t.curves(name).get(SERVER)) is not None}
-        if len(inside) < 3 or min(map(len, inside.values())) < SEEN_OFTEN:
+        curves = [t.curves(name).get(SERVER) for name in ("running", "queued", "kv_usage")]
+        known = [dict(zip(c.at_ns.tolist(), c.value.tolist(), strict=True)) for c in curves if c is not None]
+        if len(known) < len(curves):
             return None
-        is_full = inside["kv_usage"].max() >= FULL and inside["queued"].max() > 0
-        return int(inside["running"].max()) if is_full else None
+        together = [tuple(of[at] for of in known) for at in sorted(set.intersection(*map(set, known))) if window[0] <= at <= window[1]]
+        short = [ran for ran, queued, used in together if used >= FULL and queued > 0 and ran < self.point["concurrency"]]
+        return int(max(short)) if len(together) >= SEEN_OFTEN and len(short) > len(together) / 2 else None
 
     def _telemetry_faults(self) -> tuple[tuple[str, str], ...]:
         spent, window = self.energy(), self.window_ns
         if spent is None or window is None:
             return ()
-        devices = [str(d["uuid"]) for d in self.provenance["telemetry"].get("devices", [])]
-        return (*spent.faults, *(faults(self.telemetry, devices, *window) if self.telemetry is not None else ()))
+        return (*spent.faults, *(faults(self.telemetry, self._devices(), *window) if self.telemetry is not None else ()))
 
     def _settings_changed(self) -> tuple[tuple[str, str, str], ...]:
         """Of a real engine: the simulated one states what it simulates, not its flags."""
@@ -166,7 +177,8 @@ class Measurement:
             return ()
         stated = {**self.server.get("info", {}), **self.server.get("settings", {})}
         may_differ = self.point.get("arm", {}).get("engine", {}).get("settings_may_differ", ())
-        return settings_changed(self.point.get("recipe", {}).get("argv", ()), stated, may_differ)
+        argv = self.point.get("recipe", {}).get("argv", ())
+        return (*settings_changed(argv, stated, may_differ), *other_model(str(self.server.get("model_path", "")), stated))
 
     def acceptance_length(self) -> float:
         """Output tokens a verify step: of the answers where each tells its steps, else of the server's counters over the run, else as the

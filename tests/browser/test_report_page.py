@@ -279,7 +279,7 @@ def test_what_was_read_beside_the_load_is_drawn_and_told_as_tables_tell_it(chrom
     assert {round(y) for y in lines[0]} == {5600}
     assert {round(y) for y in lines[1]} == {50}
     assert "b200 sglang fp8 mtp (accuracy failed)" in page.run("return document.getElementById('arms').textContent")
-    assert "failed its accuracy gate: 0.900" in page.run("return document.getElementById('notes').textContent")
+    assert "at TP 8 failed its accuracy gate: 0.900" in page.run("return document.getElementById('notes').textContent")
 
 
 def test_a_point_beside_which_nothing_was_read_shows_no_empty_frames(chromium, tmp_path):

@@ -60,7 +60,9 @@ def oracle():
 
 def gate(oracle, tmp_path, asked=ASKED):
     arm = SimpleNamespace(checkpoint=SimpleNamespace(model="GLM-5"))
+    knows_nothing = {"get_json": lambda path: None, "info": dict, "options": {}}
     server = SimpleNamespace(
+        **knows_nothing,
         base_url=oracle.url, api_key="sekret", arm=arm, place=SimpleNamespace(folder=tmp_path), alive_or_raise=lambda: None,
         answers_or_raise=lambda: None, redacted=lambda text: text.replace("sekret", "<redacted>"),
     )  # fmt: skip
@@ -111,4 +113,4 @@ def test_a_campaign_with_the_gate_marks_its_points(tmp_path):
     for m in points:
         assert [r["concurrency"] for r in m.server["accuracy"]["runs"]] == [2, 4]
         assert "accuracy_failed" in m.verdict().codes
-    assert "failed its accuracy gate: 0.000 of the answers are right" in done.stdout
+    assert "at TP 8 failed its accuracy gate: 0.000 of the answers are right" in done.stdout

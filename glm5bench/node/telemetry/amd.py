@@ -141,12 +141,12 @@ class AmdSmiTool:
     def __init__(self, run_: Run) -> None:
         self._run = run_
         listed = self._gpus(["amd-smi", "list", "--json"])
-        self.devices = tuple(Device(int(g["gpu"]), str(g["uuid"]), "", "") for g in listed)
+        self.devices = tuple(Device(int(g["gpu"]), str(g.get("uuid", f"gpu{g['gpu']}")), "", "") for g in listed)
 
     def _gpus(self, command: Sequence[str]) -> list[dict[str, Any]]:
         told = self._run(command)
         gpus = told.get("gpu_data", []) if isinstance(told, dict) else told
-        return [g for g in gpus if isinstance(g, dict) and "gpu" in g]
+        return [g for g in gpus if isinstance(g, dict) and str(g.get("gpu", "")).isdigit()]
 
     def read(self) -> Sequence[Values]:
         """Of each device; nothing of any where the tool fails."""
@@ -194,14 +194,14 @@ class RocmSmiTool:
         self._run = run_
         cards = self._cards()
         self.devices = tuple(
-            Device(i, str(card.get("Unique ID", f"card{i}")), str(card.get("Card Series", card.get("Card series", ""))), "")
+            Device(i, _unique(card, cards, i), str(card.get("Card Series", card.get("Card series", ""))), "")
             for i, card in enumerate(cards)
         )
 
     def _cards(self) -> list[dict[str, Any]]:
         told = self._run(["rocm-smi", *self.ASKED])
-        names = sorted((name for name in told if name.startswith("card")), key=lambda name: int(name.removeprefix("card")))
-        return [told[name] for name in names]
+        numbers = sorted(int(name[4:]) for name in told if name.startswith("card") and name[4:].isdigit()) if isinstance(told, dict) else []
+        return [card if isinstance(card := told[f"card{i}"], dict) else {} for i in numbers]
 
     def read(self) -> Sequence[Values]:
         """Of each device; nothing of any where the tool fails."""
@@ -226,6 +226,12 @@ class RocmSmiTool:
     def processes(self, device: Device) -> Sequence[int]:
         """None: the tool takes too long to be asked."""
         return []
+
+
+def _unique(card: dict[str, Any], cards: Sequence[dict[str, Any]], i: int) -> str:
+    """Its unique id, where it has one that no other has; else its number here."""
+    told = str(card.get("Unique ID", "N/A"))
+    return told if told != "N/A" and sum(other.get("Unique ID") == told for other in cards) == 1 else f"card{i}"
 
 
 def _mhz(text: Any) -> float | None:

@@ -58,6 +58,7 @@ class Library:
 
     def nvmlDeviceGetCount(self) -> int:
         """How many there are; a new reading begins."""
+        self._now = ()
         try:
             self._now = self._source()
         except (OSError, ValueError, StopIteration) as error:

@@ -24,12 +24,20 @@ class Nvml:
             self._nvml.nvmlInit()
         except self._nvml.NVMLError as error:
             raise OSError(f"NVML: {error}") from error
-        driver = self._text(self._nvml.nvmlSystemGetDriverVersion())
-        self._handles = [self._nvml.nvmlDeviceGetHandleByIndex(i) for i in range(self._nvml.nvmlDeviceGetCount())]
-        n = self._nvml
-        self.devices = tuple(
-            Device(i, self._text(n.nvmlDeviceGetUUID(h)), self._text(n.nvmlDeviceGetName(h)), driver) for i, h in enumerate(self._handles)
-        )
+        try:
+            driver, n_gpus = self._text(library.nvmlSystemGetDriverVersion()), library.nvmlDeviceGetCount()
+        except library.NVMLError as error:
+            raise OSError(f"NVML: {error}") from error
+        self._handles: list[Any] = []
+        self.devices: list[Device] = []
+        for i in range(n_gpus):
+            try:  # one that is lost is none of those that are read
+                h = library.nvmlDeviceGetHandleByIndex(i)
+                device = Device(i, self._text(library.nvmlDeviceGetUUID(h)), self._text(library.nvmlDeviceGetName(h)), driver)
+            except library.NVMLError:
+                continue
+            self._handles.append(h)
+            self.devices.append(device)
 
     def read(self) -> Sequence[Values]:
         """Of each device; the number of GPUs is asked for first, so that one that was lost is missed."""
@@ -58,27 +66,28 @@ class Nvml:
         """By the function of newer libraries, which drops the older one with CUDA 14."""
         try:
             return float(self._nvml.nvmlDeviceGetTemperatureV(h, self._nvml.NVML_TEMPERATURE_GPU))
-        except self._nvml.NVMLError_FunctionNotFound:
+        except (AttributeError, self._nvml.NVMLError_FunctionNotFound):
             return float(self._nvml.nvmlDeviceGetTemperature(h, self._nvml.NVML_TEMPERATURE_GPU))
 
     def _event_reasons(self, h: Any) -> float:
         """Under the name of this driver: `throttle reasons` until R535."""
         try:
             return float(self._nvml.nvmlDeviceGetCurrentClocksEventReasons(h))
-        except self._nvml.NVMLError_FunctionNotFound:
+        except (AttributeError, self._nvml.NVMLError_FunctionNotFound):
             return float(self._nvml.nvmlDeviceGetCurrentClocksThrottleReasons(h))
 
     def _value(self, ask: Callable[[], float]) -> float | None:
-        """None where this GPU does not support it, or is lost."""
+        """None where this GPU does not support it, or is lost, or this library does not know the function."""
         try:
             return float(ask())
-        except self._nvml.NVMLError:
+        except (AttributeError, self._nvml.NVMLError):
             return None
 
     def processes(self, device: Device) -> Sequence[int]:
         """The process ids that compute on it."""
         try:
-            return [int(p.pid) for p in self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handles[device.index])]
+            handle = self._handles[self.devices.index(device)]
+            return [int(p.pid) for p in self._nvml.nvmlDeviceGetComputeRunningProcesses(handle)]
         except self._nvml.NVMLError:
             return []
 

@@ -1,8 +1,9 @@
 """The process that reads beside the load: GPUs and the server's metrics, once a period, a line of JSON each time.
 
-`python -m glm5bench.node.telemetry.observer FILE`: its first line of standard input says what to read, and it ends when that input does,
-however its job ended. A process of its own, so that no reading delays the load client's clock. A line: `t` the time in ns of the
-machine's monotonic clock, `gpus` the readings of each, `server` its metrics, `cpu_s` what this process has used so far.
+`python -m glm5bench.node.telemetry.observer FILE`: its first line of standard input says what to read, each further byte asks for a
+reading at once, and it ends when that input does, however its job ended. A process of its own, so that no reading delays the load client's
+clock. A line: `t` the time in ns of the machine's monotonic clock, `gpus` the readings of each, `server` its metrics, `cpu_s` what this
+process has used so far.
 """
 
 from __future__ import annotations
@@ -81,19 +82,29 @@ def main(argv: Sequence[str]) -> int:
     """Reads until its standard input ends."""
     for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR2):  # Slurm tells every process of a job of its end: the job decides
         signal.signal(signum, signal.SIG_IGN)
-    asked = Asked(sys.stdin.readline())
+    asked = Asked(_first_line())
     with open(argv[0], "a", encoding="utf-8", buffering=1) as file:
         try:
             gpus, why = reader(asked), ""
-        except (OSError, ImportError) as error:
-            gpus, why = None, str(error)
+        except Exception as error:  # whatever a vendor's library raises: the server's metrics are read all the same
+            gpus, why = None, f"{type(error).__name__}: {error}"
         _write(file, _head(gpus, why))
         server = Connection(asked.server, asked.key)
         due = time.monotonic()
-        while not select.select([sys.stdin], [], [], max(0.0, due - time.monotonic()))[0]:
+        while True:
+            is_told = select.select([sys.stdin], [], [], max(0.0, due - time.monotonic()))[0]
+            if is_told and not os.read(sys.stdin.fileno(), 64):
+                return 0
             _write(file, _reading(gpus, server))
-            due = max(due + asked.period_s, time.monotonic())
-    return 0
+            due = due if is_told else max(due + asked.period_s, time.monotonic())
+
+
+def _first_line() -> str:
+    """Byte by byte: what follows it is waited for by select, and must not lie in a buffer."""
+    line = b""
+    while not line.endswith(b"\n") and (byte := os.read(sys.stdin.fileno(), 1)):
+        line += byte
+    return line.decode()
 
 
 def _head(gpus: Reader | None, why: str) -> dict[str, Any]:
@@ -103,7 +114,10 @@ def _head(gpus: Reader | None, why: str) -> dict[str, Any]:
 
 def _reading(gpus: Reader | None, server: Connection) -> dict[str, Any]:
     before = time.monotonic_ns()
-    read = [dict(values_) for values_ in gpus.read()] if gpus else []
+    try:
+        read = [dict(values_) for values_ in gpus.read()] if gpus else []
+    except Exception:  # a reading that fails is one that is missing
+        read = []
     made: dict[str, Any] = {"t": (before + time.monotonic_ns()) // 2, "gpus": read}
     try:
         asked_at = time.monotonic_ns()

@@ -23,6 +23,7 @@ from ...client.endpoint import Endpoint
 from .quantities import UNITS
 
 READY_S = 20.0  # for the observer to say which GPUs there are
+POWER_LAG_NS = 500_000_000  # NVML's power is the mean of the second before
 LATER_S = 3.0  # longest wait for a reading after the window
 SIMULATED_S = 0.1  # of a simulation whose clock runs fast: read no oftener
 POLL_S = 0.02
@@ -45,9 +46,12 @@ class Observer:
     def __init__(self, process: subprocess.Popen[str], path: Path, wanted: Wanted) -> None:
         self._process, self._path, self._offset = process, path, 0
         self._period_s = wanted.period_s
+        self._lag_ns = POWER_LAG_NS if wanted.gpus == "nvidia" else 0
+        self._kept: list[dict[str, Any]] = []
         head = self._head()
         self.why_none: str = head["why_none"]
-        self.devices = used(head["devices"], wanted, os.environ)
+        each = [d | {"place": i} for i, d in enumerate(head["devices"])]  # its place in a reading; its number on the node may be another
+        self.devices = used(each, wanted, os.environ)
         if head["devices"] and not self.devices:
             visible = next((f"{name}={os.environ[name]}" for name in VARIABLES if os.environ.get(name)), "no variable")
             self.why_none = f"none of {len(head['devices'])} GPUs that were read is the server's: {visible}"
@@ -80,16 +84,24 @@ class Observer:
 
         The two times are of the machine's monotonic clock. None: nothing was read.
         """
-        deadline = time.monotonic() + LATER_S
-        lines: list[dict[str, Any]] = []
+        deadline, after_ns = time.monotonic() + LATER_S, end_ns + self._lag_ns
+        lines = self._kept
         while True:
             lines += self._new()
-            if (lines and lines[-1]["t"] >= end_ns) or time.monotonic() > deadline or self._process.poll() is not None:
+            if (lines and lines[-1]["t"] >= after_ns) or time.monotonic() > deadline or self._process.poll() is not None:
                 break
             time.sleep(POLL_S)
         first = max((i for i, line in enumerate(lines) if line["t"] <= start_ns), default=0)
-        last = next((i for i, line in enumerate(lines) if line["t"] >= end_ns), len(lines))
-        return telemetry(lines[first : last + 1], self.devices, start_ns)
+        last = next((i for i, line in enumerate(lines) if line["t"] >= after_ns), len(lines))
+        self._kept = lines[max(0, last - 1) :]  # the next window may begin before the next reading
+        return telemetry(lines[max(0, first - 1) : last + 1], self.devices, start_ns, self._lag_ns)
+
+    def poke(self) -> None:
+        """A reading now, beside the periodic ones."""
+        with contextlib.suppress(OSError, ValueError):
+            assert self._process.stdin is not None
+            self._process.stdin.write(".")
+            self._process.stdin.flush()
 
     def _new(self) -> Iterator[dict[str, Any]]:
         with contextlib.suppress(OSError), self._path.open("rb") as file:
@@ -122,13 +134,15 @@ def _session(pid: int) -> int:
         return -1
 
 
-def telemetry(lines: Sequence[dict[str, Any]], devices: Sequence[dict[str, Any]], start_ns: int) -> Telemetry | None:
-    """The lines of an observer as tracks, of these GPUs alone; None where nothing was read."""
+def telemetry(lines: Sequence[dict[str, Any]], devices: Sequence[dict[str, Any]], start_ns: int, lag_ns: int = 0) -> Telemetry | None:
+    """The lines of an observer as tracks, of these GPUs alone; None where nothing was read. `lag_ns`: by which power is of before."""
     at = [line["t"] - start_ns for line in lines]
+    earlier = [t - lag_ns for t in at]
     curves: list[tuple[Track, list[int], list[float | None]]] = []
     for d in devices:
-        own = [line["gpus"][d["index"]] if d["index"] < len(line["gpus"]) else {} for line in lines]
-        curves += [(Track(d["uuid"], name, unit), at, [reading.get(name) for reading in own]) for name, unit in UNITS.items()]
+        own = [line["gpus"][d["place"]] if d["place"] < len(line["gpus"]) else {} for line in lines]
+        for name, unit in UNITS.items():
+            curves.append((Track(d["uuid"], name, unit), earlier if name == "power" else at, [reading.get(name) for reading in own]))
     told = [line for line in lines if "server" in line]
     server_at = [line["server_t"] - start_ns for line in told]
     curves += [(Track(SERVER, name, unit), server_at, [line["server"].get(name) for line in told]) for name, unit in metrics.UNITS.items()]
