@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from program import bench
+from program import SMALL, bench
 
 from glm5bench import plan
 from glm5bench.launch.history import history, learned
@@ -69,7 +69,7 @@ def test_lines_that_say_nothing_are_passed_over(campaign):
 
 
 def test_a_sweep_leaves_a_history_and_the_next_one_reads_it(tmp_path):
-    asked = ["engine=simulated", "engine.time_scale=200", "workload.isl_tokens=512", "workload.osl_tokens=64", "wait=true", "name=c"]
+    asked = [*SMALL, "wait=true", "name=c"]
     assert bench(tmp_path, "sweep", *asked, "concurrency=2,4").returncode == 0
     lines = [json.loads(line) for f in tmp_path.glob("outputs/c/jobs/*/timing.jsonl") for line in f.read_text().splitlines()]
     next(tmp_path.glob("outputs/c/points/*.h5")).unlink()

@@ -192,5 +192,5 @@ def test_a_point_holds_what_was_read_beside_its_load(tmp_path):
     assert s["kv_tokens"] == s["kv_tokens_predicted"] > 0
     assert s["start_s"] > s["load_s"] > 0
     assert m.server["startup"]["weights_gib"] == pytest.approx(89.8, rel=0.05)
-    assert "## Energy, by the GPUs' own account" in done.stdout
+    assert "## Energy of the frontiers' points, by the GPUs' own account" in done.stdout
     assert "of its start" not in done.stdout

@@ -94,6 +94,15 @@ def test_counter_and_power_may_differ_by_a_twentieth(off, is_told):
     assert np.isfinite(energy(of(power, counter), [A], 0, 10 * S).joules) == is_told
 
 
+def test_a_jump_between_two_readings_at_the_edge_is_no_disagreement():
+    """A GPU of 100 W that draws 900 from 0 to 5 s, read a moment before and after, and each second between."""
+    at = [-1, -0.05, 0.9, 1.9, 2.9, 3.9, 5.05, 6]
+    counted = [100 * (t + 1) + 800 * min(max(t, 0), 5) for t in at]
+    t = of((A, "power", [(s, 900.0 if 0 <= s < 5 else 100.0) for s in at]), (A, "energy", list(zip(at, counted, strict=True))))
+
+    assert energy(t, [A], 0, 5 * S).joules == pytest.approx(4500, rel=0.02)
+
+
 def test_gaps_count_up_to_three_seconds():
     at = [(-1, 5), (0, 5), (3, 5), (6, 5), (9, 5), (12, 5)]
 

@@ -10,9 +10,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .telemetry import Telemetry
+from .telemetry import Curve, Telemetry
 
 GAP_S = 3.0  # longest time between two readings
+WITHIN = 3  # readings inside of a window, between which counter and power are compared where its edges hide what happened
 AGREEMENT = 0.05  # of the counter with the area under the power
 THERMAL_SHARE = 0.01  # of the readings in which a GPU slowed itself down
 
@@ -46,13 +47,27 @@ def energy(t: Telemetry, devices: Sequence[str], start_ns: int, end_ns: int, *, 
             return _none("power_gap", f"{device} was not read for {gap:.1f} s")
         counted = counters[device].gained(start_ns, end_ns) if device in counters else math.nan
         area = powers[device].integral(start_ns, end_ns) * time_scale if device in powers else math.nan
-        if abs(counted - area) > AGREEMENT * max(counted, area):
+        if _differ(counted, area) and _differ(*_within(counters[device], powers[device], start_ns, end_ns, time_scale)):
             return _none("power_disagrees", f"{device} counted {counted:,.0f} J, and its power adds up to {area:,.0f} J")
         joules += area if math.isnan(counted) else counted
     if not math.isfinite(joules):
         return _none("power_disagrees", "the readings add up to no finite energy")
     seconds = (end_ns - start_ns) / 1e9 * time_scale
     return Energy(joules, joules / seconds, ())
+
+
+def _differ(counted: float, area: float) -> bool:
+    return abs(counted - area) > AGREEMENT * max(counted, area)
+
+
+def _within(counter: Curve, power: Curve, start_ns: int, end_ns: int, time_scale: float) -> tuple[float, float]:
+    """Both between the first and the last reading of power in the window: at its edges power jumps, and nobody saw when.
+
+    The same as over the window where fewer than three readings are inside.
+    """
+    inside = power.at_ns[(power.at_ns >= start_ns) & (power.at_ns <= end_ns)]
+    begin, end = (int(inside[0]), int(inside[-1])) if len(inside) >= WITHIN else (start_ns, end_ns)
+    return counter.gained(begin, end), power.integral(begin, end) * time_scale
 
 
 def missing(why: str) -> Energy:
