@@ -64,9 +64,9 @@ def test_a_preempted_job_stops_cleanly_and_is_run_again_by_slurm(site):
 
 
 def test_a_job_stops_before_its_time_is_over_and_resubmit_sends_the_rest_with_more(site):
-    # fifty seconds: enough for a first point on a machine that does much else, never for sixteen
+    # half a minute to a whole one: enough for a point of five seconds on a machine that does much else, never for sixteen
     short = ["+cluster.hardware.h200.time_limit_min=2", "cluster.stop_before_s=70"]
-    site.sweep(*TWELVE, "repeat=0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15", *short)
+    site.sweep(*TWELVE, "repeat=0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15", "workload.prompts_per_concurrency=24", *short)
     now = site.over()
     made = site.resubmit("--dry-run")
 
