@@ -221,8 +221,8 @@ def _point(r: Row, series: int, *, is_front: bool) -> dict[str, Any]:
         "tp", "gpus", "concurrency", "n_repeats", "interactivity_tok_s_user", "interactivity_tok_s_user_low",
         "interactivity_tok_s_user_high", "total_tput_per_gpu_tok_s", "total_tput_per_gpu_tok_s_low", "total_tput_per_gpu_tok_s_high",
         "interval", "output_tput_per_gpu_tok_s", "ttft_median_ms", "tpot_ms", "itl_chunk_p99_ms", "mean_concurrency", "running_mean",
-        "acceptance_length", "acceptance_p10", "acceptance_p90", "gpu_power_w", "energy_per_output_token_j", "kv_usage_max", "validity",
-         "reasons", "key", "digest",
+        "acceptance_length", "acceptance_p10", "acceptance_p90", "gpu_power_w", "energy_per_output_token_j", "kv_usage_max", "queued_max",
+        "cache_hit_share", "validity", "reasons", "key", "digest",
     )  # fmt: skip
     served = {"engine_version": r.engine_version, "image": r.image, "node": r.node, "job": r.job_id, "origin": r.origin}
     return {"series": series, "front": is_front, **{n: _short(row[n]) for n in names}, **_plain(served), "gpus_per_node": r.gpus_per_node}

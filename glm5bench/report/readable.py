@@ -25,7 +25,7 @@ INTERVAL_DEFINITION = (
 )
 ENERGY_DEFINITION = (
     "J, W/GPU and tok/s/MW boards: energy that the GPUs' boards counted over the wall time of the requests; assumed: all-in, of "
-    "conf/hardware; capped: share of the readings in which its power limit held a GPU back"
+    "conf/hardware; capped: share of the readings in which its power limit held a GPU back; used: share of the time with a kernel"
 )
 NUMBER = re.compile(r"(unreachable|no price|-?[\d.]+)?( \+/-[\d.]+)?( \[[-\d., ]+\])?( \(i\))?")
 STEPS = ("hardware", "precision", "speculative")
@@ -285,7 +285,10 @@ def _energy_cells(r: Mapping[str, Any]) -> dict[str, str]:
         "tok/s/MW assumed": _text(r["assumed_tput_per_mw_tok_s"], 0),
         "SM MHz": _text(r["sm_clock_mean_mhz"], 0),
         "hottest C": _text(r["temperature_max_c"], 0),
+        "used": "" if r["utilisation_mean"] is None else f"{r['utilisation_mean']:.0%}",
+        "GiB/GPU": _text(r["gpu_memory_max_gib"], 1),
         "capped": "" if r["power_capped_share"] is None else f"{r['power_capped_share']:.0%}",
+        "ECC errors": _text(r["ecc_uncorrected_errors"], 0),
     }
 
 

@@ -44,8 +44,9 @@ class Tables:
 
 
 ENERGY = (
-    "gpu_power_w", "energy_per_total_token_j", "energy_per_input_token_j", "energy_per_output_token_j", "energy_per_request_j",
-    "total_tput_per_gpu_mw_tok_s", "sm_clock_mean_mhz", "temperature_max_c", "power_capped_share", "gpu_memory_max_gib",
+    "gpu_power_w", "energy_j", "energy_per_total_token_j", "energy_per_input_token_j", "energy_per_output_token_j", "energy_per_request_j",
+    "total_tput_per_gpu_mw_tok_s", "sm_clock_mean_mhz", "memory_clock_mean_mhz", "temperature_max_c", "utilisation_mean",
+    "power_capped_share", "slowed_down_share", "ecc_uncorrected_errors", "gpu_memory_max_gib",
 )  # fmt: skip
 FAILED = " (accuracy failed)"  # after the label of a series
 NAMES = ("points", "frontier", "arms", "iso", "bands", "saturation", "speculation", "energy", "startup")
@@ -175,6 +176,9 @@ def point_row(r: Row, economy: Economy) -> dict[str, Any]:
         "acceptance_p10": _finite(r.of("acceptance_p10")),
         "acceptance_p90": _finite(r.of("acceptance_p90")),
         "running_mean": _finite(r.of("running_mean")),
+        "running_max": _finite(r.of("running_max")),
+        "queued_max": _finite(r.of("queued_max")),
+        "cache_hit_share": _finite(r.of("cache_hit_share")),
         "kv_usage_max": _finite(r.of("kv_usage_max")),
         "gpu_power_w": _finite(r.of("gpu_power_w")),
         "energy_per_output_token_j": _finite(r.of("energy_per_output_token_j")),

@@ -39,6 +39,9 @@ def _energy(m: Measurement, f: Figures) -> dict[str, float]:
 def _gpus(t: Telemetry, devices: Sequence[str], window: tuple[int, int]) -> dict[str, float]:
     made: dict[str, tuple[str, Callable[[list[Floats]], float]]] = {
         "sm_clock_mean_mhz": ("sm_clock", lambda read: float(np.concatenate(read).mean())),
+        "memory_clock_mean_mhz": ("memory_clock", lambda read: float(np.concatenate(read).mean())),
+        "utilisation_mean": ("utilisation", lambda read: float(np.concatenate(read).mean())),
+        "slowed_down_share": ("slowed_down", lambda read: max(float((values > 0).mean()) for values in read)),
         "temperature_max_c": ("temperature", lambda read: float(np.concatenate(read).max())),
         "power_capped_share": ("power_capped", lambda read: max(float((values > 0).mean()) for values in read)),
         "gpu_memory_max_gib": ("memory_used", lambda read: float(np.concatenate(read).max())),
@@ -48,7 +51,8 @@ def _gpus(t: Telemetry, devices: Sequence[str], window: tuple[int, int]) -> dict
         read = [inside for device, curve in t.curves(name).items() if device in devices and len(inside := curve.inside(*window))]
         if read:
             found[column] = of(read)
-    return found
+    errors = [c.gained(*window) for d, c in t.curves("ecc_uncorrected").items() if d in devices and c.covers(*window)]
+    return {**found, **({"ecc_uncorrected_errors": sum(errors)} if errors else {})}
 
 
 def _server(t: Telemetry, window: tuple[int, int]) -> dict[str, float]:

@@ -156,7 +156,14 @@ COLUMNS: tuple[Column, ...] = (
     *_figures("token/s/MW", total_tput_per_gpu_mw_tok_s="total_tput_tok_s over the measured power of the GPUs' boards"),
     *_figures("MHz", sm_clock_mean_mhz="of the server's GPUs"),
     *_figures("degrees Celsius", temperature_max_c="of the server's hottest GPU"),
-    *_figures("", power_capped_share="of the readings, of the GPU that its power limit held back most"),
+    *_figures(
+        "",
+        utilisation_mean="share of the time in which a kernel ran, of the server's GPUs",
+        power_capped_share="of the readings, of the GPU that its power limit held back most",
+        slowed_down_share="the same, by heat or power brake",
+    ),
+    *_figures("MHz", memory_clock_mean_mhz="of the server's GPUs"),
+    *_figures("error", ecc_uncorrected_errors="uncorrected memory errors of the server's GPUs in the window"),
     *_figures("GiB", gpu_memory_max_gib="most memory in use on one of the server's GPUs"),
     *_figures("request", running_mean="that the server ran", running_max="most that the server ran", queued_max="most that waited in it"),
     *_figures("", kv_usage_max="most of the KV cache in use", cache_hit_share="prompt tokens that the prefix cache had"),
@@ -306,7 +313,8 @@ OF_ROW = ("key", "digest", "tp", "gpus", "gpus_per_node", "concurrency", "repeat
 
 BESIDE = (
     "energy_j", "energy_per_total_token_j", "energy_per_input_token_j", "energy_per_output_token_j", "energy_per_request_j",
-    "gpu_power_w", "total_tput_per_gpu_mw_tok_s", "sm_clock_mean_mhz", "temperature_max_c", "power_capped_share", "gpu_memory_max_gib",
+    "gpu_power_w", "total_tput_per_gpu_mw_tok_s", "sm_clock_mean_mhz", "memory_clock_mean_mhz", "temperature_max_c",
+    "utilisation_mean", "power_capped_share", "slowed_down_share", "ecc_uncorrected_errors", "gpu_memory_max_gib",
     "running_mean", "running_max", "queued_max", "kv_usage_max", "cache_hit_share", "acceptance_p10", "acceptance_median",
     "acceptance_p90", "accuracy_strict", "accuracy_flexible", "start_s", "image_s", "load_s", "compile_s", "graphs_s", *STARTED,
 )  # fmt: skip

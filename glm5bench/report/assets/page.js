@@ -22,6 +22,7 @@
   };
   const entities = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
   const fixed = (value, digits) => (value === null || value === undefined || !Number.isFinite(value) ? "" : value.toFixed(digits));
+  const percent = (value) => (value === null || value === undefined ? "" : `${Math.round(100 * value)} %`);
   const isDark = () => dark.matches && !printing.matches;
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
@@ -169,6 +170,7 @@
       ["throughput", `${fixed(points.total_tput_per_gpu_tok_s[i], 1)} total tok/s/GPU${points.interval[i] ? ` [${fixed(points.total_tput_per_gpu_tok_s_low[i], 1)}, ${fixed(points.total_tput_per_gpu_tok_s_high[i], 1)}], over ${points.interval[i]}` : ""}`],
       ["interactivity", `${fixed(points.interactivity_tok_s_user[i], 2)} tok/s/user, TPOT ${fixed(points.tpot_ms[i], 2)} ms, median TTFT ${fixed(points.ttft_median_ms[i], 0) || "unknown"}${points.ttft_median_ms[i] === null ? "" : " ms"}`],
       ["acceptance length", (fixed(points.acceptance_length[i], 2) || "nobody says") + (points.acceptance_p10[i] === null ? "" : `, of the answers from ${fixed(points.acceptance_p10[i], 2)} (p10) to ${fixed(points.acceptance_p90[i], 2)} (p90)`)],
+      ["the server's metrics", [points.kv_usage_max[i] === null ? "" : `KV cache at most ${percent(points.kv_usage_max[i])} full`, points.queued_max[i] === null ? "" : `at most ${fixed(points.queued_max[i], 0)} waited`, points.cache_hit_share[i] === null ? "" : `${percent(points.cache_hit_share[i])} of the prompt tokens from its prefix cache`].filter(Boolean).join(", ") || "not read"],
       ["energy", points.gpu_power_w[i] === null ? "not read" : `${fixed(points.energy_per_output_token_j[i], 2)} J/output token, ${fixed(points.gpu_power_w[i], 0)} W/GPU, by the GPUs' own account`], ["validity", points.validity[i] + (points.reasons[i] ? `: ${points.reasons[i]}` : "")],
       ["runs", String(points.n_repeats[i])], ["where", `${points.node[i] ? `job ${points.job[i]} on ${points.node[i]}, ` : ""}${points.origin[i]}`], ["key", `${points.key[i]} ${points.digest[i]}`],
       ["server", known.command || "its command line stands in the file"],
@@ -203,8 +205,9 @@
       arm(r), r.tp ?? "?", r.is_saturated ? r.concurrency : `not up to ${r.concurrency}`, fixed(r.total_tput_per_gpu_tok_s, 1),
       r.gives ? `${r.gives} ${fixed(r.gives_from_ms, 1)} to ${fixed(r.gives_to_ms, 1)} ms at ${r.gives_at_concurrency}` : "", r.why || "no point knows"]);
     $("saturation").hidden = !data.saturation.length;
-    table($("energy-table"), [["arm"], ["TP", "number"], ["conc.", "number"], ["W/GPU", "number"], ["J/output token", "number"], ["J/input token", "number"], ["J/token", "number"], ["J/request", "number"], ["tok/s/MW, boards", "number"], ["tok/s/MW, assumed all-in", "number"]], data.energy, (r) => [
-      arm(r), r.tp ?? "?", r.concurrency ?? "?", fixed(r.gpu_power_w, 0), fixed(r.energy_per_output_token_j, 2), fixed(r.energy_per_input_token_j, 3), fixed(r.energy_per_total_token_j, 3), fixed(r.energy_per_request_j, 0), fixed(r.total_tput_per_gpu_mw_tok_s, 0), fixed(r.assumed_tput_per_mw_tok_s, 0)]);
+    table($("energy-table"), [["arm"], ["TP", "number"], ["conc.", "number"], ["W/GPU", "number"], ["J/output token", "number"], ["J/input token", "number"], ["J/token", "number"], ["J/request", "number"], ["tok/s/MW, boards", "number"], ["tok/s/MW, assumed all-in", "number"], ["SM MHz", "number"], ["hottest C", "number"], ["used", "number"], ["GiB/GPU", "number"], ["capped", "number"], ["ECC errors", "number"]], data.energy, (r) => [
+      arm(r), r.tp ?? "?", r.concurrency ?? "?", fixed(r.gpu_power_w, 0), fixed(r.energy_per_output_token_j, 2), fixed(r.energy_per_input_token_j, 3), fixed(r.energy_per_total_token_j, 3), fixed(r.energy_per_request_j, 0), fixed(r.total_tput_per_gpu_mw_tok_s, 0), fixed(r.assumed_tput_per_mw_tok_s, 0),
+      fixed(r.sm_clock_mean_mhz, 0), fixed(r.temperature_max_c, 0), percent(r.utilisation_mean), fixed(r.gpu_memory_max_gib, 1), percent(r.power_capped_share), fixed(r.ecc_uncorrected_errors, 0)]);
     $("energy").hidden = !data.energy.length;
     table($("startup-table"), [["arm"], ["TP", "number"], ["starts", "number"], ["start s", "number"], ["image", "number"], ["load", "number"], ["compile", "number"], ["graphs", "number"], ["$ a start", "number"], ["weights GiB/GPU", "number"], ["KV GiB/GPU", "number"], ["graphs GiB/GPU", "number"], ["KV tokens", "number"], ["planned", "number"]], data.startup, (r) => [
       arm(r), r.tp ?? "?", r.n_starts, ...["start_s", "image_s", "load_s", "compile_s", "graphs_s"].map((k) => fixed(r[k], 0)), r.start_cost_usd === null ? "" : fixed(r.start_cost_usd * dearer(r.hardware), 2), ...["weights_gib", "kv_gib", "graphs_gib"].map((k) => fixed(r[k], 1)), fixed(r.kv_tokens, 0), fixed(r.kv_tokens_predicted, 0)]);
