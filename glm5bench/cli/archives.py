@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -174,7 +175,8 @@ def tables_of(
     one_of("--table", only or "points", report.NAMES)
     gc.disable()  # a hundred thousand rows of plain values, and no cycle among them
     collected, compare = gathered(paths, price, at=at, interpolation=interpolation, baseline=baseline)
-    made = report.tables(compare, price_id=price.id, method=interpolation)
+    most = readable.READABLE if format_ in ("md", "latex") and compare.fronts and only != "points" else math.inf
+    made = report.tables(compare, price_id=price.id, method=interpolation, most_points=most)
     if format_ in ("md", "latex") and not startup and only != "startup":
         made = report.without(made, "startup")
     if format_ == "md" and not only and sys.stdout.isatty():

@@ -162,8 +162,8 @@ def _data(c: Comparison, beside: Beside, asked: Sequence[float]) -> dict[str, An
         "bands": [_plain(row) for row in made.bands],
         "saturation": [_plain(row) for row in made.saturation],
         "speculation": [_plain(row) for row in made.speculation],
-        "energy": [_plain(row) for row in made.energy if row["is_frontier"]][:MOST],
-        "startup": [_plain(row) for row in made.startup][:MOST],
+        "energy": [_plain(row) for row in made.energy[:MOST]],
+        "startup": [_plain(row) for row in made.startup[:MOST]],
         "details": {digest[:16]: _detail(d) for digest, d in beside.details.items()},
         "quantiles": list(QUANTILES),
         "limits": [

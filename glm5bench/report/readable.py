@@ -57,8 +57,8 @@ def _as_text(t: Tables, style: Style) -> str:
     parts: list[str] = []
     if t.notes and len({r["source"] for r in t.frontier}) > 1:
         parts += [style.remark(t.notes[0]), ""]
-    if len(t.points) > READABLE and t.frontier:
-        many = f"{len(t.points):,} points, too many to read: `--table points` prints them all, `--format csv` is quicker"
+    if t.n_points > READABLE and t.frontier:
+        many = f"{t.n_points:,} points, too many to read: `--table points` prints them all, `--format csv` is quicker"
         parts += [heading("Points"), style.remark(many)]
     elif t.points:
         parts += [heading("Points"), table(_point_columns(t.points))]
@@ -70,9 +70,8 @@ def _as_text(t: Tables, style: Style) -> str:
         rows = [r for r in t.iso if _workload(r) == workload]
         parts += [heading(f"Iso-interactivity: {workload}, interpolation {t.method}"), *_iso(rows, style)]
     for name, (title, cells) in SECTIONS.items():
-        rows = [r for r in getattr(t, name) if r.get("is_frontier", True)]
-        if rows:
-            parts += [heading(title), table(_told([cells(r) for r in rows]))]
+        if getattr(t, name):
+            parts += [heading(title), table(_told([cells(r) for r in getattr(t, name)]))]
     definitions = [
         *DEFINITIONS,
         *([ENERGY_DEFINITION] if t.energy else []),
@@ -117,7 +116,8 @@ def _point_columns(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
 
 def _told(cells: list[dict[str, str]]) -> list[dict[str, str]]:
     """The cells without the columns in which nothing stands."""
-    return [{name: text for name, text in row.items() if any(other[name] for other in cells)} for row in cells]
+    told = [name for name in cells[0] if any(row[name] for row in cells)]
+    return [{name: row[name] for name in told} for row in cells]
 
 
 MAY_LACK = ("mean", "steady", "good req/s", "in flight", "ran", "accept", "runs")

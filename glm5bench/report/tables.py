@@ -41,6 +41,7 @@ class Tables:
     notes: list[str]
     price_id: str
     method: str
+    n_points: int  # also where their rows were not made
 
 
 ENERGY = (
@@ -48,34 +49,39 @@ ENERGY = (
     "total_tput_per_gpu_mw_tok_s", "sm_clock_mean_mhz", "memory_clock_mean_mhz", "temperature_max_c", "utilisation_mean",
     "power_capped_share", "slowed_down_share", "ecc_uncorrected_errors", "gpu_memory_max_gib",
 )  # fmt: skip
+BESIDE = (  # of points, beside the table of energy
+    "accuracy_strict", "accuracy_flexible", "acceptance_p10", "acceptance_p90", "running_mean", "running_max", "queued_max",
+    "cache_hit_share", "kv_usage_max", "gpu_power_w", "energy_per_output_token_j",
+)  # fmt: skip
 FAILED = " (accuracy failed)"  # after the label of a series
 NAMES = ("points", "frontier", "arms", "iso", "bands", "saturation", "speculation", "energy", "startup")
 
 
-def tables(c: Comparison, *, price_id: str, method: str) -> Tables:
-    """Flat rows, the same in every format: docs/json.md."""
+def tables(c: Comparison, *, price_id: str, method: str, most_points: float = math.inf) -> Tables:
+    """Flat rows, the same in every format: docs/json.md. Of more points than `most_points` there are no rows of points."""
     failed = accuracy_failed(c)
     on_curves = {s for s, tp in failed if any(r.tp == tp for r in c.fronts.get(s, ()))}
-    on_front = {id(r) for rows in c.fronts.values() for r in rows}
-    in_order = sorted(c.rows, key=lambda r: (*series_order(r.series), r.tp, r.concurrency, r.seed, r.repeat, r.digest))
+    each_tp = arm_frontiers(c.grouped)
+    drawn = {id(r): r for fronts in (c.fronts, each_tp) for rows in fronts.values() for r in rows}
+    in_order = (
+        []
+        if len(c.rows) > most_points
+        else sorted(c.rows, key=lambda r: (*series_order(r.series), r.tp, r.concurrency, r.seed, r.repeat, r.digest))
+    )
     return Tables(
         points=[point_row(r, c.economy) for r in in_order],
         frontier=[frontier_row(r, c.economy) for members in c.fronts.values() for r in members],
-        arms=[frontier_row(r, c.economy) for members in arm_frontiers(c.grouped).values() for r in members],
+        arms=[frontier_row(r, c.economy) for members in each_tp.values() for r in members],
         iso=[iso_row(r) | _mark(r.series in on_curves) for r in c.iso],
         bands=[band_row(b) | _mark(b.series in on_curves) for b in bands(c.iso, c.fronts)],
         saturation=[saturation_row(s) | _mark((s.series, s.tp) in failed) for s in saturations(c.grouped)],
         speculation=[gain_row(g) | _mark(g.series in on_curves) for g in gains(c.iso, c.fronts)],
-        energy=[
-            energy_row(r, c.economy) | {"is_frontier": id(r) in on_front} | _mark((s, r.tp) in failed)
-            for s, rows in c.grouped.items()
-            for r in rows
-            if math.isfinite(r.of("gpu_power_w"))
-        ],
+        energy=[energy_row(r, c.economy) | _mark((r.series, r.tp) in failed) for r in drawn.values() if math.isfinite(r.of("gpu_power_w"))],
         startup=[startup_row(s, c.economy) | _mark((s.series, s.tp) in failed) for s in startups(c.rows)],
         notes=notes(c),
         price_id=price_id,
         method=method,
+        n_points=len(c.rows),
     )
 
 
@@ -171,17 +177,7 @@ def point_row(r: Row, economy: Economy) -> dict[str, Any]:
         "itl_chunk_p99_ms": _finite(r.itl_chunk_p99_s * 1e3),
         "mean_concurrency": _finite(r.mean_concurrency),
         "acceptance_length": _finite(r.acceptance_length),
-        "accuracy_strict": _finite(r.of("accuracy_strict")),
-        "accuracy_flexible": _finite(r.of("accuracy_flexible")),
-        "acceptance_p10": _finite(r.of("acceptance_p10")),
-        "acceptance_p90": _finite(r.of("acceptance_p90")),
-        "running_mean": _finite(r.of("running_mean")),
-        "running_max": _finite(r.of("running_max")),
-        "queued_max": _finite(r.of("queued_max")),
-        "cache_hit_share": _finite(r.of("cache_hit_share")),
-        "kv_usage_max": _finite(r.of("kv_usage_max")),
-        "gpu_power_w": _finite(r.of("gpu_power_w")),
-        "energy_per_output_token_j": _finite(r.of("energy_per_output_token_j")),
+        **{name: r.beside.get(name) for name in BESIDE},
         "n_requests": r.n_requests,
         "validity": r.validity,
         "reasons": ",".join(r.reasons),

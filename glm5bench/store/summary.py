@@ -335,10 +335,13 @@ def rows(columns: Mapping[str, Any], origin: str) -> list[Row]:
 
 def _beside(columns: Mapping[str, Any]) -> Iterator[Mapping[str, float]]:
     """Of each point what it knows of BESIDE; without end, and quickly, where no point knows any."""
-    known = [name for name in BESIDE if np.isfinite(np.asarray(columns[name], dtype=np.float64)).any()]
+    finite = {name: np.isfinite(np.asarray(columns[name], dtype=np.float64)) for name in BESIDE}
+    known = [name for name in BESIDE if finite[name].any()]
     if not known:
         return itertools.repeat({})
     each = zip(*(listed(columns[name]) for name in known), strict=True)
+    if all(finite[name].all() for name in known):
+        return (dict(zip(known, values, strict=True)) for values in each)
     return ({name: value for name, value in zip(known, values, strict=True) if math.isfinite(value)} for values in each)
 
 
