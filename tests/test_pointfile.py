@@ -308,3 +308,13 @@ def test_times_that_contradict_each_other_are_kept_and_no_row_of_a_table(tmp_pat
 
     assert read_point(tmp_path / "p.h5")[0].digest() == m.digest()
     assert "ends before it begins" in collect([str(tmp_path)]).bad[0].message
+
+
+def test_a_file_from_before_there_was_telemetry_is_named_as_what_it_is(tmp_path):
+    write_point(tmp_path / "p.h5", measured())
+
+    def older(file):
+        del file["telemetry"]
+
+    with pytest.raises(FileError, match="a development version of format 2"):
+        read_point(changed(tmp_path / "p.h5", older))

@@ -29,6 +29,7 @@ PIPELINE = (h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FL
 FILTERS = {"compression": "gzip", "compression_opts": 4, "shuffle": True, "fletcher32": True}
 MAX_DEFLATE = 1100  # gzip packs at most about 1,032 to 1
 ASKED, VERIFIED = "asked_prompt_tokens", "verify_steps"
+EARLY = "it is of a development version of format 2, from before it had telemetry: the glm5bench that wrote it reads it"
 NS = "ns since the run's start"
 
 
@@ -212,6 +213,8 @@ def make_tables(file: h5py.Group, rows: Mapping[str, Array] | None = None) -> No
 
 def tables(file: h5py.Group) -> Iterator[tuple[RawTable, h5py.h5d.DatasetID]]:
     """Every table's dataset, in the order of the format. Raises ValueError when one is missing or is not as this format has it."""
+    if "telemetry" not in file and "chunks" in file:
+        raise ValueError(EARLY)
     for table in TABLES.values():
         _refuse_link(file.id, table.name)
         dataset = h5py.h5o.open(file.id, table.name.encode())

@@ -20,7 +20,7 @@ import xxhash
 
 from ..errors import FileError
 from .index import Numbers, array, numbers
-from .layout import RAW, TABLES, RawTable, child, tables
+from .layout import EARLY, RAW, TABLES, RawTable, child, tables
 
 XXH3 = re.compile(r"[0-9a-f]{32}")
 MAX_ROWS = 2**40  # of a table, of one point
@@ -52,6 +52,8 @@ class Stored:
 
 def told(places: Mapping[str, Any], n_bytes: int) -> Stored:
     """Where a point file of so many bytes says that its tables lie. Raises ValueError for what cannot be."""
+    if "telemetry" not in places:
+        raise ValueError(EARLY)
     chunks: dict[str, Pieces | Numbers] = {}
     total = 0
     for name, table in TABLES.items():
