@@ -210,9 +210,7 @@ def _node_job(s: Settings, starts: Sequence[ServerStart], lanes: int) -> NodeJob
         image_dir=s.cluster.image_dir or "",
         cache_dir=s.cluster.cache_dir or "",
         accuracy=accuracy,
-        accuracy_at=recipe.accuracy_at([p.concurrency for start in starts for p in start.points])
-        if accuracy and s.server_scope == "arm"
-        else (),
+        accuracy_at=accuracy_at([p.concurrency for start in starts for p in start.points]) if accuracy and s.server_scope == "arm" else (),
         telemetry_s=s.telemetry_s,
         stage_dir=(s.cluster.stage_dir or "") if s.stage == "local" and not s.engine.simulated else "",
         binds=s.cluster.binds,
@@ -291,3 +289,9 @@ def without(job: NodeJob, done: Collection[str]) -> NodeJob | None:
         if points:
             starts.append(dataclasses.replace(start, points=points))
     return _of_starts(job, starts) if starts else None
+
+
+def accuracy_at(concurrencies: Sequence[int]) -> tuple[int, ...]:
+    """Where an arm's accuracy is asked: at its median and its highest concurrency."""
+    rising = sorted(set(concurrencies))
+    return tuple(sorted({rising[(len(rising) - 1) // 2], rising[-1]}))

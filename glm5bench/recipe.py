@@ -378,9 +378,3 @@ def more_than_speculative(one: Arm, other: Arm) -> tuple[Difference, ...]:
 def shell(recipe: Recipe) -> str:
     """The command as one would type it, environment first."""
     return " ".join([*(f"{k}={shlex.quote(v)}" for k, v in recipe.env.items()), *map(shlex.quote, recipe.argv)])
-
-
-def accuracy_at(concurrencies: Sequence[int]) -> tuple[int, ...]:
-    """Where an arm's accuracy is asked: at its median and its highest concurrency."""
-    rising = sorted(set(concurrencies))
-    return tuple(sorted({rising[(len(rising) - 1) // 2], rising[-1]}))

@@ -15,7 +15,6 @@ from glm5bench.errors import SettingsError
 from glm5bench.node import accuracy
 from glm5bench.overrides import compose
 from glm5bench.point import Accuracy
-from glm5bench.recipe import accuracy_at
 from glm5bench.report.readable import as_markdown
 from glm5bench.report.tables import tables
 from glm5bench.store.summary import summary
@@ -56,7 +55,7 @@ def test_the_interval_holds_the_true_share_as_often_as_it_says(n):
 
 @pytest.mark.parametrize(("asked", "at"), [([4], [4]), ([4, 8], [4, 8]), ([64, 4, 16, 8, 32], [16, 64]), ([4, 8, 16, 32], [8, 32])])
 def test_it_is_asked_at_the_median_and_the_highest_concurrency(asked, at):
-    assert list(accuracy_at(asked)) == at
+    assert list(plan.accuracy_at(asked)) == at
 
 
 def test_a_score_that_passes_says_nothing_and_stands_in_the_summary():

@@ -50,6 +50,12 @@ def settings_changed(argv: Sequence[str], info: Mapping[str, Any], ignored: Sequ
     return tuple(sorted(found))
 
 
+def in_words(changed: Sequence[tuple[str, str, str]]) -> str:
+    """The same in a sentence."""
+    told = ", ".join(f"{flag} {asked} became {has}" for flag, asked, has in changed)
+    return f"runs with other settings than asked: {told}"
+
+
 def other_model(asked: str, stated: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
     """(checkpoint, asked, has) where the server says that it serves another directory. A repository's name it may resolve as it likes."""
     has = stated.get("model_path") or stated.get("model")

@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from .held import in_words
 from .metrics import Figures, Requests
 from .windows import peak_concurrency
 
@@ -163,8 +164,7 @@ def _server(r: Requests, f: Figures, c: Circumstances) -> list[Reason]:
     if c.engine_version is not None and c.engine_version[0] != c.engine_version[1]:
         found.append(Reason("engine_version", f"the server is version {c.engine_version[1]}, the recipe's is {c.engine_version[0]}"))
     if c.settings_changed:
-        told = ", ".join(f"{flag} {asked} became {has}" for flag, asked, has in c.settings_changed)
-        found.append(Reason("server_settings", f"the server runs with other settings than asked: {told}"))
+        found.append(Reason("server_settings", f"the server {in_words(c.settings_changed)}"))
     tokens = (int(r.prompt_tokens.sum()), int(r.output_tokens.sum()))
     if c.counted_tokens is not None and not f.n_failed and c.counted_tokens != tokens:
         counts = "{:,} prompt and {:,} output tokens".format

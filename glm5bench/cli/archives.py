@@ -183,7 +183,7 @@ def tables_of(
         from ..report.terminal import frontier_plot
 
         plot = frontier_plot(compare.fronts, shutil.get_terminal_size().columns, sys.stdout.encoding)
-        print(f"{plot}\n" if plot else "", end="\n" if plot else "")
+        print(f"{plot}\n\n" if plot else "", end="")
     print(writers[format_](report.only(made, only) if only else made), end="" if format_ == "md" else "\n" * (format_ == "json"))
     tell_bad(collected.bad)
     return _refuse_nothing(collected, len(collected.rows), paths)

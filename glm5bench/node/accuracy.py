@@ -160,8 +160,9 @@ def _run(server: Server, model: str, asked: Accuracy, name: str, folder: Path, c
         server.answers_or_raise()
         last = next((line for line in reversed(log.read_text("utf-8", "replace").splitlines()) if line.strip()), "no word")
         raise OSError(f"lm-evaluation-harness ended with exit code {process.returncode}: {server.redacted(last.strip())[:300]} ({log})")
-    results = max((folder / f"c{concurrency}").rglob("results_*.json"))
-    samples = max((folder / f"c{concurrency}").rglob("samples_*.jsonl"))
+    results, samples = (max((folder / f"c{concurrency}").rglob(name), default=None) for name in ("results_*.json", "samples_*.jsonl"))
+    if results is None or samples is None:
+        raise OSError(f"lm-evaluation-harness left no results ({log})")
     return score(json.loads(results.read_text(encoding="utf-8")), name, concurrency, _empty(samples))
 
 

@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from ..point import Hardware
 
@@ -53,18 +53,23 @@ def in_use(hardware: Hardware) -> str:
     return ", ".join(held)
 
 
+def visible(environment: Mapping[str, str]) -> list[str] | None:
+    """What a job may use, by number or UUID, as its scheduler says; None where nobody says."""
+    return next(([n.strip() for n in environment[name].split(",")] for name in VARIABLES if environment.get(name)), None)
+
+
 def _memory_mib(vendor: str) -> Iterator[tuple[str, float]]:
     query = MEMORY_QUERIES.get(vendor)
     if query is None or not shutil.which(query[0]):
         return
-    visible = next(([n.strip() for n in os.environ[name].split(",")] for name in VARIABLES if os.environ.get(name)), None)
+    names = visible(os.environ)
     read: Callable[[str], tuple[str, str, float]] = _nvidia if vendor == "nvidia" else _amd
     for line in lines(query):
         try:
             index, uuid, mib = read(line)
         except (ValueError, IndexError):
             continue  # a heading, or a figure that this GPU does not give
-        if visible is None or index in visible or any(uuid and name.startswith("GPU-") and uuid.startswith(name) for name in visible):
+        if names is None or index in names or any(uuid and name.startswith("GPU-") and uuid.startswith(name) for name in names):
             yield index, mib
 
 

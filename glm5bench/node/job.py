@@ -25,7 +25,7 @@ from ..client.counters import Counted, counted, counted_since
 from ..client.protocol import Measured, Patience, Protocol
 from ..errors import BenchError, ClientError, EnvironmentLacks, ServerError
 from ..point import NodeJob, Point, ServerStart, kind_of
-from ..recipe import accuracy_at, point_estimate_s
+from ..recipe import point_estimate_s
 from ..store.campaign import Campaign, append_line, lane_ids
 from ..store.files import Taken, write_json
 from ..store.measurement import Measurement
@@ -204,7 +204,7 @@ class _Start:
         if self.job.accuracy is None:
             return
         self.heart.phase("accuracy")
-        at = self.job.accuracy_at or accuracy_at([p.concurrency for p in self.start.points])
+        at = self.job.accuracy_at or sorted({p.concurrency for p in self.start.points})  # a server of its own for each: its own
         told = accuracy.gate(server, model_name(server), self.job.accuracy, at, lambda doing: self.heart.tell("accuracy", doing))
         self.facts["accuracy"] = told
         print(f"accuracy: {json.dumps(told)}", flush=True)
@@ -217,7 +217,7 @@ class _Start:
         if arm.engine.simulated:
             period_s = max(SIMULATED_S, period_s / arm.engine.time_scale)
         whose = "simulated" if arm.engine.simulated else arm.hardware.vendor
-        return observing(server, server.place.folder, Wanted(whose, arm.tp, server.process.pid, period_s))
+        return observing(server, server.place.scratch or server.place.folder, Wanted(whose, arm.tp, server.process.pid, period_s))
 
     def _image(self, folder: Path) -> Image | None:
         """What the server is started from; None: the node's own PATH, because the cluster or the recipe names no image."""

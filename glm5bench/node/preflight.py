@@ -7,6 +7,7 @@ is None. `python -m glm5bench.node.preflight JOB.json DIR` prints them as JSON: 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -124,6 +125,8 @@ def _shared(directory: Path) -> Iterator[Finding]:
         Path(f"{name}.renamed").unlink()
         free = shutil.disk_usage(directory).free / GIB
     except OSError as error:
+        with contextlib.suppress(OSError):
+            name.unlink(missing_ok=True)
         yield Finding("shared file system", False, f"{directory}: {error.strerror or error}", "output_dir=... that this node can write")
         return
     yield Finding("shared file system", came_back == word, f"{directory} is written, renamed and read back, {free:,.0f} GiB free")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from .. import recipe as recipes
-from ..analysis.held import other_model, settings_changed
+from ..analysis.held import in_words, other_model, settings_changed
 from ..point import Recipe
 from . import engine_log
 from .server import Server
@@ -72,5 +72,4 @@ def refuse_other_settings(server: Server, recipe: Recipe, facts: dict[str, Any])
         stated = {"tp_size": stated.get("tp_size", server.arm.tp)}
     changed = [*settings_changed(recipe.argv, stated, server.arm.engine.settings_may_differ), *other_model(facts["model_path"], stated)]
     if changed:
-        told = ", ".join(f"{flag} {asked} became {has}" for flag, asked, has in changed)
-        raise server.error(f"runs with other settings than asked: {told}", "server_settings")
+        raise server.error(in_words(changed), "server_settings")

@@ -104,14 +104,14 @@ class State:
         )
         weights = f"type={o.arm.checkpoint.architecture.name}, avail mem={left_gib:.2f} GB, mem usage={m.weights_gib:.2f} GB"
         graphs_s, after_gib = 0.2 * START_S / o.time_scale, left_gib - m.kv_gib
-        for share, line in (
-            (0.6, f"Load weight end. elapsed={(0.6 * START_S + extra) / o.time_scale:.2f} s, {weights}."),
-            (0.1, f"KV Cache is allocated. dtype: {m.kv_dtype}, #tokens: {m.capacity_tokens}, KV size: {m.kv_gib:.2f} GB"),
+        for seconds, line in (
+            (0.6 * START_S + extra, f"Load weight end. elapsed={(0.6 * START_S + extra) / o.time_scale:.2f} s, {weights}."),
+            (0.1 * START_S, f"KV Cache is allocated. dtype: {m.kv_dtype}, #tokens: {m.capacity_tokens}, KV size: {m.kv_gib:.2f} GB"),
             (0.0, "Capture cuda graph begin. This can take up to several minutes."),
-            (0.2, f"Capture cuda graph end. Time elapsed: {graphs_s:.2f} s. mem usage=0.00 GB. avail mem={after_gib:.2f} GB."),
-            (0.1, f"max_total_num_tokens={m.capacity_tokens}, {limits}"),
+            (0.2 * START_S, f"Capture cuda graph end. Time elapsed: {graphs_s:.2f} s. mem usage=0.00 GB. avail mem={after_gib:.2f} GB."),
+            (0.1 * START_S, f"max_total_num_tokens={m.capacity_tokens}, {limits}"),
         ):
-            await asyncio.sleep((share * START_S + (extra if "Load" in line else 0)) / o.time_scale)
+            await asyncio.sleep(seconds / o.time_scale)
             print(f"[{time.strftime('%Y-%m-%d %H:%M:%S')} TP0] {line}", flush=True)
         print("The server is fired up and ready to roll!", flush=True)
         self.is_ready = True

@@ -16,9 +16,7 @@ def beside_load(m: Measurement, f: Figures) -> dict[str, float]:
     t, window = m.telemetry, m.window_ns
     if t is None or window is None:
         return {}
-    told = m.provenance.get("telemetry")
-    devices = [str(d["uuid"]) for d in told.get("devices", [])] if isinstance(told, dict) else []
-    return {**_energy(m, f), **_gpus(t, devices, window), **_server(t, window)}
+    return {**_energy(m, f), **_gpus(t, m.devices, window), **_server(t, window)}
 
 
 def _energy(m: Measurement, f: Figures) -> dict[str, float]:

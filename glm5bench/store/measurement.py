@@ -79,14 +79,15 @@ class Measurement:
         window = self.window_ns
         if not isinstance(told, dict) or window is None:
             return None
-        devices, gpus = self._devices(), self.point["gpus"]
+        devices, gpus = self.devices, self.point["gpus"]
         if self.telemetry is None or not devices:
             return missing(str(told.get("why_none") or "no GPU was read"))
         if len(set(devices)) != gpus:
             return missing(f"{len(set(devices))} of the server's {gpus} GPUs were read")
         return energy(self.telemetry, devices, *window, time_scale=self.time_scale)
 
-    def _devices(self) -> list[str]:
+    @property
+    def devices(self) -> list[str]:
         """The server's GPUs whose readings are here, by their UUIDs."""
         told = self.provenance.get("telemetry")
         return [str(d["uuid"]) for d in told.get("devices", [])] if isinstance(told, dict) else []
@@ -136,10 +137,10 @@ class Measurement:
             late_send_max_s=float(client.get("late_send_max_s", 0.0)),
             is_complete=bool(p.get("is_complete", True)),
             telemetry=self._telemetry_faults(),
-            accuracy=self.accuracy_faults(),
+            accuracy=self._accuracy_faults(),
         )
 
-    def accuracy_faults(self) -> tuple[tuple[str, str], ...]:
+    def _accuracy_faults(self) -> tuple[tuple[str, str], ...]:
         """What the accuracy gate says against the point, where there was one: reason code and sentence."""
         told = self.server.get("accuracy")
         if not isinstance(told, dict):
@@ -169,7 +170,7 @@ class Measurement:
         spent, window = self.energy(), self.window_ns
         if spent is None or window is None:
             return ()
-        return (*spent.faults, *(faults(self.telemetry, self._devices(), *window) if self.telemetry is not None else ()))
+        return (*spent.faults, *(faults(self.telemetry, self.devices, *window) if self.telemetry is not None else ()))
 
     def _settings_changed(self) -> tuple[tuple[str, str, str], ...]:
         """Of a real engine: the simulated one states what it simulates, not its flags."""

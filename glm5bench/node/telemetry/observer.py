@@ -82,8 +82,15 @@ def main(argv: Sequence[str]) -> int:
     """Reads until its standard input ends."""
     for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR2):  # Slurm tells every process of a job of its end: the job decides
         signal.signal(signum, signal.SIG_IGN)
-    asked = Asked(_first_line())
-    with open(argv[0], "a", encoding="utf-8", buffering=1) as file:
+    try:
+        return _observe(Asked(_first_line()), argv[0])
+    except OSError as error:  # a full disk: the points are measured all the same, and say that nobody read
+        print(f"nobody reads beside the load any more: {error}", file=sys.stderr)
+        return 3
+
+
+def _observe(asked: Asked, path: str) -> int:
+    with open(path, "a", encoding="utf-8", buffering=1) as file:
         try:
             gpus, why = reader(asked), ""
         except Exception as error:  # whatever a vendor's library raises: the server's metrics are read all the same

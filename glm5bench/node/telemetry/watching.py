@@ -20,6 +20,8 @@ from typing import Any
 from ...analysis.telemetry import OBSERVER, SERVER, Telemetry, Track
 from ...client import metrics
 from ...client.endpoint import Endpoint
+from ..command import PACKAGE_ROOT
+from ..gpus import VARIABLES, visible
 from .quantities import UNITS
 
 READY_S = 20.0  # for the observer to say which GPUs there are
@@ -27,7 +29,6 @@ POWER_LAG_NS = 500_000_000  # NVML's power is the mean of the second before
 LATER_S = 3.0  # longest wait for a reading after the window
 SIMULATED_S = 0.1  # of a simulation whose clock runs fast: read no oftener
 POLL_S = 0.02
-VARIABLES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,8 @@ class Observer:
         each = [d | {"place": i} for i, d in enumerate(head["devices"])]  # its place in a reading; its number on the node may be another
         self.devices = used(each, wanted, os.environ)
         if head["devices"] and not self.devices:
-            visible = next((f"{name}={os.environ[name]}" for name in VARIABLES if os.environ.get(name)), "no variable")
-            self.why_none = f"none of {len(head['devices'])} GPUs that were read is the server's: {visible}"
-        self.uuids = [str(d["uuid"]) for d in self.devices]
+            told = next((f"{name}={os.environ[name]}" for name in VARIABLES if os.environ.get(name)), "no variable")
+            self.why_none = f"none of {len(head['devices'])} GPUs that were read is the server's: {told}"
 
     @property
     def pid(self) -> int:
@@ -110,7 +110,8 @@ class Observer:
                 if not line.endswith(b"\n"):
                     break
                 self._offset += len(line)
-                yield json.loads(line)
+                with contextlib.suppress(ValueError):  # half a line, of a disk that was full for a while
+                    yield json.loads(line)
 
 
 def used(devices: Sequence[dict[str, Any]], wanted: Wanted, environment: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -118,10 +119,8 @@ def used(devices: Sequence[dict[str, Any]], wanted: Wanted, environment: Mapping
     own = [d for d in devices if any(_session(pid) == wanted.session for pid in d["pids"])]
     if len(own) == wanted.n_gpus:
         return own
-    told = next((environment[name].split(",") for name in VARIABLES if environment.get(name)), None)
-    seen = list(devices)
-    if told is not None:
-        names = [name.strip() for name in told]
+    names, seen = visible(environment), list(devices)
+    if names is not None:
         found = [[d for d in devices if name == str(d["index"]) or (name and d["uuid"].startswith(name))] for name in names]
         seen = [each[0] for each in found if each]
     return seen[: wanted.n_gpus]
@@ -162,7 +161,7 @@ def observing(server: Endpoint, folder: Path, wanted: Wanted) -> Iterator[Observ
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([_ROOT, *filter(None, [os.environ.get("PYTHONPATH")])])},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([PACKAGE_ROOT, *filter(None, [os.environ.get("PYTHONPATH")])])},
     )
     assert process.stdin is not None
     asked = {"gpus": wanted.gpus, "server": server.base_url, "key": server.api_key, "period_s": wanted.period_s}
@@ -179,6 +178,3 @@ def observing(server: Endpoint, folder: Path, wanted: Wanted) -> Iterator[Observ
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-_ROOT = str(Path(__file__).resolve().parents[3])
