@@ -31,9 +31,10 @@ import numpy as np
 
 from glm5bench.analysis.metrics import Requests
 from glm5bench.analysis.telemetry import Telemetry, Track
-from glm5bench.store.archive import Source, writing
+from glm5bench.store.archive import writing
 from glm5bench.store.layout import TABLES, encoded
 from glm5bench.store.measurement import Measurement
+from glm5bench.store.moving import put
 from glm5bench.store.pointfile import write_point
 from glm5bench.store.survey import survey
 from glm5bench.store.vllm_json import vllm_result
@@ -234,7 +235,8 @@ def _small_archive(small: Path, archive: Path, n: int) -> None:
     found = survey(small, scratch=small.parent)
     assert found.stored is not None
     rng = np.random.default_rng(1)
-    with writing(archive) as writer, small.open("rb") as file:
+    content = small.read_bytes()
+    with writing(archive) as writer, archive_in_the_making(archive).open("r+b") as file:
         for i in range(n):
             users = 2 ** int(rng.integers(2, 10))
             tpot, tput = 0.008 * users**0.3 * rng.normal(1, 0.02), 120 * users**0.6 * rng.normal(1, 0.02)
@@ -244,7 +246,13 @@ def _small_archive(small: Path, archive: Path, n: int) -> None:
                 "variant": f"site {i // 12000}", "concurrency": users, "tpot_median_s": tpot, "interactivity_tok_s_user": 1 / tpot,
                 "total_tput_per_gpu_tok_s": tput, "total_tput_per_gpu_se_tok_s": tput / 200, "interactivity_se_tok_s_user": 1 / tpot / 200,
             }  # fmt: skip
-            writer.add(Source(file.fileno()), found.stored, 0, values, is_whole=True)
+            for begin, at, size in writer.add(found.stored, 0, values, is_whole=True)[1]:
+                put(file.fileno(), content[begin : begin + size], at)
+
+
+def archive_in_the_making(archive: Path) -> Path:
+    (made,) = archive.parent.glob(f".{archive.name}.*.part")
+    return made
 
 
 def encodings() -> None:

@@ -401,6 +401,19 @@ def test_places_that_cannot_be_make_the_point_bad(originals, point, change):
     assert is_bad(reseal_quickly(point, change), str(originals / "b.h5"))
 
 
+@pytest.mark.parametrize("is_told", [True, False], ids=["told by the seal", "asked of HDF5"])
+def test_a_chunk_of_more_bytes_than_its_rows_can_take_makes_the_point_bad(originals, tmp_path, is_told):
+    write_point(tmp_path / "long.h5", measured(log=os.urandom(60_000).hex()))
+    if is_told:
+        reseal_quickly(tmp_path / "long.h5", lambda told: stored(told, "logs")["chunks"].__setitem__(1, 40_000))
+    else:
+        with h5py.File(tmp_path / "long.h5", "r+") as file:
+            file["logs"].id.write_direct_chunk((0,), bytes(40_000))
+        reseal(tmp_path / "long.h5")
+
+    assert "larger than" in is_bad(tmp_path / "long.h5", str(originals / "b.h5"), readers=())
+
+
 def test_stored_bytes_that_are_not_what_their_place_says_are_bad_where_they_are_decoded(originals, point):
     def change(told):
         stored(told)["chunks"][0] += 1

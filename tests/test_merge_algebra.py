@@ -186,7 +186,7 @@ def test_adding_to_a_large_archive_gives_what_a_merge_of_all_gives(tmp_path, mon
     merge(files_[:4], tmp_path / "some.h5")
     whole = merge(files_, tmp_path / "all.h5")
     monkeypatch.setattr(union, "BASE_BYTES", 1)
-    monkeypatch.setattr(union._Union, "_take_archive", None)  # it is not merged point by point
+    monkeypatch.setattr(union._Union, "_take_surveyed", None)  # it is not merged point by point
 
     added = merge([str(tmp_path / "some.h5"), *files_[3:]], tmp_path / "added.h5", jobs=2)
 
@@ -223,6 +223,43 @@ def test_an_archive_that_hdf5_cannot_add_to_is_merged_point_by_point(tmp_path, m
     assert (done.n_points, done.bad, done.digest) == (1, [], collect([str(tmp_path / "p.h5")]).digest())
 
 
+def damaged_copy(path, to):
+    """The same point with a byte of its stored chunks that is another one."""
+    offset, size = survey(path, scratch=path.parent).stored.pieces(0, "chunks")[0]
+    content = bytearray(path.read_bytes())
+    content[offset + size // 2] ^= 1
+    to.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "names", [("bad", "good"), ("good", "bad"), ("bad", "worse", "good"), ("bad", "archive"), ("worse", "bad", "archive")], ids="-".join
+)
+def test_a_damaged_file_takes_no_place_from_the_same_point_elsewhere(tmp_path, names):
+    """Which of them comes first is known before it is known which of them are damaged."""
+    write_point(tmp_path / "good.h5", measured())
+    for name in ("bad", "worse"):
+        damaged_copy(tmp_path / "good.h5", tmp_path / f"{name}.h5")
+    merge([str(tmp_path / "good.h5")], tmp_path / "archive.h5")
+    whole = merge([str(tmp_path / "good.h5")], tmp_path / "whole.h5")
+
+    done = merge([str(tmp_path / f"{name}.h5") for name in names], tmp_path / "new.h5")
+
+    assert (done.digest, done.n_points) == (whole.digest, 1)
+    assert sorted(Path(e.path).stem for e in done.bad) == sorted({"bad", "worse"} & set(names))
+    assert {c.is_good for c in check([str(tmp_path / "new.h5")]).points.values()} == {True}
+
+
+def test_a_damaged_whole_copy_of_a_point_leaves_the_summary_that_is_here(tmp_path, monkeypatch):
+    write_point(tmp_path / "good.h5", measured())
+    damaged_copy(tmp_path / "good.h5", tmp_path / "bad.h5")
+    summary = merge([str(tmp_path / "good.h5")], tmp_path / "summary.h5", is_raw_kept=False)
+    monkeypatch.setattr(union, "BASE_BYTES", 1)  # the summary is there first
+
+    done = merge([str(tmp_path / "summary.h5"), str(tmp_path / "bad.h5")], tmp_path / "new.h5")
+
+    assert (done.digest, done.n_points, len(done.bad)) == (summary.digest, 1, 1)
+
+
 @pytest.mark.parametrize("words", [b"", b"x", b"x 600", b"x 600 10000000000000", b"x 99999999999999 1", b"x y z", b"x 1 0"])
 def test_a_large_file_that_begins_like_an_archive_and_is_none_costs_no_other(tmp_path, monkeypatch, words):
     write_point(tmp_path / "p.h5", measured())
@@ -246,12 +283,31 @@ def test_a_large_archive_that_goes_before_it_is_copied_is_bad_and_costs_no_other
     assert (done.n_points, [e.path for e in done.bad]) == (1, [str(tmp_path / "some.h5")])
 
 
+def test_a_large_archive_that_changes_while_it_is_copied_is_merged_as_what_it_became(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        write_point(tmp_path / f"{name}.h5", measured(name * 20))
+    merge([str(tmp_path / "a.h5")], tmp_path / "some.h5")
+    became = merge([str(tmp_path / "b.h5")], tmp_path / "other.h5")
+    monkeypatch.setattr(union, "BASE_BYTES", 1)
+    finish = addition.Copy.finish
+
+    def changed(self, identity):
+        (tmp_path / "some.h5").write_bytes((tmp_path / "other.h5").read_bytes())
+        finish(self, identity)
+
+    monkeypatch.setattr(addition.Copy, "finish", changed)
+
+    done = merge([str(tmp_path / "some.h5")], tmp_path / "new.h5")
+
+    assert (done.digest, done.bad) == (became.digest, [])
+
+
 def test_a_structure_too_large_for_memory_is_rehearsed_on_the_disk(tmp_path, monkeypatch):
     for name in ("a", "b"):
         write_point(tmp_path / f"{name}.h5", measured(name * 20))
     merge([str(tmp_path / "a.h5")], tmp_path / "some.h5")
     monkeypatch.setattr(union, "BASE_BYTES", 1)
-    monkeypatch.setattr(union._Union, "_take_archive", None)
+    monkeypatch.setattr(union._Union, "_take_surveyed", None)
     monkeypatch.setattr(addition, "IN_MEMORY_BYTES", 0)
     monkeypatch.setattr(addition.os, "memfd_create", lambda name: os.abort())
 

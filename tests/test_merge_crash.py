@@ -1,5 +1,6 @@
 """A merge may be killed, refused by the disk, or overtaken at any moment: the archive that stood there stands, or the whole new one."""
 
+import contextlib
 import errno
 import hashlib
 import multiprocessing
@@ -9,15 +10,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import pytest
 from conftest import measured
 from faultpoints import calls_of, fault_points, killed_at, refused_at
 from program import ROOT, environment, required
 
 from glm5bench.errors import EnvironmentLacks
-from glm5bench.store import survey, tasks, union
+from glm5bench.store import moving, stored, survey, tasks, union
 from glm5bench.store.checking import check
 from glm5bench.store.collection import collect
+from glm5bench.store.layout import TABLES
 from glm5bench.store.pointfile import read_point, write_point
 from glm5bench.store.union import merge
 
@@ -140,12 +143,25 @@ def test_a_point_that_the_disk_refuses_says_what_to_do_and_leaves_nothing(tmp_pa
 
 def test_a_disk_that_is_full_is_written_to_no_further(folder, monkeypatch):
     add, added = union.Writer.add, []
-    monkeypatch.setattr(union.Writer, "add", lambda self, *of, **how: (added.append(of), add(self, *of, **how)))
+    monkeypatch.setattr(union.Writer, "add", lambda self, *of, **how: (added.append(of), add(self, *of, **how))[1])
+    monkeypatch.setattr(tasks, "MOVES_AT_ONCE", 1)
+    for i in range(8):
+        write_point(folder / f"more/{i}.h5", measured(f"{i:020d}"))
 
-    with pytest.raises(EnvironmentLacks), refused_at(2, {"pwrite"}, errno.ENOSPC):  # in the first point's bytes
-        merge([str(folder / f"{name}.h5") for name in "ab"], folder / "new.h5")
+    with pytest.raises(EnvironmentLacks, match=r"new\.h5 cannot be written: No space left"), full_in_the_moving(monkeypatch):
+        merge([str(folder / "more")], folder / "new.h5")
 
-    assert len(added) == 1
+    assert 1 <= len(added) <= 3  # the one that is moved, the one after it, and one that is looked at meanwhile
+    assert [f.name for f in folder.iterdir() if f.name.startswith((".", "new"))] == []
+
+
+@contextlib.contextmanager
+def full_in_the_moving(monkeypatch):
+    def refuse(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(moving, "put", refuse)
+    yield
 
 
 @pytest.mark.parametrize("name", ["write", "fsync"])
@@ -196,63 +212,60 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-@pytest.mark.parametrize(
-    ("kind", "when"),
-    [("archive", "verified"), ("point", "first byte"), ("archive", "first byte"), ("point", "last byte"), ("archive", "last byte")],
-)
-def test_a_source_that_changes_after_it_was_looked_at_is_bad_and_costs_no_other(folder, monkeypatch, when, kind, change):
-    monkeypatch.setattr(survey, "AT_ONCE_BYTES", 0)  # as of a large file, which a reader looks at first
-    victim = folder / ("b.h5" if kind == "point" else "all.h5")
+@pytest.mark.parametrize("when", ["opened", "first byte", "last byte"])
+@pytest.mark.parametrize("kind", ["point", "large point", "archive"])
+def test_a_source_that_changes_after_it_was_looked_at_is_bad_and_costs_no_other(folder, monkeypatch, kind, when, change):
+    if kind == "large point":  # which a reader looks at first
+        monkeypatch.setattr(survey, "AT_ONCE_BYTES", 0)
+    victim = folder / ("all.h5" if kind == "archive" else "b.h5")
     if kind == "archive":
         merge([str(folder / "b.h5")], victim)
-    if when == "verified":
-        verified = tasks._verified
-        monkeypatch.setattr(tasks, "_verified", lambda path, *more: (change(path), verified(path, *more))[1])
-    else:
-        changed_in_the_copying(monkeypatch, victim, change, after=("first byte", "last byte").index(when))
+    changed_in_the_moving(monkeypatch, victim, change, when)
 
     done = merge([str(folder / "a.h5"), str(victim)], folder / "new.h5")
 
-    assert {e.path.split(":")[0] for e in done.bad} == {str(victim)}
+    assert {e.path for e in done.bad} == {str(victim)}
     assert done.digest == collect([str(folder / "a.h5")]).digest() == check([str(folder / "new.h5")]).digest()
     assert check([str(folder / "new.h5")]).bad == []
+    with h5py.File(folder / "new.h5") as file:  # rows of a place that was not filled can be read, too
+        assert {name: len(file[name][()]) for name in TABLES} == {name: file[name].size for name in TABLES}
 
 
-def changed_in_the_copying(monkeypatch, victim, change, after):
-    """Changes the victim when it is held for the same for the n-th time."""
-    original, seen = union._Union._refuse_changed, []
+def changed_in_the_moving(monkeypatch, victim, change, when):
+    """Changes the victim before it is opened, or when it is held for the same for the first or for the second time."""
+    name = "_moved" if when == "opened" else "_refuse_changed"
+    original, seen = getattr(moving, name), []
 
-    def refuse_changed(self, source, descriptor):
-        if source.path == victim:
-            seen.append(source)
-            if len(seen) == after + 1:
+    def changed(move, descriptor):
+        if move.path == victim:
+            seen.append(move)
+            if len(seen) == (2 if when == "last byte" else 1):
                 change(victim)
-        original(self, source, descriptor)
+        return original(move, descriptor)
 
-    monkeypatch.setattr(union._Union, "_refuse_changed", refuse_changed)
-
-
-def test_a_small_source_that_goes_once_it_was_read_is_merged_as_it_was(folder, monkeypatch):
-    at_once = union.at_once
-    monkeypatch.setattr(union, "at_once", lambda path: (at_once(path), os.unlink(path))[0])
-    points = [str(folder / "a.h5"), str(folder / "b.h5")]
-    digest = collect(points).digest()
-
-    done = merge(points, folder / "new.h5")
-
-    assert (done.digest, done.bad) == (digest, [])
-    assert check([str(folder / "new.h5")]).digest() == digest
+    monkeypatch.setattr(moving, name, changed)
 
 
-def test_a_source_that_is_cut_while_its_bytes_are_copied_is_bad_and_costs_no_other(folder, monkeypatch):
-    monkeypatch.setattr(survey, "AT_ONCE_BYTES", 0)
-    add = union.Writer.add
-    monkeypatch.setattr(union.Writer, "add", lambda self, *of, **how: (os.truncate(folder / "b.h5", 700), add(self, *of, **how)))
+def test_a_source_that_is_cut_while_its_bytes_are_moved_piece_by_piece_is_bad_and_costs_no_other(folder, monkeypatch):
+    monkeypatch.setattr(stored, "READ_AT_ONCE_BYTES", 0)
+    put = moving.put
+    monkeypatch.setattr(moving, "put", lambda *of: (os.truncate(folder / "b.h5", 700), put(*of)))
 
     done = merge([str(folder / "b.h5"), "published"], folder / "new.h5")
 
-    assert [(e.path, e.message) for e in done.bad] == [(str(folder / "b.h5"), "It became shorter while it was read.")]
+    assert [(e.path, e.message) for e in done.bad] == [(str(folder / "b.h5"), "It was changed while it was read.")]
     assert done.digest == collect(["published"]).digest() == collect([str(folder / "new.h5")]).digest()
+
+
+def test_a_reader_that_falls_while_it_moves_costs_the_file_that_it_fell_over(folder, monkeypatch):
+    moved = moving._moved
+    monkeypatch.setattr(moving, "_moved", lambda move, archive: os.abort() if move.path.name == "b.h5" else moved(move, archive))
+    points = [str(folder / f"{name}.h5") for name in "ab"]
+
+    done = merge(points, folder / "new.h5")
+
+    assert [e.path for e in done.bad] == [points[1]]
+    assert done.digest == collect(points[:1]).digest() == check([str(folder / "new.h5")]).digest()
 
 
 def test_of_two_merges_into_one_archive_at_once_one_whole_result_stays(folder):

@@ -13,9 +13,8 @@ import hashlib
 import itertools
 import math
 import operator
-import os
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from ..point import canonical_json
 from .contents import SourceTable, Survey, measurement_name
 from .files import whole
 from .layout import FILTERS, RAW, TABLES, RawTable, make_tables, tables
+from .moving import Piece, joined
 from .pointfile import FORMAT, opened, what_is, write_text
 from .sealed import BLOCK, LIBVER, Sink, write_seal
 from .stored import Pieces, Stored
@@ -60,25 +60,6 @@ def set_digest(points: Mapping[str, tuple[str, bool]], tables: Mapping[str, Sour
     return h.hexdigest()
 
 
-class Source:
-    """The bytes that points are copied from: an open file's, or those of one that was read."""
-
-    def __init__(self, of: int | memoryview) -> None:
-        self._of = of
-
-    def read(self, offset: int, size: int) -> memoryview | bytes:
-        """Raises ValueError when the file cannot be read, or has become shorter."""
-        if not isinstance(self._of, int):
-            return self._of[offset : offset + size]
-        try:
-            data = os.pread(self._of, size, offset)
-        except OSError as error:
-            raise ValueError(f"It cannot be read: {error.strerror}") from error
-        if len(data) != size or not size:
-            raise ValueError("It became shorter while it was read")
-        return data
-
-
 class Writer:
     """An archive in the making. Points are added in any order; one added again takes the place of what was there."""
 
@@ -91,12 +72,15 @@ class Writer:
         self._extent = {name: dataset.shape[0] for name, dataset in self._datasets.items()}  # rows that there is room for
         self._used = dict(self._extent)  # rows, up to a chunk's end
         self._place: dict[str, int] = {}  # name -> its row below
+        self._names: list[str] = []
         self._texts: dict[str, str] = {}  # each text once
         self._summary: dict[str, Any] = {"text": [], **{kind: array(code) for kind, code in CODES.items()}}  # point after point
         self._first = {name: array("q") for name in TABLES}
         self._rows = {name: array("q") for name in TABLES}
         self._xxh3: dict[str, list[bytes]] = {name: [] for name in TABLES}
         self._is_whole = array("b")
+        self._before: dict[int, int] = {}  # row -> the row whose place it took
+        self._dropped: set[int] = set()
         self.tables: dict[str, SourceTable] = {}
         if base is not None:
             self._adopt(base)
@@ -113,7 +97,8 @@ class Writer:
         self._is_whole.extend(base.is_whole)
         self.tables |= base.source_tables()
         keys, digests = listed(base.summaries["key"]), listed(base.summaries["digest"])
-        self._place = {measurement_name(k, d): i for i, (k, d) in enumerate(zip(keys, digests, strict=True))}
+        self._names += map(measurement_name, keys, digests)
+        self._place = {name: i for i, name in enumerate(self._names)}
         for name in ("points", "index", "tables"):  # HDF5 uses their room again
             del self._file[name]
 
@@ -127,26 +112,31 @@ class Writer:
     def __len__(self) -> int:
         return len(self._place)
 
+    def row(self, values: Mapping[str, Any]) -> int:
+        """Which row the point has, -1 where it is not here."""
+        return self._place.get(name_of(values), -1)
+
     def is_better(self, values: Mapping[str, Any], *, is_whole: bool) -> bool:
         """Whether this copy of a point is to be added: it is not here, or here without raw rows, or by earlier definitions.
 
         Between two that differ in nothing but their figures, which no one writer made, the choice does not depend on the order.
         """
-        i = self._place.get(name_of(values))
-        if i is None:
+        i = self.row(values)
+        if i < 0:
             return True
         here = {name: v for kind, names in NAMES.items() for name, v in zip(names, self._summary[kind][i * len(names) :], strict=False)}
         return _rank(here, bool(self._is_whole[i])) < _rank(values, is_whole)
 
-    def add(self, source: Source, stored: Stored, i: int, values: Mapping[str, Any], *, is_whole: bool) -> None:
-        """Copies the point's stored bytes from an open file. `is_whole`: with its raw rows, else without.
+    def add(self, stored: Stored, i: int, values: Mapping[str, Any], *, is_whole: bool) -> tuple[int, tuple[Piece, ...]]:
+        """Gives the point a row, and its stored bytes places, to which another is to copy them: the row and the pieces.
 
-        Raises ValueError when the source cannot be read or has become shorter, OSError when the archive cannot be written.
+        `is_whole`: with its raw rows, else without. Raises OSError when the archive cannot be written.
         """
         begun = dict(self._used)
+        placed: list[Piece] = []
         for table in TABLES.values():
-            is_kept = is_whole or table.name not in RAW
-            self._copy(source, stored.pieces(i, table.name) if is_kept else [], table)
+            if is_whole or table.name not in RAW:
+                placed += self._placed(stored.pieces(i, table.name), table)
         for table in TABLES.values():  # nothing is noted of a point that was not copied to its end
             rows = int(stored.rows[table.name][i]) if is_whole or table.name not in RAW else 0
             self._first[table.name].append(begun[table.name])
@@ -155,25 +145,46 @@ class Writer:
         for kind in CODES:
             self._summary[kind].extend(OF[kind](values))
         self._summary["text"] += [self._texts.setdefault(text, text) for text in OF["text"](values)]
-        self._place[name_of(values)] = len(self._is_whole)
+        row, name = len(self._is_whole), name_of(values)
+        if name in self._place:
+            self._before[row] = self._place[name]
+        self._place[name] = row
+        self._names.append(name)
         self._is_whole.append(is_whole)
         self._sink.raise_error()
+        return row, joined(placed)
 
-    def _copy(self, source: Source, pieces: Pieces, table: RawTable) -> None:
-        dataset, at = self._datasets[table.name], self._used[table.name]
-        end = at + len(pieces) * table.chunk_rows
+    def _placed(self, pieces: Pieces, table: RawTable) -> Iterator[Piece]:
+        dataset, first = self._datasets[table.name], self._used[table.name]
+        end = first + len(pieces) * table.chunk_rows
         if end > self._extent[table.name]:
             self._extent[table.name] = rows = max(end, math.ceil(self._extent[table.name] * GROWTH))
             dataset.set_extent((rows,))
-        for offset, size in pieces:
-            dataset.write_direct_chunk((at,), source.read(offset, size))
-            at += table.chunk_rows
         self._used[table.name] = end
 
-    def drop(self, names: Iterable[str]) -> None:
-        """Takes points back: their source changed while it was read."""
-        for name in names:
-            del self._place[name]
+        def write(i: int, promise: memoryview) -> None:
+            dataset.write_direct_chunk((first + i * table.chunk_rows,), promise)
+
+        sizes = [size for _, size in pieces]
+        return zip([offset for offset, _ in pieces], self._sink.places_of(sizes, write), sizes, strict=True)
+
+    def forget(self, row: int) -> None:
+        """Takes a point back; the one whose place it took stands there again."""
+        self._dropped.add(row)
+        name = self._names[row]
+        here: int | None = self._place.pop(name)
+        while here in self._dropped:
+            here = self._before.get(here)
+        if here is not None:
+            self._place[name] = here
+
+    def drop(self, row: int) -> None:
+        """The same of one whose bytes did not come."""
+        self.forget(row)
+        for table, dataset in self._datasets.items():  # what stands in its rows can be decoded, too
+            n, begin = TABLES[table].chunk_rows, self._first[table][row]
+            for at in range(begin, begin + self._rows[table][row], n):
+                h5py.Dataset(dataset)[at : at + n] = np.zeros(n, TABLES[table].dtype)
 
     def digest(self) -> str:
         """SHA-256 of the set."""
@@ -238,25 +249,27 @@ def _write(group: h5py.Group, name: str, values: NDArray[Any], unit: str, *, axe
     return dataset
 
 
-def nothing(sink: Sink) -> None:
+@contextlib.contextmanager
+def nothing(sink: Sink) -> Iterator[None]:
     """A new archive begins empty."""
+    yield
 
 
 @contextlib.contextmanager
-def writing(path: Path, begin: Callable[[Sink], Survey | None] = nothing) -> Iterator[Writer]:
+def writing(path: Path, begin: Callable[[Sink], contextlib.AbstractContextManager[Survey | None]] = nothing) -> Iterator[Writer]:
     """An archive to add to, which stands at `path`, whole, when the block ends; on any failure there is what there was.
 
-    `begin` may put another archive's bytes into the file, whose survey it gives back: then it begins as that.
-    Raises EnvironmentLacks when it cannot be written or the disk is full.
+    `begin` may copy another archive's bytes into the file, whose survey it gives: then it begins as that. Its block ends when
+    all that is not raw data is written. Raises EnvironmentLacks when it cannot be written or the disk is full.
     """
     with whole(path) as beside, contextlib.closing(Sink(beside)) as sink:
         try:
-            base = begin(sink)
-            how: dict[str, Any] = {"mode": "w", "userblock_size": BLOCK} if base is None else {"mode": "r+"}
-            with h5py.File(sink, driver="fileobj", libver=LIBVER, **how) as file:
-                writer = Writer(file, sink, base)
-                yield writer
-                raw = writer.finish()
+            with begin(sink) as base:
+                how: dict[str, Any] = {"mode": "w", "userblock_size": BLOCK} if base is None else {"mode": "r+"}
+                with h5py.File(sink, driver="fileobj", libver=LIBVER, **how) as file:
+                    writer = Writer(file, sink, base)
+                    yield writer
+                    raw = writer.finish()
         except Exception:
             sink.raise_error()  # what libhdf5 makes of a full disk is a full disk
             raise

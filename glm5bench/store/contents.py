@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Any
 from ..errors import FileError
 from ..point import digest_of
 from .pointfile import refuse_impossible
-from .stored import Stored
+from .stored import Check, Stored
 from .summary import Summaries, plain
 
 Identity = tuple[int, int, int, int]
@@ -52,9 +53,31 @@ class Survey:
         """The summary of one point."""
         return {name: column[i] if type(column) is list else plain(column[i]) for name, column in self.summaries.items()}
 
+    def first(self, n: int) -> Survey:
+        """The same of the first points only, at most so many."""
+        assert self.stored is not None
+        return dataclasses.replace(
+            self,
+            summaries={name: column[:n] for name, column in self.summaries.items()},
+            is_whole=self.is_whole[:n],
+            stored=self.stored.of_first(n),
+        )
+
     def source_tables(self) -> dict[str, SourceTable]:
         """Its tables by their names in archives, which are digests of what they hold."""
         return {digest_of(table): table for table in self.tables}
+
+
+@dataclass(frozen=True)
+class Glance(Survey):
+    """What a point file says of itself, of which nothing is verified yet: `whole` is what all its bytes are to be held against."""
+
+    columns: dict[str, Any] = field(default_factory=dict)
+    whole: Check = ("", [], "")
+
+    def values(self, i: int) -> dict[str, Any]:
+        """Its summary."""
+        return self.columns
 
 
 def measurement_name(key: str, digest: str) -> str:

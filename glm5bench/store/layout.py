@@ -61,6 +61,12 @@ class RawTable:
         """The same as HDF5 has it."""
         return h5py.h5t.py_create(self.dtype)
 
+    @functools.cached_property
+    def most_bytes(self) -> int:
+        """Of a stored chunk: what gzip makes of rows that cannot be packed, and a checksum."""
+        n = self.dtype.itemsize * self.chunk_rows
+        return n + n // 1000 + 1024
+
     def n_chunks(self, rows: int) -> int:
         """How many chunks so many rows take."""
         return -(-rows // self.chunk_rows)

@@ -45,8 +45,8 @@ DAMAGED = (
 )  # what h5py, json and zlib raise on hostile files
 MAX_TEXT_BYTES = 16 * 2**20
 KIND_TYPES: dict[Kind, tuple[type, ...]] = {"text": (str,), "count": (int,), "figure": (float, int)}
-# a column, its kind, and the type that needs no second look (bytes: JSON has none)
-SOUND: tuple[tuple[str, Kind, type], ...] = tuple((c.name, c.kind, float if c.kind == "figure" else bytes) for c in COLUMNS)
+# a column, its kind, what stands for null, and the type that needs no second look (bytes: JSON has none)
+SOUND = tuple((c.name, c.kind, ABSENT[c.kind], float if c.kind == "figure" else bytes) for c in COLUMNS)
 Value = TypeVar("Value")
 
 
@@ -91,7 +91,10 @@ def columns_of(text: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
     told, stored = whole["columns"], whole["stored"]
     if "unusable" in told:
         raise ValueError(told["unusable"])
-    return {name: v if type(v := told.get(name)) is sound else _as_kind(kind, v) for name, kind, sound in SOUND}, stored
+    get = told.get
+    return {
+        name: v if type(v := get(name)) is sound else absent if v is None else _as_kind(kind, v) for name, kind, absent, sound in SOUND
+    }, stored
 
 
 def read_summary(file: h5py.Group) -> dict[str, Any]:
@@ -100,9 +103,7 @@ def read_summary(file: h5py.Group) -> dict[str, Any]:
 
 
 def _as_kind(kind: Kind, value: Any) -> Any:
-    """The value, as a column of that kind holds it; absent where there is none. Raises ValueError where it is of another kind."""
-    if value is None:
-        return ABSENT[kind]
+    """The value, as a column of that kind holds it. Raises ValueError where it is of another kind."""
     if kind == "text" and type(value) is str and len(value) <= MAX_TEXT // 4:
         return value
     if type(value) not in KIND_TYPES[kind]:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import itertools
 import multiprocessing
 import os
 import resource
 import signal
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -33,6 +35,7 @@ SECONDS = 120.0  # a disk may be slow
 PROCESSOR_S = 10.0  # and libhdf5 goes round in circles over some damaged files
 BYTES_PER_S = 2e6  # a file has this much longer to be read
 TOO_LONG = "Reading it did not end in time: it is damaged, or hostile."
+NICENESS = 10  # whoever gives it work goes first
 GRACE_S = 1.0  # before a reader ends by itself that nobody ends
 
 
@@ -44,6 +47,23 @@ class _Reader(Generic[Task]):
     path: Path = Path()
     until: float = 0.0
     n_read: int = 0
+
+
+class _Ahead(Generic[Task]):
+    """Tasks, of which one may be looked at before it is taken: making one takes time, too."""
+
+    def __init__(self, tasks: Iterator[Task]) -> None:
+        self._tasks, self._seen = tasks, deque[Task]()
+
+    def look(self) -> None:
+        """Has the next one made."""
+        if not self._seen:
+            self._seen.extend(itertools.islice(self._tasks, 1))
+
+    def next(self) -> Task | None:
+        """The next one, None after the last."""
+        self.look()
+        return self._seen.popleft() if self._seen else None
 
 
 class Readers(Generic[Task, Result]):
@@ -61,11 +81,11 @@ class Readers(Generic[Task, Result]):
             _end(reader)
 
     def map(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, Result | FileError]]:
-        """Each task with what came of it, as they are done; no more are begun than there are processes to take them."""
+        """Each task with what came of it, as they are done; one more is asked for than there are processes to take them."""
         for reader in [r for r in self._readers if r.task is not None]:  # of a map that nobody followed to its end
             _end(reader)
             self._readers.remove(reader)
-        waiting = iter(tasks)
+        waiting = _Ahead(iter(tasks))
         done: list[tuple[Task, Result | FileError]] = []
         while True:
             self._give_all(waiting)  # before what is done is handed on: the readers work while that is looked at
@@ -73,13 +93,14 @@ class Readers(Generic[Task, Result]):
             busy = [r for r in self._readers if r.task is not None]
             if not busy:
                 return
+            waiting.look()  # while they are at work
             soonest = max(0.0, min(r.until for r in busy) - time.monotonic())
             ready = wait([r.pipe for r in busy], soonest)
             done = [each for r in busy if r.pipe in ready or time.monotonic() > r.until for each in self._taken(r)]
 
-    def _give_all(self, waiting: Iterator[Task]) -> None:
+    def _give_all(self, waiting: _Ahead[Task]) -> None:
         while len([r for r in self._readers if r.task is not None]) < self._jobs:
-            task = next(waiting, None)
+            task = waiting.next()
             if task is None:
                 return
             idle = next((r for r in self._readers if r.task is None), None)
@@ -162,6 +183,7 @@ def _serve(read: Callable[[Task], Any], path_of: Callable[[Task], Path], pipe: C
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.nice(NICENESS)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libc's last words over a broken heap
     faulthandler.disable()  # and Python's
     with contextlib.suppress(EOFError, OSError):

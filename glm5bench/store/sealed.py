@@ -8,11 +8,15 @@ in the structure, one a point and table, so that opening reads no more than is n
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import fcntl
 import hashlib
 import io
+import mmap
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +32,12 @@ BLOCK = 512
 MAGIC = b"glm5bench sha256 "
 STRUCTURE = b"glm5bench sha256-structure "
 PIECE = 1 << 20
+FICLONE = 0x40049409  # linux/fs.h
 DAMAGED = "The file is damaged: its bytes are not those that were written."
 LIBVER = ("earliest", "v110")  # what HDF5 1.10 and its users can read
+PROMISED = mmap.mmap(-1, 4 << 20)  # never touched, so that it takes no memory
+PROMISE = memoryview(PROMISED)
+PROMISED_AT = ctypes.addressof(ctypes.c_char.from_buffer(PROMISED))
 
 
 def write_sealed(path: Path, fill: Callable[[h5py.File], h5py.Dataset | None], *, is_new: bool = False) -> str:
@@ -58,10 +66,20 @@ def _written(path: Path, block: bytes, body: bytes) -> None:
         file.write(body)
 
 
+def _address(data: Any) -> int:
+    """Where in memory the bytes stand that libhdf5 gives."""
+    return ctypes.addressof(ctypes.c_char.from_buffer(data))
+
+
 class Sink(io.RawIOBase):
-    """The file that libhdf5 writes an archive into. It never refuses: libhdf5 falls over a full disk. The first error is kept."""
+    """The file that libhdf5 writes an archive into. It never refuses: libhdf5 falls over a full disk. The first error is kept.
+
+    Bytes that another process is going to write are promised: libhdf5 is given as many others, finds them a place, and that is noted.
+    """
 
     def __init__(self, path: Path) -> None:
+        self.path = path
+        self._promised: list[tuple[int, int]] | None = None  # where promised bytes go and how many, as long as there are such
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
         self._at = 0
         self.error: OSError | None = None
@@ -83,15 +101,32 @@ class Sink(io.RawIOBase):
         return len(buffer)
 
     def write(self, data: Any) -> int:
-        """All of the bytes, or an error that is kept for `raise_error`."""
-        n, size = 0, len(data)
+        """All of the bytes, or an error that is kept for `raise_error`. Of promised ones only their place is noted."""
+        if self._promised is not None and _address(data) == PROMISED_AT:
+            self._promised.append((self._at, len(data)))
+        else:
+            self._write_at(data, self._at)
+        self._at += len(data)
+        return len(data)
+
+    def _write_at(self, data: Any, at: int) -> None:
+        n = 0
         try:
-            while n < size and self.error is None:
-                n += os.pwrite(self._descriptor, data[n:] if n else data, self._at + n)
+            while n < len(data) and self.error is None:
+                n += os.pwrite(self._descriptor, data[n:] if n else data, at + n)
         except OSError as error:
             self.error = error
-        self._at += size
-        return size
+
+    def places_of(self, sizes: list[int], write: Callable[[int, memoryview], None]) -> list[int]:
+        """Where chunks of so many bytes go that `write` gives to libhdf5, by their numbers. Another process puts the real ones there."""
+        promised: list[tuple[int, int]] = []
+        self._promised = promised
+        for i, size in enumerate(sizes):
+            write(i, PROMISE[:size])
+        self._promised = None
+        if [n for _, n in promised] != sizes:
+            raise RuntimeError(f"libhdf5 {h5py.version.hdf5_version} did not write {sizes} bytes as they are: {promised}")
+        return [at for at, _ in promised]
 
     def truncate(self, size: int | None = None) -> int:
         """The file's size."""
@@ -123,8 +158,19 @@ class Sink(io.RawIOBase):
                 self.error = error
                 return
             for at in range(begin, end, PIECE):
-                self.seek(at)
-                self.write(os.pread(source, min(PIECE, end - at), at))
+                self._write_at(os.pread(source, min(PIECE, end - at), at), at)
+
+    def clone(self, source: int) -> bool:
+        """All of another file, which shares its bytes from then on, on a file system that can do so (XFS, Btrfs)."""
+        try:
+            fcntl.ioctl(self._descriptor, FICLONE, source)
+        except OSError:
+            return False
+        return True
+
+    def begin_to_sync(self, begin: int, end: int) -> None:
+        """Bytes that are written, on their way to the disk: whoever syncs the file then has little to wait for."""
+        begin_to_sync(self._descriptor, begin, end)
 
     def raise_error(self) -> None:
         """Raises the first error that there was."""
@@ -136,6 +182,12 @@ class Sink(io.RawIOBase):
         if not self.closed:
             os.close(self._descriptor)
         super().close()
+
+
+def begin_to_sync(descriptor: int, begin: int, end: int) -> None:
+    """Has bytes of a file written to the disk from now on, which Linux does where it is told that they are not needed again."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, begin, end - begin, os.POSIX_FADV_DONTNEED)
 
 
 def write_seal(sink: Sink, raw: NDArray[np.int64]) -> None:
@@ -229,20 +281,38 @@ def _is_whole(file: io.BufferedReader) -> bool:
     return h.hexdigest().encode() == line[len(MAGIC) :].split(b" ")[0]
 
 
-def quickly(content: memoryview, path: Path) -> memoryview | None:
-    """Of a file's bytes those of the dataset whose place the seal tells; None where it tells no place.
+@dataclass(frozen=True)
+class Place:
+    """Where in a point file the dataset lies that says where everything lies, bytes, and the XXH3 of all bytes behind the block.
 
-    The seal has a second digest for this, XXH3, which finds damage as surely as SHA-256 and costs nothing beside reading.
-    Raises FileError when the bytes are not those that were written.
+    The second digest finds damage as surely as SHA-256 and costs nothing beside reading.
     """
-    line = bytes(content[:BLOCK]).split(b"\n")[0]
+
+    begin: int
+    size: int
+    xxh3_128: str
+
+
+def place_in(block: bytes) -> Place | None:
+    """What the seal tells of it; None where it tells no place."""
+    line = block.split(b"\n")[0]
     words = line.split(b" ")
     if not line.startswith(MAGIC) or len(words) != 6 or not (words[3].isdigit() and words[4].isdigit()):
         return None
-    place, size = int(words[3]), int(words[4])
-    if xxhash.xxh3_128_hexdigest(content[BLOCK:]).encode() != words[5] or place + size > len(content):
+    return Place(int(words[3]), int(words[4]), words[5].decode("ascii", "replace"))
+
+
+def quickly(content: memoryview, path: Path) -> memoryview | None:
+    """Of a file's bytes those of the dataset whose place the seal tells; None where it tells no place.
+
+    Raises FileError when the bytes are not those that were written.
+    """
+    place = place_in(bytes(content[:BLOCK]))
+    if place is None:
+        return None
+    if xxhash.xxh3_128_hexdigest(content[BLOCK:]) != place.xxh3_128 or place.begin + place.size > len(content):
         raise FileError(DAMAGED, path=str(path))
-    return content[place : place + size]
+    return content[place.begin : place.begin + place.size]
 
 
 def _is_structure_whole(file: io.BufferedReader) -> bool:

@@ -21,12 +21,14 @@ import xxhash
 from ..errors import FileError
 from .index import Numbers, array, numbers
 from .layout import EARLY, RAW, TABLES, RawTable, child, tables
+from .sealed import DAMAGED
 
 XXH3 = re.compile(r"[0-9a-f]{32}")
 MAX_ROWS = 2**40  # of a table, of one point
 READ_AT_ONCE_BYTES = 64 * 2**20
 Pieces = list[tuple[int, int]]  # offset and size of chunks, bytes of the file
-Check = tuple[str, Pieces, str]  # a table, where its bytes lie, and their digest
+Check = tuple[str, Pieces, str]  # a table, or nothing for a whole file, where its bytes lie, and their digest
+Bytes = Callable[[int, int], Any]  # those at an offset, so many
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,14 @@ class Stored:
         found = self.chunks[table][begin : begin + t.n_chunks(self.rows[table][i])]
         return found if isinstance(found, list) else [(int(at), int(size)) for at, size in found.tolist()]
 
-    def checks(self, i: int, *, is_whole: bool = True) -> list[Check]:
+    def of_first(self, n: int) -> Stored:
+        """The same of the first points only."""
+        first, rows = ({t: column[:n] for t, column in of.items()} for of in (self.first, self.rows))
+        return Stored(first, rows, {t: column[:n] for t, column in self.xxh3_128.items()}, self.chunks)
+
+    def checks(self, i: int, *, is_whole: bool = True) -> tuple[Check, ...]:
         """Of point `i`: what `verify` holds against what; with its raw rows or without."""
-        return [(t, self.pieces(i, t), self.xxh3_128[t][i]) for t in TABLES if self.rows[t][i] and (is_whole or t not in RAW)]
+        return tuple((t, self.pieces(i, t), self.xxh3_128[t][i]) for t in TABLES if self.rows[t][i] and (is_whole or t not in RAW))
 
 
 def told(places: Mapping[str, Any], n_bytes: int) -> Stored:
@@ -61,8 +68,8 @@ def told(places: Mapping[str, Any], n_bytes: int) -> Stored:
         if type(rows) is not int or not 0 <= rows <= MAX_ROWS or not XXH3.fullmatch(digest):
             raise ValueError(f"it says that {name} has {rows!r} rows")
         offsets, sizes = flat[::2], flat[1::2]
-        if len(offsets) != table.n_chunks(rows) or len(sizes) != len(offsets) or not _is_inside(offsets, sizes, n_bytes):
-            raise ValueError(f"{name} lacks chunks, or has some outside of the file")
+        if len(offsets) != table.n_chunks(rows) or len(sizes) != len(offsets) or not _is_inside(offsets, sizes, n_bytes, table.most_bytes):
+            raise ValueError(f"{name} lacks chunks, or has some outside of the file or larger than its rows")
         chunks[name] = list(zip(offsets, sizes, strict=True))
         total += sum(sizes)
     if total > n_bytes:
@@ -71,11 +78,11 @@ def told(places: Mapping[str, Any], n_bytes: int) -> Stored:
     return Stored(first, {n: (places[n]["rows"],) for n in TABLES}, {n: (places[n]["xxh3_128"],) for n in TABLES}, chunks)
 
 
-def _is_inside(offsets: list[Any], sizes: list[Any], n_bytes: int) -> bool:
-    """Whether these are numbers, and stretches of a file of so many bytes."""
+def _is_inside(offsets: list[Any], sizes: list[Any], n_bytes: int, most: int) -> bool:
+    """Whether these are numbers, and stretches of at most so many bytes of a file of so many."""
     if {*map(type, offsets), *map(type, sizes)} - {int}:
         return False
-    return not offsets or (min(offsets) > 0 and min(sizes) > 0 and max(map(operator.add, offsets, sizes)) <= n_bytes)
+    return not offsets or (min(offsets) > 0 and 0 < min(sizes) <= max(sizes) <= most and max(map(operator.add, offsets, sizes)) <= n_bytes)
 
 
 def of_point(file: h5py.File, path: Path, places: Mapping[str, Any]) -> Stored:
@@ -131,8 +138,8 @@ def _chunks(at: Sequence[tuple[RawTable, h5py.h5d.DatasetID]], path: Path) -> di
         begins, masks, offsets, sizes = np.array(flat, dtype=np.int64).reshape(-1, 4).T
         if len(begins) != n or (begins != np.arange(n) * table.chunk_rows).any():
             raise ValueError(f"{table.name} lacks chunks")
-        if masks.any() or (offsets <= 0).any() or (sizes <= 0).any() or (sizes > size - offsets).any():
-            raise ValueError(f"{table.name} has chunks outside of the file, or without their filters")
+        if masks.any() or (offsets <= 0).any() or (sizes <= 0).any() or (sizes > size - offsets).any() or (sizes > table.most_bytes).any():
+            raise ValueError(f"{table.name} has chunks outside of the file, larger than their rows, or without their filters")
         n_bytes += int(sizes.sum())
         found[table.name] = np.stack([offsets, sizes], axis=1)
     if n_bytes > size:
@@ -140,19 +147,25 @@ def _chunks(at: Sequence[tuple[RawTable, h5py.h5d.DatasetID]], path: Path) -> di
     return found
 
 
-def verify(path: Path, checks: Sequence[Check], where: str, room: bytearray | None = None) -> None:
-    """Raises FileError when the stored bytes are not those that the digests are of. They are read into `room` where they fit."""
+def verify(path: Path, checks: Sequence[Check], where: str) -> None:
+    """Raises FileError when the stored bytes are not those that the digests are of."""
     try:
         with path.open("rb") as file:
-            bytes_ = _stretch(file.fileno(), checks, room or bytearray())
-            damaged = [table for table, pieces, digest in checks if _xxh3(bytes_, pieces) != digest]
+            verified(file.fileno(), checks, where, bytearray())
     except OSError as error:
         raise FileError(f"The file cannot be read: {error.strerror}.", path=where) from error
-    if damaged:
-        raise FileError(f"Its {damaged[0]} are damaged: their bytes are not those that were written.", path=where)
 
 
-def _stretch(descriptor: int, checks: Sequence[Check], room: bytearray) -> Callable[[int, int], Any]:
+def verified(descriptor: int, checks: Sequence[Check], where: str, room: bytearray) -> Bytes:
+    """The stored bytes, which are those that the digests are of; they are read into `room` where they fit. Raises FileError, OSError."""
+    bytes_ = _stretch(descriptor, checks, room)
+    for table, pieces, digest in checks:
+        if _xxh3(bytes_, pieces) != digest:
+            raise FileError(f"Its {table} are damaged: their bytes are not those that were written." if table else DAMAGED, path=where)
+    return bytes_
+
+
+def _stretch(descriptor: int, checks: Sequence[Check], room: bytearray) -> Bytes:
     """How the bytes of a point are had: of one that lies together, as writers leave it, all are read at once."""
     every = [piece for _, pieces, _ in checks for piece in pieces]
     begin = min((at for at, _ in every), default=0)
@@ -161,10 +174,10 @@ def _stretch(descriptor: int, checks: Sequence[Check], room: bytearray) -> Calla
         return lambda at, size: os.pread(descriptor, size, at)
     whole = memoryview(room if n <= len(room) else bytearray(n))[:n]
     whole = whole[: os.preadv(descriptor, [whole], begin)] if n else whole
-    return lambda at, size: whole[at - begin : at - begin + size]
+    return lambda at, size: whole[at - begin : at - begin + size] if 0 <= at - begin < n else os.pread(descriptor, size, at)
 
 
-def _xxh3(bytes_: Callable[[int, int], Any], pieces: Pieces) -> str:
+def _xxh3(bytes_: Bytes, pieces: Pieces) -> str:
     h = xxhash.xxh3_128()
     for at, size in pieces:
         h.update(bytes_(at, size))

@@ -9,18 +9,19 @@ import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import h5py
 
 from ..errors import FileError
 from . import stored
-from .contents import Identity, Survey, identity_of, refuse_untold
+from .contents import Glance, Identity, Survey, identity_of, refuse_untold
 from .decoding import decoded_point
 from .index import read_columns, spans_of, wholeness
 from .layout import child
 from .pointfile import columns_of, measurement_of, opened, refuse_impossible, text_of, undamaged, what_is
 from .salvage import migrated, salvaged, source_table
-from .sealed import quickly, seal_of, verify_seal
+from .sealed import BLOCK, place_in, quickly, seal_of, verify_seal
 from .summary import DEFINITIONS, Summaries, listed, summary
 
 AT_ONCE_BYTES = 64 * 2**20
@@ -33,7 +34,7 @@ def survey(path: Path, *, scratch: Path | None = None) -> Survey:
     """
     quick = at_once(path)
     if quick is not None:
-        return quick[0]
+        return quick
     identity = _identity(path)
     try:
         verify_seal(path)
@@ -52,10 +53,10 @@ def survey(path: Path, *, scratch: Path | None = None) -> Survey:
     return found
 
 
-def at_once(path: Path) -> tuple[Survey, memoryview] | None:
-    """The survey of a point file whose seal tells where everything lies, and its bytes, which are those that were written.
+def at_once(path: Path) -> Survey | None:
+    """The survey of a point file whose seal tells where everything lies, and whose bytes are those that were written: HDF5 is not asked.
 
-    HDF5 is not asked, so that this needs no reader of its own. None for any other file, and one that is large. Raises FileError for damage.
+    None for any other file, and one that is large. Raises FileError for damage.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
@@ -70,18 +71,41 @@ def at_once(path: Path) -> tuple[Survey, memoryview] | None:
     told = quickly(content, path)
     if told is None or len(content) != identity[1]:
         return None
-    return undamaged(lambda: _by_place(bytes(told), path, identity), "The file is damaged", str(path)), content
-
-
-def _by_place(told: bytes, path: Path, identity: Identity) -> Survey:
-    """Of a point file as it was written: what stands where is in one place, and HDF5 is not asked. Its seal holds for all of it."""
-    values, places = columns_of(told)
-    refuse_untold(values, path)
-    where = stored.told(places, identity[1])
+    values, where = undamaged(lambda: _by_place(bytes(told), path, identity[1]), "The file is damaged", str(path))
     if values["definitions"] != DEFINITIONS:
         with opened(path, is_verified=False) as file:
             values = summary(*measurement_of(file, what_is(file, path)[0], str(path)), where=str(path))
     return Survey(path, identity, {name: [v] for name, v in values.items()}, (True,), where, is_verified=True)
+
+
+def glance(path: Path) -> Glance | None:
+    """What a point file says of itself.
+
+    It costs two reads of some kilobytes. None for any file of which more has to be read to know what it is, or what is wrong with it.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return None
+        with path.open("rb", buffering=0) as file:
+            identity = identity_of(file.fileno())
+            place = place_in(os.pread(file.fileno(), BLOCK, 0)) if 0 < identity[1] <= AT_ONCE_BYTES else None
+            if place is None or place.begin + place.size > identity[1]:
+                return None
+            told = os.pread(file.fileno(), place.size, place.begin)
+        values, where = undamaged(lambda: _by_place(told, path, identity[1]), "The file is damaged", str(path))
+    except (FileError, OSError):
+        return None
+    if values["definitions"] != DEFINITIONS:
+        return None
+    whole = ("", [(BLOCK, identity[1] - BLOCK)], place.xxh3_128)
+    return Glance(path, identity, is_whole=(True,), stored=where, columns=values, whole=whole)
+
+
+def _by_place(told: bytes, path: Path, n_bytes: int) -> tuple[dict[str, Any], stored.Stored]:
+    """Of a point file as it was written: its summary, and where its bytes lie. What stands where is in one place, and HDF5 is not asked."""
+    values, places = columns_of(told)
+    refuse_untold(values, path)
+    return values, stored.told(places, n_bytes)
 
 
 def _identity(path: Path) -> Identity:

@@ -1,4 +1,4 @@
-"""What a merge gives its readers to do, and how it is cut: files to survey, stored bytes to hold against their digests, a rehearsal."""
+"""What a merge gives its readers to do: files to survey, stored bytes to verify and to put into the archive, a rehearsal."""
 
 from __future__ import annotations
 
@@ -10,51 +10,47 @@ from typing import Any
 from ..errors import FileError
 from .addition import rehearse
 from .contents import Survey
+from .moving import Destination, Move, moved
 from .reading import size_of
-from .stored import Check, verify
 from .survey import survey
 
-BATCH_BYTES = 32 * 2**20
+BATCH_BYTES = 16 * 2**20
+MOVES_AT_ONCE = 64
 GROUP_BYTES = 8 * 2**20
 FILES_AT_ONCE = 16
-ROOM_BYTES = 4 * 2**20
+LAST: dict[Path, Survey] = {}  # what this reader surveyed last: the archive that is rehearsed on is the one
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a reader is to do: survey files, or hold the stored bytes of some of one's points against their digests."""
+    """What a reader is to do: survey files, or make moves."""
 
     paths: tuple[Path, ...]
     scratch: Path
-    checks: tuple[tuple[str, list[Check]], ...] = ()  # of each point: its name, what to hold against what
-    wanted: tuple[int, ...] = ()  # which points of the file they are
+    moves: tuple[Move, ...] = ()
+    to: Destination | None = None
     is_rehearsal: bool = False
 
 
 def read(task: Task) -> list[Any]:
-    """Does it: a survey or why there is none for each file, or for each point why it is damaged, None where it is not."""
+    """Does it: a survey or why there is none for each file, or for each move why it was not made, None where it was."""
     if task.is_rehearsal:
-        rehearse(task.paths[0], task.scratch)
+        path = task.paths[0]
+        rehearse(LAST.get(path) or survey(path, scratch=task.scratch), task.scratch)
         return []
-    if not task.checks:
-        return [_surveyed(path, task.scratch) for path in task.paths]
-    room = bytearray(ROOM_BYTES)  # used again and again: fresh memory costs more than reading
-    return [_verified(task.paths[0], name, checks, room) for name, checks in task.checks]
+    if task.to is not None:
+        return moved(task.moves, task.to)
+    return [_surveyed(path, task.scratch) for path in task.paths]
 
 
 def _surveyed(path: Path, scratch: Path) -> Survey | FileError:
     try:
-        return survey(path, scratch=scratch)
+        found = survey(path, scratch=scratch)
     except FileError as error:
         return error
-
-
-def _verified(path: Path, name: str, checks: list[Check], room: bytearray) -> FileError | None:
-    try:
-        verify(path, checks, f"{path}:{name}", room)
-    except FileError as error:
-        return error
-    return None
+    LAST.clear()
+    LAST[path] = found
+    return found
 
 
 def surveys(paths: Sequence[Path], scratch: Path) -> Iterator[Task]:
@@ -73,19 +69,15 @@ def surveys(paths: Sequence[Path], scratch: Path) -> Iterator[Task]:
         yield Task(tuple(group), scratch)
 
 
-def batches(archive: Survey, points: Iterable[int], scratch: Path, *, is_raw_kept: bool) -> Iterator[Task]:
-    """Points of an archive in groups of some megabytes, each with the bytes that are to be verified."""
-    assert archive.stored is not None
-    batch: list[tuple[str, list[Check]]] = []
-    wanted: list[int] = []
+def batches(moves: Iterable[Move], scratch: Path, to: Destination) -> Iterator[Task]:
+    """Moves in groups of some megabytes."""
+    batch: list[Move] = []
     n_bytes = 0
-    for i in points:
-        checks = archive.stored.checks(i, is_whole=is_raw_kept and archive.is_whole[i])
-        batch.append((archive.name(i), checks))
-        wanted.append(i)
-        n_bytes += sum(size for _, pieces, _ in checks for _, size in pieces)
-        if n_bytes > BATCH_BYTES:
-            yield Task((archive.path,), scratch, tuple(batch), tuple(wanted))
-            batch, wanted, n_bytes = [], [], 0
+    for move in moves:
+        batch.append(move)
+        n_bytes += move.n_bytes
+        if n_bytes > BATCH_BYTES or len(batch) == MOVES_AT_ONCE:
+            yield Task((batch[0].path,), scratch, tuple(batch), to)
+            batch, n_bytes = [], 0
     if batch:
-        yield Task((archive.path,), scratch, tuple(batch), tuple(wanted))
+        yield Task((batch[0].path,), scratch, tuple(batch), to)

@@ -8,70 +8,38 @@ back with its reason.
 from __future__ import annotations
 
 import contextlib
-import io
-import sys
+import itertools
 import tempfile
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import FileError
 from ..point import digest_of
-from .addition import Copy, Refused
-from .archive import Source, Writer, name_of, writing
+from .addition import Copy, Refused, checks
+from .archive import Writer, writing
 from .collection import Found, files, no_point
-from .contents import SourceTable, Survey, identity_of
+from .contents import Glance, SourceTable, Survey
 from .files import writable
 from .measurement import Measurement
+from .moving import Destination, Move, Piece
 from .pointfile import write_point
 from .reading import Readers, size_of
 from .sealed import Sink, is_archive
 from .selection import Selection
-from .survey import at_once
+from .survey import glance
 from .tasks import Task, batches, read, surveys
 
 BASE_BYTES = 64 * 2**20  # of an archive that is copied as it lies
-AHEAD = 8  # files
-TURN_S = 5e-4
-Progress = Callable[[int, int], None]  # files or batches done, and how many there are so far
+SURVEYS = 256  # that are kept at once
+Candidate = tuple[Survey, int]  # a point that may come in
+NOWHERE: tuple[int, tuple[Piece, ...]] = (-1, ())
+Progress = Callable[[int, int], None]  # files and points done, and how many there are so far
 
 
 def no_progress(done: int, total: int) -> None:
     """Says nothing."""
-
-
-def _read_ahead(paths: Sequence[Path]) -> Iterator[tuple[Path, tuple[Survey, memoryview] | FileError | None]]:
-    """What `at_once` makes of each file, in order, some of them read while the last one is copied."""
-
-    def read(path: Path) -> tuple[Survey, memoryview] | FileError | None:
-        try:
-            return at_once(path)
-        except FileError as error:
-            return error
-
-    with _quick_turns(), ThreadPoolExecutor(1) as ahead:  # reading leaves the interpreter to whoever copies
-        waiting: deque[tuple[Path, Future[tuple[Survey, memoryview] | FileError | None]]] = deque()
-        for path in paths:
-            waiting.append((path, ahead.submit(read, path)))
-            if len(waiting) > AHEAD:
-                first, result = waiting.popleft()
-                yield first, result.result()
-        for first, result in waiting:
-            yield first, result.result()
-
-
-@contextlib.contextmanager
-def _quick_turns() -> Iterator[None]:
-    """Python's threads wait less for each other: two that mostly read and write would otherwise take turns of 5 ms."""
-    usual = sys.getswitchinterval()
-    sys.setswitchinterval(TURN_S)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(usual)
 
 
 @dataclass
@@ -96,7 +64,7 @@ def merge(
 ) -> Merged:
     """Writes the union of the paths to `output`, whole or not at all; its own points count only where it is one of the paths.
 
-    Stored bytes are copied, held against their digests before. Without `is_raw_kept` per-request and per-chunk rows are left out.
+    Stored bytes are copied, those that are what their digests say. Without `is_raw_kept` per-request and per-chunk rows are left out.
     Raises UsageError when there is nothing to merge, EnvironmentLacks when it cannot be written.
     """
     sources = list(files(paths))
@@ -141,7 +109,10 @@ class _Union:
     merged: Merged
     done: int = 0
     total: int = 0
+    under_way: dict[int, list[Candidate]] = field(default_factory=dict)  # row whose bytes are not here yet -> points passed over for it
+    damaged: dict[int, FileError] = field(default_factory=dict)  # rows of the base
     writer: Writer = field(init=False)
+    to: Destination = field(init=False)
 
     def base(self, sources: Sequence[Path]) -> Path | None:
         """The largest archive of the sources, if it may be worth copying as it lies: it is large, and all of it is meant."""
@@ -153,11 +124,10 @@ class _Union:
 
     def write(self, output: Path, sources: Sequence[Path], tables: Sequence[SourceTable], base: Path | None = None) -> Merged:
         """The archive of all sources. Raises Refused where the base is none."""
-        bad: list[FileError] = []
-        with writing(output, lambda sink: self._copied(sink, base, bad)) as self.writer:
-            for error in bad:
+        with writing(output, lambda sink: self._begun(sink, output, base)) as self.writer:
+            for row, error in self.damaged.items():
                 self.merged.refuse(error)
-            self.writer.drop(error.path.rpartition(":")[2] for error in bad)
+                self.writer.forget(row)
             self.writer.tables |= {digest_of(table): table for table in tables}
             self.take([path for path in sources if path != base])
             done = self.merged
@@ -169,136 +139,133 @@ class _Union:
             done.n_points, done.n_tables, done.digest = len(self.writer), len(self.writer.tables), self.writer.digest()
         return done
 
-    def _copied(self, sink: Sink, base: Path | None, bad: list[FileError]) -> Survey | None:
-        """Copies the base's bytes while readers survey it, hold them against their digests, and try what is going to be done to it."""
+    @contextlib.contextmanager
+    def _begun(self, sink: Sink, output: Path, base: Path | None) -> Iterator[Survey | None]:
+        """Copies the base, if there is one, while readers look into it. Raises Refused where HDF5 could not add to it."""
+        self.to, self.damaged = Destination(sink.path, output), {}
         if base is None:
-            return None
-        try:
-            with contextlib.closing(Copy(base, sink)) as copy:
-                ((_, found),) = self.readers.map([Task((base,), self.scratch)])
-                surveyed: Survey | FileError = found if isinstance(found, FileError) else found[0]
-                if isinstance(surveyed, FileError) or surveyed.stored is None or surveyed.bad:
-                    raise Refused
-                bad += self._damaged(surveyed)
-                copy.finish(lambda descriptor: self._refuse_changed(surveyed, descriptor))
-        except ValueError as error:
-            raise Refused from error
-        return surveyed
-
-    def _damaged(self, base: Survey) -> list[FileError]:
-        """The points of the base whose bytes are not those that were written. Raises Refused where HDF5 could not add to it."""
-        work = [Task((base.path,), self.scratch, is_rehearsal=True), *batches(base, range(base.n), self.scratch, is_raw_kept=True)]
-        self.total += len(work)
-        damaged: list[FileError] = []
-        for _, result in self.readers.map(work):
-            if isinstance(result, FileError):
+            yield None
+            return
+        with contextlib.closing(Copy(base, sink)) as copy:
+            ((_, found),) = self.readers.map([Task((base,), self.scratch)])
+            surveyed: Survey | FileError = found if isinstance(found, FileError) else found[0]
+            if isinstance(surveyed, FileError) or surveyed.stored is None or surveyed.bad:
                 raise Refused
-            damaged += filter(None, result)
-            self._tick()
-        return damaged
+            self._check(surveyed)
+            copy.wait_for_structure()
+            yield surveyed
+            copy.finish(surveyed.identity)
+
+    def _check(self, base: Survey) -> None:
+        """Finds the points of the base whose bytes are not those that were written. Raises Refused where HDF5 could not add to it."""
+        self.total += 1 + base.n
+        rehearsal = Task((base.path,), self.scratch, is_rehearsal=True)
+        for task, results in self.readers.map(itertools.chain([rehearsal], batches(checks(base), self.scratch, self.to))):
+            if isinstance(results, FileError):
+                raise Refused
+            for move, error in zip(task.moves, results, strict=True):
+                if error is not None and move.where != error.path:  # it is not a point that is bad
+                    raise Refused
+                self.damaged |= {move.row: error} if error is not None else {}
+            self._tick(len(task.moves) or 1)
 
     def take(self, paths: Sequence[Path]) -> None:
-        """Surveys the files and copies what they hold: points at once, while their bytes are at hand, then archives."""
+        """Takes what the files hold: point files whose seals tell where everything lies, then those that have to be looked into."""
         self.total += len(paths)
-        archives: list[Survey] = []
+        left: list[Path] = []
+        self._move(self._glanced(paths, left))
+        for begin in range(0, len(left), SURVEYS):
+            self._take_surveyed(left[begin : begin + SURVEYS])
+
+    def _glanced(self, paths: Sequence[Path], left: list[Path]) -> Iterator[Candidate]:
+        for path in paths:
+            found = glance(path)
+            if found is None:
+                left.append(path)
+            else:
+                yield found, 0
+
+    def _take_surveyed(self, paths: Sequence[Path]) -> None:
+        found: list[Survey] = []
         again: list[Path] = []
         alone: list[Path] = []
-        for task, results in self.readers.map(surveys(self._at_once(paths), self.scratch)):
+        for task, results in self.readers.map(surveys(paths, self.scratch)):
             if isinstance(results, FileError) and len(task.paths) > 1:  # which of them it was, each has to say for itself
                 alone += task.paths
                 continue
             for result in [results] if isinstance(results, FileError) else results:
-                self._tick()
                 if isinstance(result, FileError):
+                    self._tick()
                     self.merged.refuse(result)
                     continue
                 for error in result.bad:
                     self.merged.refuse(error)
                 self.writer.tables |= result.source_tables()
                 again += result.rewritten
-                if result.is_verified:
-                    self._copy(result, [0])
-                elif result.n:
-                    archives.append(result)
+                found.append(result)
+                self.total += result.n - 1
+        self._move((survey, i) for survey in found if survey.stored is not None for i in range(survey.n))
         for path in alone:
-            self.total -= 1
-            self.take([path])
-        for archive in archives:
-            self._take_archive(archive)
+            self._take_surveyed([path])
         if again:
             self.take(again)
             for path in again:
                 path.unlink(missing_ok=True)
 
-    def _take_archive(self, archive: Survey) -> None:
-        work = list(batches(archive, self._meant(archive), self.scratch, is_raw_kept=self.is_raw_kept))
-        self.total += len(work)
-        for task, result in self.readers.map(work):
-            self._tick()
-            if isinstance(result, FileError):
-                self.merged.refuse(result)
-                continue
-            for error in filter(None, result):
-                self.merged.refuse(error)
-            self._copy(archive, [i for i, error in zip(task.wanted, result, strict=True) if error is None])
-
-    def _meant(self, archive: Survey) -> Iterator[int]:
-        for i in range(archive.n):
-            values = archive.values(i)
-            if self.where.matches(values) and self.writer.is_better(values, is_whole=self.is_raw_kept and archive.is_whole[i]):
-                yield i
-
-    def _copy(self, source: Survey, wanted: Iterable[int]) -> None:
-        """Copies points whose bytes were verified. A file that is another one than was surveyed, or changes meanwhile, is bad."""
-        assert source.stored is not None
-        added = []
-        try:
-            with _opened(source.path) as file:
-                self._refuse_changed(source, file.fileno())
-                bytes_ = Source(file.fileno())
-                for i in wanted:
-                    added += self._add(source, i, bytes_)
-                self._refuse_changed(source, file.fileno())
-        except ValueError as error:
-            self.writer.drop(added)
-            self.merged.refuse(FileError(f"{error}.", path=str(source.path)))
-
-    def _add(self, source: Survey, i: int, bytes_: Source) -> list[str]:
-        """Copies one point, if it is meant and not here already: its name."""
-        assert source.stored is not None
-        values = source.values(i)
-        is_whole = self.is_raw_kept and source.is_whole[i]
-        if not self.where.matches(values) or not self.writer.is_better(values, is_whole=is_whole):
-            return []
-        self.writer.add(bytes_, source.stored, i, values, is_whole=is_whole)
-        return [name_of(values)]
-
-    def _at_once(self, paths: Sequence[Path]) -> list[Path]:
-        """Copies point files whose seals tell where everything lies; the other files are left."""
-        left = []
-        for path, quick in _read_ahead(paths):
-            if quick is None:
-                left.append(path)
-                continue
-            self._tick()
-            if isinstance(quick, FileError):
-                self.merged.refuse(quick)
+    def _move(self, candidates: Iterable[Candidate]) -> None:
+        """Takes points in: libhdf5 gives them places here, and readers verify their bytes and put them there."""
+        rivals: list[Candidate] = []
+        alone: list[Move] = []
+        for task, results in self.readers.map(batches(self._moves(candidates), self.scratch, self.to)):
+            if isinstance(results, FileError) and len(task.moves) > 1:
+                alone += task.moves
             else:
-                self._add(quick[0], 0, Source(quick[1]))
-        return left
+                rivals += self._settled(task, results)
+        for task, results in self.readers.map(Task((move.path,), self.scratch, (move,), self.to) for move in alone):
+            rivals += self._settled(task, results)
+        if rivals:
+            self._move(rivals)
 
-    def _refuse_changed(self, source: Survey, descriptor: int) -> None:
-        if identity_of(descriptor) != source.identity:
-            raise ValueError("It was changed while it was read")
+    def _settled(self, task: Task, results: list[FileError | None] | FileError) -> list[Candidate]:
+        """Drops the points whose bytes did not come. Those that were passed over for them."""
+        again: list[Candidate] = []
+        for move, error in zip(task.moves, [results] if isinstance(results, FileError) else results, strict=True):
+            self._tick()
+            rivals = self.under_way.pop(move.row, [])
+            if error is not None:
+                self.merged.refuse(error)
+                if move.row >= 0:
+                    self.writer.drop(move.row)
+                again += rivals
+        return again
 
-    def _tick(self) -> None:
-        self.done += 1
+    def _moves(self, candidates: Iterable[Candidate]) -> Iterator[Move]:
+        for survey, i in candidates:
+            move = self._placed(survey, i)
+            if move is not None:
+                yield move
+            else:
+                self._tick()
+
+    def _placed(self, survey: Survey, i: int) -> Move | None:
+        """What is to be moved of a point: nothing of one that is not meant, or here already. Of a point file all is verified even then."""
+        assert survey.stored is not None
+        values = survey.values(i)
+        is_whole = self.is_raw_kept and survey.is_whole[i]
+        row, pieces = NOWHERE
+        if self.where.matches(values):
+            if self.writer.is_better(values, is_whole=is_whole):
+                row, pieces = self.writer.add(survey.stored, i, values, is_whole=is_whole)
+                self.under_way[row] = []
+            else:
+                self.under_way.get(self.writer.row(values), []).append((survey, i))
+        if isinstance(survey, Glance):
+            return Move(survey.path, survey.identity, str(survey.path), (survey.whole,), pieces, row)
+        if row < 0:
+            return None
+        where = f"{survey.path}:{survey.name(i)}" if not survey.is_verified else str(survey.path)
+        return Move(survey.path, survey.identity, where, survey.stored.checks(i, is_whole=is_whole), pieces, row)
+
+    def _tick(self, n: int = 1) -> None:
+        self.done += n
         self.progress(self.done, self.total)
-
-
-def _opened(path: Path) -> io.BufferedReader:
-    """The file. Raises ValueError when it is there no more."""
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise ValueError(f"It cannot be read any more: {error.strerror}") from error

@@ -1,0 +1,115 @@
+"""Stored bytes on their way from one file into an archive: read once, held against their digests, written where libhdf5 wants them.
+
+Runs in readers' processes (`reading`), beside the one that asks libhdf5 for places; nothing here knows HDF5. Bytes that are not those
+that were written go nowhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import FileError
+from .contents import Identity, identity_of
+from .files import writable
+from .sealed import begin_to_sync
+from .stored import Check, verified
+
+ROOM_BYTES = 4 * 2**20
+Piece = tuple[int, int, int]  # offset in the source, offset in the archive, bytes
+
+
+@dataclass(frozen=True)
+class Destination:
+    """The archive in the making: the file, and the name that it is going to have."""
+
+    file: Path
+    name: Path
+
+
+@dataclass(frozen=True)
+class Move:
+    """Bytes of a file to hold against digests, and those of them that are to go into the archive."""
+
+    path: Path
+    identity: Identity
+    where: str  # what an error names
+    checks: tuple[Check, ...]
+    pieces: tuple[Piece, ...] = ()
+    row: int = -1  # which of the archive's points they are, -1: none
+
+    @property
+    def n_bytes(self) -> int:
+        """How many are read."""
+        return sum(size for _, pieces, _ in self.checks for _, size in pieces)
+
+
+def joined(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
+    """The same pieces, those in one that follow one another in both files."""
+    made: list[Piece] = []
+    for begin, to, size in pieces:
+        if made and (made[-1][0] + made[-1][2], made[-1][1] + made[-1][2]) == (begin, to):
+            made[-1] = (*made[-1][:2], made[-1][2] + size)
+        else:
+            made.append((begin, to, size))
+    return tuple(made)
+
+
+def moved(moves: Sequence[Move], to: Destination) -> list[FileError | None]:
+    """Makes the moves; of each why it was not made, None where it was. Raises EnvironmentLacks when the archive cannot be written."""
+    with writable(to.name), to.file.open("r+b", buffering=0) as archive:
+        made = [_moved(move, archive.fileno()) for move in moves]
+        written = [(at, at + size) for move in moves for _, at, size in move.pieces]
+        if written:
+            begin, end = min(at for at, _ in written), max(end for _, end in written)
+            begin_to_sync(archive.fileno(), begin, end)
+        return made
+
+
+def _moved(move: Move, archive: int) -> FileError | None:
+    try:
+        with _readable(move):
+            file = move.path.open("rb", buffering=0)
+        with file:
+            _refuse_changed(move, file.fileno())
+            with _readable(move):
+                bytes_ = verified(file.fileno(), move.checks, move.where, _room())
+            for begin, at, size in move.pieces:
+                with _readable(move):
+                    data = bytes_(begin, size)
+                put(archive, data, at)
+            _refuse_changed(move, file.fileno())
+    except FileError as error:
+        return error
+    return None
+
+
+@contextlib.contextmanager
+def _readable(move: Move) -> Iterator[None]:
+    """Tells a file that cannot be read from an archive that cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise FileError(f"It cannot be read any more: {error.strerror}.", path=str(move.path)) from error
+
+
+def _refuse_changed(move: Move, descriptor: int) -> None:
+    if identity_of(descriptor) != move.identity:
+        raise FileError("It was changed while it was read.", path=str(move.path))
+
+
+@functools.cache
+def _room() -> bytearray:
+    """Memory that is used again and again: fresh one costs more than reading."""
+    return bytearray(ROOM_BYTES)
+
+
+def put(descriptor: int, data: memoryview | bytes, at: int) -> None:
+    """All of the bytes to their place. Raises OSError."""
+    n = 0
+    while n < len(data):
+        n += os.pwrite(descriptor, data[n:] if n else data, at + n)
