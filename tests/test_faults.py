@@ -4,7 +4,7 @@ import json
 import os
 
 import pytest
-from program import SMALL, bench, point_files, processes_of, status, sweep
+from program import SMALL, bench, point_files, processes_of, status, sweep, until
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_a_server_that_fails_gives_the_point_its_class_and_the_log_s_end(tmp_pat
     assert (point["state"], point["failure_class"]) == ("failed", failure_class)
     assert said in point["message"]
     assert "next:" in point["message"]
-    assert processes_of(tmp_path) == {}
+    until(lambda: not processes_of(tmp_path), "the end of the job's controller")
 
 
 def test_a_server_that_dies_is_started_again_and_finished_points_stay(tmp_path):
