@@ -263,7 +263,7 @@ class Fuzz:
 
     def seen_by_check(self, path: Path, surveys: list[Survey], changed: set[str]) -> str:
         """Whether `check` names every point whose figures a stranger has changed."""
-        with mock.patch.object(checking, "Readers", Inline):
+        with mock.patch.object(checking, "Readers", Inline), mock.patch.object(collection, "Readers", Inline):
             found = checking.check([str(path)])
         good = {p.values["digest"] for p in found.points.values() if p.is_whole and not p.differing}
         if changed & good:

@@ -4,6 +4,7 @@ import contextlib
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -84,6 +85,17 @@ def serving(*pages):
 def test_each_engine_s_own_counters_are_read(body, tokens):
     with serving(body) as server:
         assert counted(server) == Counted(*tokens)
+
+
+def test_a_recorded_server_s_metrics_are_read():
+    """Two of 82 families, beside histograms; no radix cache was on."""
+    page = (Path(__file__).parent / "data/sglang_cpu/metrics.txt").read_text()
+    with serving(page) as server:
+        assert counted(server) == Counted(27510, 6863)
+    assert values(page) == {
+        "running": 7.0, "queued": 0.0, "kv_usage": 0.03, "generation_tput": pytest.approx(1690.39, abs=0.01), "cache_hit_rate": 0.0,
+        "prompt_tokens": 27510.0, "generation_tokens": 6863.0,
+    }  # fmt: skip
 
 
 def test_the_ranks_of_a_server_are_summed():

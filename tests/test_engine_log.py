@@ -7,6 +7,7 @@ import pytest
 from glm5bench.node import engine_log
 
 LOGS = Path(__file__).parent / "data" / "engine_logs"
+RECORDED = Path(__file__).parent / "data" / "sglang_cpu"
 SGLANG = (LOGS / "sglang.log").read_text()
 VLLM = (LOGS / "vllm.log").read_text()
 
@@ -16,6 +17,11 @@ def test_sglang_says_its_memory_of_target_and_draft_the_highest_over_the_ranks()
         "weights_gib": pytest.approx(90.4), "load_s": pytest.approx(30.76), "kv_gib": pytest.approx(27.4),
         "graphs_gib": pytest.approx(1.92), "graphs_s": pytest.approx(42.65),
     }  # fmt: skip
+
+
+def test_a_recorded_server_says_its_memory():
+    """Of two layers in BF16: 65,536 tokens x 2 heads x 32 x 2 bytes x 2 layers = 0.016 GiB of keys, and of values, each rounded by it."""
+    assert engine_log.memory((RECORDED / "server.log").read_text(), "sglang") == {"weights_gib": 0.0, "load_s": 0.01, "kv_gib": 0.04}
 
 
 def test_vllm_says_its_memory():

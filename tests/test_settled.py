@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,7 @@ from glm5bench.node.settled import refuse_other_settings, start_facts
 from glm5bench.overrides import compose
 from glm5bench.recipe import bound
 
+RECORDED = Path(__file__).parent / "data" / "sglang_cpu"
 B200 = {
     "version": "0.5.12", "model_path": "/m/GLM-5", "tp_size": 8, "dp_size": 1, "ep_size": 1, "kv_cache_dtype": "fp8_e4m3",
     "quantization": "fp8", "attention_backend": "nsa", "max_total_num_tokens": 430067,
@@ -73,6 +75,21 @@ def test_the_caches_of_data_parallel_ranks_add_up(tmp_path):
     two = {**B200, "internal_states": [{"memory_usage": {"token_capacity": 1000}}, {"memory_usage": {"token_capacity": 900}}]}
     with answering(tmp_path, two) as server:
         assert start_facts(server, server.recipe)["startup"]["kv_tokens"] == 1900
+
+
+def test_a_recorded_server_is_told_apart_from_the_one_that_was_asked_for(tmp_path):
+    recorded = json.loads((RECORDED / "server_info.json").read_text())
+    with answering(tmp_path, recorded, log=(RECORDED / "server.log").read_text()) as server:
+        facts = start_facts(server, server.recipe)
+        with pytest.raises(ServerError) as raised:
+            refuse_other_settings(server, server.recipe, facts)
+
+    assert {name: facts["startup"][name] for name in ("kv_tokens", "kv_gib", "weights_gib")} == {
+        "kv_tokens": 65536.0, "kv_gib": 0.04, "weights_gib": 0.0,
+    }  # fmt: skip
+    model = "the checkpoint /m/GLM-5 became /work/eng3/models/test/tiny"
+    for says in ("--tensor-parallel-size 8 became 1", "--attention-backend nsa became torch_native", model):
+        assert says in str(raised.value)
 
 
 def test_the_server_that_was_asked_for_is_measured(tmp_path):
