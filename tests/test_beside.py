@@ -126,6 +126,25 @@ def test_acceptance_is_of_the_answers_then_of_the_counters_then_of_the_servers_w
     assert (s["acceptance_p10"], s["acceptance_median"], s["acceptance_p90"]) == pytest.approx((2.1, 2.5, 2.7))
 
 
+@pytest.mark.parametrize(
+    ("stated", "ranks", "says"),
+    [
+        (2.2, 1, None),
+        (2.5, 1, "2.12 tokens a verify step by the answers, 2.50 by the server's own average"),
+        (1.9, 1, "2.12 tokens a verify step by the answers, 1.90 by the server's own average"),
+        (2.5, 2, None),
+        (0.0, 1, None),
+        (None, 1, None),
+    ],
+)
+def test_answers_and_the_server_s_own_average_are_held_against_each_other(stated, ranks, says):
+    """Of 20 tokens of three answers 17 came from 8 verify steps."""
+    steps = dataclasses.replace(three_requests(), verify_steps=np.array([2, 2, 4]))
+    m = measured(requests=steps, server={"acceptance_length": stated, "info": {"internal_states": [{}] * ranks}})
+
+    assert [(r.code, r.text) for r in m.verdict().reasons] == ([("acceptance_disagrees", says)] if says else [])
+
+
 def test_verify_steps_come_back_from_their_file(tmp_path):
     requests = dataclasses.replace(three_requests(), verify_steps=np.array([2, -1, 4]))
     write_point(tmp_path / "p.h5", measured(requests=requests))

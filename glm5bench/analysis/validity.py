@@ -23,7 +23,7 @@ FLAGGED_CODES = (
     "admission_capped", "kv_limited", "engine_version", "token_counters", "no_container", "packed_alone",
     "client_lag", "late_sends", "prompt_lengths", "clock_step", "simulator_lag", "not_recomputable",
     "power_gpu_missing", "power_gap", "power_disagrees", "gpu_slowed_down", "gpu_memory_errors",
-    "accuracy_failed", "accuracy_unknown",
+    "acceptance_disagrees", "accuracy_failed", "accuracy_unknown",
 )  # fmt: skip
 
 CONCURRENCY_REACHED = 0.9  # share of the requests in flight, while enough were left to send
@@ -55,7 +55,7 @@ class Circumstances:
     late_send_max_s: float = 0.0
     is_complete: bool = True  # the run was not ended early
     settings_changed: tuple[tuple[str, str, str], ...] = ()  # a flag, what it asked for, and what the server says that it runs with
-    telemetry: tuple[tuple[str, str], ...] = ()  # what the readings of GPUs say against the point: reason code and sentence
+    telemetry: tuple[tuple[str, str], ...] = ()  # what was read beside the load says against the point: reason code and sentence
     accuracy: tuple[tuple[str, str], ...] = ()  # the same of the accuracy gate
 
 

@@ -22,6 +22,7 @@ from ..point import canonical_json
 
 SOURCES = ("measured", "simulated", "published")
 FULL = 0.9  # share of a cache in use, from which requests wait for it
+ACCEPTANCE_SHARE = 0.05  # by which two accounts of it may differ
 SEEN_OFTEN = 5  # readings of a server in a window, from which their highest is taken for the highest
 TIMES = ("due_ns", "sent_ns", "first_byte_ns", "first_token_ns", "last_token_ns", "end_ns")
 COUNTS = ("prompt_tokens", "output_tokens", "asked_tokens", "status")
@@ -136,7 +137,7 @@ class Measurement:
             late_sends=int(client.get("late_sends", 0)) if self.is_open_loop else 0,
             late_send_max_s=float(client.get("late_send_max_s", 0.0)),
             is_complete=bool(p.get("is_complete", True)),
-            telemetry=self._telemetry_faults(),
+            telemetry=(*self._telemetry_faults(), *self._acceptance_faults()),
             accuracy=self._accuracy_faults(),
         )
 
@@ -171,6 +172,22 @@ class Measurement:
         if spent is None or window is None:
             return ()
         return (*spent.faults, *(faults(self.telemetry, self.devices, *window) if self.telemetry is not None else ()))
+
+    def _acceptance_faults(self) -> tuple[tuple[str, str], ...]:
+        """The answers' acceptance against the average that the server states since its cache was flushed, which was before the run.
+
+        A prompt's pass makes an answer's first token and is no verify step. Data-parallel ranks have averages of their own.
+        """
+        r, stated = self.requests, self.server.get("acceptance_length")
+        ranks = self.server.get("info", {}).get("internal_states")
+        if not isinstance(stated, int | float) or stated <= 0 or not isinstance(ranks, list) or len(ranks) != 1:
+            return ()
+        if r is None or r.verify_steps is None or not (r.is_whole & (r.verify_steps > 0)).all():
+            return ()
+        told = float((r.output_tokens - 1).sum() / r.verify_steps.sum())
+        if abs(told - stated) <= ACCEPTANCE_SHARE * stated:
+            return ()
+        return (("acceptance_disagrees", f"{told:.2f} tokens a verify step by the answers, {stated:.2f} by the server's own average"),)
 
     def _settings_changed(self) -> tuple[tuple[str, str, str], ...]:
         """Of a real engine: the simulated one states what it simulates, not its flags."""

@@ -35,7 +35,7 @@ SECONDS = 120.0  # a disk may be slow
 PROCESSOR_S = 10.0  # and libhdf5 goes round in circles over some damaged files
 BYTES_PER_S = 2e6  # a file has this much longer to be read
 TOO_LONG = "Reading it did not end in time: it is damaged, or hostile."
-NICENESS = 10  # whoever gives it work goes first
+NICENESS = 5  # whoever gives it work goes first
 GRACE_S = 1.0  # before a reader ends by itself that nobody ends
 
 

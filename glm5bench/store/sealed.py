@@ -8,6 +8,7 @@ in the structure, one a point and table, so that opening reads no more than is n
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -186,7 +187,7 @@ class Sink(io.RawIOBase):
 
 def begin_to_sync(descriptor: int, begin: int, end: int) -> None:
     """Has bytes of a file written to the disk from now on, which Linux does where it is told that they are not needed again."""
-    if hasattr(os, "posix_fadvise"):
+    with contextlib.suppress(OSError):  # it is advice
         os.posix_fadvise(descriptor, begin, end - begin, os.POSIX_FADV_DONTNEED)
 
 
