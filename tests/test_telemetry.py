@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import types
 from pathlib import Path
 
@@ -234,6 +235,27 @@ def test_a_tool_that_prints_nothing_costs_the_reading_and_no_more():
     told._run = lambda c: amd.run(["false"])
 
     assert list(told.read()) == [{}, {}]
+
+
+@pytest.mark.parametrize(
+    ("script", "says"),
+    [
+        (
+            f"cat {DATA}/rocm_smi_without_driver.txt >&2",
+            "rocm-smi printed no JSON: ERROR:root:Driver not initialized (amdgpu not found in modules)",
+        ),
+        ("echo no device", "rocm-smi printed no JSON: no device"),
+        ("exit 2", "rocm-smi printed no JSON: exit code 2"),
+    ],
+    ids=["recorded", "said", "silent"],
+)
+def test_why_a_tool_has_nothing_to_tell_is_told_in_its_own_words(tmp_path, monkeypatch, script, says):
+    (tmp_path / "rocm-smi").write_text(f"#!/bin/sh\n{script}\n")
+    (tmp_path / "rocm-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+
+    with pytest.raises(OSError, match=f"^rocm-smi printed no JSON: {re.escape(says)}$"):
+        amd.amd()
 
 
 class AmdSmi(types.SimpleNamespace):

@@ -124,13 +124,18 @@ Run = Callable[[Sequence[str]], Any]
 
 
 def run(command: Sequence[str]) -> Any:
-    """The JSON that a command prints, after whatever warning stands before it. Raises OSError where there is none."""
+    """The JSON that a command prints, after whatever warning stands before it. Raises OSError, with its last words, where there is none."""
     try:
-        text = subprocess.run(command, capture_output=True, text=True, timeout=TOOL_S, check=False).stdout
-        starts = [at for at in (text.find("["), text.find("{")) if at >= 0]
-        return json.JSONDecoder().raw_decode(text[min(starts, default=len(text)) :])[0]
-    except (ValueError, subprocess.SubprocessError) as error:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TOOL_S, check=False, errors="replace")
+    except subprocess.SubprocessError as error:
         raise OSError(f"{command[0]}: {' '.join(str(error).split())}") from error
+    text = done.stdout
+    starts = [at for at in (text.find("["), text.find("{")) if at >= 0]
+    try:
+        return json.JSONDecoder().raw_decode(text[min(starts, default=len(text)) :])[0]
+    except ValueError as error:
+        said = (done.stderr.strip() or text.strip() or f"exit code {done.returncode}").splitlines()[-1]
+        raise OSError(f"{command[0]} printed no JSON: {said[:200]}") from error
 
 
 class AmdSmiTool:
