@@ -240,12 +240,9 @@ def test_a_tool_that_prints_nothing_costs_the_reading_and_no_more():
 @pytest.mark.parametrize(
     ("script", "says"),
     [
-        (
-            f"cat {DATA}/rocm_smi_without_driver.txt >&2",
-            "rocm-smi printed no JSON: ERROR:root:Driver not initialized (amdgpu not found in modules)",
-        ),
-        ("echo no device", "rocm-smi printed no JSON: no device"),
-        ("exit 2", "rocm-smi printed no JSON: exit code 2"),
+        (f"cat {DATA}/rocm_smi_without_driver.txt >&2", "ERROR:root:Driver not initialized (amdgpu not found in modules)"),
+        ("echo no device", "no device"),
+        ("exit 2", "exit code 2"),
     ],
     ids=["recorded", "said", "silent"],
 )
