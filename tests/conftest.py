@@ -3,12 +3,14 @@
 import functools
 import hashlib
 import json
+import os
 import sys
 from pathlib import Path
 
 import h5py
 import hypothesis
 import numpy as np
+import pytest
 import xxhash
 
 from glm5bench import overrides
@@ -127,3 +129,12 @@ def power_of(watts, *, devices=("GPU-a",), start=-1, stop=12, **server):
     at = [t * 10**9 for t in range(start, stop + 1)]
     gpus = [(Track(d, "power", "W"), at, [watts] * len(at)) for d in devices]
     return Telemetry.of([*gpus, *((Track("server", name, ""), at, [value] * len(at)) for name, value in server.items())])
+
+
+@pytest.fixture(scope="session")
+def engines():
+    """The directory of tests/engine/install.sh, for the tests that run real engines by hand."""
+    named = os.environ.get("GLM5BENCH_ENGINES")
+    if not named:
+        pytest.skip("GLM5BENCH_ENGINES names no directory of tests/engine/install.sh")
+    return Path(named)
