@@ -34,8 +34,8 @@ from glm5bench.analysis.telemetry import Telemetry, Track
 from glm5bench.store.archive import writing
 from glm5bench.store.layout import TABLES, encoded
 from glm5bench.store.measurement import Measurement
-from glm5bench.store.moving import put
 from glm5bench.store.pointfile import write_point
+from glm5bench.store.sealed import put
 from glm5bench.store.survey import survey
 from glm5bench.store.vllm_json import vllm_result
 

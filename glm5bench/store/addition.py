@@ -20,7 +20,7 @@ from .archive import POINT_ROWS, Writer
 from .contents import Identity, Survey, identity_of
 from .moving import Move
 from .pointfile import undamaged
-from .sealed import BLOCK, Sink, structure_end, structure_ranges
+from .sealed import BLOCK, Sink, begin_to_sync, structure_end, structure_ranges
 
 REHEARSAL = "rehearsal.h5"
 IN_MEMORY_BYTES = 256 * 2**20
@@ -55,7 +55,7 @@ class Copy:
                 if not self._is_wanted:
                     return
                 self._sink.copy(self._file.fileno(), at, min(PIECE_BYTES, end - at))
-            self._sink.begin_to_sync(begin, end)
+            begin_to_sync(self._sink.fileno(), begin, end)
 
     def wait_for_structure(self) -> None:
         """Until HDF5 can open it. Raises Refused where there is none, OSError when it cannot be written."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 from ..errors import FileError
 from .contents import Identity, identity_of
 from .files import writable
-from .sealed import begin_to_sync
+from .sealed import begin_to_sync, put
 from .stored import Check, verified
 
 ROOM_BYTES = 4 * 2**20
@@ -106,10 +105,3 @@ def _refuse_changed(move: Move, descriptor: int) -> None:
 def _room() -> bytearray:
     """Memory that is used again and again: fresh one costs more than reading."""
     return bytearray(ROOM_BYTES)
-
-
-def put(descriptor: int, data: memoryview | bytes, at: int) -> None:
-    """All of the bytes to their place. Raises OSError."""
-    n = 0
-    while n < len(data):
-        n += os.pwrite(descriptor, data[n:] if n else data, at + n)

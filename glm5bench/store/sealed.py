@@ -111,10 +111,9 @@ class Sink(io.RawIOBase):
         return len(data)
 
     def _write_at(self, data: Any, at: int) -> None:
-        n = 0
         try:
-            while n < len(data) and self.error is None:
-                n += os.pwrite(self._descriptor, data[n:] if n else data, at + n)
+            if self.error is None:
+                put(self._descriptor, data, at)
         except OSError as error:
             self.error = error
 
@@ -169,10 +168,6 @@ class Sink(io.RawIOBase):
             return False
         return True
 
-    def begin_to_sync(self, begin: int, end: int) -> None:
-        """Bytes that are written, on their way to the disk: whoever syncs the file then has little to wait for."""
-        begin_to_sync(self._descriptor, begin, end)
-
     def raise_error(self) -> None:
         """Raises the first error that there was."""
         if self.error is not None:
@@ -185,8 +180,18 @@ class Sink(io.RawIOBase):
         super().close()
 
 
+def put(descriptor: int, data: Any, at: int) -> None:
+    """All of the bytes to their place in a file. Raises OSError."""
+    n = 0
+    while n < len(data):
+        n += os.pwrite(descriptor, data[n:] if n else data, at + n)
+
+
 def begin_to_sync(descriptor: int, begin: int, end: int) -> None:
-    """Has bytes of a file written to the disk from now on, which Linux does where it is told that they are not needed again."""
+    """Has bytes of a file written to the disk from now on, which Linux does where it is told that they are not needed again.
+
+    Whoever syncs the file then has little to wait for.
+    """
     with contextlib.suppress(OSError):  # it is advice
         os.posix_fadvise(descriptor, begin, end - begin, os.POSIX_FADV_DONTNEED)
 
