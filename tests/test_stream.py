@@ -100,8 +100,9 @@ def test_a_chunk_whose_count_did_not_grow_carries_none():
     assert answer(token(n=1), token("", n=1, finish="length")).chunks == [(5, 1)]
 
 
-def test_an_unfinished_character_is_a_token_without_text():
-    assert len(answer(token(""), token("é")).chunks) == 2
+def test_an_unfinished_character_in_the_middle_is_a_token_without_text():
+    assert len(answer(token("a"), token(""), token("é")).chunks) == 3
+    assert len(answer(token("", n=1), token("é", n=2)).chunks) == 2
 
 
 def test_a_finish_chunk_without_text_carries_no_token():
@@ -122,7 +123,7 @@ def test_an_event_that_never_ended_is_not_counted():
     assert parsed([(5, events(token(n=1))[:-1])]).chunks == []
 
 
-@pytest.mark.parametrize("garbage", [b"{", b"3", b"null", b"[]", b'"text"', b'{"choices": 3}', b'{"choices": [3]}', b'{"usage": {"a": 1}}'])
+@pytest.mark.parametrize("garbage", [b"{", b"3", b"[]", b'"text"', b'{"choices": 3}', b'{"choices": [3]}'])
 def test_an_unreadable_event_is_a_fault_and_does_not_stop_the_reading(garbage):
     read = answer(garbage, token(n=1, finish="length"), b"[DONE]")
 

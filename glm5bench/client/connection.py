@@ -1,7 +1,8 @@
 """One TCP connection whose reads are stamped by the kernel, and nothing else done with them.
 
 A read is one recvmsg into a buffer that is kept; llhttp finds the body in it; its bytes are appended, and beside them the stamp. Nobody is
-woken before the answer is whole. Plain HTTP/1.1 and TLS. Errors are httpx's own, their class before the colon; nothing is sent twice.
+woken before the answer is whole. Plain HTTP/1.1 and TLS. Errors are httpx's own, their class before the colon. The bytes of an answer and
+of its head are limited. `stale` is the class of a request that was sent while the server closed the idle connection.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from .clock import ANCILLARY_BYTES, Clock, asks_for_stamps, unpack_stamp
 from .exchange import Exchange, Readings
 
 READ_BYTES = 2**18
+MOST_BYTES = 2**26  # of an answer, unless the caller says otherwise
+MOST_HEAD_BYTES = 2**16  # of status line and headers, with interim answers (100 Continue)
+STALE_S = 1.0  # later than this after a request was sent, a connection that closes is no idle one
 PORTS = {"http": 80, "https": 443}
 Address = tuple[str, str, int]  # scheme, host, port
 
@@ -52,6 +56,7 @@ class Connection:
         self._exchange: Exchange | None = None
         self._unsent = memoryview(b"")
         self._now_ns = 0
+        self._is_reused = False
         self._buffers = [buffer]
         self.on_body: Callable[[bytes], None]  # what llhttp calls with some of the body: it goes to the exchange, past this class
 
@@ -119,7 +124,7 @@ class Connection:
         else:
             class_ = "refused" if isinstance(failed, ConnectionRefusedError) else "unreachable"
             raise httpx.ConnectError(f"{class_}: {host}:{port}: {failed.strerror if failed else 'it has no address'}") from failed
-        self._sock = sock
+        self._sock, self._is_reused = sock, False
         if scheme == "https":
             await self._handshaken(host)
         self._loop.add_reader(sock.fileno(), self._readable)
@@ -150,20 +155,20 @@ class Connection:
         self._incoming.write(data)
         return False
 
-    def begin(self, request: bytes) -> Exchange:
+    def begin(self, request: bytes, most_bytes: int = MOST_BYTES) -> Exchange:
         """Sends an encoded request, now; its answer is collected in the exchange. The connection was opened and is idle."""
         assert self._exchange is None, "a connection has one exchange at a time"
-        exchange = self._exchange = Exchange(self._loop)
+        exchange = self._exchange = Exchange(self._loop, most_bytes, is_reused=self._is_reused)
         self.on_body = exchange.body.extend
         if self._sock is None:  # the server closed it between its opening and now
-            exchange.sent_ns = exchange.last_ns = time.monotonic_ns()
+            exchange.sent_ns = exchange.last_ns = exchange.token_ns = time.monotonic_ns()
             self._end(httpx.WriteError("reset: the connection was closed before anything was sent"))
             return exchange
         self._parser = httptools.HttpResponseParser(self)
         if self._tls is not None:
             self._tls.write(request)
             request = self._outgoing.read()
-        exchange.sent_ns = exchange.last_ns = time.monotonic_ns()
+        exchange.sent_ns = exchange.last_ns = exchange.token_ns = time.monotonic_ns()
         try:
             sent = self._sock.send(request)
         except BlockingIOError:
@@ -222,6 +227,7 @@ class Connection:
                 readings.stamped += 1
                 readings.lag_ns.append(now - at)
         self._now_ns = exchange.last_ns = at
+        exchange.n_bytes += n
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -231,6 +237,9 @@ class Connection:
                 self.close()  # bytes after the end of an answer
         exchange.at.append(at)
         exchange.cuts.append(len(exchange.body))
+        if exchange.n_bytes > (exchange.most_bytes if exchange.status >= 0 else MOST_HEAD_BYTES) and self._exchange is exchange:
+            what, most = ("answer", exchange.most_bytes) if exchange.status >= 0 else ("head of the answer", MOST_HEAD_BYTES)
+            self._end(httpx.RemoteProtocolError(f"too large: the {what} has more than {most:,} bytes"))
 
     def _decrypted(self, data: memoryview) -> bytes:
         assert self._tls is not None
@@ -254,9 +263,10 @@ class Connection:
     # what llhttp calls
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header of the answer."""
+        """One header of the answer; what follows the body is ignored."""
         assert self._exchange is not None
-        self._exchange.headers.append((name, value))
+        if self._exchange.status < 0:
+            self._exchange.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """The head of the answer is whole; an interim answer (100 Continue) is none."""
@@ -300,7 +310,10 @@ class Connection:
             return
         exchange.error, exchange.end_ns = error, self._now_ns if error is None else time.monotonic_ns()
         if error is not None:
+            if _is_stale(exchange, error):
+                exchange.error = httpx.RemoteProtocolError("stale: the server closed the idle connection while it was used again")
             self.close()
+        self._is_reused = True
         for future in (exchange.head, exchange.ended):
             if not future.done():
                 future.set_result(None)
@@ -313,3 +326,9 @@ class Connection:
             self._loop.remove_writer(sock.fileno())
             with contextlib.suppress(OSError):
                 sock.close()
+
+
+def _is_stale(exchange: Exchange, error: Exception) -> bool:
+    """Whether a request met a connection that the server was closing: nothing of an answer came, soon, where answers had come before."""
+    was_soon = exchange.end_ns - exchange.sent_ns < STALE_S * 1e9
+    return exchange.is_reused and not exchange.at and was_soon and str(error).startswith("reset: ")

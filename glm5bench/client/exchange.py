@@ -12,12 +12,21 @@ from dataclasses import dataclass, field
 
 
 class Exchange:
-    """Filled in by a connection while the answer arrives. `head` and `ended` are set then; `error` is why it is not whole."""
+    """Filled in by a connection while the answer arrives. `head` and `ended` are set then; `error` is why it is not whole.
 
-    __slots__ = ("at", "body", "cuts", "end_ns", "ended", "error", "head", "headers", "is_framed", "last_ns", "sent_ns", "status")
+    `most_bytes`: of the whole answer. `is_reused`: an answer came on this connection before. `token_ns`: until when tokens are known to
+    have arrived, at first when the request was sent; `scanned`: how much of the body was searched for them.
+    """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.sent_ns = self.end_ns = self.last_ns = self.status = -1
+    __slots__ = (
+        "at", "body", "cuts", "end_ns", "ended", "error", "head", "headers", "is_framed", "is_reused", "last_ns", "most_bytes", "n_bytes",
+        "scanned", "sent_ns", "status", "token_ns",
+    )  # fmt: skip
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, most_bytes: int, *, is_reused: bool = False) -> None:
+        self.sent_ns = self.end_ns = self.last_ns = self.token_ns = self.status = -1
+        self.n_bytes = self.scanned = 0
+        self.most_bytes, self.is_reused = most_bytes, is_reused
         self.headers: list[tuple[bytes, bytes]] = []
         self.body = bytearray()
         self.at: array[int] = array("q")  # arrival of what each read brought
@@ -31,6 +40,11 @@ class Exchange:
     def first_byte_ns(self) -> int:
         """Arrival of the first bytes of the answer."""
         return self.at[0] if self.at else -1
+
+    @property
+    def encoding(self) -> str:
+        """The content encoding of the body, in lower case; empty for none."""
+        return self.header(b"content-encoding").decode("latin-1").lower()
 
     def header(self, name: bytes) -> bytes:
         """The value of a header of the answer, empty where there is none. `name` in lower case."""
@@ -72,9 +86,10 @@ class Readings:
     reads: int = 0
     stamped: int = 0
     connects: int = 0
+    resends: int = 0  # requests that were sent once more, because the server had closed the idle connection
     lag_ns: array[int] = field(default_factory=lambda: array("q"))  # from the kernel's stamp to the read, one a read
 
     def clear(self) -> None:
         """Begins to count anew."""
-        self.reads = self.stamped = self.connects = 0
+        self.reads = self.stamped = self.connects = self.resends = 0
         del self.lag_ns[:]

@@ -2,7 +2,8 @@
 
 Enters: encoded conversations, an address, a concurrency. Leaves: raw times and bytes; parsing waits until the window is over. Connections
 are opened and requests encoded beforehand, garbage collection is held, and an answer wakes nobody before it has ended. A dead or silent
-server ends the run within seconds. Nothing is sent twice: what failed has its class, and stays failed.
+server ends the run within seconds. A request that met a connection which the server was closing is sent once more on a new one; nothing
+else is sent twice: what failed has its class, and stays failed.
 """
 
 from __future__ import annotations
@@ -20,17 +21,20 @@ from typing import Any
 import httpx
 
 from ..errors import ServerError
+from .arriving import Arriving
 from .connection import Connection, address, encoded, head
 from .exchange import Exchange, Readings
 from .spool import Spool
 from .traffic import Prepared, Target, Trace, Traffic
 from .transport import Transport
+from .workload import PATHS
 
 TICK_S = 0.05
 WATCH_S = 0.25
 SPIN_S = 0.002  # before a request is due the loop does not sleep: its timers know milliseconds
 MOST_FAILURES = 16  # requests in a row without any answer, beside two for each user: the server is gone
 GONE_S = 5.0  # and so it is after as many that took longer than this
+ANSWER_BYTES, TOKEN_BYTES, MOST_ANSWER_BYTES = 2**20, 2**12, 2**28  # most of an answer: for itself, for each token, in all
 
 
 @dataclass
@@ -90,6 +94,7 @@ class Run:
         self.ended_by: Exception | None = None
         self.n_ended = self._failures = 0
         self._failing_since = 0.0
+        self._arriving = Arriving(time.monotonic_ns())
         self._connections: list[Connection] = []
         self._lags_s: list[float] = []
 
@@ -162,6 +167,7 @@ class Run:
         """Everything sent from `start_ns` on, and all answers; what was seen until then where the run is ended early."""
         self._start_ns = start_ns
         cpu, began = _cpu_s(), time.monotonic()
+        self._arriving = Arriving(max(start_ns, time.monotonic_ns()))
         while (ahead := start_ns - time.monotonic_ns()) > 0:
             await asyncio.sleep(ahead / 1e9 if ahead > 2e6 else 0)
         tasks = self._open_loop() if self.traffic.due_s is not None else self._closed_loop()
@@ -258,25 +264,32 @@ class Run:
 
     async def _request(self, connection: Connection, trace: Trace) -> None:
         request = encoded(self._head, self._requests.get(trace.request))
+        most_bytes = most_answer_bytes(trace.asked_tokens, is_cumulative=self.target.path == PATHS["generate"])
         try:
             if not connection.is_usable():
                 await connection.open()
+            exchange = connection.begin(request, most_bytes)
+            await exchange.ended
+            if str(exchange.error or "").startswith("stale: ") and self.ended_by is None:
+                self._transport.readings.resends += 1
+                await connection.open()
+                exchange = connection.begin(request, most_bytes)
+                await exchange.ended
         except httpx.HTTPError as error:
             trace.error, trace.end_ns = str(error), time.monotonic_ns()
             self.n_ended += 1
             self._failed_to_connect(error)
             return
-        exchange = connection.begin(request)
-        await exchange.ended
         self._keep(trace, exchange)
 
     def _keep(self, trace: Trace, exchange: Exchange) -> None:
         trace.sent_ns, trace.first_byte_ns, trace.end_ns = exchange.sent_ns, exchange.first_byte_ns, exchange.end_ns
         trace.status, trace.is_framed = exchange.status, exchange.is_framed
         trace.error = str(exchange.error) if exchange.error is not None else ""
-        encoding = exchange.header(b"content-encoding").decode("latin-1").lower()
-        trace.kept = self._answers.put_body(exchange.body, exchange.at, exchange.cuts, encoding)
+        trace.kept = self._answers.put_body(exchange.body, exchange.at, exchange.cuts, exchange.encoding)
         self.n_ended += 1
+        if exchange.error is None:
+            self._arriving.ended(exchange.end_ns)
         if exchange.error is not None and exchange.status < 0:
             self._failed_to_connect(exchange.error)
         else:
@@ -300,26 +313,32 @@ class Run:
             self._transport.clock.calibrate()
 
     async def _watch(self, progress: Progress) -> None:
-        """Looks at the server and at the flow of bytes; returns never, raises when the run is over."""
-        stall_ns, since = self.target.stall_s * 1e9, time.monotonic_ns()
-        seen = -1
+        """Looks at the server and at the flow of tokens; returns never, raises when the run is over."""
+        stall_ns, stall_s = self.target.stall_s * 1e9, self.target.stall_s
         while True:
             await asyncio.sleep(WATCH_S)
             if self.ended_by is not None:
                 raise self.ended_by
             await asyncio.to_thread(self.target.check)
             progress(self.n_ended, len(self.traces))
-            now, open_ = time.monotonic_ns(), [c for c in self._connections if c.exchange is not None]
-            for connection in open_:
-                if now - connection.exchange.last_ns > 2 * stall_ns:  # type: ignore[union-attr]
-                    which = "first byte" if connection.exchange.first_byte_ns < 0 else "next byte"  # type: ignore[union-attr]
-                    connection.abort(httpx.ReadTimeout(f"hang: no {which} for {2 * self.target.stall_s:g} s"))
-            moved = self._transport.readings.reads + self.n_ended
-            if moved != seen or not open_:
-                seen, since = moved, now
-            elif now - since > stall_ns:
-                said = f"sent no byte for {self.target.stall_s:g} s, {self.n_ended} of {len(self.traces)} requests done"
-                raise ServerError(f"The server {said}.", failure_class="server_hung", where=self.target.base_url)
+            now = time.monotonic_ns()
+            open_ = {e: c for c in self._connections if (e := c.exchange) is not None}
+            if not open_:
+                self._arriving.ended(now)
+            stalled = self._arriving.stalled(list(open_), now - stall_ns)
+            if open_ and self._arriving.is_silent(list(open_), now - stall_ns):
+                said = f"sent no token for {stall_s:g} s, {self.n_ended} of {len(self.traces)} requests done"
+                self.ended_by = ServerError(f"The server {said}.", failure_class="server_hung", where=self.target.base_url)
+                stalled = list(open_)
+            for exchange in stalled:
+                which = "next" if exchange.token_ns > exchange.sent_ns else "first"
+                open_[exchange].abort(httpx.ReadTimeout(f"hang: no {which} token for {stall_s:g} s"))
+
+
+def most_answer_bytes(asked_tokens: int, *, is_cumulative: bool = False) -> int:
+    """The most bytes of an answer of so many tokens, HTTP included. `is_cumulative`: each event repeats the text before it."""
+    repeated = 16 * asked_tokens**2 if is_cumulative else 0
+    return min(ANSWER_BYTES + TOKEN_BYTES * asked_tokens + repeated, MOST_ANSWER_BYTES)
 
 
 def _why(watch: asyncio.Task[None]) -> Exception:

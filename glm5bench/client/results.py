@@ -45,6 +45,7 @@ class Health:
     late_sends: int
     late_send_max_s: float
     connects: int
+    resends: int
     clock_steps_ns: tuple[int, ...]
     is_spool_full: bool
 
@@ -139,6 +140,7 @@ def health(load: Load, r: Requests, n_shared: int) -> Health:
         late_sends=int((late > LATE_S).sum()),
         late_send_max_s=float(late.max()) if len(late) else 0.0,
         connects=reads.connects,
+        resends=reads.resends,
         clock_steps_ns=tuple(load.clock_steps_ns),
         is_spool_full=load.spool.is_full,
     )

@@ -209,7 +209,7 @@ def _put_together(parts: Sequence[dict[str, Any]]) -> Requests:
 def _health_of_all(told: Sequence[dict[str, Any]]) -> Health:
     """The worst of what is a worst, the sum of what is a sum; shares and medians are means over the processes."""
     worst = ("cpu_share", "loop_lag_p99_s", "late_send_max_s", "is_spool_full")
-    total = ("processes", "cpu_s", "late_sends", "connects")
+    total = ("processes", "cpu_s", "late_sends", "connects", "resends")
     mean = ("kernel_stamp_share", "shared_read_share")
     lags = [(t["read_lag_p50_s"], t["read_lag_p99_s"]) for t in told if t["read_lag_p99_s"] is not None]  # a process may have read nothing
     return Health(

@@ -1,7 +1,8 @@
-"""What a streamed answer held: parsed after the clock has stopped, from bytes and the times at which they arrived. Pure.
+"""What a streamed answer contains, parsed after the clock has stopped, from bytes and the times at which they arrived. Pure.
 
-A server-sent event counts at the arrival of the byte that completes it, wherever packets were cut. An answer is whole when its token
-count, its finish reason and its end agree; anything else names what is missing, its class before the colon.
+A server-sent event counts at the arrival of its last byte, wherever packets were cut. Text that arrives is the arrival of a token. Token
+counts of a server are used for chunks only if they agree with the text. An answer is whole if its token count, its finish reason and its
+end are there; otherwise the fault names what is missing, its class before the colon.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Annotated, Any
@@ -22,9 +24,12 @@ UNKNOWN = -1
 DONE, DONE_EVENT = b"[DONE]", b'{"glm5bench_done":true}'
 LINE_END = re.compile(rb"\r\n|\n|\r")
 WBITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # of zlib
+MOST_COUNT = 2**31
+UNREADABLE = (ValueError, RecursionError, msgspec.MsgspecError)  # before msgspec 0.21 its errors were no ValueError
+HEARTBEATS = ("ping", "heartbeat", "keepalive", "keep-alive", "keep_alive", "comment")  # names of events, or their whole data
+QUOTED = 200  # characters of what a server says
 
-
-Count = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+Count = Annotated[int, msgspec.Meta(ge=0, lt=MOST_COUNT)]
 
 
 class Delta(msgspec.Struct, gc=False):
@@ -44,32 +49,50 @@ class Choice(msgspec.Struct, gc=False):
     finish_reason: str | None = None
 
 
-class Usage(msgspec.Struct, gc=False):
-    """Tokens so far, as the server counts them."""
+class PromptDetails(msgspec.Struct, gc=False):
+    """How many tokens of the prompt a prefix cache had."""
 
-    prompt_tokens: Count
+    cached_tokens: Count | None = None
+
+
+class AnswerDetails(msgspec.Struct, gc=False):
+    """How many tokens of the answer were thought."""
+
+    reasoning_tokens: Count | None = None
+
+
+class Usage(msgspec.Struct, gc=False):
+    """Tokens so far, according to the server."""
+
+    prompt_tokens: Count | None = None
     completion_tokens: Count | None = None
+    prompt_tokens_details: PromptDetails | None = None
+    completion_tokens_details: AnswerDetails | None = None
 
 
 class Meta(msgspec.Struct, gc=False):
-    """Of SGLang's /generate: on every chunk."""
+    """Counts of SGLang's /generate, on every chunk."""
 
-    prompt_tokens: Count
-    completion_tokens: Count
-    finish_reason: dict[str, Any] | None = None
+    prompt_tokens: Count | None = None
+    completion_tokens: Count | None = None
+    cached_tokens: Any = None
+    finish_reason: Any = None
     spec_verify_ct: Any = None
 
 
 class Event(msgspec.Struct, gc=False):
-    """What of an event is read; the rest is skipped, which is most of what it costs to parse one. `glm5bench_done`: it was [DONE]."""
+    """The fields of an event that are read. The parser skips the rest, which saves most of its time. `glm5bench_done`: it was [DONE]."""
 
     choices: list[Choice] | None = None
     usage: Usage | None = None
     meta_info: Meta | None = None
-    sglext: Any = None  # of SGLang's OpenAI routes: what it tells of speculation, where it was asked
+    text: msgspec.Raw | None = None  # of /generate: cumulative
+    sglext: Any = None  # of SGLang's OpenAI routes: speculation, if it was asked for
     error: Any = None
     object: str | None = None
     message: Any = None
+    detail: Any = None
+    code: Any = None
     glm5bench_done: bool = False
 
 
@@ -78,16 +101,24 @@ EVENTS = msgspec.json.Decoder(list[Event])
 
 @dataclass
 class Answer:
-    """One parsed stream. `at` and `tokens`: of the events that carry tokens, arrival in ns, and how many or UNKNOWN."""
+    """One parsed stream. `at` and `tokens`: of the events that carry tokens, arrival in ns, and how many or UNKNOWN.
+
+    `cached_tokens`: of the prompt, from a prefix cache. `hidden_tokens`: of the answer, counted by the server but not streamed.
+    `first_tokens`: in the first chunk, estimated from its share of the text if the server does not count each chunk.
+    """
 
     at: list[int] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     prompt_tokens: int = UNKNOWN
     output_tokens: int = UNKNOWN
     verify_steps: int = UNKNOWN
+    cached_tokens: int = UNKNOWN
+    hidden_tokens: int = UNKNOWN
+    first_tokens: int = UNKNOWN
     finish_reason: str = ""
     is_done: bool = False
     error: str = ""
+    passed_over: str = ""  # name of a named event that was ignored
 
     @property
     def chunks(self) -> list[tuple[int, int]]:
@@ -95,46 +126,34 @@ class Answer:
         return list(zip(self.at, self.tokens, strict=True))
 
 
-def parsed(body: Body) -> Answer:
-    """The answer in a response body that arrived in pieces, cut anywhere."""
+def parsed(body: Body, most_bytes: int | None = None) -> Answer:
+    """The answer in a response body that arrived in pieces, cut anywhere. `most_bytes`: of the body without its content encoding."""
     answer = Answer()
     if body.encoding not in ("", "identity"):
         try:
-            body = decoded(body)
+            body = decoded(body, most_bytes)
         except (zlib.error, KeyError) as error:
             answer.error = f"unreadable: the body is no {body.encoding}: {error}"
             return answer
-    events, ends = _events(body.data)
-    carrying: list[int] = []
-    for i, event in enumerate(_decoded_events(events)):
-        if event is None:
-            answer.error = answer.error or f"unreadable: event {events[i][:80].decode('utf-8', 'replace')!r}"
-        elif tokens := _taken(answer, event):
-            carrying.append(i)
-            answer.tokens.append(tokens)
+        except OverflowError as error:
+            answer.error = f"too large: {error}"
+            return answer
+    found = _events(body.data)
+    answer.passed_over = found.passed_over
+    if not found.data:
+        answer.error = _unstreamed(body.data)
+        return answer
+    carrying = _read(answer, found.data)
     if carrying:
         cuts, at = (np.frombuffer(column, dtype=np.int64) for column in (body.cuts, body.at))
-        answer.at = at[np.searchsorted(cuts, np.array(ends)[carrying])].tolist()
+        answer.at = at[np.searchsorted(cuts, np.array(found.ends)[carrying])].tolist()
     return answer
 
 
-def _decoded_events(events: list[bytes]) -> list[Event | None]:
-    """What each event holds, None where it cannot be read. All at once, which costs a third; each by itself where that fails."""
-    try:
-        decoded_ = EVENTS.decode(b"[" + b",".join(DONE_EVENT if event == DONE else event for event in events) + b"]")
-    except (ValueError, RecursionError):
-        decoded_ = []
-    if len(decoded_) == len(events) and all(event[:1] == b"{" or event == DONE for event in events):
-        return decoded_  # type: ignore[return-value]  # a list of events is one of events or None
-    return [_decoded_event(event) for event in events]
-
-
-def _decoded_event(event: bytes) -> Event | None:
-    try:
-        told = json.loads(DONE_EVENT if event == DONE else event)  # not strictly JSON: servers in Python write NaN and Infinity
-        return msgspec.convert(told, Event)
-    except (ValueError, RecursionError):
-        return None
+def last_token_ns(body: Body, most_bytes: int | None = None) -> int:
+    """Arrival of the last token in a body that may still be growing; UNKNOWN if there is none."""
+    at = parsed(body, most_bytes).at
+    return at[-1] if at else UNKNOWN
 
 
 def fault(answer: Answer, asked_tokens: int | None = None, *, is_framed: bool = True) -> str:
@@ -145,106 +164,321 @@ def fault(answer: Answer, asked_tokens: int | None = None, *, is_framed: bool = 
     if answer.error:
         return answer.error
     if not answer.tokens:
-        return "empty: no token came"
+        return "empty: no token came" + (f"; events named {answer.passed_over!r} were ignored" if answer.passed_over else "")
     if not answer.finish_reason:
         return "cut short: no finish reason"
     if answer.finish_reason == "abort":
         return "cut short: the server aborted it"
+    if answer.finish_reason == "error":
+        return "error: the server ended the answer with finish_reason 'error'"
     if not answer.is_done and not is_framed:
         return "cut short: no [DONE]"
     if answer.output_tokens < 0:
         return "uncounted: the server gave no token count"
+    if answer.output_tokens < len(answer.tokens) and answer.output_tokens != asked_tokens:
+        return f"uncounted: the server counted {answer.output_tokens} tokens in {len(answer.tokens)} chunks with text"
     if asked_tokens is not None and answer.finish_reason == "length" and answer.output_tokens < asked_tokens:
         return f"cut short: finished by length after {answer.output_tokens} of {asked_tokens} tokens"
     return ""
 
 
-def decoded(body: Body) -> Body:
-    """The body without its content encoding: what each piece added is taken to have arrived with it. Raises zlib.error, KeyError."""
-    decoder = zlib.decompressobj(WBITS[body.encoding])
-    return Body.of((at, decoder.decompress(piece)) for at, piece in body.pieces)
+def decoded(body: Body, most_bytes: int | None = None) -> Body:
+    """The body without its content encoding. What each piece adds is taken to have arrived with it.
+
+    Raises zlib.error, KeyError for an unknown encoding, and OverflowError for more than `most_bytes`.
+    """
+    decoder, pieces, left = zlib.decompressobj(WBITS[body.encoding]), [], most_bytes
+    for at, piece in body.pieces:
+        plain = decoder.decompress(piece, left + 1 if left is not None else 0)
+        if left is not None:
+            left -= len(plain)
+            if left < 0:
+                raise OverflowError(f"the answer has more than {most_bytes:,} bytes when it is decompressed")
+        pieces.append((at, plain))
+    return Body.of(pieces)
 
 
-def _events(body: bytes) -> tuple[list[bytes], list[int]]:
-    """The data of each whole event, and where in the body it ends. Comments and other fields are passed over."""
+# events
+
+
+@dataclass
+class _Found:
+    """The data of each whole event, and where in the body it ends. `passed_over`: the name of an event that was ignored."""
+
+    data: list[bytes]
+    ends: list[int]
+    passed_over: str = ""
+
+
+def _events(body: bytes) -> _Found:
+    """Comments, heartbeats and other fields are ignored."""
     if b"\r" in body:
-        return _events_of_any_line_end(body)
+        return _kept(_blocks_of_any_line_end(body))
     blocks = body.split(b"\n\n")
     ends = list(accumulate(len(block) + 2 for block in blocks[:-1]))
     del blocks[-1]  # never ended
     if all(block[:5] == b"data:" and b"\n" not in block for block in blocks):
-        return [block[5:].strip() for block in blocks], ends
-    found = [(data, end) for block, end in zip(blocks, ends, strict=True) if (data := _data(block.split(b"\n"))) is not None]
-    return [data for data, _ in found], [end for _, end in found]
+        data = [block[5:].strip() for block in blocks]
+        if all(each[:1] == b"{" or each == DONE for each in data):
+            return _Found(data, ends)
+        return _kept([([b"data:" + each], end) for each, end in zip(data, ends, strict=True)])
+    return _kept([(block.split(b"\n"), end) for block, end in zip(blocks, ends, strict=True)])
 
 
-def _events_of_any_line_end(body: bytes) -> tuple[list[bytes], list[int]]:
-    events, ends, lines, start = [], [], [], 0
+def _blocks_of_any_line_end(body: bytes) -> list[tuple[list[bytes], int]]:
+    blocks: list[tuple[list[bytes], int]] = []
+    lines: list[bytes] = []
+    start = 0
     for match in LINE_END.finditer(body):
         line = body[start : match.start()]
         start = match.end()
         if line:
             lines.append(line)
+        elif lines:
+            blocks.append((lines, start))
+            lines = []
+    return blocks
+
+
+def _kept(blocks: Sequence[tuple[list[bytes], int]]) -> _Found:
+    """The events that are answers, failures or the end."""
+    found = _Found([], [])
+    for lines, end in blocks:
+        name = next((line[6:].strip() for line in lines if line.startswith(b"event:")), b"").decode("utf-8", "replace").lower()
+        data = b"\n".join(line[5:].strip() for line in lines if line.startswith(b"data:"))
+        if name == "error":
+            words = data or b" ".join(line[1:].strip() for line in lines if line.startswith(b":"))  # Dynamo puts them in a comment
+            data = _error_event(words)
+        elif name in HEARTBEATS or (name not in ("", "message") and not _is_answer(data)):
+            found.passed_over = name
             continue
-        data = _data(lines)
-        lines = []
-        if data is not None:
-            events.append(data)
-            ends.append(start)
-    return events, ends
+        if not _is_heartbeat(data):
+            found.data.append(data)
+            found.ends.append(end)
+    return found
 
 
-def _data(lines: list[bytes]) -> bytes | None:
-    """The data of an event's lines, None where it has none."""
-    if len(lines) == 1:
-        return lines[0][5:].strip() if lines[0].startswith(b"data:") else None
-    data = [line[5:].strip() for line in lines if line.startswith(b"data:")]
-    return b"\n".join(data) if data else None
+def _is_heartbeat(data: bytes) -> bool:
+    word = data.strip(b"\"' ").decode("utf-8", "replace").lower()
+    return word in ("", "null") or word.strip("[]") in HEARTBEATS
 
 
-def _taken(answer: Answer, event: Event) -> int:
-    """Takes an event into the answer, and returns how many tokens it carries: UNKNOWN where it has some and nobody says how many."""
-    if event.glm5bench_done:
-        answer.is_done = True
+def _error_event(words: bytes) -> bytes:
+    """The data of an event named `error` as an error event, however the server writes it."""
+    try:
+        told = json.loads(words)
+    except UNREADABLE:
+        told = words.decode("utf-8", "replace")
+    if isinstance(told, dict) and told.get("error"):
+        return words
+    return json.dumps({"error": told or "the server sent an event named 'error'"}).encode()
+
+
+def _is_answer(data: bytes) -> bool:
+    event = _decoded_event(data)
+    return event is not None and bool(event.choices or event.meta_info or event.usage or event.error or event.glm5bench_done)
+
+
+def _unstreamed(body: bytes) -> str:
+    """What a body without any event is: nothing, an error in the server's words, or an answer that was not streamed."""
+    text = body.strip()
+    if not text or all(line[:1] in (b"", b":") or line.partition(b":")[0] in (b"event", b"id", b"retry", b"data") for line in text.split(b"\n")):
+        return ""  # comments, or events that never ended
+    quoted = _printed(text[: 4 * QUOTED].decode("utf-8", "replace"))
+    try:
+        told = json.loads(text)
+    except UNREADABLE:
+        return f"not streamed: the body contains no event: {quoted}"
+    if isinstance(told, dict) and (words := _error_words(told)):
+        return f"error: {words}"
+    return f"not streamed: the answer came as one JSON value: {quoted}"
+
+
+def _printed(text: str) -> str:
+    return " ".join(text.split())[:QUOTED]
+
+
+def _error_words(told: dict[str, Any]) -> str:
+    """What a JSON object says that went wrong; empty for one that is no error."""
+    error = told.get("error") or told.get("detail")
+    if error is None and (told.get("object") == "error" or told.get("code") is not None):
+        error = told.get("message")
+    if isinstance(error, dict):
+        error = error.get("message") or error
+    return _printed(error if isinstance(error, str) else json.dumps(error, default=str)) if error else ""
+
+
+# what events contain
+
+
+def _decoded_events(events: list[bytes]) -> list[Event | None]:
+    """What each event contains, None if it cannot be read. All at once, which costs a third; each by itself if that fails."""
+    try:
+        decoded_ = EVENTS.decode(b"[" + b",".join(DONE_EVENT if event == DONE else event for event in events) + b"]")
+    except UNREADABLE:
+        decoded_ = []
+    if len(decoded_) == len(events) and all(event[:1] == b"{" or event == DONE for event in events):
+        return decoded_  # type: ignore[return-value]  # a list of events is one of events or None
+    return [_decoded_event(event) for event in events]
+
+
+def _decoded_event(event: bytes) -> Event | None:
+    try:
+        told = json.loads(DONE_EVENT if event == DONE else event)  # not strictly JSON: servers in Python write NaN and Infinity
+        if isinstance(told, dict):
+            text = told.pop("text", None)
+            for name, kind in (("usage", Usage), ("meta_info", Meta)):
+                if name in told:
+                    told[name] = _counts(told[name], kind)
+            if (made := msgspec.convert(told, Event)) is not None:
+                made.text = msgspec.Raw(json.dumps(text).encode()) if isinstance(text, str) else None
+                return made
+    except UNREADABLE:
+        pass
+    return None
+
+
+def _counts(told: Any, kind: type[Usage | Meta]) -> dict[str, Any] | None:
+    """The counts of a usage object that can be read: what is no count is left out, and what is no object is absent."""
+    if not isinstance(told, dict):
+        return {} if kind is Meta else None
+    found = {name: _count(told.get(name)) for name in ("prompt_tokens", "completion_tokens")}
+    if kind is Meta:
+        return found | {name: told.get(name) for name in ("cached_tokens", "finish_reason", "spec_verify_ct")}
+    details = (("prompt_tokens_details", "cached_tokens"), ("completion_tokens_details", "reasoning_tokens"))
+    each = {of: told[of] for of, _ in details if isinstance(told.get(of), dict)}
+    return found | {of: {name: _count(each[of].get(name))} for of, name in details if of in each}
+
+
+def _count(told: Any) -> int | None:
+    """A count of tokens; None for what is none."""
+    return told if type(told) is int and 0 <= told < MOST_COUNT else None
+
+
+@dataclass
+class _Seen:
+    """The events that could carry tokens, in order: their place, the characters of their text, and the server's count after them."""
+
+    places: list[int] = field(default_factory=list)
+    characters: list[int] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+    reasoned: bool = False
+
+
+def _read(answer: Answer, events: list[bytes]) -> list[int]:
+    """Reads all events into the answer, and returns the places of those that carry tokens."""
+    seen, cumulative, reasoning = _Seen(), -1, UNKNOWN
+    for place, event in enumerate(_decoded_events(events)):
+        if event is None:
+            answer.error = answer.error or f"unreadable: event {events[place][:80].decode('utf-8', 'replace')!r}"
+            continue
+        if event.glm5bench_done:
+            answer.is_done = True
+            continue
+        if event.error or event.detail or event.object == "error" or (event.message and event.code is not None):
+            told = {"error": event.error, "detail": event.detail, "object": event.object, "message": event.message, "code": event.code}
+            answer.error = answer.error or f"error: {_error_words(told)}"
+            continue
+        if event.meta_info is not None:
+            cumulative = _seen_of_generate(answer, event, event.meta_info, seen, place, cumulative)
+            continue
+        if isinstance(event.sglext, dict) and isinstance(told := event.sglext.get("spec_tokens_details"), dict):
+            answer.verify_steps = _steps(told.get("spec_verify_ct"), answer.verify_steps)
+        count = UNKNOWN
+        if (usage := event.usage) is not None:
+            if usage.prompt_tokens is not None:
+                answer.prompt_tokens = usage.prompt_tokens
+            if usage.completion_tokens is not None:
+                answer.output_tokens = count = usage.completion_tokens
+            if usage.prompt_tokens_details is not None and usage.prompt_tokens_details.cached_tokens is not None:
+                answer.cached_tokens = usage.prompt_tokens_details.cached_tokens
+            if usage.completion_tokens_details is not None and usage.completion_tokens_details.reasoning_tokens is not None:
+                reasoning = usage.completion_tokens_details.reasoning_tokens
+        for choice in event.choices or ():
+            was_over, answer.finish_reason = bool(answer.finish_reason), choice.finish_reason or answer.finish_reason
+            n = _characters(choice, seen)
+            if n or not was_over:  # a chunk without text after the finish carries no token
+                is_last = bool(choice.finish_reason)
+                seen.places.append(place)
+                seen.characters.append(n if n or choice.text is None or is_last else -1)
+                seen.counts.append(count)
+    answer.hidden_tokens = 0 if seen.reasoned and reasoning > 0 else reasoning
+    return _carrying(answer, seen)
+
+
+def _characters(choice: Choice, seen: _Seen) -> int:
+    """How much text a choice adds."""
+    if choice.text is not None:
+        return len(choice.text)
+    if (delta := choice.delta) is None:
         return 0
-    if event.error or event.object == "error":
-        error = event.error or event.message
-        answer.error = "error: " + str(error.get("message", error) if isinstance(error, dict) else error)[:200]
-        return 0
-    if event.meta_info is not None:
-        return _taken_of_generate(answer, event.meta_info)
-    if isinstance(event.sglext, dict) and isinstance(told := event.sglext.get("spec_tokens_details"), dict):
-        answer.verify_steps = _steps(told.get("spec_verify_ct"), answer.verify_steps)
-    before, usage = answer.output_tokens, event.usage
-    if usage is not None:
-        answer.prompt_tokens, answer.output_tokens = usage.prompt_tokens, usage.completion_tokens or 0
-    is_counted = usage is not None and (before >= 0 or not answer.tokens)  # counts that begin in mid-stream say nothing of one chunk
-    gained = answer.output_tokens - max(0, before) if is_counted else UNKNOWN
-    carries = 0
-    for choice in event.choices or ():
-        answer.finish_reason = choice.finish_reason or answer.finish_reason
-        if gained > 0 or (gained == UNKNOWN and _carries_text(choice)):
-            carries = gained
-    return carries
+    thought = len(delta.reasoning_content or delta.reasoning or "")
+    if thought:
+        seen.reasoned = True
+    return len(delta.content or "") + thought + (1 if delta.tool_calls else 0)
+
+
+def _seen_of_generate(answer: Answer, event: Event, meta: Meta, seen: _Seen, place: int, cumulative: int) -> int:
+    """SGLang's /generate: text and counts are cumulative, and every chunk has both. Returns the bytes of the text so far."""
+    if meta.prompt_tokens is not None:
+        answer.prompt_tokens = meta.prompt_tokens
+    if meta.completion_tokens is not None:
+        answer.output_tokens = meta.completion_tokens
+    if (cached := _count(meta.cached_tokens)) is not None:
+        answer.cached_tokens = cached
+    answer.verify_steps = _steps(meta.spec_verify_ct, answer.verify_steps)
+    if isinstance(meta.finish_reason, dict):
+        answer.finish_reason = str(meta.finish_reason.get("type", ""))
+    elif isinstance(meta.finish_reason, str):
+        answer.finish_reason = meta.finish_reason
+    length = memoryview(event.text).nbytes - 2 if event.text is not None else 0  # without its quotation marks
+    grown = length - max(0, cumulative)
+    seen.places.append(place)
+    seen.characters.append(max(0, grown))
+    seen.counts.append(meta.completion_tokens if meta.completion_tokens is not None else UNKNOWN)
+    return length
 
 
 def _steps(told: Any, before: int) -> int:
-    """Verify steps as a server tells them; a side figure that is none spoils no answer."""
-    return told if type(told) is int and 0 <= told < 2**31 else before
+    """Verify steps according to a server; a side figure that is none spoils no answer."""
+    return told if type(told) is int and 0 <= told < MOST_COUNT else before
 
 
-def _taken_of_generate(answer: Answer, meta: Meta) -> int:
-    """SGLang's /generate: text and counts are cumulative, and every chunk has both."""
-    before, answer.output_tokens = max(0, answer.output_tokens), meta.completion_tokens
-    answer.prompt_tokens = meta.prompt_tokens
-    answer.verify_steps = _steps(meta.spec_verify_ct, answer.verify_steps)
-    answer.finish_reason = str(meta.finish_reason.get("type", "")) if meta.finish_reason else answer.finish_reason
-    return max(0, answer.output_tokens - before)
+def _carrying(answer: Answer, seen: _Seen) -> list[int]:
+    """The places of the events that carry tokens; their tokens go into the answer.
+
+    If the counts agree with the text they decide. Otherwise text does, and between the first text and the finish also a chunk of
+    completions without text: there a character may be unfinished.
+    """
+    gains = _gains(seen, answer.output_tokens)
+    if gains is not None:
+        carrying = [i for i, gain in enumerate(gains) if gain > 0]
+        answer.tokens = [gains[i] for i in carrying]
+        answer.first_tokens = answer.tokens[0] if carrying else UNKNOWN
+        return [seen.places[i] for i in carrying]
+    first = next((i for i, n in enumerate(seen.characters) if n > 0), len(seen.characters))
+    carrying = [i for i, n in enumerate(seen.characters) if n > 0 or (n < 0 and i > first)]
+    answer.tokens = [UNKNOWN] * len(carrying)
+    if carrying and answer.output_tokens >= 0:
+        streamed = answer.output_tokens - max(0, answer.hidden_tokens)
+        share = seen.characters[first] / sum(n for n in seen.characters if n > 0)
+        answer.first_tokens = max(1, min(round(share * streamed), streamed - len(carrying) + 1))
+    return [seen.places[i] for i in carrying]
 
 
-def _carries_text(choice: Choice) -> bool:
-    """Without counts: completions chunks carry tokens even where their text is unfinished; chat's role chunk carries none."""
-    if choice.text is not None:
-        return bool(choice.text) or not choice.finish_reason
-    delta = choice.delta
-    return delta is not None and bool(delta.content or delta.reasoning_content or delta.reasoning or delta.tool_calls)
+def _gains(seen: _Seen, total: int) -> list[int] | None:
+    """By how much the server's count grew with each event; None if the counts contradict the text.
+
+    A chunk with text has at least one token more than the one before; only the last may bring text that was held back. The counts
+    end at the total.
+    """
+    gains, before, last = [], 0, len(seen.counts) - 1
+    for i, (n, count) in enumerate(zip(seen.characters, seen.counts, strict=True)):
+        if count < 0 and n == 0:  # the role chunk of a chat
+            count = before  # noqa: PLW2901
+        gain = count - before
+        if count < 0 or gain < 0 or (gain == 0 and n > 0 and i != last):
+            return None
+        gains.append(gain)
+        before = count
+    return gains if before == total and before > 0 else None
