@@ -10,6 +10,7 @@ import pytest
 
 from glm5bench.client import counters
 from glm5bench.client.counters import Counted, counted, counted_since
+from glm5bench.client.endpoint import Endpoint
 from glm5bench.client.metrics import values
 from glm5bench.node.server import free_port
 
@@ -40,22 +41,18 @@ def page(prompt, generated):
 
 
 @dataclass
-class Serving:
-    """What the counters ask of a server, and how often they were asked. Its pages follow each other; the last one stays."""
+class Serving(Endpoint):
+    """A server whose pages follow each other; the last one stays. `n_asked`: how often it was asked."""
 
-    pages: list[str]
     base_url: str = ""
-    headers: dict[str, str] = field(default_factory=lambda: {"authorization": "Bearer key"})
+    api_key: str = "key"
+    pages: list[str] = field(default_factory=list)
     n_asked: int = 0
-
-    @property
-    def options(self):
-        return {"headers": self.headers, "trust_env": False}
 
 
 @contextlib.contextmanager
 def serving(*pages):
-    said = Serving(list(pages))
+    said = Serving(pages=list(pages))
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -138,12 +135,12 @@ def test_one_rank_that_is_no_number_spoils_the_sum():
 
 def test_a_server_that_does_not_let_the_client_in_tells_nothing():
     with serving(SGLANG) as server:
-        server.headers = {}
+        server.api_key = "wrong"
         assert counted(server) is None
 
 
 def test_a_server_that_is_gone_tells_nothing():
-    assert counted(Serving([], f"http://127.0.0.1:{free_port()}")) is None
+    assert counted(Serving(f"http://127.0.0.1:{free_port()}")) is None
 
 
 def test_what_was_counted_since_is_the_difference():

@@ -35,7 +35,7 @@ def test_an_invalid_point_stays_in_the_archive_and_out_of_the_frontier(tmp_path)
         ("slow_start:9000", "engine.start_timeout_s=1", "server_start_timeout", "not ready after 1 s"),
         ("die:4", "engine.start_timeout_s=30", "server_crash", "exit code 1"),
         ("panic:4", "engine.start_timeout_s=30", "server_crash", "Scheduler hit an exception"),
-        ("hang:4", "engine.stall_timeout_s=1", "server_hung", "sent no byte for 1 s"),
+        ("hang:4", "engine.stall_timeout_s=1", "server_hung", "sent no token for 1 s"),
     ],
 )
 def test_a_server_that_fails_gives_the_point_its_class_and_the_log_s_end(tmp_path, fault, override, failure_class, said):

@@ -7,6 +7,7 @@ are multiplied by the scale here, and nowhere else.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,10 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 P99_NEEDS = 100
+NEEDED = {"p90": 10, "p95": 20, "p99": P99_NEEDS}  # samples, for at least one beyond the percentile
+STRAY_SHARE = 0.01  # of the requests: fewer than that are strays
+WITHHELD_SHARE = 0.05  # bias of TPOT, mean over the requests, from which it is left out
+SHARED_SHARE = 0.1  # of all chunks: with more that share a read, gaps between chunks are left out
 
 
 @dataclass(frozen=True)
@@ -40,11 +45,90 @@ class Requests:
     chunk_offsets: Ints  # (R + 1,)
     asked_prompt_tokens: Ints | None = None  # 0 where nobody knew; None in files from before it was kept
     verify_steps: Ints | None = None  # of speculative decoding; -1 where the server did not say, None where it said nothing
+    cached_tokens: Ints | None = None  # of the prompt, from a prefix cache; unknown as above
+    hidden_tokens: Ints | None = None  # of the answer, counted and not streamed; unknown as above
+    first_tokens: Ints | None = None  # in the first chunk, estimated from its text where chunks are not counted; unknown as above
 
     @property
     def is_whole(self) -> NDArray[np.bool_]:
         """Requests that ended well, (R,)."""
         return np.array([not e for e in self.error], dtype=bool)
+
+    @functools.cached_property
+    def streaming(self) -> Streaming:
+        """How their answers came."""
+        return _streaming(self)
+
+    @property
+    def has_prompt_tokens(self) -> bool:
+        """Whether the server counted the prompts, but for strays."""
+        whole = self.is_whole
+        return bool((whole & (self.prompt_tokens <= 0)).sum() <= STRAY_SHARE * whole.sum())
+
+
+@dataclass(frozen=True)
+class Streaming:
+    """How answers came in chunks. `n_shared`: chunks of each request that have the time of the one before, (R,); `shared_share`: of all.
+
+    Biases are the share by which TPOT is too low, mean over the whole answers of several tokens: by tokens of the first chunk after its
+    first, by tokens that were never streamed, and in all, with other chunks that came in the first read.
+    """
+
+    n_shared: Ints
+    shared_share: float
+    first_tokens: float  # in the first chunk, mean; NaN if it is not known
+    first_chunk_bias: float
+    hidden_bias: float
+    n_hidden: int
+    bias: float
+
+    @property
+    def is_tpot_withheld(self) -> bool:
+        """Whether TPOT and interactivity are left out."""
+        return self.bias > WITHHELD_SHARE
+
+    @property
+    def is_itl_withheld(self) -> bool:
+        """Whether gaps between chunks are left out."""
+        return self.shared_share > SHARED_SHARE
+
+
+def _streaming(r: Requests) -> Streaming:
+    n, n_requests = np.diff(r.chunk_offsets), len(r.error)
+    owner = np.repeat(np.arange(n_requests), n)
+    is_shared = np.zeros(len(owner), dtype=bool)
+    is_shared[1:] = (r.chunk_ns[1:] == r.chunk_ns[:-1]) & (owner[1:] == owner[:-1])
+    n_shared = np.bincount(owner[is_shared], minlength=n_requests)
+    begins = r.chunk_offsets[:-1][n > 0]
+    first_ns = np.full(n_requests, -1, dtype=np.int64)
+    first_ns[n > 0] = r.chunk_ns[begins]
+    at_first = r.chunk_ns == first_ns[owner]
+    arrived = np.bincount(owner[at_first], weights=np.maximum(r.chunk_tokens[at_first], 1), minlength=n_requests)
+    first = np.full(n_requests, np.nan)
+    first[n > 0] = np.where(r.chunk_tokens[begins] > 0, r.chunk_tokens[begins], np.nan)
+    if r.first_tokens is not None:
+        is_estimated = np.isnan(first) & (r.first_tokens > 0)
+        arrived = np.where(is_estimated, arrived + r.first_tokens - 1, arrived)
+        first = np.where(is_estimated, r.first_tokens, first)
+    hidden = np.maximum(r.hidden_tokens, 0) if r.hidden_tokens is not None else np.zeros(n_requests, dtype=np.int64)
+    several = r.is_whole & (r.output_tokens > 1) & (n > 0)
+    gaps = np.maximum(r.output_tokens - 1, 1)
+    of_first = np.where(np.isnan(first), 0.0, np.maximum(first - 1, 0) / gaps)
+    uncounted = np.where(several & (hidden > 0), np.minimum(hidden / gaps, 1.0), 0.0)  # in the first chunk's count, if there is one
+    of_arrived = np.maximum(arrived - 1, 0) / gaps
+
+    def mean(values: Floats) -> float:
+        return float(np.minimum(values[several], 1.0).mean()) if several.any() else 0.0
+
+    return Streaming(
+        n_shared=n_shared,
+        shared_share=float(is_shared.sum() / len(owner)) if len(owner) else 0.0,
+        first_tokens=float(np.nanmean(first[several])) if several.any() and np.isfinite(first[several]).any() else float("nan"),
+        first_chunk_bias=mean(of_first),
+        hidden_bias=mean(uncounted),
+        n_hidden=int((r.is_whole & (hidden > 0)).sum()),
+        bias=mean(np.maximum(of_arrived, uncounted)),
+    )
 
 
 def stated(values: Ints) -> Ints | None:
@@ -68,6 +152,10 @@ class Statistics:
     def has_p99(self) -> bool:
         """Whether there are enough samples for a 99th percentile."""
         return self.n >= P99_NEEDS
+
+
+_NAN = float("nan")
+NOTHING = Statistics(_NAN, _NAN, _NAN, _NAN, _NAN, _NAN, 0)
 
 
 @dataclass(frozen=True)
@@ -98,6 +186,8 @@ class Figures:
 def figures(r: Requests, *, time_scale: float = 1.0, from_due: bool = False) -> Figures:
     """All figures of a point. `from_due`: a request's clock starts when it was due and not when it was sent (an open loop).
 
+    TPOT, ITL and figures of prompts that cannot stand are left out: NaN, with n = 0 (`Requests.streaming`, `has_prompt_tokens`).
+
     Raises AnalysisError when a request's times run backwards (clocks of two hosts mixed).
     """
     whole = r.is_whole
@@ -112,18 +202,19 @@ def figures(r: Requests, *, time_scale: float = 1.0, from_due: bool = False) -> 
     e2el = (r.last_token_ns - start)[whole] * scale
     prompt, output = int(r.prompt_tokens[whole].sum()), int(r.output_tokens[whole].sum())
     gaps, per_chunk = inter_token_latencies_s(r, whole, scale)
+    counted = prompt if r.has_prompt_tokens else float("nan")
     return Figures(
         n_requests=len(whole),
         n_failed=int((~whole).sum()),
         duration_s=duration,
         ttft=statistics(ttft),
-        tpot=statistics(time_per_output_token_s(ttft, e2el, r.output_tokens[whole])),
-        itl=statistics(gaps),
+        tpot=NOTHING if r.streaming.is_tpot_withheld else statistics(time_per_output_token_s(ttft, e2el, r.output_tokens[whole])),
+        itl=NOTHING if r.streaming.is_itl_withheld else statistics(gaps),
         e2el=statistics(e2el),
         prompt_tokens=prompt,
         output_tokens=output,
-        total_tput_tok_s=(prompt + output) / duration,
-        input_tput_tok_s=prompt / duration,
+        total_tput_tok_s=(counted + output) / duration,
+        input_tput_tok_s=counted / duration,
         output_tput_tok_s=output / duration,
         mean_concurrency=float((r.last_token_ns - r.sent_ns)[whole].sum() * scale) / duration,
         itl_is_per_chunk=per_chunk,
@@ -136,8 +227,7 @@ def started_ns(r: Requests, *, from_due: bool) -> Ints:
 
 
 def _nothing(n: int) -> Figures:
-    none, nan = statistics(np.array([])), float("nan")
-    return Figures(n, n, nan, none, none, none, none, 0, 0, nan, nan, nan, nan, True)
+    return Figures(n, n, _NAN, NOTHING, NOTHING, NOTHING, NOTHING, 0, 0, _NAN, _NAN, _NAN, _NAN, True)
 
 
 def _refuse_backwards(r: Requests, whole: NDArray[np.bool_]) -> None:
@@ -196,7 +286,6 @@ def statistics(values: Floats) -> Statistics:
     """Mean, median and percentiles (linear interpolation) of the finite values."""
     finite = values[np.isfinite(values)] if len(values) else values
     if not len(finite):
-        nan = float("nan")
-        return Statistics(nan, nan, nan, nan, nan, nan, 0)
+        return NOTHING
     p50, p90, p95, p99 = np.percentile(finite, [50, 90, 95, 99])
     return Statistics(float(finite.mean()), float(p50), float(finite.std()), float(p90), float(p95), float(p99), len(finite))

@@ -1,35 +1,28 @@
-"""Whether a point's figures hold: valid, flagged or invalid, each with stable reason codes.
+"""Whether a point's figures hold: valid, flagged or invalid, each with stable reason codes (`reasons`).
 
-An invalid point stays in archives and out of tables. The codes are part of the format: they are added to, never renamed.
+Enters: raw times, figures, and what was observed beside them. Leaves: a verdict. Plausibility and the course of the run have modules of
+their own; here are concurrency, the server, and clocks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 import numpy as np
 
+from . import course, plausibility
 from .held import in_words
 from .metrics import Figures, Requests
+from .reasons import Reason, Verdict, is_code, judged
 from .windows import peak_concurrency
-
-Validity = Literal["valid", "flagged", "invalid"]
-
-INVALID_CODES = ("no_requests", "failed_requests", "short_outputs", "zero_tokens", "concurrency_not_reached", "incomplete",
-                 "server_settings")  # fmt: skip
-FLAGGED_CODES = (
-    "admission_capped", "kv_limited", "engine_version", "token_counters", "no_container", "packed_alone",
-    "client_lag", "late_sends", "prompt_lengths", "clock_step", "simulator_lag", "not_recomputable",
-    "power_gpu_missing", "power_gap", "power_disagrees", "gpu_slowed_down", "gpu_memory_errors",
-    "acceptance_disagrees", "accuracy_failed", "accuracy_unknown",
-)  # fmt: skip
 
 CONCURRENCY_REACHED = 0.9  # share of the requests in flight, while enough were left to send
 CLIENT_LAG_S = 0.05  # p99 lateness of the client's event loop
 LATE_SHARE = 0.01  # of the requests of an open loop
-PROMPT_LENGTH_SHARE = 0.01  # by which the prompts' tokens, as the server counts them, may miss the nominal ones
+PAUSED_SHARE = 0.01  # of the window in which the whole job was stopped
+CACHED_SHARE = 0.01  # of the prompt tokens of a workload whose prompts are all new
 CLOCK_STEP_S = 0.05  # wall clock against monotonic clock over the run
 SIMULATOR_LATE_STEPS = 0.25  # share of simulated steps that ended behind schedule
 
@@ -55,85 +48,46 @@ class Circumstances:
     late_send_max_s: float = 0.0
     is_complete: bool = True  # the run was not ended early
     settings_changed: tuple[tuple[str, str, str], ...] = ()  # a flag, what it asked for, and what the server says that it runs with
+    ends_by_itself: bool = False  # requests did not ask for `ignore_eos`
+    paused_s: float = 0.0  # in which the whole job was stopped, of the client's clock
+    prompts_are_new: bool = False  # no prompt, and no beginning of one, was meant to be sent twice
+    cached_share: float | None = None  # of the prompt tokens, by the server's counters
+    foreign_pids: tuple[int, ...] = ()  # processes of others on the server's GPUs
+    is_server_unread: bool = False  # the job ended before the server was asked what became of it
     telemetry: tuple[tuple[str, str], ...] = ()  # what was read beside the load says against the point: reason code and sentence
     accuracy: tuple[tuple[str, str], ...] = ()  # the same of the accuracy gate
 
 
-@dataclass(frozen=True)
-class Reason:
-    """A stable code and a sentence with its numbers."""
-
-    code: str
-    text: str
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What became of the point."""
-
-    validity: Validity
-    reasons: tuple[Reason, ...]
-
-    @property
-    def codes(self) -> tuple[str, ...]:
-        """The reason codes."""
-        return tuple(reason.code for reason in self.reasons)
-
-
 def verdict(r: Requests, f: Figures, c: Circumstances) -> Verdict:
     """The verdict over one whole measurement."""
-    reasons = [*_completeness(c), *_requests(r, f), *_concurrency(r, c), *_lengths(r), *_server(r, f, c), *_clocks(r, c)]
-    reasons += [Reason(*told) for told in (*c.telemetry, *c.accuracy)]
-    if any(reason.code in INVALID_CODES for reason in reasons):
-        return Verdict("invalid", tuple(reasons))
-    return Verdict("flagged" if reasons else "valid", tuple(reasons))
+    reasons = [*_completeness(c), *plausibility.of_requests(r, f, ends_by_itself=c.ends_by_itself), *_concurrency(r, c)]
+    reasons += [*_server(r, f, c), *_clocks(r, c)]
+    if f.n_failed < f.n_requests:
+        steady = c.keeps_concurrency and c.is_complete
+        reasons += course.of_run(r, c.concurrency, keeps_concurrency=steady, client_lag_p99_s=c.client_lag_p99_s)
+        reasons += plausibility.too_few_waves(f.n_requests, c.concurrency) if steady else []
+    return judged([*reasons, *(Reason(*told) for told in (*c.telemetry, *c.accuracy))])
 
 
-def published_verdict(n_failed: int = 0, stated: Sequence[str] = ()) -> Verdict:
-    """Of figures without raw times: they are taken at their word, and say so. `stated`: reason codes that the source gives itself."""
-    reasons = [Reason("not_recomputable", "the source gives figures, not times")]
+def published_verdict(stated: Mapping[str, float], point: Mapping[str, Any], codes: Sequence[str] = ()) -> Verdict:
+    """Of figures without raw times: they are believed as far as they are plausible. `codes`: those that the source gives itself."""
+    reasons = [Reason("not_recomputable", "the source gives figures, not times"), *plausibility.of_stated(stated, point).reasons]
+    n_failed = int(stated.get("n_failed", 0))
     if n_failed:
         reasons.append(Reason("failed_requests", f"{n_failed} requests failed, as the source states"))
-    return with_stated(Verdict("invalid" if n_failed else "flagged", tuple(reasons)), stated)
+    return with_stated(judged(reasons), codes)
 
 
 def with_stated(v: Verdict, stated: Sequence[str]) -> Verdict:
     """The verdict and the reasons that an imported point's source gives beside it."""
-    more = [code for code in dict.fromkeys(stated) if code in (*INVALID_CODES, *FLAGGED_CODES) and code not in v.codes]
-    reasons = (*v.reasons, *(Reason(code, "as the source states") for code in more))
-    if any(reason.code in INVALID_CODES for reason in reasons):
-        return Verdict("invalid", reasons)
-    return Verdict("flagged" if reasons else "valid", reasons)
+    more = [code for code in dict.fromkeys(stated) if is_code(code) and code not in v.codes]
+    return judged((*v.reasons, *(Reason(code, "as the source states") for code in more)))
 
 
 def _completeness(c: Circumstances) -> list[Reason]:
-    return [] if c.is_complete else [Reason("incomplete", "the run was ended before all requests were answered")]
-
-
-def _lengths(r: Requests) -> list[Reason]:
-    """Prompts as the server counted them against the nominal lengths, where both are known."""
-    if r.asked_prompt_tokens is None:
-        return []
-    known = r.is_whole & (r.asked_prompt_tokens > 0) & (r.prompt_tokens > 0)
-    asked, were = int(r.asked_prompt_tokens[known].sum()), int(r.prompt_tokens[known].sum())
-    if abs(were - asked) <= PROMPT_LENGTH_SHARE * asked:
-        return []
-    return [Reason("prompt_lengths", f"the server counted {were:,} prompt tokens, {asked:,} were to be sent")]
-
-
-def _requests(r: Requests, f: Figures) -> list[Reason]:
-    if f.n_requests == 0:
-        return [Reason("no_requests", "no request was sent")]
-    found = []
-    if f.n_failed:
-        first = next(e for e in r.error if e)
-        found.append(Reason("failed_requests", f"{f.n_failed} of {f.n_requests} requests failed, the first with: {first}"))
-    whole = r.is_whole
-    silent, short = whole & (r.output_tokens <= 0), whole & (r.output_tokens > 0) & (r.output_tokens < r.asked_tokens)
-    if silent.any():
-        found.append(Reason("zero_tokens", f"{int(silent.sum())} answers hold no token"))
-    if short.any():
-        found.append(Reason("short_outputs", f"{int(short.sum())} answers are shorter than asked"))
+    found = [] if c.is_complete else [Reason("incomplete", "the run was ended before all requests were answered")]
+    if c.is_server_unread:
+        found.append(Reason("server_unread", "the job ended before the server's counters and settings were read"))
     return found
 
 
@@ -170,6 +124,10 @@ def _server(r: Requests, f: Figures, c: Circumstances) -> list[Reason]:
         counts = "{:,} prompt and {:,} output tokens".format
         text = f"the server counted {counts(*c.counted_tokens)}, its answers add up to {counts(*tokens)}"
         found.append(Reason("token_counters", text))
+    found += _cached(r, c)
+    if c.foreign_pids:
+        pids = ", ".join(map(str, c.foreign_pids[:4]))
+        found.append(Reason("foreign_process", f"processes of others computed on the server's GPUs: {pids}"))
     at_once = c.concurrency if c.keeps_concurrency else peak_concurrency(r)  # elsewhere the concurrency is a bound, which few runs reach
     if c.server_max_running is not None and c.server_max_running < at_once:
         found.append(Reason("admission_capped", f"the server admits {c.server_max_running} requests, {at_once} were sent"))
@@ -179,12 +137,29 @@ def _server(r: Requests, f: Figures, c: Circumstances) -> list[Reason]:
     return found
 
 
+def _cached(r: Requests, c: Circumstances) -> list[Reason]:
+    """Prompts that the prefix cache knew, by the answers where each says, else by the server's counters."""
+    if not c.prompts_are_new:
+        return []
+    share, who = c.cached_share, "the server's counters"
+    if r.cached_tokens is not None and (known := r.is_whole & (r.cached_tokens >= 0) & (r.prompt_tokens > 0)).any():
+        share, who = float(r.cached_tokens[known].sum() / r.prompt_tokens[known].sum()), "its answers"
+    if share is None or share <= CACHED_SHARE:
+        return []
+    text = f"{share:.1%} of the prompt tokens came from the prefix cache, according to {who}, and all prompts were new"
+    return [Reason("prefix_cache", text)]
+
+
 def _cache(c: Circumstances) -> str:
     return f"the KV cache holds {c.server_capacity_tokens:,} tokens" if c.server_capacity_tokens else "the KV cache is full"
 
 
 def _clocks(r: Requests, c: Circumstances) -> list[Reason]:
     found = []
+    window_s = float(r.end_ns.max() - r.sent_ns[r.sent_ns >= 0].min()) / 1e9 if (r.sent_ns >= 0).any() else 0.0
+    if c.paused_s > PAUSED_SHARE * window_s:
+        text = f"the whole job was stopped for {c.paused_s:.3g} s of {window_s:.3g} s (suspended, frozen, or the machine paused)"
+        found.append(Reason("paused", text))
     if c.late_sends > LATE_SHARE * len(r.sent_ns):
         worst = f"the latest {c.late_send_max_s:.3g} s"
         found.append(Reason("late_sends", f"{c.late_sends} of {len(r.sent_ns)} requests were sent after they were due, {worst}"))

@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .metrics import Figures, Floats, Requests, Statistics, started_ns, statistics, time_per_output_token_s, token_gaps
+from .metrics import NOTHING, Figures, Floats, Requests, Statistics, started_ns, statistics, time_per_output_token_s, token_gaps
 
 
 @dataclass(frozen=True)
 class Steady:
-    """The window in which all users had a request in flight: from the C-th send, or the end of the ramp, to the first end after the last
-    send.
+    """The window between the first wave and the last: from the end of as many requests as there are users, or of the ramp, to the first
+    send of the last wave, whose requests end while the load drains.
 
-    Throughput counts output tokens that arrived in it, and prompt tokens of the requests whose first token did; NaN where the server
-    does not say how many tokens a chunk has. TTFT is of the requests sent in it, TPOT of those that were sent and ended in it.
+    Throughput spreads the tokens of each request evenly over its time in flight: counted when they arrive, they would depend on where in
+    the rhythm of prefills the window begins and ends. TTFT and TPOT are of the requests sent in it.
+    Source of the choice: benchmarks/waves.py, bias against 60 waves.
     """
 
     start_s: float
@@ -33,29 +34,31 @@ class Steady:
 
 
 def steady(r: Requests, concurrency: int, *, time_scale: float = 1.0, ramp_s: float = 0.0) -> Steady | None:
-    """The steady window of a closed loop whose users came over `ramp_s`; None where there was none."""
-    sent, whole, scale = r.sent_ns[r.sent_ns >= 0], r.is_whole, time_scale / 1e9
-    if len(sent) < concurrency:
+    """The steady window of a closed loop whose users came over `ramp_s`; None if there was none."""
+    scale, ended = np.float64(time_scale / 1e9), (r.sent_ns >= 0) & (r.end_ns >= 0)
+    sent = np.sort(r.sent_ns[ended])
+    if len(sent) < 2 * concurrency:
         return None
-    start, last = max(np.sort(sent)[concurrency - 1], sent.min() + round(ramp_s / scale)), sent.max()
-    after = r.end_ns[(r.end_ns > last) & (r.sent_ns >= 0)]
-    if not len(after) or after.min() <= start:
+    start = max(int(np.sort(r.end_ns[ended])[concurrency - 1]), int(sent[0]) + round(ramp_s / scale))
+    stop = int(sent[len(sent) - concurrency])
+    if stop <= start:
         return None
-    stop = int(after.min())
     duration_s = float((stop - start) * scale)
-    inside = (r.chunk_ns >= start) & (r.chunk_ns < stop)
-    output = float(r.chunk_tokens[inside].sum()) if (r.chunk_tokens[inside] >= 0).all() else float("nan")
-    prompt = float(r.prompt_tokens[whole & (r.first_token_ns >= start) & (r.first_token_ns < stop)].sum())
+    whole = r.is_whole & ended
+    inside = np.clip(r.end_ns, start, stop) - np.clip(r.sent_ns, start, stop)
+    share = np.where(whole, inside / np.maximum(r.end_ns - r.sent_ns, 1), 0.0)
+    output = float((share * r.output_tokens).sum())
+    prompt = float((share * r.prompt_tokens).sum()) if r.has_prompt_tokens else float("nan")
     begun = whole & (r.sent_ns >= start) & (r.sent_ns < stop)
-    ended = begun & (r.end_ns < stop)
-    ttft, e2el = (r.first_token_ns - r.sent_ns) * scale, (r.last_token_ns - r.sent_ns) * scale
+    ttft, e2el = ((at - r.sent_ns)[begun] * scale for at in (r.first_token_ns, r.last_token_ns))
+    tpot = NOTHING if r.streaming.is_tpot_withheld else statistics(time_per_output_token_s(ttft, e2el, r.output_tokens[begun]))
     return Steady(
         start_s=float(start * scale),
         duration_s=duration_s,
         total_tput_tok_s=(prompt + output) / duration_s,
         output_tput_tok_s=output / duration_s,
-        ttft=statistics(ttft[begun]),
-        tpot=statistics(time_per_output_token_s(ttft[ended], e2el[ended], r.output_tokens[ended])),
+        ttft=statistics(ttft),
+        tpot=tpot,
     )
 
 

@@ -10,6 +10,7 @@ import httpx
 from .endpoint import Endpoint
 from .metrics import values
 
+ANSWER_S = 10.0
 SETTLE_S = 3.0  # engines of several processes write their counters some time after the last token
 
 
@@ -22,6 +23,7 @@ class Counted:
     drafts: int = field(default=0, compare=False)
     accepted_tokens: int = field(default=0, compare=False)
     verify_steps: int = field(default=0, compare=False)
+    cache_hits: int = field(default=0, compare=False)  # of the prompt tokens
 
     def since(self, before: Counted) -> Counted:
         """What was counted after `before`."""
@@ -31,7 +33,7 @@ class Counted:
 def counted(server: Endpoint) -> Counted | None:
     """What the server has counted so far; None where it has no such counters (SGLang without --enable-metrics)."""
     try:
-        told = values(httpx.get(server.base_url + "/metrics", timeout=10, **server.options).text)
+        told = values(server.ask("GET", "/metrics", within_s=ANSWER_S).text)
     except (httpx.HTTPError, ValueError):
         return None
     if not {"prompt_tokens", "generation_tokens"} <= told.keys():

@@ -14,6 +14,8 @@ import httpx
 
 from ..errors import ClientError
 from .endpoint import Endpoint
+from .side import Said
+from .stream import MOST_COUNT
 from .workload import PATHS, WORDS, Counting
 
 SHORT, LONG = 20, 220  # words of the two requests
@@ -33,13 +35,24 @@ def _prompt_tokens(endpoint: Endpoint, model: str, words: int) -> int:
     text = " ".join(WORDS[i % len(WORDS)] for i in range(words))
     body = {"model": model, "messages": [{"role": "user", "content": text}], "max_tokens": 1, "temperature": 0}
     try:
-        answer = httpx.post(endpoint.base_url + PATHS["chat"], json=body, timeout=ANSWER_S, **endpoint.options)
-        return int(answer.json()["usage"]["prompt_tokens"])
-    except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+        return _count(endpoint.ask("POST", PATHS["chat"], body, within_s=ANSWER_S), "usage", "prompt_tokens")
+    except (httpx.HTTPError, ValueError) as error:
         raise ClientError(
             f"The server does not say how many tokens a chat prompt has (POST {PATHS['chat']}: {type(error).__name__}: {error}).",
             next_step="workload.endpoint=completions sends token ids, whose number is known",
         ) from error
+
+
+def _count(said: Said, *names: str) -> int:
+    """The count at this place of an answer. Raises ValueError if there is none."""
+    if said.status != 200:
+        raise ValueError(f"HTTP {said.status}: {' '.join(said.text[:120].split())}")
+    told = said.json()
+    for name in names:
+        told = told.get(name) if isinstance(told, dict) else None
+    if type(told) is not int or not 0 <= told < MOST_COUNT:
+        raise ValueError(f"its answer has no count {'.'.join(names)}")
+    return told
 
 
 @contextmanager
@@ -50,12 +63,11 @@ def token_counter(endpoint: Endpoint, model: str) -> Iterator[Callable[[str], in
     def count(text: str) -> int:
         body = {"model": model, "prompt": text, "add_special_tokens": False}
         try:
-            answer = client.post("/tokenize", json=body)
-            return int(answer.raise_for_status().json()["count"])
-        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+            return _count(side.ask("POST", "/tokenize", body, within_s=ANSWER_S), "count")
+        except (httpx.HTTPError, ValueError) as error:
             raise ClientError(f"The server does not say how long a text is (POST /tokenize: {type(error).__name__}: {error}).") from error
 
-    with httpx.Client(base_url=endpoint.base_url, timeout=ANSWER_S, **endpoint.options) as client:
+    with endpoint.asking() as side:
         try:
             count("the")
         except ClientError:

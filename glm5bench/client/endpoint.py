@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 
-
-def system_trust() -> ssl.SSLContext:
-    """Whom this system trusts: also where httpx, which brings certificates of its own, would not."""
-    return ssl.create_default_context()
+from .side import WITHIN_S, Said, Side
 
 
 @dataclass
@@ -26,30 +24,32 @@ class Endpoint:
         """What every request carries."""
         return {"authorization": f"Bearer {self.api_key}"} if self.api_key else {}
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """How httpx is to ask it: with its key, past proxies, and trusting whom this system trusts."""
-        verify = system_trust() if self.base_url.startswith("https:") else False  # there is no TLS: reading certificates takes 30 ms
-        return {"headers": self.headers, "trust_env": False, "verify": verify}
-
     def redacted(self, text: str) -> str:
         """The text without the key."""
         return text.replace(self.api_key, "<redacted>") if self.api_key else text
 
+    @contextmanager
+    def asking(self) -> Iterator[Side]:
+        """One connection for several requests beside the load."""
+        with Side(self.base_url, self.headers.items()) as side:
+            yield side
+
+    def ask(self, method: str, path: str, body: Any = None, *, within_s: float = WITHIN_S) -> Said:
+        """The answer to one request. Raises httpx.HTTPError if there is none in time, or if it is too large."""
+        with self.asking() as side:
+            return side.ask(method, path, body, within_s=within_s)
+
     def get_json(self, path: str) -> Any:
         """The JSON at a path of this server, or None where it has none."""
         try:
-            answer = httpx.get(self.base_url + path, timeout=30, **self.options)
-            return answer.json() if answer.status_code == 200 else None
+            said = self.ask("GET", path)
+            return said.json() if said.status == 200 else None
         except (httpx.HTTPError, ValueError):
             return None
 
     def model(self) -> str | None:
         """The name under which it serves its first model; None where it does not say."""
-        try:
-            return str(self.get_json("/v1/models")["data"][0]["id"])
-        except (KeyError, IndexError, TypeError):
-            return None
+        return model_name(self.get_json("/v1/models"))
 
     def info(self) -> dict[str, Any]:
         """What the engine tells of itself: SGLang's server information, or vLLM's version; empty where it tells nothing."""
@@ -58,6 +58,15 @@ class Endpoint:
             if isinstance(info, dict):
                 return info
         return {}
+
+
+def model_name(models: Any) -> str | None:
+    """The name of the first model in an answer of /v1/models; None where there is none."""
+    try:
+        name = models["data"][0]["id"]
+    except (KeyError, IndexError, TypeError):
+        return None
+    return name if isinstance(name, str) and name else None
 
 
 def redacted_deeply(info: Any, endpoint: Endpoint) -> Any:

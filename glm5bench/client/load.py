@@ -30,6 +30,8 @@ from .transport import Transport
 from .workload import PATHS
 
 TICK_S = 0.05
+PAUSE_S = 0.1  # shortest stop of the job that is counted
+LONG_PAUSE_S = 1.0  # the same where the kernel does not say whether a core was waited for
 WATCH_S = 0.25
 SPIN_S = 0.002  # before a request is due the loop does not sleep: its timers know milliseconds
 MOST_FAILURES = 16  # requests in a row without any answer, beside two for each user: the server is gone
@@ -52,6 +54,7 @@ class Load:
     duration_s: float
     ended_by: Exception | None = None
     is_open_loop: bool = False
+    paused_s: float = 0.0
 
 
 Progress = Callable[[int, int], None]
@@ -97,6 +100,7 @@ class Run:
         self._arriving = Arriving(time.monotonic_ns())
         self._connections: list[Connection] = []
         self._lags_s: list[float] = []
+        self._paused_s = 0.0
 
     async def whole(self, progress: Progress) -> Load:
         """The run by itself: opened, started, watched, closed."""
@@ -191,7 +195,7 @@ class Run:
         name = "uvloop" if type(asyncio.get_running_loop()).__module__.startswith("uvloop") else "asyncio"
         steps, is_open = self._transport.clock.steps_ns, self.traffic.due_s is not None
         seen = self.traces, start_ns, self._answers, self._transport.readings, self._lags_s, steps
-        return Load(*seen, name, *spent, self.ended_by, is_open)
+        return Load(*seen, name, *spent, self.ended_by, is_open, self._paused_s)
 
     def _abort(self, why: str) -> None:
         for connection in self._connections:
@@ -305,11 +309,17 @@ class Run:
             self.ended_by = ServerError(said, failure_class="server_crash", where=self.target.base_url)
 
     async def _lateness(self) -> None:
-        """How late the event loop wakes what sleeps, whatever holds it up; and the clocks' offset anew. Returns never."""
+        """How late the event loop wakes what sleeps, whatever holds it up; and the clocks' offset anew. Returns never.
+
+        A wake-up that is late although this process neither ran nor waited for a core is a stop of the whole job.
+        """
         while True:
-            due = time.monotonic() + TICK_S
+            due, wanted_s = time.monotonic() + TICK_S, wanted_cpu_s()
             await asyncio.sleep(TICK_S)
-            self._lags_s.append(time.monotonic() - due)
+            lag_s = time.monotonic() - due
+            self._lags_s.append(lag_s)
+            if lag_s > PAUSE_S:
+                self._paused_s += stopped_s(lag_s, wanted_s, wanted_cpu_s())
             self._transport.clock.calibrate()
 
     async def _watch(self, progress: Progress) -> None:
@@ -356,6 +366,27 @@ def _freed(free: asyncio.Queue[Connection], connection: Connection, _: object) -
 async def _until(due_ns: int) -> None:
     while (ahead_s := (due_ns - time.monotonic_ns()) / 1e9) > 0:
         await asyncio.sleep(ahead_s - SPIN_S if ahead_s > 2 * SPIN_S else 0)
+
+
+def wanted_cpu_s() -> float | None:
+    """Seconds in which this thread ran or waited for a core since its start; None if the kernel does not say.
+
+    Source: /proc/thread-self/schedstat.
+    """
+    try:
+        with open("/proc/thread-self/schedstat", "rb") as file:
+            ran, waited, _ = file.read().split()
+            return (int(ran) + int(waited)) / 1e9
+    except (OSError, ValueError):
+        return None
+
+
+def stopped_s(lag_s: float, wanted_before_s: float | None, wanted_after_s: float | None) -> float:
+    """How much of a late wake-up was a stop of the whole job, and no lack of a core; 0 for less than PAUSE_S."""
+    if wanted_before_s is None or wanted_after_s is None:
+        return lag_s if lag_s > LONG_PAUSE_S else 0.0
+    stopped = lag_s - (wanted_after_s - wanted_before_s)
+    return stopped if stopped > PAUSE_S else 0.0
 
 
 def _cpu_s() -> float:

@@ -28,7 +28,7 @@ METRICS = (
     Metric("prompt_tokens", "tokens since its start", "sum", ("sglang:prompt_tokens_total", "vllm:prompt_tokens_total")),
     Metric("generation_tokens", "tokens since its start", "sum", ("sglang:generation_tokens_total", "vllm:generation_tokens_total")),
     Metric("cache_queries", "prompt tokens since its start", "sum", ("vllm:prefix_cache_queries_total",)),
-    Metric("cache_hits", "prompt tokens since its start", "sum", ("vllm:prefix_cache_hits_total",)),
+    Metric("cache_hits", "prompt tokens since its start", "sum", ("vllm:prefix_cache_hits_total", "sglang:cached_tokens_total")),
     Metric("preemptions", "requests since its start", "sum", ("vllm:num_preemptions_total",)),
     Metric("drafts", "drafts since its start", "sum", ("vllm:spec_decode_num_drafts_total",)),
     Metric("accepted_tokens", "draft tokens since its start", "sum", ("vllm:spec_decode_num_accepted_tokens_total",)),

@@ -15,13 +15,15 @@ import numpy as np
 from ..analysis.metrics import Requests, stated
 from ..errors import printable
 from .exchange import Body
-from .load import Load
+from .load import Load, most_answer_bytes
 from .stream import UNKNOWN, Answer, decoded, fault, parsed
 from .traffic import Trace
 
+MOST_ERROR_BYTES = 2**20  # of the body of a refusal, decompressed
 LATE_S = 0.01  # a request of an open loop that was sent later than this after it was due was sent late
 TIMES = ("due_ns", "sent_ns", "first_byte_ns", "first_token_ns", "last_token_ns", "end_ns")
 COLUMNS = (*TIMES, "prompt_tokens", "output_tokens", "asked_tokens", "asked_prompt_tokens", "verify_steps", "status")
+OF_ANSWERS = ("cached_tokens", "hidden_tokens", "first_tokens")
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Health:
     resends: int
     clock_steps_ns: tuple[int, ...]
     is_spool_full: bool
+    paused_s: float = 0.0  # in which the whole job was stopped
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Result:
 
 def results(load: Load) -> Result:
     """The raw times of a run as columns, each answer parsed and judged, and its spool closed. What a run did not come to is left out."""
-    columns: dict[str, array[int]] = {name: array("q") for name in COLUMNS}
+    columns: dict[str, array[int]] = {name: array("q") for name in (*COLUMNS, *OF_ANSWERS)}
     errors: list[str] = []
     chunk_ns, chunk_tokens, offsets = array("q"), array("q"), array("q", [0])
     n_shared = 0
@@ -84,9 +87,13 @@ def results(load: Load) -> Result:
         columns["asked_tokens"].append(trace.asked_tokens)
         columns["asked_prompt_tokens"].append(trace.prompt_tokens)
         columns["verify_steps"].append(answer.verify_steps)
+        for name in OF_ANSWERS:
+            columns[name].append(getattr(answer, name))
         columns["status"].append(trace.status)
     arrays: dict[str, Any] = {name: _column(values) for name, values in columns.items()}
-    arrays["verify_steps"] = stated(arrays["verify_steps"])
+    arrays |= {name: stated(arrays[name]) for name in ("verify_steps", *OF_ANSWERS)}
+    if (_column(chunk_tokens) >= 0).all():
+        arrays["first_tokens"] = None  # every chunk's tokens are counted
     requests = Requests(
         **arrays,
         error=tuple(errors),
@@ -107,15 +114,15 @@ def _judged(load: Load, trace: Trace) -> tuple[Answer, str]:
     if trace.status != 200:
         said = " ".join(_plain(body)[:200].decode("utf-8", "replace").split())
         return Answer(), trace.error or (f"HTTP {trace.status}: {said}" if said else f"HTTP {trace.status}")
-    answer = parsed(body)
+    answer = parsed(body, most_answer_bytes(trace.asked_tokens))
     return answer, trace.error or fault(answer, trace.asked_tokens, is_framed=trace.is_framed)
 
 
 def _plain(body: Body) -> bytes:
     """The body without its content encoding, as far as that can be read."""
     try:
-        return decoded(body).data if body.encoding not in ("", "identity") else body.data
-    except (zlib.error, KeyError):
+        return decoded(body, MOST_ERROR_BYTES).data if body.encoding not in ("", "identity") else body.data
+    except (zlib.error, KeyError, OverflowError):
         return b""
 
 
@@ -143,4 +150,5 @@ def health(load: Load, r: Requests, n_shared: int) -> Health:
         resends=reads.resends,
         clock_steps_ns=tuple(load.clock_steps_ns),
         is_spool_full=load.spool.is_full,
+        paused_s=load.paused_s,
     )

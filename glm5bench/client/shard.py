@@ -19,7 +19,7 @@ import numpy as np
 
 from ..errors import ClientError, ServerError
 from .load import Load, Run, run_quietly
-from .results import COLUMNS, results
+from .results import COLUMNS, OF_ANSWERS, results
 from .spool import Place, Spool
 from .stream import UNKNOWN
 from .traffic import Prepared, Target, Trace, Traffic
@@ -84,9 +84,10 @@ async def _whole(run: Run) -> Load:
 def _write(load: Load, path: Path) -> None:
     load.traces = [t for t in load.traces if t.due_ns >= 0 or t.error]
     result = results(load)
-    columns = {name: getattr(result.requests, name) for name in (*COLUMNS, "chunk_ns", "chunk_tokens", "chunk_offsets")}
-    if columns["verify_steps"] is None:
-        columns["verify_steps"] = np.full(len(load.traces), UNKNOWN)
+    columns = {name: getattr(result.requests, name) for name in (*COLUMNS, *OF_ANSWERS, "chunk_ns", "chunk_tokens", "chunk_offsets")}
+    for name in ("verify_steps", *OF_ANSWERS):
+        if columns[name] is None:
+            columns[name] = np.full(len(load.traces), UNKNOWN)
     np.savez(
         path,
         number=np.array([t.number for t in load.traces], dtype=np.int64),

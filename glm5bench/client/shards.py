@@ -26,7 +26,7 @@ import numpy as np
 from ..analysis.metrics import Requests, stated
 from ..errors import ClientError, ServerError
 from .load import WATCH_S, Progress, run_load
-from .results import COLUMNS, Health, Result, results
+from .results import COLUMNS, OF_ANSWERS, Health, Result, results
 from .traffic import Prepared, Target, Traffic
 
 USERS_A_PROCESS = 1024
@@ -194,11 +194,12 @@ def _put_together(parts: Sequence[dict[str, Any]]) -> Requests:
     begins = np.concatenate([[0], np.cumsum(counts)])[:-1]
     offsets = np.concatenate([[0], np.cumsum(counts[order])]).astype(np.int64)
     taken = np.repeat(begins[order] - offsets[:-1], counts[order]) + np.arange(offsets[-1])
-    columns = {name: np.concatenate([p[name] for p in parts])[order] for name in COLUMNS}
-    verify_steps = columns.pop("verify_steps")
+    columns: dict[str, Any] = {name: np.concatenate([p[name] for p in parts])[order] for name in COLUMNS if name != "verify_steps"}
+    may_lack = ("verify_steps", *OF_ANSWERS)
+    optional: dict[str, Any] = {name: stated(np.concatenate([p[name] for p in parts])[order]) for name in may_lack}
     return Requests(
         **columns,
-        verify_steps=stated(verify_steps),
+        **optional,
         error=tuple(errors[i] for i in order),
         chunk_ns=np.concatenate([p["chunk_ns"] for p in parts])[taken],
         chunk_tokens=np.concatenate([p["chunk_tokens"] for p in parts])[taken],
@@ -208,7 +209,7 @@ def _put_together(parts: Sequence[dict[str, Any]]) -> Requests:
 
 def _health_of_all(told: Sequence[dict[str, Any]]) -> Health:
     """The worst of what is a worst, the sum of what is a sum; shares and medians are means over the processes."""
-    worst = ("cpu_share", "loop_lag_p99_s", "late_send_max_s", "is_spool_full")
+    worst = ("cpu_share", "loop_lag_p99_s", "late_send_max_s", "is_spool_full", "paused_s")
     total = ("processes", "cpu_s", "late_sends", "connects", "resends")
     mean = ("kernel_stamp_share", "shared_read_share")
     lags = [(t["read_lag_p50_s"], t["read_lag_p99_s"]) for t in told if t["read_lag_p99_s"] is not None]  # a process may have read nothing

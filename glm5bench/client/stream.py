@@ -282,8 +282,8 @@ def _is_answer(data: bytes) -> bool:
 def _unstreamed(body: bytes) -> str:
     """What a body without any event is: nothing, an error in the server's words, or an answer that was not streamed."""
     text = body.strip()
-    if not text or all(line[:1] in (b"", b":") or line.partition(b":")[0] in (b"event", b"id", b"retry", b"data") for line in text.split(b"\n")):
-        return ""  # comments, or events that never ended
+    if all(line.partition(b":")[0].strip() in (b"", b"event", b"id", b"retry", b"data") for line in text.splitlines()):
+        return ""  # nothing, comments, or events that never ended
     quoted = _printed(text[: 4 * QUOTED].decode("utf-8", "replace"))
     try:
         told = json.loads(text)
@@ -376,8 +376,7 @@ def _read(answer: Answer, events: list[bytes]) -> list[int]:
             answer.is_done = True
             continue
         if event.error or event.detail or event.object == "error" or (event.message and event.code is not None):
-            told = {"error": event.error, "detail": event.detail, "object": event.object, "message": event.message, "code": event.code}
-            answer.error = answer.error or f"error: {_error_words(told)}"
+            answer.error = answer.error or f"error: {_error_words(msgspec.structs.asdict(event))}"
             continue
         if event.meta_info is not None:
             cumulative = _seen_of_generate(answer, event, event.meta_info, seen, place, cumulative)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..analysis.metrics import Figures
-from ..analysis.validity import Verdict
+from ..analysis.reasons import Verdict
 from ..client.counters import Counted
 from ..client.endpoint import redacted_deeply
 from ..client.protocol import Measured

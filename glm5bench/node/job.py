@@ -353,7 +353,7 @@ def _of_the_node(error: OSError) -> ServerError:
 def _flush(server: Server) -> None:
     """An empty prefix cache and fresh counters. Engines without the endpoint (vLLM) keep theirs: no prompt comes twice."""
     try:
-        httpx.post(server.base_url + "/flush_cache", headers=server.headers, timeout=60, trust_env=False)
+        server.ask("POST", "/flush_cache", within_s=60)
     except httpx.HTTPError as error:
         server.answers_or_raise()
         raise ClientError(f"The server does not answer POST /flush_cache: {error}.") from error

@@ -21,6 +21,7 @@ from pathlib import Path
 import httpx
 
 from ..client.endpoint import Endpoint
+from ..client.side import Side
 from ..errors import ServerError
 from ..point import Arm, Recipe, canonical_json
 from . import guard
@@ -30,6 +31,7 @@ from .listener import stranger_on
 from .log import Log
 
 POLL_S = 0.1
+HEALTH_S = 10.0
 LAST_WORD_S = 2.0
 GONE_S = 10.0  # how long a server may take to die after its last word
 OUT_OF_MEMORY = ("out of memory", "OutOfMemoryError", "HIP out of memory")
@@ -150,7 +152,7 @@ def free_port() -> int:
 
 def _wait_until_ready(server: Server, deadline: float) -> None:
     said, told = "no answer yet", None
-    with httpx.Client(base_url=server.base_url, headers=server.headers, timeout=10, trust_env=False) as client:
+    with server.asking() as side:
         while True:
             server.alive_or_raise()
             doing = server.log.doing or "starting" if server.log.has_begun else None
@@ -158,11 +160,11 @@ def _wait_until_ready(server: Server, deadline: float) -> None:
                 told = doing
                 server.place.begun(doing)
             try:
-                answer = client.get("/health")
-                if answer.status_code == 200:
-                    _refuse_a_stranger(server, client)
-                    return _one_token(server, client, deadline)
-                said = f"GET /health: {answer.status_code}"
+                answer = side.ask("GET", "/health", within_s=HEALTH_S)
+                if answer.status == 200:
+                    _refuse_a_stranger(server, side)
+                    return _one_token(server, side, deadline)
+                said = f"GET /health: {answer.status}"
             except httpx.HTTPError as error:
                 said = f"GET /health: {error}"
             if time.monotonic() > deadline:
@@ -170,27 +172,27 @@ def _wait_until_ready(server: Server, deadline: float) -> None:
             time.sleep(POLL_S)
 
 
-def _refuse_a_stranger(server: Server, client: httpx.Client) -> None:
+def _refuse_a_stranger(server: Server, side: Side) -> None:
     """Its port was free when it was chosen; until the server binds it, minutes later, anybody may have."""
     port = int(server.base_url.rpartition(":")[2])
     pid = stranger_on(port, server.process.pid)
     if pid is not None:
         raise server.error(f"does not answer: process {pid}, which it has not started, listens on its port {port}", "server_crash")
-    other = client.get("/v1/models", headers={"authorization": f"Bearer {secrets.token_urlsafe(24)}"})
-    if other.status_code == 200:
+    other = side.ask("GET", "/v1/models", headers=[("authorization", f"Bearer {secrets.token_urlsafe(24)}")])
+    if other.status == 200:
         raise server.error("answers without its key: it is another server, or it was not given one", "server_crash")
 
 
-def _one_token(server: Server, client: httpx.Client, deadline: float) -> None:
+def _one_token(server: Server, side: Side, deadline: float) -> None:
     """The smoke request: ready is who answers with a token. Kernels may still be compiled for it, within the start's deadline."""
     body = {"model": model_name(server), "prompt": [1000, 1001, 1002], "max_tokens": 1, "temperature": 0}
     try:
-        answer = client.post("/v1/completions", json=body, timeout=max(10.0, deadline - time.monotonic()))
+        answer = side.ask("POST", "/v1/completions", body, within_s=max(HEALTH_S, deadline - time.monotonic()))
     except httpx.HTTPError as error:
         server.alive_or_raise()
         raise server.error(f"says that it is ready and does not answer a one-token request ({error})", "server_crash") from error
-    if answer.status_code != 200:
-        raise server.error(f"says that it is ready and answers {answer.status_code} to a one-token request", "server_crash")
+    if answer.status != 200:
+        raise server.error(f"says that it is ready and answers {answer.status} to a one-token request", "server_crash")
 
 
 def model_name(server: Server) -> str:

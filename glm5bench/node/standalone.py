@@ -117,7 +117,7 @@ def load(asked: Asked, check: Callable[[], None], progress: Progress) -> Loaded:
 def _flush(endpoint: Endpoint) -> None:
     """An empty prefix cache, where the server can be asked for one (SGLang); elsewhere no prompt comes twice under another seed."""
     with contextlib.suppress(httpx.HTTPError):
-        httpx.post(endpoint.base_url + "/flush_cache", timeout=60, **endpoint.options)
+        endpoint.ask("POST", "/flush_cache", within_s=60)
 
 
 def key_of(asked: Asked, info: Mapping[str, Any]) -> str:

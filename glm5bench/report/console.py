@@ -7,7 +7,7 @@ from collections import Counter
 from typing import Any
 
 from ..analysis.metrics import P99_NEEDS, Figures, Ints, Requests, Statistics
-from ..analysis.validity import Verdict
+from ..analysis.reasons import Verdict
 from ..analysis.windows import Steady
 from ..errors import printable
 

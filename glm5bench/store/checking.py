@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..analysis.validity import Reason, Verdict
+from ..analysis.reasons import Reason, Verdict
 from ..errors import FileError
 from .archive import name_of
 from .collection import Gathered, surveys

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ..analysis.metrics import Requests, stated
 from ..analysis.telemetry import Telemetry, Track
 from ..point import canonical_json
-from .measurement import COUNTS, TIMES, Measurement
+from .measurement import COUNTS, TIMES, Measurement, with_answers
 
 Array = NDArray[Any]
 Spans = Mapping[str, tuple[int, int]]  # of one point: table -> its first row, and how many it has
@@ -161,7 +161,7 @@ def decoded(rows: Mapping[str, Array], *, key: str, source: str) -> Measurement:
     return Measurement(
         key=key,
         source=source,
-        requests=_requests(rows, record["errors"]) if record["errors"] is not None else None,
+        requests=with_answers(_requests(rows, record["errors"]), record["server"]) if record["errors"] is not None else None,
         telemetry=_telemetry(rows["telemetry"], record["tracks"]) if record["tracks"] is not None else None,
         log=rows["logs"].tobytes().decode("utf-8"),
         **{name: record[name] for name in PARTS},

@@ -6,6 +6,7 @@ content digest is over the values, not over HDF5's bytes, so that the same measu
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 from dataclasses import dataclass, field
@@ -16,8 +17,9 @@ import numpy as np
 from ..analysis.energy import Energy, energy, faults, missing
 from ..analysis.held import other_model, settings_changed
 from ..analysis.metrics import Figures, Requests, figures
+from ..analysis.reasons import Reason, Verdict, judged
 from ..analysis.telemetry import SERVER, Telemetry
-from ..analysis.validity import Circumstances, Verdict, published_verdict, verdict, with_stated
+from ..analysis.validity import Circumstances, published_verdict, verdict, with_stated
 from ..point import canonical_json
 
 SOURCES = ("measured", "simulated", "published")
@@ -26,6 +28,7 @@ ACCEPTANCE_SHARE = 0.05  # by which two accounts of it may differ
 SEEN_OFTEN = 5  # readings of a server in a window, from which their highest is taken for the highest
 TIMES = ("due_ns", "sent_ns", "first_byte_ns", "first_token_ns", "last_token_ns", "end_ns")
 COUNTS = ("prompt_tokens", "output_tokens", "asked_tokens", "status")
+OF_ANSWERS = ("cached_tokens", "hidden_tokens", "first_tokens")  # in the server's facts: format 2 has no columns for them
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,12 @@ class Measurement:
         return not self.is_open_loop and not self.workload.get("think_time_s") and self.point["concurrency"] is not None
 
     @property
+    def _prompts_are_new(self) -> bool:
+        """Whether no prompt, and no beginning of one, was meant to be sent twice."""
+        w = self.workload
+        return bool(w) and w.get("content", "random") == "random" and not w.get("prefix_tokens") and int(w.get("turns") or 1) == 1
+
+    @property
     def ramp_s(self) -> float:
         """Seconds over which the users came, or the rate grew."""
         return float(self.workload.get("ramp_s") or 0.0)
@@ -105,8 +114,16 @@ class Measurement:
         """Recomputed from the raw times and what was observed."""
         f = self.figures()
         if f is None or self.requests is None:
-            return published_verdict(int(self.stated.get("n_failed", 0)), self._stated_reasons())
-        return with_stated(verdict(self.requests, f, self._circumstances()), self._stated_reasons())
+            told = published_verdict(self.stated, self.point)
+        else:
+            told = verdict(self.requests, f, self._circumstances())
+        return with_stated(self._with_implausible(told), self._stated_reasons())
+
+    def _with_implausible(self, v: Verdict) -> Verdict:
+        """The verdict and what an import found implausible, and left out."""
+        found = self.provenance.get("implausible") or {}
+        reasons = [Reason(str(code), str(text)) for code, text in found.get("reasons", []) if code not in v.codes]
+        return judged((*v.reasons, *reasons)) if reasons else v
 
     def _stated_reasons(self) -> list[str]:
         """Reason codes that an imported point came with; it was not complete, where its source says so."""
@@ -137,6 +154,12 @@ class Measurement:
             late_sends=int(client.get("late_sends", 0)) if self.is_open_loop else 0,
             late_send_max_s=float(client.get("late_send_max_s", 0.0)),
             is_complete=bool(p.get("is_complete", True)),
+            ends_by_itself="ignore_eos" in (self.workload.get("omit") or ()),
+            paused_s=float(client.get("paused_s") or 0.0),
+            prompts_are_new=self._prompts_are_new,
+            cached_share=_cached_share(s),
+            foreign_pids=tuple(int(pid) for pid in s.get("foreign_pids") or ()),
+            is_server_unread=bool(p.get("is_server_unread")),
             telemetry=(*self._telemetry_faults(), *self._acceptance_faults()),
             accuracy=self._accuracy_faults(),
         )
@@ -241,6 +264,29 @@ def _score_text(told: dict[str, Any], run: dict[str, Any]) -> str:
 def _counted(server: dict[str, Any]) -> tuple[int, int] | None:
     told = server.get("counted_tokens")
     return (int(told["prompt_tokens"]), int(told["generation_tokens"])) if told else None
+
+
+def _cached_share(server: dict[str, Any]) -> float | None:
+    """Share of the prompt tokens that came from the prefix cache, by the server's counters."""
+    told = server.get("counted_tokens")
+    if not told or not told.get("prompt_tokens"):
+        return None
+    return float(told.get("cache_hits") or 0) / float(told["prompt_tokens"])
+
+
+def answers_of(r: Requests) -> dict[str, list[int]]:
+    """What servers said of single answers beside their times, as it stands in the server's facts: by column, -1 where one did not say."""
+    told = {name: getattr(r, name) for name in OF_ANSWERS}
+    return {name: [int(v) for v in values] for name, values in told.items() if values is not None}
+
+
+def with_answers(r: Requests, server: dict[str, Any]) -> Requests:
+    """The requests with what the server's facts say of single answers. Raises ValueError for columns of another length."""
+    told = server.get("answers") or {}
+    columns: dict[str, Any] = {name: np.array(told[name], dtype=np.int64) for name in OF_ANSWERS if name in told}
+    if any(values.shape != r.sent_ns.shape for values in columns.values()):
+        raise ValueError("the server's facts are of another number of answers")
+    return dataclasses.replace(r, **columns) if columns else r
 
 
 def _neighbours(provenance: dict[str, Any]) -> tuple[int, int]:

@@ -114,8 +114,8 @@ class Library:
         return int(self._field(h, "ecc_uncorrected"))
 
     def nvmlDeviceGetComputeRunningProcesses(self, h: int) -> list[Any]:
-        """None: what is not there runs nothing."""
-        return []
+        """Those that the reading names; a simulated GPU has none."""
+        return [SimpleNamespace(pid=pid) for pid in (self._now[h].get("pids", ()) if h < len(self._now) else ())]
 
     def _field(self, h: int, name: str) -> Any:
         if h >= len(self._now):

@@ -1,25 +1,27 @@
 """The process that reads beside the load: GPUs and the server's metrics, once a period, a line of JSON each time.
 
 `python -m glm5bench.node.telemetry.observer FILE`: its first line of standard input says what to read, each further byte asks for a
-reading at once, and it ends when that input does, however its job ended. A process of its own, so that no reading delays the load client's
-clock. A line: `t` the time in ns of the machine's monotonic clock, `gpus` the readings of each, `server` its metrics, `cpu_s` what this
+reading at once, with the processes on each GPU, and it ends when that input does, however its job ended. It is a process of its own, so
+that no reading delays the load client's clock. A line: `t` the time in ns of the machine's monotonic clock, `gpus` the readings of each, `server` its metrics, `cpu_s` what this
 process has used so far.
 """
 
 from __future__ import annotations
 
-import http.client
+import contextlib
 import json
 import os
 import select
 import signal
 import sys
 import time
-import urllib.parse
 from collections.abc import Sequence
 from typing import IO, Any
 
+import httpx
+
 from ...client.metrics import values
+from ...client.side import Side
 from .double import Library
 from .nvml import Nvml
 from .quantities import Reader
@@ -42,24 +44,17 @@ class Connection:
     """One connection to the server, made again when it breaks."""
 
     def __init__(self, base_url: str, key: str) -> None:
-        url = urllib.parse.urlsplit(base_url)
-        kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
-        self._connection = kind(url.hostname or "", url.port, timeout=MOST_S)
-        self._root = url.path.rstrip("/")
-        self._headers = {"authorization": f"Bearer {key}"} if key else {}
+        self._side = Side(base_url, {"authorization": f"Bearer {key}"}.items() if key else ()).__enter__()  # until this process ends
 
     def get(self, path: str) -> str:
-        """The text at the path. Raises OSError where there is none."""
+        """The text at the path. Raises OSError if there is none within a second."""
         try:
-            self._connection.request("GET", self._root + path, headers=self._headers)
-            answer = self._connection.getresponse()
-            body = answer.read()
-        except (OSError, http.client.HTTPException) as error:
-            self._connection.close()
+            said = self._side.ask("GET", path, within_s=MOST_S)
+        except httpx.HTTPError as error:
             raise OSError(f"GET {path}: {error}") from error
-        if answer.status != 200:
-            raise OSError(f"GET {path}: {answer.status}")
-        return body.decode("utf-8", "replace")
+        if said.status != 200:
+            raise OSError(f"GET {path}: {said.status}")
+        return said.text
 
 
 def reader(asked: Asked) -> Reader | None:
@@ -102,7 +97,7 @@ def _observe(asked: Asked, path: str) -> int:
             is_told = select.select([sys.stdin], [], [], max(0.0, due - time.monotonic()))[0]
             if is_told and not os.read(sys.stdin.fileno(), 64):
                 return 0
-            _write(file, _reading(gpus, server))
+            _write(file, _reading(gpus, server) | ({"pids": _processes(gpus)} if is_told and gpus else {}))
             due = due if is_told else max(due + asked.period_s, time.monotonic())
 
 
@@ -117,6 +112,18 @@ def _first_line() -> str:
 def _head(gpus: Reader | None, why: str) -> dict[str, Any]:
     devices = [vars(d) | {"pids": list(gpus.processes(d))} for d in gpus.devices] if gpus else []
     return {"devices": devices, "why_none": why}
+
+
+def _processes(gpus: Reader) -> list[list[list[int]]]:
+    """[process id, its session] of what computes on each GPU; without those that have ended or cannot be seen from here."""
+    found = []
+    for device in gpus.devices:
+        sessions = []
+        for pid in gpus.processes(device):
+            with contextlib.suppress(OSError):
+                sessions.append([pid, os.getsid(pid)])
+        found.append(sessions)
+    return found
 
 
 def _reading(gpus: Reader | None, server: Connection) -> dict[str, Any]:

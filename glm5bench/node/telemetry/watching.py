@@ -29,6 +29,7 @@ POWER_LAG_NS = 500_000_000  # NVML's power is the mean of the second before
 LATER_S = 3.0  # longest wait for a reading after the window
 SIMULATED_S = 0.1  # of a simulation whose clock runs fast: read no oftener
 POLL_S = 0.02
+EDGE_S = 2.0  # from the edge of a window, within which a reading is one of its edge
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class Observer:
         self._period_s = wanted.period_s
         self._lag_ns = POWER_LAG_NS if wanted.gpus == "nvidia" else 0
         self._kept: list[dict[str, Any]] = []
+        self._session = wanted.session
+        self._edges: list[dict[str, Any]] = []
         head = self._head()
         self.why_none: str = head["why_none"]
         each = [d | {"place": i} for i, d in enumerate(head["devices"])]  # its place in a reading; its number on the node may be another
@@ -93,11 +96,28 @@ class Observer:
             time.sleep(POLL_S)
         first = max((i for i, line in enumerate(lines) if line["t"] <= start_ns), default=0)
         last = next((i for i, line in enumerate(lines) if line["t"] >= after_ns), len(lines))
+        self._edges = [line for line in lines if "pids" in line]
         self._kept = lines[max(0, last - 1) :]  # the next window may begin before the next reading
         return telemetry(lines[max(0, first - 1) : last + 1], self.devices, start_ns, self._lag_ns)
 
+    def foreign(self, start_ns: int, end_ns: int) -> list[int]:
+        """Processes of others that were seen on the server's GPUs at an edge of the window, which `told` has read.
+
+        Only on GPUs where the server's own processes are seen: elsewhere process ids are those of another namespace.
+        """
+        found: set[int] = set()
+        slack_ns = round(EDGE_S * 1e9)
+        for line in self._kept + self._edges:
+            if "pids" not in line or not start_ns - slack_ns <= line["t"] <= end_ns + slack_ns:
+                continue
+            for place in (d["place"] for d in self.devices):
+                on = line["pids"][place] if place < len(line["pids"]) else []
+                if any(session == self._session for _, session in on):
+                    found |= {pid for pid, session in on if session != self._session}
+        return sorted(found)
+
     def poke(self) -> None:
-        """A reading now, beside the periodic ones."""
+        """A reading now, with the processes on each GPU, beside the periodic ones."""
         with contextlib.suppress(OSError, ValueError):
             assert self._process.stdin is not None
             self._process.stdin.write(".")
