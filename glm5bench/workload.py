@@ -47,6 +47,7 @@ class Workload:
     ramp_s: Seconds = 0.0  # until all users, or the whole rate, are there
     duration_s: PositiveFloat | None = None  # after it nothing new is sent
     goodput: str = ""  # what a good request keeps: ttft<=2s,tpot<=50ms
+    omit: tuple[Literal["ignore_eos", "continuous_usage_stats"], ...] = ()  # fields of a request that the server rejects
 
     @property
     def is_open_loop(self) -> bool:
@@ -86,8 +87,8 @@ class Workload:
     def departures(self) -> tuple[str, ...]:
         """In what it differs from the public protocol, in words that stand in the name of its curve."""
         physics = self.physics()
-        names = ("arrivals", "rate_rps", "burstiness", "content", "file_sha256", "turns", "think_time_s", "prefix_tokens", "ramp_s")
-        told = {**physics, "file_sha256": str(physics.get("file_sha256"))[:12]}
+        names = ("omit", "arrivals", "rate_rps", "burstiness", "content", "file_sha256", "turns", "think_time_s", "prefix_tokens", "ramp_s")
+        told = {**physics, "file_sha256": str(physics.get("file_sha256"))[:12], "omit": ",".join(self.omit)}
         return tuple(f"{name}={told[name]}" for name in (*names, "duration_s") if name in physics)
 
 

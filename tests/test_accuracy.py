@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import measured
+from conftest import besides_waves, measured
 from rows import CURVE, ECONOMY, FAST, SERIES, row
 
 from glm5bench import plan
@@ -62,12 +62,12 @@ def test_a_score_that_passes_says_nothing_and_stands_in_the_summary():
     m = gated({}, {"strict": 0.945})
     s = summary(m, m.digest())
 
-    assert m.verdict().validity == "valid"
+    assert besides_waves(m.verdict()).validity == "valid"
     assert (s["accuracy_strict"], s["accuracy_flexible"]) == (0.945, 0.952)
 
 
 def test_one_run_below_the_threshold_flags_the_point_with_its_numbers():
-    v = gated({}, {"strict": 0.91, "strict_low": 0.893, "strict_high": 0.924, "n_empty": 7, "concurrency": 256}).verdict()
+    v = besides_waves(gated({}, {"strict": 0.91, "strict_low": 0.893, "strict_high": 0.924, "n_empty": 7, "concurrency": 256}).verdict())
 
     assert (v.validity, v.codes) == ("flagged", ("accuracy_failed",))
     assert v.reasons[0].text == (
@@ -76,7 +76,7 @@ def test_one_run_below_the_threshold_flags_the_point_with_its_numbers():
 
 
 def test_a_gate_without_a_score_flags_the_point_with_the_cause():
-    v = gated(error="lm-evaluation-harness is not installed").verdict()
+    v = besides_waves(gated(error="lm-evaluation-harness is not installed").verdict())
 
     assert (v.validity, v.codes) == ("flagged", ("accuracy_unknown",))
     assert "lm-evaluation-harness is not installed" in v.reasons[0].text

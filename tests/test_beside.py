@@ -6,7 +6,7 @@ import math
 import h5py
 import numpy as np
 import pytest
-from conftest import measured, power_of, three_requests
+from conftest import besides_waves, measured, power_of, three_requests
 from program import bench
 
 from glm5bench.analysis.startups import startups
@@ -84,13 +84,13 @@ def test_gpus_that_nobody_could_read_flag_the_point_with_the_cause():
     none = {"devices": [], "period_s": 1.0, "why_none": "NVML: Driver Not Loaded"}
     m = dataclasses.replace(measured(provenance={"host": "a", "telemetry": none}), telemetry=None)
 
-    assert [(r.code, r.text) for r in m.verdict().reasons] == [("power_gpu_missing", "NVML: Driver Not Loaded")]
+    assert [(r.code, r.text) for r in besides_waves(m.verdict()).reasons] == [("power_gpu_missing", "NVML: Driver Not Loaded")]
 
 
 def test_a_point_beside_which_nothing_was_to_be_read_lacks_nothing():
     m = measured()
 
-    assert m.verdict().validity == "valid"
+    assert besides_waves(m.verdict()).validity == "valid"
     assert math.isnan(summary(m, m.digest())["energy_j"])
 
 
@@ -107,7 +107,7 @@ def test_a_full_cache_that_lets_fewer_run_than_were_sent_is_said(server, says):
     m = powered(power_of(700.0, devices=GPUS, **server))
     s = summary(m, m.digest())
 
-    assert [r.text for r in m.verdict().reasons] == ([says] if says else [])
+    assert [r.text for r in besides_waves(m.verdict()).reasons] == ([says] if says else [])
     assert (s["running_mean"], s["running_max"], s["kv_usage_max"]) == (server["running"], server["running"], server["kv_usage"])
 
 
@@ -142,7 +142,7 @@ def test_answers_and_the_server_s_own_average_are_held_against_each_other(stated
     steps = dataclasses.replace(three_requests(), verify_steps=np.array([2, 2, 4]))
     m = measured(requests=steps, server={"acceptance_length": stated, "info": {"internal_states": [{}] * ranks}})
 
-    assert [(r.code, r.text) for r in m.verdict().reasons] == ([("acceptance_disagrees", says)] if says else [])
+    assert [(r.code, r.text) for r in besides_waves(m.verdict()).reasons] == ([("acceptance_disagrees", says)] if says else [])
 
 
 def test_verify_steps_come_back_from_their_file(tmp_path):
@@ -190,7 +190,7 @@ def test_a_start_is_told_once_however_many_points_it_measured():
 def test_some_of_a_servers_gpus_are_not_the_server():
     m = powered(gpus=8, tp=8)
 
-    assert [(r.code, r.text) for r in m.verdict().reasons] == [("power_gpu_missing", "2 of the server's 8 GPUs were read")]
+    assert [(r.code, r.text) for r in besides_waves(m.verdict()).reasons] == [("power_gpu_missing", "2 of the server's 8 GPUs were read")]
     assert math.isnan(summary(m, m.digest())["energy_j"])
 
 
@@ -204,20 +204,20 @@ def test_a_full_cache_and_a_queue_at_different_times_are_no_want_of_cache():
     gpus = [(Track(d, "power", "W"), at, [700.0] * 14) for d in GPUS]
     m = powered(Telemetry.of([*gpus, *((Track("server", name, ""), at, values) for name, values in tracks.items())]))
 
-    assert m.verdict().reasons == ()
+    assert besides_waves(m.verdict()).reasons == ()
 
 
 def test_readings_that_add_up_to_no_number_are_no_energy_and_no_line(tmp_path):
     m = powered(power_of(1.7e308, devices=GPUS))
     write_point(tmp_path / "p.h5", m)
 
-    assert m.verdict().codes == ("power_disagrees",)
+    assert besides_waves(m.verdict()).codes == ("power_disagrees",)
     assert bench(tmp_path, "report", "p.h5", "-o", "r.html").returncode == 0
 
 
 def test_the_checkpoint_that_was_served_is_held_against_the_one_asked_for():
     server = {"model_path": "/m/GLM-5", "info": {"model_path": "/m/OTHER"}}
 
-    assert [r.text for r in measured(server=server).verdict().reasons] == [
+    assert [r.text for r in besides_waves(measured(server=server).verdict()).reasons] == [
         "the server runs with other settings than asked: the checkpoint /m/GLM-5 became /m/OTHER"
     ]

@@ -3,14 +3,15 @@
 import dataclasses
 
 import pytest
-from conftest import compose, measured, raw, three_requests
+from conftest import besides_waves, compose, measured, raw, three_requests
 from hypothesis import given
 from hypothesis import strategies as st
 
 from glm5bench import recipe
 from glm5bench.analysis.held import settings_changed
 from glm5bench.analysis.metrics import figures
-from glm5bench.analysis.validity import FLAGGED_CODES, INVALID_CODES, Circumstances, verdict
+from glm5bench.analysis.reasons import FLAGGED, INVALID
+from glm5bench.analysis.validity import Circumstances, verdict
 
 CALM = Circumstances(2, None, None, None, None, None, None, engine_version=None, has_no_container=False)
 B200 = {  # what SGLang states of itself under the recipe of a B200, at concurrency 64
@@ -133,8 +134,8 @@ def test_two_numbers_are_a_change_where_they_differ(asked, has):
 
 
 def test_another_setting_makes_a_point_invalid_and_another_count_flags_it():
-    assert "token_counters" in FLAGGED_CODES
-    assert "server_settings" in INVALID_CODES
+    assert "token_counters" in FLAGGED
+    assert "server_settings" in INVALID
 
 
 def test_a_server_that_changed_its_settings_flags_a_point_and_each_is_told():
@@ -175,17 +176,17 @@ def test_a_measurement_compares_its_own_command_with_what_its_server_said():
     changed = measured(recipe={"argv": argv}, server={"info": {"tp_size": 8, "kv_cache_dtype": "bfloat16"}})
     same = measured(recipe={"argv": argv}, server={"info": {"tp_size": 8, "kv_cache_dtype": "fp8_e4m3"}})
 
-    assert changed.verdict().codes == ("server_settings",)
-    assert same.verdict().codes == ()
+    assert besides_waves(changed.verdict()).codes == ("server_settings",)
+    assert besides_waves(same.verdict()).codes == ()
 
 
 def test_a_measurement_compares_its_answers_with_what_its_server_counted():
     def told(prompt, generated):
-        return measured(server={"counted_tokens": {"prompt_tokens": prompt, "generation_tokens": generated}}).verdict().codes
+        return besides_waves(measured(server={"counted_tokens": {"prompt_tokens": prompt, "generation_tokens": generated}}).verdict()).codes
 
     assert told(60, 20) == ()
     assert told(60, 22) == ("token_counters",)
-    assert measured(server={"counted_tokens": None}).verdict().codes == ()
+    assert besides_waves(measured(server={"counted_tokens": None}).verdict()).codes == ()
 
 
 def test_a_list_of_values_is_compared_as_one():
@@ -226,8 +227,8 @@ def test_a_simulated_server_states_what_it_simulates_and_no_setting_of_its_is_sa
     server = {"info": {"kv_cache_dtype": "bfloat16"}}
     real = measured(server=server, **told)
 
-    assert "server_settings" in real.verdict().codes
-    assert "server_settings" not in dataclasses.replace(real, source="simulated").verdict().codes
+    assert "server_settings" in besides_waves(real.verdict()).codes
+    assert "server_settings" not in dataclasses.besides_waves(replace(real, source="simulated").verdict()).codes
 
 
 def test_every_data_parallel_rank_is_looked_at():
@@ -247,16 +248,16 @@ def test_what_the_user_says_may_differ_is_not_compared():
     engine = {"settings_may_differ": ["--kv-cache-dtype"]}
     m = measured(server={"info": {"kv_cache_dtype": "bfloat16"}}, recipe={"argv": ["--kv-cache-dtype", "fp8_e4m3"]}, arm={"engine": engine})
 
-    assert m.verdict().validity == "valid"
+    assert besides_waves(m.verdict()).validity == "valid"
 
 
 def test_vllm_is_held_to_what_its_log_states():
     recipe = {"argv": ["--tensor-parallel-size", "8", "--max-model-len", "32768", "--gpu-memory-utilization", "0.90"]}
     stated = {"tensor_parallel_size": "4", "max_model_len": "32768", "gpu_memory_utilization": 0.9}
 
-    assert [r.text for r in measured(server={"info": {"version": "0.16.0"}, "settings": stated}, recipe=recipe).verdict().reasons] == [
-        "the server runs with other settings than asked: --tensor-parallel-size 8 became 4"
-    ]
+    assert [
+        r.text for r in besides_waves(measured(server={"info": {"version": "0.16.0"}, "settings": stated}, recipe=recipe).verdict()).reasons
+    ] == ["the server runs with other settings than asked: --tensor-parallel-size 8 became 4"]
 
 
 def test_a_fusion_that_is_off_under_both_of_its_names_is_a_change():

@@ -6,7 +6,7 @@ import json
 import h5py
 import numpy as np
 import pytest
-from conftest import change_column, measured, raw, reseal, three_requests
+from conftest import besides_waves, change_column, measured, raw, reseal, three_requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -236,7 +236,7 @@ def test_a_row_holds_the_figures_per_gpu():
 def test_the_verdict_is_recomputed_from_what_was_observed():
     m = measured(server={"max_running": 1, "peak_running": 1}, provenance={"clock_step_s": 9.0})
 
-    assert m.verdict().codes == ("admission_capped", "clock_step")
+    assert besides_waves(m.verdict()).codes == ("admission_capped", "clock_step")
 
 
 @settings(max_examples=25, deadline=None)
@@ -284,7 +284,7 @@ def test_the_prompt_lengths_that_were_asked_for_are_read_back_and_are_in_the_dig
 
     assert read.requests.asked_prompt_tokens.tolist() == [10, 0, 31]
     assert stored == digest == read.digest() == m.digest() != measured().digest()
-    assert read.verdict() == m.verdict()
+    assert besides_waves(read.verdict()) == besides_waves(m.verdict())
 
 
 def test_prompt_lengths_that_were_changed_are_refused(tmp_path):

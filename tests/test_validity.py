@@ -4,19 +4,20 @@ import dataclasses
 
 import numpy as np
 import pytest
-from conftest import measured, raw, three_requests
+from conftest import besides_waves, measured, raw, three_requests
 from hypothesis import given
 from hypothesis import strategies as st
 
 from glm5bench.analysis.metrics import figures
-from glm5bench.analysis.validity import FLAGGED_CODES, INVALID_CODES, Circumstances, published_verdict, verdict
+from glm5bench.analysis.reasons import FLAGGED, INVALID
+from glm5bench.analysis.validity import Circumstances, published_verdict, verdict
 from glm5bench.store.summary import row_of
 
 CALM = Circumstances(2, None, None, None, None, None, None, engine_version=None, has_no_container=False)
 
 
 def judged(requests, **circumstances):
-    return verdict(requests, figures(requests), dataclasses.replace(CALM, **circumstances))
+    return besides_waves(verdict(requests, figures(requests), dataclasses.replace(CALM, **circumstances)))
 
 
 def test_a_whole_point_that_kept_its_concurrency_is_valid():
@@ -140,11 +141,11 @@ def test_a_server_that_was_to_have_neighbours_under_load_and_had_fewer_flags_a_p
 def test_what_a_lane_saw_beside_it_at_both_ends_of_its_window_says_whether_it_was_alone(before, after, is_alone):
     made = measured(provenance={"host": "gpu001", "lanes": 2, "beside_before": before, "beside_after": after})
 
-    assert ("packed_alone" in made.verdict().codes) == is_alone
+    assert ("packed_alone" in besides_waves(made.verdict()).codes) == is_alone
 
 
 def test_a_server_on_a_node_of_its_own_misses_no_neighbour():
-    assert "packed_alone" not in measured().verdict().codes
+    assert "packed_alone" not in besides_waves(measured().verdict()).codes
 
 
 def test_a_published_point_is_flagged_as_not_recomputable():
@@ -165,8 +166,8 @@ def test_a_verdict_follows_from_its_codes_which_are_all_stable(errors, asked, la
         three_requests(error=errors, asked=asked), client_lag_p99_s=lag, server_max_running=running, has_no_container=restarted
     )  # fmt: skip
 
-    assert set(v.codes) <= {*INVALID_CODES, *FLAGGED_CODES}
-    assert v.validity == ("invalid" if set(v.codes) & set(INVALID_CODES) else "flagged" if v.codes else "valid")
+    assert set(v.codes) <= {*INVALID, *FLAGGED}
+    assert v.validity == ("invalid" if set(v.codes) & set(INVALID) else "flagged" if v.codes else "valid")
 
 
 def due(requests, seconds):
@@ -194,8 +195,8 @@ def test_more_than_a_hundredth_sent_late_flags_an_open_loop(late, codes):
 def test_late_sends_are_those_that_the_client_counted_and_of_an_open_loop_only():
     told = {"client": {"late_sends": 4, "late_send_max_s": 1.5}}
 
-    assert sent({"arrivals": "poisson"}, provenance=told).verdict().codes == ("late_sends",)
-    assert "late_sends" not in sent({}, three_requests(), provenance=told).verdict().codes
+    assert besides_waves(sent({"arrivals": "poisson"}, provenance=told).verdict()).codes == ("late_sends",)
+    assert "late_sends" not in besides_waves(sent({}, three_requests(), provenance=told).verdict()).codes
 
 
 @pytest.mark.parametrize(
@@ -220,21 +221,23 @@ def test_a_run_that_was_ended_early_is_incomplete_and_its_concurrency_is_not_jud
     v = judged(one_by_one(), is_complete=False)
 
     assert (v.validity, v.codes) == ("invalid", ("incomplete",))
-    assert sent({}, provenance={"is_complete": False}).verdict().codes == ("incomplete",)
+    assert besides_waves(sent({}, provenance={"is_complete": False}).verdict()).codes == ("incomplete",)
 
 
 @pytest.mark.parametrize("workload", [{"arrivals": "poisson"}, {"arrivals": "trace"}, {"turns": 2, "think_time_s": 1.0}])
 def test_an_open_loop_and_one_with_pauses_need_not_reach_their_concurrency(workload):
-    assert sent(workload).verdict().codes == ()
-    assert sent({"arrivals": "closed", "think_time_s": 0.0}).verdict().codes == ("concurrency_not_reached",)
+    assert besides_waves(sent(workload).verdict()).codes == ()
+    assert besides_waves(sent({"arrivals": "closed", "think_time_s": 0.0}).verdict()).codes == ("concurrency_not_reached",)
 
 
 def test_a_server_is_not_blamed_for_a_concurrency_that_an_open_loop_never_had():
     server = {"max_running": 1, "peak_running": 1}
 
-    assert sent({"arrivals": "poisson"}, server={"peak_running": 1}, concurrency=64).verdict().codes == ()
-    assert sent({"arrivals": "poisson"}, server=server, concurrency=64).verdict().codes == ()
-    assert sent({"arrivals": "poisson"}, three_requests(), server=server, concurrency=64).verdict().codes == ("admission_capped",)
+    assert besides_waves(sent({"arrivals": "poisson"}, server={"peak_running": 1}, concurrency=64).verdict()).codes == ()
+    assert besides_waves(sent({"arrivals": "poisson"}, server=server, concurrency=64).verdict()).codes == ()
+    assert besides_waves(sent({"arrivals": "poisson"}, three_requests(), server=server, concurrency=64).verdict()).codes == (
+        "admission_capped",
+    )
 
 
 def ramp():
@@ -247,8 +250,8 @@ def ramp():
 def test_the_concurrency_is_judged_from_the_end_of_the_ramp_on():
     assert judged(ramp()).codes == ("concurrency_not_reached",)
     assert judged(ramp(), ramp_s=5.0).codes == ()
-    assert sent({"ramp_s": 100.0}, ramp(), time_scale=20.0).verdict().codes == ()
-    assert sent({"ramp_s": 20.0}, ramp(), time_scale=20.0).verdict().codes == ("concurrency_not_reached",)
+    assert besides_waves(sent({"ramp_s": 100.0}, ramp(), time_scale=20.0).verdict()).codes == ()
+    assert besides_waves(sent({"ramp_s": 20.0}, ramp(), time_scale=20.0).verdict()).codes == ("concurrency_not_reached",)
 
 
 def test_a_run_that_was_over_before_its_ramp_did_not_reach_its_concurrency():

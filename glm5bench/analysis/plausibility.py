@@ -97,8 +97,8 @@ def too_few_waves(n_requests: int, concurrency: int) -> list[Reason]:
     if concurrency < 1 or n_requests >= ENOUGH_WAVES * concurrency or n_requests < 1:
         return []
     waves = n_requests / concurrency
-    bias = f"interactivity is expected to be {WAVES_BIAS[max(1, math.floor(waves))]} too high with long prompts"
-    return [Reason("few_waves", f"{waves:.3g} requests a user, {ENOUGH_WAVES} are needed: {bias}")]
+    bias = f"interactivity is too high, by {WAVES_BIAS[max(1, math.floor(waves))]} with prompts of 8k tokens, by less with short ones"
+    return [Reason("few_waves", f"{waves:.3g} requests for each user, at least {ENOUGH_WAVES} are needed: {bias}")]
 
 
 # what a source states

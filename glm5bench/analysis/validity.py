@@ -63,7 +63,7 @@ def verdict(r: Requests, f: Figures, c: Circumstances) -> Verdict:
     reasons = [*_completeness(c), *plausibility.of_requests(r, f, ends_by_itself=c.ends_by_itself), *_concurrency(r, c)]
     reasons += [*_server(r, f, c), *_clocks(r, c)]
     if f.n_failed < f.n_requests:
-        steady = c.keeps_concurrency and c.is_complete
+        steady = c.keeps_concurrency and c.is_complete and not any(why.code == "concurrency_not_reached" for why in reasons)
         reasons += course.of_run(r, c.concurrency, keeps_concurrency=steady, client_lag_p99_s=c.client_lag_p99_s)
         reasons += plausibility.too_few_waves(f.n_requests, c.concurrency) if steady else []
     return judged([*reasons, *(Reason(*told) for told in (*c.telemetry, *c.accuracy))])

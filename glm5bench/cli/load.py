@@ -56,7 +56,9 @@ def load(
     goodput: Annotated[str, typer.Option(help="What a good request keeps: ttft<=2s,tpot<=50ms")] = "",
     seed: Annotated[int | None, typer.Option(min=0, help="The same seed sends the same prompts; else it is drawn.")] = None,
     processes: Annotated[int | None, typer.Option(min=1, help="Of the client; else as many as it needs.")] = None,
-    stall_timeout: Annotated[float, typer.Option(help="Seconds without a byte after which the server hangs.")] = 300.0,
+    stall_timeout: Annotated[float, typer.Option(help="Seconds without a token after which a request ends.")] = 300.0,
+    vocabulary: Annotated[int | None, typer.Option(min=64, help="Token ids of the model; else the server is asked.")] = None,
+    omit: Annotated[list[str] | None, typer.Option(help="A field that the server rejects: ignore_eos, continuous_usage_stats.")] = None,
     api_key_env: Annotated[str, typer.Option(help="The variable that holds the server's key.")] = "OPENAI_API_KEY",
     about: Annotated[list[str] | None, typer.Option(help="What tables should know of it: hardware=h200 gpus=8 precision=fp8")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The point file; else one in outputs/load/.")] = None,
@@ -73,6 +75,7 @@ def load(
         "prompts_per_concurrency": 10, "prompts": prompts, "warmups_per_concurrency": warmups, "content": content,
         "file": str(file) if file else None, "prefix_tokens": prefix_tokens, "turns": turns, "think_time_s": think_time,
         "arrivals": arrivals, "rate_rps": rate, "burstiness": burstiness, "ramp_s": ramp, "duration_s": duration, "goodput": goodput,
+        "omit": omit or [],
     }  # fmt: skip
     workload = _workload(told)
     path = _free_path(output)
@@ -80,10 +83,12 @@ def load(
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a connection a user: often more than 1,024
     server, name = answering(url, os.environ.get(api_key_env, ""), model)
     drawn = secrets.randbelow(2**31) if seed is None else seed  # a cache may know an earlier run's prompts
-    asked = Asked(server, name, workload, concurrency, drawn, _pairs(about or []), stall_timeout, processes)
+    asked = Asked(server, name, workload, concurrency, drawn, _pairs(about or []), stall_timeout, processes, vocabulary)
+    unread = Unread(path)
     with _interruptions() as check, _shown() as progress:
-        done = measure(asked, check, progress)
+        done = measure(asked, check, progress, unread.keep)
     path = _kept(done.measurement, path)
+    unread.remove()
     status = _told(done.measurement, path, save_json, as_json=as_json, detailed=save_detailed)
     _tell_of_too_few_prompts(done.measurement, duration)
     if isinstance(done.ended_by, _Interrupted):
@@ -92,6 +97,24 @@ def load(
     if done.ended_by is not None:
         raise done.ended_by
     return status
+
+
+class Unread:
+    """The point on disk before the server is asked what became of it: what is left of the run if that never ends."""
+
+    def __init__(self, output: Path | None) -> None:
+        self._output = output
+        self._path: Path | None = None
+
+    def keep(self, m: Measurement) -> None:
+        """Writes it beside the place of the point."""
+        folder, name = (self._output.parent, self._output.stem) if self._output is not None else (FOLDER, m.key)
+        self._path = _kept(m, folder / f"{name}.unread.h5")
+
+    def remove(self) -> None:
+        """The whole point has been written."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
 
 
 def _workload(told: dict[str, Any]) -> Any:

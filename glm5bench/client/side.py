@@ -20,7 +20,7 @@ from .transport import Transport
 
 MOST_BYTES = 2**23  # of an answer: SGLang repeats its arguments for each rank
 MOST_DEPTH = 64  # of nested JSON
-WITHIN_S = 30.0
+WITHIN_S = 15.0
 T = TypeVar("T")
 
 

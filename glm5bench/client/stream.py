@@ -324,18 +324,24 @@ def _decoded_events(events: list[bytes]) -> list[Event | None]:
 
 def _decoded_event(event: bytes) -> Event | None:
     try:
-        told = json.loads(DONE_EVENT if event == DONE else event)  # not strictly JSON: servers in Python write NaN and Infinity
+        text = (DONE_EVENT if event == DONE else event).decode("utf-8", "replace")  # a character may be cut
+        told = json.loads(text, parse_int=_int)  # not strictly JSON: servers in Python write NaN and Infinity
         if isinstance(told, dict):
-            text = told.pop("text", None)
+            streamed = told.pop("text", None)
             for name, kind in (("usage", Usage), ("meta_info", Meta)):
                 if name in told:
                     told[name] = _counts(told[name], kind)
             if (made := msgspec.convert(told, Event)) is not None:
-                made.text = msgspec.Raw(json.dumps(text).encode()) if isinstance(text, str) else None
+                made.text = msgspec.Raw(json.dumps(streamed).encode()) if isinstance(streamed, str) else None
                 return made
     except UNREADABLE:
         pass
     return None
+
+
+def _int(digits: str) -> float:
+    """The number; infinity for one that no counter reaches, and that Python takes long to read."""
+    return int(digits) if len(digits) < 20 else float("inf")
 
 
 def _counts(told: Any, kind: type[Usage | Meta]) -> dict[str, Any] | None:

@@ -22,7 +22,16 @@ from ..simulator.predict import lengths
 from ..workload import Workload
 from .recorded import TRACE_BLOCK_TOKENS, Exchanged, Traced
 
-FIRST_ID, LAST_ID = 1000, 100_000  # past the special tokens; where a vocabulary is smaller, to its end
+FIRST_ID, LAST_ID = 1000, 100_000  # past the special tokens
+SMALLEST = 64  # of vocabularies: with fewer ids prompts could not all be different
+
+
+def ids(vocabulary: int) -> tuple[int, int]:
+    """The first id that is sent, and the one after the last. A small vocabulary has fewer special tokens at its beginning."""
+    last = min(LAST_ID, vocabulary)
+    return min(FIRST_ID, last // 8), last
+
+
 WORDS = ("the", "of", "and", "to", "in", "is", "for", "that", "on", "with", "as", "are", "this", "by", "be", "at", "from", "or", "an", "it")
 PATHS = {"completions": "/v1/completions", "chat": "/v1/chat/completions", "generate": "/generate"}
 MEASURED, WARM, SHARED, PAUSES, DUE = range(5)  # streams of random numbers, apart
@@ -80,15 +89,16 @@ class Encoder:
         self._wants_steps = wants_steps
         self.workload, self.point, self._model, self._counting = workload, point, model, counting
         self._is_text = workload.endpoint == "chat"
-        self._last_id = LAST_ID if self._is_text else min(LAST_ID, vocabulary)
-        if self._last_id <= FIRST_ID:
+        self._forbids_end, self._counts_chunks = ("ignore_eos" not in workload.omit, "continuous_usage_stats" not in workload.omit)
+        self._first_id, self._last_id = ids(LAST_ID if self._is_text else vocabulary)
+        if self._last_id < SMALLEST:
             raise ClientError(
-                f"The model's vocabulary of {vocabulary} tokens ends before the first that is sent, {FIRST_ID}.",
+                f"The model's vocabulary has {vocabulary} tokens, and at least {SMALLEST} are needed.",
                 next_step="workload.endpoint=chat sends text",
             )
         self._sent: set[int] = set()
         n_shared = counting.further_words(workload.prefix_tokens) if self._is_text and workload.prefix_tokens else workload.prefix_tokens
-        self._prefix = self._rng(SHARED).integers(FIRST_ID, self._last_id, size=n_shared).tolist()
+        self._prefix = self._rng(SHARED).integers(self._first_id, self._last_id, size=n_shared).tolist()
 
     def _rng(self, stream: int) -> np.random.Generator:
         return np.random.default_rng([self.point.seed, self.point.repeat, self.point.concurrency, stream, *self._more])
@@ -140,14 +150,14 @@ class Encoder:
         rng = self._rng(MEASURED)
         for request in trace:
             n, whole = self._size(request.prompt_tokens), request.blocks[: request.prompt_tokens // TRACE_BLOCK_TOKENS]
-            ids = list(itertools.chain.from_iterable(self._block(b) for b in whole))[:n]
-            ids += rng.integers(FIRST_ID, self._last_id, size=n - len(ids)).tolist()
-            yield (self._prompt(self._as_text(ids), request.output_tokens, request.prompt_tokens),)
+            content = list(itertools.chain.from_iterable(self._block(b) for b in whole))[:n]
+            content += rng.integers(self._first_id, self._last_id, size=n - len(content)).tolist()
+            yield (self._prompt(self._as_text(content), request.output_tokens, request.prompt_tokens),)
 
     def _block(self, number: int) -> list[int]:
         at = self.point
         rng = np.random.default_rng([at.seed, at.repeat, at.concurrency, SHARED, number])
-        return rng.integers(FIRST_ID, self._last_id, size=self._size(TRACE_BLOCK_TOKENS, is_first=False)).tolist()  # type: ignore[no-any-return]
+        return rng.integers(self._first_id, self._last_id, size=self._size(TRACE_BLOCK_TOKENS, is_first=False)).tolist()  # type: ignore[no-any-return]
 
     def due_s(self, trace: Sequence[Traced] | None) -> list[float] | None:
         """When each conversation is due, seconds since the start; None in a closed loop."""
@@ -179,7 +189,7 @@ class Encoder:
         """Random content of this length that was not sent before: ids, or text of words for chat. The first of a prompt has the prefix."""
         size = self._size(n, is_first=is_first)
         prefix = self._prefix[: size - 1] if is_first else []
-        first, last = (0, len(WORDS)) if self._is_text else (FIRST_ID, self._last_id)
+        first, last = (0, len(WORDS)) if self._is_text else (self._first_id, self._last_id)
         for _ in range(DRAWS):
             drawn = rng.integers(first, last, size=size - len(prefix))
             mark = hash(drawn.tobytes())
@@ -190,23 +200,23 @@ class Encoder:
             f"There are not enough different prompts of {n} tokens.", next_step="a larger workload.isl_tokens, or fewer prompts"
         )
 
-    def _as_text(self, ids: list[int]) -> Any:
-        return " ".join(WORDS[i % len(WORDS)] for i in ids) if self._is_text else ids
+    def _as_text(self, content: list[int]) -> Any:
+        return " ".join(WORDS[i % len(WORDS)] for i in content) if self._is_text else content
 
     def _prompt(self, text: Any, n_out: int, n_in: int, pause_s: float = 0.0) -> Prompt:
         return Prompt(json.dumps(self._body(text, n_out), separators=(",", ":")).encode(), n_in, n_out, pause_s)
 
     def _body(self, text: Any, n_out: int) -> dict[str, Any]:
         if self.workload.endpoint == "generate":  # SGLang's own: counts come with every chunk
-            sampling = {"max_new_tokens": n_out, "temperature": 0, "ignore_eos": True}
+            sampling = {"max_new_tokens": n_out, "temperature": 0, **({"ignore_eos": True} if self._forbids_end else {})}
             return {"text" if isinstance(text, str) else "input_ids": text, "sampling_params": sampling, "stream": True}
         body: dict[str, Any] = {
             "model": self._model,
             "max_tokens": n_out,
             "temperature": 0,
-            "ignore_eos": True,
+            **({"ignore_eos": True} if self._forbids_end else {}),
             "stream": True,
-            "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+            "stream_options": {"include_usage": True, **({"continuous_usage_stats": True} if self._counts_chunks else {})},
         }
         if self._wants_steps:
             body["return_spec_tokens_details"] = True

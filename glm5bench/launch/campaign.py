@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -11,6 +12,7 @@ from typing import Any
 from .. import __version__
 from ..cluster import Cluster, Failure
 from ..errors import FileError, SettingsError, UsageError
+from ..node.heartbeat import is_running
 from ..node.provenance import git_state
 from ..plan import Plan, split, without
 from ..point import NodeJob, from_plain, plain
@@ -149,9 +151,20 @@ def _away(campaign: Campaign, jobs: Sequence[NodeJob], found: Sequence[Job], how
 
 def left(campaign: Campaign, jobs: Sequence[NodeJob], found: Sequence[Job]) -> tuple[NodeJob, ...]:
     """The node jobs with the points that are neither done nor in the charge of a live one of the jobs found."""
+    adopt(campaign, [p.key for job in jobs for p in job.points])
     taken = campaign.done(p.key for job in jobs for p in job.points)
     taken |= keys_of(job for job in found if job.is_live)
     return tuple(rest for job in jobs if (rest := without(job, taken)) is not None)
+
+
+def adopt(campaign: Campaign, keys: Sequence[str]) -> None:
+    """Takes the measurements of jobs that were ended before they had asked their server for its facts."""
+    for key in campaign.adopt(keys, lambda job_id: is_running(campaign.heartbeat(job_id))):
+        print(
+            f"{key}: measured by a job that was killed before it read the server's facts; the point is kept and flagged",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 @dataclass(frozen=True)
@@ -186,6 +199,8 @@ def resubmit(
         found = jobs_by_slurm(campaign)
         refuse_a_copy(campaign, [job for job in found if job.is_live])
         keys = [p.key for job in jobs for p in job.points if among is None or p.key in among]
+        if not is_dry:
+            adopt(campaign, keys)
         attempts = campaign.attempts(keys)
         decided = decisions(
             missing(keys, attempts, found, how.failure), how.failure, only=only, retries=how.retries if is_automatic else None

@@ -120,13 +120,29 @@ def observed(info: dict[str, Any], server: Server, counted: Counted | None, fact
         "info": redacted_deeply(info, server),
         "counted_tokens": asdict(counted) if counted is not None else None,
         "start_phases": [asdict(phase) for phase in server.log.reached],
-        "max_running": sum(n for n in running_limits if n) or info.get("max_running_requests"),
+        "max_running": sum(n for n in running_limits if type(n) is int)
+        or _count(info.get("max_running_requests"))
+        or _admitted(server, facts),
         "capacity_tokens": info.get("max_total_num_tokens"),
         "peak_running": states[0].get("peak_running_requests"),
         "acceptance_length": states[0].get("avg_spec_accept_length"),
         "simulator_late_share": lag["late_steps"] / max(1, lag["steps"]) if lag else None,
         "version": str(info["version"]) if info.get("version") and not info.get("simulated") else None,
     }
+
+
+def _count(value: Any) -> int | None:
+    return value if type(value) is int and value > 0 else None
+
+
+def _admitted(server: Server, facts: dict[str, Any]) -> int | None:
+    """How many requests vLLM admits: as its log states it, else as its command says."""
+    stated = (facts.get("settings") or {}).get("max_num_seqs")
+    if stated is None:
+        argv = [*server.recipe.argv, ""]
+        stated = next((argv[i + 1] for i, word in enumerate(argv) if word == "--max-num-seqs"), None)
+        stated = next((word.partition("=")[2] for word in argv if word.startswith("--max-num-seqs=")), stated)
+    return int(stated) if str(stated).isdigit() else None
 
 
 def whole(path: Path, digest: str, f: Figures, v: Verdict) -> dict[str, Any]:

@@ -23,11 +23,13 @@ SCRATCH_PREFIX = "glm5bench-"  # of a server's directory of temporary files
 
 
 def main(argv: list[str]) -> int:
-    """argv: the pipe's descriptor, `--clean`, the server's folder and its directory of temporary files, `--`, the server's command."""
-    pipe, word, folder, scratch, end, *command = argv
+    """argv: the pipe's descriptor, `--clean`, the server's folder, its directory of temporary files, its cores, `--`, its command."""
+    pipe, word, folder, scratch, cores, end, *command = argv
     if (word, end) != ("--clean", "--") or not command:
-        print("guard.py PIPE --clean FOLDER SCRATCH -- COMMAND...", file=sys.stderr)
+        print("guard.py PIPE --clean FOLDER SCRATCH CORES -- COMMAND...", file=sys.stderr)
         return 2
+    with contextlib.suppress(OSError):  # the cores that were meant are not there any more: all that are there
+        os.sched_setaffinity(0, [int(core) for core in cores.split(",")])
     try:
         return _guarded(int(pipe), command)
     finally:

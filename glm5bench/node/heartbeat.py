@@ -99,6 +99,12 @@ def read_beat(path: Path) -> Beat | None:
         return None
 
 
+def is_running(path: Path) -> bool:
+    """Whether the job with this heartbeat still runs."""
+    beat = read_beat(path)
+    return beat is not None and is_alive(beat, time.time())
+
+
 def is_alive(beat: Beat, now_utc_s: float) -> bool:
     """Whether the job behind this beat still runs."""
     if beat.phase == "done":

@@ -14,7 +14,7 @@ import socket
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,14 @@ from ..point import NodeJob, Point, ServerStart, kind_of
 from ..recipe import point_estimate_s
 from ..store.campaign import Campaign, append_line, lane_ids
 from ..store.files import Taken, write_json
-from ..store.measurement import Measurement
+from ..store.measurement import Measurement, answers_of
 from ..store.pointfile import write_point
 from . import accuracy, preflight
 from .attempt import Trace, Watch, observed, point_record, record_attempt, record_failure, whole
 from .command import NEXT_STEPS, Place, Stopped, flags_of_the_node
 from .container import Image
-from .heartbeat import Heartbeat, is_alive, node_name, read_beat
+from .cores import measuring, of_the_job, reserved
+from .heartbeat import Heartbeat, is_alive, is_running, node_name, read_beat
 from .progress import Progress
 from .provenance import provenance
 from .server import Server, model_name, running
@@ -58,6 +59,7 @@ def run(
     `is_retried` is asked of each point that has failed: where it says so, the point is tried again after the others, on a server that
     runs already.
     """
+    campaign.adopt([p.key for p in job.points], lambda other: other != job_id and is_running(campaign.heartbeat(other)))
     done = campaign.done(p.key for p in job.points)
     heart.beat.node_job, heart.beat.points, heart.beat.points_done = job.id, len(job.points), len(done)
     for number, start in enumerate(job.starts):
@@ -252,34 +254,49 @@ class _Start:
         neighbours, before = self._beside(), counted(server)
         watch = Watch()
         self._poke()
-        load = _answered(server, client.measure())
+        with measuring(reserved(of_the_job())):
+            load = client.measure()
         self._poke()
+        made, requests = self._made(server, watch, load, neighbours), load.requests
+        source = "simulated" if arm.engine.simulated else "measured"
+        answers = {"answers": answers_of(requests)}
+        record = point_record(self.job, self.start, point)
+        unread = Measurement(point.key, source, record, {**made, "is_server_unread": True}, requests, {**self.facts, **answers})
+        _answered(server, load)
+        kept = self._kept(unread)
         server.alive_or_raise()
         if load.n_failed:
             server.answers_or_raise()
-        times = watch.told(load)
-        requests = load.requests
         since = None
         if requests.is_whole.all():  # of broken answers nobody knows the tokens
             since = counted_since(server, before, _tokens(requests))
         beside = self.observer.told(load.start_ns, load.start_ns + int(requests.end_ns.max())) if self.observer else None
-        info = server.info()
-        made = {
+        foreign = self.observer.foreign(load.start_ns, load.start_ns + int(requests.end_ns.max())) if self.observer else []
+        told = observed(server.info(), server, since, self.facts) | answers | ({"foreign_pids": foreign} if foreign else {})
+        log = server.log.tail(1_000_000)
+        self._write(replace(unread, provenance=made, server=told, log=log, telemetry=beside), point)
+        kept.unlink(missing_ok=True)
+
+    def _made(self, server: Server, watch: Watch, load: Measured, neighbours: list[str]) -> dict[str, Any]:
+        """How the measurement came about."""
+        return {
             **provenance(self.job_id, server.place.image),
             "checkpoint": self.weights.told,
             **self._neighbourhood(neighbours),
-            **times,
+            **watch.told(load),
             **({"telemetry": self.observer.account()} if self.observer else {}),
             "argv": [*self.start.recipe.argv, *flags_of_the_node(self.start.recipe, self.job.arm)],
             "server_start_s": server.start_s,
             "preflight": self.notes,
+            "client_cores": list(reserved(of_the_job())),
         }
-        source = "simulated" if self.job.arm.engine.simulated else "measured"
-        record = point_record(self.job, self.start, point)
-        log = server.log.tail(1_000_000)
-        self._write(
-            Measurement(point.key, source, record, made, requests, observed(info, server, since, self.facts), log, telemetry=beside), point
-        )
+
+    def _kept(self, m: Measurement) -> Path:
+        """The measurement on disk before the server is asked anything else: a server that takes the job down with it costs no point."""
+        path = self.campaign.unread(self.job_id, m.key)
+        path.unlink(missing_ok=True)
+        write_point(path, m)
+        return path
 
     def _beside(self) -> list[str]:
         """What the other lanes of this node are doing, as their heartbeats say; empty where the node is not shared."""

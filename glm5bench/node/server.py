@@ -27,6 +27,8 @@ from ..point import Arm, Recipe, canonical_json
 from . import guard
 from .command import NEXT_STEPS, Place, Stopped, command, environment
 from .container import APPTAINERS
+from .cores import of_the_job, reserved
+from .ending import ended
 from .listener import stranger_on
 from .log import Log
 
@@ -56,12 +58,12 @@ class Server(Endpoint):
         if code == APPTAINERS and self.place.image is not None:
             raise self.error(f"could not be started from {self.place.image.sif}", "image_missing")
         if code is not None:
-            raise self.error(f"ended by itself with exit code {code}", "server_crash")
+            raise self.error(ended(code), "server_crash")
         self.log.look()
         if self.log.last_word:
             with contextlib.suppress(subprocess.TimeoutExpired):  # its processes mostly follow, and their exit code says more
                 code = self.process.wait(timeout=LAST_WORD_S)
-            how = "lives on" if code is None else f"ended by itself with exit code {code}"
+            how = "lives on" if code is None else ended(code)
             raise self.error(f"is dead by its own log ({self.log.last_word}), its process {how}", "server_crash")
 
     def answers_or_raise(self) -> None:
@@ -131,7 +133,18 @@ def _spawn(recipe: Recipe, arm: Arm, place: Place, pipe_read: int) -> Server:
     with open(os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as file:  # it may print its key
         log_path.chmod(0o600)
         process = subprocess.Popen(
-            [sys.executable, "-I", guard.__file__, str(pipe_read), "--clean", str(place.folder), str(place.scratch), "--", *called],
+            [
+                sys.executable,
+                "-I",
+                guard.__file__,
+                str(pipe_read),
+                "--clean",
+                str(place.folder),
+                str(place.scratch),
+                _cores(),
+                "--",
+                *called,
+            ],
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
@@ -140,6 +153,12 @@ def _spawn(recipe: Recipe, arm: Arm, place: Place, pipe_read: int) -> Server:
             start_new_session=True,
         )
     return Server(f"http://127.0.0.1:{port}", key, recipe, arm, place, process, log)
+
+
+def _cores() -> str:
+    """The cores of the server, by commas: those of the job without what the load client gets."""
+    cores = of_the_job()
+    return ",".join(str(core) for core in cores if core not in reserved(cores))
 
 
 def free_port() -> int:

@@ -9,23 +9,26 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import httpx
 
 from ..client.counters import Counted, counted, counted_since
-from ..client.endpoint import Endpoint, redacted_deeply
+from ..client.endpoint import Endpoint, model_name, redacted_deeply
 from ..client.load import Progress
 from ..client.protocol import Measured, Patience, Protocol
+from ..client.vocabulary import Vocabulary, vocabulary
+from ..client.workload import LAST_ID
 from ..errors import ServerError, SettingsError, UsageError
 from ..point import PROTOCOL_VERSION, Point, digest_of, plain
-from ..store.measurement import Measurement
+from ..store.measurement import Measurement, answers_of
 from ..workload import Workload
 from .attempt import Watch
 from .provenance import provenance
 
 UNSTATED = "unstated"
+ENGINES = ("vllm", "sglang")  # that /v1/models names as the owner
 NUMBERS = ("gpus", "gpus_per_node", "tp")
 WORDS = ("hardware", "checkpoint", "precision", "speculative", "engine", "engine_version")
 
@@ -42,6 +45,7 @@ class Asked:
     about: Mapping[str, str]
     stall_s: float
     processes: int | None = None
+    vocabulary: int | None = None  # token ids of its model, as the user says
 
 
 @dataclass(frozen=True)
@@ -69,27 +73,73 @@ def answering(base_url: str, api_key: str, model: str | None) -> tuple[Endpoint,
     if not api_key.isascii():
         raise UsageError("The server's key is no text that a header can carry.", next_step="--api-key-env NAME")
     endpoint = Endpoint(base_url.rstrip("/").removesuffix("/v1"), api_key)
-    name = model or endpoint.model()
+    models = _models(endpoint)
+    name = model or model_name(models.value)
     if name is None:
         raise ServerError(
-            "The server does not answer GET /v1/models with a model.",
+            f"The server does not name a model: GET /v1/models {models.said}.",
             failure_class="server_crash",
             where=endpoint.base_url,
-            next_step="look whether it runs there and takes this key; --model NAME says what it does not",
+            next_step="--model NAME, and --api-key-env NAME if the server needs a key",
         )
     return endpoint, name
 
 
-def load(asked: Asked, check: Callable[[], None], progress: Progress) -> Loaded:
+@dataclass(frozen=True)
+class _Models:
+    """The JSON of /v1/models, None without one; and what the server answered, in words."""
+
+    value: Any
+    said: str
+
+
+def _models(endpoint: Endpoint) -> _Models:
+    """Raises ServerError with the cause if nothing answers there."""
+    try:
+        said = endpoint.ask("GET", "/v1/models")
+    except httpx.ConnectError as error:
+        raise _unreachable(endpoint, error) from error
+    except httpx.ConnectTimeout as error:
+        raise _unreachable(endpoint, error) from error
+    except httpx.HTTPError as error:
+        return _Models(None, f"has no answer ({error})")
+    if said.status != 200:
+        return _Models(None, f"answers HTTP {said.status}")
+    try:
+        return _Models(said.json(), "names none")
+    except ValueError as error:
+        return _Models(None, f"cannot be read ({error})")
+
+
+def _unreachable(endpoint: Endpoint, error: Exception) -> ServerError:
+    class_, _, cause = str(error).partition(": ")
+    words = {"refused": "connection refused", "dns": "unknown host", "tls": "TLS failed", "hang": "no answer"}.get(class_, class_)
+    return ServerError(
+        f"Cannot reach the server: {words}: {cause}.",
+        failure_class="server_crash",
+        where=endpoint.base_url,
+        next_step="check the address and that the server has started; a certificate of your own goes into SSL_CERT_FILE",
+    )
+
+
+Keep = Callable[[Measurement], None]
+
+
+def load(asked: Asked, check: Callable[[], None], progress: Progress, keep: Keep = lambda m: None) -> Loaded:
     """Warms up and measures.
 
-    `check` raises what is to end the run. Raises ServerError where the server is gone before anything was measured.
+    `check` raises what is to end the run. `keep` gets the measurement as soon as it is over, before the server is asked anything else:
+    the server's facts are still missing in it. Raises ServerError where the server is gone before anything was measured.
     """
-    w, info = asked.workload, asked.endpoint.info()
+    w, info = asked.workload, _sound(asked.endpoint.info())
     scale = float(info.get("time_scale") or 1.0) if info.get("simulated") else 1.0
-    point = Point(key_of(asked, info), "load", asked.concurrency, 0, asked.seed, asked.concurrency)
+    is_text = w.endpoint == "chat" or w.content == "conversations"
+    known = Vocabulary(LAST_ID, "text is sent") if is_text else vocabulary(asked.endpoint, asked.model, info, asked.vocabulary)
+    owner = _owner(asked.endpoint)
+    point = Point(key_of(asked, info, owner, known), "load", asked.concurrency, 0, asked.seed, asked.concurrency)
     patience = Patience(asked.stall_s, check)
-    client = Protocol(asked.endpoint, asked.model, w, point, patience, progress, time_scale=scale, processes=asked.processes)
+    options = {"time_scale": scale, "processes": asked.processes, "vocabulary": known.n}
+    client = Protocol(asked.endpoint, asked.model, w, point, patience, progress, **options)  # type: ignore[arg-type]  # by name
     client.encode()
     if client.has_warmups:
         before = counted(asked.endpoint)
@@ -101,17 +151,27 @@ def load(asked: Asked, check: Callable[[], None], progress: Progress) -> Loaded:
     before = counted(asked.endpoint)
     watch = Watch()
     done = client.measure()
-    times = watch.told(done)
-    since = counted_since(asked.endpoint, before, _tokens(done)) if done.ended_by is None and not done.n_failed else None
     made = {
         **provenance("", None),
         "url": asked.endpoint.base_url,
-        **times,
+        **watch.told(done),
+        "vocabulary": asdict(known),
         "is_complete": done.ended_by is None,
     }
-    observed = {"info": redacted_deeply(info, asked.endpoint), "counted_tokens": asdict(since) if since is not None else None}
-    source = "simulated" if _is_simulated(info, asked.endpoint) else "measured"
-    return Loaded(Measurement(point.key, source, _record(asked, info, scale), made, done.requests, observed), done.ended_by)
+    source = "simulated" if _is_simulated(info, owner) else "measured"
+    told = {"info": redacted_deeply(info, asked.endpoint), "answers": answers_of(done.requests)}
+    unread = Measurement(
+        point.key,
+        source,
+        _record(asked, info, owner, scale),
+        {**made, "is_server_unread": True},
+        done.requests,
+        {**told, "counted_tokens": None},
+    )
+    keep(unread)
+    since = counted_since(asked.endpoint, before, _tokens(done)) if done.ended_by is None and not done.n_failed else None
+    counted_tokens = asdict(since) if since is not None else None
+    return Loaded(replace(unread, provenance=made, server={**told, "counted_tokens": counted_tokens}), done.ended_by)
 
 
 def _flush(endpoint: Endpoint) -> None:
@@ -120,20 +180,39 @@ def _flush(endpoint: Endpoint) -> None:
         endpoint.ask("POST", "/flush_cache", within_s=60)
 
 
-def key_of(asked: Asked, info: Mapping[str, Any]) -> str:
+def _sound(info: dict[str, Any]) -> dict[str, Any]:
+    """What the server says of itself, without fields that are not of their type."""
+    kinds: dict[str, tuple[type, ...]] = {"version": (str,), "model_path": (str,), "time_scale": (int, float), "simulated": (bool,)}
+    return {k: v for k, v in info.items() if k not in kinds or isinstance(v, kinds[k])}
+
+
+def _owner(endpoint: Endpoint) -> str:
+    """Who serves the model, as /v1/models says: vllm, sglang, tensorrt_llm, simulated; empty where it does not."""
+    models = endpoint.get_json("/v1/models")
+    cards = models.get("data") if isinstance(models, dict) else None
+    owners = [str(card.get("owned_by") or "") for card in cards if isinstance(card, dict)] if isinstance(cards, list) else []
+    return next(filter(None, owners), "").lower()
+
+
+def key_of(asked: Asked, info: Mapping[str, Any], owner: str, known: Vocabulary) -> str:
     """The key of such a point: what was sent, and what is said of the server."""
-    said = {k: v for k, v in facts(asked, info).items() if v is not None}
+    said = {k: v for k, v in facts(asked, info, owner).items() if v is not None}
     physics = {"load": PROTOCOL_VERSION, "workload": asked.workload.physics(), "server": said}
+    physics |= {"vocabulary": known.n} if known.n < LAST_ID else {}
     scale = info.get("time_scale") if info.get("simulated") else None
     return digest_of({**physics, "model": asked.model, "concurrency": asked.concurrency, "seed": asked.seed, "time_scale": scale})
 
 
-def facts(asked: Asked, info: Mapping[str, Any]) -> dict[str, Any]:
-    """Hardware, GPUs, checkpoint and engine: the user's word, else the server's, else unstated."""
+def facts(asked: Asked, info: Mapping[str, Any], owner: str) -> dict[str, Any]:
+    """Hardware, GPUs, checkpoint and engine: the user's word, else the server's, else unstated.
+
+    A version alone names no engine: trtllm-serve and others answer /version, too.
+    """
     is_sglang = isinstance(info.get("tp_size"), int)
+    engine = "simulated" if info.get("simulated") else "sglang" if is_sglang else owner if owner in ENGINES else None
     told = {
-        "engine": "simulated" if info.get("simulated") else "sglang" if is_sglang else "vllm" if info.get("version") else None,
-        "engine_version": info.get("version"),
+        "engine": engine,
+        "engine_version": info.get("version") if engine else None,
         "checkpoint": info.get("model_path") or asked.model,
         "tp": info.get("tp_size"),
         "gpus": _gpus(info) if is_sglang else None,
@@ -163,10 +242,10 @@ def _number(name: str, value: Any) -> int:
     return number
 
 
-def _record(asked: Asked, info: Mapping[str, Any], scale: float) -> dict[str, Any]:
+def _record(asked: Asked, info: Mapping[str, Any], owner: str, scale: float) -> dict[str, Any]:
     w = asked.workload
     return {
-        **facts(asked, info),
+        **facts(asked, info, owner),
         "image": "",
         "model": asked.model,
         "isl_tokens": w.isl_tokens,
@@ -184,11 +263,9 @@ def _record(asked: Asked, info: Mapping[str, Any], scale: float) -> dict[str, An
     }
 
 
-def _is_simulated(info: Mapping[str, Any], endpoint: Endpoint) -> bool:
+def _is_simulated(info: Mapping[str, Any], owner: str) -> bool:
     """Whether the server says so, anywhere: a simulated measurement is never taken for another."""
-    models = endpoint.get_json("/v1/models")
-    owners = [str(card.get("owned_by")) for card in models.get("data", []) if isinstance(card, dict)] if isinstance(models, dict) else []
-    return bool(info.get("simulated")) or "simulated" in owners or "simulated" in str(info.get("version", ""))
+    return bool(info.get("simulated")) or owner == "simulated" or "simulated" in str(info.get("version", ""))
 
 
 def _tokens(done: Measured) -> Counted:

@@ -105,4 +105,5 @@ def _client(told: dict[str, Any]) -> list[tuple[str, Any]]:
         ("P99 lateness of reads (ms):", None if told["read_lag_p99_s"] is None else float(told["read_lag_p99_s"]) * 1e3),
         ("Chunks that shared a read (%):", float(told["shared_read_share"]) * 100),
         ("Late sends:", told["late_sends"]),
+        ("Sent again on a new connection:", told.get("resends", 0)),
     ]

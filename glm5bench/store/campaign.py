@@ -6,22 +6,24 @@
     submissions.jsonl            every job asked for and accepted
     jobs/<request>.json          one node job as it was sent, complete in itself
     jobs/<job id>/               heartbeat, a folder with facts and log for each server start
+    jobs/<job id>/unread/        a measurement while its server is asked what became of it
     jobs/submitit/               submitit's own: pickles, standard output and error of the jobs
 State is read from these files and nothing else.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import BenchError, FileError
-from .files import read_json, writable, write_json, write_whole
+from .files import Taken, place_new, read_json, writable, write_json, write_whole
 from .pointfile import read_point
 from .sealed import seal_of
 
@@ -109,6 +111,30 @@ class Campaign:
     def ended(self, job_id: str) -> Path:
         """What a job said when it ended."""
         return self.job(job_id) / "ended.json"
+
+    def unread(self, job_id: str, key: str) -> Path:
+        """A measurement whose server was not yet asked what became of it; gone as soon as the whole one is written."""
+        return self.job(job_id) / "unread" / f"{key}.h5"
+
+    def adopt(self, keys: Iterable[str], is_alive: Callable[[str], bool]) -> list[str]:
+        """Makes the unread measurements of jobs that have ended attempts of their own, and returns their keys. Damaged ones stay."""
+        wanted, adopted = set(keys), []
+        for path in sorted(self.jobs.glob("*/unread/*.h5")):
+            if path.stem not in wanted or is_alive(path.parent.parent.name):
+                continue
+            with contextlib.suppress(BenchError, OSError):
+                m, _ = read_point(path)
+                if m.key == path.stem:
+                    self._placed(path, m.key)
+                    adopted.append(m.key)
+        return adopted
+
+    def _placed(self, path: Path, key: str) -> None:
+        while True:
+            with contextlib.suppress(Taken):
+                place_new(path, self.point_file(key, self.next_attempt(key)))
+                path.unlink(missing_ok=True)
+                return
 
     @property
     def nodes(self) -> Path:

@@ -39,14 +39,15 @@ def whole(path: Path, *, is_new: bool = False, is_synced: bool = True) -> Iterat
             yield beside
             if is_synced:
                 _sync(beside)
-            _place_new(beside, path) if is_new else os.replace(beside, path)
+            place_new(beside, path) if is_new else os.replace(beside, path)
             if is_synced:
                 _sync(path.parent)
         finally:
             beside.unlink(missing_ok=True)
 
 
-def _place_new(beside: Path, path: Path) -> None:
+def place_new(beside: Path, path: Path) -> None:
+    """Gives a file a second name that no other has. Raises Taken if one has it."""
     try:
         os.link(beside, path)  # unlike a rename, it refuses to take the place of another
     except FileExistsError as error:

@@ -42,7 +42,7 @@ def vllm_result(m: Measurement, *, detailed: bool = False) -> dict[str, Any]:
         "duration": f.duration_s,
         "completed": f.n_requests - f.n_failed,
         "failed": f.n_failed,
-        "total_input_tokens": f.prompt_tokens,
+        "total_input_tokens": f.prompt_tokens if r.has_prompt_tokens else None,
         "total_output_tokens": f.output_tokens,
         "request_throughput": (f.n_requests - f.n_failed) / f.duration_s if f.duration_s else nan,
         "request_goodput": goodput_rps(r, f, limits, time_scale=scale, from_due=m.is_open_loop) if limits else None,
@@ -51,9 +51,11 @@ def vllm_result(m: Measurement, *, detailed: bool = False) -> dict[str, Any]:
         "max_output_tokens_per_s": peak_output_tput_tok_s(r, time_scale=scale),
         "max_concurrent_requests": peak_concurrency(r),
     }
-    values = times_s(m, r)
+    values, none = times_s(m, r), np.array([], dtype=float)
+    withheld = {"tpot": r.streaming.is_tpot_withheld, "itl": r.streaming.is_itl_withheld}
     for name in METRICS:
-        made |= _statistics(name, np.concatenate(values[name]) if name == "itl" and values[name] else np.array(values[name], dtype=float))
+        of = np.concatenate(values[name]) if name == "itl" and values[name] else np.array(values[name], dtype=float)
+        made |= _statistics(name, none if withheld.get(name) else of)
     return {k: _json(v) for k, v in (made | (details(m) if detailed else {})).items()}
 
 

@@ -2,8 +2,8 @@
 
 `python -m glm5bench.node.telemetry.observer FILE`: its first line of standard input says what to read, each further byte asks for a
 reading at once, with the processes on each GPU, and it ends when that input does, however its job ended. It is a process of its own, so
-that no reading delays the load client's clock. A line: `t` the time in ns of the machine's monotonic clock, `gpus` the readings of each, `server` its metrics, `cpu_s` what this
-process has used so far.
+that no reading delays the load client's clock. A line: `t` the time in ns of the machine's monotonic clock, `gpus` the readings of each,
+`server` its metrics, `pids` the processes, `cpu_s` what this process has used so far.
 """
 
 from __future__ import annotations
