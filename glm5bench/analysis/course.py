@@ -35,9 +35,8 @@ def _shared(r: Requests) -> list[Reason]:
         return []
     names = [*(["TPOT", "interactivity"] if s.is_tpot_withheld else []), *(["ITL"] if s.is_itl_withheld else [])]
     withheld = f"left out: {', '.join(names)}" if names else "ITL is affected"
-    text = (
-        f"{s.shared_share:.0%} of the chunks arrived in one read with another of their answer, more than half of {int(half.sum())} answers"
-    )
+    many_half = f", in {int(half.sum())} answers more than half" if half.any() else ""
+    text = f"{s.shared_share:.0%} of the chunks arrived in one read with another of their answer{many_half}"
     return [Reason("shared_reads", f"{text}: the client lacked CPU time, or chunks were sent together; {withheld}")]
 
 

@@ -19,6 +19,7 @@ from .reasons import Reason
 LENGTH_SHARE = 0.01  # by which all prompts together may miss their lengths
 ONE_LENGTH_SHARE, ONE_LENGTH_TOKENS = 0.02, 8  # and by which one prompt may: a chat's text has no exact length
 ENOUGH_WAVES = 5
+CONTRADICTORY = "contradictory: "  # the class of an imported request whose times contradict each other
 WAVES_BIAS = {1: "15 to 40 %", 2: "4 to 17 %", 3: "2 to 10 %", 4: "1 to 5 %"}  # benchmarks/waves.py
 NOTED_SHARE = 0.02  # bias of TPOT, mean over the requests, from which it is flagged; metrics.WITHHELD_SHARE is where it is left out
 
@@ -32,6 +33,11 @@ def of_requests(r: Requests, f: Figures, *, ends_by_itself: bool = False) -> lis
 
 def _tokens(r: Requests, f: Figures, *, ends_by_itself: bool) -> list[Reason]:
     found, whole = [], r.is_whole
+    contradictory = [e for e in r.error if e.startswith(CONTRADICTORY)]
+    if contradictory:
+        found.append(
+            Reason("latency_below_ttft", f"{len(contradictory)} of {f.n_requests} requests: {contradictory[0].partition(': ')[2]}")
+        )
     if f.n_failed:
         first = next(e for e in r.error if e)
         found.append(Reason("failed_requests", f"{f.n_failed} of {f.n_requests} requests failed, the first with: {first}"))

@@ -26,7 +26,7 @@ def import_(
     facts: Annotated[list[str] | None, typer.Option("--set", help="What the files do not say: --set hardware=b200 --set tp=8")] = None,
     source: Annotated[str | None, typer.Option(help="measured, simulated or published; else the file's word, or measured.")] = None,
 ) -> int:
-    """Results of other tools into an archive. Nothing is written where one file is not what it should be. docs/exchange.md"""
+    """Results of other tools into an archive. A bad line or entry is named and costs itself only (exit code 1). docs/exchange.md"""
     from ..store.archive import refuse_to_overwrite
     from ..store.foreign.formats import FORMATS, imported
     from ..store.foreign.imported import given
@@ -36,12 +36,13 @@ def import_(
     said = given(facts or [], source)
     output = output.resolve()
     refuse_to_overwrite(output)
-    points = [m for path in files for m in imported(format_, path, said)]
+    bad: list[FileError] = []
+    points = [m for path in files for m in imported(format_, path, said, bad)]
     done = write_measurements(output, points, paths=[str(output)] if output.exists() else [])
     _tell_own_names(points)
     say(f"{output}: {len(points)} points of {format_} read, {done.n_points} points, digest {done.digest[:16]}.")
-    tell_bad(done.bad)
-    return 1 if done.bad else 0
+    tell_bad([*bad, *done.bad])
+    return 1 if bad or done.bad else 0
 
 
 def _tell_own_names(points: list[Measurement]) -> None:

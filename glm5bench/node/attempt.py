@@ -142,7 +142,7 @@ def _admitted(server: Server, facts: dict[str, Any]) -> int | None:
         argv = [*server.recipe.argv, ""]
         stated = next((argv[i + 1] for i, word in enumerate(argv) if word == "--max-num-seqs"), None)
         stated = next((word.partition("=")[2] for word in argv if word.startswith("--max-num-seqs=")), stated)
-    return int(stated) if str(stated).isdigit() else None
+    return int(str(stated)) if str(stated).isdigit() else None
 
 
 def whole(path: Path, digest: str, f: Figures, v: Verdict) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def of_the_job() -> tuple[int, ...]:
 
 @contextlib.contextmanager
 def measuring(own: Sequence[int]) -> Iterator[None]:
-    """This process, and what it starts meanwhile, on these cores and with a raised priority, as far as that is allowed."""
+    """The process, and what it starts meanwhile, on these cores and with a raised priority, as far as that is allowed."""
     cores, nice = os.sched_getaffinity(0), os.getpriority(os.PRIO_PROCESS, 0)
     with contextlib.suppress(OSError):
         if own:

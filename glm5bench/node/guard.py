@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
     if (word, end) != ("--clean", "--") or not command:
         print("guard.py PIPE --clean FOLDER SCRATCH CORES -- COMMAND...", file=sys.stderr)
         return 2
-    with contextlib.suppress(OSError):  # the cores that were meant are not there any more: all that are there
+    with contextlib.suppress(OSError, ValueError):  # without cores of its own it has those of the job
         os.sched_setaffinity(0, [int(core) for core in cores.split(",")])
     try:
         return _guarded(int(pipe), command)

@@ -235,10 +235,14 @@ class Measurement:
         told = self.server.get("acceptance_length")
         return float(told) if isinstance(told, int | float) else math.nan
 
-    def digest(self) -> str:
-        """SHA-256 over everything that was measured, 64 hex digits."""
+    def digest(self, *, is_of_file: bool = False) -> str:
+        """SHA-256 over everything that was measured, 64 hex digits. From which file it was imported does not matter.
+
+        `is_of_file`: the digest with that file's name and hash, which imports had before.
+        """
         h = hashlib.sha256()
-        parts = [self.key, self.source, self.point, self.provenance, self.server, self.log, self.stated]
+        provenance = {k: v for k, v in self.provenance.items() if is_of_file or k != "imported"}
+        parts = [self.key, self.source, self.point, provenance, self.server, self.log, self.stated]
         h.update(canonical_json(parts).encode())
         if self.requests is not None:
             for name in (*TIMES, *COUNTS, "chunk_ns", "chunk_tokens", "chunk_offsets"):

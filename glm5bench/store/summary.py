@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..analysis.metrics import P99_NEEDS, Figures, Requests, Statistics, chunk_latencies_s, statistics
+from ..analysis.metrics import NEEDED, P99_NEEDS, Figures, Requests, Statistics, chunk_latencies_s, statistics
 from ..analysis.resampling import relative_standard_errors
 from ..analysis.rows import Row, Series
 from ..analysis.windows import goodput_rps, peak_concurrency, peak_output_tput_tok_s, steady
@@ -24,7 +24,7 @@ from ..workload import objectives
 from .beside import beside_load
 from .measurement import Measurement
 
-DEFINITIONS = 1  # of the figures; raised when one of them comes to mean something else, so that readers compute it again
+DEFINITIONS = 2  # of the figures; raised when one of them comes to mean something else, so that readers compute it again
 Kind = Literal["text", "count", "figure"]
 Summaries = dict[str, Any]  # column -> P values: a list, or an array (texts as bytes) where there may be many
 MAX_TEXT = 4096  # bytes: in an archive every point takes as many as the longest
@@ -84,6 +84,7 @@ COLUMNS: tuple[Column, ...] = (
         node="host that measured",
         job_id="job that measured",
         started_utc="when the measurement began",
+        few_samples="percentiles of too few samples to have one beyond them, with spaces",
     ),
     *_counts(
         "tokens",
@@ -113,7 +114,7 @@ COLUMNS: tuple[Column, ...] = (
         input_tput_tok_s="input tokens over the duration",
         output_tput_tok_s="output tokens over the duration",
         peak_output_tput_tok_s="output tokens of the best full second",
-        steady_tput_tok_s="input and output tokens while all users had a request in flight",
+        steady_tput_tok_s="input and output tokens between the first wave and the last, spread over each request's time in flight",
     ),
     *_figures(
         "token/s/GPU",
@@ -178,11 +179,22 @@ def summary(m: Measurement, digest: str, *, where: str = "") -> dict[str, Any]:
     """Every column of the point. Raises FileError when a field that every point has is missing or garbled."""
     try:
         values = _told(m, digest) | _measured(m)
+        values["few_samples"] = " ".join(few_samples(values))
         return {c.name: values.get(c.name, ABSENT[c.kind]) for c in COLUMNS}
     except AnalysisError as error:
         raise FileError(error.message, path=where) from error
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:
         raise FileError(f"The point {m.key} lacks or garbles {error}.", path=where) from error
+
+
+def few_samples(values: Mapping[str, Any]) -> list[str]:
+    """The percentiles of these columns that are of too few samples: 99 needs 100, 95 needs 20, 90 needs 10."""
+    found = []
+    for metric, percentile in itertools.product(LATENCIES, NEEDED):
+        name, n = f"{metric}_{percentile}_s", values.get(f"{metric}_n", -1)
+        if math.isfinite(values.get(name, math.nan)) and 0 <= n < NEEDED[percentile]:
+            found.append(name)
+    return found
 
 
 def _told(m: Measurement, digest: str) -> dict[str, Any]:
@@ -245,6 +257,8 @@ def _measured(m: Measurement) -> dict[str, Any]:
         return _stated(m.stated)
     per_gpu = {f"{kind}_tput_per_gpu_tok_s": getattr(f, f"{kind}_tput_tok_s") / gpus for kind in ("total", "input", "output")}
     found = {**_whole(f), **per_gpu, "peak_concurrency": peak_concurrency(r)}
+    if not r.has_prompt_tokens:
+        found["prompt_tokens"] = -1
     if f.n_failed == f.n_requests:
         return found
     found |= beside_load(m, f)
@@ -252,7 +266,7 @@ def _measured(m: Measurement) -> dict[str, Any]:
     window = steady(r, int(m.point["concurrency"]), time_scale=scale, ramp_s=m.ramp_s) if m.keeps_concurrency else None
     limits: dict[str, float] = {o.metric: o.limit_s for o in objectives(str(m.workload.get("goodput", "")))}
     found |= {
-        "mean_isl_tokens": f.prompt_tokens / n,
+        "mean_isl_tokens": f.prompt_tokens / n if r.has_prompt_tokens else math.nan,
         "mean_osl_tokens": f.output_tokens / n,
         "request_rate_rps": n / f.duration_s if f.duration_s else math.nan,
         "steady_tput_tok_s": window.total_tput_tok_s if window else math.nan,
@@ -265,7 +279,8 @@ def _measured(m: Measurement) -> dict[str, Any]:
     found["total_tput_per_gpu_se_tok_s"] = rate * per_gpu["total_tput_per_gpu_tok_s"] if m.keeps_concurrency else math.nan
     for name, of in (("ttft", f.ttft), ("tpot", f.tpot), ("e2el", f.e2el)):
         found |= _statistics(name, of)
-    chunks = f.itl if f.itl_is_per_chunk else statistics(chunk_latencies_s(r, time_scale=scale))
+    is_chunked = f.itl_is_per_chunk or r.streaming.is_itl_withheld
+    chunks = f.itl if is_chunked else statistics(chunk_latencies_s(r, time_scale=scale))
     return found | _statistics("itl_chunk", chunks) | ({} if f.itl_is_per_chunk else _statistics("itl_token", f.itl))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..analysis.metrics import Floats, Requests, started_ns, time_per_output_token_s
+from ..analysis.metrics import P99_NEEDS, Floats, Requests, started_ns, time_per_output_token_s
 from ..analysis.windows import goodput_rps, peak_concurrency, peak_output_tput_tok_s
 from ..errors import UsageError
 from ..workload import objectives
@@ -56,7 +56,14 @@ def vllm_result(m: Measurement, *, detailed: bool = False) -> dict[str, Any]:
     for name in METRICS:
         of = np.concatenate(values[name]) if name == "itl" and values[name] else np.array(values[name], dtype=float)
         made |= _statistics(name, none if withheld.get(name) else of)
+    few = [f"p99_{name}_ms" for name in METRICS if 0 < _n(values[name]) < P99_NEEDS and np.isfinite(made[f"p99_{name}_ms"])]
+    made |= {"few_samples": " ".join(few)} if few else {}
     return {k: _json(v) for k, v in (made | (details(m) if detailed else {})).items()}
+
+
+def _n(values: Any) -> int:
+    """How many samples: of ITL all gaps of all requests."""
+    return sum(map(len, values)) if isinstance(values, list) else len(values)
 
 
 def times_s(m: Measurement, r: Requests) -> dict[str, Any]:

@@ -64,7 +64,7 @@ class SummaryRow:
         known = {name: self.values[name] for name in FACTS if self.values[name] not in (None, "", UNSTATED)}
         told = {"source": self.values["source"], **known, "key": self.values["key"]}
         scale = {"simulated_time_scale": self.values["time_scale"]} if self.values["time_scale"] is not None else {}
-        return {**told, **scale, **({"reasons": self.values["reasons"]} if self.values["reasons"] else {})}
+        return told | scale | {name: self.values[name] for name in ("reasons", "few_samples") if self.values[name]}
 
 
 def summary_row(values: Mapping[str, Any]) -> SummaryRow:

@@ -8,11 +8,13 @@ requests the figures are computed again; how many requests were to be in flight 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
-from .imported import Told, defined, facts_in, latency
+from ...errors import FileError
+from .imported import Results, Told, defined, each, facts_in, latency
 from .reading import Entry, ForeignFile, documents, entries
-from .timed import Timed, requests_of
+from .timed import Timed, contradiction, requests_of
 
 CLIENT = "AIPerf"
 SECONDS = {"ms": 1e-3, "sec": 1.0, "s": 1.0, "us": 1e-6, "ns": 1e-9}
@@ -32,12 +34,13 @@ DEFINITIONS = {
 }
 
 
-def told(file: ForeignFile) -> list[Told]:
+def told(file: ForeignFile) -> Results:
     """The one entry of a summary, or of all lines of requests. Raises FileError for what is none."""
-    first = next(documents(file), None)
-    if isinstance(first, dict) and {"metadata", "metrics"} <= set(first):
-        return [_of_requests(entries(file, "aiperf_requests"))]
-    return [_of_summary(entry) for entry in entries(file, "aiperf")]
+    first = next((value for value in documents(file) if isinstance(value, dict)), {})
+    if {"metadata", "metrics"} <= set(first):
+        read = entries(file, "aiperf_requests")
+        return Results([_of_requests(read.entries, read.bad)], [])
+    return each(entries(file, "aiperf"), _of_summary)
 
 
 def _of_summary(entry: Entry) -> Told:
@@ -47,7 +50,7 @@ def _of_summary(entry: Entry) -> Told:
             stated[f"aiperf_{key}_avg"] = entry.child(key).needed("avg")
             notes[f"aiperf_{key}_avg"] = f"avg of {key}, in {entry.child(key).text('unit')}"
     config = entry.child("input_config")
-    model = next((item.text("name") for item in config.child("models").children("items")), None)
+    model = _model(config)
     return Told(
         client=CLIENT,
         entry=entry.index,
@@ -62,6 +65,13 @@ def _of_summary(entry: Entry) -> Told:
             "is_complete": not entry.truth("was_cancelled"),
         },
     )
+
+
+def _model(config: Entry) -> str | None:
+    """The first model, by this version's name for it or by that of versions until 0.4."""
+    named = next((item.text("name") for item in config.child("models").children("items")), None)
+    older = config.child("endpoint").listed("model_names")
+    return named or next((name for name in older if isinstance(name, str) and name), None)
 
 
 def _figures(entry: Entry) -> dict[str, float]:
@@ -110,14 +120,15 @@ def _requests(entry: Entry) -> dict[str, float]:
 
 
 def _phase(config: Entry) -> Entry:
-    return next((p for p in config.children("phases") if p.text("kind") == "profiling"), config.child("no_phase"))
+    """How requests were sent: the phase that was measured, or `loadgen` of versions until 0.4."""
+    return next((p for p in config.children("phases") if p.text("kind") == "profiling"), config.child("loadgen"))
 
 
 def _point(config: Entry) -> dict[str, Any]:
-    data = next(config.children("datasets"), config.child("no_dataset"))
-    found = facts_in(_phase(config), {"concurrency": "concurrency"}) | facts_in(data, {"random_seed": "seed"})
-    for key, name in (("isl", "isl_tokens"), ("osl", "osl_tokens")):
-        length = data.child("prompts").child(key)
+    data, older = next(config.children("datasets"), config.child("no_dataset")), config.child("input")
+    found = facts_in(_phase(config), {"concurrency": "concurrency"}) | facts_in(data if data.values else older, {"random_seed": "seed"})
+    for key, name, before in (("isl", "isl_tokens", "input_tokens"), ("osl", "osl_tokens", "output_tokens")):
+        length = data.child("prompts").child(key) if data.values else older.child("prompt").child(before)
         found |= {} if length.number("stddev") else facts_in(length, {"mean": name})
     kind = config.child("endpoint").text("type")
     return found | ({"endpoint": kind} if kind else {})
@@ -128,20 +139,29 @@ def _workload(phase: Entry) -> dict[str, Any]:
     return {"arrivals": phase.text("type") or "poisson", "rate_rps": rate} if rate else {}
 
 
-def _of_requests(lines: list[Entry]) -> Told:
-    """The run of these requests: those of the phase that was measured."""
+def _of_requests(lines: list[Entry], bad: Sequence[FileError]) -> Told:
+    """The run of these requests: those of the phase that was measured. A line that cannot be read is a request that failed."""
     measured = [line for line in lines if line.child("metadata").text("benchmark_phase") in ("profiling", None)]
     started = [line.child("metadata").clock_ns("request_start_ns") for line in measured]
     first = min(started, default=0)
-    timed = [_timed(line) for line in measured]
-    if not timed:
+    if not measured:
         raise lines[0].error("No line is of a request that was measured")
+    timed = [_timed_or_failed(line) for line in measured]
+    timed += [(0.0, 0.0, None, 0, 0, f"unreadable: {error.message}") for error in bad]
+    started += [first] * len(bad)
     ttft, e2el, gaps, prompt, output, errors = zip(*timed, strict=True)
     return Told(
         client=CLIENT,
         entry=0,
         requests=requests_of(lines[0], Timed([(ns - first) / 1e9 for ns in started], ttft, e2el, gaps, prompt, output, errors)),
     )
+
+
+def _timed_or_failed(line: Entry) -> tuple[float, float, list[float] | None, int, int, str]:
+    try:
+        return _timed(line)
+    except FileError as error:
+        return 0.0, 0.0, None, 0, 0, f"unreadable: {error.message}"
 
 
 def _timed(line: Entry) -> tuple[float, float, list[float] | None, int, int, str]:
@@ -153,6 +173,6 @@ def _timed(line: Entry) -> tuple[float, float, list[float] | None, int, int, str
     chunks = metrics.child("inter_chunk_latency")
     gaps = [gap * _unit(chunks) for gap in chunks.seconds("value")] if chunks.values else None
     prompt, output = (metrics.child(key).count("value") or 0 for key in ("input_sequence_length", "output_sequence_length"))
-    if not (math.isfinite(e2el) and 0 <= ttft <= e2el):
+    if not math.isfinite(e2el) or min(ttft, e2el) < 0:
         raise line.error("A request ends before it begins")
-    return ttft, e2el, gaps, prompt, output, ""
+    return ttft, e2el, gaps, prompt, output, contradiction(ttft, e2el)

@@ -18,12 +18,12 @@ from typing import Any
 from ...errors import FileError
 from ..measurement import SOURCES
 from ..summary import BY_NAME, DEFINITIONS
-from .imported import FACTS, Told, fact
+from .imported import FACTS, Results, Told, fact
 from .reading import MAX_COUNT, MAX_TEXT, ForeignFile
 
 CLIENT = "csv"
 ALIASES = {"isl": "isl_tokens", "osl": "osl_tokens", "tpot_ms": "tpot_median_s"}
-OF_THE_ROW = ("key", "digest", "validity", "reasons", "definitions", "source", "client")
+OF_THE_ROW = ("key", "digest", "validity", "reasons", "definitions", "source", "client", "few_samples")
 PROVENANCE = {"node": "host", "job_id": "job_id", "started_utc": "start_utc", "measured_on": "measured_on", "reasons": "reasons"}
 OTHERS = (  # of the tables, made with prices and windows
     "cost_usd_per_mtok", "input_cost_usd_per_mtok", "output_cost_usd_per_mtok", "node_cost_usd_per_mtok", "tput_per_mw_tok_s",
@@ -34,8 +34,8 @@ FURTHER = re.compile(r"(ttft|tpot|itl_chunk|itl_token|e2el)_(min|max|p[\d.]+)_m?
 NEAR = 0.85  # of difflib's ratio: a mistyped name
 
 
-def told(file: ForeignFile) -> list[Told]:
-    """One entry a row. Raises FileError that names line and column."""
+def told(file: ForeignFile) -> Results:
+    """One entry a row; a wrong one costs itself only. Raises FileError that names line and column for a header, or if no row is left."""
     reader = csv.reader(io.StringIO(file.text, newline=""), strict=True)
     try:
         header = [name.strip() for name in next(reader)]
@@ -45,7 +45,15 @@ def told(file: ForeignFile) -> list[Told]:
         raise FileError(f"The file is no CSV: {error}.", path=f"{file.path}, line {reader.line_num}", next_step=_NEXT) from error
     if not rows:
         raise FileError("The file has no row under its names of columns.", path=file.path, next_step=_NEXT)
-    return [_told(_row(file, line, header, row), i) for i, (line, row) in enumerate(rows)]
+    results = Results([], [])
+    for i, (line, row) in enumerate(rows):
+        try:
+            results.told.append(_told(_row(file, line, header, row), i))
+        except FileError as error:
+            results.bad.append(error)
+    if not results.told:
+        raise results.bad[0]
+    return results
 
 
 _NEXT = "docs/exchange.md names the columns"

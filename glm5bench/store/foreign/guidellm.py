@@ -8,12 +8,13 @@ its percentiles are values that occurred.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
-from .imported import Told, defined, facts_in, figures_in
-from .reading import Entry, ForeignFile, entries
-from .timed import Timed, requests_of
+from .imported import Results, Told, defined, each, facts_in, figures_in
+from .reading import Entry, ForeignFile, Read, entries
+from .timed import Timed, contradiction, requests_of
 
 CLIENT = "GuideLLM"
 OWN = {
@@ -38,15 +39,23 @@ DEFINITIONS = {
 }
 
 
-def told(file: ForeignFile) -> list[Told]:
+def told(file: ForeignFile) -> Results:
     """One entry a benchmark. Raises FileError for what is none."""
-    found: list[Told] = []
-    for entry in entries(file, "guidellm"):
-        facts, version = _lengths(entry), entry.child("metadata").text("guidellm_version") or ""
-        found += [_told(b, len(found) + i, facts, version) for i, b in enumerate(entry.children("benchmarks"))]
-        if not found:
-            raise entry.error("It holds no benchmark")
-    return found
+    read = entries(file, "guidellm")
+    report: dict[int, Entry] = {}  # of each benchmark, by its number in the file
+    benchmarks: list[Entry] = []
+    for entry in read.entries:
+        for benchmark in entry.children("benchmarks"):
+            report[len(benchmarks)] = entry
+            benchmarks.append(replace(benchmark, index=len(benchmarks)))
+    if not benchmarks:
+        raise read.entries[0].error("It holds no benchmark")
+
+    def told_of(benchmark: Entry) -> Told:
+        entry = report[benchmark.index]
+        return _told(benchmark, benchmark.index, _lengths(entry), entry.child("metadata").text("guidellm_version") or "")
+
+    return each(Read(benchmarks, read.bad), told_of)
 
 
 def _lengths(entry: Entry) -> dict[str, Any]:
@@ -147,6 +156,4 @@ def _timed(request: Entry, is_whole: bool) -> tuple[float, float, float, int, in
         return (start, 0.0, 0.0, prompt or 0, output or 0, error) if start is not None else None
     if start is None or first is None or last is None or prompt is None or output is None:
         return None
-    if not start <= first <= last:
-        raise request.error(f"{request.path}: a request ends before it begins")
-    return start, first - start, last - start, prompt, output, ""
+    return start, max(0.0, first - start), max(0.0, last - start), prompt, output, contradiction(first - start, last - start)

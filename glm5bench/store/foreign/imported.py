@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ...analysis.metrics import Requests
+from ...analysis.plausibility import Stated, of_stated
 from ...errors import FileError, SettingsError
 from ...point import digest_of
 from ..measurement import SOURCES, Measurement
 from ..summary import BY_NAME
-from .reading import MAX_TEXT, Entry, ForeignFile
+from .reading import MAX_TEXT, Entry, ForeignFile, Read
 
 UNSTATED = "unstated"  # the word of `glm5bench load`
 TEXTS: dict[str, str] = {
@@ -52,6 +53,27 @@ class Told:
     requests: Requests | None = None
     source: str | None = None
     is_simulated_time: bool = False  # figures of a simulated server are in its time already, and not of its clock
+
+
+@dataclass(frozen=True)
+class Results:
+    """What the entries of a file say, and why others say nothing."""
+
+    told: list[Told]
+    bad: list[FileError]
+
+
+def each(read: Read, told: Callable[[Entry], Told]) -> Results:
+    """What each entry says; one that is wrong costs itself only. Raises FileError if none is left."""
+    results = Results([], list(read.bad))
+    for entry in read.entries:
+        try:
+            results.told.append(told(entry))
+        except FileError as error:
+            results.bad.append(error)
+    if not results.told:
+        raise results.bad[0]
+    return results
 
 
 @dataclass(frozen=True)
@@ -141,8 +163,9 @@ def measurement(told: Told, said: Given, file: ForeignFile, format_: str) -> Mea
     stated = told.stated
     if told.requests is None:
         scale = 1.0 if told.is_simulated_time else point["time_scale"] or 1.0
-        stated = _with_per_gpu(_scaled(stated, scale), point["gpus"])
+        stated = _with_per_gpu(with_totals(_scaled(stated, scale)), point["gpus"])
     _refuse_absurd(stated, where)
+    judged = of_stated(stated, point)
     words = told.provenance.get("metadata", {})
     provenance = {
         "imported": {"format": format_, "file": file.name, "sha256": file.sha256, "entry": told.entry},
@@ -150,10 +173,30 @@ def measurement(told: Told, said: Given, file: ForeignFile, format_: str) -> Mea
         "definitions": {name: text for name, text in told.definitions.items() if name in stated},
         **told.provenance,
         **({"reasons": words["reasons"]} if isinstance(words.get("reasons"), str) else {}),
+        **({"implausible": _implausible(judged)} if judged.left_out else {}),
     }
+    stated = judged.figures
     server = {"acceptance_length": stated["acceptance_length"]} if "acceptance_length" in stated else {}
-    key = digest_of([point, provenance])
+    key = digest_of([point, {name: value for name, value in provenance.items() if name != "imported"}])
     return Measurement(key, source, point, provenance, requests=told.requests, server=server, stated=stated)
+
+
+def _implausible(judged: Stated) -> dict[str, Any]:
+    """Figures that were left out because no real run has them, and why."""
+    return {"left_out": judged.left_out, "reasons": [[why.code, why.text] for why in judged.reasons]}
+
+
+def with_totals(stated: Mapping[str, float]) -> dict[str, float]:
+    """Also the rates that follow from others, where the source does not state them: tokens over the duration, input and output together."""
+    found = dict(stated)
+    duration = found.get("duration_s", 0.0)
+    for kind, tokens in (("input", "prompt_tokens"), ("output", "output_tokens")):
+        if f"{kind}_tput_tok_s" not in found and tokens in found and duration > 0:
+            found[f"{kind}_tput_tok_s"] = found[tokens] / duration
+    rates = [found.get(f"{kind}_tput_tok_s") for kind in ("input", "output")]
+    if "total_tput_tok_s" not in found and None not in rates:
+        found["total_tput_tok_s"] = sum(rate for rate in rates if rate is not None)
+    return found
 
 
 def _refuse_absurd(stated: Mapping[str, float], where: str) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from .imported import Told, defined, facts_in, figures_in, latency, metadata, metadata_words
+from .imported import Results, Told, defined, each, facts_in, figures_in, latency, metadata, metadata_words
 from .reading import Entry, ForeignFile, entries
 
 CLIENT = "InferenceX"
@@ -38,9 +38,9 @@ DEFINITIONS = {
 }
 
 
-def told(file: ForeignFile) -> list[Told]:
+def told(file: ForeignFile) -> Results:
     """One entry a row. Raises FileError for what is none."""
-    return [_told(entry) for entry in entries(file, "inferencex", may_be_a_list=True)]
+    return each(entries(file, "inferencex", may_be_a_list=True), _told)
 
 
 def _told(entry: Entry) -> Told:

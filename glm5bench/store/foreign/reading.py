@@ -22,12 +22,29 @@ MAX_SECONDS = 1e8  # of a run: three years
 MAX_TEXT = 2000
 KEYS_OF = {  # by which a file of each tool is known
     "vllm": ("model_id", "duration", "completed"),
-    "sglang": ("backend", "total_throughput", "mean_e2e_latency_ms"),
+    "sglang": ("backend", "total_output_tokens", "mean_e2e_latency_ms"),
     "inferencex": ("hw", "conc", "tput_per_gpu"),
     "aiperf": ("input_config", "request_latency"),
     "aiperf_requests": ("metadata", "metrics"),
     "guidellm": ("benchmarks", "metadata"),
 }
+OLDER = (  # forms that are recognised and not read: fields that they have, fields that they lack, and what they are
+    (("benchmarks",), ("metadata",), "GuideLLM before 0.5, whose figures are defined otherwise", "run it again with GuideLLM 0.5 or later"),
+    (
+        ("records", "input_config"),
+        ("request_latency",),
+        "AIPerf before 0.2, whose figures are inside `records`",
+        "export it with a newer AIPerf",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Read:
+    """What could be read of a file, and why the rest could not."""
+
+    entries: list[Entry]
+    bad: list[FileError]
 
 
 @dataclass(frozen=True)
@@ -61,16 +78,44 @@ _OTHER = "name the file that the tool itself wrote"
 
 
 def documents(file: ForeignFile) -> Iterator[Any]:
-    """The JSON values of a file one after another: one, or one a line. Raises FileError for what is cut or no JSON."""
+    """The JSON values of a file one after another: one, or one a line. What is cut or no JSON comes as its FileError.
+
+    In a file of lines a bad one costs that line only.
+    """
+    first, _, rest = file.text.strip().partition("\n")
+    if rest.strip() and _is_object(first):
+        for number, line in enumerate(file.text.split("\n"), start=1):
+            if line.strip():
+                yield _document(line, file, f"{file.path}, line {number}")
+        return
     at, decoder = 0, json.JSONDecoder()
     while (at := _after_blanks(file.text, at)) < len(file.text):
         try:
             value, at = decoder.raw_decode(file.text, at)
-        except RecursionError as error:
-            raise FileError("The JSON is nested too deeply to be a result.", path=file.path, next_step=_OTHER) from error
-        except ValueError as error:
-            raise FileError(f"The file is no whole JSON: {_short(error)}.", path=file.path, next_step=_OTHER) from error
+        except (ValueError, RecursionError) as error:
+            yield _unread(error, file.path)
+            return
         yield value
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _document(text: str, file: ForeignFile, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return _unread(error, where)
+
+
+def _unread(error: Exception, where: str) -> FileError:
+    if isinstance(error, RecursionError):
+        return FileError("The JSON is nested too deeply to be a result.", path=where, next_step=_OTHER)
+    return FileError(f"The file is no whole JSON: {_short(error)}.", path=where, next_step=_OTHER)
 
 
 def _after_blanks(text: str, at: int) -> int:
@@ -83,20 +128,28 @@ def _short(error: Exception) -> str:
     return " ".join(str(error).split())[:200].rstrip(".")
 
 
-def entries(file: ForeignFile, format_: str, *, may_be_a_list: bool = False) -> list[Entry]:
-    """The results in a file of this tool. Raises FileError where a value is no object, or one of another kind."""
+def entries(file: ForeignFile, format_: str, *, may_be_a_list: bool = False) -> Read:
+    """The results in a file of this tool, and why others are none. Raises FileError if there is no result."""
     values = list(documents(file))
     if may_be_a_list and len(values) == 1 and isinstance(values[0], list):
         values = values[0]
-    found = [Entry(_object(value, file, i), file, i) for i, value in enumerate(values)]
-    if not found:
-        raise FileError("The file holds no result.", path=file.path, next_step=_OTHER)
-    for entry in found:
-        _refuse_others(entry, format_)
-    return found
+    read = Read([], [])
+    for i, value in enumerate(values):
+        try:
+            entry = Entry(_object(value, file, i), file, i)
+            _refuse_others(entry, format_)
+        except FileError as error:
+            read.bad.append(error)
+        else:
+            read.entries.append(entry)
+    if not read.entries:
+        raise read.bad[0] if read.bad else FileError("The file holds no result.", path=file.path, next_step=_OTHER)
+    return read
 
 
 def _object(value: Any, file: ForeignFile, index: int) -> Mapping[str, Any]:
+    if isinstance(value, FileError):
+        raise value
     if not isinstance(value, dict):
         raise FileError(f"Entry {index} is {_kind(value)}, and no object with named fields.", path=file.path, next_step=_OTHER)
     return value
@@ -106,6 +159,9 @@ def _refuse_others(entry: Entry, format_: str) -> None:
     lacks = [key for key in KEYS_OF[format_] if key not in entry.values]
     if not lacks:
         return
+    for has, not_, what, next_step in OLDER:
+        if all(key in entry.values for key in has) and not any(key in entry.values for key in not_):
+            raise entry.error(f"This is a result of {what}", next_step=next_step)
     likely = [name for name, keys in KEYS_OF.items() if all(key in entry.values for key in keys)]
     next_step = f"`glm5bench import {likely[0].split('_')[0]} ...`: it looks like one of those" if likely else _OTHER
     raise entry.error(f"This is no result of {format_}: it has no {' and no '.join(lacks)}", next_step=next_step)
@@ -113,7 +169,7 @@ def _refuse_others(entry: Entry, format_: str) -> None:
 
 @dataclass(frozen=True)
 class Entry:
-    """One object of a foreign file. A field that is missing or null is None; one of another type is a FileError."""
+    """One object of a foreign file. A field that is missing, null or NaN is None; one of another type is a FileError."""
 
     values: Mapping[str, Any]
     file: ForeignFile
@@ -134,7 +190,9 @@ class Entry:
         if value is None:
             return None
         number = _float(value)
-        if number is None or not math.isfinite(number):
+        if number is not None and math.isnan(number):
+            return None
+        if number is None or math.isinf(number):
             raise self.wrong(key, "a finite number")
         return number
 
@@ -197,7 +255,7 @@ class Entry:
         return value or []
 
     def seconds(self, key: str) -> list[float]:
-        """A list of times or durations."""
+        """A list of times or durations; NaN for what the tool has as NaN."""
         return [self._second(key, value) for value in self.listed(key)]
 
     def gaps(self, key: str) -> list[list[float]]:
@@ -209,7 +267,7 @@ class Entry:
 
     def _second(self, key: str, value: Any) -> float:
         number = _float(value)
-        if number is None or not 0 <= number <= MAX_SECONDS * 100:  # an epoch's seconds are below it
+        if number is None or not (0 <= number <= MAX_SECONDS * 100 or math.isnan(number)):  # an epoch's seconds are below it
             raise self.error(f"{self.path}{key} holds {_kind(value)}, and should hold seconds")
         return number
 

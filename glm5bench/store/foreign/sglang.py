@@ -13,7 +13,7 @@ import re
 from typing import Any
 
 from .. import serving
-from .imported import Told, defined, facts_in, figures_in, latency, metadata, metadata_words
+from .imported import Results, Told, defined, each, facts_in, figures_in, latency, metadata, metadata_words
 from .reading import Entry, ForeignFile, entries
 from .vllm import workload
 
@@ -47,9 +47,9 @@ DEFINITIONS = {
 }
 
 
-def told(file: ForeignFile) -> list[Told]:
+def told(file: ForeignFile) -> Results:
     """One entry a line. Raises FileError for what is none."""
-    return [_told(entry) for entry in entries(file, "sglang")]
+    return each(entries(file, "sglang"), _told)
 
 
 def _told(entry: Entry) -> Told:

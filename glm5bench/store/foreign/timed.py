@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ...analysis.metrics import Ints, Requests
+from ...analysis.plausibility import CONTRADICTORY
 from ...errors import printable
 from .reading import MAX_SECONDS, MAX_TEXT, Entry
 
@@ -33,26 +35,34 @@ def requests_of(entry: Entry, t: Timed) -> Requests:
     Raises FileError for times and counts that no run has.
     """
     _refuse_absurd(entry, t)
+    errors = [error or contradiction(*pair) for error, *pair in zip(t.errors, t.ttft_s, t.latency_s, strict=True)]
     sent = _ns(np.array(t.started_s, dtype=np.float64) - min(t.started_s, default=0.0))
-    whole = np.array([not error for error in t.errors], dtype=bool)
+    whole = np.array([not error for error in errors], dtype=bool)
     nobody = np.full(len(sent), -1, dtype=np.int64)
     first = np.where(whole, sent + _ns(np.array(t.ttft_s, dtype=np.float64)), -1)
     last = np.where(whole, sent + _ns(np.array(t.latency_s, dtype=np.float64)), -1)
     chunks = [_chunks(first[i], gaps if whole[i] else None) for i, gaps in enumerate(t.gaps_s)]
     arrivals = np.concatenate([np.zeros(0, dtype=np.int64), *chunks])
     return Requests(
-        due_ns=nobody, sent_ns=sent, first_byte_ns=nobody, first_token_ns=first, last_token_ns=np.maximum(first, last), end_ns=last,
+        due_ns=nobody, sent_ns=sent, first_byte_ns=nobody, first_token_ns=first, last_token_ns=last, end_ns=last,
         prompt_tokens=np.array(t.prompt_tokens, dtype=np.int64), output_tokens=np.array(t.output_tokens, dtype=np.int64),
-        asked_tokens=nobody, status=nobody, error=tuple(map(_words, t.errors)),
+        asked_tokens=nobody, status=nobody, error=tuple(map(_words, errors)),
         chunk_ns=arrivals, chunk_tokens=np.full(len(arrivals), -1, dtype=np.int64),
         chunk_offsets=np.concatenate([[0], np.cumsum([len(c) for c in chunks])]).astype(np.int64),
     )  # fmt: skip
 
 
+def contradiction(ttft_s: float, latency_s: float) -> str:
+    """The error of a request whose times contradict each other; empty for one without. What is not measured is no contradiction."""
+    if math.isnan(ttft_s) or math.isnan(latency_s):
+        return "unstated: its times are NaN"
+    return f"{CONTRADICTORY}its latency of {latency_s:.4g} s is shorter than its TTFT of {ttft_s:.4g} s" if latency_s < ttft_s else ""
+
+
 def _refuse_absurd(entry: Entry, t: Timed) -> None:
     start = min(t.started_s, default=0.0)
     longest = [s - start for s in t.started_s], t.ttft_s, t.latency_s, [sum(gaps or ()) for gaps in t.gaps_s]
-    if not all(0 <= s <= MAX_SECONDS for seconds in longest for s in seconds):
+    if any(not 0 <= s <= MAX_SECONDS and not math.isnan(s) for seconds in longest for s in seconds):
         raise entry.error(f"A request of it began or took longer than {MAX_SECONDS:g} s")
     if max((*t.prompt_tokens, *t.output_tokens), default=0) > MAX_TOKENS:
         raise entry.error(f"A request of it has more than {MAX_TOKENS:,} tokens")
@@ -72,7 +82,8 @@ def _ns(seconds: Sequence[float] | np.ndarray) -> Ints:
     return np.rint(np.asarray(seconds, dtype=np.float64) * 1e9).astype(np.int64)
 
 
-def refuse_contradictions(entry: Entry, r: Requests, n_whole: int | None) -> None:
+def refuse_contradictions(entry: Entry, errors: Sequence[str], n_whole: int | None) -> None:
     """Raises FileError where the requests of a file are not as many as it says."""
-    if n_whole is not None and int(r.is_whole.sum()) != n_whole:
-        raise entry.error(f"It says that {n_whole} requests were answered, and holds {int(r.is_whole.sum())} answers")
+    n = sum(not error for error in errors)
+    if n_whole is not None and n != n_whole:
+        raise entry.error(f"It says that {n_whole} requests were answered, and contains {n} answers")

@@ -17,7 +17,7 @@ import numpy as np
 from ...analysis.metrics import statistics
 from .. import serving
 from ..summary import STATISTICS
-from .imported import Told, defined, facts_in, figures_in, latency, metadata
+from .imported import Results, Told, defined, each, facts_in, figures_in, latency, metadata
 from .reading import Entry, ForeignFile, entries
 from .timed import Timed, refuse_contradictions, requests_of
 
@@ -27,6 +27,7 @@ METRICS = {"ttft": "ttft", "tpot": "tpot", "itl": "itl_chunk", "e2el": "e2el"}
 STATED_MS = re.compile(r"(mean|median|std|p[\d.]+)_(\w+)_ms")
 FIGURES = {
     **serving.FIGURES, "total_input": "prompt_tokens", "total_output": "output_tokens", "request_goodput": "goodput_rps",
+    "request_goodput:": "goodput_rps",  # until vllm#9338, and in InferenceX's fork to this day
     "total_token_throughput": "total_tput_tok_s",
     "spec_decode_acceptance_length": "acceptance_length", "spec_decode_acceptance_rate": "acceptance_rate_percent",
     "spec_decode_num_drafts": "n_drafts", "spec_decode_draft_tokens": "draft_tokens", "spec_decode_accepted_tokens": "accepted_tokens",
@@ -49,9 +50,9 @@ DEFINITIONS = {
 }
 
 
-def told(file: ForeignFile) -> list[Told]:
+def told(file: ForeignFile) -> Results:
     """One entry a result: a file has one, or one a line with `--append-result`. Raises FileError for what is none."""
-    return [_told(entry) for entry in entries(file, "vllm")]
+    return each(entries(file, "vllm"), _told)
 
 
 def _told(entry: Entry) -> Told:
@@ -145,7 +146,6 @@ def _requests(entry: Entry) -> Any:
     lists: list[Sequence[Any]] = [*times.values(), gaps, prompt, output, errors]
     if len({len(values) for values in lists}) != 1:
         raise entry.error("Its lists of requests do not have the same length")
-    errors = [error or ("" if latency_s > 0 else "unstated") for error, latency_s in zip(errors, times["latencies"], strict=True)]
-    made = requests_of(entry, Timed(times["start_times"], times["ttfts"], times["latencies"], gaps, prompt, output, errors))
-    refuse_contradictions(entry, made, entry.count("completed"))
-    return made
+    errors = [error or ("unstated" if latency_s <= 0 else "") for error, latency_s in zip(errors, times["latencies"], strict=True)]
+    refuse_contradictions(entry, errors, entry.count("completed"))
+    return requests_of(entry, Timed(times["start_times"], times["ttfts"], times["latencies"], gaps, prompt, output, errors))
