@@ -72,6 +72,12 @@ def besides_waves(v):
     return judged(reason for reason in v.reasons if reason.code != "few_waves")
 
 
+def waves(**changes):
+    """Two users, six requests, of three waves; steady from 3 to 5 s: two thirds of the third and of the fourth request."""
+    asked = {"prompt": [10, 20, 30, 60, 50, 40], "out": [3, 4, 6, 3, 5, 2]}
+    return raw([0, 0, 2, 3, 5, 6], [1, 1, 3, 4, 6, 7], [2, 3, 5, 6, 8, 9], **{**asked, **changes})
+
+
 POINT = {
     "hardware": "b200",
     "model": "GLM-5",

@@ -87,7 +87,7 @@ def test_a_whole_file_whose_record_a_kill_prevented_is_judged_from_itself(campai
 
     found = campaign.attempts([A, B])
 
-    assert (found[A][0].status, found[A][0].validity) == ("whole", "valid")
+    assert (found[A][0].status, found[A][0].validity) == ("whole", "flagged")
     assert (found[B][0].status, found[B][0].validity) == ("whole", "invalid")
     assert campaign.done([A, B]) == {A}
 

@@ -53,7 +53,7 @@ def asked_of_b200():
 
 
 def judged(requests, **circumstances):
-    return verdict(requests, figures(requests), dataclasses.replace(CALM, **circumstances))
+    return besides_waves(verdict(requests, figures(requests), dataclasses.replace(CALM, **circumstances)))
 
 
 def test_a_server_that_runs_as_its_recipe_asks_has_changed_nothing():
@@ -228,7 +228,7 @@ def test_a_simulated_server_states_what_it_simulates_and_no_setting_of_its_is_sa
     real = measured(server=server, **told)
 
     assert "server_settings" in besides_waves(real.verdict()).codes
-    assert "server_settings" not in dataclasses.besides_waves(replace(real, source="simulated").verdict()).codes
+    assert "server_settings" not in besides_waves(dataclasses.replace(real, source="simulated").verdict()).codes
 
 
 def test_every_data_parallel_rank_is_looked_at():

@@ -230,7 +230,7 @@ def test_a_row_holds_the_figures_per_gpu():
 
     assert row.total_tput_per_gpu_tok_s == pytest.approx(80 / 6 / 8)
     assert (row.input_tput_per_gpu_tok_s, row.output_tput_per_gpu_tok_s) == (pytest.approx(60 / 6 / 8), pytest.approx(20 / 6 / 8))
-    assert (row.tpot_median_s, row.n_requests, row.validity) == (pytest.approx(0.5), 3, "valid")
+    assert (row.tpot_median_s, row.n_requests, row.validity) == (pytest.approx(0.5), 3, "flagged")
 
 
 def test_the_verdict_is_recomputed_from_what_was_observed():

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from conftest import besides_waves, measured, raw, three_requests
+from conftest import besides_waves, measured, raw, three_requests, waves
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -149,7 +149,7 @@ def test_a_server_on_a_node_of_its_own_misses_no_neighbour():
 
 
 def test_a_published_point_is_flagged_as_not_recomputable():
-    v = published_verdict()
+    v = published_verdict({"total_tput_per_gpu_tok_s": 5.0}, {})
 
     assert (v.validity, v.codes) == ("flagged", ("not_recomputable",))
 
@@ -212,7 +212,7 @@ def test_prompt_lengths_are_compared_where_both_are_known():
 
     assert told([0, 0, 0]) == ()
     assert told([10, 0, 0]) == ()
-    assert told([10, 99, 30], prompt=[10, 0, 30]) == ()
+    assert told([10, 99, 30], prompt=[10, 0, 30]) == ("no_prompt_tokens",)
     assert told([10, 99, 30], error=["", "reset", ""]) == ("failed_requests",)
     assert told([11, 0, 30]) == ("prompt_lengths",)
 
@@ -278,9 +278,9 @@ def test_a_request_that_was_never_due_counts_from_when_it_was_sent():
 
 @pytest.mark.parametrize(
     ("workload", "tput"),
-    [({}, 67 / 5 / 8), ({"ramp_s": 1.0}, 67 / 4 / 8), ({"arrivals": "poisson"}, np.nan), ({"turns": 2, "think_time_s": 1.0}, np.nan)],
+    [({}, 33 / 8), ({"ramp_s": 4.0}, 33 / 8), ({"arrivals": "poisson"}, np.nan), ({"turns": 2, "think_time_s": 1.0}, np.nan)],
 )
 def test_the_steady_window_of_a_row_is_of_runs_that_keep_their_concurrency_and_after_the_ramp(workload, tput):
-    row = row_of(sent(workload, three_requests()), "d", "x.h5")
+    row = row_of(sent(workload, waves()), "d", "x.h5")
 
     assert row.steady_tput_per_gpu_tok_s == pytest.approx(tput, nan_ok=True)

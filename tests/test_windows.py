@@ -5,23 +5,13 @@ import math
 
 import numpy as np
 import pytest
-from conftest import raw, three_requests
+from conftest import raw, three_requests, waves
 from hypothesis import given
 from hypothesis import strategies as st
 
 from glm5bench.analysis.metrics import figures
 from glm5bench.analysis.windows import goodput_rps, n_good, peak_concurrency, peak_output_tput_tok_s, steady
 from glm5bench.workload import objectives
-
-
-def waves(**changes):
-    """Two users, four requests: sent at 0, 1, 3, 4 s, ended at 3, 4, 6, 8 s; steady from 1 to 6 s."""
-    asked = {
-        "prompt": [10, 20, 30, 40],
-        "out": [3, 4, 5, 2],
-        "chunks": [[(0.5, 1), (3, 2)], [(2, 1), (4, 3)], [(4, 2), (6, 3)], [(7, 1), (8, 1)]],
-    }
-    return raw([0, 1, 3, 4], [0.5, 2, 4, 7], [3, 4, 6, 8], **{**asked, **changes})
 
 
 def open_loop():
@@ -45,40 +35,39 @@ def closed_loops(draw):
     return raw(sent, first, last, prompt=[5] * len(sent), out=[3] * len(sent), chunks=chunks)
 
 
-def test_the_steady_window_is_from_the_last_users_first_send_to_the_first_end_after_the_last_send():
+def test_the_steady_window_is_from_the_end_of_the_first_wave_to_the_first_send_of_the_last():
     s = steady(waves(), 2)
 
-    assert (s.start_s, s.duration_s) == (1.0, 5.0)
+    assert (s.start_s, s.duration_s) == (3.0, 2.0)
 
 
-def test_the_steady_window_counts_the_tokens_that_came_in_it():
+def test_the_steady_window_spreads_the_tokens_of_a_request_over_its_time_in_flight():
     s = steady(waves(), 2)
 
-    assert s.output_tput_tok_s == pytest.approx((2 + 1 + 3 + 2) / 5)  # the chunk at 6 s is past its end
-    assert s.total_tput_tok_s == pytest.approx((8 + 20 + 30) / 5)  # first tokens at 2 and 4 s
+    assert s.output_tput_tok_s == pytest.approx((2 / 3 * 6 + 2 / 3 * 3) / 2)
+    assert s.total_tput_tok_s == pytest.approx((2 / 3 * 36 + 2 / 3 * 63) / 2)
 
 
-def test_the_steady_window_takes_ttft_of_what_was_sent_in_it_and_tpot_of_what_also_ended():
+def test_the_steady_window_takes_latencies_of_what_was_sent_in_it():
     s = steady(waves(), 2)
 
-    assert (s.ttft.n, s.ttft.mean) == (3, pytest.approx((1 + 1 + 3) / 3))
-    assert (s.tpot.n, s.tpot.mean) == (1, pytest.approx((4 - 2) / 3))
+    assert (s.ttft.n, s.ttft.mean) == (1, pytest.approx(1))
+    assert (s.tpot.n, s.tpot.mean) == (1, pytest.approx((6 - 4) / 2))
 
 
-def test_a_failed_request_is_in_flight_and_gives_no_latency_to_the_steady_window():
-    s = steady(waves(error=["", "reset", "", ""]), 2)
+def test_a_failed_request_is_in_flight_and_gives_no_figure_to_the_steady_window():
+    s = steady(waves(error=["", "", "", "reset", "", ""]), 2)
 
-    assert (s.duration_s, s.ttft.n, s.tpot.n) == (5.0, 2, 0)
-    assert s.total_tput_tok_s == pytest.approx((8 + 30) / 5)
+    assert (s.duration_s, s.ttft.n, s.tpot.n) == (2.0, 0, 0)
+    assert s.total_tput_tok_s == pytest.approx(2 / 3 * 36 / 2)
 
 
-def test_tokens_of_the_steady_window_are_unknown_where_the_server_does_not_count_them():
-    s = steady(waves(chunks=[[(0.5, 1), (3, -1)], [], [], []]), 2)
+def test_the_steady_window_needs_no_count_of_each_chunk_and_no_prompt_that_was_not_counted():
+    uncounted = steady(waves(chunks=[[(1, -1), (2, -1)], *[[]] * 5]), 2)
 
-    assert s.duration_s == 5.0
-    assert math.isnan(s.output_tput_tok_s)
-    assert math.isnan(s.total_tput_tok_s)
-    assert steady(waves(chunks=[[(0.5, -1)], [(2, 4)], [], []]), 2).output_tput_tok_s == pytest.approx(4 / 5)  # unknown before it began
+    assert uncounted.total_tput_tok_s == steady(waves(), 2).total_tput_tok_s
+    assert math.isnan(steady(waves(prompt=[0] * 6), 2).total_tput_tok_s)
+    assert steady(waves(prompt=[0] * 6), 2).output_tput_tok_s == pytest.approx(3)
 
 
 def test_there_is_no_steady_window_where_not_all_users_were_there_at_once():
@@ -91,15 +80,15 @@ def test_there_is_no_steady_window_where_not_all_users_were_there_at_once():
 def test_the_steady_window_of_a_simulated_run_is_in_simulated_seconds():
     s, life = steady(waves(), 2, time_scale=20.0), steady(waves(), 2)
 
-    assert (s.start_s, s.duration_s) == (pytest.approx(20), pytest.approx(100))
+    assert (s.start_s, s.duration_s) == (pytest.approx(60), pytest.approx(40))
     assert s.total_tput_tok_s == pytest.approx(life.total_tput_tok_s / 20)
     assert (s.ttft.mean, s.tpot.mean) == (pytest.approx(20 * life.ttft.mean), pytest.approx(20 * life.tpot.mean))
 
 
 def test_the_steady_window_begins_when_the_ramp_is_over():
-    assert steady(waves(), 2, ramp_s=2.5).start_s == 2.5
-    assert steady(waves(), 2, ramp_s=0.5).start_s == 1.0
-    assert steady(waves(), 2, ramp_s=50.0, time_scale=20.0).start_s == pytest.approx(50)
+    assert steady(waves(), 2, ramp_s=4.5).start_s == 4.5
+    assert steady(waves(), 2, ramp_s=0.5).start_s == 3.0
+    assert steady(waves(), 2, ramp_s=90.0, time_scale=20.0).start_s == pytest.approx(90)
     assert steady(waves(), 2, ramp_s=6.0) is None
 
 
@@ -111,7 +100,7 @@ def test_a_steady_window_lies_in_the_run_and_its_latencies_are_of_the_run(r, con
         assert 0 < s.duration_s <= f.duration_s + 1e-9
         assert r.sent_ns.min() / 1e9 <= s.start_s <= s.start_s + s.duration_s <= r.end_ns.max() / 1e9 + 1e-9
         assert s.output_tput_tok_s * s.duration_s <= f.output_tokens + 1e-6
-        assert s.tpot.n <= s.ttft.n <= f.ttft.n
+        assert s.tpot.n == s.ttft.n <= f.ttft.n
 
 
 def test_the_peak_is_the_best_full_second_after_the_first_send():

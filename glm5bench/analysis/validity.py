@@ -94,8 +94,8 @@ def _completeness(c: Circumstances) -> list[Reason]:
 def _concurrency(r: Requests, c: Circumstances) -> list[Reason]:
     """Requests in flight between the first and the last send: a closed loop keeps them at the concurrency."""
     sent = np.sort(r.sent_ns[r.sent_ns >= 0])
-    if not len(sent) or not c.keeps_concurrency or not c.is_complete:
-        return []
+    if not len(sent) or not c.keeps_concurrency or not c.is_complete or (r.end_ns[r.sent_ns >= 0] < 0).any():
+        return []  # of requests that failed other tools do not say when
     if len(sent) < c.concurrency:
         return [Reason("concurrency_not_reached", f"{len(sent)} requests cannot be {c.concurrency} at once")]
     start, stop = max(sent[c.concurrency - 1], sent[0] + round(c.ramp_s * 1e9)), sent[-1]

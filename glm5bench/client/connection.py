@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import ssl
 import time
@@ -123,7 +124,8 @@ class Connection:
                 raise
         else:
             class_ = "refused" if isinstance(failed, ConnectionRefusedError) else "unreachable"
-            raise httpx.ConnectError(f"{class_}: {host}:{port}: {failed.strerror if failed else 'it has no address'}") from failed
+            why = (os.strerror(failed.errno) if failed.errno else str(failed)) if failed is not None else "it has no address"
+            raise httpx.ConnectError(f"{class_}: {host}:{port}: {why}") from failed
         self._sock, self._is_reused = sock, False
         if scheme == "https":
             await self._handshaken(host)

@@ -113,9 +113,11 @@ def _models(endpoint: Endpoint) -> _Models:
 
 def _unreachable(endpoint: Endpoint, error: Exception) -> ServerError:
     class_, _, cause = str(error).partition(": ")
-    words = {"refused": "connection refused", "dns": "unknown host", "tls": "TLS failed", "hang": "no answer"}.get(class_, class_)
+    words = {"dns": f"unknown host {cause}", "tls": f"TLS failed: {cause}", "hang": cause}.get(class_, cause)
+    if class_ == "refused":
+        words = f"connection refused at {cause.rpartition(': ')[0]}"
     return ServerError(
-        f"Cannot reach the server: {words}: {cause}.",
+        f"Cannot reach the server: {words.rstrip('.')}.",
         failure_class="server_crash",
         where=endpoint.base_url,
         next_step="check the address and that the server has started; a certificate of your own goes into SSL_CERT_FILE",

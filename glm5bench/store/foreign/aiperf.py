@@ -68,7 +68,7 @@ def _of_summary(entry: Entry) -> Told:
 
 
 def _model(config: Entry) -> str | None:
-    """The first model, by this version's name for it or by that of versions until 0.4."""
+    """The first model, by the name of today for it or by that of earlier versions."""
     named = next((item.text("name") for item in config.child("models").children("items")), None)
     older = config.child("endpoint").listed("model_names")
     return named or next((name for name in older if isinstance(name, str) and name), None)
@@ -120,7 +120,7 @@ def _requests(entry: Entry) -> dict[str, float]:
 
 
 def _phase(config: Entry) -> Entry:
-    """How requests were sent: the phase that was measured, or `loadgen` of versions until 0.4."""
+    """How requests were sent: the phase that was measured, or `loadgen` of earlier versions."""
     return next((p for p in config.children("phases") if p.text("kind") == "profiling"), config.child("loadgen"))
 
 

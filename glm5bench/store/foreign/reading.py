@@ -33,7 +33,7 @@ OLDER = (  # forms that are recognised and not read: fields that they have, fiel
     (
         ("records", "input_config"),
         ("request_latency",),
-        "AIPerf before 0.2, whose figures are inside `records`",
+        "AIPerf of before October 2025 (its issue 340), whose figures are inside `records`",
         "export it with a newer AIPerf",
     ),
 )
