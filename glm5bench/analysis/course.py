@@ -17,7 +17,8 @@ STALL_TIMES = 3.0  # a gap of all streams that is so many times as long as the u
 STALL_NS, STALL_SHARE = 200_000_000, 0.01  # shortest stall, and share of the window that stalls must take together
 ENOUGH_GAPS = 50
 DRIFT_SHARE, DRIFT_P, ENOUGH_GROUPS = 0.05, 0.001, 6
-QUEUE_SHARE, QUEUE_ROOM = 0.8, 0.9  # of first tokens that fill the ceiling, and how far below the users it must lie
+QUEUE_SHARE, QUEUE_ROOM = 0.8, 0.9  # of the time at the ceiling, and how far below the users it must lie
+BRIEF_SHARE = 1e-4  # of the time: a number of streams that was held for less is a moment between an end and a start
 
 
 def of_run(r: Requests, concurrency: int, *, keeps_concurrency: bool, client_lag_p99_s: float | None = None) -> list[Reason]:
@@ -115,20 +116,23 @@ def _drift(r: Requests, concurrency: int) -> list[Reason]:
 
 
 def _queue(r: Requests, concurrency: int) -> list[Reason]:
-    """Whether the streams meet a ceiling: nearly every first token brings their number to its maximum, and that is below the users."""
+    """Whether the streams meet a ceiling: most of the time their number is at its maximum, and that is below the users."""
     if r.streaming.is_tpot_withheld:
         return []  # answers that come at once stream for no time
     whole = r.is_whole & (r.first_token_ns >= 0)
-    first, last = np.sort(r.first_token_ns[whole]), np.sort(r.last_token_ns[whole])
+    first, last = r.first_token_ns[whole], r.last_token_ns[whole]
     if len(first) < 2 * concurrency:
         return []
-    streams = np.arange(1, len(first) + 1) - np.searchsorted(last, first, side="left")  # at each first token
-    steady = streams[(first > first[0]) & (first <= _last_send(r))]
-    ceiling = int(streams.max())
-    if len(steady) < concurrency or ceiling > QUEUE_ROOM * concurrency:
+    at = np.concatenate([last, first])
+    order = np.argsort(at, kind="stable")  # one that ends at the same time makes room
+    streams = np.cumsum(np.concatenate([np.full(len(last), -1), np.ones(len(first), dtype=np.int64)])[order])
+    begin, end = int(first.min()), _last_send(r)
+    times = np.clip(at[order], begin, end)
+    seconds = np.append(np.diff(times), 0).astype(np.float64)
+    held = streams[seconds > BRIEF_SHARE * max(1, end - begin)]
+    if not len(held) or (ceiling := int(held.max())) > QUEUE_ROOM * concurrency:
         return []
-    room = max(0, round(0.02 * ceiling))
-    if (steady >= ceiling - room).mean() < QUEUE_SHARE:
+    if float(seconds[streams >= ceiling - round(0.02 * ceiling)].sum()) < QUEUE_SHARE * (end - begin):
         return []
     return [Reason("server_queue", f"never more than {ceiling} requests streamed at once, {concurrency} were in flight: the others waited")]
 

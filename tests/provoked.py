@@ -1,0 +1,138 @@
+"""A server on loopback that behaves badly in one stated way, and its client's measurement: what a run's verdict has to notice.
+
+Every answer has `n_tokens`, one a chunk, counted by usage. All streams step together, as a batch does.
+"""
+
+import asyncio
+import contextlib
+import json
+import threading
+import time
+from dataclasses import dataclass
+
+from glm5bench.client.endpoint import Endpoint
+from glm5bench.node.standalone import Asked, load
+from glm5bench.store.measurement import Measurement
+from glm5bench.workload import Workload
+
+MODELS = b'{"data": [{"id": "m", "owned_by": "test"}]}'
+
+
+@dataclass
+class Behaviour:
+    """What the server does. Seconds are real ones. `cap`: requests that stream at once; `stalls`: (from, until) since the first request;
+    `slow_from`: the request from which steps take `slow_times` as long; `buffered`: the share of an answer that is held back and then sent
+    at once; `cached`: prompt tokens that come from the cache, None: not said.
+    """
+
+    step_s: float = 0.004
+    prefill_s: float = 0.004
+    cap: int = 10**6
+    stalls: tuple[float, float] = (0.0, 0.0)
+    slow_from: int = 10**6
+    slow_times: float = 1.0
+    buffered: float = 0.0
+    cached: int | None = None
+    models: bytes = MODELS
+    metrics: bytes = b""
+    version: bytes = b""
+    tokenized: bytes = b""
+
+
+class Provoked:
+    """The server, in a thread. A context manager; `url`, and the bodies of what was sent."""
+
+    def __init__(self, behaviour: Behaviour) -> None:
+        self.b, self.sent, self.n = behaviour, [], 0
+        self.began = 0.0
+
+    def __enter__(self) -> "Provoked":
+        ready = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(ready)))
+        self._thread.start()
+        ready.wait(20)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._over.set)
+        self._thread.join()
+
+    async def _serve(self, ready: threading.Event) -> None:
+        self._loop, self._over, self._room = asyncio.get_running_loop(), asyncio.Event(), asyncio.Semaphore(self.b.cap)
+        server = await asyncio.start_server(self._connection, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        ready.set()
+        await self._over.wait()
+        server.close()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+
+    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                lengths = [int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")]
+                body = await reader.readexactly(lengths[0]) if lengths else b""
+                await self._answer(writer, head.split(b" ")[1].decode(), body)
+        writer.close()
+
+    async def _answer(self, writer: asyncio.StreamWriter, path: str, body: bytes) -> None:
+        said = {"/v1/models": self.b.models, "/metrics": self.b.metrics, "/version": self.b.version, "/tokenize": self.b.tokenized}.get(
+            path, b""
+        )
+        if not path.endswith("completions"):
+            writer.write(b"HTTP/1.1 %s X\r\ncontent-length: %d\r\n\r\n%s" % (b"200" if said else b"404", len(said), said))
+            return
+        request = json.loads(body)
+        self.sent.append(request)
+        number, self.n = self.n, self.n + 1
+        self.began = self.began or time.monotonic()
+        async with self._room:
+            await self._stream(writer, request, number)
+
+    async def _stream(self, writer: asyncio.StreamWriter, request: dict, number: int) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+        n, prompt = request["max_tokens"], len(request["prompt"])
+        details = {} if self.b.cached is None else {"prompt_tokens_details": {"cached_tokens": self.b.cached}}
+        await asyncio.sleep(self.b.prefill_s)
+        held = b""
+        for i in range(1, n + 1):
+            usage = {"prompt_tokens": prompt, "completion_tokens": i, **details}
+            event = json.dumps({"choices": [{"text": "a", "finish_reason": "length" if i == n else None}], "usage": usage})
+            held += b"%x\r\ndata: %s\n\n\r\n" % (len(event) + 8, event.encode())
+            if i >= self.b.buffered * n:
+                writer.write(held)
+                held = b""
+            if i < n:
+                await self._step(number)
+        writer.write(held + b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
+
+    async def _step(self, number: int) -> None:
+        begin, end = self.b.stalls
+        ran = time.monotonic() - self.began
+        if begin <= ran < end:
+            await asyncio.sleep(end - ran)
+        slow = self.b.slow_times if number >= self.b.slow_from else 1.0
+        period = self.b.step_s * slow
+        await asyncio.sleep(period - time.monotonic() % period if period else 0)  # the steps of all streams come together
+
+
+def workload(**changes) -> Workload:
+    """Short prompts and answers in a closed loop."""
+    asked = {
+        "id": "load", "isl_tokens": 40, "osl_tokens": 24, "range_ratio": 1.0, "endpoint": "completions", "prompts_per_concurrency": 10,
+        "prompts": None, "warmups_per_concurrency": 0,
+    }  # fmt: skip
+    return Workload(**{**asked, **changes})
+
+
+def measured_at(url: str, concurrency: int = 4, *, stall_s: float = 20.0, vocabulary: int | None = 4000, **changes) -> Measurement:
+    """What the load client makes of a server at this address."""
+    asked = Asked(Endpoint(url, ""), "m", workload(**changes), concurrency, 7, {}, stall_s, vocabulary=vocabulary, processes=1)
+    return load(asked, lambda: None, lambda done, of: None).measurement
+
+
+def provoked(concurrency: int = 4, *, behaviour: Behaviour | None = None, **changes) -> Measurement:
+    """The measurement of a server that behaves so."""
+    with Provoked(behaviour or Behaviour()) as server:
+        return measured_at(server.url, concurrency, **changes)

@@ -1,0 +1,235 @@
+"""What happened during a run: each provocation with its reason code, and beside it the nearest harmless case."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import raw
+from program import environment, until
+from provoked import Behaviour, Provoked, provoked
+
+from glm5bench.analysis import course
+from glm5bench.client import load as client_load
+from glm5bench.store.pointfile import read_point
+
+BUSY = {"shared_reads", "buffered_answers", "client_lag"}  # what a busy machine may add
+
+
+def codes(m):
+    """The reason codes of a measurement, without what a busy machine adds."""
+    return set(m.verdict().codes) - BUSY
+
+
+def of_run(r, concurrency=4, **how):
+    return {why.code: why.text for why in course.of_run(r, concurrency, keeps_concurrency=True, **how)}
+
+
+def closed_loop(concurrency, n_waves, *, tokens=40, step_s=0.05, prefill_s=0.2, pauses=(), slow_from=10**6, slow=1.0, jitter=0.3):
+    """A batch in virtual time: every step gives each stream a token; a prefill holds all streams up. `pauses`: (time, seconds)."""
+    rng = np.random.default_rng(3)
+    now, sent, first, last, chunks, left = 0.0, [], [], [], [], []
+    running, waiting, n = [], [], concurrency * n_waves
+    lengths = rng.integers(round(tokens * (1 - jitter)), tokens + 1, n)
+    pauses = list(pauses)
+
+    def arrive():
+        if len(sent) < n:
+            waiting.append(len(sent))
+            sent.append(now), first.append(0.0), last.append(0.0), chunks.append([])
+            left.append(int(lengths[len(sent) - 1]))
+
+    for _ in range(concurrency):
+        arrive()
+    while running or waiting:
+        if waiting:
+            now += prefill_s
+            running.append(waiting.pop(0))
+            first[running[-1]] = now
+            given = running[-1:]
+        else:
+            now += step_s * (slow if min(running) >= slow_from else 1.0) * rng.uniform(0.99, 1.01)
+            if pauses and now >= pauses[0][0]:
+                now += pauses.pop(0)[1]
+            given = list(running)
+        for i in given:
+            chunks[i].append((now, 1))
+            left[i] -= 1
+            if not left[i]:
+                last[i] = now
+                running.remove(i)
+                arrive()
+    return raw(sent, first, last, prompt=[100] * n, out=lengths.tolist(), chunks=chunks)
+
+
+def test_a_steady_run_has_no_reason():
+    assert of_run(closed_loop(4, 10)) == {}
+    assert of_run(closed_loop(1, 12), 1) == {}
+
+
+def test_a_slow_server_with_long_prefills_is_no_stall():
+    assert of_run(closed_loop(8, 6, step_s=0.5, prefill_s=4.0), 8) == {}
+
+
+def test_a_pause_of_all_streams_is_a_stall_with_the_seconds_lost():
+    found = of_run(closed_loop(4, 10, pauses=[(10.0, 6.0)]))
+
+    assert set(found) == {"stalled"}
+    assert found["stalled"].startswith("all streams were silent once, 5.")
+    assert "the longest gap is 6.0" in found["stalled"]
+
+
+def test_a_pause_that_costs_less_than_a_hundredth_is_none():
+    assert "stalled" not in of_run(closed_loop(4, 10, pauses=[(10.0, 0.4)]))
+
+
+@pytest.mark.parametrize(("slow", "found"), [(1.0, set()), (1.02, set()), (1.3, {"drift"})])
+def test_a_speed_that_changes_within_the_run_is_drift_and_noise_is_none(slow, found):
+    assert set(of_run(closed_loop(4, 12, slow_from=20, slow=slow))) == found
+
+
+def test_drift_states_the_speed_in_each_third():
+    text = of_run(closed_loop(4, 12, slow_from=20, slow=1.5))["drift"]
+
+    first, _, last = (float(word) for word in text.partition(" tok/s/user")[0].split(", "))
+    assert first > 1.2 * last
+
+
+def test_a_run_of_few_waves_is_not_judged_for_drift():
+    assert "drift" not in of_run(closed_loop(4, 5, slow_from=10, slow=2.0))
+
+
+def shared(share, *, at_end=False):
+    """Twenty answers of twenty chunks, of which this share has the time of the chunk before: the first ones, or the last."""
+    n = round(share * 20)
+    chunks = [[(i + 1 + 0.04 * (min(k, 19 - n) if at_end else max(0, k - n)), 1) for k in range(20)] for i in range(20)]
+    return raw(range(20), [i + 1 for i in range(20)], [c[-1][0] for c in chunks], prompt=[9] * 20, out=[20] * 20, chunks=chunks)
+
+
+def test_chunks_that_share_a_read_withhold_what_they_make_wrong():
+    r = shared(0.5)
+
+    assert {"shared_reads", "buffered_answers"} <= set(of_run(r, 1))
+    assert "left out: TPOT, interactivity, ITL" in of_run(r, 1)["shared_reads"]
+    assert r.streaming.bias == pytest.approx(10 / 19)
+    assert (r.streaming.is_tpot_withheld, r.streaming.is_itl_withheld) == (True, True)
+
+
+def test_a_chunk_now_and_then_in_one_read_is_harmless():
+    r = shared(0.05, at_end=True)
+
+    assert of_run(r, 1) == {}
+    assert (r.streaming.is_tpot_withheld, r.streaming.is_itl_withheld) == (False, False)
+
+
+def test_chunks_that_share_the_last_read_make_only_their_gaps_wrong():
+    r = shared(0.15, at_end=True)
+
+    assert "left out: ITL" in of_run(r, 1)["shared_reads"]
+    assert (r.streaming.is_tpot_withheld, r.streaming.is_itl_withheld) == (False, True)
+
+
+def test_a_client_that_was_held_up_is_not_taken_for_a_proxy_that_buffers():
+    assert "buffered_answers" not in of_run(shared(0.5), 1, client_lag_p99_s=0.2)
+
+
+def test_a_server_that_admits_a_fixed_number_is_a_queue_that_the_client_sees_alone():
+    m = provoked(8, behaviour=Behaviour(cap=3, prefill_s=0.0), osl_tokens=16)
+
+    assert "server_queue" in codes(m)
+    assert any("never more than 3 requests streamed at once, 8 were in flight" in why.text for why in m.verdict().reasons)
+
+
+def test_a_server_that_admits_all_is_none():
+    assert codes(provoked(8, osl_tokens=16)) == set()
+
+
+def test_a_server_that_prefills_one_prompt_after_another_is_no_fixed_number():
+    assert "server_queue" not in of_run(closed_loop(16, 6, prefill_s=0.4), 16)
+
+
+@pytest.mark.parametrize(("share", "found"), [(0.6, True), (1.0, True), (0.0, False)])
+def test_an_answer_that_a_proxy_holds_back_is_buffered(share, found):
+    m = provoked(2, behaviour=Behaviour(buffered=share))
+
+    assert ("buffered_answers" in m.verdict().codes) == found
+    assert np.isnan(m.figures().tpot.median) == found
+
+
+def test_a_stall_of_a_real_server_is_noticed_and_slow_steps_are_not():
+    stalled = provoked(behaviour=Behaviour(stalls=(0.4, 1.4)))
+    slow = provoked(2, behaviour=Behaviour(step_s=0.03), osl_tokens=10)
+
+    assert "stalled" in codes(stalled)
+    assert codes(slow) <= {"few_waves"}
+
+
+@pytest.mark.parametrize(("cached", "found"), [(None, set()), (0, set()), (20, {"prefix_cache"})])
+def test_new_prompts_that_come_from_the_prefix_cache_are_noticed_by_the_answers(cached, found):
+    m = provoked(behaviour=Behaviour(cached=cached))
+
+    assert codes(m) == found
+    assert (m.requests.cached_tokens is None) == (cached is None)
+
+
+def test_a_prefix_that_was_meant_to_be_shared_may_be_cached():
+    assert codes(provoked(behaviour=Behaviour(cached=20), prefix_tokens=20)) == set()
+
+
+@pytest.mark.parametrize(("prompts", "found"), [(19, {"few_waves"}), (20, set())])
+def test_fewer_than_five_requests_a_user_are_too_few_and_the_bias_is_stated(prompts, found):
+    m = provoked(prompts=prompts)
+
+    assert codes(m) == found
+    assert all("interactivity is too high, by 1 to 5 %" in why.text for why in m.verdict().reasons if why.code == "few_waves")
+
+
+def run_of_load(folder, url):
+    """`glm5bench load` as a process group of its own, under load: a minute of it."""
+    words = ["-c", "2", "--prompts", "120", "--warmups", "0", "--input-tokens", "40", "--output-tokens", "24", "--vocabulary", "4000"]
+    command = [sys.executable, "-m", "glm5bench", "load", url, *words, "-o", "p.h5"]
+    return subprocess.Popen(
+        command, cwd=folder, env=environment(folder), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
+    )
+
+
+def test_a_job_that_was_suspended_is_paused_and_its_point_is_not_valid(tmp_path):
+    with Provoked(Behaviour()) as server:
+        with run_of_load(tmp_path, server.url) as process:
+            until(lambda: len(server.sent) > 20, "the load runs")
+            os.killpg(process.pid, signal.SIGSTOP)
+            until(lambda: _state(process.pid) == "T", "the job is stopped")
+            stopped = time.monotonic()
+            until(lambda: time.monotonic() - stopped > 0.7, "the stop has lasted")
+            os.killpg(process.pid, signal.SIGCONT)
+            assert process.wait(60) == 1
+    m, _ = read_point(tmp_path / "p.h5")
+
+    assert m.provenance["client"]["paused_s"] > 0.5
+    assert "paused" in m.verdict().codes
+    assert m.verdict().validity == "invalid"
+
+
+def _state(pid):
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0]
+
+
+def test_a_client_that_waits_for_a_core_is_late_and_not_paused():
+    assert client_load.stopped_s(0.5, 10.0, 10.45) == 0
+    assert client_load.stopped_s(3.0, 10.0, 10.02) == pytest.approx(2.98)
+    assert client_load.stopped_s(0.5, None, None) == 0
+    assert client_load.stopped_s(3.0, None, None) == 3.0
+
+
+def test_a_pause_below_a_hundredth_of_the_window_is_no_reason():
+    m = provoked()
+    window_s = (m.window_ns[1] - m.window_ns[0]) / 1e9
+    for share, found in ((0.009, False), (0.02, True)):
+        client = {**m.provenance["client"], "paused_s": share * window_s}
+        told = dataclasses.replace(m, provenance={**m.provenance, "client": client})
+        assert ("paused" in told.verdict().codes) == found
