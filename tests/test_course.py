@@ -198,15 +198,14 @@ def run_of_load(folder, url):
 
 
 def test_a_job_that_was_suspended_is_paused_and_its_point_is_not_valid(tmp_path):
-    with Provoked(Behaviour()) as server:
-        with run_of_load(tmp_path, server.url) as process:
-            until(lambda: len(server.sent) > 20, "the load runs")
-            os.killpg(process.pid, signal.SIGSTOP)
-            until(lambda: _state(process.pid) == "T", "the job is stopped")
-            stopped = time.monotonic()
-            until(lambda: time.monotonic() - stopped > 0.7, "the stop has lasted")
-            os.killpg(process.pid, signal.SIGCONT)
-            assert process.wait(60) == 1
+    with Provoked(Behaviour()) as server, run_of_load(tmp_path, server.url) as process:
+        until(lambda: len(server.sent) > 20, "the load runs")
+        os.killpg(process.pid, signal.SIGSTOP)
+        until(lambda: _state(process.pid) == "T", "the job is stopped")
+        stopped = time.monotonic()
+        until(lambda: time.monotonic() - stopped > 0.7, "the stop has lasted")
+        os.killpg(process.pid, signal.SIGCONT)
+        assert process.wait(60) == 1
     m, _ = read_point(tmp_path / "p.h5")
 
     assert m.provenance["client"]["paused_s"] > 0.5

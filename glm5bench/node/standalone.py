@@ -184,8 +184,15 @@ def _flush(endpoint: Endpoint) -> None:
 
 def _sound(info: dict[str, Any]) -> dict[str, Any]:
     """What the server says of itself, without fields that are not of their type."""
-    kinds: dict[str, tuple[type, ...]] = {"version": (str,), "model_path": (str,), "time_scale": (int, float), "simulated": (bool,)}
-    return {k: v for k, v in info.items() if k not in kinds or isinstance(v, kinds[k])}
+
+    def is_sound(name: str, value: Any) -> bool:
+        if name in ("tp_size", "pp_size", "dp_size"):
+            return type(value) is int and 0 < value < 2**31
+        if name == "time_scale":
+            return type(value) in (int, float) and 0 < value < 1e9
+        return {"simulated": bool}.get(name, str) is type(value) if name in ("version", "model_path", "simulated") else True
+
+    return {name: value for name, value in info.items() if is_sound(name, value)}
 
 
 def _owner(endpoint: Endpoint) -> str:
