@@ -203,3 +203,164 @@ def test_a_compressed_stream_holds_the_same(encoding, wbits):
 def test_a_body_that_is_not_compressed_as_it_says_is_unreadable():
     assert fault(stream.parsed(Body.of([(1, b"data: {}\n\n")], "gzip"))).startswith("unreadable: the body is no gzip")
     assert fault(stream.parsed(Body.of([(1, b"x")], "br"))).startswith("unreadable: the body is no br")
+
+
+def chat(text="a", *, finish=None, usage=None, **more):
+    delta = {"content": text} if text is not None else {}
+    return {"choices": [{"delta": delta, "finish_reason": finish}], **({"usage": usage} if usage is not None else {}), **more}
+
+
+def counted(n, prompt=7, **more):
+    return {"prompt_tokens": prompt, "completion_tokens": n, **more}
+
+
+END = {"choices": [], "usage": counted(4)}
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        [0, 0, 0, 0],
+        [4, 4, 4, 4],
+        [1, 1, 1, 1],
+        [2, 1, 1, 1],
+        [0, 1, 2, 3],
+        [1, 2, 3, 3.5],
+        ["1", "2", "3", "4"],
+        [None] * 4,
+        [1, 2, 2**40, 4],
+    ],
+    ids=["zero", "constant", "per chunk", "falling", "late", "fractions", "texts", "null", "huge"],
+)
+def test_counts_that_contradict_the_text_are_ignored_for_chunks_and_the_last_total_counts(counts):
+    chunks = [chat(usage=counted(n), finish="length" if i == 3 else None) for i, n in enumerate(counts)]
+    read = answer(*chunks, END, b"[DONE]")
+
+    assert read.chunks == [(5, UNKNOWN)] * 4
+    assert (read.prompt_tokens, read.output_tokens, fault(read, 4)) == (7, 4, "")
+
+
+@pytest.mark.parametrize("usage", [3, [], "x", {"prompt_tokens": -1}, {"completion_tokens": True}, {"prompt_tokens_details": 3}])
+def test_a_usage_object_that_cannot_be_read_is_absent(usage):
+    read = answer(chat(usage=usage), chat(usage=usage, finish="length"), {"choices": [], "usage": counted(2)}, b"[DONE]")
+
+    assert (read.tokens, read.output_tokens, fault(read, 2)) == ([UNKNOWN] * 2, 2, "")
+
+
+def test_text_without_any_total_is_not_counted():
+    assert fault(answer(chat(), chat(finish="stop"), b"[DONE]")) == "uncounted: the server gave no token count"
+    assert fault(answer(chat(usage=counted(1)), chat(usage=counted(1)), chat(usage=counted(1), finish="length"), b"[DONE]"), 8).startswith(
+        "uncounted: the server counted 1 tokens in 3 chunks with text"
+    )
+
+
+@pytest.mark.parametrize("event", [b"", b"null", b'""', b"ping", b"[PING]", b'"heartbeat"', b"{}", b'{"type": "ping"}'])
+def test_heartbeats_among_the_data_are_neither_answers_nor_failures(event):
+    read = answer(event, chat(usage=counted(1)), event, chat(usage=counted(2), finish="length"), event, b"[DONE]")
+
+    assert (read.tokens, fault(read, 2)) == ([1, 1], "")
+
+
+@pytest.mark.parametrize("payload", [b"{}", b"hello", json.dumps(token(n=1)).encode(), b'{"error": "no"}', b"{"])
+@pytest.mark.parametrize("name", [b"ping", b"PING", b" keep-alive", b"heartbeat"])
+def test_a_named_event_that_is_a_heartbeat_is_ignored_with_any_payload(name, payload):
+    body = b"event:" + name + b"\ndata: " + payload + b"\n\n" + events(token(n=1, finish="length"), b"[DONE]")
+
+    assert (parsed([(5, body)]).tokens, fault(parsed([(5, body)]), 1)) == ([1], "")
+
+
+@pytest.mark.parametrize("name", [b"message", b"completion", b"chunk"])
+def test_an_answer_may_have_a_name(name):
+    body = b"".join(b"event: " + name + b"\n" + events(token(n=i, finish="length" if i == 2 else None)) for i in (1, 2))
+
+    assert (parsed([(5, body)]).tokens, fault(parsed([(5, body)]), 2)) == ([1, 1], "")
+
+
+def test_named_events_that_are_no_answers_are_told_when_nothing_else_came():
+    body = b'event: delta\ndata: {"text": 3}\n\n' + events(b"[DONE]")
+
+    assert fault(parsed([(5, body)])) == "empty: no token came; events named 'delta' were ignored"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (events({"error": {"message": "CUDA error", "code": 500}}), "error: CUDA error"),
+        (events({"object": "error", "message": "too long"}), "error: too long"),
+        (events({"detail": "Internal Server Error"}), "error: Internal Server Error"),
+        (events({"message": "overloaded", "code": 503}), "error: overloaded"),
+        (b"event: error\ndata: worker died\n\n", "error: worker died"),
+        (b'event: error\ndata: {"error": {"message": "worker died"}}\n\n', "error: worker died"),
+        (b'event: error\n: "worker died"\n\n', "error: worker died"),
+        (events(chat(None, finish="error")), "error: the server ended the answer with finish_reason 'error'"),
+    ],
+)
+@pytest.mark.parametrize("place", ["in the middle", "after the finish", "at the beginning"])
+def test_an_error_anywhere_in_a_stream_is_a_failure_that_quotes_the_server(error, words, place):
+    text, finish = events(chat(usage=counted(1))), events(chat(usage=counted(2), finish="length"))
+    order = {"in the middle": text + error + finish, "after the finish": text + finish + error, "at the beginning": error + text + finish}
+    wrong = fault(parsed([(5, order[place] + events(b"[DONE]"))]), 2)
+
+    assert wrong == words or ("finish_reason" in words and place != "after the finish" and wrong == "")
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b'{"error": {"message": "overloaded"}}', "error: overloaded"),
+        (b'{"detail": [{"msg": "field required"}]}', 'error: [{"msg": "field required"}]'),
+        (b'{"choices": [{"text": "aa"}], "usage": {}}', "not streamed: the answer came as one JSON value: {"),
+        (b"<html>Bad gateway</html>", "not streamed: the body contains no event: <html>Bad gateway</html>"),
+        (b"[" * 5000, "not streamed: the body contains no event: [["),
+        (b"", "empty: no token came"),
+        (b": wait\n\n: wait\n\n", "empty: no token came"),
+    ],
+)
+def test_a_body_that_is_no_stream_says_what_it_is(body, words):
+    assert fault(parsed([(5, body)])).startswith(words)
+
+
+def test_the_first_chunks_tokens_are_estimated_from_its_text_where_chunks_are_not_counted():
+    read = answer(chat("aaaaaa"), chat("aa"), chat("aa", finish="length"), {"choices": [], "usage": counted(10)}, b"[DONE]")
+
+    assert (read.tokens, read.first_tokens) == ([UNKNOWN] * 3, 6)
+
+
+def test_tokens_that_were_thought_and_not_streamed_are_hidden():
+    usage = counted(8, completion_tokens_details={"reasoning_tokens": 5}, prompt_tokens_details={"cached_tokens": 3})
+    hidden = answer(chat(), chat(finish="stop"), {"choices": [], "usage": usage}, b"[DONE]")
+    shown = answer({"choices": [{"delta": {"reasoning": "hm"}}]}, chat(finish="stop"), {"choices": [], "usage": usage}, b"[DONE]")
+
+    assert (hidden.hidden_tokens, hidden.cached_tokens) == (5, 3)
+    assert shown.hidden_tokens == 0
+    assert answer(token(n=1)).hidden_tokens == UNKNOWN
+
+
+def test_text_after_the_finish_is_a_token_and_a_chunk_without_text_is_none():
+    read = answer(token("a"), token("b", finish="stop"), token("c"), token(""), {"choices": [], "usage": counted(3)}, b"[DONE]")
+
+    assert len(read.chunks) == 3
+
+
+def test_a_bomb_is_larger_than_what_it_may_unpack_to():
+    squeezed = zlib.compress(b"\0" * 2**22)
+
+    assert fault(stream.parsed(Body.of([(1, squeezed)], "deflate"), 2**20)).startswith(
+        "too large: the answer has more than 1,048,576 bytes"
+    )
+    assert not fault(stream.parsed(Body.of([(1, squeezed)], "deflate"), 2**23)).startswith("too large")
+
+
+def test_a_number_without_end_and_half_a_character_cost_no_token():
+    huge = b'{"choices": [], "usage": {"prompt_tokens": ' + b"9" * 5000 + b', "completion_tokens": 1e400}}'
+    cut = b'{"choices": [{"text": "\xc3", "finish_reason": null}]}'
+    read = answer(cut, huge, token(n=2, finish="length"), b"[DONE]")
+
+    assert (len(read.chunks), fault(read, 2)) == (2, "")
+
+
+def test_tokens_that_still_arrive_are_seen_in_the_end_of_a_body_and_comments_are_none():
+    body = Body.of([(i, events(token(n=i))) for i in range(1, 4)] + [(9, b": wait\n\n")])
+
+    assert stream.last_token_ns(body) == 3
+    assert stream.last_token_ns(Body.of([(9, b": wait\n\n" * 5)])) == UNKNOWN
