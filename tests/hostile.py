@@ -1,11 +1,11 @@
 """A server on loopback that is hostile in one way: endless, nested, compressed or dripping answers, to a request or beside it."""
 
 import asyncio
-import contextlib
 import json
-import threading
 import zlib
 from collections.abc import AsyncIterator
+
+from loopback import Loopback
 
 STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 MEGABYTE = b"a" * 2**20
@@ -90,45 +90,13 @@ MODELS = {  # of /v1/models
 }
 
 
-class Hostile:
-    """The server, in a thread. A context manager with a `url`."""
+class Hostile(Loopback):
+    """The server in this mode."""
 
     def __init__(self, mode: str) -> None:
         self.mode = mode
 
-    def __enter__(self) -> "Hostile":
-        ready = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(ready)))
-        self._thread.start()
-        ready.wait(20)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._over.set)
-        self._thread.join()
-
-    async def _serve(self, ready: threading.Event) -> None:
-        self._loop, self._over = asyncio.get_running_loop(), asyncio.Event()
-        server = await asyncio.start_server(self._connection, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        ready.set()
-        await self._over.wait()
-        server.close()
-        for task in asyncio.all_tasks() - {asyncio.current_task()}:
-            task.cancel()
-
-    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                lengths = [int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")]
-                body = json.loads(await reader.readexactly(lengths[0])) if lengths and lengths[0] else {}
-                async for piece in self._answer(head.split(b" ")[1].decode(), body):
-                    writer.write(piece)
-                    await writer.drain()
-        writer.close()
-
-    def _answer(self, path: str, body: dict) -> AsyncIterator[bytes]:
+    def answer(self, path: str, body: dict) -> AsyncIterator[bytes]:
         where, side = SIDE.get(self.mode, ("", None))
         if path == where:
             return side()

@@ -4,11 +4,12 @@ Every answer has `n_tokens`, one a chunk, counted by usage. All streams step tog
 """
 
 import asyncio
-import contextlib
 import json
-import threading
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
+
+from loopback import Loopback
 
 from glm5bench.client.endpoint import Endpoint
 from glm5bench.node.standalone import Asked, load
@@ -39,59 +40,31 @@ class Behaviour:
     tokenized: bytes = b""
 
 
-class Provoked:
-    """The server, in a thread. A context manager; `url`, and the bodies of what was sent."""
+class Provoked(Loopback):
+    """The server, and the bodies of what was sent to it."""
 
     def __init__(self, behaviour: Behaviour) -> None:
         self.b, self.sent, self.n = behaviour, [], 0
         self.began = 0.0
 
-    def __enter__(self) -> "Provoked":
-        ready = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(ready)))
-        self._thread.start()
-        ready.wait(20)
-        return self
+    def begin(self) -> None:
+        self._room = asyncio.Semaphore(self.b.cap)
 
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._over.set)
-        self._thread.join()
-
-    async def _serve(self, ready: threading.Event) -> None:
-        self._loop, self._over, self._room = asyncio.get_running_loop(), asyncio.Event(), asyncio.Semaphore(self.b.cap)
-        server = await asyncio.start_server(self._connection, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        ready.set()
-        await self._over.wait()
-        server.close()
-        for task in asyncio.all_tasks() - {asyncio.current_task()}:
-            task.cancel()
-
-    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                lengths = [int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")]
-                body = await reader.readexactly(lengths[0]) if lengths else b""
-                await self._answer(writer, head.split(b" ")[1].decode(), body)
-        writer.close()
-
-    async def _answer(self, writer: asyncio.StreamWriter, path: str, body: bytes) -> None:
-        said = {"/v1/models": self.b.models, "/metrics": self.b.metrics, "/version": self.b.version, "/tokenize": self.b.tokenized}.get(
-            path, b""
-        )
+    async def answer(self, path: str, body: dict) -> AsyncIterator[bytes]:
+        sides = {"/v1/models": self.b.models, "/metrics": self.b.metrics, "/version": self.b.version, "/tokenize": self.b.tokenized}
         if not path.endswith("completions"):
-            writer.write(b"HTTP/1.1 %s X\r\ncontent-length: %d\r\n\r\n%s" % (b"200" if said else b"404", len(said), said))
+            said = sides.get(path, b"")
+            yield b"HTTP/1.1 %s X\r\ncontent-length: %d\r\n\r\n%s" % (b"200" if said else b"404", len(said), said)
             return
-        request = json.loads(body)
-        self.sent.append(request)
+        self.sent.append(body)
         number, self.n = self.n, self.n + 1
         self.began = self.began or time.monotonic()
         async with self._room:
-            await self._stream(writer, request, number)
+            async for piece in self._stream(body, number):
+                yield piece
 
-    async def _stream(self, writer: asyncio.StreamWriter, request: dict, number: int) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+    async def _stream(self, request: dict, number: int) -> AsyncIterator[bytes]:
+        yield b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
         n, prompt = request["max_tokens"], len(request["prompt"])
         details = {} if self.b.cached is None else {"prompt_tokens_details": {"cached_tokens": self.b.cached}}
         await asyncio.sleep(self.b.prefill_s)
@@ -101,11 +74,11 @@ class Provoked:
             event = json.dumps({"choices": [{"text": "a", "finish_reason": "length" if i == n else None}], "usage": usage})
             held += b"%x\r\ndata: %s\n\n\r\n" % (len(event) + 8, event.encode())
             if i >= self.b.buffered * n:
-                writer.write(held)
+                yield held
                 held = b""
             if i < n:
                 await self._step(number)
-        writer.write(held + b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
+        yield held + b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
 
     async def _step(self, number: int) -> None:
         begin, end = self.b.stalls

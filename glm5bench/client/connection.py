@@ -230,6 +230,9 @@ class Connection:
                 readings.lag_ns.append(now - at)
         self._now_ns = exchange.last_ns = at
         exchange.n_bytes += n
+        if exchange.n_bytes > exchange.most_bytes:
+            self._end(httpx.RemoteProtocolError(f"too large: the answer has more than {exchange.most_bytes:,} bytes"))
+            return
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -239,9 +242,8 @@ class Connection:
                 self.close()  # bytes after the end of an answer
         exchange.at.append(at)
         exchange.cuts.append(len(exchange.body))
-        if exchange.n_bytes > (exchange.most_bytes if exchange.status >= 0 else MOST_HEAD_BYTES) and self._exchange is exchange:
-            what, most = ("answer", exchange.most_bytes) if exchange.status >= 0 else ("head of the answer", MOST_HEAD_BYTES)
-            self._end(httpx.RemoteProtocolError(f"too large: the {what} has more than {most:,} bytes"))
+        if exchange.status < 0 and exchange.n_bytes > MOST_HEAD_BYTES and self._exchange is exchange:
+            self._end(httpx.RemoteProtocolError(f"too large: the head of the answer has more than {MOST_HEAD_BYTES:,} bytes"))
 
     def _decrypted(self, data: memoryview) -> bytes:
         assert self._tls is not None
