@@ -4,8 +4,10 @@ import json
 import math
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
+from conftest import reseal
 from program import bench
 
 from glm5bench.errors import BenchError, FileError, SettingsError
@@ -489,3 +491,127 @@ def test_imports_of_several_tools_stand_in_one_archive_on_curves_of_their_own(tm
     clients = {row.series.variant.split("client=")[1].split()[0] for row in again.rows.values()}
     assert (again.digest(), len(again.rows)) == (made.digest, len(points))
     assert clients == {"vllm_bench_serve", "sglang.bench_serving", "InferenceX", "AIPerf", "GuideLLM"}
+
+
+FORMS = {  # each released form of a result: what comes of it
+    "sglang_before_9790_no_total_throughput.jsonl": ("flagged", {"total_tput_tok_s": 816773.1476989945 + 3267.0925907959777}),
+    "sglang_ttft_and_itl_zero.jsonl": ("flagged", {"ttft_median_s": math.nan, "itl_chunk_median_s": math.nan}),
+    "sglang_completed_zero.jsonl": ("invalid", {"ttft_median_s": math.nan}),
+    "vllm_bare_nan.json": ("flagged", {"tpot_median_s": math.nan, "ttft_median_s": 0.05}),
+    "vllm_osl1_tpot_zero.json": ("flagged", {"tpot_median_s": math.nan, "interactivity_tok_s_user": math.nan}),
+    "vllm_zero_output_tokens.json": ("invalid", {"tpot_median_s": math.nan}),
+    "vllm_request_goodput_colon.json": ("flagged", {"goodput_rps": 1.5}),
+    "vllm_detailed_latency_below_ttft.json": ("invalid", {}),
+    "aiperf_loadgen_concurrency.json": ("flagged", {"concurrency": 16, "isl_tokens": 100, "osl_tokens": 100, "tpot_median_s": 0.01}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_each_released_form_of_a_result_is_read_and_judged(name):
+    (m,) = imported(name.partition("_")[0], DATA / "forms" / name, given(["gpus=8"]))
+    validity, figures = FORMS[name]
+    values = summed(m)
+
+    assert values["validity"] == validity
+    assert {key: values[key] for key in figures} == pytest.approx(figures, nan_ok=True)
+
+
+def test_a_figure_that_is_not_a_number_costs_neither_its_line_nor_the_others():
+    first, second = imported("sglang", DATA / "forms" / "sglang_nan_in_second_line.jsonl", given([]))
+
+    assert (summed(first)["tpot_median_s"], summed(first)["concurrency"]) == (0.01, 2)
+    assert (math.isnan(summed(second)["tpot_median_s"]), summed(second)["ttft_median_s"]) == (True, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [("aiperf_records_wrapper.json", "AIPerf of before October 2025"), ("guidellm_no_metadata.json", "GuideLLM before 0.5")],
+)
+def test_a_form_that_is_recognised_and_not_read_is_named(name, form):
+    with pytest.raises(FileError, match=form):
+        imported(name.partition("_")[0], DATA / "forms" / name, given([]))
+
+
+def lines(name="sglang/oai.jsonl"):
+    return (DATA / name).read_text().splitlines()
+
+
+@pytest.mark.parametrize("wrong", ["{", "3", '{"backend": "x"}', lines()[0].replace('"duration": ', '"duration": "x", "d": ')])
+def test_one_bad_line_costs_that_line_only_and_is_named(tmp_path, wrong):
+    path, bad = tmp_path / "two.jsonl", []
+    path.write_text("\n".join([lines()[0], wrong, lines()[0]]) + "\n")
+
+    assert len(imported("sglang", path, given([]), bad)) == 2
+    assert len(bad) == 1
+    assert str(path) in bad[0].path
+    with pytest.raises(FileError):
+        imported("sglang", path, given([]))
+
+
+def test_one_bad_row_of_a_csv_costs_that_row_only(tmp_path):
+    path, bad = tmp_path / "rows.csv", []
+    path.write_text("hardware,concurrency,tpot_median_ms\nh200,4,10\nh200,x,10\nh200,8,12\n")
+
+    assert [m.point["concurrency"] for m in imported("csv", path, given([]), bad)] == [4, 8]
+    assert "line 3" in bad[0].path
+
+
+def test_one_bad_line_of_requests_is_a_failed_request(tmp_path):
+    text = (DATA / "aiperf/profile_export.jsonl").read_text().splitlines()
+    (whole,) = read("aiperf", "aiperf/profile_export.jsonl")
+    (m,) = imported_text(tmp_path, "aiperf", "\n".join([*text, "{"]))
+
+    assert m.figures().n_requests == whole.figures().n_requests + 1
+    assert "failed_requests" in m.verdict().codes
+
+
+def test_an_import_tells_of_what_it_left_out_and_ends_with_1(tmp_path):
+    (tmp_path / "two.jsonl").write_text(lines()[0] + "\n{\n")
+    done = bench(tmp_path, "import", "sglang", "two.jsonl", "-o", "all.h5")
+
+    assert done.returncode == 1
+    assert "two.jsonl, line 2" in done.stderr
+    assert "1 points" in done.stderr
+
+
+def test_a_measurement_that_stands_in_two_files_is_one(tmp_path):
+    rows = POINTS_CSV.read_text().splitlines()[:11]
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text("\n".join(rows) + "\n")
+    (tmp_path / "c.csv").write_text("\n".join([rows[0], *rows[1:6], *rows[1:6]]) + "\n")
+    each = [imported("csv", tmp_path / name, given(["range_ratio=0.8"])) for name in ("a.csv", "b.csv", "c.csv")]
+
+    assert [m.digest() for m in each[0]] == [m.digest() for m in each[1]]
+    assert {m.digest() for m in each[2]} < {m.digest() for m in each[0]}
+    done = write_measurements(tmp_path / "all.h5", [m for of in each for m in of])
+    assert done.n_points == 10
+
+
+def test_an_archive_of_before_that_has_its_files_digest_is_read(tmp_path):
+    (m,) = read("vllm", "vllm/plain.json")
+    path = tmp_path / "old.h5"
+    write_point(path, m)
+    with h5py.File(path, "r+") as file:
+        file.attrs["content_digest"] = m.digest(is_of_file=True)
+    reseal(path)
+
+    assert read_point(path)[1] == m.digest(is_of_file=True)
+
+
+def test_rates_that_follow_from_others_are_derived(tmp_path):
+    (file,) = written("vllm/plain.json")
+    old = {k: v for k, v in file.items() if k not in ("total_token_throughput", "output_throughput")}
+    values = summed(imported_text(tmp_path, "vllm", json.dumps(old))[0])
+
+    assert values["output_tput_tok_s"] == pytest.approx(file["total_output_tokens"] / file["duration"])
+    assert values["total_tput_tok_s"] == pytest.approx((file["total_input_tokens"] + file["total_output_tokens"]) / file["duration"])
+
+
+def test_percentiles_of_too_few_samples_are_marked_in_every_export(tmp_path):
+    (m,) = read("vllm", "vllm/plain.json")
+    write_point(tmp_path / "p.h5", m)
+    for format_, name in (("csv", "p.csv"), ("vllm", "p.json"), ("sglang", "p.jsonl"), ("inferencex", "p.list")):
+        assert bench(tmp_path, "export", format_, "p.h5", "-o", name).returncode == 0
+        assert "ttft_p99_s" in (tmp_path / name).read_text(), format_
+
+    assert summed(m)["few_samples"].split()[0] == "ttft_p99_s"

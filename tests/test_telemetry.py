@@ -423,6 +423,26 @@ def test_a_reading_between_two_windows_serves_both(tmp_path):
     assert second.curves("power")[A].covers(0, round(4.8 * S))
 
 
+def watched(tmp_path, pids):
+    """An observer of one GPU of the session 100, with these [process, session] at the edges of a window from 1 to 9 s."""
+    path = tmp_path / "observed.jsonl"
+    head = {"devices": [{"index": 0, "uuid": A, "name": "x", "driver": "d", "pids": [1]}], "why_none": ""}
+    lines = [{"t": round(t * S), "gpus": [{"power": 5.0}], "cpu_s": 0, **({"pids": [pids]} if t in (1, 9) else {})} for t in range(11)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in [head, *lines]))
+    observer = Observer(_Writing(path), path, Wanted("nvidia", 1, 100, 1.0))
+    observer.told(1 * S, 9 * S)
+    return observer
+
+
+@pytest.mark.parametrize(("pids", "foreign"), [([[11, 100], [12, 100]], []), ([[11, 100], [99, 7]], [99]), ([[99, 7]], []), ([], [])])
+def test_processes_of_others_are_noticed_where_the_servers_own_are_seen(tmp_path, pids, foreign):
+    assert watched(tmp_path, pids).foreign(1 * S, 9 * S) == foreign
+
+
+def test_processes_that_were_there_at_another_time_are_not_of_this_window(tmp_path):
+    assert watched(tmp_path, [[11, 100], [99, 7]]).foreign(20 * S, 30 * S) == []
+
+
 class _Writing:
     """A process that has written all that it will, and lives."""
 

@@ -130,6 +130,7 @@ class Campaign:
         return adopted
 
     def _placed(self, path: Path, key: str) -> None:
+        self.points.mkdir(parents=True, exist_ok=True)
         while True:
             with contextlib.suppress(Taken):
                 place_new(path, self.point_file(key, self.next_attempt(key)))
