@@ -14,7 +14,7 @@ from .tables import FAILED, Tables, is_told
 
 DEFINITIONS = (
     "total tok/s/GPU: prompt and output tokens over the whole wall time, divided by the GPUs that the server uses",
-    "steady: the same while all users had a request in flight; good req/s: requests a second within the bounds of workload.goodput",
+    "steady: the same between the first wave and the last; good req/s: requests a second within the bounds of workload.goodput",
     "mean: prompt and output tokens of a request, as the server counted them",
     "tok/s/user (interactivity): 1000 / median TPOT in ms; TPOT = (E2EL - TTFT)/(output tokens - 1)",
     "$/Mtok: ($/GPU/h) / (3600 x total tok/s/GPU / 1e6); $/Mtok node: the same with the node's idle GPUs paid",
