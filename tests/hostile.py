@@ -48,9 +48,9 @@ async def honest(n: int) -> AsyncIterator[bytes]:
 
 
 async def bomb(head: bytes) -> AsyncIterator[bytes]:
-    squeezer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    squeezer = zlib.compressobj(1, zlib.DEFLATED, 31)
     yield head
-    for _ in range(64):
+    for _ in range(16):
         if piece := squeezer.compress(b"\0" * 2**20):
             yield chunk(piece)
     yield chunk(squeezer.flush()) + b"0\r\n\r\n"

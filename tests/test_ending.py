@@ -82,12 +82,22 @@ def test_an_unread_measurement_of_a_job_that_has_ended_becomes_an_attempt(campai
 
 def test_an_unread_measurement_takes_no_other_attempts_place_and_a_damaged_one_is_left(campaign):
     write_point(campaign.point_file(A, 1), measured(A))
-    write_point(campaign.unread("12", A), measured(A, provenance={"is_server_unread": True}))
+    write_point(campaign.unread("12", A), measured(A, provenance={"is_server_unread": True, "job_id": "12"}))
     campaign.unread("12", B).write_bytes(b"cut")
 
     assert campaign.adopt([A, B], lambda job_id: False) == [A]
     assert [a.attempt for a in campaign.attempts([A])[A]] == [1, 2]
     assert campaign.unread("12", B).exists()
+
+
+def test_an_unread_measurement_whose_whole_one_was_written_is_removed(campaign):
+    run = {"job_id": "12", "start_utc": "2026-11-30T08:00:00.000+00:00", "start_monotonic_ns": 5}
+    write_point(campaign.point_file(A, 1), measured(A, provenance=run))
+    write_point(campaign.unread("12", A), measured(A, provenance={**run, "is_server_unread": True}))
+
+    assert campaign.adopt([A], lambda job_id: False) == []
+    assert not campaign.unread("12", A).exists()
+    assert len(campaign.attempts([A])[A]) == 1
 
 
 def test_a_measurement_is_kept_before_the_server_is_asked_anything_else():

@@ -24,6 +24,7 @@ from typing import Any
 
 from ..errors import BenchError, FileError
 from .files import Taken, place_new, read_json, writable, write_json, write_whole
+from .measurement import Measurement
 from .pointfile import read_point
 from .sealed import seal_of
 
@@ -117,17 +118,31 @@ class Campaign:
         return self.job(job_id) / "unread" / f"{key}.h5"
 
     def adopt(self, keys: Iterable[str], is_alive: Callable[[str], bool]) -> list[str]:
-        """Makes the unread measurements of jobs that have ended attempts of their own, and returns their keys. Damaged ones stay."""
+        """Makes the unread measurements of jobs that have ended attempts of their own, and returns their keys. Damaged ones stay.
+
+        One whose whole measurement was written before its job ended is removed.
+        """
         wanted, adopted = set(keys), []
         for path in sorted(self.jobs.glob("*/unread/*.h5")):
             if path.stem not in wanted or is_alive(path.parent.parent.name):
                 continue
             with contextlib.suppress(BenchError, OSError):
                 m, _ = read_point(path)
-                if m.key == path.stem:
+                if m.key == path.stem and self._has_run(m):
+                    path.unlink()
+                elif m.key == path.stem:
                     self._placed(path, m.key)
                     adopted.append(m.key)
         return adopted
+
+    def _has_run(self, unread: Measurement) -> bool:
+        """Whether an attempt is of the same run: of the same job, from the same instant on."""
+        for path in self.points.glob(f"{unread.key}.*.h5"):
+            with contextlib.suppress(BenchError):
+                told = read_point(path)[0].provenance
+                if all(told.get(name) == unread.provenance.get(name) for name in ("job_id", "start_utc", "start_monotonic_ns")):
+                    return True
+        return False
 
     def _placed(self, path: Path, key: str) -> None:
         self.points.mkdir(parents=True, exist_ok=True)
