@@ -1,6 +1,7 @@
 """How well load clients measure, and at what cost: each against a server that knows the truth (glm5bench/simulator/truth.py).
 
-python benchmarks/client.py --peers DIR [--scenario c256|x25k|c1024|x50k|x100k|all] [--rounds 3] [--clients vllm,sglang,...] [--json FILE]
+python benchmarks/client.py --peers DIR [--before CHECKOUT] [--scenario c256|x25k|c1024|x50k|x100k|all] [--rounds 3]
+    [--clients vllm,sglang,...] [--json FILE]
 
 DIR is what benchmarks/client_peers.sh installed. The server has core 1, a client with all its children core 0; a round runs every client
 once. Two waves of requests are sent at a fixed number of streams, so that the second wave is the steady state and the first a herd.
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import functools
 import hashlib
 import io
 import json
@@ -41,7 +43,7 @@ from typing import Any
 
 import numpy as np
 
-from glm5bench.client.workload import Encoder
+from glm5bench.client.workload import LAST_ID, Encoder
 from glm5bench.point import Point, from_plain
 from glm5bench.simulator.chunks import as_json
 from glm5bench.store.pointfile import read_point
@@ -218,12 +220,15 @@ def read_aiperf(load: Load, truth: Truth) -> tuple[list[Answer], Stated]:
     return answers, {k: (told[name]["avg"], told[name]["p50"], told[name]["p99"]) for k, name in names.items()}
 
 
-def run_ours(load: Load, processes: int = 1) -> Callable[[Truth], Told]:
-    """`glm5bench load` as a user types it: it sends, parses, judges, prints and writes its point file, and all of that is its CPU."""
+def run_ours(load: Load, processes: int = 1, root: Path = ROOT) -> Callable[[Truth], Told]:
+    """`glm5bench load` as a user types it: it sends, parses, judges, prints and writes its point file, and all of that is its CPU.
+
+    `root`: the checkout that it is run from.
+    """
     point = load.folder / "point.h5"
     command = [sys.executable, "-m", "glm5bench", "load", load.url, "-c", str(load.streams), "--prompts", str(load.n_requests)]
     command += ["--input-tokens", str(PROMPT_TOKENS), "--output-tokens", str(load.tokens), "--warmups", "0", "--processes", str(processes)]
-    cpu_s = _cpu_of([*command, "-o", str(point)], load.folder / "log", {**os.environ, "PYTHONPATH": str(ROOT)})
+    cpu_s = _cpu_of([*command, "-o", str(point)], load.folder / "log", {**os.environ, "PYTHONPATH": str(root)})
     return lambda truth: _read_ours(point, truth, cpu_s)
 
 
@@ -233,7 +238,8 @@ def _read_ours(path: Path, truth: Truth, cpu_s: float) -> Told:
     r, start_ns = m.requests, m.provenance["start_monotonic_ns"]
     assert r is not None
     workload = from_plain(Workload, m.workload)
-    encoder = Encoder(workload, Point("k", "load", m.point["concurrency"], 0, m.point["seed"], 0), "truth")
+    known = m.provenance.get("vocabulary", {}).get("n", LAST_ID)
+    encoder = Encoder(workload, Point("k", "load", m.point["concurrency"], 0, m.point["seed"], 0), "truth", known)
     number = dict(zip(truth["prompt_sha"].tolist(), truth["number"].tolist(), strict=True))
     shas = [hashlib.sha256(as_json(json.loads(session[0].body)["prompt"])).hexdigest() for session in encoder.drawn()]
     answers = []
@@ -453,13 +459,20 @@ def main() -> None:
     parser.add_argument("--scenario", choices=[*SCENARIOS, *LIMITS, "all"], default="all")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--clients", help="some of: " + ",".join(CLIENTS))
+    parser.add_argument("--before", type=Path, help="a checkout of an earlier commit, which runs by turns with this one as `before`")
     parser.add_argument("--json", type=Path)
     o = parser.parse_args()
+    if o.before:
+        CLIENTS["before"] = functools.partial(run_ours, root=o.before.resolve())
     peers = (o.peers or Path(".")).resolve()
     clients = (
         o.clients.split(",")
         if o.clients
-        else ["ours", *(c for c in CLIENTS if o.peers and "ours" not in c and (peers / c.split("-")[0]).is_dir())]
+        else [
+            "ours",
+            *(["before"] if o.before else []),
+            *(c for c in CLIENTS if o.peers and "ours" not in c and (peers / c.split("-")[0]).is_dir()),
+        ]
     )
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     os.sched_setaffinity(0, {CLIENT_CORE})

@@ -69,6 +69,7 @@ def load(
     """The load client alone, against a server that is already running. Exit code 1 for a point that is not valid or flagged."""
     from ..node.standalone import Asked, answering
     from ..node.standalone import load as measure
+    from ..store.layout import place_shift
 
     told = {
         "isl_tokens": input_tokens, "osl_tokens": output_tokens, "range_ratio": range_ratio, "endpoint": endpoint,
@@ -77,6 +78,7 @@ def load(
         "arrivals": arrivals, "rate_rps": rate, "burstiness": burstiness, "ramp_s": ramp, "duration_s": duration, "goodput": goodput,
         "omit": omit or [],
     }  # fmt: skip
+    place_shift()  # raises where a point could not be written
     workload = _workload(told)
     path = _free_path(output)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -21,8 +21,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..errors import ServerError
+from ..errors import EnvironmentLacks, ServerError
 from ..point import NodeJob, from_json
+from ..store.layout import place_shift
 from . import gpus
 from .checkpoint import found
 from .command import program_lacking
@@ -75,12 +76,22 @@ def findings(job: NodeJob, shared: Path) -> list[Finding]:
     """Everything, in the order in which a job needs it. `shared`: the directory that it writes points to. Takes some seconds."""
     real = not job.arm.engine.simulated
     return [
+        _hdf5(),
         *_shared(shared),
         *_disks(job, needs_much=real),
         *_memory(job, needs_much=real),
         _clock(),
         *(_real(job) if real else ()),
     ]
+
+
+def _hdf5() -> Finding:
+    """Whether HDF5 says where it stores data: without that no point could be written."""
+    try:
+        place_shift()
+    except EnvironmentLacks as error:
+        return Finding("HDF5", False, error.message, error.next_step or "")
+    return Finding("HDF5", True, "it says where it stores data")
 
 
 def _real(job: NodeJob) -> Iterator[Finding]:

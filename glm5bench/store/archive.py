@@ -27,7 +27,7 @@ from ..errors import FileError, UsageError
 from ..point import canonical_json
 from .contents import SourceTable, Survey, measurement_name
 from .files import whole
-from .layout import FILTERS, RAW, TABLES, RawTable, make_tables, tables
+from .layout import FILTERS, RAW, TABLES, RawTable, chunk_places, make_tables, tables
 from .moving import Piece, joined
 from .pointfile import FORMAT, opened, what_is, write_text
 from .sealed import BLOCK, LIBVER, Sink, write_seal
@@ -224,7 +224,7 @@ class Writer:
     def _stretches(self) -> NDArray[np.int64]:
         found: list[tuple[int, int]] = []
         for dataset in self._datasets.values():
-            dataset.chunk_iter(lambda chunk: found.append((chunk.byte_offset, chunk.byte_offset + chunk.size)))
+            found += [(at, at + size) for _, _, at, size in chunk_places(dataset)]
         return np.array(found, dtype=np.int64).reshape(-1, 2)
 
 

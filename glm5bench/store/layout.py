@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 
 from ..analysis.metrics import Requests, stated
 from ..analysis.telemetry import Telemetry, Track
+from ..errors import EnvironmentLacks
 from ..point import canonical_json
 from .measurement import COUNTS, TIMES, Measurement, with_answers
+from .sealed import BLOCK, LIBVER
 
 Array = NDArray[Any]
 Spans = Mapping[str, tuple[int, int]]  # of one point: table -> its first row, and how many it has
@@ -256,6 +258,39 @@ def whole_spans(file: h5py.Group) -> dict[str, tuple[int, int]]:
     return {table.name: (0, dataset.shape[0]) for table, dataset in tables(file)}
 
 
+@functools.cache
+def place_shift() -> int:
+    """What must be added to the places that this HDF5 gives for chunks, bytes. Measured on a small file in memory, once.
+
+    HDF5 1.14.2 counts them from behind the user block, where all other versions count from the file's beginning.
+    Raises EnvironmentLacks if the places are wrong in another way.
+    """
+    content = np.arange(3 * 64, dtype="<i8")
+    with h5py.File("places", "w", driver="core", backing_store=False, userblock_size=BLOCK, libver=LIBVER) as file:
+        dataset = file.create_dataset("rows", data=content, maxshape=(None,), chunks=(64,), **FILTERS).id
+        file.flush()
+        body = file.id.get_file_image()  # without the user block
+        told: list[tuple[int, int]] = []
+        dataset.chunk_iter(lambda chunk: told.append((chunk.byte_offset, chunk.size)))
+        stored = [dataset.read_direct_chunk((i * 64,))[1] for i in range(3)]
+    for shift in (0, BLOCK):
+        found = [body[at + shift - BLOCK : at + shift - BLOCK + size] for at, size in told]
+        if found == stored:
+            return shift
+    raise EnvironmentLacks(
+        f"HDF5 {h5py.version.hdf5_version} does not say where it stores data, so that files could not be merged.",
+        next_step="install h5py from PyPI: pip install --force-reinstall --only-binary h5py h5py",
+    )
+
+
+def chunk_places(dataset: h5py.h5d.DatasetID) -> list[tuple[int, int, int, int]]:
+    """Of each chunk of a dataset of one dimension: its first row, the mask of left-out filters, its place and its size in bytes."""
+    found: list[tuple[int, int, int, int]] = []
+    shift = place_shift()
+    dataset.chunk_iter(lambda chunk: found.append((*chunk.chunk_offset, chunk.filter_mask, chunk.byte_offset + shift, chunk.size)))
+    return found
+
+
 def stored_places(file: h5py.File) -> dict[str, Any]:
     """Of a point file in the making: for each table its rows, the XXH3 of its stored bytes, and where its chunks lie.
 
@@ -263,8 +298,7 @@ def stored_places(file: h5py.File) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for table, dataset in tables(file):
-        places: list[int] = []
-        dataset.chunk_iter(lambda chunk, places=places: places.extend((chunk.byte_offset, chunk.size)))
+        places = [number for _, _, at, size in chunk_places(dataset) for number in (at, size)]
         digest = xxhash.xxh3_128()
         for i in range(table.n_chunks(dataset.shape[0])):
             digest.update(dataset.read_direct_chunk((i * table.chunk_rows,))[1])

@@ -15,8 +15,8 @@ from pathlib import Path
 from ..errors import FileError
 from .contents import Identity, identity_of
 from .files import writable
-from .sealed import begin_to_sync, put
-from .stored import Check, verified
+from .sealed import BLOCK, begin_to_sync, put
+from .stored import Bytes, Check, verified
 
 ROOM_BYTES = 4 * 2**20
 Piece = tuple[int, int, int]  # offset in the source, offset in the archive, bytes
@@ -76,8 +76,8 @@ def _moved(move: Move, archive: int) -> FileError | None:
         with file:
             _refuse_changed(move, file.fileno())
             with _readable(move):
-                bytes_ = verified(file.fileno(), move.checks, move.where, _room())
-            for begin, at, size in move.pieces:
+                bytes_, pieces = _verified(file.fileno(), move)
+            for begin, at, size in pieces:
                 with _readable(move):
                     data = bytes_(begin, size)
                 put(archive, data, at)
@@ -85,6 +85,24 @@ def _moved(move: Move, archive: int) -> FileError | None:
     except FileError as error:
         return error
     return None
+
+
+def _verified(descriptor: int, move: Move) -> tuple[Bytes, tuple[Piece, ...]]:
+    """The bytes that are those of the digests, and the pieces of them. Raises FileError, OSError.
+
+    Point files that were written with HDF5 1.14.2 state places that are one user block too low. Their digests tell.
+    """
+    try:
+        return verified(descriptor, move.checks, move.where, _room()), move.pieces
+    except FileError as damage:
+        checks = tuple(
+            (table, [(at + BLOCK, size) for at, size in pieces] if table else pieces, digest) for table, pieces, digest in move.checks
+        )
+        try:
+            bytes_ = verified(descriptor, checks, move.where, _room())
+        except FileError:
+            raise damage from None
+        return bytes_, tuple((begin + BLOCK, to, size) for begin, to, size in move.pieces)
 
 
 @contextlib.contextmanager

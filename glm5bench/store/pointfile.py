@@ -13,18 +13,19 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import h5py
 import numpy as np
+import xxhash
 
-from ..errors import FileError
+from ..errors import EnvironmentLacks, FileError
 from . import format1
 from .layout import MAX_DEFLATE, child, decoded, encoded, make_tables, read_rows, stored_places, whole_spans
 from .measurement import SOURCES, Measurement
-from .sealed import verify_seal, write_sealed
+from .sealed import BLOCK, verify_seal, write_sealed
 from .summary import ABSENT, COLUMNS, MAX_TEXT, Kind, summary
 
 FORMAT = 2
@@ -53,17 +54,41 @@ Value = TypeVar("Value")
 def write_point(path: Path, measurement: Measurement) -> str:
     """Writes the file, whole or not at all, and returns its content digest. Raises Taken where one stands there."""
     digest = measurement.digest()
-    write_sealed(path, lambda file: write_into(file, measurement, digest), is_new=True)
+    written: dict[str, Any] = {}
+
+    def fill(file: h5py.File) -> h5py.Dataset:
+        dataset, stored = write_into(file, measurement, digest)
+        written.update(stored)
+        return dataset
+
+    write_sealed(path, fill, lambda body: _refuse_wrong_places(body, written), is_new=True)
     return digest
 
 
-def write_into(file: h5py.File, m: Measurement, digest: str) -> h5py.Dataset:
-    """The measurement as an empty file's content. The dataset that says what stands where."""
+def _refuse_wrong_places(body: bytes, stored: Mapping[str, Any]) -> None:
+    """Raises EnvironmentLacks if the bytes at the places that the file states are not those that its digests are of.
+
+    `body`: the file without its user block.
+    """
+    for name, told in stored.items():
+        flat, view, h = told["chunks"], memoryview(body), xxhash.xxh3_128()
+        for at, size in zip(flat[::2], flat[1::2], strict=True):
+            h.update(view[at - BLOCK : at - BLOCK + size])
+        if h.hexdigest() != told["xxh3_128"]:
+            raise EnvironmentLacks(
+                f"HDF5 {h5py.version.hdf5_version} stored {name} elsewhere than it says: the point was not written.",
+                next_step="install h5py from PyPI: pip install --force-reinstall --only-binary h5py h5py",
+            )
+
+
+def write_into(file: h5py.File, m: Measurement, digest: str) -> tuple[h5py.Dataset, dict[str, Any]]:
+    """The measurement as an empty file's content. The dataset that says what is stored where, and what it says of that."""
     file.attrs.update(format=FORMAT, kind="point", key=m.key, source=m.source, content_digest=digest)
     make_tables(file, encoded(m))
     file.flush()
-    told = {"columns": _told(m, digest), "stored": stored_places(file)}
-    return write_text(file, "summary", json.dumps(told, sort_keys=True, allow_nan=False))
+    stored = stored_places(file)
+    text = json.dumps({"columns": _told(m, digest), "stored": stored}, sort_keys=True, allow_nan=False)
+    return write_text(file, "summary", text), stored
 
 
 def write_text(group: h5py.Group, name: str, text: str) -> h5py.Dataset:

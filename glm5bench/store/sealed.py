@@ -41,8 +41,16 @@ PROMISE = memoryview(PROMISED)
 PROMISED_AT = ctypes.addressof(ctypes.c_char.from_buffer(PROMISED))
 
 
-def write_sealed(path: Path, fill: Callable[[h5py.File], h5py.Dataset | None], *, is_new: bool = False) -> str:
+def write_sealed(
+    path: Path,
+    fill: Callable[[h5py.File], h5py.Dataset | None],
+    check: Callable[[bytes], None] = lambda body: None,
+    *,
+    is_new: bool = False,
+) -> str:
     """Writes the file that `fill` makes, in memory first, whole or not at all. Its digest, 64 hex digits.
+
+    `check` gets the bytes behind the user block before they are written, and raises what refuses them.
 
     A dataset that `fill` gives back is found by its place in the seal (`quickly`), without HDF5.
     Raises EnvironmentLacks when it cannot be written, Taken under `is_new` where a file stands there.
@@ -52,6 +60,7 @@ def write_sealed(path: Path, fill: Callable[[h5py.File], h5py.Dataset | None], *
         file.flush()
         body = file.id.get_file_image()  # without the user block
         place = f" {first.id.get_offset()} {first.size} {xxhash.xxh3_128_hexdigest(body)}" if first is not None else ""
+    check(body)
     digest = hashlib.sha256(body).hexdigest()
     write_whole(path, lambda beside: _written(beside, _block(MAGIC + (digest + place).encode()), body), is_new=is_new)
     return digest

@@ -20,7 +20,7 @@ import xxhash
 
 from ..errors import FileError
 from .index import Numbers, array, numbers
-from .layout import EARLY, RAW, TABLES, RawTable, child, tables
+from .layout import EARLY, RAW, TABLES, RawTable, child, chunk_places, tables
 from .sealed import DAMAGED
 
 XXH3 = re.compile(r"[0-9a-f]{32}")
@@ -133,9 +133,7 @@ def _chunks(at: Sequence[tuple[RawTable, h5py.h5d.DatasetID]], path: Path) -> di
         n = table.n_chunks(dataset.shape[0])
         if n > size:
             raise ValueError(f"{table.name} declares {n:,} chunks in a file of {size:,} bytes")
-        flat: list[int] = []
-        dataset.chunk_iter(lambda chunk, flat=flat: flat.extend((*chunk.chunk_offset, chunk.filter_mask, chunk.byte_offset, chunk.size)))
-        begins, masks, offsets, sizes = np.array(flat, dtype=np.int64).reshape(-1, 4).T
+        begins, masks, offsets, sizes = np.array(chunk_places(dataset), dtype=np.int64).reshape(-1, 4).T
         if len(begins) != n or (begins != np.arange(n) * table.chunk_rows).any():
             raise ValueError(f"{table.name} lacks chunks")
         if masks.any() or (offsets <= 0).any() or (sizes <= 0).any() or (sizes > size - offsets).any() or (sizes > table.most_bytes).any():

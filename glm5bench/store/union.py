@@ -260,7 +260,8 @@ class _Union:
             else:
                 self.under_way.get(self.writer.row(values), []).append((survey, i))
         if isinstance(survey, Glance):
-            return Move(survey.path, survey.identity, str(survey.path), (survey.whole,), pieces, row)
+            tables = survey.stored.checks(i, is_whole=is_whole) if row >= 0 else ()
+            return Move(survey.path, survey.identity, str(survey.path), (survey.whole, *tables), pieces, row)
         if row < 0:
             return None
         where = f"{survey.path}:{survey.name(i)}" if not survey.is_verified else str(survey.path)
