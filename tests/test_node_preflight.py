@@ -32,7 +32,7 @@ def of(found, what):
 def test_a_simulated_job_needs_a_directory_that_it_can_write(tmp_path):
     found = preflight.findings(job("engine=simulated"), tmp_path / "points")
 
-    assert [f.what for f in found] == ["shared file system", "local disk", "memory", "clock"]
+    assert [f.what for f in found] == ["HDF5", "shared file system", "local disk", "memory", "clock"]
     assert all(f.is_well for f in found if f.what != "clock")
     assert list((tmp_path / "points").iterdir()) == []
 
