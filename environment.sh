@@ -1,19 +1,20 @@
 #!/bin/sh
 # Makes .venv beside this file and installs glm5bench into it: `sh environment.sh [EXTRA]`, EXTRA for example dev.
-# PYTHON=python3.12 chooses another Python (3.10 or later).
+# PYTHON=python3.12 chooses another Python (3.10 to 3.13).
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 cd "$here"
 python=${PYTHON:-python3}
-command -v "$python" >/dev/null || { echo "There is no $python here. next: install Python 3.10 or later, or set PYTHON" >&2; exit 3; }
-"$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
-    { echo "$python is $("$python" -V), glm5bench needs 3.10 or later. next: set PYTHON=python3.11" >&2; exit 3; }
+command -v "$python" >/dev/null || { echo "Cannot find $python. next: install Python 3.10 to 3.13, or set PYTHON" >&2; exit 3; }
+"$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' ||
+    { echo "$python is $("$python" -V), and glm5bench needs Python 3.10 to 3.13. next: set PYTHON=python3.11" >&2; exit 3; }
 if [ ! -x .venv/bin/pip ]; then
     rm -rf .venv
     if ! "$python" -m venv .venv 2>/dev/null; then # Debian keeps venv in a package of its own
         [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null ||
             { echo "$python cannot make virtual environments. next: apt-get install python3-venv" >&2; exit 3; }
-        apt-get update -qq && apt-get install -y -qq --no-install-recommends python3-venv >/dev/null
+        { apt-get update -qq && apt-get install -y -qq --no-install-recommends python3-venv >/dev/null; } ||
+            { echo "apt-get cannot install python3-venv (its error is above). next: fix apt's sources, or install python3-venv yourself" >&2; exit 3; }
         "$python" -m venv .venv
     fi
 fi

@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import shutil
 import site
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import venv
 from pathlib import Path
 
@@ -64,3 +66,30 @@ def test_an_installed_package_brings_its_conf_and_plugins(tmp_path, checkout, ed
 
 def test_a_plain_checkout_needs_no_installation(tmp_path, checkout):
     assert plans_and_conf(environment(tmp_path), checkout) == (20, checkout / "conf")
+
+
+def test_the_source_distribution_contains_every_file_that_its_readme_names(tmp_path):
+    run(Path(sys.executable), ROOT, "-m", "hatchling", "build", "-t", "sdist", "-d", str(tmp_path))
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as file:
+        names = {name.partition("/")[2] for name in file.getnames()}
+    named = set(re.findall(r"(?:sh |\]\()((?:[\w./-]+)\.(?:sh|md|png))", (ROOT / "README.md").read_text()))
+
+    assert {"quickstart.sh", "environment.sh", "CONTRIBUTING.md", "tests/run.sh", *named} <= names
+
+
+@pytest.mark.parametrize(("version", "is_taken"), [("3.9", False), ("3.10", True), ("3.13", True), ("3.14", False)])
+def test_a_python_that_does_not_work_is_refused_before_anything_is_installed(tmp_path, version, is_taken):
+    major, minor = version.split(".")
+    python = tmp_path / "python"
+    told = f"import sys; sys.version_info = ({major}, {minor}, 0, 'final', 0); exec(sys.argv[1])"
+    python.write_text(
+        f'#!/bin/sh\ncase "$1" in -V) echo "Python {version}.0";; -c) exec {sys.executable} -c "{told}" "$2";; *) exit 7;; esac\n'
+    )
+    python.chmod(0o755)
+    shutil.copy(ROOT / "environment.sh", tmp_path)
+    env = {**os.environ, "PYTHON": str(python), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["sh", "environment.sh"], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+
+    assert done.returncode != 0  # this one cannot make environments
+    assert ("glm5bench needs Python 3.10 to 3.13" in done.stderr) != is_taken

@@ -1,6 +1,7 @@
 """What a server became, over real HTTP: memory and start by its log, and whether it is the one that was asked for."""
 
 import contextlib
+import dataclasses
 import json
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from glm5bench.errors import ServerError
+from glm5bench.node.attempt import observed
 from glm5bench.node.command import METRICS, Place, flags_of_the_node
 from glm5bench.node.log import Log, Phase
 from glm5bench.node.server import Server
@@ -138,3 +140,21 @@ def test_the_node_asks_sglang_for_its_metrics_and_no_recipe_does(overrides, flag
     arm = compose(*overrides).arm
 
     assert flags_of_the_node(bound(arm, 4), arm) == flags
+
+
+@pytest.mark.parametrize(
+    ("settings", "extra", "admitted"),
+    [
+        ({"max_num_seqs": "64"}, [], 64),
+        ({}, ["--max-num-seqs", "32"], 32),
+        ({}, ["--max-num-seqs=16"], 16),
+        ({}, [], None),
+        ({"max_num_seqs": "x"}, [], None),
+    ],
+)
+def test_how_many_requests_vllm_admits_is_read_from_its_log_or_its_command(tmp_path, settings, extra, admitted):
+    with answering(tmp_path, {"version": "0.33.0"}) as server:
+        server.recipe = dataclasses.replace(server.recipe, argv=(*server.recipe.argv, *extra))
+        told = observed({"version": "0.33.0"}, server, None, {"settings": settings})
+
+    assert told["max_running"] == admitted
