@@ -111,11 +111,12 @@ def _streaming(r: Requests) -> Streaming:
         arrived = np.where(is_estimated, arrived + r.first_tokens - 1, arrived)
         first = np.where(is_estimated, r.first_tokens, first)
     hidden = np.maximum(r.hidden_tokens, 0) if r.hidden_tokens is not None else np.zeros(n_requests, dtype=np.int64)
-    several = r.is_whole & (r.output_tokens > 1) & (n > 0)
+    several = r.is_whole & (r.output_tokens > 1)
+    at_once = several & (r.last_token_ns == r.first_token_ns)
     gaps = np.maximum(r.output_tokens - 1, 1)
     of_first = np.where(np.isnan(first), 0.0, np.maximum(first - 1, 0) / gaps)
     uncounted = np.where(several & (hidden > 0), np.minimum(hidden / gaps, 1.0), 0.0)  # in the first chunk's count, if there is one
-    of_arrived = np.maximum(arrived - 1, 0) / gaps
+    of_arrived = np.where(at_once, 1.0, np.maximum(arrived - 1, 0) / gaps)
 
     def mean(values: Floats) -> float:
         return float(np.minimum(values[several], 1.0).mean()) if several.any() else 0.0

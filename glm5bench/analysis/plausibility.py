@@ -135,7 +135,7 @@ def of_stated(stated: Mapping[str, float], point: Mapping[str, Any]) -> Stated:
             dropped |= {"interactivity_tok_s_user"} & stated.keys()
         if code == "zero_ttft" or (code == "zero_tpot" and _mean_output(stated, point) > 1):
             reasons.append(Reason(code, f"the source states {metric.upper()} as 0"))
-    if any(stated.get(name) == 0 for name in ("prompt_tokens", "input_tput_tok_s", "mean_isl_tokens")):
+    if any(stated.get(name) == 0 for name in ("prompt_tokens", "input_tput_tok_s", "input_tput_per_gpu_tok_s", "mean_isl_tokens")):
         dropped |= {name for name in INPUT_FIGURES if name in stated}
         reasons.append(Reason("no_prompt_tokens", "the source states 0 prompt tokens"))
     for kind in ("mean", "median"):
@@ -150,8 +150,7 @@ def of_stated(stated: Mapping[str, float], point: Mapping[str, Any]) -> Stated:
 
 def _is_zero(stated: Mapping[str, float], metric: str) -> bool:
     """Whether the typical value of a latency is stated as 0."""
-    typical = [stated[name] for name in (f"{metric}_median_s", f"{metric}_mean_s") if name in stated]
-    return bool(typical) and typical[0] == 0
+    return any(stated.get(f"{metric}_{kind}_s") == 0 for kind in ("median", "mean"))
 
 
 def _mean_output(stated: Mapping[str, float], point: Mapping[str, Any]) -> float:
@@ -168,7 +167,10 @@ def _stated_counts(stated: Mapping[str, float], point: Mapping[str, Any]) -> lis
     if n is not None and n - failed <= 0:
         return [Reason("no_requests", "the source states that no request was completed")]
     found = []
-    if any(stated.get(name) == 0 for name in ("output_tokens", "output_tput_tok_s", "output_tput_per_gpu_tok_s", "mean_osl_tokens")):
+    if any(
+        stated.get(name) == 0
+        for name in ("output_tokens", "output_tput_tok_s", "output_tput_per_gpu_tok_s", "mean_osl_tokens", "total_tput_per_gpu_tok_s")
+    ):
         found.append(Reason("zero_tokens", "the source states 0 output tokens"))
     asked, mean = point.get("osl_tokens"), _mean_output(stated, {})
     if asked and math.isfinite(mean) and mean > asked + 1:

@@ -157,7 +157,7 @@ def _cache(c: Circumstances) -> str:
 def _clocks(r: Requests, c: Circumstances) -> list[Reason]:
     found = []
     window_s = float(r.end_ns.max() - r.sent_ns[r.sent_ns >= 0].min()) / 1e9 if (r.sent_ns >= 0).any() else 0.0
-    if c.paused_s > PAUSED_SHARE * window_s:
+    if c.paused_s > PAUSED_SHARE * max(window_s, 0.0):
         text = f"the whole job was stopped for {c.paused_s:.3g} s of {window_s:.3g} s (suspended, frozen, or the machine paused)"
         found.append(Reason("paused", text))
     if c.late_sends > LATE_SHARE * len(r.sent_ns):

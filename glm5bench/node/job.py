@@ -263,19 +263,34 @@ class _Start:
         record = point_record(self.job, self.start, point)
         unread = Measurement(point.key, source, record, {**made, "is_server_unread": True}, requests, {**self.facts, **answers})
         _answered(server, load)
-        kept = self._kept(unread)
-        server.alive_or_raise()
-        if load.n_failed:
+        if load.n_failed:  # whose fault it is, the server says: nothing whole would be lost
+            server.alive_or_raise()
             server.answers_or_raise()
-        since = None
-        if requests.is_whole.all():  # of broken answers nobody knows the tokens
-            since = counted_since(server, before, _tokens(requests))
-        beside = self.observer.told(load.start_ns, load.start_ns + int(requests.end_ns.max())) if self.observer else None
-        foreign = self.observer.foreign(load.start_ns, load.start_ns + int(requests.end_ns.max())) if self.observer else []
-        told = observed(server.info(), server, since, self.facts) | answers | ({"foreign_pids": foreign} if foreign else {})
-        log = server.log.tail(1_000_000)
-        self._write(replace(unread, provenance=made, server=told, log=log, telemetry=beside), point)
+            return self._write(self._read(server, unread, load, before), point)
+        kept = self._kept(unread)
+        try:
+            server.alive_or_raise()
+            self._write(self._read(server, unread, load, before), point)
+        except ServerError:  # it answered all, and then died: the next point will notice
+            self._write(replace(unread, log=server.log.tail(1_000_000)), point)
         kept.unlink(missing_ok=True)
+        return None
+
+    def _read(self, server: Server, unread: Measurement, load: Measured, before: Counted | None) -> Measurement:
+        """The measurement with what the server says of itself after it, and with what was read beside it."""
+        requests, end_ns = load.requests, load.start_ns + int(load.requests.end_ns.max())
+        since = counted_since(server, before, _tokens(requests)) if requests.is_whole.all() else None  # of broken answers nobody knows
+        beside = self.observer.told(load.start_ns, end_ns) if self.observer else None
+        foreign = self.observer.foreign(load.start_ns, end_ns) if self.observer else []
+        told = {**observed(server.info(), server, since, self.facts), "answers": unread.server["answers"]}
+        made = {name: value for name, value in unread.provenance.items() if name != "is_server_unread"}
+        return replace(
+            unread,
+            provenance=made,
+            server=told | ({"foreign_pids": foreign} if foreign else {}),
+            log=server.log.tail(1_000_000),
+            telemetry=beside,
+        )
 
     def _made(self, server: Server, watch: Watch, load: Measured, neighbours: list[str]) -> dict[str, Any]:
         """How the measurement came about."""

@@ -192,6 +192,8 @@ def few_samples(values: Mapping[str, Any]) -> list[str]:
     found = []
     for metric, percentile in itertools.product(LATENCIES, NEEDED):
         name, n = f"{metric}_{percentile}_s", values.get(f"{metric}_n", -1)
+        if n < 0 and not metric.startswith("itl") and values.get("n_requests", -1) >= 0:
+            n = values["n_requests"] - max(0, values.get("n_failed", 0))
         if math.isfinite(values.get(name, math.nan)) and 0 <= n < NEEDED[percentile]:
             found.append(name)
     return found

@@ -25,7 +25,7 @@ FIGURES = {
     "output_token_throughput_per_user": "mean_of_request_tok_s_user", "input_sequence_length": "mean_isl_tokens",
     "output_sequence_length": "mean_osl_tokens",
 }  # fmt: skip
-COUNTS = {"total_osl": "output_tokens", "total_output_tokens": "output_tokens", "total_isl": "prompt_tokens"}
+COUNTS = {"total_output_tokens": "output_tokens", "total_osl": "output_tokens", "total_isl": "prompt_tokens"}  # the second with reasoning
 TAKEN = (*LATENCIES, *FIGURES, *COUNTS, "benchmark_duration", "request_count", "error_request_count")
 DEFINITIONS = {
     "mean_of_request_tok_s_user": "mean over requests of 1 / TPOT",
@@ -36,8 +36,7 @@ DEFINITIONS = {
 
 def told(file: ForeignFile) -> Results:
     """The one entry of a summary, or of all lines of requests. Raises FileError for what is none."""
-    first = next((value for value in documents(file) if isinstance(value, dict)), {})
-    if {"metadata", "metrics"} <= set(first):
+    if any(isinstance(value, dict) and {"metadata", "metrics"} <= set(value) for value in documents(file)):
         read = entries(file, "aiperf_requests")
         return Results([_of_requests(read.entries, read.bad)], [])
     return each(entries(file, "aiperf"), _of_summary)
@@ -58,7 +57,7 @@ def _of_summary(entry: Entry) -> Told:
         guessed={"model": model, "checkpoint": model} if model else {},
         stated=stated,
         definitions=defined(stated, DEFINITIONS | notes, CLIENT),
-        workload=_workload(_phase(config)),
+        workload=_workload(config),
         provenance={
             "date": entry.text("start_time") or "",  # of a clock whose zone it does not say
             "client_version": entry.text("aiperf_version") or "",
@@ -134,21 +133,43 @@ def _point(config: Entry) -> dict[str, Any]:
     return found | ({"endpoint": kind} if kind else {})
 
 
-def _workload(phase: Entry) -> dict[str, Any]:
+def _workload(config: Entry) -> dict[str, Any]:
+    phase = _phase(config)
     rate = phase.number("rate") or phase.number("request_rate")
-    return {"arrivals": phase.text("type") or "poisson", "rate_rps": rate} if rate else {}
+    kind = phase.text("type") or phase.text("arrival_pattern") or phase.text("request_rate_mode")
+    if config.child("input").truth("fixed_schedule") or kind == "fixed_schedule":
+        return {"arrivals": "trace"}
+    if kind == "user_centric_rate" or rate:
+        return {"arrivals": kind or "poisson", **({"rate_rps": rate} if rate else {})}
+    return {}
 
 
 def _of_requests(lines: list[Entry], bad: Sequence[FileError]) -> Told:
     """The run of these requests: those of the phase that was measured. A line that cannot be read is a request that failed."""
-    measured = [line for line in lines if line.child("metadata").text("benchmark_phase") in ("profiling", None)]
-    started = [line.child("metadata").clock_ns("request_start_ns") for line in measured]
-    first = min(started, default=0)
-    if not measured:
-        raise lines[0].error("No line is of a request that was measured")
-    timed = [_timed_or_failed(line) for line in measured]
-    timed += [(0.0, 0.0, None, 0, 0, f"unreadable: {error.message}") for error in bad]
-    started += [first] * len(bad)
+    started: list[int] = []
+    timed: list[tuple[float, float, list[float] | None, int, int, str]] = []
+    seen: set[str] = set()
+    wrong = list(bad)
+    for line in lines:
+        try:
+            metadata = line.child("metadata")
+            id_ = metadata.text("x_request_id")
+            if metadata.text("benchmark_phase") not in ("profiling", None) or id_ in seen:
+                continue
+            begin, told = metadata.clock_ns("request_start_ns"), _timed_or_failed(line)
+        except FileError as error:
+            wrong.append(error)
+            continue
+        seen |= {id_} if id_ else set()
+        started.append(begin)
+        timed.append(told)
+    if not timed:
+        older = "request_start_ns" not in lines[0].child("metadata").values
+        why = "These are lines of AIPerf of before its pull request 325, which do not say when a request began"
+        raise lines[0].error(why if older else "No line is of a request that was measured")
+    first = min(started)
+    timed += [(0.0, 0.0, None, 0, 0, f"unreadable: {error.message}") for error in wrong]
+    started += [first] * len(wrong)
     ttft, e2el, gaps, prompt, output, errors = zip(*timed, strict=True)
     return Told(
         client=CLIENT,

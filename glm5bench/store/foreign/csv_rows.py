@@ -37,23 +37,33 @@ NEAR = 0.85  # of difflib's ratio: a mistyped name
 def told(file: ForeignFile) -> Results:
     """One entry a row; a wrong one costs itself only. Raises FileError that names line and column for a header, or if no row is left."""
     reader = csv.reader(io.StringIO(file.text, newline=""), strict=True)
+    results = Results([], [])
     try:
         header = [name.strip() for name in next(reader)]
         _refuse_header(header, file)
-        rows = [(reader.line_num, row) for row in reader if row]
     except (csv.Error, StopIteration) as error:
-        raise FileError(f"The file is no CSV: {error}.", path=f"{file.path}, line {reader.line_num}", next_step=_NEXT) from error
-    if not rows:
-        raise FileError("The file has no row under its names of columns.", path=file.path, next_step=_NEXT)
-    results = Results([], [])
-    for i, (line, row) in enumerate(rows):
+        raise _no_csv(file, reader.line_num, error) from error
+    index = 0
+    while True:
         try:
-            results.told.append(_told(_row(file, line, header, row), i))
+            row = next(reader)
+            if row:
+                index += 1
+                results.told.append(_told(_row(file, reader.line_num, header, row), index - 1))
+        except StopIteration:
+            break
+        except csv.Error as error:
+            results.bad.append(_no_csv(file, reader.line_num, error))
         except FileError as error:
             results.bad.append(error)
     if not results.told:
-        raise results.bad[0]
+        none = FileError("The file has no row under its names of columns.", path=file.path, next_step=_NEXT)
+        raise results.bad[0] if results.bad else none
     return results
+
+
+def _no_csv(file: ForeignFile, line: int, error: Exception) -> FileError:
+    return FileError(f"The file is no CSV: {error}.", path=f"{file.path}, line {line}", next_step=_NEXT)
 
 
 _NEXT = "docs/exchange.md names the columns"
@@ -83,7 +93,8 @@ def _row(file: ForeignFile, line: int, header: list[str], cells: list[str]) -> _
     where = f"{file.path}, line {line}"
     if len(cells) != len(header):
         raise FileError(f"The line has {len(cells)} cells, and there are {len(header)} columns.", path=where, next_step=_NEXT)
-    return _Row(where, {name: cell.strip() for name, cell in zip(header, cells, strict=True) if cell.strip()})
+    absent = ("", "nan")
+    return _Row(where, {name: cell.strip() for name, cell in zip(header, cells, strict=True) if cell.strip().lower() not in absent})
 
 
 @dataclass(frozen=True)

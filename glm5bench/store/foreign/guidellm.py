@@ -8,7 +8,6 @@ its percentiles are values that occurred.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -45,11 +44,14 @@ def told(file: ForeignFile) -> Results:
     report: dict[int, Entry] = {}  # of each benchmark, by its number in the file
     benchmarks: list[Entry] = []
     for entry in read.entries:
-        for benchmark in entry.children("benchmarks"):
+        for value in entry.listed("benchmarks"):
+            if not isinstance(value, dict):
+                read.bad.append(entry.wrong("benchmarks", "a list of objects"))
+                continue
             report[len(benchmarks)] = entry
-            benchmarks.append(replace(benchmark, index=len(benchmarks)))
+            benchmarks.append(Entry(value, file, len(benchmarks), f"benchmarks[{len(benchmarks)}]."))
     if not benchmarks:
-        raise read.entries[0].error("It holds no benchmark")
+        raise read.bad[0] if read.bad else read.entries[0].error("It holds no benchmark")
 
     def told_of(benchmark: Entry) -> Told:
         entry = report[benchmark.index]
@@ -156,4 +158,4 @@ def _timed(request: Entry, is_whole: bool) -> tuple[float, float, float, int, in
         return (start, 0.0, 0.0, prompt or 0, output or 0, error) if start is not None else None
     if start is None or first is None or last is None or prompt is None or output is None:
         return None
-    return start, max(0.0, first - start), max(0.0, last - start), prompt, output, contradiction(first - start, last - start)
+    return start, first - start, max(0.0, last - start), prompt, output, contradiction(first - start, last - start)

@@ -33,7 +33,7 @@ COUNTS: dict[str, int | None] = {
 FIGURES: dict[str, float | None] = {"range_ratio": None, "time_scale": None}
 FACTS = (*TEXTS, *COUNTS, *FIGURES)
 FROM_ZERO = ("repeat", "seed")
-STATISTIC = re.compile(r"mean|median|std|min|max|p\d{1,2}(?:\.\d{1,3})?")
+STATISTIC = re.compile(r"mean|median|std|min|max|p\d{1,2}(?:\.\d{1,3})?|p100")
 TIMES_BY_SCALE = re.compile(r"_s$")
 RATES_BY_SCALE = re.compile(r"_tok_s$|_tok_s_user$|_rps$|_per_s$")
 
@@ -126,7 +126,7 @@ def facts_in(entry: Entry, names: Mapping[str, str]) -> dict[str, Any]:
     """Facts that a file says: `names` are its fields and the facts that they are. Raises FileError for values of another kind."""
     found = {}
     for key, name in names.items():
-        if entry.values.get(key) not in (None, ""):
+        if not entry.is_absent(key):
             try:
                 found[name] = fact(name, entry.values[key])
             except ValueError as error:
@@ -187,7 +187,7 @@ def _implausible(judged: Stated) -> dict[str, Any]:
 
 
 def with_totals(stated: Mapping[str, float]) -> dict[str, float]:
-    """Also the rates that follow from others, where the source does not state them: tokens over the duration, input and output together."""
+    """Also the rates that follow from others, where the source does not state them: counts over the duration, input and output together."""
     found = dict(stated)
     duration = found.get("duration_s", 0.0)
     for kind, tokens in (("input", "prompt_tokens"), ("output", "output_tokens")):
@@ -196,6 +196,9 @@ def with_totals(stated: Mapping[str, float]) -> dict[str, float]:
     rates = [found.get(f"{kind}_tput_tok_s") for kind in ("input", "output")]
     if "total_tput_tok_s" not in found and None not in rates:
         found["total_tput_tok_s"] = sum(rate for rate in rates if rate is not None)
+    n = found["n_requests"] - found.get("n_failed", 0) if "n_requests" in found else found.get("ttft_n", 0)
+    if "request_rate_rps" not in found and n > 0 and duration > 0:
+        found["request_rate_rps"] = n / duration
     return found
 
 
@@ -254,7 +257,7 @@ def latency(metric: str, statistic: str) -> str:
     """The name of a statistic of a latency, in seconds: a column's where there is one. 50, 90.0 and the like are percentiles."""
     if STATISTIC.fullmatch(statistic) is None:
         raise ValueError(f"{statistic} is no statistic")
-    return f"{metric}_{'median' if statistic in ('p50', 'median') else statistic}_s"
+    return f"{metric}_{ {'p50': 'median', 'p100': 'max'}.get(statistic, statistic) }_s"
 
 
 def figures_in(entry: Entry, names: Mapping[str, str]) -> dict[str, float]:

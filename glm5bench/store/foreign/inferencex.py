@@ -30,6 +30,7 @@ OTHERS = (
     "source",
     "glm5bench",
 )
+APART = 0.02  # by which input and output of one server may miss the total: rounding
 OF_OTHERS = "interactivity_of_"  # statistics of TPOT than the median
 SPECULATIVE = {"none": "off", "on": "mtp", "true": "mtp", "false": "off"}
 DEFINITIONS = {
@@ -40,7 +41,7 @@ DEFINITIONS = {
 
 def told(file: ForeignFile) -> Results:
     """One entry a row. Raises FileError for what is none."""
-    return each(entries(file, "inferencex", may_be_a_list=True), _told)
+    return each(entries(file, "inferencex"), _told)
 
 
 def _told(entry: Entry) -> Told:
@@ -49,7 +50,13 @@ def _told(entry: Entry) -> Told:
     words |= metadata_words(entry, [*TEXTS, *COUNTS, *_LAYOUT, *OTHERS, *(key for key in entry.values if STATED.fullmatch(key))])
     split = {key: entry.count(key) for key in ("num_prefill_gpu", "num_decode_gpu") if entry.values.get(key) is not None}
     point = {**facts_in(entry, TEXTS | COUNTS), **_parallel(entry, split), **_speculative(entry), **facts}
-    stated = figures_in(entry, _throughputs(is_split=bool(split))) | _latencies(entry)
+    stated = figures_in(entry, _throughputs(is_split=bool(split) or _is_divided_apart(entry))) | _latencies(entry)
+    if (
+        "input_tput_per_gpu" not in entry.values
+        and not split
+        and {"total_tput_per_gpu_tok_s", "output_tput_per_gpu_tok_s"} <= stated.keys()
+    ):
+        stated["input_tput_per_gpu_tok_s"] = max(0.0, stated["total_tput_per_gpu_tok_s"] - stated["output_tput_per_gpu_tok_s"])
     model = entry.text("model")
     layout = {key: entry.values[key] for key in _LAYOUT if isinstance(entry.values.get(key), str | int | bool)}
     return Told(
@@ -84,6 +91,12 @@ def _parallel(entry: Entry, split: dict[str, int | None]) -> dict[str, Any]:
 def _speculative(entry: Entry) -> dict[str, Any]:
     word = entry.text("spec_decoding") or entry.text("mtp")  # the second of rows from before the first
     return {"speculative": SPECULATIVE.get(word, word)} if word else {}
+
+
+def _is_divided_apart(entry: Entry) -> bool:
+    """Whether input and output tokens were divided by other numbers of GPUs than the total: together they are not the total."""
+    total, output, input_ = (entry.number(f"{kind}tput_per_gpu") for kind in ("", "output_", "input_"))
+    return total is not None and output is not None and input_ is not None and abs(output + input_ - total) > APART * total
 
 
 def _throughputs(*, is_split: bool) -> dict[str, str]:

@@ -20,6 +20,7 @@ MAX_BYTES = 2**30
 MAX_COUNT = 2**53  # beyond it a JSON number is no exact integer
 MAX_SECONDS = 1e8  # of a run: three years
 MAX_TEXT = 2000
+REPLACED, MOST_REPLACED = "\ufffd", 0.01  # what stands for bytes that are no text, and their share of a text
 KEYS_OF = {  # by which a file of each tool is known
     "vllm": ("model_id", "duration", "completed"),
     "sglang": ("backend", "total_output_tokens", "mean_e2e_latency_ms"),
@@ -62,11 +63,11 @@ def foreign_file(path: Path) -> ForeignFile:
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
-        text = data.decode("utf-8-sig")
     except OSError as error:
         raise FileError(f"The file cannot be read: {error.strerror or error}.", path=str(path), next_step="look at its name") from error
-    except UnicodeDecodeError as error:
-        raise FileError(f"The file is no UTF-8 text: {error.reason} at byte {error.start}.", path=str(path), next_step=_OTHER) from error
+    text = data.decode("utf-8-sig", "replace")  # a byte that is no text costs its line at most
+    if text.count(REPLACED) > MOST_REPLACED * len(text):
+        raise FileError("The file is no UTF-8 text.", path=str(path), next_step=_OTHER)
     if len(data) > MAX_BYTES:
         raise FileError(f"The file has more than {MAX_BYTES:,} bytes.", path=str(path), next_step="import it without per-request details")
     if not text.strip():
@@ -78,24 +79,30 @@ _OTHER = "name the file that the tool itself wrote"
 
 
 def documents(file: ForeignFile) -> Iterator[Any]:
-    """The JSON values of a file one after another: one, or one a line. What is cut or no JSON comes as its FileError.
+    """The JSON values of a file one after another: one, several, or one a line. What is cut or no JSON comes as its FileError.
 
     In a file of lines a bad one costs that line only.
     """
-    first, _, rest = file.text.strip().partition("\n")
-    if rest.strip() and _is_object(first):
-        for number, line in enumerate(file.text.split("\n"), start=1):
-            if line.strip():
-                yield _document(line, file, f"{file.path}, line {number}")
-        return
+    values, wrong = _one_after_another(file)
+    lines = [(number, line) for number, line in enumerate(file.text.split("\n"), start=1) if line.strip()]
+    if wrong is not None and any(line.startswith("{") and _is_object(line) for _, line in lines):
+        values = [_document(line, file, f"{file.path}, line {number}") for number, line in lines]
+    elif wrong is not None:
+        values = [*values, wrong]
+    yield from values
+
+
+def _one_after_another(file: ForeignFile) -> tuple[list[Any], FileError | None]:
+    """The JSON values as far as they can be read, and why no further."""
     at, decoder = 0, json.JSONDecoder()
+    values: list[Any] = []
     while (at := _after_blanks(file.text, at)) < len(file.text):
         try:
             value, at = decoder.raw_decode(file.text, at)
         except (ValueError, RecursionError) as error:
-            yield _unread(error, file.path)
-            return
-        yield value
+            return values, _unread(error, file.path)
+        values.append(value)
+    return values, None
 
 
 def _is_object(line: str) -> bool:
@@ -128,11 +135,9 @@ def _short(error: Exception) -> str:
     return " ".join(str(error).split())[:200].rstrip(".")
 
 
-def entries(file: ForeignFile, format_: str, *, may_be_a_list: bool = False) -> Read:
+def entries(file: ForeignFile, format_: str) -> Read:
     """The results in a file of this tool, and why others are none. Raises FileError if there is no result."""
-    values = list(documents(file))
-    if may_be_a_list and len(values) == 1 and isinstance(values[0], list):
-        values = values[0]
+    values = [value for document in documents(file) for value in (document if isinstance(document, list) else [document])]
     read = Read([], [])
     for i, value in enumerate(values):
         try:
@@ -239,6 +244,11 @@ class Entry:
         if value is not None and not isinstance(value, dict):
             raise self.wrong(key, "an object")
         return Entry(value or {}, self.file, self.index, f"{self.path}{key}.")
+
+    def is_absent(self, key: str) -> bool:
+        """Whether a field is missing, null, empty or NaN."""
+        value = self.values.get(key)
+        return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
 
     def children(self, key: str) -> Iterator[Entry]:
         """The objects of a list; none where there is no list."""

@@ -90,7 +90,8 @@ def _counted(entry: Entry, ours: Entry) -> dict[str, float]:
     completed, errors = entry.count("completed"), entry.listed("errors")
     found: dict[str, float] = {} if completed is None else {"ttft_n": completed, "e2el_n": completed}
     if errors:
-        found |= {"n_requests": len(errors), "n_failed": sum(bool(error) for error in errors)}
+        failed = sum(bool(error) for error in errors)  # it keeps empty texts for refusals without a reason
+        found |= {"n_requests": len(errors), "n_failed": max(failed, len(errors) - completed) if completed is not None else failed}
     return found | figures_in(ours, {"n_requests": "n_requests", "n_failed": "n_failed"})
 
 

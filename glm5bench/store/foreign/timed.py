@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -34,14 +34,16 @@ def requests_of(entry: Entry, t: Timed) -> Requests:
 
     Raises FileError for times and counts that no run has.
     """
+    t = _with_known_starts(t)
     _refuse_absurd(entry, t)
-    errors = [error or contradiction(*pair) for error, *pair in zip(t.errors, t.ttft_s, t.latency_s, strict=True)]
+    errors = [error or contradiction(ttft, latency) for error, ttft, latency in zip(t.errors, t.ttft_s, t.latency_s, strict=True)]
     sent = _ns(np.array(t.started_s, dtype=np.float64) - min(t.started_s, default=0.0))
     whole = np.array([not error for error in errors], dtype=bool)
     nobody = np.full(len(sent), -1, dtype=np.int64)
     first = np.where(whole, sent + _ns(np.array(t.ttft_s, dtype=np.float64)), -1)
     last = np.where(whole, sent + _ns(np.array(t.latency_s, dtype=np.float64)), -1)
-    chunks = [_chunks(first[i], gaps if whole[i] else None) for i, gaps in enumerate(t.gaps_s)]
+    spans = [latency - ttft for latency, ttft in zip(t.latency_s, t.ttft_s, strict=True)]
+    chunks = [_chunks(first[i], gaps if whole[i] and _add_up(gaps, spans[i]) else None) for i, gaps in enumerate(t.gaps_s)]
     arrivals = np.concatenate([np.zeros(0, dtype=np.int64), *chunks])
     return Requests(
         due_ns=nobody, sent_ns=sent, first_byte_ns=nobody, first_token_ns=first, last_token_ns=last, end_ns=last,
@@ -52,16 +54,34 @@ def requests_of(entry: Entry, t: Timed) -> Requests:
     )  # fmt: skip
 
 
+def _with_known_starts(t: Timed) -> Timed:
+    """The same; a request whose start is NaN has failed, and begins with the first."""
+    starts = [start for start in t.started_s if not math.isnan(start)]
+    if len(starts) == len(t.started_s):
+        return t
+    errors = [
+        error or ("unstated: its start is NaN" if math.isnan(start) else "") for error, start in zip(t.errors, t.started_s, strict=True)
+    ]
+    return replace(t, started_s=[min(starts, default=0.0) if math.isnan(s) else s for s in t.started_s], errors=errors)
+
+
+def _add_up(gaps_s: Sequence[float] | None, span_s: float) -> bool:
+    """Whether gaps are those of an answer that took so long from its first chunk to its last; NaN and others are not."""
+    return gaps_s is not None and abs(sum(gaps_s) - span_s) <= 0.001 + 0.05 * span_s
+
+
 def contradiction(ttft_s: float, latency_s: float) -> str:
     """The error of a request whose times contradict each other; empty for one without. What is not measured is no contradiction."""
     if math.isnan(ttft_s) or math.isnan(latency_s):
         return "unstated: its times are NaN"
+    if ttft_s < 0:
+        return f"{CONTRADICTORY}its first token came {-ttft_s:.4g} s before it was sent"
     return f"{CONTRADICTORY}its latency of {latency_s:.4g} s is shorter than its TTFT of {ttft_s:.4g} s" if latency_s < ttft_s else ""
 
 
 def _refuse_absurd(entry: Entry, t: Timed) -> None:
     start = min(t.started_s, default=0.0)
-    longest = [s - start for s in t.started_s], t.ttft_s, t.latency_s, [sum(gaps or ()) for gaps in t.gaps_s]
+    longest = [s - start for s in t.started_s], [max(0.0, s) for s in t.ttft_s], t.latency_s, [sum(gaps or ()) for gaps in t.gaps_s]
     if any(not 0 <= s <= MAX_SECONDS and not math.isnan(s) for seconds in longest for s in seconds):
         raise entry.error(f"A request of it began or took longer than {MAX_SECONDS:g} s")
     if max((*t.prompt_tokens, *t.output_tokens), default=0) > MAX_TOKENS:

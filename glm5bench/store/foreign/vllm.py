@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ...analysis.metrics import statistics
+from ...analysis.metrics import STRAY_SHARE, statistics
 from .. import serving
 from ..summary import STATISTICS
 from .imported import Results, Told, defined, each, facts_in, figures_in, latency, metadata
@@ -84,6 +84,9 @@ def _guessed(entry: Entry, served: str | None) -> dict[str, Any]:
 
 def workload(entry: Entry) -> dict[str, Any]:
     """How requests were due, where they were due at times of their own; their clocks start when they are sent."""
+    if ramp := entry.text("ramp_up_strategy"):  # it then writes the rate inf
+        rates = {name: entry.number(name) for name in ("ramp_up_start_rps", "ramp_up_end_rps")}
+        return {"arrivals": f"ramp_{ramp}", **{name: rate for name, rate in rates.items() if rate is not None}}
     rate = entry.values.get("request_rate")
     if rate is None or rate in ("inf", math.inf, "trace"):
         return {"arrivals": "trace"} if rate == "trace" else {}
@@ -95,6 +98,8 @@ def workload(entry: Entry) -> dict[str, Any]:
 def _stated(entry: Entry) -> dict[str, float]:
     found = figures_in(entry, FIGURES)
     completed, failed, asked = (entry.count(key) for key in ("completed", "failed", "num_prompts"))
+    if completed is not None and asked is not None and completed > asked:
+        raise entry.error(f"It says that {completed} of {asked} requests were completed")
     if completed is not None and (failed is not None or asked is not None):
         n_failed = failed if failed is not None else max(0, (asked or 0) - completed)
         found |= {"n_requests": completed + n_failed, "n_failed": n_failed}
@@ -116,6 +121,8 @@ def _latencies(entry: Entry) -> dict[str, float]:
             for pair in entry.gaps(key):
                 if len(pair) != 2:
                     raise entry.wrong(key, "a list of pairs [percentile, milliseconds]")
+                if math.isnan(pair[1]):
+                    continue
                 found[_name(entry, match[1], f"p{pair[0]:g}")] = pair[1] / 1e3
     return found
 
@@ -129,7 +136,7 @@ def _name(entry: Entry, metric: str, statistic: str) -> str:
 
 def _end_to_end(entry: Entry, completed: int | None) -> dict[str, float]:
     """E2EL from the requests' latencies, which stand in the file without details, too; where all were answered."""
-    latencies = entry.seconds("latencies")
+    latencies = [s for s in entry.seconds("latencies") if not math.isnan(s)]
     if not latencies or len(latencies) != completed:
         return {}
     of = statistics(np.array(latencies))
@@ -142,10 +149,12 @@ def _requests(entry: Entry) -> Any:
         return None
     times = {key: entry.seconds(key) for key in ("ttfts", "latencies", "start_times")}
     gaps, prompt, output = entry.gaps("itls"), entry.counts("input_lens"), entry.counts("output_lens")
-    errors = [str(error) for error in entry.listed("errors")] or [""] * len(gaps)
+    errors = [str(error or "") for error in entry.listed("errors")] or [""] * len(gaps)
     lists: list[Sequence[Any]] = [*times.values(), gaps, prompt, output, errors]
     if len({len(values) for values in lists}) != 1:
         raise entry.error("Its lists of requests do not have the same length")
     errors = [error or ("unstated" if latency_s <= 0 else "") for error, latency_s in zip(errors, times["latencies"], strict=True)]
     refuse_contradictions(entry, errors, entry.count("completed"))
+    if sum(not error and ttft == 0 for error, ttft in zip(errors, times["ttfts"], strict=True)) > STRAY_SHARE * len(errors):
+        return None  # nobody measured a first token: figures stand as they are stated, as far as they can
     return requests_of(entry, Timed(times["start_times"], times["ttfts"], times["latencies"], gaps, prompt, output, errors))
