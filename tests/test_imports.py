@@ -615,3 +615,147 @@ def test_percentiles_of_too_few_samples_are_marked_in_every_export(tmp_path):
         assert "ttft_p99_s" in (tmp_path / name).read_text(), format_
 
     assert summed(m)["few_samples"].split()[0] == "ttft_p99_s"
+
+
+@pytest.mark.parametrize("first", ["garbage", "# comment", '{"backend": "sglang", "dur', "{}"])
+def test_a_bad_first_line_costs_no_other(tmp_path, first):
+    path, bad = tmp_path / "two.jsonl", []
+    path.write_text(first + "\n" + lines()[0] + "\n")
+
+    assert len(imported("sglang", path, given([]), bad)) == 1
+    assert len(bad) == 1
+
+
+def test_a_byte_that_is_no_text_costs_no_line_but_its_own(tmp_path):
+    path, bad = tmp_path / "two.jsonl", []
+    path.write_bytes(lines()[0].encode() + b'\n{"backend": "\xff\n')
+
+    assert len(imported("sglang", path, given([]), bad)) == 1
+    assert len(bad) == 1
+
+
+@pytest.mark.parametrize("format_", ["vllm", "sglang"])
+def test_a_list_of_results_is_as_good_as_one_after_another(tmp_path, format_):
+    one = json.loads(lines()[0]) if format_ == "sglang" else written("vllm/plain.json")[0]
+
+    assert len(imported_text(tmp_path, format_, json.dumps([one, one], indent=1))) == 2
+
+
+def detailed(**changes):
+    (file,) = written("vllm/detailed.json")
+    return {**file, **changes}
+
+
+def of_detailed(tmp_path, **changes):
+    (m,) = imported_text(tmp_path, "vllm", json.dumps(detailed(**changes)))
+    return m, summed(m)
+
+
+def with_first(values, first):
+    return [first, *values[1:]]
+
+
+def test_a_request_whose_start_is_not_a_number_has_failed_and_a_gap_that_is_none_is_no_gap(tmp_path):
+    file = detailed()
+    m, values = of_detailed(tmp_path, start_times=with_first(file["start_times"], math.nan))
+    gap, of_gap = of_detailed(tmp_path, itls=with_first(file["itls"], with_first(file["itls"][0], math.nan)))
+
+    assert m.requests.error[0] == "unstated: its start is NaN"
+    assert values["validity"] == "invalid"
+    assert (gap.requests.sent_ns >= 0).all()
+    assert 0 < of_gap["itl_chunk_mean_s"] < 1
+
+
+def test_gaps_that_do_not_add_up_to_an_answers_time_are_left_out(tmp_path):
+    doubled = [[2 * gap for gap in gaps] for gaps in detailed()["itls"]]
+
+    assert math.isnan(of_detailed(tmp_path, itls=doubled)[1]["itl_chunk_median_s"])
+
+
+def test_first_tokens_in_no_time_leave_no_figure_that_is_made_of_them(tmp_path):
+    none = [0.0] * len(detailed()["ttfts"])
+    m, values = of_detailed(tmp_path, ttfts=none, mean_ttft_ms=0.0, median_ttft_ms=0.0)
+
+    assert "zero_ttft" in m.verdict().codes
+    assert math.isnan(values["ttft_median_s"])
+
+
+def test_answers_of_several_tokens_at_one_instant_leave_no_tpot(tmp_path):
+    file = detailed()
+    m, values = of_detailed(tmp_path, latencies=file["ttfts"], itls=[[]] * len(file["ttfts"]))
+
+    assert "zero_tpot" in m.verdict().codes
+    assert math.isnan(values["tpot_median_s"])
+    assert math.isnan(values["interactivity_tok_s_user"])
+
+
+def test_a_rate_that_ramps_up_is_a_curve_of_its_own(tmp_path):
+    m, _ = of_detailed(tmp_path, ramp_up_strategy="linear", ramp_up_start_rps=1, ramp_up_end_rps=20)
+
+    assert m.is_open_loop
+    assert "arrivals=ramp_linear ramp_up_start_rps=1.0 ramp_up_end_rps=20.0" in m.point["variant"]
+
+
+def test_more_answers_than_requests_are_a_contradiction(tmp_path):
+    (file,) = written("vllm/plain.json")
+    with pytest.raises(FileError, match="20 of 12 requests were completed"):
+        imported_text(tmp_path, "vllm", json.dumps({**file, "completed": 20, "failed": None}))
+
+
+def test_a_figure_or_a_fact_that_is_not_a_number_is_absent(tmp_path):
+    (file,) = written("vllm/plain.json")
+    odd = {"max_concurrency": math.nan, "latencies": [math.nan] * 12, "percentiles_ttft_ms": [[99.5, math.nan]], "p100_ttft_ms": 80.0}
+    (m,) = imported_text(tmp_path, "vllm", json.dumps({**file, **odd}))
+
+    assert m.point["concurrency"] is None
+    assert m.stated["ttft_max_s"] == 0.08
+    assert "e2el_mean_s" not in m.stated
+
+
+def test_requests_that_were_refused_without_a_reason_have_failed(tmp_path):
+    line = json.loads(lines("sglang/native.jsonl")[0])
+    n = line["completed"]
+    (m,) = imported_text(tmp_path, "sglang", json.dumps({**line, "errors": [""] * (n + 2)}))
+
+    assert (m.stated["n_requests"], m.stated["n_failed"]) == (n + 2, 2)
+    assert m.verdict().validity == "invalid"
+
+
+def test_the_same_request_in_two_lines_is_one(tmp_path):
+    text = (DATA / "aiperf/profile_export.jsonl").read_text().strip()
+    (once,), (twice,) = (imported_text(tmp_path, "aiperf", t) for t in (text, text + "\n" + text))
+
+    assert twice.figures() == once.figures()
+
+
+def test_a_line_of_requests_without_its_start_is_a_failed_request(tmp_path):
+    first, *others = (DATA / "aiperf/profile_export.jsonl").read_text().strip().split("\n")
+    odd = json.loads(first)
+    del odd["metadata"]["request_start_ns"]
+    (m,) = imported_text(tmp_path, "aiperf", "\n".join([json.dumps(odd), *others]))
+
+    assert m.figures().n_failed == 1
+
+
+def test_throughputs_that_were_divided_by_other_gpus_have_names_of_their_own(tmp_path):
+    row = written("inferencex/agg.json")[0]
+    row = (row[0] if isinstance(row, list) else row) | {"tput_per_gpu": 20.0, "input_tput_per_gpu": 34.0, "output_tput_per_gpu": 15.0}
+    (m,) = imported_text(tmp_path, "inferencex", json.dumps(row))
+
+    assert m.stated["total_tput_per_gpu_tok_s"] == 20.0
+    assert "input_tput_per_gpu_tok_s" not in m.stated
+    assert "output_tput_per_gpu_tok_s" not in m.stated
+
+
+def test_a_constant_rate_and_a_schedule_are_no_poisson_arrivals(tmp_path):
+    (file,) = written("forms/aiperf_loadgen_concurrency.json")
+    config = file["input_config"]
+
+    def told(loadgen, **changes):
+        (m,) = imported_text(tmp_path, "aiperf", json.dumps({**file, "input_config": {**config, "loadgen": loadgen, **changes}}))
+        return m.workload
+
+    assert told({"request_rate": 4, "arrival_pattern": "constant"}) == {"arrivals": "constant", "rate_rps": 4.0}
+    assert told({"request_rate": 4}) == {"arrivals": "poisson", "rate_rps": 4.0}
+    assert told({"concurrency": 4}, input={**config["input"], "fixed_schedule": True}) == {"arrivals": "trace"}
+    assert told({"concurrency": 4}) == {}
