@@ -36,7 +36,7 @@ WATCH_S = 0.25
 SPIN_S = 0.002  # before a request is due the loop does not sleep: its timers know milliseconds
 MOST_FAILURES = 16  # requests in a row without any answer, beside two for each user: the server is gone
 GONE_S = 5.0  # and so it is after as many that took longer than this
-ANSWER_BYTES, TOKEN_BYTES, MOST_ANSWER_BYTES = 2**20, 2**12, 2**28  # most of an answer: for itself, for each token, in all
+ANSWER_BYTES, TOKEN_BYTES, MOST_ANSWER_BYTES = 2**20, 2**12, 2**30  # most of an answer: for itself, for each token, in all
 
 
 @dataclass
