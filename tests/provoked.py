@@ -38,6 +38,7 @@ class Behaviour:
     metrics: bytes = b""
     version: bytes = b""
     tokenized: bytes = b""
+    info: bytes = b""
 
 
 class Provoked(Loopback):
@@ -51,7 +52,13 @@ class Provoked(Loopback):
         self._room = asyncio.Semaphore(self.b.cap)
 
     async def answer(self, path: str, body: dict) -> AsyncIterator[bytes]:
-        sides = {"/v1/models": self.b.models, "/metrics": self.b.metrics, "/version": self.b.version, "/tokenize": self.b.tokenized}
+        sides = {
+            "/v1/models": self.b.models,
+            "/metrics": self.b.metrics,
+            "/version": self.b.version,
+            "/tokenize": self.b.tokenized,
+            "/server_info": self.b.info,
+        }
         if not path.endswith("completions"):
             said = sides.get(path, b"")
             yield b"HTTP/1.1 %s X\r\ncontent-length: %d\r\n\r\n%s" % (b"200" if said else b"404", len(said), said)

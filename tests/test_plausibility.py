@@ -175,3 +175,11 @@ def test_a_process_of_somebody_else_on_the_gpus_is_a_reason():
 
 def test_a_point_whose_server_was_not_read_says_so():
     assert besides_waves(measured(provenance={"is_server_unread": True}).verdict()).codes == ("server_unread",)
+
+
+def test_several_chunks_in_the_first_read_are_told_like_several_tokens_in_the_first_chunk():
+    chunks = [[(i + 1 + 0.1 * max(0, k - 2), 1) for k in range(24)] for i in range(100)]
+    r = hundred(chunks=chunks, out=[24] * 100)
+
+    assert codes(r) == ["first_chunk"]
+    assert figures(r).tpot.n == 0

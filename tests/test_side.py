@@ -182,3 +182,16 @@ def test_prefix_cache_hits_are_noticed_by_the_servers_counters():
 
     assert "prefix_cache" in at(40)
     assert "prefix_cache" not in at(0)
+
+
+def test_the_vocabulary_is_that_of_the_model_that_is_asked():
+    cards = {"data": [{"id": "big", "vocab_size": 150000}, {"id": "m", "vocab_size": 32000}]}
+
+    assert of(Behaviour(models=json.dumps(cards).encode())).n == 32000
+    assert of(Behaviour(models=json.dumps({"data": cards["data"][:1]}).encode())).n == SAFE
+
+
+def test_metrics_that_cannot_be_read_are_no_counters():
+    page = b'vllm:prompt_tokens_total{model_name="m"} 12.0\nvllm:generation_tokens_total +{} 3\n'
+
+    assert provoked(2, behaviour=Behaviour(step_s=0.0, metrics=page), prompts=4).server["counted_tokens"] is None

@@ -95,6 +95,9 @@ def _times(r: Requests, f: Figures) -> list[Reason]:
     if s.first_chunk_bias > NOTED_SHARE:
         text = f"the first chunk has {s.first_tokens:.1f} tokens on average, of which TPOT counts all but one as later"
         found.append(Reason("first_chunk", text + (withheld or f", and is {s.first_chunk_bias:.1%} too low")))
+    elif s.bias > NOTED_SHARE and not s.hidden_bias and not zero.sum() > STRAY_SHARE * several.sum():
+        text = "the first read of answers brought several chunks, of which TPOT counts all but one as later"
+        found.append(Reason("first_chunk", text + (withheld or f", and is {s.bias:.1%} too low")))
     return found
 
 

@@ -24,6 +24,7 @@ from ..errors import ServerError
 from .arriving import Arriving
 from .connection import Connection, address, encoded, head
 from .exchange import Exchange, Readings
+from .side import WITHIN_S
 from .spool import Spool
 from .traffic import Prepared, Target, Trace, Traffic
 from .transport import Transport
@@ -152,7 +153,7 @@ class Run:
             if self.ended_by is not None:  # meanwhile: what is begun now nobody would end
                 return False
             exchange = connection.begin(request)
-            await asyncio.wait([exchange.ended], timeout=self.target.stall_s)
+            await asyncio.wait([exchange.ended], timeout=min(self.target.stall_s, WITHIN_S))
             if not exchange.ended.done():
                 connection.abort(httpx.ReadTimeout("hang: nothing came"))
             return exchange.error is None

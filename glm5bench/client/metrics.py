@@ -48,6 +48,8 @@ def values(text: str) -> dict[str, float]:
     for family in text_string_to_metric_families("\n".join(lines) + "\n"):
         for sample in family.samples:
             replica = f"{sample.labels.get('engine', '')} {sample.labels.get('dp_rank', '')}"
+            if sample.name not in _OF:  # a line that the parser reads as another name
+                continue
             told.setdefault((_OF[sample.name].name, replica), []).append((_rank(sample.labels.get("tp_rank", "0")), sample.value))
     found: dict[str, list[float]] = {}
     for (name, _), ranked in told.items():  # the ranks of one replica say the same; labels besides tell parts that add up

@@ -41,14 +41,6 @@ class Delta(msgspec.Struct, gc=False):
     tool_calls: Any = None
 
 
-class Choice(msgspec.Struct, gc=False):
-    """One choice of a chunk: `text` of completions, `delta` of chat."""
-
-    text: str | None = None
-    delta: Delta | None = None
-    finish_reason: str | None = None
-
-
 class PromptDetails(msgspec.Struct, gc=False):
     """How many tokens of the prompt a prefix cache had."""
 
@@ -68,6 +60,16 @@ class Usage(msgspec.Struct, gc=False):
     completion_tokens: Count | None = None
     prompt_tokens_details: PromptDetails | None = None
     completion_tokens_details: AnswerDetails | None = None
+    reasoning_tokens: Count | None = None  # as SGLang states them
+
+
+class Choice(msgspec.Struct, gc=False):
+    """One choice of a chunk: `text` of completions, `delta` of chat. Some servers state the usage inside of it."""
+
+    text: str | None = None
+    delta: Delta | None = None
+    finish_reason: str | None = None
+    usage: Usage | None = None
 
 
 class Meta(msgspec.Struct, gc=False):
@@ -76,6 +78,7 @@ class Meta(msgspec.Struct, gc=False):
     prompt_tokens: Count | None = None
     completion_tokens: Count | None = None
     cached_tokens: Any = None
+    reasoning_tokens: Any = None
     finish_reason: Any = None
     spec_verify_ct: Any = None
 
@@ -93,6 +96,7 @@ class Event(msgspec.Struct, gc=False):
     message: Any = None
     detail: Any = None
     code: Any = None
+    type: Any = None
     glm5bench_done: bool = False
 
 
@@ -215,7 +219,10 @@ def _events(body: bytes) -> _Found:
     if b"\r" in body:
         return _kept(_blocks_of_any_line_end(body))
     blocks = body.split(b"\n\n")
+    if blocks[-1].strip() in (b"data: [DONE]", b"data:[DONE]"):  # a server that ends with it need not end its line twice
+        blocks.append(b"")
     ends = list(accumulate(len(block) + 2 for block in blocks[:-1]))
+    ends[-1:] = [min(ends[-1], len(body))] if ends else []
     del blocks[-1]  # never ended
     if all(block[:5] == b"data:" and b"\n" not in block for block in blocks):
         data = [block[5:].strip() for block in blocks]
@@ -243,7 +250,8 @@ def _blocks_of_any_line_end(body: bytes) -> list[tuple[list[bytes], int]]:
 def _kept(blocks: Sequence[tuple[list[bytes], int]]) -> _Found:
     """The events that are answers, failures or the end."""
     found = _Found([], [])
-    for lines, end in blocks:
+    for i, (raw, end) in enumerate(blocks):
+        lines = [raw[0].removeprefix(b"\xef\xbb\xbf"), *raw[1:]] if i == 0 else raw
         name = next((line[6:].strip() for line in lines if line.startswith(b"event:")), b"").decode("utf-8", "replace").lower()
         data = b"\n".join(line[5:].strip() for line in lines if line.startswith(b"data:"))
         if name == "error":
@@ -252,10 +260,21 @@ def _kept(blocks: Sequence[tuple[list[bytes], int]]) -> _Found:
         elif name in HEARTBEATS or (name not in ("", "message") and not _is_answer(data)):
             found.passed_over = name
             continue
+        elif not data and not name and lines[0].startswith(b"{"):  # an error that was written past the stream's own form
+            data = _bare_error(b"\n".join(lines))
         if not _is_heartbeat(data):
             found.data.append(data)
             found.ends.append(end)
     return found
+
+
+def _bare_error(block: bytes) -> bytes:
+    """The block, if it is an error as JSON, without `data:` before it."""
+    try:
+        told = json.loads(block)
+    except UNREADABLE:
+        return b""
+    return json.dumps(told).encode() if isinstance(told, dict) and _error_words(told) else b""
 
 
 def _is_heartbeat(data: bytes) -> bool:
@@ -301,11 +320,16 @@ def _printed(text: str) -> str:
 def _error_words(told: dict[str, Any]) -> str:
     """What a JSON object says that went wrong; empty for one that is no error."""
     error = told.get("error") or told.get("detail")
-    if error is None and (told.get("object") == "error" or told.get("code") is not None):
+    if not error and (told.get("object") == "error" or told.get("type") == "error" or _is_error_code(told.get("code"))):
         error = told.get("message")
     if isinstance(error, dict):
         error = error.get("message") or error
     return _printed(error if isinstance(error, str) else json.dumps(error, default=str)) if error else ""
+
+
+def _is_error_code(code: Any) -> bool:
+    """Whether a code is one of an error: 0 and 200 are said of success."""
+    return (type(code) is int and (code >= 400 or code < 0)) or (isinstance(code, str) and bool(code) and not code.isdigit())
 
 
 # what events contain
@@ -331,12 +355,34 @@ def _decoded_event(event: bytes) -> Event | None:
             for name, kind in (("usage", Usage), ("meta_info", Meta)):
                 if name in told:
                     told[name] = _counts(told[name], kind)
+            for choice in told.get("choices") or () if isinstance(told.get("choices"), list) else ():
+                if isinstance(choice, dict):
+                    _simplify(choice)
             if (made := msgspec.convert(told, Event)) is not None:
                 made.text = msgspec.Raw(json.dumps(streamed).encode()) if isinstance(streamed, str) else None
                 return made
     except UNREADABLE:
         pass
     return None
+
+
+def _simplify(choice: dict[str, Any]) -> None:
+    """Texts that come as lists or objects of parts as plain texts, and the usage of a choice as counts."""
+    if "usage" in choice:
+        choice["usage"] = _counts(choice["usage"], Usage)
+    delta = choice.get("delta")
+    if isinstance(delta, dict):
+        odd = [name for name in ("content", "reasoning_content", "reasoning") if not isinstance(delta.get(name), str | None)]
+        delta.update({name: _plain_text(delta[name]) for name in odd})
+
+
+def _plain_text(parts: Any) -> str:
+    """The text of parts: [{"type": "text", "text": "a"}], {"content": "a"}."""
+    if isinstance(parts, list):
+        return "".join(_plain_text(part) for part in parts)
+    if isinstance(parts, dict):
+        return _plain_text(parts.get("text") or parts.get("content") or "")
+    return parts if isinstance(parts, str) else ""
 
 
 def _int(digits: str) -> float:
@@ -350,14 +396,19 @@ def _counts(told: Any, kind: type[Usage | Meta]) -> dict[str, Any] | None:
         return {} if kind is Meta else None
     found = {name: _count(told.get(name)) for name in ("prompt_tokens", "completion_tokens")}
     if kind is Meta:
-        return found | {name: told.get(name) for name in ("cached_tokens", "finish_reason", "spec_verify_ct")}
+        return found | {name: told.get(name) for name in ("cached_tokens", "reasoning_tokens", "finish_reason", "spec_verify_ct")}
+    found["reasoning_tokens"] = _count(told.get("reasoning_tokens"))
     details = (("prompt_tokens_details", "cached_tokens"), ("completion_tokens_details", "reasoning_tokens"))
     each = {of: told[of] for of, _ in details if isinstance(told.get(of), dict)}
     return found | {of: {name: _count(each[of].get(name))} for of, name in details if of in each}
 
 
 def _count(told: Any) -> int | None:
-    """A count of tokens; None for what is none."""
+    """A count of tokens; None for what is none. Some servers write 8.0 or "8"."""
+    if isinstance(told, str) and told.isdigit() and len(told) < 11:
+        told = int(told)
+    if isinstance(told, float) and told.is_integer():
+        told = int(told)
     return told if type(told) is int and 0 <= told < MOST_COUNT else None
 
 
@@ -381,34 +432,59 @@ def _read(answer: Answer, events: list[bytes]) -> list[int]:
         if event.glm5bench_done:
             answer.is_done = True
             continue
-        if event.error or event.detail or event.object == "error" or (event.message and event.code is not None):
-            answer.error = answer.error or f"error: {_error_words(msgspec.structs.asdict(event))}"
+        if words := _error_of(event):
+            answer.error = answer.error or f"error: {words}"
             continue
         if event.meta_info is not None:
             cumulative = _seen_of_generate(answer, event, event.meta_info, seen, place, cumulative)
             continue
         if isinstance(event.sglext, dict) and isinstance(told := event.sglext.get("spec_tokens_details"), dict):
             answer.verify_steps = _steps(told.get("spec_verify_ct"), answer.verify_steps)
+        usage = event.usage or next((choice.usage for choice in event.choices or () if choice.usage is not None), None)
         count = UNKNOWN
-        if (usage := event.usage) is not None:
-            if usage.prompt_tokens is not None:
-                answer.prompt_tokens = usage.prompt_tokens
-            if usage.completion_tokens is not None:
-                answer.output_tokens = count = usage.completion_tokens
-            if usage.prompt_tokens_details is not None and usage.prompt_tokens_details.cached_tokens is not None:
-                answer.cached_tokens = usage.prompt_tokens_details.cached_tokens
-            if usage.completion_tokens_details is not None and usage.completion_tokens_details.reasoning_tokens is not None:
-                reasoning = usage.completion_tokens_details.reasoning_tokens
-        for choice in event.choices or ():
-            was_over, answer.finish_reason = bool(answer.finish_reason), choice.finish_reason or answer.finish_reason
-            n = _characters(choice, seen)
-            if n or not was_over:  # a chunk without text after the finish carries no token
-                is_last = bool(choice.finish_reason)
-                seen.places.append(place)
-                seen.characters.append(n if n or choice.text is None or is_last else -1)
-                seen.counts.append(count)
+        if usage is not None:
+            count = _taken(answer, usage)
+            details = usage.completion_tokens_details
+            told = usage.reasoning_tokens if details is None or details.reasoning_tokens is None else details.reasoning_tokens
+            reasoning = reasoning if told is None else told
+        if event.choices:
+            _see(answer, event.choices, seen, place, count)
     answer.hidden_tokens = 0 if seen.reasoned and reasoning > 0 else reasoning
     return _carrying(answer, seen)
+
+
+def _error_of(event: Event) -> str:
+    """What an event says that went wrong; empty for one that is no error."""
+    if event.error or event.detail or event.object == "error" or event.type == "error" or (event.message and not event.choices):
+        return _error_words(msgspec.structs.asdict(event))
+    return ""
+
+
+def _taken(answer: Answer, usage: Usage) -> int:
+    """Takes the counts into the answer, and returns that of the answer so far. A 0 does not replace a count."""
+    if usage.prompt_tokens is not None:
+        answer.prompt_tokens = usage.prompt_tokens or max(0, answer.prompt_tokens)
+    if usage.prompt_tokens_details is not None and usage.prompt_tokens_details.cached_tokens is not None:
+        answer.cached_tokens = usage.prompt_tokens_details.cached_tokens
+    if usage.completion_tokens is None:
+        return UNKNOWN
+    answer.output_tokens = usage.completion_tokens or max(0, answer.output_tokens)
+    return usage.completion_tokens
+
+
+def _see(answer: Answer, choices: Sequence[Choice], seen: _Seen, place: int, count: int) -> None:
+    """Notes an event with choices as one that could carry tokens."""
+    was_over, n, is_empty_text = bool(answer.finish_reason), 0, False
+    for choice in choices:
+        answer.finish_reason = choice.finish_reason or answer.finish_reason
+        n += _characters(choice, seen)
+        is_empty_text |= choice.text is not None and not choice.finish_reason
+    if not n and count >= 0 and seen.counts and seen.counts[-1] == UNKNOWN and seen.characters[-1] > 0:
+        seen.counts[-1] = count  # the count of the text before it, in an event of its own
+    elif n or not was_over:  # a chunk without text after the finish carries no token
+        seen.places.append(place)
+        seen.characters.append(n or (-1 if is_empty_text else 0))
+        seen.counts.append(count)
 
 
 def _characters(choice: Choice, seen: _Seen) -> int:
@@ -460,9 +536,14 @@ def _carrying(answer: Answer, seen: _Seen) -> list[int]:
         carrying = [i for i, gain in enumerate(gains) if gain > 0]
         answer.tokens = [gains[i] for i in carrying]
         answer.first_tokens = answer.tokens[0] if carrying else UNKNOWN
+        answer.hidden_tokens = min(answer.hidden_tokens, 0)  # those of the first chunk are counted in it
         return [seen.places[i] for i in carrying]
     first = next((i for i, n in enumerate(seen.characters) if n > 0), len(seen.characters))
     carrying = [i for i, n in enumerate(seen.characters) if n > 0 or (n < 0 and i > first)]
+    if 0 <= answer.output_tokens < len(carrying):  # more than there are tokens: those without text are none
+        carrying = [i for i in carrying if seen.characters[i] > 0]
+    if 0 < answer.output_tokens <= len(carrying):
+        answer.hidden_tokens = min(answer.hidden_tokens, 0)  # a chunk for each token: nothing is hidden
     answer.tokens = [UNKNOWN] * len(carrying)
     if carrying and answer.output_tokens >= 0:
         streamed = answer.output_tokens - max(0, answer.hidden_tokens)

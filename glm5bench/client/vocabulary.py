@@ -36,7 +36,11 @@ def vocabulary(endpoint: Endpoint, model: str, info: Mapping[str, Any], told: in
     """The vocabulary of a server's model. `told`: what the user says; `info`: what the server says of itself."""
     if told is not None:
         return Vocabulary(told, "--vocabulary")
-    for where, facts in (("the server's information", info), ("GET /v1/models", _card(endpoint)), ("GET /get_model_info", _info(endpoint))):
+    for where, facts in (
+        ("the server's information", info),
+        ("GET /v1/models", _card(endpoint, model)),
+        ("GET /get_model_info", _info(endpoint)),
+    ):
         if (n := _stated(facts)) is not None:
             return Vocabulary(n, where)
     largest = _largest_id(endpoint, model)
@@ -45,11 +49,11 @@ def vocabulary(endpoint: Endpoint, model: str, info: Mapping[str, Any], told: in
     return Vocabulary(SAFE, "unknown to the server: a bound that is safe for every model")
 
 
-def _card(endpoint: Endpoint) -> Any:
-    """The first model of /v1/models; llama.cpp's server states its vocabulary there."""
+def _card(endpoint: Endpoint, model: str) -> Any:
+    """What /v1/models says of this model; llama.cpp's server states its vocabulary there."""
     models = endpoint.get_json("/v1/models")
     data = models.get("data") if isinstance(models, dict) else None
-    return data[0] if isinstance(data, list) and data else {}
+    return next((card for card in data if isinstance(card, dict) and card.get("id") == model), {}) if isinstance(data, list) else {}
 
 
 def _info(endpoint: Endpoint) -> Any:

@@ -161,7 +161,7 @@ def load(asked: Asked, check: Callable[[], None], progress: Progress, keep: Keep
         "is_complete": done.ended_by is None,
     }
     source = "simulated" if _is_simulated(info, owner) else "measured"
-    told = {"info": redacted_deeply(info, asked.endpoint), "answers": answers_of(done.requests)}
+    told = {"info": redacted_deeply(info, asked.endpoint), "answers": answers_of(done.requests), "max_running": _admitted(info)}
     unread = Measurement(
         point.key,
         source,
@@ -193,6 +193,17 @@ def _sound(info: dict[str, Any]) -> dict[str, Any]:
         return {"simulated": bool}.get(name, str) is type(value) if name in ("version", "model_path", "simulated") else True
 
     return {name: value for name, value in info.items() if is_sound(name, value)}
+
+
+def _admitted(info: Mapping[str, Any]) -> int | None:
+    """How many requests SGLang admits, over its data-parallel ranks; None if the server does not say."""
+    ranks = info.get("internal_states")
+    each = (
+        [rank.get("effective_max_running_requests_per_dp") for rank in ranks if isinstance(rank, dict)] if isinstance(ranks, list) else []
+    )
+    known = [n for n in each if type(n) is int and n > 0]
+    limit = info.get("max_running_requests")
+    return sum(known) or (limit if type(limit) is int and limit > 0 else None)
 
 
 def _owner(endpoint: Endpoint) -> str:
