@@ -105,7 +105,10 @@ def test_a_measurement_is_kept_before_the_server_is_asked_anything_else():
 
     def play(request):
         asked.append(request.path)
-        return answer(2) if request.path.endswith("completions") else [sized(b"", status="404 Not Found")]
+        if request.path.endswith("completions"):
+            return answer(2)
+        counters = b"vllm:prompt_tokens_total 0\nvllm:generation_tokens_total 0\n"
+        return [sized(counters) if request.path == "/metrics" else sized(b"", status="404 Not Found")]
 
     with Scripted(play) as server:
         wanted = Asked(Endpoint(server.url, ""), "m", workload(prompts=3, osl_tokens=2), 1, 7, {}, 20.0, vocabulary=4000, processes=1)

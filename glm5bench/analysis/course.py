@@ -79,29 +79,39 @@ def _stalls(r: Requests) -> list[Reason]:
     took for its own, where other streams go on during a prefill.
     """
     known = (r.sent_ns >= 0) & (r.first_token_ns >= 0)
-    at = np.unique(np.concatenate([r.sent_ns[known].min(initial=2**62, keepdims=True), r.chunk_ns]))
-    if len(at) < ENOUGH_GAPS or not known.any():
+    if len(r.chunk_ns) < ENOUGH_GAPS or not known.any():
         return []
-    tokens = np.maximum(r.prompt_tokens, 1)
-    sent, ended = np.sort(r.sent_ns[r.sent_ns >= 0]), np.sort(r.end_ns[r.end_ns >= 0])
-    n_sent = np.searchsorted(sent, at[:-1], side="right")
-    following = np.append(sent, 2**62)[n_sent]
-    begins = np.where(n_sent > np.searchsorted(ended, at[:-1], side="right"), at[:-1], following)
-    gaps = np.maximum(at[1:] - begins, 0)
-    order = np.argsort(r.first_token_ns[known], kind="stable")
-    first, before = r.first_token_ns[known][order], np.concatenate([[0], np.cumsum(tokens[known][order])])
-    ending = before[np.searchsorted(first, at[1:] + TOGETHER_NS, side="right")] - before[np.searchsorted(first, at[:-1], side="right")]
-    is_prefill = ending > 0
-    ttft = (r.first_token_ns - r.sent_ns)[known] / tokens[known]
-    per_token = max(float(np.median(gaps[is_prefill] / ending[is_prefill])) if is_prefill.any() else 0.0, float(np.percentile(ttft, 25)))
-    step = float(np.median(gaps[~is_prefill])) if (~is_prefill).any() else 0.0
-    lost, longest = 0.0, 0.0
-    n_long = 0
-    for i in np.flatnonzero(gaps > max(STALL_NS, STALL_TIMES * step)).tolist():
-        waiting = known & (r.sent_ns < at[i + 1]) & (r.first_token_ns > at[i + 1] + TOGETHER_NS)
-        explained = per_token * (float(ending[i]) + float(tokens[waiting].max(initial=0))) + step
-        if gaps[i] > max(STALL_NS, STALL_TIMES * explained):
-            lost, longest, n_long = lost + float(gaps[i]) - explained, max(longest, float(gaps[i])), n_long + 1
+    at = np.concatenate([[r.sent_ns[known].min()], np.sort(r.chunk_ns)])
+    gaps = np.diff(at)
+    own = np.diff(r.chunk_ns)[np.diff(np.repeat(np.arange(len(r.sent_ns)), np.diff(r.chunk_offsets))) == 0]  # within one answer
+    step = float(np.median(own[own > 0])) if (own > 0).any() else 0.0
+    long = np.flatnonzero(gaps > max(STALL_NS, STALL_TIMES * step))
+    if not len(long):
+        return []
+    sent, first, tokens = r.sent_ns[known], r.first_token_ns[known], np.maximum(r.prompt_tokens, 1)[known]
+    order = np.argsort(first, kind="stable")
+    ordered, before = first[order], np.concatenate([[0], np.cumsum(tokens[order])])
+
+    def prefilled(begin_ns: Ints, end_ns: Ints) -> Ints:
+        """Prompt tokens of the requests whose first tokens came after `begin_ns`, up to soon after `end_ns`."""
+        last: Ints = np.searchsorted(ordered, end_ns + TOGETHER_NS, side="right")
+        return before[last] - before[np.searchsorted(ordered, begin_ns, side="right")]  # type: ignore[no-any-return]
+
+    ends = np.unique(np.searchsorted(at, first))  # the gaps that first tokens end
+    ends = ends[(ends > 0) & (ends < len(at))]
+    rates = (at[ends] - at[ends - 1]) / np.maximum(prefilled(at[ends - 1], at[ends]), 1)
+    per_token = max(float(np.median(rates)) if len(rates) else 0.0, float(np.percentile((first - sent) / tokens, 25)))
+    sends, all_ends = np.sort(r.sent_ns[r.sent_ns >= 0]), np.sort(r.end_ns[r.end_ns >= 0])
+    lost, longest, n_long = 0.0, 0.0, 0
+    for i in long.tolist():
+        n_sent = int(np.searchsorted(sends, at[i], side="right"))
+        is_idle = n_sent <= int(np.searchsorted(all_ends, at[i], side="right"))
+        begin = int(sends[n_sent]) if is_idle and n_sent < len(sends) else int(at[i])  # nothing was in flight until then
+        gap = float(at[i + 1] - begin)
+        waiting = (sent < at[i + 1]) & (first > at[i + 1] + TOGETHER_NS)
+        explained = per_token * (float(prefilled(at[i : i + 1], at[i + 1 : i + 2])[0]) + float(tokens[waiting].max(initial=0))) + step
+        if gap > max(STALL_NS, STALL_TIMES * explained):
+            lost, longest, n_long = lost + gap - explained, max(longest, gap), n_long + 1
     window = float(at[-1] - at[0])
     if not n_long or lost <= STALL_SHARE * window:
         return []

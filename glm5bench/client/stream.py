@@ -92,11 +92,6 @@ class Event(msgspec.Struct, gc=False):
     text: msgspec.Raw | None = None  # of /generate: cumulative
     sglext: Any = None  # of SGLang's OpenAI routes: speculation, if it was asked for
     error: Any = None
-    object: str | None = None
-    message: Any = None
-    detail: Any = None
-    code: Any = None
-    type: Any = None
     glm5bench_done: bool = False
 
 
@@ -425,6 +420,7 @@ class _Seen:
 def _read(answer: Answer, events: list[bytes]) -> list[int]:
     """Reads all events into the answer, and returns the places of those that carry tokens."""
     seen, cumulative, reasoning = _Seen(), -1, UNKNOWN
+    add_place, add_characters, add_count = seen.places.append, seen.characters.append, seen.counts.append
     for place, event in enumerate(_decoded_events(events)):
         if event is None:
             answer.error = answer.error or f"unreadable: event {events[place][:80].decode('utf-8', 'replace')!r}"
@@ -432,7 +428,28 @@ def _read(answer: Answer, events: list[bytes]) -> list[int]:
         if event.glm5bench_done:
             answer.is_done = True
             continue
-        if words := _error_of(event):
+        choices, usage = event.choices, event.usage
+        if choices and event.error is None and event.sglext is None and len(choices) == 1:  # most events: no calls that are not needed
+            choice = choices[0]
+            text = choice.text
+            if text is None and (delta := choice.delta) is not None and delta.reasoning_content is None and delta.reasoning is None:
+                text = delta.content
+            is_plain = usage is None or (usage.prompt_tokens_details is None and usage.completion_tokens_details is None)
+            if text and is_plain and choice.usage is None and (usage is None or (usage.prompt_tokens and usage.completion_tokens)):
+                add_place(place)
+                add_characters(len(text))
+                if usage is None:
+                    add_count(UNKNOWN)
+                else:
+                    answer.prompt_tokens, answer.output_tokens = usage.prompt_tokens, usage.completion_tokens  # type: ignore[assignment]
+                    add_count(usage.completion_tokens)  # type: ignore[arg-type]
+                    if usage.reasoning_tokens is not None:
+                        reasoning = usage.reasoning_tokens
+                if choice.finish_reason:
+                    answer.finish_reason = choice.finish_reason
+                continue
+        is_bare = not (choices or usage is not None or event.meta_info is not None)
+        if (event.error or is_bare) and (words := _error_in(events[place])):
             answer.error = answer.error or f"error: {words}"
             continue
         if event.meta_info is not None:
@@ -440,24 +457,26 @@ def _read(answer: Answer, events: list[bytes]) -> list[int]:
             continue
         if isinstance(event.sglext, dict) and isinstance(told := event.sglext.get("spec_tokens_details"), dict):
             answer.verify_steps = _steps(told.get("spec_verify_ct"), answer.verify_steps)
-        usage = event.usage or next((choice.usage for choice in event.choices or () if choice.usage is not None), None)
+        usage = usage or next((choice.usage for choice in choices or () if choice.usage is not None), None)
         count = UNKNOWN
         if usage is not None:
             count = _taken(answer, usage)
             details = usage.completion_tokens_details
             told = usage.reasoning_tokens if details is None or details.reasoning_tokens is None else details.reasoning_tokens
             reasoning = reasoning if told is None else told
-        if event.choices:
-            _see(answer, event.choices, seen, place, count)
+        if choices:
+            _see(answer, choices, seen, place, count)
     answer.hidden_tokens = 0 if seen.reasoned and reasoning > 0 else reasoning
     return _carrying(answer, seen)
 
 
-def _error_of(event: Event) -> str:
-    """What an event says that went wrong; empty for one that is no error."""
-    if event.error or event.detail or event.object == "error" or event.type == "error" or (event.message and not event.choices):
-        return _error_words(msgspec.structs.asdict(event))
-    return ""
+def _error_in(data: bytes) -> str:
+    """What an event without an answer says that went wrong; empty for one that is no error."""
+    try:
+        told = json.loads(data.decode("utf-8", "replace"), parse_int=_int)
+    except UNREADABLE:
+        return ""
+    return _error_words(told) if isinstance(told, dict) else ""
 
 
 def _taken(answer: Answer, usage: Usage) -> int:

@@ -170,8 +170,10 @@ def load(asked: Asked, check: Callable[[], None], progress: Progress, keep: Keep
         done.requests,
         {**told, "counted_tokens": None},
     )
-    keep(unread)
-    since = counted_since(asked.endpoint, before, _tokens(done)) if done.ended_by is None and not done.n_failed else None
+    since = None
+    if done.ended_by is None and not done.n_failed and before is not None:
+        keep(unread)
+        since = counted_since(asked.endpoint, before, _tokens(done))
     counted_tokens = asdict(since) if since is not None else None
     return Loaded(replace(unread, provenance=made, server={**told, "counted_tokens": counted_tokens}), done.ended_by)
 

@@ -7,6 +7,7 @@ content digest is over the values, not over HDF5's bytes, so that the same measu
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import math
 from dataclasses import dataclass, field
@@ -112,6 +113,10 @@ class Measurement:
 
     def verdict(self) -> Verdict:
         """Recomputed from the raw times and what was observed."""
+        return self._verdict
+
+    @functools.cached_property
+    def _verdict(self) -> Verdict:
         f = self.figures()
         if f is None or self.requests is None:
             told = published_verdict(self.stated, self.point)
