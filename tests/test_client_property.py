@@ -3,6 +3,8 @@
 import asyncio
 import bisect
 import itertools
+import json
+import random
 import socket
 import time
 from pathlib import Path
@@ -16,7 +18,7 @@ from glm5bench.client import stream
 from glm5bench.client.clock import Clock
 from glm5bench.client.connection import Connection
 from glm5bench.client.exchange import Body, Readings
-from glm5bench.client.stream import UNKNOWN, fault
+from glm5bench.client.stream import UNKNOWN, fault, parsed
 
 TRANSCRIPTS = {path.stem: path.read_bytes() for path in (Path(__file__).parent / "transcripts").glob("*.txt")}
 VERDICTS = {  # tokens of each chunk, prompt tokens, output tokens, finish reason, fault
@@ -165,3 +167,32 @@ def test_every_stream_has_its_verdict_through_the_whole_client():
     assert r.output_tokens.tolist() == [max(0, n) for _, _, n, _, _ in verdicts]
     assert r.prompt_tokens.tolist() == [max(0, n) for _, n, _, _, _ in verdicts]
     assert list(r.error) == [wrong for *_, wrong in verdicts]
+
+
+def drawn_event(draw: random.Random, i: int) -> bytes:
+    choice = {"index": 0, "text": draw.choice([" a", "", "b c"]), "finish_reason": "length" if draw.random() < 0.02 else None}
+    usage = {"prompt_tokens": 3, "completion_tokens": i + (draw.choice([0, 0, 1, -1]) if draw.random() < 0.3 else 0)}
+    told = {"choices": [choice], **({"usage": usage} if draw.random() < 0.7 else {})}
+    odd = [{"error": {"message": "x"}}, {"choices": [], "usage": usage}, {"choices": [{"delta": {"role": "assistant"}}]}, {}]
+    return b"data: " + json.dumps(draw.choice(odd) if draw.random() < 0.05 else told).encode()
+
+
+def drawn_body(draw: random.Random) -> bytes:
+    events = [drawn_event(draw, i + 1) for i in range(draw.randint(1, 12))]
+    body = b"".join(event + b"\n\n" for event in events) + (b"data: [DONE]\n\n" if draw.random() < 0.7 else b"")
+    for _ in range(draw.choice([0, 0, 0, 1, 2])):  # damage
+        at = draw.randrange(len(body))
+        piece = draw.choice([b"\n", b"\n\n", b"\n\ndata: ", b",", b"{", b"", b"\n\ndata: {", b": c\n\n", b"\r", b"]"])
+        body = body[:at] + piece + body[at + draw.choice([0, 1]) :]
+    return body
+
+
+def test_a_comment_before_an_answer_changes_nothing_whatever_the_answer_is():
+    """With a comment the events are found one by one, without one all at once."""
+    draw = random.Random(5)
+    for _ in range(2000):
+        body = drawn_body(draw)
+        if not body.startswith(b"data: {"):
+            continue
+        pieces = [(10 * at, body[at : at + 37]) for at in range(0, len(body), 37)]
+        assert parsed(Body.of([(0, b": c\n\n"), *pieces])) == parsed(Body.of(pieces)), body

@@ -10,18 +10,20 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Annotated, Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from .exchange import Body
 
 UNKNOWN = -1
 DONE, DONE_EVENT = b"[DONE]", b'{"glm5bench_done":true}'
+PLAIN_START, PLAIN_DONE = b"\n\ndata: {", b"\n\ndata: [DONE]\n\n"
 LINE_END = re.compile(rb"\r\n|\n|\r")
 WBITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # of zlib
 MOST_COUNT = 2**31
@@ -137,15 +139,20 @@ def parsed(body: Body, most_bytes: int | None = None) -> Answer:
         except OverflowError as error:
             answer.error = f"too large: {error}"
             return answer
-    found = _events(body.data)
-    answer.passed_over = found.passed_over
-    if not found.data:
-        answer.error = _unstreamed(body.data)
-        return answer
-    carrying = _read(answer, found.data)
+    plain = _plain_events(body.data)
+    if plain is not None:
+        events, ends = plain
+        carrying = _read(answer, events, lambda place: body.data[ends[place - 1] if place else 0 : ends[place]].strip()[5:])
+    else:
+        found = _events(body.data)
+        answer.passed_over, ends = found.passed_over, np.array(found.ends)
+        if not found.data:
+            answer.error = _unstreamed(body.data)
+            return answer
+        carrying = _read(answer, _decoded_events(found.data), found.data.__getitem__)
     if carrying:
         cuts, at = (np.frombuffer(column, dtype=np.int64) for column in (body.cuts, body.at))
-        answer.at = at[np.searchsorted(cuts, np.array(found.ends)[carrying])].tolist()
+        answer.at = at[np.searchsorted(cuts, ends[carrying])].tolist()
     return answer
 
 
@@ -207,6 +214,28 @@ class _Found:
     data: list[bytes]
     ends: list[int]
     passed_over: str = ""
+
+
+def _plain_events(body: bytes) -> tuple[list[Event | None], npt.NDArray[np.int64]] | None:
+    """The events of a whole body in the form that most servers send, and where each ends; None for any other form.
+
+    It gives what `_events` and `_decoded_events` give, without an object of Python's for each event.
+    """
+    if not (body.startswith(b"data: {") and body.endswith(b"\n\n")) or b"\r" in body:
+        return None
+    is_done = body.endswith(PLAIN_DONE)
+    n = body.count(PLAIN_START) + 1
+    ends: npt.NDArray[np.int64] = np.flatnonzero(np.frombuffer(body, dtype=np.uint8) == ord("\n"))
+    if len(ends) != 2 * (n + is_done):  # two after every event, and no others
+        return None
+    joined = body[6 : -len(PLAIN_DONE) if is_done else -2].replace(PLAIN_START, b",{")
+    try:
+        events: list[Event | None] = EVENTS.decode(b"[" + joined + b"]")  # type: ignore[assignment]  # a list of events is one of events or None
+    except UNREADABLE:
+        return None
+    if len(events) != n:
+        return None
+    return [*events, *([Event(glm5bench_done=True)] if is_done else [])], ends[1::2] + 1
 
 
 def _events(body: bytes) -> _Found:
@@ -417,13 +446,13 @@ class _Seen:
     reasoned: bool = False
 
 
-def _read(answer: Answer, events: list[bytes]) -> list[int]:
-    """Reads all events into the answer, and returns the places of those that carry tokens."""
+def _read(answer: Answer, events: list[Event | None], data: Callable[[int], bytes]) -> list[int]:
+    """Reads all events into the answer, and returns the places of those that carry tokens. `data`: of the event at a place, as it came."""
     seen, cumulative, reasoning = _Seen(), -1, UNKNOWN
     add_place, add_characters, add_count = seen.places.append, seen.characters.append, seen.counts.append
-    for place, event in enumerate(_decoded_events(events)):
+    for place, event in enumerate(events):
         if event is None:
-            answer.error = answer.error or f"unreadable: event {events[place][:80].decode('utf-8', 'replace')!r}"
+            answer.error = answer.error or f"unreadable: event {data(place)[:80].decode('utf-8', 'replace')!r}"
             continue
         if event.glm5bench_done:
             answer.is_done = True
@@ -449,7 +478,7 @@ def _read(answer: Answer, events: list[bytes]) -> list[int]:
                     answer.finish_reason = choice.finish_reason
                 continue
         is_bare = not (choices or usage is not None or event.meta_info is not None)
-        if (event.error or is_bare) and (words := _error_in(events[place])):
+        if (event.error or is_bare) and (words := _error_in(data(place))):
             answer.error = answer.error or f"error: {words}"
             continue
         if event.meta_info is not None:
@@ -577,13 +606,12 @@ def _gains(seen: _Seen, total: int) -> list[int] | None:
     A chunk with text has at least one token more than the one before; only the last may bring text that was held back. The counts
     end at the total.
     """
-    gains, before, last = [], 0, len(seen.counts) - 1
-    for i, (n, count) in enumerate(zip(seen.characters, seen.counts, strict=True)):
-        if count < 0 and n == 0:  # the role chunk of a chat
-            count = before  # noqa: PLW2901
-        gain = count - before
-        if count < 0 or gain < 0 or (gain == 0 and n > 0 and i != last):
-            return None
-        gains.append(gain)
-        before = count
-    return gains if before == total and before > 0 else None
+    counts, characters = np.array(seen.counts, dtype=np.int64), np.array(seen.characters, dtype=np.int64)
+    is_role = (counts < 0) & (characters == 0)  # the role chunk of a chat
+    counts[is_role] = np.maximum.accumulate(np.maximum(counts, 0))[is_role]
+    if total <= 0 or not len(counts) or counts[-1] != total or (counts < 0).any():
+        return None
+    gains = np.diff(counts, prepend=0)
+    if (gains < 0).any() or ((gains == 0) & (characters > 0))[:-1].any():
+        return None
+    return gains.tolist()  # type: ignore[no-any-return]
