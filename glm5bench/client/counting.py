@@ -14,8 +14,8 @@ import httpx
 
 from ..errors import ClientError
 from .endpoint import Endpoint
+from .events import MOST_COUNT
 from .side import Said
-from .stream import MOST_COUNT
 from .workload import PATHS, WORDS, Counting
 
 SHORT, LONG = 20, 220  # words of the two requests

@@ -6,9 +6,12 @@ All times are integer ns of the monotonic clock, -1 where it never came to that.
 from __future__ import annotations
 
 import asyncio
+import zlib
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+
+WBITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # of zlib
 
 
 class Exchange:
@@ -77,6 +80,22 @@ class Body:
         for at, end in zip(self.at, self.cuts, strict=True):
             yield at, self.data[start:end]
             start = end
+
+
+def decoded(body: Body, most_bytes: int | None = None) -> Body:
+    """The body without its content encoding. What each piece adds is taken to have arrived with it.
+
+    Raises zlib.error, KeyError for an unknown encoding, and OverflowError for more than `most_bytes`.
+    """
+    decoder, pieces, left = zlib.decompressobj(WBITS[body.encoding]), [], most_bytes
+    for at, piece in body.pieces:
+        plain = decoder.decompress(piece, left + 1 if left is not None else 0)
+        if left is not None:
+            left -= len(plain)
+            if left < 0:
+                raise OverflowError(f"the answer has more than {most_bytes:,} bytes when it is decompressed")
+        pieces.append((at, plain))
+    return Body.of(pieces)
 
 
 @dataclass

@@ -14,9 +14,9 @@ import numpy as np
 
 from ..analysis.metrics import Requests, stated
 from ..errors import printable
-from .exchange import Body
+from .exchange import Body, decoded
 from .load import Load, most_answer_bytes
-from .stream import UNKNOWN, Answer, decoded, fault, parsed
+from .stream import UNKNOWN, Answer, fault, parsed
 from .traffic import Trace
 
 MOST_ERROR_BYTES = 2**20  # of the body of a refusal, decompressed

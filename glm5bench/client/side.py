@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 import httpx
 
 from .connection import address, encoded, head
-from .exchange import Body, Exchange
-from .stream import UNREADABLE, decoded
+from .events import UNREADABLE
+from .exchange import Body, Exchange, decoded
 from .transport import Transport
 
 MOST_BYTES = 2**23  # of an answer: SGLang repeats its arguments for each rank

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from .endpoint import Endpoint
-from .stream import MOST_COUNT
+from .events import MOST_COUNT
 
 SAFE = 256  # byte-level models have no fewer
 FIELDS = ("vocab_size", "vocabulary_size", "n_vocab")
