@@ -75,7 +75,7 @@ def test_a_server_that_cannot_be_reached_is_told_with_the_cause(url, words):
     ("models", "words"),
     [
         (sized(b"no", status="401 Unauthorized"), "answers HTTP 401"),
-        (sized(b"<html>"), "cannot be read (it is no JSON"),
+        (sized(b"<html>"), "cannot be read (it is not JSON"),
         (sized(b'{"data": []}'), "names none"),
         (b"SSH-2.0\r\n", "has no answer (protocol: "),
     ],

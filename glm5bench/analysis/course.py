@@ -27,7 +27,7 @@ BRIEF_SHARE = 1e-4  # of the time: a number of streams that was held for less is
 
 
 def of_run(r: Requests, concurrency: int, *, keeps_concurrency: bool, client_lag_p99_s: float | None = None) -> list[Reason]:
-    """All of them. `keeps_concurrency`: a closed loop without pauses, of which queues and drift can be told."""
+    """All of them. `keeps_concurrency`: a closed loop without pauses, in which queues and drift can be recognised."""
     stalls = _stalls(r)
     found = [*_shared(r), *_buffered(r, client_lag_p99_s), *stalls]
     if not keeps_concurrency:
@@ -46,7 +46,7 @@ def _shared(r: Requests) -> list[Reason]:
     withheld = f"left out: {', '.join(names)}" if names else "ITL is affected"
     many_half = f", in {int(half.sum())} answers more than half" if half.any() else ""
     text = f"{s.shared_share:.0%} of the chunks arrived in one read with another of their answer{many_half}"
-    return [Reason("shared_reads", f"{text}: the client lacked CPU time, or chunks were sent together; {withheld}")]
+    return [Reason("shared_reads", f"{text}: the client had too little CPU time, or chunks were sent together; {withheld}")]
 
 
 def _buffered(r: Requests, client_lag_p99_s: float | None) -> list[Reason]:

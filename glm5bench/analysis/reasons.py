@@ -1,6 +1,6 @@
 """Every reason code, what it means, and what it makes of a point. The codes are part of the format: new ones are added, none is renamed.
 
-An invalid point stays in archives and out of tables. A flagged one stands in tables with a mark.
+An invalid point stays in archives and out of tables. Tables show a flagged one with a mark.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from .exchange import Exchange, Readings
 READ_BYTES = 2**18
 MOST_BYTES = 2**26  # of an answer, unless the caller says otherwise
 MOST_HEAD_BYTES = 2**16  # of status line and headers, with interim answers (100 Continue)
-STALE_S = 1.0  # later than this after a request was sent, a connection that closes is no idle one
+STALE_S = 1.0  # later than this after a request was sent, a connection that closes was not idle
 PORTS = {"http": 80, "https": 443}
 Address = tuple[str, str, int]  # scheme, host, port
 

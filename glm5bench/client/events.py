@@ -21,7 +21,7 @@ DONE, DONE_EVENT = b"[DONE]", b'{"glm5bench_done":true}'
 PLAIN_START, PLAIN_DONE = b"\n\ndata: {", b"\n\ndata: [DONE]\n\n"
 LINE_END = re.compile(rb"\r\n|\n|\r")
 MOST_COUNT = 2**31
-UNREADABLE = (ValueError, RecursionError, msgspec.MsgspecError)  # before msgspec 0.21 its errors were no ValueError
+UNREADABLE = (ValueError, RecursionError, msgspec.MsgspecError)  # before msgspec 0.21 its errors were not a ValueError
 HEARTBEATS = ("ping", "heartbeat", "keepalive", "keep-alive", "keep_alive", "comment")  # names of events, or their whole data
 QUOTED = 200  # characters of what a server says
 
@@ -253,7 +253,7 @@ def _printed(text: str) -> str:
 
 
 def _error_words(told: dict[str, Any]) -> str:
-    """What a JSON object says that went wrong; empty for one that is no error."""
+    """What a JSON object says that went wrong; empty for one that is not an error."""
     error = told.get("error") or told.get("detail")
     if not error and (told.get("object") == "error" or told.get("type") == "error" or _is_error_code(told.get("code"))):
         error = told.get("message")
@@ -323,7 +323,7 @@ def _int(digits: str) -> float:
 
 
 def _counts(told: Any, kind: type[Usage | Meta]) -> dict[str, Any] | None:
-    """The counts of a usage object that can be read: what is no count is left out, and what is no object is absent."""
+    """The counts of a usage object that can be read: other values are left out, and what is not an object is absent."""
     if not isinstance(told, dict):
         return {} if kind is Meta else None
     found = {name: count_in(told.get(name)) for name in ("prompt_tokens", "completion_tokens")}
@@ -345,7 +345,7 @@ def count_in(told: Any) -> int | None:
 
 
 def error_in(data: bytes) -> str:
-    """What an event without an answer says that went wrong; empty for one that is no error."""
+    """What an event without an answer says that went wrong; empty for one that is not an error."""
     try:
         told = json.loads(data.decode("utf-8", "replace"), parse_int=_int)
     except UNREADABLE:

@@ -41,7 +41,7 @@ class Said:
         try:
             value = json.loads(self.body)
         except UNREADABLE as error:
-            raise ValueError(f"it is no JSON: {' '.join(str(error).split())[:120]}") from error
+            raise ValueError(f"it is not JSON: {' '.join(str(error).split())[:120]}") from error
         if _depth(value) > MOST_DEPTH:
             raise ValueError(f"its JSON is nested more than {MOST_DEPTH} levels deep")
         return value
