@@ -13,7 +13,7 @@ from program import bench
 from glm5bench.errors import BenchError, FileError, SettingsError
 from glm5bench.store.collection import collect
 from glm5bench.store.foreign import reading
-from glm5bench.store.foreign.formats import FORMATS, imported
+from glm5bench.store.foreign.formats import FORMATS, imported, imported_together
 from glm5bench.store.foreign.imported import given
 from glm5bench.store.pointfile import read_point, write_point
 from glm5bench.store.published import published
@@ -493,7 +493,13 @@ def test_imports_of_several_tools_stand_in_one_archive_on_curves_of_their_own(tm
     assert clients == {"vllm_bench_serve", "sglang.bench_serving", "InferenceX", "AIPerf", "GuideLLM"}
 
 
+OF_2024 = ("flagged", {
+    "ttft_median_s": 0.2125, "itl_chunk_median_s": 0.0125, "e2el_mean_s": 1.8125, "output_tput_tok_s": 400.0, "total_tput_tok_s": 3600.0,
+    "request_rate_rps": 3.125, "isl_tokens": 1024, "endpoint": "unstated", "tpot_median_s": math.nan,
+})  # fmt: skip
 FORMS = {  # each released form of a result: what comes of it
+    "sglang_2024_few_figures.jsonl": OF_2024,
+    "sglang_2024_first_names.jsonl": OF_2024,
     "sglang_before_9790_no_total_throughput.jsonl": ("flagged", {"total_tput_tok_s": 816773.1476989945 + 3267.0925907959777}),
     "sglang_ttft_and_itl_zero.jsonl": ("flagged", {"ttft_median_s": math.nan, "itl_chunk_median_s": math.nan}),
     "sglang_completed_zero.jsonl": ("invalid", {"ttft_median_s": math.nan}),
@@ -514,6 +520,12 @@ def test_each_released_form_of_a_result_is_read_and_judged(name):
 
     assert values["validity"] == validity
     assert {key: values[key] for key in figures} == pytest.approx(figures, nan_ok=True)
+
+
+def test_the_two_forms_of_2024_of_one_line_are_one_point():
+    (one,), (other,) = (read("sglang", f"forms/sglang_2024_{name}.jsonl") for name in ("few_figures", "first_names"))
+
+    assert one.digest() == other.digest()
 
 
 def test_a_figure_that_is_not_a_number_costs_neither_its_line_nor_the_others():
@@ -726,6 +738,42 @@ def test_the_same_request_in_two_lines_is_one(tmp_path):
     (once,), (twice,) = (imported_text(tmp_path, "aiperf", t) for t in (text, text + "\n" + text))
 
     assert twice.figures() == once.figures()
+
+
+SUMMARY, LINES = DATA / "aiperf/profile_export_aiperf.json", DATA / "aiperf/profile_export.jsonl"
+
+
+@pytest.mark.parametrize("paths", [[SUMMARY, LINES], [LINES, SUMMARY]], ids=["summary first", "lines first"])
+def test_the_summary_and_the_lines_of_an_aiperf_run_are_one_point(paths):
+    (m,) = imported_together("aiperf", paths, given([]))
+    (lines_only,) = read("aiperf", "aiperf/profile_export.jsonl")
+
+    assert (m.point["concurrency"], m.figures()) == (4, lines_only.figures())
+    assert m.provenance["imported"]["summary"]["file"] == SUMMARY.name
+    assert m.digest() == imported_together("aiperf", paths[::-1], given([]))[0].digest()
+
+
+def test_the_lines_of_another_aiperf_run_are_another_point(tmp_path):
+    *others, last = LINES.read_text().strip().split("\n")
+    longer = json.loads(last)
+    longer["metrics"]["request_latency"]["value"] += 1
+    (tmp_path / "longer.jsonl").write_text("\n".join([*others, json.dumps(longer)]))
+    (tmp_path / "fewer.jsonl").write_text("\n".join(others))
+
+    for name in ("longer.jsonl", "fewer.jsonl"):
+        assert len(imported_together("aiperf", [SUMMARY, tmp_path / name], given([]))) == 2
+
+
+def test_aiperf_lines_of_answers_that_were_not_streamed_are_refused_once_and_their_summary_is_read(tmp_path):
+    plain = [json.loads(line) for line in LINES.read_text().splitlines()]
+    for line in plain:
+        del line["metrics"]["time_to_first_token"]
+
+    with pytest.raises(FileError, match="12 answers were not streamed"):
+        imported_text(tmp_path, "aiperf", "\n".join(map(json.dumps, plain)))
+    (file,) = written("aiperf/profile_export_aiperf.json")
+    (m,) = imported_text(tmp_path, "aiperf", json.dumps({k: v for k, v in file.items() if "token" not in k or k.startswith("total")}))
+    assert (summed(m)["e2el_median_s"] > 0, math.isnan(summed(m)["ttft_median_s"])) == (True, True)
 
 
 def test_a_line_of_requests_without_its_start_is_a_failed_request(tmp_path):

@@ -28,7 +28,7 @@ def import_(
 ) -> int:
     """Results of other tools into an archive. A bad line or entry is named and costs itself only (exit code 1). docs/exchange.md"""
     from ..store.archive import refuse_to_overwrite
-    from ..store.foreign.formats import FORMATS, imported
+    from ..store.foreign.formats import FORMATS, imported_together
     from ..store.foreign.imported import given
     from ..store.union import write_measurements
 
@@ -37,7 +37,7 @@ def import_(
     output = output.resolve()
     refuse_to_overwrite(output)
     bad: list[FileError] = []
-    points = [m for path in files for m in imported(format_, path, said, bad)]
+    points = imported_together(format_, files, said, bad)
     done = write_measurements(output, points, paths=[str(output)] if output.exists() else [])
     _tell_own_names(points)
     say(f"{output}: {len(points)} points of {format_} read, {done.n_points} points, digest {done.digest[:16]}.")

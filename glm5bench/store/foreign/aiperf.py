@@ -2,17 +2,19 @@
 
 Source: aiperf/metrics/types of 0.13. What it calls inter-token latency is a request's mean, so TPOT here; its gap between chunks is
 inter_chunk_latency. Its `output_token_throughput_per_user` is a mean over requests of 1 / TPOT, which is none of ours. From the lines of
-requests the figures are computed again; how many requests were to be in flight only the summary says.
+requests the figures are computed again; how many requests were to be in flight only the summary says. If both files of a run are read
+together, they become one point: its times come from the lines, everything else from the summary.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from ...errors import FileError
-from .imported import Results, Told, defined, each, facts_in, latency
+from .imported import Pair, Results, Told, defined, each, facts_in, latency
 from .reading import Entry, ForeignFile, documents, entries
 from .timed import Timed, contradiction, requests_of
 
@@ -40,6 +42,27 @@ def told(file: ForeignFile) -> Results:
         read = entries(file, "aiperf_requests")
         return Results([_of_requests(read.entries, read.bad)], [])
     return each(entries(file, "aiperf"), _of_summary)
+
+
+def joined(pairs: Sequence[Pair]) -> list[Pair]:
+    """The same, with the summary and the lines of one run as one."""
+    summaries = [pair for pair in pairs if pair[0].requests is None]
+    found, used = [], []
+    for told, file in (pair for pair in pairs if pair[0].requests is not None):
+        its = next((pair for pair in summaries if pair not in used and _are_of_one_run(pair[0], told)), None)
+        used += [its] if its else []
+        found.append((replace(its[0], entry=told.entry, requests=told.requests, summary=its[1]) if its else told, file))
+    return [*(pair for pair in summaries if pair not in used), *found]
+
+
+def _are_of_one_run(summary: Told, lines: Told) -> bool:
+    """Whether both have the same number of answers, and the same mean latency to the microsecond."""
+    if lines.requests is None:
+        return False
+    latencies_s = (lines.requests.end_ns - lines.requests.sent_ns)[lines.requests.is_whole] / 1e9
+    n = summary.stated.get("n_requests", 0) - summary.stated.get("n_failed", 0)
+    stated_s = summary.stated.get("e2el_mean_s", math.nan)
+    return len(latencies_s) == n > 0 and abs(float(latencies_s.mean()) - stated_s) < 1e-6
 
 
 def _of_summary(entry: Entry) -> Told:
@@ -167,6 +190,11 @@ def _of_requests(lines: list[Entry], bad: Sequence[FileError]) -> Told:
         older = "request_start_ns" not in lines[0].child("metadata").values
         why = "These are lines of AIPerf of before its pull request 325, which do not say when a request began"
         raise lines[0].error(why if older else "No line is of a request that was measured")
+    if all(_is_not_streamed(line) for line in lines):
+        raise lines[0].error(
+            f"{len(lines)} answers were not streamed: they have no time_to_first_token",
+            next_step="import profile_export_aiperf.json of this run, or run it again with --streaming",
+        )
     first = min(started)
     timed += [(0.0, 0.0, None, 0, 0, f"unreadable: {error.message}") for error in wrong]
     started += [first] * len(wrong)
@@ -176,6 +204,12 @@ def _of_requests(lines: list[Entry], bad: Sequence[FileError]) -> Told:
         entry=0,
         requests=requests_of(lines[0], Timed([(ns - first) / 1e9 for ns in started], ttft, e2el, gaps, prompt, output, errors)),
     )
+
+
+def _is_not_streamed(line: Entry) -> bool:
+    """Whether a line has the latency of an answer, but not that of its first token: without --streaming there is none."""
+    metrics = line.values.get("metrics")
+    return isinstance(metrics, dict) and "request_latency" in metrics and "time_to_first_token" not in metrics
 
 
 def _timed_or_failed(line: Entry) -> tuple[float, float, list[float] | None, int, int, str]:

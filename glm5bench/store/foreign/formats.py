@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ...errors import FileError
 from ..measurement import Measurement
 from . import aiperf, csv_rows, guidellm, inferencex, sglang, vllm
-from .imported import Given, Results, measurement
+from .imported import Given, Pair, Results, measurement
 from .reading import ForeignFile, foreign_file
 
 FORMATS: dict[str, Callable[[ForeignFile], Results]] = {
@@ -22,21 +22,34 @@ FORMATS: dict[str, Callable[[ForeignFile], Results]] = {
 
 
 def imported(format_: str, path: Path, said: Given, bad: list[FileError] | None = None) -> list[Measurement]:
-    """The points of a file, with what the user says of them.
+    """The points of one file. See `imported_together`."""
+    return imported_together(format_, [path], said, bad)
 
-    An entry that cannot be read goes to `bad`, and the others are read; without `bad` it is raised. Raises FileError for what is no such
-    file or has no readable entry, SettingsError where file and user contradict each other.
+
+def imported_together(format_: str, paths: Sequence[Path], said: Given, bad: list[FileError] | None = None) -> list[Measurement]:
+    """The points of some files of one format, with what the user says of them. Two files of one AIPerf run are one point.
+
+    An entry that cannot be read is added to `bad`, and the others are read. Without `bad` it is raised. Raises FileError for a file of
+    another kind or without a readable entry, SettingsError if a file and the user contradict each other.
     """
-    file = foreign_file(path)
-    results = FORMATS[format_](file)
-    points, wrong = [], list(results.bad)
-    for told in results.told:
-        try:
-            points.append(measurement(told, said, file, format_))
-        except FileError as error:
-            wrong.append(error)
+    files = [foreign_file(path) for path in paths]
+    results = [FORMATS[format_](file) for file in files]
+    pairs = [(told, file) for file, result in zip(files, results, strict=True) for told in result.told]
+    points, wrong = _measurements(aiperf.joined(pairs) if format_ == "aiperf" else pairs, said, format_)
+    wrong = [*(error for result in results for error in result.bad), *wrong]
     if wrong and (bad is None or not points):
         raise wrong[0]
     if bad is not None:
         bad += wrong
     return points
+
+
+def _measurements(pairs: Sequence[Pair], said: Given, format_: str) -> tuple[list[Measurement], list[FileError]]:
+    """A measurement for each entry, and why others are none."""
+    points, wrong = [], []
+    for told, file in pairs:
+        try:
+            points.append(measurement(told, said, file, format_))
+        except FileError as error:
+            wrong.append(error)
+    return points, wrong

@@ -53,6 +53,10 @@ class Told:
     requests: Requests | None = None
     source: str | None = None
     is_simulated_time: bool = False  # figures of a simulated server are in its time already, and not of its clock
+    summary: ForeignFile | None = None  # a second file of the same run, which facts and figures are from
+
+
+Pair = tuple[Told, ForeignFile]
 
 
 @dataclass(frozen=True)
@@ -168,7 +172,7 @@ def measurement(told: Told, said: Given, file: ForeignFile, format_: str) -> Mea
     judged = of_stated(stated, point)
     words = told.provenance.get("metadata", {})
     provenance = {
-        "imported": {"format": format_, "file": file.name, "sha256": file.sha256, "entry": told.entry},
+        "imported": {"format": format_, "file": file.name, "sha256": file.sha256, "entry": told.entry, **_summary(told)},
         "client_program": told.client,
         "definitions": {name: text for name, text in told.definitions.items() if name in stated},
         **told.provenance,
@@ -179,6 +183,10 @@ def measurement(told: Told, said: Given, file: ForeignFile, format_: str) -> Mea
     server = {"acceptance_length": stated["acceptance_length"]} if "acceptance_length" in stated else {}
     key = digest_of([point, {name: value for name, value in provenance.items() if name != "imported"}])
     return Measurement(key, source, point, provenance, requests=told.requests, server=server, stated=stated)
+
+
+def _summary(told: Told) -> dict[str, Any]:
+    return {"summary": {"file": told.summary.name, "sha256": told.summary.sha256}} if told.summary else {}
 
 
 def _implausible(judged: Stated) -> dict[str, Any]:

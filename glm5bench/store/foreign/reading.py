@@ -29,6 +29,14 @@ KEYS_OF = {  # by which a file of each tool is known
     "aiperf_requests": ("metadata", "metrics"),
     "guidellm": ("benchmarks", "metadata"),
 }
+RENAMED = {  # names that fields had in earlier releases, and have today
+    "sglang": {  # of July 2024. Its latencies are in ms although their names do not say so
+        "total_input": "total_input_tokens", "total_output": "total_output_tokens",
+        "total_output_retokenized": "total_output_tokens_retokenized", "output_token_throughput": "output_throughput",
+        "mean_e2e_latency": "mean_e2e_latency_ms", "median_e2e_latency": "median_e2e_latency_ms",
+        "median_ttft": "median_ttft_ms", "median_itl": "median_itl_ms", "benchmark_duration": "duration",
+    },
+}  # fmt: skip
 OLDER = (  # forms that are recognised and not read: fields that they have, fields that they lack, and what they are
     (("benchmarks",), ("metadata",), "GuideLLM before 0.5, whose figures are defined otherwise", "run it again with GuideLLM 0.5 or later"),
     (
@@ -141,7 +149,7 @@ def entries(file: ForeignFile, format_: str) -> Read:
     read = Read([], [])
     for i, value in enumerate(values):
         try:
-            entry = Entry(_object(value, file, i), file, i)
+            entry = Entry(_renamed(_object(value, file, i), format_), file, i)
             _refuse_others(entry, format_)
         except FileError as error:
             read.bad.append(error)
@@ -150,6 +158,12 @@ def entries(file: ForeignFile, format_: str) -> Read:
     if not read.entries:
         raise read.bad[0] if read.bad else FileError("The file holds no result.", path=file.path, next_step=_OTHER)
     return read
+
+
+def _renamed(value: Mapping[str, Any], format_: str) -> Mapping[str, Any]:
+    """The same fields under the names of today; where both are there, that of today counts."""
+    names = RENAMED.get(format_, {})
+    return {names.get(key, key): field for key, field in value.items()} | {key: value[key] for key in names.values() if key in value}
 
 
 def _object(value: Any, file: ForeignFile, index: int) -> Mapping[str, Any]:

@@ -95,10 +95,15 @@ def _counted(entry: Entry, ours: Entry) -> dict[str, float]:
     return found | figures_in(ours, {"n_requests": "n_requests", "n_failed": "n_failed"})
 
 
+def _is_of_2024(entry: Entry) -> bool:
+    """Whether a line is of one of the first forms, which have few figures. Backend `sglang` used /v1/completions or /generate then."""
+    return "mean_ttft_ms" not in entry.values
+
+
 def _gap(entry: Entry) -> tuple[str, str]:
     """The name of what the line calls ITL, and its definition."""
     backend, accepted = entry.text("backend"), entry.number("accept_length") or 0.0
-    if backend in NATIVE:
+    if backend in NATIVE and not _is_of_2024(entry):
         return "itl_token", "gaps of chunks divided by the tokens that the server counts in them"
     if backend in OPENAI and accepted > 0:
         return "itl_retokenized", "gaps of chunks divided by the tokens that the client's own tokenizer makes of the chunk's text"
@@ -138,5 +143,6 @@ def _gpus(server: Entry) -> int:
 
 def _guessed(entry: Entry, server: Entry, point: dict[str, Any]) -> dict[str, Any]:
     backend, checkpoint = entry.text("backend") or "", server.text("model_path")
-    found = {"endpoint": ENDPOINTS.get(backend, backend)} | ({"model": checkpoint, "checkpoint": checkpoint} if checkpoint else {})
+    endpoint = {} if _is_of_2024(entry) and backend in NATIVE else {"endpoint": ENDPOINTS.get(backend, backend)}
+    found = endpoint | ({"model": checkpoint, "checkpoint": checkpoint} if checkpoint else {})
     return {name: value for name, value in found.items() if name not in point}
