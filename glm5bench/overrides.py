@@ -29,7 +29,7 @@ from .settings import POINT_AXES, Settings, conf_dir, refuse_unknown, validate, 
 HYDRA_OPTIONS = ("-m", "--multirun", "-cd", "--config-dir", "-c", "--cfg", "-p", "--package", "--resolve", "-i", "--info", "--hydra-help")
 # these change no point, and no campaign\'s name
 ABOUT_THE_RUN = ("wait", "name", "output_dir", "hydra", "cluster", "price", "experiment", "failure", "retries", "stage", "telemetry_s",
-                 "accuracy")  # fmt: skip
+                 "accuracy", "repeat_scope")  # fmt: skip
 LAUNCHERS = ("hydra/launcher=slurm", "hydra/launcher=local", "hydra/launcher=plan")
 PATIENCE = ("engine.start_timeout_s", "engine.stall_timeout_s", "engine.start_estimate_s")  # nor do these
 

@@ -1,8 +1,9 @@
 """Points -> node jobs, leaving out what cannot be and what is done. Pure: no file, no clock.
 
 An arm's points share a server under `server_scope: arm` (`$C` bound once, to the arm's largest concurrency) and get one each under
-`point`. One node job measures one arm; one that a cluster's time limit is too short for is split, and under `pack` those that need
-half a node or less are marked to run side by side. What the plan departs from, warns of or leaves out is said in its own words.
+`point`. One node job measures one repeat of one arm (`repeat_scope: start`), or all its repeats (`run`). A job that a cluster's time limit
+is too short for is split, and under `pack` those that need half a node or less are marked to run side by side. What the plan departs from,
+warns of or leaves out is said in its own words.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from . import recipe
 from .errors import ImpossibleError, SettingsError
 from .point import Accuracy, Arm, NodeJob, Point, Recipe, ServerStart, digest_of, point_keys
-from .settings import Price, Settings
+from .settings import Price, RepeatScope, Settings
 
 JOB_OVERHEAD_S = 60.0  # container start, checks and the end of a job
 
@@ -48,6 +49,16 @@ class Plan:
         """How often weights are loaded."""
         return sum(len(job.starts) for job in self.jobs)
 
+    @property
+    def estimate_node_h(self) -> float:
+        """Node-hours, by estimate."""
+        return sum(job.estimate_s / job.lanes for job in self.jobs) / 3600
+
+    @property
+    def estimate_usd(self) -> float:
+        """What they cost."""
+        return sum(job.estimate_usd for job in self.jobs)
+
 
 def plan(asked: Sequence[Settings], max_s: Mapping[str, float] | None = None) -> Plan:
     """The node jobs of all arms asked for. `max_s`: the longest that a job on a hardware may be estimated to take, seconds.
@@ -56,13 +67,18 @@ def plan(asked: Sequence[Settings], max_s: Mapping[str, float] | None = None) ->
     """
     _refuse_differing(asked)
     requests, notes = _distinct(asked)
-    jobs, left_out, lanes = [], [], _lanes(requests)
-    for request, n_lanes in zip(requests, lanes, strict=True):
-        starts, impossible = _starts(request, n_lanes)
-        left_out += impossible
-        if starts:
-            whole = _node_job(request.settings, starts, n_lanes)
-            jobs += split(whole, (max_s or {}).get(request.settings.hardware.id))
+    _refuse_wrong_images([request.settings.arm for request in requests])
+    jobs: list[NodeJob] = []
+    lanes = _lanes(requests)
+    arms = [(request.settings, *_starts(request, n)) for request, n in zip(requests, lanes, strict=True)]
+    left_out = [out for _, _, impossible in arms for out in impossible]
+    for repeats in _repeats_of_a_job(requests):
+        for (s, starts, _), n_lanes in zip(arms, lanes, strict=True):
+            measured = [start for start in (_of_repeats(start, repeats) for start in starts) if start.points]
+            if measured:
+                whole = _node_job(s, measured, n_lanes)
+                own = dataclasses.replace(whole, id=f"{whole.id}-r{min(repeats)}") if len(repeats) == 1 and min(repeats) else whole
+                jobs += split(own, (max_s or {}).get(s.hardware.id))
     if not jobs:
         reasons = "; ".join(sorted({lo.reason for lo in left_out}))
         raise ImpossibleError(f"{reasons}.", next_step="ask for another hardware, checkpoint, tp, engine or speculative setting")
@@ -77,6 +93,41 @@ def plan(asked: Sequence[Settings], max_s: Mapping[str, float] | None = None) ->
         for text in recipe.warnings(job.arm, start.recipe, point.concurrency)
     ]
     return Plan(tuple(jobs), tuple(left_out), tuple(dict.fromkeys(notes)), tuple(dict.fromkeys(warnings)))
+
+
+def repeat_scopes(asked: Sequence[Settings], max_s: Mapping[str, float] | None = None) -> dict[str, Plan]:
+    """The plans of both scopes of repeats, if there are repeats; else none."""
+    if not any(len(set(s.repeat)) > 1 for s in asked):
+        return {}
+    scopes: tuple[RepeatScope, ...] = ("start", "run")
+    return {scope: plan([dataclasses.replace(s, repeat_scope=scope) for s in asked], max_s) for scope in scopes}
+
+
+def _repeats_of_a_job(requests: Sequence[_Request]) -> list[frozenset[int]]:
+    """Which repeats share a job: all of them, or each has its own, so that the first repeat of every arm comes first."""
+    repeats = sorted({repeat for request in requests for _, _, repeat in request.points})
+    return [frozenset(repeats)] if requests[0].settings.repeat_scope == "run" else [frozenset([repeat]) for repeat in repeats]
+
+
+def _of_repeats(start: ServerStart, repeats: Collection[int]) -> ServerStart:
+    return dataclasses.replace(start, points=tuple(point for point in start.points if point.repeat in repeats))
+
+
+def _refuse_wrong_images(arms: Sequence[Arm]) -> None:
+    """Raises SettingsError if an image is not of the version that the flags are named for, or if two versions share one image."""
+    versions: dict[tuple[str, str], set[str]] = {}
+    for arm in arms:
+        image = recipe.image(arm)
+        if wrong := recipe.wrong_image(image, arm.engine.version):
+            raise SettingsError(f"{wrong}.", where=arm.label, next_step=recipe.image_of_version(image, arm.engine.version))
+        if image:
+            versions.setdefault((arm.engine.id, image), set()).add(arm.engine.version)
+    for (_, image), of in versions.items():
+        if len(of) > 1:
+            raise SettingsError(
+                f"engine.version is {' and '.join(sorted(of))}, and both would run from {image}: their points would be the same.",
+                next_step="one sweep for each version, each with engine.version and engine.image; then `glm5bench diff A B`",
+            )
 
 
 def _mtp_notes(arms: Sequence[Arm]) -> list[str]:
@@ -106,6 +157,7 @@ def _refuse_differing(asked: Sequence[Settings]) -> None:
     """What holds for a campaign as a whole cannot be swept inside one."""
     for name in (
         "server_scope",
+        "repeat_scope",
         "bind_concurrency",
         "cluster",
         "price",

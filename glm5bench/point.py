@@ -50,8 +50,8 @@ ServerScope = Literal["arm", "point"]
 class Rule:
     """Flags, environment and image that one group adds to a recipe when `when` holds.
 
-    `when` maps a property of the arm (engine, hardware, architecture, vendor, model, precision, checkpoint, speculative) to one
-    value or a list. A flag's value: True for a bare flag, None to take away what an earlier group set, a string with `$C $TP
+    `when` maps a property of the arm (engine, hardware, architecture, vendor, model, precision, checkpoint, speculative, speculates) to
+    one value or a list. A flag's value: True for a bare flag, None to take away what an earlier group set, a string with `$C $TP
     $ISL $OSL $STEPS $DRAFTS $MODEL`, a formula of them after `=`, or `{by_concurrency: [[up_to, value], ..., [None, value]]}`.
     """
 
@@ -183,6 +183,7 @@ class Engine:
     env: dict[str, str] = field(default_factory=dict)
     settings_may_differ: tuple[Word, ...] = ()  # flags whose values the engine may change: to be the same thing is the user's word
     recipe: tuple[Rule, ...] = ()
+    sets: tuple[Rule, ...] = ()  # what it sets by itself if the flag is absent
     renames: tuple[Rename, ...] = ()
     digests: dict[str, Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]] = field(default_factory=dict)  # of images, by reference
     phases: dict[str, str] = field(default_factory=dict)  # expression in the log of a starting server -> what it does from then on

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ from .settings import Price, conf_dir, group_values, validate
 
 
 def price_table(spec: str) -> Price:
-    """Prices by name of conf/price, from a YAML file of the same shape, or as `b200=2.5,h200=1.4` over hyperscaler's."""
+    """Prices by name of conf/price, from a YAML file of the same shape, or as `b200=2.5,h200=1.4`, which are then all."""
     if "=" in spec:
-        own: Price = validate(Price, {"id": "own", "usd_per_gpu_h": {**price_table("hyperscaler").usd_per_gpu_h, **_price_pairs(spec)}}, "")
+        own: Price = validate(Price, {"id": "own", "usd_per_gpu_h": _price_pairs(spec)}, "")
         return own
     shipped = conf_dir() / "price" / f"{spec}.yaml"
     path = shipped if shipped.is_file() else Path(spec)
@@ -42,6 +43,26 @@ def _price_pairs(spec: str) -> dict[str, float | None]:
         except ValueError as error:
             raise SettingsError(f"--price {pair}: {usd!r} is no number of dollars.", next_step="--price b200=2.5,h200=1.4") from error
     return pairs
+
+
+def refuse_gaps(price: Price, hardware: Collection[str]) -> None:
+    """Raises SettingsError if GPUs that glm5bench knows, and whose points are to be priced, have no price in this set."""
+    missing = sorted(h for h in {*hardware} & {*group_values("hardware")} if price.usd_per_gpu_h.get(h) is None)
+    if missing:
+        known = {h: usd for h, usd in price.usd_per_gpu_h.items() if usd is not None and h in hardware}
+        pairs = ",".join([*(f"{h}={usd:g}" for h, usd in sorted(known.items())), *(f"{h}=USD" for h in missing)])
+        raise SettingsError(
+            f"The price set {price.id!r} has no price for {', '.join(missing)}.", where="--price", next_step=f"--price {pairs}"
+        )
+
+
+def price_option(price: Price, hardware: Collection[str]) -> str:
+    """` --price ...` for a command that uses these prices; empty if they are the default."""
+    if price.id in group_values("price") and price_table(price.id) == price:
+        return "" if price.id == "hyperscaler" else f" --price {price.id}"
+    pairs = (f"{h}={price.usd_per_gpu_h[h]:g}" for h in sorted(hardware) if price.usd_per_gpu_h.get(h) is not None)
+    told = ",".join(pairs)
+    return f" --price {told}" if told else ""
 
 
 def power_table() -> dict[str, float]:

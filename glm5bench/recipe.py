@@ -15,13 +15,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from packaging.version import InvalidVersion, Version
+
 from .errors import SettingsError
 from .point import Arm, Recipe, Rule
-from .roofline import SPECULATIVE_DEFAULT_RUNNING, MemoryFit, StepModel, closed_loop_s, memory_fit, resolved_kv_dtype
+from .roofline import MemoryFit, StepModel, closed_loop_s, memory_fit, resolved_kv_dtype
 from .workload import Workload
 
 GIVEN_BY_THE_NODE = ("$MODEL", "$HOST", "$PORT", "$FACTS")
 FRACTION_FLAGS = ("--mem-fraction-static", "--gpu-memory-utilization")
+MOVING = re.compile(r"latest|nightly|main|dev")  # tags of images that change
 RUNNING_FLAGS = ("--max-running-requests", "--max-num-seqs")
 
 
@@ -44,9 +47,18 @@ def rules(arm: Arm) -> Iterable[tuple[str, Rule]]:
     )
     facts = _facts(arm)
     for group, group_rules in groups:
-        for rule in group_rules:
-            if all(facts.get(key) in (wanted if isinstance(wanted, list) else [wanted]) for key, wanted in rule.when.items()):
-                yield group, rule
+        yield from ((group, rule) for rule in group_rules if _applies(rule, facts))
+
+
+def _applies(rule: Rule, facts: Mapping[str, Any]) -> bool:
+    return all(facts.get(key) in (wanted if isinstance(wanted, list) else [wanted]) for key, wanted in rule.when.items())
+
+
+def set_by_itself(arm: Arm) -> dict[str, Any]:
+    """Flags that the arm leaves out and the engine sets by itself, with their values."""
+    facts, asked = _facts(arm), flags(arm)
+    chosen = {flag: value for rule in arm.engine.sets if _applies(rule, facts) for flag, value in rule.flags.items()}
+    return {flag: value for flag, value in chosen.items() if flag not in asked and flag not in arm.engine.extra_args}
 
 
 def _facts(arm: Arm) -> dict[str, Any]:
@@ -59,6 +71,7 @@ def _facts(arm: Arm) -> dict[str, Any]:
         "model": arm.checkpoint.model,
         "precision": arm.checkpoint.precision,
         "speculative": arm.speculative.id,
+        "speculates": arm.speculative.steps > 0,
         "tp": arm.tp,
     }
 
@@ -118,6 +131,45 @@ def environment(arm: Arm) -> dict[str, str]:
             else:
                 env[name] = value
     return {**env, **arm.engine.env}
+
+
+def wrong_image(reference: str, version: str) -> str:
+    """What is wrong with this image for this version of the engine; empty if nothing, or if its name states no version."""
+    name, _, digest = reference.partition("@")
+    stated = _stated_version(name)
+    if stated is None and not digest and MOVING.match(_tag(name)):
+        return f"The tag of {name} names another image each time that one is released, and engine.version={version} cannot be checked"
+    if stated is None or stated == _parsed(version):
+        return ""
+    return f"The image {name} is of version {stated}, and engine.version={version}"
+
+
+def image_of_version(reference: str, version: str) -> str:
+    """What to set, so that image and version agree."""
+    name = reference.partition("@")[0]
+    stated, tag = _stated_version(name), _tag(name)
+    other = (
+        name.removesuffix(tag) + re.sub(r"^(v?)[^-]+", rf"\g<1>{version}", tag) if stated else f"{name.removesuffix(f':{tag}')}:v{version}"
+    )
+    return f"engine.image={other}" + (f", or engine.version={stated}" if stated else "")
+
+
+def _tag(name: str) -> str:
+    """What follows the colon of a reference, or the version in the name of a file."""
+    last = name.rpartition("/")[2]
+    file = re.search(r"v?\d+\.\d[^/]*(?=\.sif$)", last)
+    return file[0] if file else last.partition(":")[2] or ("" if last.endswith(".sif") or not last else "latest")
+
+
+def _stated_version(name: str) -> Version | None:
+    return _parsed(_tag(name).partition("-")[0].removeprefix("v"))
+
+
+def _parsed(text: str) -> Version | None:
+    try:
+        return Version(text) if "." in text else None
+    except InvalidVersion:
+        return None
 
 
 def image(arm: Arm) -> str:
@@ -293,7 +345,7 @@ def admitted(arm: Arm, recipe: Recipe) -> int | None:
     given = _number(recipe.argv, RUNNING_FLAGS)
     if given is not None:
         return int(given)
-    return SPECULATIVE_DEFAULT_RUNNING if arm.speculative.steps and arm.engine.flavor == "sglang" else None
+    return next((int(value) for flag, value in set_by_itself(arm).items() if flag in RUNNING_FLAGS), None)
 
 
 def warnings(arm: Arm, recipe: Recipe, concurrency: int) -> tuple[str, ...]:
@@ -359,6 +411,7 @@ def _told(arm: Arm) -> dict[str, tuple[str | None, str]]:
                 said.pop(name, None)
             else:
                 said[name] = (value, group)
+    said |= {flag: (in_words(value), f"engine/{arm.engine.id}") for flag, value in set_by_itself(arm).items()}
     own = {name: (value, "engine.env") for name, value in arm.engine.env.items()}
     return {**said, **own, "image": (image(arm) or None, "engine")}
 

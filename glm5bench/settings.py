@@ -32,6 +32,7 @@ from .point import (
 )
 from .workload import Natural, Positive, PositiveFloat, Workload, impossible
 
+RepeatScope = Literal["start", "run"]
 POINT_AXES = ("concurrency", "repeat", "seed")
 
 
@@ -68,6 +69,7 @@ class Settings:
     repeat: Annotated[tuple[Natural, ...], MinLen(1)]
     seed: Annotated[tuple[Natural, ...], MinLen(1)]
     server_scope: ServerScope
+    repeat_scope: RepeatScope
     bind_concurrency: Positive | None
     name: str | None
     output_dir: str

@@ -17,4 +17,4 @@ def row(interactivity, throughput, concurrency=4, repeat=0, *, series=SERIES, va
         series, f"{concurrency:019d}{repeat}", f"{repeat}", 8, 8, 8, concurrency, repeat, 0, "arm", 4, throughput, math.nan, math.nan,
         interactivity, 1 / interactivity, 0.5, math.nan, 10, validity, (), "o",
     )  # fmt: skip
-    return dataclasses.replace(told, **more)
+    return dataclasses.replace(told, **{"server_start": f"start {repeat}"} | more)

@@ -69,6 +69,8 @@ HOMES = {
     "starlette": {"simulator"},
     "uvicorn": {"simulator"},
     "tabulate": {"report"},
+    "scipy": {"analysis"},
+    "packaging": {"recipe"},
     "rich": {"launch", "cli"},
     "uvloop": {"client", "simulator"},
     "pynvml": {"node"},

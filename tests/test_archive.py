@@ -201,11 +201,11 @@ def test_figures_by_definitions_of_another_version_are_computed_again(tmp_path, 
     merge([str(tmp_path)], tmp_path / "all.h5")
     monkeypatch.setattr(survey_, "DEFINITIONS", summary.DEFINITIONS)
     with h5py.File(tmp_path / "all.h5") as file:
-        assert file["points/definitions"][()].tolist() == [2, 3]
+        assert file["points/definitions"][()].tolist() == [3, 4]
 
     found = survey(tmp_path / "all.h5")
 
-    assert (listed(found.summaries["definitions"]), found.bad) == ([3, 3], ())
+    assert (listed(found.summaries["definitions"]), found.bad) == ([4, 4], ())
 
 
 def test_a_merge_names_what_an_earlier_one_left_when_it_was_killed(tmp_path):

@@ -117,13 +117,13 @@ def test_acceptance_is_of_the_answers_then_of_the_counters_then_of_the_servers_w
     word = {"acceptance_length": 9.0}
     drafts, verified = {**counted, "drafts": 10, "accepted_tokens": 15}, {**counted, "verify_steps": 10}
 
-    assert measured(requests=steps, server={**word, "counted_tokens": drafts}).acceptance_length() == 20 / 8
+    assert measured(requests=steps, server={**word, "counted_tokens": drafts}).acceptance_length() == 17 / 8
     assert measured(server={**word, "counted_tokens": drafts}).acceptance_length() == 2.5
-    assert measured(server={**word, "counted_tokens": verified}).acceptance_length() == 2.0
+    assert measured(server={**word, "counted_tokens": verified}).acceptance_length() == 1.7
     assert measured(server=word).acceptance_length() == 9.0
     assert math.isnan(measured().acceptance_length())
     s = summary(measured(requests=steps), "d")
-    assert (s["acceptance_p10"], s["acceptance_median"], s["acceptance_p90"]) == pytest.approx((2.1, 2.5, 2.7))
+    assert (s["acceptance_p10"], s["acceptance_median"], s["acceptance_p90"]) == pytest.approx((1.6, 2.0, 2.4))
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,10 @@ def typed(monkeypatch, capsys, tmp_path):
         (("plan", "price=rental,neocloud"), "price"),
         (("tables", "published", "--price", "b20=2"), "b20"),
         (("tables", "published", "--price", "b200=nan"), "b200"),
+        (("tables", "published", "--price", "b200=2.5"), "no price for h200, mi355x"),
+        (("tables", "published", "--price", "own"), "--price b200=USD,h200=USD,mi355x=USD"),
+        (("plan", "repeat_scope=node"), "repeat_scope"),
+        (("plan", "engine.image=lmsysorg/sglang:latest"), "engine.image"),
         (("tables", "published", "--baseline", "b200"), "b200"),
         (("simulate", "--port", "80000"), "65535"),
         (("simulate", "experiment=quickstart"), "experiment"),
@@ -116,7 +120,19 @@ def test_json_is_one_object_and_nothing_else_on_standard_output(tmp_path):
     tables = json.loads(bench(tmp_path, "tables", "published", "--format", "json").stdout)
 
     assert (plan["n_points"], len(plan["jobs"]), plan["n_server_starts"]) == (20, 4, 4)
-    assert set(tables) == {"points", "frontier", "arms", "iso", "bands", "saturation", "speculation", "energy", "startup", "notes"}
+    assert set(tables) == {
+        "points",
+        "frontier",
+        "arms",
+        "iso",
+        "bands",
+        "saturation",
+        "speculation",
+        "energy",
+        "startup",
+        "prices",
+        "notes",
+    }
 
 
 def test_plan_writes_nothing(tmp_path):
@@ -139,7 +155,7 @@ def test_what_cannot_be_is_left_out_with_its_reason(tmp_path):
     )
 
     assert done.returncode == 0
-    assert "24 points in 12 arms" in done.stdout
+    assert "24 points in 12 node jobs" in done.stdout
     assert done.stdout.count("points): ") == 12
     assert "does not fit" in done.stdout
     assert "no tensor cores" in done.stdout

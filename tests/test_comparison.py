@@ -20,9 +20,10 @@ FINE = dataclasses.replace(FAST, precision="nvfp4", checkpoint="nvidia/GLM-5-NVF
 ECONOMY = Economy({"h200": 1.8, "b200": 3.6}, {"h200": 1.0, "b200": 2.0})
 
 
-def row(series, interactivity, throughput, *, tp=8, validity="valid", concurrency=4):
+def row(series, interactivity, throughput, *, tp=8, validity="valid", concurrency=None):
+    users = concurrency or round(10_000 / interactivity)
     return Row(
-        series, "k", "d", tp, tp, 8, concurrency, 0, 0, "arm", 4, throughput, math.nan, math.nan, interactivity, 1 / interactivity,
+        series, "k", "d", tp, tp, 8, users, 0, 0, "arm", 4, throughput, math.nan, math.nan, interactivity, 1 / interactivity,
         math.nan, math.nan, 10, validity, (), "o",
     )  # fmt: skip
 
@@ -74,8 +75,8 @@ def test_a_series_without_a_usable_point_has_no_frontier():
 def test_a_measured_interactivity_is_told_from_an_interpolated_and_an_unreachable_one():
     made = table(*TWO_SERIES, at=(20, 30, 50, 70))
 
-    assert [made[CHEAP, x].status for x in (20, 30, 70)] == ["measured", "interpolated", "unreachable"]
-    assert made[FAST, 50].status == "unreachable"
+    assert [made[CHEAP, x].status for x in (20, 30, 70)] == ["measured", "interpolated", "not measured"]
+    assert (made[FAST, 50].status, made[FAST, 50].beyond) == ("not measured", "below concurrency 250")
 
 
 def test_nothing_is_said_outside_the_measured_range():
@@ -85,15 +86,42 @@ def test_nothing_is_said_outside_the_measured_range():
     assert math.isnan(made.perf_per_dollar_vs_baseline)
 
 
-def test_each_quantity_is_interpolated_on_its_own():
+def test_cost_is_interpolated_and_the_rest_of_the_row_follows_from_it():
     made = table(*TWO_SERIES, at=(40,), method="linear")[CHEAP, 40]
 
-    assert made.cost_usd_per_mtok == pytest.approx((0.5 + 1.0) / 2)  # and not 1.8/(3600 x 750/1e6) = 0.67
-    assert made.total_tput_per_gpu_tok_s == pytest.approx(750)
+    assert made.cost_usd_per_mtok == pytest.approx((0.5 + 1.0) / 2)
+    assert made.total_tput_per_gpu_tok_s == pytest.approx(1.8 / (3600 * 0.75 / 1e6))
+    assert made.tput_per_mw_tok_s == pytest.approx(made.total_tput_per_gpu_tok_s * 1000)
+    assert made.concurrency / made.total_tput_per_gpu_tok_s == pytest.approx((500 / 1000 + 167 / 500) / 2)  # users of a tok/s/GPU
+
+
+@pytest.mark.parametrize("method", ["steffen", "pchip", "linear"])
+def test_every_published_iso_row_agrees_with_itself(method):
+    for cell in published_iso(method=method).values():
+        price = {"h200": 1.41, "b200": 1.95, "mi355x": 1.48}[cell.series.hardware]
+        if math.isfinite(cell.cost_usd_per_mtok):
+            assert cell.cost_usd_per_mtok * cell.total_tput_per_gpu_tok_s * 3600 / 1e6 == pytest.approx(price)
+
+
+def test_an_interactivity_that_one_user_alone_does_not_get_is_not_reached():
+    made = table(row(CHEAP, 20, 1000, concurrency=64), row(CHEAP, 60, 500, concurrency=1), at=(10, 70))
+
+    assert [(made[CHEAP, x].status, made[CHEAP, x].beyond) for x in (10, 70)] == [
+        ("not measured", "above concurrency 64"), ("not reached", ""),
+    ]  # fmt: skip
+
+
+def test_an_arm_on_half_a_node_costs_twice_as_much_with_the_whole_node_paid():
+    half = published_iso(at=(40.0,))
+
+    cell = half["b200", "nvfp4", 40.0]
+    assert (round(cell.perf_per_dollar_vs_baseline, 2), round(cell.node_perf_per_dollar_vs_baseline, 2)) == (3.44, 1.72)
+    assert cell.node_cost_usd_per_mtok == pytest.approx(2 * cell.cost_usd_per_mtok)
+    assert math.isnan(half["b200", "fp8", 40.0].node_cost_usd_per_mtok)  # it leaves no GPU idle
 
 
 def test_the_baseline_is_the_series_on_the_cheapest_gpu():
-    assert table(*TWO_SERIES, at=(20,))[FAST, 20].baseline == CHEAP.label
+    assert table(*TWO_SERIES, at=(20,))[FAST, 20].baseline == CHEAP
 
 
 def test_the_baseline_can_be_chosen():
@@ -105,7 +133,7 @@ def test_the_baseline_can_be_chosen():
 def test_a_baseline_that_nothing_is_leaves_the_ratios_out():
     made = table(*TWO_SERIES, at=(20,), is_baseline=lambda s: s.hardware == "b300")[FAST, 20]
 
-    assert (made.baseline, made.steps) == ("", ())
+    assert (made.baseline, made.steps) == (None, ())
     assert math.isnan(made.perf_per_dollar_vs_baseline)
 
 
@@ -120,7 +148,7 @@ def test_perf_per_dollar_is_the_cost_of_the_baseline_over_that_of_the_row():
 def test_different_sources_and_lengths_are_not_compared(change):
     other = dataclasses.replace(FAST, **change)
 
-    assert table(row(CHEAP, 20, 1000), row(other, 20, 4000), at=(20,))[other, 20].baseline == other.label
+    assert table(row(CHEAP, 20, 1000), row(other, 20, 4000), at=(20,))[other, 20].baseline == other
 
 
 def test_the_steps_multiply_to_the_whole_ratio():
@@ -147,7 +175,7 @@ def test_the_table_of_2026_05_25_is_reproduced_to_the_cent(line):
     for hardware, precision in (("h200", "fp8"), ("b200", "fp8"), ("b200", "nvfp4")):
         cell, told = made[hardware, precision, x], line[f"{hardware}_{precision}_mtp_usd_per_mtok"]
         if not told:
-            assert cell.status == "unreachable"
+            assert cell.status in ("not measured", "not reached")
         elif (hardware, precision, x) == ("b200", "fp8", 50.0):
             assert cell.cost_usd_per_mtok == pytest.approx(0.5047, abs=5e-5)  # published as 0.51
         else:

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glm5bench.analysis.cost import node_usd_per_mtok, tput_per_mw_tok_s, usd_per_mtok
-from glm5bench.prices import power_table, price_table
+from glm5bench.errors import SettingsError
+from glm5bench.prices import power_table, price_option, price_table, refuse_gaps
 from glm5bench.store.archive import PUBLISHED
 
 POINTS = list(csv.DictReader((PUBLISHED.parent / "points.csv").read_text(encoding="utf-8").splitlines()))
@@ -47,3 +48,20 @@ def test_a_published_points_cost_follows_from_its_throughput_to_the_cent(row):
 
 def test_all_42_published_points_are_there():
     assert len(POINTS) == 42
+
+
+def test_prices_that_were_given_are_all_that_are_used():
+    assert price_table("b200=2.5,h200=1.4").usd_per_gpu_h == {"b200": 2.5, "h200": 1.4}
+
+
+def test_a_gap_in_a_price_set_is_refused_with_what_to_type():
+    with pytest.raises(SettingsError, match="no price for mi355x") as refused:
+        refuse_gaps(price_table("b200=2.5"), {"b200", "mi355x", "unstated"})
+
+    assert refused.value.next_step == "--price b200=2.5,mi355x=USD"
+
+
+def test_a_printed_command_has_the_prices_that_it_needs():
+    assert price_option(price_table("hyperscaler"), {"b200"}) == ""
+    assert price_option(price_table("rental"), {"b200"}) == " --price rental"
+    assert price_option(price_table("b200=2.5,h200=1.4"), {"b200"}) == " --price b200=2.5"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from glm5bench import plan as planning
 from glm5bench.errors import ImpossibleError, SettingsError
-from glm5bench.plan import plan, price_of, without
+from glm5bench.plan import plan, price_of, repeat_scopes, without
 from glm5bench.point import NodeJob, canonical_json, from_json
 from glm5bench.prices import price_table
 
@@ -44,9 +44,44 @@ def test_the_binding_can_be_asked_for():
 
 
 def test_points_ascend_in_concurrency_and_are_measured_once():
-    made = plan([compose("concurrency=[16,4,8,4]", "repeat=[1,0]")])
+    made = plan([compose("concurrency=[16,4,8,4]", "repeat=[1,0]", "repeat_scope=run")])
 
     assert [(p.concurrency, p.repeat) for p in made.points] == [(4, 0), (4, 1), (8, 0), (8, 1), (16, 0), (16, 1)]
+
+
+def test_each_repeat_is_a_server_start_and_a_job_of_its_own():
+    made = plan([compose("concurrency=[4,8]", "repeat=[1,0]"), compose("hardware=h200", "concurrency=[4]", "repeat=[0]")])
+
+    assert [(job.arm.hardware.id, [(p.concurrency, p.repeat) for p in job.points]) for job in made.jobs] == [
+        ("b200", [(4, 0), (8, 0)]), ("h200", [(4, 0)]), ("b200", [(4, 1), (8, 1)]),
+    ]  # fmt: skip
+    assert made.n_server_starts == 3
+    assert made.jobs[2].id == f"{made.jobs[0].id}-r1"
+
+
+@pytest.mark.parametrize("scope", ["arm", "point"])
+def test_the_scope_of_repeats_changes_no_key_and_no_binding(scope):
+    of_starts, of_runs = (
+        plan([compose("concurrency=[4,8]", "repeat=[0,1,2]", f"server_scope={scope}", f"repeat_scope={how}")]) for how in ("start", "run")
+    )
+
+    assert {p.key: p for p in of_starts.points} == {p.key: p for p in of_runs.points}
+    assert (of_starts.n_server_starts, of_runs.n_server_starts) == ((3, 1) if scope == "arm" else (6, 2))
+
+
+def test_arms_whose_repeats_differ_in_their_concurrencies_keep_one_binding():
+    made = plan([compose("concurrency=[8]", "repeat=[0]"), compose("concurrency=[4]", "repeat=[1]")])
+
+    assert [(p.concurrency, p.repeat, p.binding) for p in made.points] == [(8, 0, 8), (4, 1, 8)]
+
+
+def test_both_scopes_of_repeats_have_their_cost():
+    asked = [compose("concurrency=[4,8]", "repeat=[0,1,2]")]
+    scopes = repeat_scopes(asked)
+
+    assert scopes["start"].n_server_starts == 3 * scopes["run"].n_server_starts == 3
+    assert scopes["start"].estimate_usd > scopes["run"].estimate_usd
+    assert repeat_scopes([compose("concurrency=[4,8]")]) == {}
 
 
 def test_every_point_has_a_key_of_its_own():

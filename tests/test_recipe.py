@@ -267,8 +267,17 @@ def test_h200_with_mtp_and_without_differ_in_more_than_mtp_and_the_plan_says_so(
 
     more = recipe.more_than_speculative(off.arm, mtp.arm)
 
-    assert [(d.name, d.one, d.other, d.groups) for d in more] == [("--enable-flashinfer-allreduce-fusion", "", None, ("hardware/h200",))]
-    assert any("differ in more than speculation: --enable-flashinfer-allreduce-fusion" in note for note in plan([off, mtp]).notes)
+    assert [(d.name, d.one, d.other, d.groups) for d in more] == [("--max-running-requests", None, "48", ("engine/sglang",))]
+    assert any("differ in more than speculation: --max-running-requests" in note for note in plan([off, mtp]).notes)
+
+
+def test_what_the_engine_sets_by_itself_is_no_difference_to_an_arm_that_asks_for_it():
+    off, mtp = (compose("hardware=h200", f"speculative={s}").arm for s in ("off", "mtp"))
+
+    assert "--enable-flashinfer-allreduce-fusion" in recipe.flags(off)
+    assert recipe.set_by_itself(mtp) == {"--max-running-requests": 48, "--enable-flashinfer-allreduce-fusion": True}
+    assert recipe.set_by_itself(off) == {}
+    assert recipe.set_by_itself(compose("engine=vllm", "speculative=off").arm) == {}
 
 
 def test_b300_differs_from_b200_in_what_its_group_says():

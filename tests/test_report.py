@@ -130,6 +130,6 @@ def test_a_variant_stands_in_a_label_where_it_tells_two_series_apart(made):
     assert labels("ac0d013b") == ["h200 sglang fp8 mtp"]
     assert labels("ac0d013b rate=4") == ["h200 sglang fp8 mtp rate=4"]
     assert labels("ac0d013b", "fb5968c4") == [
-        "h200 sglang fp8 mtp zai-org/GLM-5-FP8 ac0d013b",
-        "h200 sglang fp8 mtp zai-org/GLM-5-FP8 fb5968c4",
+        "h200 sglang fp8 mtp ac0d013b",
+        "h200 sglang fp8 mtp fb5968c4",
     ]

@@ -175,12 +175,6 @@ def test_a_name_that_was_given_is_kept():
     assert campaign_name("quickstart", ["seed=1"], "night-2_b.1") == "night-2_b.1"
 
 
-def test_prices_on_the_command_line_lie_over_the_hyperscalers():
-    prices = price_table("b200=2.5, h200=1.4").usd_per_gpu_h
-
-    assert (prices["b200"], prices["h200"], prices["mi355x"]) == (2.5, 1.4, 1.48)
-
-
 def test_prices_can_come_from_a_file(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("id: mine\nusd_per_gpu_h: {b200: 3.1, h200: null}\n")

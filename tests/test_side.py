@@ -57,6 +57,19 @@ def test_a_connection_that_the_server_closed_meanwhile_is_opened_again():
         assert {r.headers["authorization"] for r in server.requests} == {"Bearer k"}
 
 
+def test_a_request_on_a_connection_that_the_server_is_closing_is_sent_once_more():
+    def play(request):
+        return [End.RESET] if request.number == 1 else [sized(b"%d" % request.number)]
+
+    with Scripted(play) as server, Endpoint(server.url, "").asking() as side:
+        assert [side.ask("GET", "/x").text for _ in range(2)] == ["0", "2"]
+
+
+def test_a_head_that_is_larger_than_heads_may_be_is_an_error():
+    with pytest.raises(httpx.RemoteProtocolError, match="too large: the head of the answer has more than 65,536 bytes"):
+        said(b"HTTP/1.1 200 OK\r\n" + b"".join(b"x-%d: %s\r\n" % (i, b"a" * 100) for i in range(700)), 5.0, within_s=3)
+
+
 @pytest.mark.parametrize(
     ("url", "words"),
     [

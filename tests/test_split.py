@@ -17,7 +17,7 @@ HALF = ("checkpoint=glm5_nvfp4", "tp=4")  # of a b200 node
 
 @cache
 def whole(scope="arm"):
-    (job,) = plan([compose("concurrency=[1,2,4,8,16,32]", "repeat=[0,1]", f"server_scope={scope}")]).jobs
+    (job,) = plan([compose("concurrency=[1,2,4,8,16,32]", "repeat=[0,1]", "repeat_scope=run", f"server_scope={scope}")]).jobs
     return job
 
 

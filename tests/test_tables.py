@@ -22,9 +22,10 @@ FAST = dataclasses.replace(CHEAP, hardware="b200")
 ECONOMY = Economy({"h200": 1.8, "b200": 3.6, "b300": None}, {"h200": 1.0, "b200": 2.0})
 
 
-def row(series, interactivity, throughput, *, tp=8, concurrency=4, **other):
+def row(series, interactivity, throughput, *, tp=8, concurrency=None, **other):
+    users = concurrency or round(10_000 / interactivity)
     made = Row(
-        series, "k" * 20, "d" * 64, tp, tp, 8, concurrency, 0, 0, "arm", 4, throughput, math.nan, throughput / 9,
+        series, "k" * 20, "d" * 64, tp, tp, 8, users, 0, 0, "arm", 4, throughput, math.nan, throughput / 9,
         interactivity, 1 / interactivity, 0.25, math.nan, 40, "valid", (), "o",
     )  # fmt: skip
     return dataclasses.replace(made, **other)
@@ -67,7 +68,7 @@ def test_points_are_sorted_by_hardware_tp_and_concurrency():
     t = made(row(CHEAP, 20, 1000, concurrency=64), row(CHEAP, 60, 500, concurrency=4), row(FAST, 20, 4000), row(FAST, 10, 5000, tp=4))
 
     assert [(r["hardware"], r["tp"], r["concurrency"]) for r in t.points] == [
-        ("b200", 4, 4), ("b200", 8, 4), ("h200", 8, 4), ("h200", 8, 64),
+        ("b200", 4, 1000), ("b200", 8, 500), ("h200", 8, 4), ("h200", 8, 64),
     ]  # fmt: skip
 
 
@@ -123,7 +124,7 @@ def test_every_definition_and_the_prices_stand_under_the_tables():
     text = as_markdown(made(*TWO))
 
     assert all(definition in text for definition in (*DEFINITIONS, ISO_DEFINITION))
-    assert "- prices: mine, $ per GPU and hour" in text
+    assert "- prices: mine, $ per GPU and hour: b200 3.6, h200 1.8" in text
 
 
 def test_simulated_points_say_so_and_their_time_scale():
@@ -147,15 +148,15 @@ def test_an_invalid_point_tells_why():
 def test_the_iso_table_has_a_line_an_interactivity_and_a_column_a_series():
     (at_20, at_30, at_50) = cells(as_markdown(made(*TWO)), "Iso-interactivity")
 
-    assert (at_20["h200 sglang fp8 mtp"], at_20["b200 sglang fp8 mtp"]) == ("0.50", "0.25")
+    assert (at_20["h200 sglang fp8 mtp"], at_20["b200 sglang fp8 mtp"]) == ("0.50", "0.25, whole node 0.50")
     assert at_30["h200 sglang fp8 mtp"].endswith(" (i)")
-    assert (at_50["tok/s/user"], at_50["b200 sglang fp8 mtp"]) == ("50", "unreachable")
+    assert (at_50["tok/s/user"], at_50["b200 sglang fp8 mtp"]) == ("50", "not measured (below concurrency 250)")
 
 
 def test_a_ratio_to_the_baseline_stands_where_both_are_reached_only():
     ratios = cells(as_markdown(made(*TWO)), "Iso-interactivity", "perf/$ against h200 sglang fp8 mtp")
 
-    assert ratios[0]["b200 sglang fp8 mtp"] == "2.00x"
+    assert ratios[0]["b200 sglang fp8 mtp"] == "2.00x, whole node 1.00x"
     assert [r["tok/s/user"] for r in ratios] == ["20", "30"]
     assert "h200 sglang fp8 mtp" not in ratios[0]
 
@@ -195,7 +196,46 @@ def test_two_checkpoints_of_one_precision_do_not_share_a_column():
     other = dataclasses.replace(FAST, checkpoint="zai-org/GLM-5.2-FP8")
     (at_20,) = cells(as_markdown(made(*TWO, row(other, 20, 8000), at=(20.0,))), "Iso-interactivity")
 
-    assert sorted(v for name, v in at_20.items() if name.startswith("b200")) == ["0.12", "0.25"]
+    assert sorted(v for name, v in at_20.items() if name.startswith("b200")) == ["0.12", "0.25, whole node 0.50"]
+
+
+def test_an_interactivity_that_no_series_has_is_left_out():
+    assert [r["tok/s/user"] for r in cells(as_markdown(made(*TWO, at=(5.0, 20.0, 900.0))), "Iso-interactivity")] == ["20"]
+    assert "no series was measured at these interactivities" in as_markdown(made(*TWO, at=(900.0,)))
+
+
+def test_series_that_differ_in_their_image_have_names_that_say_so():
+    image = dataclasses.replace(CHEAP, image="lmsysorg/sglang:v0.5.13@sha256:" + "a" * 64)
+    t = made(row(CHEAP, 20, 1000), row(image, 20, 1100))
+
+    assert {r["series"] for r in t.points} == {
+        "h200 sglang fp8 mtp unknown image", "h200 sglang fp8 mtp lmsysorg/sglang:v0.5.13@aaaaaaaaaaaa",
+    }  # fmt: skip
+    assert {r["served by"] for r in cells(as_markdown(t), "Points")} == {"unknown image", "lmsysorg/sglang:v0.5.13@aaaaaaaaaaaa"}
+    assert set(cells(as_markdown(t), "Iso-interactivity")[0]) >= {r["series"] for r in t.points}
+
+
+def test_a_series_of_mixed_numbers_of_requests_is_divided_and_one_with_a_rule_is_not():
+    users = ((4, 20, 1000), (8, 15, 1500), (16, 10, 2000))
+
+    def series(numbers):
+        return {
+            r["series"]
+            for r in made(*(row(CHEAP, x, y, concurrency=c, n_requests=n) for (c, x, y), n in zip(users, numbers, strict=True))).points
+        }
+
+    assert series((40, 80, 160)) == series((512, 512, 512)) == {"h200 sglang fp8 mtp"}
+    assert series((20, 80, 512)) == {f"h200 sglang fp8 mtp requests={n}xC" for n in (5, 10, 32)}
+
+
+def test_every_interval_of_a_table_names_its_level():
+    starts = [row(CHEAP, x * f, y * f, concurrency=c, repeat=i, server_start=str(i)) for c, x, y in ((8, 40, 700), (64, 20, 1000))
+              for i, f in enumerate((0.99, 1.0, 1.01))]  # fmt: skip
+    t = made(*starts, at=(30.0,))
+
+    assert {r["interval"] for r in cells(as_markdown(t), "Frontier")} == {"3 starts"}
+    assert cells(as_markdown(t), "Iso-interactivity")[0]["h200 sglang fp8 mtp"].endswith("] starts (i)")
+    assert [r["interval"] for r in t.iso] == ["starts"]
 
 
 def test_tables_of_nothing_hold_definitions_only():

@@ -18,12 +18,13 @@ from ..errors import UsageError
 from .cost import Economy, usd_per_mtok
 from .frontier import frontier
 from .interpolation import interpolated
-from .repeats import Interval, Kind, configurations
-from .resampling import Draws, draws, read_off
-from .rows import Row, Series, series_order
+from .repeats import Interval, configurations
+from .resampling import bounds, ratio_interval
+from .rows import Row, Series, series_order, with_protocols
 
 PUBLISHED_GRID = (25.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 84.0, 100.0, 120.0, 140.0)  # of the table of 2026-05-25
 MOST_WITH_INTERVALS = 5000  # configurations
+MEASURED = ("measured", "interpolated")
 Group = TypeVar("Group")
 STEP_ORDER = ("hardware", "precision", "speculative")
 
@@ -53,7 +54,11 @@ class Band:
 
 @dataclass(frozen=True)
 class IsoRow:
-    """One series at one interactivity; NaN where unreachable."""
+    """One series at one interactivity; NaN outside the measured range.
+
+    status: measured, interpolated, `not measured` (a concurrency beyond the measured ones would give it) or `not reached` (one user alone
+    is slower). `beyond` says which concurrencies would have to be measured.
+    """
 
     series: Series
     interactivity_tok_s_user: float
@@ -63,11 +68,14 @@ class IsoRow:
     concurrency: float
     status: str
     perf_per_dollar_vs_baseline: float
-    baseline: str
+    baseline: Series | None
     is_baseline: bool
     steps: tuple[Step, ...]  # their product is the whole ratio
     break_even_usd_per_gpu_h: float = float("nan")  # the price of a GPU at which it would cost what the baseline does
     nearest: Row | None = None  # the measured point of the frontier that is nearest in interactivity
+    beyond: str = ""
+    node_cost_usd_per_mtok: float = float("nan")  # with the idle GPUs of the node paid; NaN: none are idle
+    node_perf_per_dollar_vs_baseline: float = float("nan")  # both with the whole node paid; NaN: neither leaves GPUs idle
     cost_interval: Interval | None = None
     throughput_interval: Interval | None = None
     ratio_interval: Interval | None = None
@@ -99,6 +107,7 @@ def compared(
 
     Raises UsageError where the words name no series, or several of one workload.
     """
+    rows = with_protocols(rows)
     grouped = by_series(rows)
     fronts = frontiers(grouped)
     is_baseline = is_baseline or named(baseline, list(fronts))
@@ -151,42 +160,47 @@ def iso_table(
     """
     grid = np.array(at, dtype=np.float64)
     curves = _Curves({s: _curve(rows, economy, grid, method) for s, rows in fronts.items()})
-    drawn = {s: draws(grouped[s], grid, method) for s in curves} if grouped is not None else {}
+    known = {s: bounds(grouped[s], grid, method) for s in curves} if grouped is not None else {}
     bases = {workload: _baseline(peers, economy, is_baseline) for workload, peers in curves.peers.items()}
     table = []
     for series, curve in curves.items():
         base = bases[series.workload]
-        intervals = _intervals(series, base, drawn, economy, len(grid))
+        own, other = known.get(series), known.get(base) if base is not None else None
+        against = curves[base] if base is not None else None
         for i, x in enumerate(grid.tolist()):
-            ratio = float(curves[base].cost[i] / curve.cost[i]) if base is not None else float("nan")
-            steps = _steps(base, series, curves, i) if base is not None else ()
-            nearest = min(fronts[series], key=lambda r: abs(r.interactivity_tok_s_user - x)) if curve.status[i] != "unreachable" else None
-            even = float(curves[base].cost[i] / curve.unit_cost[i]) if base is not None else float("nan")
+            is_inside = curve.status[i] in MEASURED
+            ratio = float(against.cost[i] / curve.cost[i]) if against is not None else float("nan")
+            throughput = own.interval(float(curve.throughput[i]), i) if own is not None else None
             table.append(
-                IsoRow(series, x, float(curve.cost[i]), float(curve.throughput[i]), float(curve.per_mw[i]), float(curve.concurrency[i]),
-                       curve.status[i], ratio, base.label if base is not None else "", series == base, steps, even, nearest,
-                       *(each[i] for each in intervals))
+                IsoRow(
+                    series, x, float(curve.cost[i]), float(curve.throughput[i]), float(curve.per_mw[i]), float(curve.concurrency[i]),
+                    curve.status[i], ratio, base, series == base,
+                    _steps(base, series, curves, i) if base is not None else (),
+                    break_even_usd_per_gpu_h=float(against.cost[i] / curve.unit_cost[i]) if against is not None else float("nan"),
+                    nearest=min(fronts[series], key=lambda r: abs(r.interactivity_tok_s_user - x)) if is_inside else None,
+                    beyond=curve.beyond[i],
+                    node_cost_usd_per_mtok=float(curve.node_cost[i]) if curve.has_idle_gpus else float("nan"),
+                    node_perf_per_dollar_vs_baseline=_node_ratio(against, curve, i),
+                    cost_interval=_cost_interval(throughput, float(curve.cost[i] * curve.throughput[i])),
+                    throughput_interval=throughput,
+                    ratio_interval=ratio_interval(own, other, ratio, i) if own and other and series != base else None,
+                )
             )  # fmt: skip
     return table
 
 
-def _intervals(
-    series: Series, base: Series | None, drawn: Mapping[Series, Draws | None], economy: Economy, n: int
-) -> tuple[list[Interval | None], list[Interval | None], list[Interval | None]]:
-    """Of cost, throughput and the ratio to the baseline, each at every interactivity of the grid."""
-    none: list[Interval | None] = [None] * n
-    own, other = drawn.get(series), drawn.get(base) if base is not None else None
-    if own is None:
-        return none, none, none
-    price = economy.usd_per_gpu_h.get(series.hardware)
-    other_price = economy.usd_per_gpu_h.get(base.hardware) if base is not None else None
-    cost = read_off(own.unit_cost * (price / 3600 * 1e6), own.kind) if price is not None else none
-    ratio = none
-    if other is not None and series != base and price and other_price is not None:
-        kind: Kind = "repeats" if own.kind == other.kind == "repeats" else "requests"
-        n_draws = min(len(own.unit_cost), len(other.unit_cost))  # a series with very many configurations has fewer
-        ratio = read_off(other.unit_cost[:n_draws] * other_price / (own.unit_cost[:n_draws] * price), kind)
-    return cost, read_off(own.throughput, own.kind), ratio
+def _cost_interval(throughput: Interval | None, cost_times_throughput: float) -> Interval | None:
+    """The costs at the bounds of a throughput."""
+    if throughput is None or not np.isfinite(cost_times_throughput):
+        return None
+    low, high = (cost_times_throughput / t if t > 0 else float("inf") for t in (throughput.high, throughput.low))
+    return Interval(low, high, throughput.level)
+
+
+def _node_ratio(against: _Curve | None, curve: _Curve, i: int) -> float:
+    if against is None or not (against.has_idle_gpus or curve.has_idle_gpus):
+        return float("nan")
+    return float(against.node_cost[i] / curve.node_cost[i])
 
 
 def bands(iso: Sequence[IsoRow], fronts: Mapping[Series, Sequence[Row]]) -> list[Band]:
@@ -224,14 +238,17 @@ def _reach(rows: Sequence[Row]) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class _Curve:
-    """A series on the grid, all (M,). Each quantity is interpolated on its own."""
+    """A series on the grid, all (M,). Costs are interpolated; throughput and concurrency follow from them, so that a row agrees."""
 
     cost: NDArray[np.float64]
     unit_cost: NDArray[np.float64]  # of a GPU at $1 an hour
     throughput: NDArray[np.float64]
     per_mw: NDArray[np.float64]
     concurrency: NDArray[np.float64]
+    node_cost: NDArray[np.float64]  # with the idle GPUs of the node paid
+    has_idle_gpus: bool
     status: list[str]
+    beyond: list[str]
     served_by: list[Mapping[str, frozenset[object]]]  # what the points beside each interactivity were served by
 
 
@@ -253,16 +270,33 @@ def _curve(rows: Sequence[Row], economy: Economy, grid: NDArray[np.float64], met
     def on_grid(quantity: Callable[[Row], float]) -> NDArray[np.float64]:
         return interpolated(x, np.array([quantity(r) for r in rows], dtype=np.float64), grid, method)
 
-    status = ["unreachable" if g < x[0] or g > x[-1] else "measured" if (x == g).any() else "interpolated" for g in grid]
+    hardware, unit_cost = rows[0].series.hardware, on_grid(lambda r: usd_per_mtok(1.0, r.total_tput_per_gpu_tok_s))
+    throughput = 1e6 / 3600 / unit_cost
+    price, power = economy.usd_per_gpu_h.get(hardware), economy.power_kw.get(hardware)
+    each = [_status(rows, float(g)) for g in grid]
     return _Curve(
-        on_grid(economy.cost),
-        on_grid(lambda r: usd_per_mtok(1.0, r.total_tput_per_gpu_tok_s)),
-        on_grid(lambda r: r.total_tput_per_gpu_tok_s),
-        on_grid(economy.per_mw),
-        on_grid(lambda r: float(r.concurrency) if r.concurrency >= 0 else float("nan")),
-        status,
-        [{name: frozenset(getattr(r, name) for r in _beside(rows, g)) for name in ("engine_version", "image", "tp")} for g in grid],
+        unit_cost * (price if price is not None else np.nan),
+        unit_cost,
+        throughput,
+        throughput / power * 1000.0 if power else np.full(len(grid), np.nan),
+        throughput * on_grid(lambda r: r.concurrency / r.total_tput_per_gpu_tok_s if r.concurrency >= 0 else float("nan")),
+        on_grid(economy.node_cost),
+        any(r.gpus_per_node > r.gpus > 0 for r in rows),
+        [status for status, _ in each],
+        [beyond for _, beyond in each],
+        [{"tp": frozenset(r.tp for r in _beside(rows, g))} for g in grid],
     )
+
+
+def _status(rows: Sequence[Row], at: float) -> tuple[str, str]:
+    """What is known of an interactivity, and, outside the measured range, which concurrencies would give it."""
+    x = [r.interactivity_tok_s_user for r in rows]
+    if x[0] <= at <= x[-1]:
+        return ("measured" if at in x else "interpolated"), ""
+    users = [r.concurrency for r in rows if r.concurrency > 0]
+    if at > x[-1]:
+        return ("not reached", "") if not users or min(users) == 1 else ("not measured", f"below concurrency {min(users)}")
+    return "not measured", f"above concurrency {max(users)}" if users else ""
 
 
 def _beside(rows: Sequence[Row], at: float) -> Sequence[Row]:
@@ -321,8 +355,11 @@ def _way(base: Series, target: Series, order: Sequence[str], curves: _Curves, i:
 def _also(here: Series, following: Series, setting: str, curves: _Curves, i: int) -> tuple[str, ...]:
     """What differs between the two but the setting: of each, and of what their points were served by, where they have nothing in common."""
     told = [name for name in (*STEP_ORDER, "engine", "checkpoint", "variant") if getattr(here, name) != getattr(following, name)]
+    for name in ("engine_version", "image", "protocol"):
+        one, other = getattr(here, name), getattr(following, name)
+        told += [name] if one and other and one != other else []
     one, other = curves[here].served_by[i], curves[following].served_by[i]
-    told += [name for name in one if one[name] and other[name] and not one[name] & other[name] and "" not in one[name] | other[name]]
+    told += [name for name in one if one[name] and other[name] and not one[name] & other[name]]
     return tuple(name for name in told if name != setting)
 
 
@@ -330,4 +367,5 @@ def _changed(here: Series, target: Series, setting: str, curves: _Curves) -> Ser
     """The series like `here` but for one setting, which is the target's. A precision brings its own checkpoint."""
     wanted = {name: getattr(target if name == setting else here, name) for name in STEP_ORDER}
     fits = curves.alike.get((here.workload, target.engine, *(wanted[name] for name in STEP_ORDER)), [])
-    return min(fits, key=lambda s: (s != target, s.checkpoint != here.checkpoint), default=None)
+    kept = ("checkpoint", "engine_version", "image", "protocol", "variant")
+    return min(fits, key=lambda s: (s != target, *(getattr(s, name) != getattr(here, name) for name in kept)), default=None)

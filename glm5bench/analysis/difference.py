@@ -1,24 +1,28 @@
 """Two sets of points over time: which settings differ, and which points got better or worse beyond their intervals.
 
 Enters: rows of A and of B. Leaves: settings with their values on both sides, and pairs of configurations that are the same but for them.
-A pair is told apart where the interval of its ratio leaves 1 out: Welch's, over repeats or over the requests of single runs. Without
-either there is only the tolerance, and a latency beyond it is `unsure`.
+Only server starts can show that two systems differ, or that they do not: of a pair with fewer than two starts on a side nothing is
+decided. The interval of a ratio is Welch's over starts. All comparisons of a call are corrected together (Bonferroni), so that two
+identical systems get a `worse` in at most 5 % of calls. Source: benchmarks/coverage.py.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from .repeats import NORMAL_975, configurations, standard_error, student_975
+from .repeats import configurations, level, of_starts, quantile
+from .resampling import welch_half
 from .rows import Row, series_order
 
-Word = Literal["better", "worse", "same", "unsure"]
+Word = Literal["better", "worse", "same", "undecided"]
+ASSUMED = 0.02  # spread from start to start, as a share, if no pair has two starts
+MOST_STARTS = 30  # that are worth naming
 SETTINGS: dict[str, Callable[[Row], object]] = {
     "source": lambda r: r.series.source,
     "hardware": lambda r: r.series.hardware,
@@ -37,7 +41,11 @@ SETTINGS: dict[str, Callable[[Row], object]] = {
     "seed": lambda r: r.seed,
     "server_scope": lambda r: r.server_scope,
     "binding": lambda r: r.binding,
+    "requests": lambda r: r.series.protocol,
 }
+TOLD_OTHERWISE = ("id", "file", "isl_tokens", "osl_tokens", "range_ratio", "endpoint")  # fields of a workload
+OF_THE_NODE = ("--model-path", "--model", "--host", "--port", "--facts", "--served-model-name", "--tensor-parallel-size", "--tp-size")
+HOW_SERVED = ("engine_version", "image", "variant", "requests")
 NEVER_PAIRED_OVER = ("tp", "concurrency", "seed")  # other points, not another setting
 FIGURES = {"total_tput_per_gpu_tok_s": 1, "interactivity_tok_s_user": 1, "ttft_median_s": -1, "itl_chunk_p99_s": -1}  # 1: more is better
 
@@ -53,7 +61,10 @@ class Setting:
 
 @dataclass(frozen=True)
 class Change:
-    """One figure of one pair. `ratio` B over A; `low` and `high` its 95 % interval, NaN where there is too little to say."""
+    """One figure of one pair. `ratio` B over A; `low` and `high` its interval at the corrected level, NaN without two starts on each side.
+
+    `starts`: of an undecided one, how many starts on each side would decide it; None: more than are worth naming.
+    """
 
     a: Row
     b: Row
@@ -62,6 +73,7 @@ class Change:
     low: float
     high: float
     word: Word
+    starts: int | None = None
 
 
 @dataclass(frozen=True)
@@ -85,31 +97,58 @@ class Difference:
 
 
 def difference(a: Sequence[Row], b: Sequence[Row], *, tolerance: float) -> Difference:
-    """B against A. A change within `tolerance` (a share) is none, however sure."""
+    """B against A. A change within `tolerance` (a share) is none, however sure; `same` is shown to be within it."""
     ours, theirs = configurations(a), configurations(b)
-    settings = tuple(_settings(ours, theirs))
+    settings = _settings(ours, theirs)
     free = {s.name for s in settings if len(s.a) == len(s.b) == 1} - {*NEVER_PAIRED_OVER}
-    if "image" in free or "engine_version" in free:  # one comes with the other
-        free |= {"image", "engine_version"}
-    here, there = _by_place(ours, free), _by_place(theirs, free)
-    invalid = _by_place([r for r in b if r.validity == "invalid"], free)
-    changes: list[Change] = []
-    unclear: list[Row] = []
-    for place in here.keys() & there.keys():
-        for row, other in itertools.product(here[place], there[place]):
-            told = [c for name, sign in FIGURES.items() if (c := _change(row, other, name, sign, tolerance)) is not None]
-            changes += told
-            unclear += [row] * (not told)
+    place_of = _place_function(ours, theirs, free)
+    here, there = _by_place(ours, place_of), _by_place(theirs, place_of)
+    invalid = _by_place([r for r in b if r.validity == "invalid"], place_of)
+    pairs = [pair for place in here.keys() & there.keys() for pair in itertools.product(here[place], there[place])]
+    told = [(row, other, name) for row, other in pairs for name in FIGURES if _is_told(row, name) and _is_told(other, name)]
+    unclear = [row for row, other in pairs if not any(row is a and other is b for a, b, _ in told)]
+    spreads = {name: _pooled([_spread(r, name) for a, b, n in told if n == name for r in (a, b)]) for name in FIGURES}
+    changes = [_change(row, other, name, tolerance, 0.025 / len(told), spreads[name]) for row, other, name in told]
     alone = _order([r for place, rows in here.items() if place not in there for r in rows])
     lost = [r for place, rows in here.items() if place not in there and place in invalid for r in rows]
     return Difference(
-        settings,
+        tuple(_settings([row for row, _ in pairs], [other for _, other in pairs]) if pairs else settings),
         tuple(sorted(changes, key=lambda c: (_place_of(c.a), c.b.key, list(FIGURES).index(c.figure)))),
         tuple(r for r in alone if r not in lost),
         tuple(_order([r for place, rows in there.items() if place not in here for r in rows])),
         tuple(_order(lost)),
         tuple(_order(unclear)),
     )
+
+
+def differing(a: Sequence[Mapping[str, str]], b: Sequence[Mapping[str, str]]) -> tuple[Setting, ...]:
+    """The settings in which points of A and points of B differ: a name, and the values that each side has; `none` if it lacks one."""
+    found = []
+    for name in dict.fromkeys(name for told in (*a, *b) for name in told):
+        left, right = ({told.get(name, "none") for told in side} for side in (a, b))
+        if left != right:
+            found.append(Setting(name, tuple(sorted(left)), tuple(sorted(right))))
+    return tuple(found)
+
+
+def settings_told(point: Mapping[str, Any]) -> dict[str, str]:
+    """Every setting that a point records beyond those of SETTINGS: its workload's, its server's flags and its environment."""
+    arm, recipe = point.get("arm") or {}, point.get("recipe") or {}
+    workload = {f"workload.{k}": str(v) for k, v in (arm.get("workload") or {}).items() if k not in TOLD_OTHERWISE}
+    environment = {f"env {k}": str(v) for k, v in (recipe.get("env") or {}).items()}
+    return {**workload, **_flags([str(word) for word in recipe.get("argv") or ()]), **environment}
+
+
+def _flags(argv: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    flag = ""
+    for word in argv:
+        if word.startswith("--"):
+            flag, has_value, value = word.partition("=")
+            found[flag] = value if has_value else ""
+        elif flag:
+            found[flag] = f"{found[flag]} {word}".strip()
+    return {flag: value or "set" for flag, value in found.items() if flag not in OF_THE_NODE}
 
 
 def _order(rows: Sequence[Row]) -> list[Row]:
@@ -129,43 +168,78 @@ def _settings(a: Sequence[Row], b: Sequence[Row]) -> list[Setting]:
     return found
 
 
-def _by_place(rows: Sequence[Row], free: set[str]) -> dict[tuple[object, ...], list[Row]]:
-    """Rows by everything but the free settings: one a place, or several measurements of one configuration, all of which are compared."""
-    held = [of for name, of in SETTINGS.items() if name not in free]
+def _place_function(a: Sequence[Row], b: Sequence[Row], free: set[str]) -> Callable[[Row], tuple[object, ...]]:
+    """What two rows must have in common to be compared: everything but the free settings.
+
+    How a point was served and how often it was asked need not be the same either, unless a side has several such rows at one place.
+    """
+    held = [of for name, of in SETTINGS.items() if name not in free and name not in HOW_SERVED]
+    served = [SETTINGS[name] for name in HOW_SERVED if name not in free]
+
+    def place(row: Row) -> tuple[object, ...]:
+        return tuple(of(row) for of in held)
+
+    def how(row: Row) -> tuple[object, ...]:
+        return tuple(of(row) for of in served)
+
+    crowded = set()
+    for side in (a, b):
+        seen: dict[tuple[object, ...], set[tuple[object, ...]]] = {}
+        for row in side:
+            seen.setdefault(place(row), set()).add(how(row))
+        crowded |= {where for where, hows in seen.items() if len(hows) > 1}
+    return lambda row: (*place(row), *(how(row) if place(row) in crowded else ()))
+
+
+def _by_place(rows: Sequence[Row], place_of: Callable[[Row], tuple[object, ...]]) -> dict[tuple[object, ...], list[Row]]:
     found: dict[tuple[object, ...], list[Row]] = {}
     for row in rows:
-        found.setdefault(tuple(of(row) for of in held), []).append(row)
+        found.setdefault(place_of(row), []).append(row)
     return found
 
 
-def _change(a: Row, b: Row, figure: str, sign: int, tolerance: float) -> Change | None:
-    before, after = getattr(a, figure), getattr(b, figure)
-    if not (0 < before < math.inf and 0 < after < math.inf):
-        return None
-    ratio, half = after / before, _half_of_ratio(a, b, figure)
-    low, high = ratio - half, ratio + half
-    is_beyond = abs(ratio - 1) > tolerance and not low <= 1 <= high  # NaN: no interval, the tolerance alone
-    word: Word = "same" if not is_beyond else "better" if (ratio > 1) == (sign > 0) else "worse"
-    if is_beyond and sign < 0 and not math.isfinite(half):  # a single run's latency varies, and nobody knows how far
-        word = "unsure"
-    return Change(a, b, figure, ratio, low, high, word)
+def _is_told(row: Row, figure: str) -> bool:
+    return bool(0 < getattr(row, figure) < math.inf)
 
 
-def _half_of_ratio(a: Row, b: Row, figure: str) -> float:
-    """Half the 95 % interval of B over A, by Welch over relative errors; NaN where one of them has no error."""
-    (one, n), (other, m) = _relative_error(a, figure), _relative_error(b, figure)
-    error = math.hypot(one, other)
-    if not math.isfinite(error):
-        return math.nan
-    parts = [(e, k - 1) for e, k in ((one, n), (other, m)) if k > 1 and e > 0]
-    weight = sum(e**4 / k for e, k in parts)
-    quantile = student_975(max(1, int(error**4 / weight))) if weight else NORMAL_975
-    return float(quantile * error * getattr(b, figure) / getattr(a, figure))
+def _spread(row: Row, figure: str) -> tuple[float, int]:
+    """The standard deviation from start to start, as a share, and its degrees of freedom; 0 of one start."""
+    values = [v for v in of_starts(row, figure) if 0 < v < math.inf] if level(row) == "starts" else []
+    return (float(np.log(values).std(ddof=1)), len(values) - 1) if len(values) > 1 else (math.nan, 0)
 
 
-def _relative_error(row: Row, figure: str) -> tuple[float, int]:
-    """The standard error as a share, and of how many runs; of one run over its requests, where they say it."""
-    if row.repeats:
-        values = np.array([getattr(r, figure) for r in row.repeats])
-        return float(values.std(ddof=1) / math.sqrt(len(values)) / values.mean()), len(values)
-    return standard_error(row, figure) / getattr(row, figure), 1
+def _pooled(spreads: Sequence[tuple[float, int]]) -> float:
+    """One standard deviation for all of them."""
+    degrees = sum(n for _, n in spreads)
+    return math.sqrt(sum(n * sd**2 for sd, n in spreads if n) / degrees) if degrees else ASSUMED
+
+
+def _change(a: Row, b: Row, figure: str, tolerance: float, tail: float, typical: float) -> Change:
+    """`tail`: of the corrected interval, each side. `typical`: the spread from start to start, if this pair has none."""
+    shift = math.log(getattr(b, figure) / getattr(a, figure))
+    (one, n), (other, m) = _spread(a, figure), _spread(b, figure)
+    half = welch_half(one / math.sqrt(n + 1), n, other / math.sqrt(m + 1), m, tail) if n and m else math.nan
+    low, high = shift - half, shift + half
+    is_within = -_room(tolerance) <= shift <= math.log1p(tolerance)
+    word: Word = "undecided"
+    if not is_within and not low <= 0 <= high and math.isfinite(half):
+        word = "better" if (shift > 0) == (FIGURES[figure] > 0) else "worse"
+    elif low >= -_room(tolerance) and high <= math.log1p(tolerance):
+        word = "same"
+    starts = None
+    if word == "undecided":
+        sd = _pooled([(one, n), (other, m)]) if n and m else typical
+        wanted = min(shift + _room(tolerance), math.log1p(tolerance) - shift) if is_within else abs(shift)
+        starts = _starts_needed(wanted, sd, tail)
+    return Change(a, b, figure, math.exp(shift), math.exp(low), math.exp(high), word, starts)
+
+
+def _room(tolerance: float) -> float:
+    """How far below 1 a ratio may be, as a logarithm."""
+    return -math.log1p(-tolerance) if tolerance < 1 else math.inf
+
+
+def _starts_needed(wanted: float, sd: float, tail: float) -> int | None:
+    """How many starts on each side make half the interval smaller than `wanted`, if starts go on to differ by `sd`."""
+    enough = (n for n in range(2, MOST_STARTS + 1) if quantile(2 * (n - 1), tail) * sd * math.sqrt(2 / n) < wanted)
+    return next(enough, None)

@@ -1,12 +1,18 @@
-"""What else could have been measured: draws of a point's figures, and of a frontier's, from which intervals are read off.
+"""How far a curve may be from what was measured: its configurations are drawn anew, and every draw has a frontier of its own.
 
-Enters: the requests of a run, or the rows of a series. Leaves: standard errors, or draws of every curve on a grid. A configuration with
-repeats is drawn as its mean plus Student's t in the direction of its runs (throughput and interactivity of a run go together); one with a
-single run by its standard errors. Every draw has a frontier of its own, which is interpolated as the measured one is.
+Enters: the configurations of a series. Leaves: the bounds of its throughput at each interactivity of a grid, as shares of the estimate.
+A configuration is drawn around its mean in the directions of its server starts. A start that measured several configurations moves them
+together: a slow node is slow at every concurrency. The draws are as wide as Student's quantile asks.
+
+Where two points are nearly tied, the better one of a draw is better by chance, so that draws and estimate are biased to one side. A bound
+therefore reaches as far from the estimate as the farther of the two sides of the draws. A draw that does not reach an interactivity says
+that the system may not reach it: its throughput there is 0. Below the lowest interactivity the system is at least as fast as at its end.
+Coverage: benchmarks/coverage.py.
 """
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,114 +21,123 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .interpolation import interpolated_rows
-from .metrics import Requests, time_per_output_token_s
-from .repeats import Interval, Kind, half_interval, standard_error
+from .repeats import Interval, Level, Spread, level, lowest, quantile, samples, spread
 from .rows import Row
 
 Floats = NDArray[np.float64]
 DRAWS = 1000
 FEWEST_DRAWS = 200  # of a series with very many configurations
 MOST_VALUES = 100_000  # drawn of each figure of a series
-RESAMPLES = 200  # of the requests of a run
-BLOCK = 2_000_000  # requests drawn at once
 FAR = 2.0  # half intervals
-SURE = 0.975  # of the draws must reach an interactivity, or nothing is said there
+NORMAL_975 = 1.959964
 X, Y = "interactivity_tok_s_user", "total_tput_per_gpu_tok_s"
 
 
 @dataclass(frozen=True)
-class Draws:
-    """Curves that could have been, on the grid: (D, M), NaN where a draw does not reach."""
+class Bounds:
+    """Of a series on the grid, all (M,): natural logarithms of the throughput over its estimate; -inf: it may not be reached."""
 
-    unit_cost: Floats  # hours of a GPU a token/s, times the price the cost
-    throughput: Floats
-    kind: Kind
+    below: Floats
+    above: Floats
+    degrees: float
+    level: Level
 
-
-def relative_standard_errors(r: Requests, time_scale: float) -> tuple[float, float]:
-    """Of total throughput in a closed loop and of interactivity, as shares of them, over the whole requests drawn anew.
-
-    Users who wait for their answers send as fast as these come: throughput is tokens a request-second, times the users. NaN where fewer
-    than two requests say anything.
-    """
-    whole = r.is_whole & (r.last_token_ns > r.sent_ns)
-    n = int(whole.sum())
-    if n < 2:
-        return float("nan"), float("nan")
-    took = ((r.last_token_ns - r.sent_ns)[whole] * (time_scale / 1e9)).astype(np.float64)
-    first = ((r.first_token_ns - r.sent_ns)[whole] * (time_scale / 1e9)).astype(np.float64)
-    tokens = (r.prompt_tokens + r.output_tokens)[whole].astype(np.float64)
-    tpot = time_per_output_token_s(first, took, r.output_tokens[whole])
-    rng = np.random.default_rng(0)
-    rates, speeds = [], []
-    for begun in range(0, RESAMPLES, max(1, BLOCK // n)):
-        drawn = rng.integers(0, n, (min(max(1, BLOCK // n), RESAMPLES - begun), n))
-        rates.append(tokens[drawn].sum(axis=1) / took[drawn].sum(axis=1))
-        if len(tpot) > 1:
-            speeds.append(np.median(tpot[drawn % len(tpot)], axis=1))
-    return _spread(rates), _spread(speeds)
+    def interval(self, middle: float, i: int) -> Interval | None:
+        """Of a throughput of `middle` at the i-th interactivity; None where nothing is reached."""
+        if not math.isfinite(middle) or math.isnan(self.below[i]):
+            return None
+        return Interval(middle * math.exp(self.below[i]), middle * math.exp(self.above[i]), self.level)
 
 
-def _spread(drawn: Sequence[Floats]) -> float:
-    values = np.concatenate(drawn) if drawn else np.empty(0)
-    return float(values.std(ddof=1) / values.mean()) if len(values) and values.mean() > 0 else float("nan")
-
-
-def draws(rows: Sequence[Row], grid: Floats, method: str) -> Draws | None:
-    """Curves of a series from its configurations; None where one of them has no interval. The same rows give the same draws."""
-    halves = np.array([[half_interval(r, name) for r in rows] for name in (X, Y)])
-    if not rows or not np.isfinite(halves).all():
+def bounds(rows: Sequence[Row], grid: Floats, method: str) -> Bounds | None:
+    """Of the curve of these configurations; None if one of them has no interval. The same rows give the same bounds."""
+    spreads = [(spread(r, X), spread(r, Y)) for r in rows]
+    known = [(r, x, y) for r, (x, y) in zip(rows, spreads, strict=True) if x is not None and y is not None]
+    if not rows or len(known) < len(rows):
         return None
-    rows = _near(rows, *(FAR * halves))
-    rng = np.random.default_rng(zlib.crc32(repr([(r.series, r.tp, r.concurrency, r.digest) for r in rows]).encode()))
-    n_draws = max(FEWEST_DRAWS, min(DRAWS, MOST_VALUES // len(rows)))
-    x, y = _drawn(rows, n_draws, rng)
+    known = _near(known)
+    rng = np.random.default_rng(zlib.crc32(repr([(r.series, r.tp, r.concurrency, r.digest) for r, _, _ in known]).encode()))
+    n_draws = max(FEWEST_DRAWS, min(DRAWS, MOST_VALUES // len(known)))
+    middle = np.log([[getattr(r, name) for r, _, _ in known] for name in (X, Y)])
+    (x0, y0), (x, y) = np.exp(middle), np.exp(_drawn(known, middle, n_draws, rng))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        estimate = np.log(curves(x0[None], y0[None], grid, method)[0])
+        drawn = np.sort(np.log(curves(x, y, grid, method)), axis=0) - estimate
+    low, high = (drawn[round(share * (n_draws - 1))] for share in (0.025, 0.975))
+    farther = np.where(np.isfinite(low), np.maximum(-low, high), high)
+    is_reached = np.isfinite(estimate)
+    degrees = min(s.degrees for _, *both in known for s in both)
+    return Bounds(
+        np.where(is_reached, np.where(np.isfinite(low), -farther, -np.inf), np.nan),
+        np.where(is_reached, farther, np.nan),
+        degrees,
+        lowest([level(r) for r, _, _ in known]),
+    )
+
+
+Known = tuple[Row, Spread, Spread]
+
+
+def _near(rows: Sequence[Known]) -> list[Known]:
+    """Rows that a draw could bring onto the frontier: not those that another beats in both by far more than either is unsure of."""
+    x, y = (np.array([getattr(r, name) for r, _, _ in rows]) for name in (X, Y))
+    hx, hy = x * [FAR * s.half for _, s, _ in rows], y * [FAR * s.half for _, _, s in rows]
+    is_beaten: NDArray[np.bool_] = ((x - hx > (x + hx)[:, None]) & (y - hy > (y + hy)[:, None])).any(axis=1)
+    return [row for row, beaten in zip(rows, is_beaten, strict=True) if not beaten]
+
+
+def _drawn(rows: Sequence[Known], middle: Floats, n_draws: int, rng: np.random.Generator) -> Floats:
+    """Logarithms of interactivity and throughput of each row, (2, D, N)."""
+    made = np.repeat(middle[:, None, :], n_draws, axis=1)
+    of_start: dict[str, Floats] = {}
+    for i, (row, x, y) in enumerate(rows):
+        wide = quantile(x.degrees) / NORMAL_975
+        if x.level == "requests":
+            made[:, :, i] += wide * np.array([[x.error], [y.error]]) * rng.standard_normal((2, n_draws))
+            continue
+        runs = np.log([samples(row, name) for name in (X, Y)])
+        around = (runs - runs.mean(axis=1, keepdims=True)) / math.sqrt(runs.shape[1] * (runs.shape[1] - 1))
+        names = [r[0].server_start for r in row.starts] if x.level == "starts" else [f"{row.digest} {k}" for k in range(runs.shape[1])]
+        pushes = np.array([of_start.setdefault(name, rng.standard_normal(n_draws)) for name in names])
+        made[:, :, i] += wide * (around @ pushes)
+    return made
+
+
+def curves(x: Floats, y: Floats, grid: Floats, method: str) -> Floats:
+    """Throughput of D frontiers at each interactivity of the grid, (D, M), interpolated as costs are.
+
+    Shapes: x and y (D, N), both above 0. Below a frontier's lowest interactivity its throughput there; above its highest 0.
+    """
     order = np.lexsort((-y, -x), axis=-1)
     x, y = np.take_along_axis(x, order, axis=-1), np.take_along_axis(y, order, axis=-1)
     best = np.maximum.accumulate(y, axis=-1)
     is_kept = np.concatenate([np.ones((len(y), 1), dtype=bool), y[:, 1:] > best[:, :-1]], axis=1)
-    is_kept &= (x > 0) & (y > 0)
-    cost, throughput = np.full((2, len(x), len(grid)), np.nan)
-    for n in np.unique(is_kept.sum(axis=1)):
-        of = np.flatnonzero(is_kept.sum(axis=1) == n)
-        if n:
-            kept = is_kept[of]
-            xs, ys = (v[of][kept].reshape(-1, n)[:, ::-1] for v in (x, y))
-            cost[of] = interpolated_rows(xs, 1.0 / ys, grid, method)
-            throughput[of] = interpolated_rows(xs, ys, grid, method)
-    return Draws(cost, throughput, "repeats" if all(r.repeats for r in rows) else "requests")
-
-
-def _near(rows: Sequence[Row], hx: Floats, hy: Floats) -> Sequence[Row]:
-    """Rows that a draw could bring onto the frontier: not those that another beats in both by far more than either is unsure of."""
-    x, y = (np.array([getattr(r, name) for r in rows]) for name in (X, Y))
-    is_beaten: NDArray[np.bool_] = ((x - hx > (x + hx)[:, None]) & (y - hy > (y + hy)[:, None])).any(axis=1)  # type: ignore[assignment]
-    return [r for r, beaten in zip(rows, is_beaten, strict=True) if not beaten]
-
-
-def _drawn(rows: Sequence[Row], n_draws: int, rng: np.random.Generator) -> Floats:
-    """Interactivity and throughput of each row, (2, D, N)."""
-    middle = np.array([[getattr(r, name) for r in rows] for name in (X, Y)])
-    errors = np.array([[0.0 if r.repeats else standard_error(r, name) for r in rows] for name in (X, Y)])
-    made: Floats = middle[:, None, :] + errors[:, None, :] * rng.standard_normal((2, n_draws, len(rows)))
-    for i, row in enumerate(rows):
-        if row.repeats:
-            runs = np.array([[getattr(r, X), getattr(r, Y)] for r in row.repeats])
-            k = len(runs)
-            around = (runs - runs.mean(axis=0)).T / np.sqrt(k * (k - 1))
-            wide = np.sqrt((k - 1) / rng.chisquare(k - 1, n_draws))
-            made[:, :, i] += (around @ rng.standard_normal((k, n_draws))) * wide
-    return made
-
-
-def read_off(values: Floats, kind: Kind) -> list[Interval | None]:
-    """The middle 95 % of each column of (D, M); None where too many draws do not reach."""
-    reached = np.isfinite(values)
-    found: list[Interval | None] = []
-    for m in range(values.shape[1]):
-        if reached[:, m].mean() < SURE:
-            found.append(None)
-            continue
-        low, high = np.percentile(values[reached[:, m], m], [2.5, 97.5])
-        found.append(Interval(float(low), float(high), kind))
+    n_kept = is_kept.sum(axis=1)
+    found = np.zeros((len(x), len(grid)))
+    for n in np.unique(n_kept):
+        of = np.flatnonzero(n_kept == n)
+        kept = is_kept[of]
+        xs, ys = (v[of][kept].reshape(-1, n)[:, ::-1] for v in (x, y))
+        inside = 1.0 / interpolated_rows(xs, 1.0 / ys, grid, method)
+        found[of] = np.where(grid < xs[:, :1], ys[:, :1], np.where(grid > xs[:, -1:], 0.0, inside))
     return found
+
+
+def ratio_interval(own: Bounds, other: Bounds, ratio: float, i: int) -> Interval | None:
+    """Of the throughput of one series over that of another, at the i-th interactivity: their errors are independent (Welch)."""
+    if not math.isfinite(ratio) or math.isnan(own.below[i]) or math.isnan(other.below[i]):
+        return None
+    one, two = (float(b.above[i]) / quantile(b.degrees) for b in (own, other))
+    half = welch_half(one, own.degrees, two, other.degrees)
+    below = half if math.isfinite(own.below[i]) else math.inf
+    above = half if math.isfinite(other.below[i]) else math.inf
+    return Interval(ratio * math.exp(-below), ratio * math.exp(above), lowest([own.level, other.level]))
+
+
+def welch_half(one: float, n: float, two: float, m: float, tail: float = 0.025) -> float:
+    """Half the interval of a difference whose parts have these standard errors and degrees of freedom."""
+    error = math.hypot(one, two)
+    if error == 0:
+        return 0.0
+    degrees = error**4 / (one**4 / n + two**4 / m)
+    return quantile(degrees, tail) * error

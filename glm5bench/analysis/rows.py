@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,9 @@ class Series:
     model: str = "GLM-5"
     variant: str = ""  # a digest of overridden facts and flags that the other fields do not show
     time_scale: float | None = None  # of a simulated one
+    engine_version: str = ""  # of the server; the one asked for, unless the server said another
+    image: str = ""  # with its digest, if that is known
+    protocol: str = ""  # how many requests were sent at a concurrency; empty: the source gives no rule
 
     @property
     def workload(self) -> tuple[object, ...]:
@@ -73,25 +76,94 @@ class Row:
     itl_chunk_p99_s: float = float("nan")
     mean_concurrency: float = float("nan")  # requests in flight, over the whole time
     acceptance_length: float = float("nan")
-    engine_version: str = ""
-    image: str = ""
     node: str = ""
     job_id: str = ""
     started_utc: str = ""
+    server_start: str = ""  # which start of a server it was measured on; empty: unknown
     beside: Mapping[str, float] = field(default_factory=dict, compare=False)  # figures that few points have, by the summary's names
-    repeats: tuple[Row, ...] = ()  # the rows that this one is the mean of; none: it is one run
+    repeats: tuple[Row, ...] = ()  # the runs that this one is the mean of; none: it is one run
 
     def of(self, figure: str) -> float:
         """A figure of `beside`; NaN where it is not known."""
         return self.beside.get(figure, float("nan"))
 
     @property
+    def engine_version(self) -> str:
+        """Of its series."""
+        return self.series.engine_version
+
+    @property
+    def image(self) -> str:
+        """Of its series."""
+        return self.series.image
+
+    @property
     def n_repeats(self) -> int:
         """How many runs it stands for."""
         return max(1, len(self.repeats))
+
+    @property
+    def starts(self) -> list[Sequence[Row]]:
+        """Its runs by server start. Runs of unknown starts count as runs of one start."""
+        found: dict[str, list[Row]] = {}
+        for row in self.repeats or (self,):
+            found.setdefault(row.server_start, []).append(row)
+        return list(found.values())
+
+
+TELLING = ("checkpoint", "engine_version", "image", "protocol")  # what a name contains only if two series differ in it
+
+
+def names(series: Iterable[Series]) -> dict[Series, str]:
+    """A name for each series that no other series of its workload has: a few words, and everything in which like-named series differ."""
+    peers: dict[tuple[object, ...], list[Series]] = {}
+    for s in dict.fromkeys(series):
+        peers.setdefault((s.workload, _name(s)), []).append(s)
+    return {s: " ".join([_name(s), *_told_apart(s, alike)]) for alike in peers.values() for s in alike}
+
+
+def _name(s: Series) -> str:
+    return " ".join([s.label, *filter(is_told, s.variant.split())])
+
+
+def _told_apart(s: Series, alike: Sequence[Series]) -> list[str]:
+    differing = [name for name in TELLING if len({getattr(other, name) for other in alike}) > 1]
+    words = [_short(getattr(s, name)) or f"unknown {name.replace('_', ' ')}" for name in differing]
+    return words + ([w for w in s.variant.split() if not is_told(w)] if len({other.variant for other in alike}) > 1 else [])
+
+
+def _short(text: str) -> str:
+    """An image's digest cut to what tells two apart."""
+    name, has_digest, digest = text.partition("@sha256:")
+    return f"{name}@{digest[:12]}" if has_digest else text
+
+
+def is_told(word: str) -> bool:
+    """Whether a word of a variant says something to a reader: packing, the load by itself, a departure from the public protocol."""
+    return word.startswith("packed") or word == "load" or "=" in word
+
+
+def with_protocols(rows: Sequence[Row]) -> list[Row]:
+    """The same rows. A series without a rule for its numbers of requests is divided if no single rule explains them.
+
+    A rule is the same number at every concurrency, or the same number for each user.
+    """
+    of: dict[Series, set[tuple[int, float]]] = {}
+    for r in rows:
+        if not r.series.protocol and r.n_requests > 0 and r.concurrency > 0:
+            of.setdefault(r.series, set()).add((r.n_requests, round(r.n_requests / r.concurrency, 2)))
+    mixed = {s for s, told in of.items() if min(len({n for n, _ in told}), len({each for _, each in told})) > 1}
+    return [_with_protocol(r) if r.series in mixed else r for r in rows]
+
+
+def _with_protocol(r: Row) -> Row:
+    if r.concurrency <= 0 or r.n_requests <= 0:
+        return r
+    return replace(r, series=replace(r.series, protocol=f"requests={r.n_requests / r.concurrency:.3g}xC"))
 
 
 def series_order(s: Series) -> tuple[object, ...]:
     """The order in which tables show series: by workload, then by hardware and recipe."""
     workload = (s.source, s.model, s.isl_tokens, s.osl_tokens, s.range_ratio, s.endpoint, s.time_scale or 0.0)
-    return (*workload, s.hardware, s.engine, s.checkpoint, s.precision, s.speculative, s.variant)
+    return (*workload, s.hardware, s.engine, s.checkpoint, s.precision, s.speculative, s.variant,
+            s.engine_version, s.image, s.protocol)  # fmt: skip

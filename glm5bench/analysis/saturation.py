@@ -1,4 +1,4 @@
-"""Where an arm stops getting faster: the concurrency past which throughput no longer rises, what gives there, and why if a point knows.
+"""Where an arm stops getting faster: the concurrency past which throughput no longer rises, which latency grows there, and what limits it.
 
 Enters: the configurations of series. Leaves: one finding an arm (a series at one TP) that was measured at three concurrencies or more.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .rows import Row, Series
@@ -43,17 +43,18 @@ class Saturation:
     knee: Row | None
     best: Row
     gives: Growth | None  # the latency that grows most in one step, past the knee if it does
-    why: str  # as a point past the knee knows it; empty: none does
+    why: str  # the limit, as a point past the knee observed it; empty: none did
+    planned: str = ""  # the limit that the plan of such a point computes; empty: no recipe is known
 
 
-def saturations(grouped: Mapping[Series, Sequence[Row]]) -> list[Saturation]:
-    """Every arm, in the order of its series."""
+def saturations(grouped: Mapping[Series, Sequence[Row]], planned_limit: Callable[[Row], str] | None = None) -> list[Saturation]:
+    """Every arm, in the order of its series. `planned_limit` says of a row what would hold it back by its plan."""
     found = []
     for series, rows in grouped.items():
         for tp in sorted({r.tp for r in rows}):
             arm = _arm([r for r in rows if r.tp == tp])
             if tp > 0 and len(arm) >= NEEDS:
-                found.append(_saturation(series, tp, arm))
+                found.append(_saturation(series, tp, arm, planned_limit))
     return found
 
 
@@ -67,13 +68,14 @@ def _arm(rows: Sequence[Row]) -> list[Row]:
     return [best[c] for c in sorted(best)]
 
 
-def _saturation(series: Series, tp: int, arm: Sequence[Row]) -> Saturation:
+def _saturation(series: Series, tp: int, arm: Sequence[Row], planned_limit: Callable[[Row], str] | None) -> Saturation:
     best = max(arm, key=lambda r: r.total_tput_per_gpu_tok_s)
     knee = next(r for r in arm if r.total_tput_per_gpu_tok_s * RISE > best.total_tput_per_gpu_tok_s)
     past = [r for r in arm if r.concurrency > knee.concurrency]
     codes = [code for code in KNOWN if any(code in r.reasons for r in (knee, *past))]
     why = ", ".join(KNOWN[code] for code in codes)
-    return Saturation(series, tp, knee if past else None, best, _gives(arm, knee) if past else None, why)
+    planned = planned_limit(past[0]) if planned_limit is not None and past and not why else ""
+    return Saturation(series, tp, knee if past else None, best, _gives(arm, knee) if past else None, why, planned)
 
 
 def _gives(arm: Sequence[Row], knee: Row) -> Growth | None:

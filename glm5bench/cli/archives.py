@@ -167,6 +167,7 @@ def tables_of(
     """Prints the tables of the paths."""
     from ..report import readable
     from ..report import tables as report
+    from .planned import planned_limit
 
     writers: dict[str, Callable[[report.Tables], str]] = {
         "md": readable.as_markdown, "csv": report.as_csv, "json": report.as_json, "latex": readable.as_latex
@@ -176,7 +177,7 @@ def tables_of(
     gc.disable()  # a hundred thousand rows of plain values, and no cycle among them
     collected, compare = gathered(paths, price, at=at, interpolation=interpolation, baseline=baseline)
     most = readable.READABLE if format_ in ("md", "latex") and compare.fronts and only != "points" else math.inf
-    made = report.tables(compare, price_id=price.id, method=interpolation, most_points=most)
+    made = report.tables(compare, price_id=price.id, method=interpolation, most_points=most, planned_limit=planned_limit)
     if format_ in ("md", "latex") and not startup and only != "startup":
         made = report.without(made, "startup")
     if format_ == "md" and not only and sys.stdout.isatty():
@@ -194,12 +195,13 @@ def gathered(paths: Sequence[str], price: Price, *, at: str, interpolation: str,
     from ..analysis.comparison import PUBLISHED_GRID, compared
     from ..analysis.cost import Economy
     from ..analysis.interpolation import METHODS
-    from ..prices import power_table
+    from ..prices import power_table, refuse_gaps
     from ..store.collection import collect
 
     one_of("--interpolation", interpolation, METHODS)
     grid = numbers("--at", at) if at else PUBLISHED_GRID
     found = collect(paths)
+    refuse_gaps(price, {r.series.hardware for r in found.rows.values() if r.series.source != "simulated"})
     economy = Economy(price.usd_per_gpu_h, power_table())
     return found, compared(list(found.rows.values()), economy, at=grid, method=interpolation, baseline=baseline)
 

@@ -38,6 +38,7 @@ def sweep(ctx: typer.Context) -> int:
 def _sweep(multirun: Multirun) -> int:
     from ..launch.campaign import opened, send
     from ..launch.preflight import refuse_lacking
+    from ..prices import price_option
 
     if multirun.launcher == "plan":
         return _print_plan(multirun, as_json=False, show=())
@@ -52,9 +53,10 @@ def _sweep(multirun: Multirun) -> int:
     else:
         _tell_outcome(campaign, outcome, how)
     if first.wait or first.cluster.executor == "debug":
-        return _wait_and_report(campaign, first.price, how)
+        return _wait_and_report(campaign, first.price, how, price_option(first.price, {arm.hardware.id for arm in multirun.arms}))
     print(campaign.root)
-    say(f"next: `glm5bench status {quoted(campaign)}`, `glm5bench tables {quoted(campaign)}`")
+    with_prices = price_option(first.price, {arm.hardware.id for arm in multirun.arms})
+    say(f"next: `glm5bench status {quoted(campaign)}`, `glm5bench tables {quoted(campaign)}{with_prices}`")
     return 1 if outcome is not None and (outcome.refused or outcome.n_waiting) else 0
 
 
@@ -107,7 +109,7 @@ def _tell_outcome(campaign: Campaign, outcome: Outcome, how: How) -> None:
         say(f"      `glm5bench resubmit {quoted(campaign)}` sends the rest by the rules of the last sweep")
 
 
-def _wait_and_report(campaign: Campaign, price: Price, how: How) -> int:
+def _wait_and_report(campaign: Campaign, price: Price, how: How, with_prices: str) -> int:
     from ..launch.campaign import resubmit
     from ..launch.watch import watch
     from ..report.campaign import status_text
@@ -126,7 +128,8 @@ def _wait_and_report(campaign: Campaign, price: Price, how: How) -> int:
     if final.counts.get("done"):
         write_archive_of([str(campaign.root)], campaign.archive)
         code = tables_of([str(campaign.archive)], price=price)
-        say(f"Points: {campaign.points}\nArchive: {campaign.archive}\nTables again: glm5bench tables {campaign.archive}")
+        say(f"Points: {campaign.points}\nArchive: {campaign.archive}")
+        say(f"Tables again: glm5bench tables {shlex.quote(str(campaign.archive))}{with_prices}")
         return code if final.is_complete else 1
     return 0 if final.is_complete else 1
 
@@ -161,6 +164,7 @@ def _print_plan(multirun: Multirun, *, as_json: bool, show: tuple[str, ...], is_
     how, planned = _how(multirun), _planned(multirun)
     record = plan_record(planned, how, name=multirun.name, launcher=multirun.launcher, overrides=multirun.overrides)
     scripts = write_scripts(_campaign(multirun), planned, how) if how.cluster.executor == "slurm" else []
+    record["repeat_scopes"] = _repeat_scopes(multirun)
     needed = [plain(need) for need in needs(planned.jobs)]
     looked = [plain(v) for v in validations(planned.jobs)] if is_validating else []
     refused = 1 if any(v["refused"] for v in looked) else EnvironmentLacks.exit_code if any(v["lacks"] for v in looked) else 0
@@ -173,6 +177,18 @@ def _print_plan(multirun: Multirun, *, as_json: bool, show: tuple[str, ...], is_
         for start in job.starts:
             _show(job, start, show)
     return max(_show_scripts(scripts), refused)
+
+
+def _repeat_scopes(multirun: Multirun) -> dict[str, dict[str, float]]:
+    """What the repeats cost with a server start for each, and on one start; nothing if there are none."""
+    from ..launch.campaign import longest_of
+    from ..plan import repeat_scopes
+
+    longest = longest_of(multirun.arms[0].cluster, sorted({arm.hardware.id for arm in multirun.arms}))
+    return {
+        scope: {"n_server_starts": p.n_server_starts, "estimate_node_h": p.estimate_node_h, "estimate_usd": p.estimate_usd}
+        for scope, p in repeat_scopes(multirun.arms, longest).items()
+    }
 
 
 def _show(job: NodeJob, start: ServerStart, show: tuple[str, ...]) -> None:

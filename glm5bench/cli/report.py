@@ -6,6 +6,7 @@ import json
 import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,7 +20,7 @@ from .archives import BASELINE, INTERPOLATION, PATHS, PRICE, gathered
 if TYPE_CHECKING:
     from ..analysis.comparison import Comparison
     from ..analysis.limits import Facts
-    from ..analysis.rows import Series
+    from ..analysis.rows import Row, Series
     from ..report.page import Beside, Detail
     from ..settings import Price
     from ..store.measurement import Measurement
@@ -88,6 +89,7 @@ def _beside(
     from .. import __version__
     from ..analysis.limits import bounds_of, limits_of, specifications
     from ..report.page import Beside
+    from .planned import planned_limit
 
     facts = _known_facts(made.fronts)
     bases = {r.series.workload: r.series for r in made.iso if r.is_baseline}
@@ -105,6 +107,7 @@ def _beside(
         specifications={name: values for name, values in specifications(list(facts.hardware.values())).items() if name in drawn},
         source_tables=[(t.name, t.rows) for t in tables],
         bad=[(e.path, e.message) for e in bad],
+        planned_limit=planned_limit,
     )
 
 
@@ -157,6 +160,16 @@ def _details(made: Comparison, paths: Sequence[str]) -> dict[str, Detail]:
     return found
 
 
+def _settings_of(paths: Sequence[str], rows: Sequence[Row]) -> list[dict[str, str]]:
+    """What one point of each arm and concurrency records of its settings."""
+    from ..analysis.difference import settings_told
+    from ..store.points import each_made
+
+    one_each = {(r.series, r.tp, r.concurrency): r.digest for r in rows if r.series.source != "published"}
+    made = each_made(paths, list(one_each.values())[:MOST_DETAILS], lambda m: settings_told(m.point))
+    return [told for _, told in made if not isinstance(told, FileError)]
+
+
 @app.command()
 def diff(
     a: Annotated[str, typer.Argument(help="Before: a point file, campaign, archive, folder, or pattern.")],
@@ -164,8 +177,8 @@ def diff(
     tolerance: Annotated[float, typer.Option(min=0.0, help="A change of at most this share is none.")] = 0.02,
     json_: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> int:
-    """Which settings differ between A and B, and which points got better or worse. Exit code 1 where one got worse."""
-    from ..analysis.difference import difference
+    """Which settings differ between A and B, and which points got better or worse. Exit code 1 if one got worse. docs/intervals.md"""
+    from ..analysis.difference import difference, differing
     from ..report.differing import as_plain, as_words
     from ..store.collection import collect, no_point
 
@@ -176,7 +189,12 @@ def diff(
         if not side.rows:
             tell_bad(side.bad)
             raise no_point(path)
-    found = difference(*(list(side.rows.values()) for side in sides), tolerance=tolerance)
+    rows = [list(side.rows.values()) for side in sides]
+    found = difference(*rows, tolerance=tolerance)
+    compared = [[c.a for c in found.changes], [c.b for c in found.changes]] if found.changes else rows
+    more = differing(*(_settings_of([path], of) for path, of in zip((a, b), compared, strict=True)))
+    kept = [s for s in found.settings if not more or s.name not in ("requests", "variant")]  # which `more` says in detail
+    found = replace(found, settings=(*kept, *more))
     print(json.dumps(as_plain(found), indent=1) if json_ else as_words(found, tolerance=tolerance))
     for side in sides:
         tell_bad(side.bad)

@@ -18,6 +18,7 @@ from ..client.counters import Counted
 from ..client.endpoint import redacted_deeply
 from ..client.protocol import Measured
 from ..point import Arm, NodeJob, Point, ServerStart, digest_of, plain, simulated_facts
+from ..recipe import set_by_itself
 from ..store.campaign import ATTEMPT_FORMAT, Campaign
 from ..store.files import write_json
 from ..store.sealed import seal_of
@@ -90,6 +91,7 @@ def point_record(job: NodeJob, start: ServerStart, point: Point) -> dict[str, An
         "binding": point.binding,
         "packed": job.lanes,
         "departures": list(start.recipe.notes),
+        "set_by_engine": set_by_itself(arm),
         "time_scale": arm.engine.time_scale if arm.engine.simulated else None,
         "variant": variant(arm, job.lanes),
         "arm": plain(arm),

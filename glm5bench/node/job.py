@@ -31,7 +31,7 @@ from ..store.files import Taken, write_json
 from ..store.measurement import Measurement, answers_of
 from ..store.pointfile import write_point
 from . import accuracy, preflight
-from .attempt import Trace, Watch, observed, point_record, record_attempt, record_failure, whole
+from .attempt import Trace, Watch, now_utc, observed, point_record, record_attempt, record_failure, whole
 from .command import NEXT_STEPS, Place, Stopped, flags_of_the_node
 from .container import Image
 from .cores import measuring, of_the_job, reserved
@@ -84,6 +84,7 @@ class _Start:
     observer: Observer | None = field(init=False, default=None)
     facts: dict[str, Any] = field(init=False, default_factory=dict)
     notes: list[str] | None = field(init=False, default=None)
+    life: str = field(init=False, default="")  # of the server that runs now
 
     def measure(self, points: Sequence[Point]) -> None:
         """All points; the server is started again after a fault, as often as it makes sense, and where the time suffices."""
@@ -124,6 +125,7 @@ class _Start:
             place = self._place()
             self.heart.phase("image" if place.image else "loading")
             with running(self.start.recipe, self.job.arm, place) as server, self._observing(server) as self.observer:
+                self.life = f"{socket.gethostname()} {self.job_id} {self.number} {now_utc()}"
                 self._took("start", server.start_s, self.job.arm.engine.start_estimate_s)
                 self.facts = start_facts(server, self.start.recipe)
                 refuse_other_settings(server, self.start.recipe, self.facts)
@@ -301,6 +303,7 @@ class _Start:
             **watch.told(load),
             **({"telemetry": self.observer.account()} if self.observer else {}),
             "argv": [*self.start.recipe.argv, *flags_of_the_node(self.start.recipe, self.job.arm)],
+            "server_start": self.life,
             "server_start_s": server.start_s,
             "preflight": self.notes,
             "client_cores": list(reserved(of_the_job())),

@@ -21,7 +21,8 @@ def plan_text(record: Mapping[str, Any]) -> str:
             "arm": _arm(job["arm"]),
             "server starts": len(job["starts"]),
             "points": sum(len(s["points"]) for s in job["starts"]),
-            "concurrency": ",".join(str(p["concurrency"]) for s in job["starts"] for p in s["points"] if not p["repeat"]),
+            "concurrency": ",".join(dict.fromkeys(str(p["concurrency"]) for s in job["starts"] for p in s["points"])),
+            "repeat": ",".join(sorted({str(p["repeat"]) for s in job["starts"] for p in s["points"]}, key=int)),
             "$C": ",".join(dict.fromkeys(str(s["recipe"]["binding"]) for s in job["starts"])),
             "about": _duration(job["estimate_s"]),
             "$": f"{job['estimate_usd']:.2f}",
@@ -29,17 +30,26 @@ def plan_text(record: Mapping[str, Any]) -> str:
         for job in record["jobs"]
     ]
     parts = [
-        f"{record['name']}: {record['n_points']} points in {len(jobs)} arms, {record['n_server_starts']} server starts,"
+        f"{record['name']}: {record['n_points']} points in {len(jobs)} node jobs, {record['n_server_starts']} server starts,"
         f" about {_node_time(record['estimate_node_h'])}, ${record['estimate_usd']:.2f}",
         "",
-        tabulate(jobs, headers="keys", disable_numparse=True, maxcolwidths=[None, None, None, None, 40, None, None, None]),
+        tabulate(jobs, headers="keys", disable_numparse=True, maxcolwidths=[None, None, None, None, 40, *[None] * 4]),
     ]
+    if record.get("repeat_scopes"):
+        parts += ["", *_scopes_text(record["repeat_scopes"])]
     left_out = [f"{lo['arm']} ({lo['n_points']} points): {lo['reason']}" for lo in record["left_out"]]
     sections = (("Left out", left_out), ("Notes", record["notes"]), ("Warnings", record["warnings"]))
     for title, lines in sections:
         if lines:
             parts += ["", f"{title}:", *(f"  {line}" for line in lines)]
     return "\n".join(parts)
+
+
+def _scopes_text(scopes: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What the two scopes of repeats cost, a line each."""
+    shows = {"start": "intervals over server starts", "run": "intervals leave out what differs between starts"}
+    costs = {scope: f"{_node_time(s['estimate_node_h'])}, ${s['estimate_usd']:.2f}" for scope, s in scopes.items()}
+    return [f"repeat_scope={scope}: {s['n_server_starts']} server starts, {costs[scope]}: {shows[scope]}" for scope, s in scopes.items()]
 
 
 def needs_text(needs: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ..analysis.difference import Change, Difference, Setting
+from ..analysis.difference import MOST_STARTS, Change, Difference, Setting
 from ..analysis.rows import Row
 from ..errors import printable
 from .readable import markdown
@@ -29,12 +29,13 @@ def as_words(d: Difference, *, tolerance: float) -> str:
     parts += [f"only in {name}: {_arm(r)}" for name, rows in (("A", d.only_a), ("B", d.only_b)) for r in rows]
     if not words:
         return "\n".join(printable(line) for part in parts for line in part.split("\n"))
-    told = ", ".join(f"{words.count(word)} {word}" for word in ("better", "worse", "same", "unsure") if word in words)
-    parts.append(
-        f"{told}: beyond a tolerance of {tolerance:.1%} and the 95 % interval of the ratio, in brackets, where there is enough to say it"
-    )
-    if "unsure" in words:
-        parts.append("unsure: a latency of a single run, of which nobody knows how far it varies; repeat=0,1,2 in the sweep tells")
+    told = ", ".join(f"{words.count(word)} {word}" for word in ("better", "worse", "same", "undecided") if word in words)
+    parts.append(f"{told}. Tolerance {tolerance:.1%}.")
+    parts.append(f"In brackets: the interval of the ratio over server starts, 95 % for all {len(words)} comparisons together.")
+    if "undecided" in words:
+        parts.append(
+            "undecided: these starts show neither a change nor that there is none. `repeat=0,1,2` measures three starts of a server."
+        )
     return "\n".join(printable(line) for part in parts for line in part.split("\n"))
 
 
@@ -58,8 +59,12 @@ def _cells(c: Change) -> dict[str, str]:
         "A": f"{getattr(c.a, c.figure) * scale:.2f}",
         "B": f"{getattr(c.b, c.figure) * scale:.2f}",
         "B/A": f"{c.ratio:.3f}{between}",
-        "": c.word if c.word != "same" else "",
+        "": c.word + (f" ({_starts(c)})" if c.word == "undecided" else ""),
     }
+
+
+def _starts(c: Change) -> str:
+    return f"{c.starts} starts each would decide" if c.starts else f"more than {MOST_STARTS} starts each would be needed"
 
 
 def as_plain(d: Difference) -> dict[str, Any]:
@@ -82,4 +87,5 @@ def _plain(c: Change) -> dict[str, Any]:
     known = math.isfinite(c.low)
     values = {"a": getattr(c.a, c.figure), "b": getattr(c.b, c.figure), "ratio": c.ratio}
     between = {"low": c.low if known else None, "high": c.high if known else None}
-    return {"point": _arm(c.b), "key_a": c.a.key, "key_b": c.b.key, "figure": c.figure, **values, **between, "change": c.word}
+    starts = {"starts_a": len(c.a.starts), "starts_b": len(c.b.starts), "starts_needed": c.starts}
+    return {"point": _arm(c.b), "key_a": c.a.key, "key_b": c.b.key, "figure": c.figure, **values, **between, "change": c.word, **starts}

@@ -36,7 +36,7 @@ def write_figures(c: Comparison, folder: Path, formats: Sequence[str], *, price_
     drawn = max(of.values(), key=len, default=[])
     wanted: dict[str, tuple[Callable[[Row], float], str]] = {
         "throughput": (lambda r: r.total_tput_per_gpu_tok_s, "total tok/s/GPU"),
-        "cost": (c.economy.cost, r"\$/Mtok (" + printable(price_id).replace("$", r"\$") + ")"),
+        "cost": (c.economy.cost, r"\$/Mtok (" + printable(_prices(c, drawn, price_id)).replace("$", r"\$") + ")"),
     }
     made = []
     try:
@@ -50,6 +50,12 @@ def write_figures(c: Comparison, folder: Path, formats: Sequence[str], *, price_
     except OSError as error:
         raise EnvironmentLacks(f"The figures cannot be written: {error.strerror}.", where=str(folder)) from error
     return made
+
+
+def _prices(c: Comparison, drawn: Sequence[Series], price_id: str) -> str:
+    """The name of the price set, and the price of each GPU."""
+    known = {h: c.economy.usd_per_gpu_h.get(h) for h in sorted({s.hardware for s in drawn})}
+    return "; ".join([price_id, *(f"{h} {usd:g}" for h, usd in known.items() if usd is not None)])
 
 
 def _figure(c: Comparison, drawn: Sequence[Series], height: Callable[[Row], float], label: str) -> Figure:

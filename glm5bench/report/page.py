@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
@@ -22,7 +22,7 @@ from ..analysis.comparison import STEP_ORDER, Comparison, IsoRow, compared
 from ..analysis.cost import Economy
 from ..analysis.limits import Limit
 from ..analysis.metrics import Requests, chunk_latencies_s, started_ns
-from ..analysis.rows import Row, Series
+from ..analysis.rows import Row, Series, names
 from ..analysis.telemetry import Curve, Telemetry
 from ..errors import printable
 from . import tables as flat
@@ -62,6 +62,7 @@ class Beside:
     specifications: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     source_tables: Sequence[tuple[str, Sequence[Mapping[str, str]]]] = ()
     bad: Sequence[tuple[str, str]] = ()  # path, reason
+    planned_limit: Callable[[Row], str] | None = None  # what would hold a point back by its plan
 
 
 def detail(r: Requests, t: Telemetry | None, command: str, time_scale: float, *, from_due: bool = False) -> Detail:
@@ -132,7 +133,7 @@ def _escaped(text: str) -> str:
 
 
 def _data(c: Comparison, beside: Beside, asked: Sequence[float]) -> dict[str, Any]:
-    made = flat.tables(c, price_id=beside.price_id, method=beside.method)
+    made = flat.tables(c, price_id=beside.price_id, method=beside.method, planned_limit=beside.planned_limit)
     number = {s: i for i, s in enumerate(dict.fromkeys([*c.grouped, *(r.series for r in c.rows)]))}
     hardware = {s.hardware for s in number}
     # the baseline stays that of the prices that were asked for; what a GPU costs is multiplied in by the page
@@ -140,10 +141,10 @@ def _data(c: Comparison, beside: Beside, asked: Sequence[float]) -> dict[str, An
     unit = compared(
         c.rows, Economy(dict.fromkeys(hardware, 1.0), {}), at=grid_of(c, asked), method=beside.method, is_baseline=lambda s: s in base
     )
-    workloads, labels = _workloads(list(number)), _labels(list(number))
+    workloads, named = _workloads(list(number)), names(number)
     failed = flat.accuracy_failed(c)
     series_failed = {s for s, _ in failed}
-    labels = [label + flat.FAILED * (s in series_failed) for s, label in zip(number, labels, strict=True)]
+    labels = [named[s] + flat.FAILED * (s in series_failed) for s in number]
     on_front = {id(r) for rows in c.fronts.values() for r in rows}
     return {
         "title": printable(beside.title),
@@ -175,15 +176,6 @@ def _data(c: Comparison, beside: Beside, asked: Sequence[float]) -> dict[str, An
         "sourceTables": [{"name": printable(n), "rows": [_plain(row) for row in rows]} for n, rows in beside.source_tables],
         "bad": [{"path": printable(path), "reason": printable(reason)} for path, reason in beside.bad],
     }  # fmt: skip
-
-
-def _labels(series: Sequence[Series]) -> list[str]:
-    """Each series in a few words, with the digests of its variant where those tell it from another one."""
-    short = [" ".join([s.label, *filter(flat.is_told, s.variant.split())]) for s in series]
-    alike = Counter((s.workload, label) for s, label in zip(series, short, strict=True))
-    return [
-        label if alike[s.workload, label] == 1 else f"{s.label} {s.checkpoint} {s.variant}" for s, label in zip(series, short, strict=True)
-    ]
 
 
 def _workloads(series: Sequence[Series]) -> dict[tuple[object, ...], str]:
@@ -218,7 +210,7 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
 def _point(r: Row, series: int, *, is_front: bool) -> dict[str, Any]:
     row = flat.frontier_row(r, Economy({}, {}))
     names = (
-        "tp", "gpus", "concurrency", "n_repeats", "interactivity_tok_s_user", "interactivity_tok_s_user_low",
+        "tp", "gpus", "concurrency", "n_repeats", "n_starts", "interactivity_tok_s_user", "interactivity_tok_s_user_low",
         "interactivity_tok_s_user_high", "total_tput_per_gpu_tok_s", "total_tput_per_gpu_tok_s_low", "total_tput_per_gpu_tok_s_high",
         "interval", "output_tput_per_gpu_tok_s", "ttft_median_ms", "tpot_ms", "itl_chunk_p99_ms", "mean_concurrency", "running_mean",
         "acceptance_length", "acceptance_p10", "acceptance_p90", "gpu_power_w", "energy_per_output_token_j", "kv_usage_max", "queued_max",
@@ -251,8 +243,10 @@ def _iso(iso: Sequence[IsoRow], number: Mapping[Series, int]) -> list[dict[str, 
     for series, rows in of.items():
         flat_rows = [flat.iso_row(r) for r in rows]
         names = (
-            "status", "cost_usd_per_mtok", "cost_usd_per_mtok_low", "cost_usd_per_mtok_high", "total_tput_per_gpu_tok_s", "concurrency",
-            "perf_per_dollar_vs_baseline", "perf_per_dollar_vs_baseline_low", "perf_per_dollar_vs_baseline_high",
+            "status", "beyond", "cost_usd_per_mtok", "cost_usd_per_mtok_low", "cost_usd_per_mtok_high", "total_tput_per_gpu_tok_s",
+            "concurrency", "interval",
+            "perf_per_dollar_vs_baseline", "perf_per_dollar_vs_baseline_low", "perf_per_dollar_vs_baseline_high", "node_cost_usd_per_mtok",
+            "node_perf_per_dollar_vs_baseline", "ratio_interval",
             "nearest_measured_tok_s_user", "nearest_measured_tp", "nearest_measured_concurrency",
             *(f"{step}_step" for step in STEP_ORDER), *(f"{step}_step_also" for step in STEP_ORDER),
         )  # fmt: skip

@@ -9,8 +9,9 @@ from typing import Any
 
 from tabulate import tabulate
 
+from ..analysis.rows import is_told
 from ..errors import printable
-from .tables import FAILED, Tables, is_told
+from .tables import FAILED, Tables
 
 DEFINITIONS = (
     "total tok/s/GPU: prompt and output tokens over the whole wall time, divided by the GPUs that the server uses",
@@ -20,17 +21,22 @@ DEFINITIONS = (
     "$/Mtok: ($/GPU/h) / (3600 x total tok/s/GPU / 1e6); $/Mtok node: the same with the node's idle GPUs paid",
 )
 INTERVAL_DEFINITION = (
-    "[low, high], +/-: 95 %, over the repeats (Student's t, carried through frontier and interpolation by resampling); of one run "
-    "over its requests: a lower bound, which leaves out what differs from run to run"
+    "[low, high], +/-: 95 % intervals. starts: over server starts, what would differ if you measured again; runs: over runs of one start; "
+    "requests: within one run. Only `starts` can show that two systems differ. inf: the system may not reach it"
 )
 ENERGY_DEFINITION = (
     "J, W/GPU and tok/s/MW boards: energy that the GPUs' boards counted over the wall time of the requests; assumed: all-in, of "
     "conf/hardware; capped: share of the readings in which its power limit held a GPU back; used: share of the time with a kernel"
 )
-NUMBER = re.compile(r"(unreachable|no price|-?[\d.]+)?( \+/-[\d.]+)?( \[[-\d., ]+\])?( \(i\))?")
+NUMBER = re.compile(
+    r"(not .*|no price|-?[\d.]+x?)?( \+/-[\d.]+)?( \[[-\d., inf]+\])?( starts| runs| requests)?( \(i\))?(, whole node [\d.]+x?)?"
+)
 STEPS = ("hardware", "precision", "speculative")
 READABLE = 5000  # points; of more, Markdown shows the frontiers
-ISO_DEFINITION = "perf/$: cost of the baseline over cost of the row, at the same interactivity; unreachable: outside the measured range"
+ISO_DEFINITION = (
+    "perf/$: cost of the baseline over cost of the row, at the same interactivity; whole node: with the idle GPUs of the nodes paid; "
+    "not measured: outside the measured range; not reached: a single user is slower"
+)
 
 
 @dataclass(frozen=True)
@@ -78,8 +84,14 @@ def _as_text(t: Tables, style: Style) -> str:
         *([ISO_DEFINITION] if t.iso else []),
         *([INTERVAL_DEFINITION] if _has_interval(t) else []),
     ]
-    parts += ["", *map(style.remark, [*definitions, f"prices: {t.price_id}, $ per GPU and hour", *t.notes])]
+    parts += ["", *map(style.remark, [*definitions, _prices(t), *t.notes])]
     return "\n".join(_spaced(parts, heading(""))) + "\n"
+
+
+def _prices(t: Tables) -> str:
+    """Every price that the costs are made with."""
+    told = ", ".join(f"{h} {'unknown' if usd is None else f'{usd:g}'}" for h, usd in t.prices.items())
+    return f"prices: {t.price_id}, $ per GPU and hour{': ' if told else ''}{told}"
 
 
 def _has_interval(t: Tables) -> bool:
@@ -120,7 +132,7 @@ def _told(cells: list[dict[str, str]]) -> list[dict[str, str]]:
     return [{name: row[name] for name in told} for row in cells]
 
 
-MAY_LACK = ("mean", "steady", "good req/s", "in flight", "ran", "accept", "runs")
+MAY_LACK = ("mean", "steady", "good req/s", "in flight", "ran", "accept", "runs", "interval", "$/Mtok node", "served by")
 
 
 def _point_cells(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
@@ -131,6 +143,7 @@ def _point_cells(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
             "engine": r["engine"],
             "precision": r["precision"],
             "MTP": " ".join([r["speculative"], *filter(is_told, r["variant"].split())]),
+            "served by": _beyond_label(r),
             "ISL/OSL": _lengths(r),
             "mean": f"{r['mean_isl_tokens']:.0f}/{r['mean_osl_tokens']:.0f}" if r["mean_isl_tokens"] else "",
             "TP": _text(r["tp"], 0),
@@ -138,6 +151,7 @@ def _point_cells(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
             "in flight": _text(r["mean_concurrency"], 1),
             "ran": _text(r["running_mean"], 1),
             "runs": str(r["n_repeats"]) if r.get("n_repeats", 1) > 1 else "",
+            "interval": _level(r),
             "total tok/s/GPU": _text(r["total_tput_per_gpu_tok_s"], 1) + _plus_minus(r, "total_tput_per_gpu_tok_s", 1),
             "steady": _text(r["steady_tput_per_gpu_tok_s"], 1),
             "good req/s": _text(r["goodput_rps"], 2),
@@ -146,7 +160,7 @@ def _point_cells(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
             "TPOT ms": _text(r["tpot_ms"], 2),
             "TTFT ms": _text(r["ttft_median_ms"], 0),
             "$/Mtok": _text(r["cost_usd_per_mtok"], 2),
-            "$/Mtok node": _text(r["node_cost_usd_per_mtok"], 2),
+            "$/Mtok node": _node_cost(r),
             "validity": r["validity"] + (f" ({r['reasons']})" if r["reasons"] and r["reasons"] != "not_recomputable" else ""),
         }
         for r in rows
@@ -155,18 +169,19 @@ def _point_cells(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
 
 def _iso(rows: Sequence[Mapping[str, Any]], style: Style) -> list[str]:
     """A row an interactivity, a series a column: what it costs, and below that its ratio to the baseline and how it splits."""
-    name = _short_labels(rows)
-    labels = list(dict.fromkeys(name[_label(r)] for r in rows))
-    cells = {(r["interactivity_tok_s_user"], name[_label(r)]): r for r in rows}
-    grid = list(dict.fromkeys(r["interactivity_tok_s_user"] for r in rows))
+    labels = list(dict.fromkeys(_label(r) for r in rows))
+    cells = {(r["interactivity_tok_s_user"], _label(r)): r for r in rows}
+    grid = sorted({r["interactivity_tok_s_user"] for r in rows if r["total_tput_per_gpu_tok_s"] is not None})
+    if not grid:
+        return [style.remark("no series was measured at these interactivities")]
     costs = [{"tok/s/user": f"{x:g}", **{label: _cost_text(cells[x, label]) for label in labels}} for x in grid]
     table = style.table
     parts = [
-        style.remark("$/Mtok; (i): interpolated between measured points; in brackets 95 %, where there is enough to say it"),
+        style.remark("$/Mtok; (i): interpolated between measured points; in brackets the 95 % interval and its level"),
         "",
         table(costs),
     ]
-    baselines = {name[_label(r)] for r in rows if r["is_baseline"]}  # several: nobody says whether these workloads are the same
+    baselines = {_label(r) for r in rows if r["is_baseline"]}  # several: nobody says whether these workloads are the same
     baseline = next(iter(baselines)) if len(baselines) == 1 else ""
     others = [label for label in labels if label != baseline] if baseline else []
     ratios = [{"tok/s/user": f"{x:g}", **{label: _ratio_text(cells[x, label]) for label in others}} for x in grid]
@@ -187,25 +202,44 @@ def _iso(rows: Sequence[Mapping[str, Any]], style: Style) -> list[str]:
 
 
 def _label(r: Mapping[str, Any]) -> str:
-    label = f"{r['hardware']} {r['engine']} {r['precision']} {r['speculative']} {r['checkpoint']} {r['variant']}".rstrip()
-    return label + FAILED if r["accuracy"] else label
+    return str(r["series"]) + (FAILED if r["accuracy"] else "")
 
 
-def _short_labels(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Each series' label without its checkpoint where that is not what tells two apart."""
-    whole = list(dict.fromkeys(_label(r) for r in rows))
-    short = [" ".join(label.split(" ")[:4]) + (FAILED if label.endswith(FAILED) else "") for label in whole]
-    return {label: s if short.count(s) == 1 else label for label, s in zip(whole, short, strict=True)}
+def _beyond_label(r: Mapping[str, Any]) -> str:
+    """What the name of a series has beyond the columns beside it: images, versions or protocols that tell like-named series apart."""
+    short = " ".join([r["hardware"], r["engine"], r["precision"], r["speculative"], *filter(is_told, r["variant"].split())])
+    return str(r["series"]).removeprefix(short).strip()
+
+
+def _level(r: Mapping[str, Any]) -> str:
+    """Over what the intervals of a row are."""
+    count = {"starts": f"{r.get('n_starts')} starts", "runs": f"{r.get('n_repeats')} runs of one start", "requests": "requests of one run"}
+    return count.get(r.get("interval") or "", "")
+
+
+def _node_cost(r: Mapping[str, Any]) -> str:
+    """Only if GPUs of the node are idle: otherwise it is the same cost."""
+    cost, node = r["cost_usd_per_mtok"], r["node_cost_usd_per_mtok"]
+    return "" if node is None or cost is None or abs(node - cost) < 1e-9 * node else _text(node, 2)
 
 
 def _cost_text(r: Mapping[str, Any]) -> str:
-    if r["status"] == "unreachable" or r["cost_usd_per_mtok"] is None:
-        return "unreachable" if r["status"] == "unreachable" else "no price"
-    return _text(r["cost_usd_per_mtok"], 2) + _bracket(r, "cost_usd_per_mtok") + (" (i)" if r["status"] == "interpolated" else "")
+    if r["total_tput_per_gpu_tok_s"] is None:
+        return str(r["status"]) + (f" ({r['beyond']})" if r["beyond"] else "")
+    if r["cost_usd_per_mtok"] is None:
+        return "no price"
+    node = f", whole node {_text(r['node_cost_usd_per_mtok'], 2)}" if r["node_cost_usd_per_mtok"] is not None else ""
+    is_between = " (i)" if r["status"] == "interpolated" else ""
+    return _text(r["cost_usd_per_mtok"], 2) + _bracket(r, "cost_usd_per_mtok") + is_between + node
 
 
 def _bracket(r: Mapping[str, Any], name: str) -> str:
-    return "" if r[f"{name}_low"] is None else f" [{r[f'{name}_low']:.2f}, {r[f'{name}_high']:.2f}]"
+    """An interval and its level. A bound that is absent is infinite."""
+    low, high = r[f"{name}_low"], r[f"{name}_high"]
+    if low is None and high is None:
+        return ""
+    level = r["ratio_interval"] if name.startswith("perf_per_dollar") else r["interval"]
+    return f" [{'0' if low is None else f'{low:.2f}'}, {'inf' if high is None else f'{high:.2f}'}] {level}"
 
 
 def _nearest(r: Mapping[str, Any]) -> str:
@@ -226,7 +260,13 @@ def _ratio_text(r: Mapping[str, Any]) -> str:
     if ratio is None:
         return ""
     steps = [f"{name} {r[f'{name}_step']:.2f}x" for name in STEPS if r[f"{name}_step"] is not None]
-    return f"{ratio:.2f}x" + _bracket(r, "perf_per_dollar_vs_baseline") + (f" = {' x '.join(steps)}" if len(steps) > 1 else "")
+    node = r["node_perf_per_dollar_vs_baseline"]
+    return (
+        f"{ratio:.2f}x"
+        + _bracket(r, "perf_per_dollar_vs_baseline")
+        + (f", whole node {node:.2f}x" if node is not None else "")
+        + (f" = {' x '.join(steps)}" if len(steps) > 1 else "")
+    )
 
 
 def _plus_minus(r: Mapping[str, Any], name: str, digits: int) -> str:
@@ -252,9 +292,16 @@ def _saturation_cells(r: Mapping[str, Any]) -> dict[str, str]:
         "saturated at": f"{r['concurrency']}" if r["is_saturated"] else f"not up to {r['concurrency']}",
         "total tok/s/GPU": _text(r["total_tput_per_gpu_tok_s"], 1),
         "output tok/s/GPU": _text(r["output_tput_per_gpu_tok_s"], 1),
-        "what gives": grows,
-        "why": r["why"] or "no point knows",
+        "grows most": grows,
+        "limit": _limit(r),
     }
+
+
+def _limit(r: Mapping[str, Any]) -> str:
+    """What holds an arm back: as a point observed it, else as its plan computes it."""
+    if r["why"] or not r["is_saturated"]:
+        return str(r["why"] or "")
+    return f"{r['planned_limit']} (planned)" if r["planned_limit"] else "unknown"
 
 
 def _gain_cells(r: Mapping[str, Any]) -> dict[str, str]:

@@ -10,7 +10,7 @@ import dataclasses
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ import msgspec
 from ..analysis.comparison import MOST_WITH_INTERVALS, STEP_ORDER, Band, Comparison, IsoRow, arm_frontiers, bands
 from ..analysis.cost import Economy, usd_per_mtok
 from ..analysis.repeats import Interval, interval
-from ..analysis.rows import Row, Series, series_order
+from ..analysis.rows import Row, Series, names, series_order
 from ..analysis.saturation import Saturation, saturations
 from ..analysis.speculation import Gain, engines_with_acceptance, gains
 from ..analysis.startups import Startup, startups
@@ -40,6 +40,7 @@ class Tables:
     startup: list[dict[str, Any]]
     notes: list[str]
     price_id: str
+    prices: dict[str, float | None]  # $ per GPU and hour, of the hardware that is shown
     method: str
     n_points: int  # also where their rows were not made
 
@@ -54,12 +55,20 @@ BESIDE = (  # of points, beside the table of energy
     "cache_hit_share", "kv_usage_max", "gpu_power_w", "energy_per_output_token_j",
 )  # fmt: skip
 FAILED = " (accuracy failed)"  # after the label of a series
+Names = Mapping[Series, str]
+NONE: Names = {}
 NAMES = ("points", "frontier", "arms", "iso", "bands", "saturation", "speculation", "energy", "startup")
 
 
-def tables(c: Comparison, *, price_id: str, method: str, most_points: float = math.inf) -> Tables:
-    """Flat rows, the same in every format: docs/json.md. Of more points than `most_points` there are no rows of points."""
+def tables(
+    c: Comparison, *, price_id: str, method: str, most_points: float = math.inf, planned_limit: Callable[[Row], str] | None = None
+) -> Tables:
+    """Flat rows, the same in every format: docs/json.md. Of more points than `most_points` there are no rows of points.
+
+    `planned_limit`: what would hold a point back by its plan, for the table of saturation.
+    """
     failed = accuracy_failed(c)
+    named = names([*c.grouped, *(r.series for r in c.rows)])
     on_curves = {s for s, tp in failed if any(r.tp == tp for r in c.fronts.get(s, ()))}
     each_tp = arm_frontiers(c.grouped)
     drawn = {id(r): r for fronts in (c.fronts, each_tp) for rows in fronts.values() for r in rows}
@@ -69,17 +78,22 @@ def tables(c: Comparison, *, price_id: str, method: str, most_points: float = ma
         else sorted(c.rows, key=lambda r: (*series_order(r.series), r.tp, r.concurrency, r.seed, r.repeat, r.digest))
     )
     return Tables(
-        points=[point_row(r, c.economy) for r in in_order],
-        frontier=[frontier_row(r, c.economy) for members in c.fronts.values() for r in members],
-        arms=[frontier_row(r, c.economy) for members in each_tp.values() for r in members],
-        iso=[iso_row(r) | _mark(r.series in on_curves) for r in c.iso],
-        bands=[band_row(b) | _mark(b.series in on_curves) for b in bands(c.iso, c.fronts)],
-        saturation=[saturation_row(s) | _mark((s.series, s.tp) in failed) for s in saturations(c.grouped)],
-        speculation=[gain_row(g) | _mark(g.series in on_curves) for g in gains(c.iso, c.fronts)],
-        energy=[energy_row(r, c.economy) | _mark((r.series, r.tp) in failed) for r in drawn.values() if math.isfinite(r.of("gpu_power_w"))],
-        startup=[startup_row(s, c.economy) | _mark((s.series, s.tp) in failed) for s in startups(c.rows)],
+        points=[point_row(r, c.economy, named) for r in in_order],
+        frontier=[frontier_row(r, c.economy, named) for members in c.fronts.values() for r in members],
+        arms=[frontier_row(r, c.economy, named) for members in each_tp.values() for r in members],
+        iso=[iso_row(r, named) | _mark(r.series in on_curves) for r in c.iso],
+        bands=[band_row(b, named) | _mark(b.series in on_curves) for b in bands(c.iso, c.fronts)],
+        saturation=[saturation_row(s, named) | _mark((s.series, s.tp) in failed) for s in saturations(c.grouped, planned_limit)],
+        speculation=[gain_row(g, named) | _mark(g.series in on_curves) for g in gains(c.iso, c.fronts)],
+        energy=[
+            energy_row(r, c.economy, named) | _mark((r.series, r.tp) in failed)
+            for r in drawn.values()
+            if math.isfinite(r.of("gpu_power_w"))
+        ],
+        startup=[startup_row(s, c.economy, named) | _mark((s.series, s.tp) in failed) for s in startups(c.rows)],
         notes=notes(c),
         price_id=price_id,
+        prices={h: c.economy.usd_per_gpu_h.get(h) for h in sorted({r.series.hardware for r in c.rows})},
         method=method,
         n_points=len(c.rows),
     )
@@ -121,9 +135,10 @@ def notes(c: Comparison) -> list[str]:
     return said
 
 
-def series_row(s: Series) -> dict[str, Any]:
-    """What tells a series from others, flat."""
+def series_row(s: Series, named: Names = NONE) -> dict[str, Any]:
+    """What tells a series from others, flat. `series`: its name, which no other series of its workload has."""
     return {
+        "series": named.get(s, s.label),
         "source": s.source,
         "hardware": s.hardware,
         "engine": s.engine,
@@ -137,19 +152,17 @@ def series_row(s: Series) -> dict[str, Any]:
         "model": s.model,
         "variant": s.variant,
         "time_scale": s.time_scale,
+        "engine_version": s.engine_version,
+        "image": s.image,
+        "protocol": s.protocol,
     }
 
 
-def is_told(word: str) -> bool:
-    """Whether a word of a variant says something to a reader: packing, the load by itself, a departure from the public protocol."""
-    return word.startswith("packed") or word == "load" or "=" in word
-
-
-def point_row(r: Row, economy: Economy) -> dict[str, Any]:
+def point_row(r: Row, economy: Economy, named: Names = NONE) -> dict[str, Any]:
     """One point, flat."""
     price = economy.usd_per_gpu_h.get(r.series.hardware)
     return {
-        **series_row(r.series),
+        **series_row(r.series, named),
         "tp": known(r.tp),
         "gpus": r.gpus or None,
         "concurrency": known(r.concurrency),
@@ -186,17 +199,18 @@ def point_row(r: Row, economy: Economy) -> dict[str, Any]:
     }
 
 
-def frontier_row(r: Row, economy: Economy) -> dict[str, Any]:
+def frontier_row(r: Row, economy: Economy, named: Names = NONE) -> dict[str, Any]:
     """One configuration, flat: the mean of its repeats, with the interval in which it lies."""
-    row = point_row(r, economy)
+    row = point_row(r, economy, named)
     speed, rate = interval(r, "interactivity_tok_s_user"), interval(r, "total_tput_per_gpu_tok_s")
-    row |= {"n_repeats": r.n_repeats, "repeat": r.repeat if r.n_repeats == 1 else None}
+    row |= {"n_repeats": r.n_repeats, "n_starts": len(r.starts), "repeat": r.repeat if r.n_repeats == 1 else None}
     row |= _between("interactivity_tok_s_user", speed) | _between("total_tput_per_gpu_tok_s", rate)
-    return row | {"interval": rate.kind if rate else None}
+    return row | {"interval": rate.level if rate else None}
 
 
 def _between(name: str, i: Interval | None) -> dict[str, float | None]:
-    return {f"{name}_low": i.low if i else None, f"{name}_high": i.high if i else None}
+    """The bounds of an interval; one that is infinite is None, and the interval still has a level."""
+    return {f"{name}_low": _finite(i.low) if i else None, f"{name}_high": _finite(i.high) if i else None}
 
 
 def _cost(price: float | None, tput_per_gpu_tok_s: float) -> float | None:
@@ -204,26 +218,26 @@ def _cost(price: float | None, tput_per_gpu_tok_s: float) -> float | None:
     return _finite(usd_per_mtok(price, tput_per_gpu_tok_s)) if price is not None else None
 
 
-def energy_row(r: Row, economy: Economy) -> dict[str, Any]:
+def energy_row(r: Row, economy: Economy, named: Names = NONE) -> dict[str, Any]:
     """What a configuration took of power as its GPUs measured it, flat; beside it the assumed all-in power."""
     of = {name: _finite(r.of(name)) for name in ENERGY}
     where = {"tp": known(r.tp), "concurrency": known(r.concurrency), "n_repeats": r.n_repeats}
-    return {**series_row(r.series), **where, **of, "assumed_tput_per_mw_tok_s": _finite(economy.per_mw(r))}
+    return {**series_row(r.series, named), **where, **of, "assumed_tput_per_mw_tok_s": _finite(economy.per_mw(r))}
 
 
-def startup_row(s: Startup, economy: Economy) -> dict[str, Any]:
+def startup_row(s: Startup, economy: Economy, named: Names = NONE) -> dict[str, Any]:
     """What a server start of an arm takes, flat; its node is paid for meanwhile."""
     price = economy.usd_per_gpu_h.get(s.series.hardware)
     usd = s.figures["start_s"] / 3600 * s.gpus_per_node * price if price is not None else math.nan
     figures = {name: _finite(value) for name, value in s.figures.items()}
-    return {**series_row(s.series), "tp": known(s.tp), "n_starts": s.n_starts, **figures, "start_cost_usd": _finite(usd)}
+    return {**series_row(s.series, named), "tp": known(s.tp), "n_starts": s.n_starts, **figures, "start_cost_usd": _finite(usd)}
 
 
-def band_row(b: Band) -> dict[str, Any]:
+def band_row(b: Band, named: Names = NONE) -> dict[str, Any]:
     """The ratio of a series to its baseline as a whole, flat."""
     return {
-        **series_row(b.series),
-        "baseline": b.baseline.label,
+        **series_row(b.series, named),
+        "baseline": named.get(b.baseline, b.baseline.label),
         "baseline_hardware": b.baseline.hardware,
         "peak": b.peak,
         "peak_at_tok_s_user": b.peak_at_tok_s_user,
@@ -234,11 +248,11 @@ def band_row(b: Band) -> dict[str, Any]:
     }
 
 
-def saturation_row(s: Saturation) -> dict[str, Any]:
+def saturation_row(s: Saturation, named: Names = NONE) -> dict[str, Any]:
     """Where an arm stops getting faster, flat."""
     at = s.knee or s.best
     return {
-        **series_row(s.series),
+        **series_row(s.series, named),
         "tp": known(s.tp),
         "is_saturated": s.knee is not None,
         "concurrency": at.concurrency,
@@ -249,13 +263,14 @@ def saturation_row(s: Saturation) -> dict[str, Any]:
         "gives_from_ms": s.gives.from_s * 1e3 if s.gives else None,
         "gives_to_ms": s.gives.to_s * 1e3 if s.gives else None,
         "why": s.why or None,
+        "planned_limit": s.planned or None,
     }
 
 
-def gain_row(g: Gain) -> dict[str, Any]:
+def gain_row(g: Gain, named: Names = NONE) -> dict[str, Any]:
     """What speculation brings at one interactivity, flat."""
     return {
-        **series_row(g.series),
+        **series_row(g.series, named),
         "interactivity_tok_s_user": g.interactivity_tok_s_user,
         "off_tput_per_gpu_tok_s": g.off_tput_per_gpu_tok_s,
         "total_tput_per_gpu_tok_s": g.tput_per_gpu_tok_s,
@@ -267,27 +282,31 @@ def gain_row(g: Gain) -> dict[str, Any]:
     }
 
 
-def iso_row(r: IsoRow) -> dict[str, Any]:
+def iso_row(r: IsoRow, named: Names = NONE) -> dict[str, Any]:
     """One series at one interactivity, flat; `*_step` columns multiply to the whole ratio."""
     steps = {step.setting: step for step in r.steps}
     near = r.nearest
     return {
-        **series_row(r.series),
+        **series_row(r.series, named),
         "interactivity_tok_s_user": r.interactivity_tok_s_user,
         "status": r.status,
+        "beyond": r.beyond or None,
         "cost_usd_per_mtok": _finite(r.cost_usd_per_mtok),
+        "node_cost_usd_per_mtok": _finite(r.node_cost_usd_per_mtok),
         "total_tput_per_gpu_tok_s": _finite(r.total_tput_per_gpu_tok_s),
         "tput_per_mw_tok_s": _finite(r.tput_per_mw_tok_s),
         "concurrency": _finite(r.concurrency),
         "perf_per_dollar_vs_baseline": _finite(r.perf_per_dollar_vs_baseline),
-        "baseline": r.baseline,
+        "node_perf_per_dollar_vs_baseline": _finite(r.node_perf_per_dollar_vs_baseline),
+        "baseline": named.get(r.baseline, r.baseline.label) if r.baseline else "",
         "is_baseline": r.is_baseline,
         **{f"{name}_step": _finite(steps[name].ratio) if name in steps else None for name in STEP_ORDER},
         **{f"{name}_step_also": ",".join(steps[name].also) if name in steps else None for name in STEP_ORDER},
         **_between("cost_usd_per_mtok", r.cost_interval),
         **_between("total_tput_per_gpu_tok_s", r.throughput_interval),
         **_between("perf_per_dollar_vs_baseline", r.ratio_interval),
-        "interval": r.throughput_interval.kind if r.throughput_interval else None,
+        "interval": r.throughput_interval.level if r.throughput_interval else None,
+        "ratio_interval": r.ratio_interval.level if r.ratio_interval else None,
         "break_even_usd_per_gpu_h": _finite(r.break_even_usd_per_gpu_h),
         "nearest_measured_tok_s_user": near.interactivity_tok_s_user if near else None,
         "nearest_measured_concurrency": known(near.concurrency) if near else None,
@@ -307,7 +326,8 @@ def _finite(x: float) -> float | None:
 def as_json(t: Tables) -> str:
     """One object, a list of rows for each of NAMES, a row a line; and `notes`."""
     parts = [f'"{name}": [{_json_lines(getattr(t, name))}]' for name in NAMES]
-    return "{" + ",\n".join([*parts, f'"notes": {json.dumps(t.notes)}']) + "}"
+    prices = {"id": t.price_id, "usd_per_gpu_h": t.prices}
+    return "{" + ",\n".join([*parts, f'"prices": {json.dumps(prices)}', f'"notes": {json.dumps(t.notes)}']) + "}"
 
 
 def _json_lines(rows: Sequence[Mapping[str, Any]]) -> str:

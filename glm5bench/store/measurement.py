@@ -227,16 +227,19 @@ class Measurement:
         return (*settings_changed(argv, stated, may_differ), *other_model(str(self.server.get("model_path", "")), stated))
 
     def acceptance_length(self) -> float:
-        """Output tokens a verify step: of the answers where each tells its steps, else of the server's counters over the run, else as the
-        server states it. NaN: nobody says, or nothing was speculated.
+        """Output tokens of a verify step, without the first token of each answer, which the prompt's pass makes: as the engines count.
+
+        From the answers if each states its steps, else from the server's counters over the run, else as the server states it. NaN: nobody
+        says, or nothing was speculated.
         """
         r, counts = self.requests, self.server.get("counted_tokens") or {}
         if r is not None and r.verify_steps is not None and (known := r.is_whole & (r.verify_steps > 0)).any():
-            return float(r.output_tokens[known].sum() / r.verify_steps[known].sum())
+            return float((r.output_tokens[known] - 1).sum() / r.verify_steps[known].sum())
         if counts.get("drafts"):
             return 1.0 + float(counts["accepted_tokens"]) / float(counts["drafts"])
         if counts.get("verify_steps"):
-            return float(counts["generation_tokens"]) / float(counts["verify_steps"])
+            n_answers = int(r.is_whole.sum()) if r is not None else 0
+            return float(counts["generation_tokens"] - n_answers) / float(counts["verify_steps"])
         told = self.server.get("acceptance_length")
         return float(told) if isinstance(told, int | float) else math.nan
 

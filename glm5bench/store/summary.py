@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..analysis.batches import relative_standard_errors
 from ..analysis.metrics import NEEDED, P99_NEEDS, Figures, Requests, Statistics, chunk_latencies_s, statistics
-from ..analysis.resampling import relative_standard_errors
 from ..analysis.rows import Row, Series
 from ..analysis.windows import goodput_rps, peak_concurrency, peak_output_tput_tok_s, steady
 from ..errors import AnalysisError, FileError
@@ -24,7 +24,7 @@ from ..workload import objectives
 from .beside import beside_load
 from .measurement import Measurement
 
-DEFINITIONS = 2  # of the figures; raised when one of them comes to mean something else, so that readers compute it again
+DEFINITIONS = 3  # of the figures; raised when one of them comes to mean something else, so that readers compute it again
 Kind = Literal["text", "count", "figure"]
 Summaries = dict[str, Any]  # column -> P values: a list, or an array (texts as bytes) where there may be many
 MAX_TEXT = 4096  # bytes: in an archive every point takes as many as the longest
@@ -73,7 +73,9 @@ COLUMNS: tuple[Column, ...] = (
         hardware="GPU",
         engine="inference engine",
         engine_version="the one asked for",
+        server_version="the one that the server said, if it is another",
         image="container image",
+        image_digest="of the image that the server was started from, if it is known",
         checkpoint="model repository",
         model="model",
         precision="of the weights",
@@ -84,6 +86,8 @@ COLUMNS: tuple[Column, ...] = (
         node="host that measured",
         job_id="job that measured",
         started_utc="when the measurement began",
+        server_start="which start of a server it was measured on",
+        protocol="how many requests were sent",
         few_samples="percentiles of too few samples to have one beyond them, with spaces",
     ),
     *_counts(
@@ -126,9 +130,14 @@ COLUMNS: tuple[Column, ...] = (
     *_figures("request", mean_concurrency="sum of the answers' times over the duration"),
     *_figures("token", mean_isl_tokens="prompt tokens of a whole answer", mean_osl_tokens="output tokens of a whole answer"),
     *_figures("token/s", interactivity_tok_s_user="1 / median TPOT, or as a source states it"),
-    *_figures("token/s/GPU", total_tput_per_gpu_se_tok_s="standard error of total_tput_per_gpu_tok_s over a closed loop's requests"),
-    *_figures("token/s", interactivity_se_tok_s_user="standard error of interactivity_tok_s_user over the run's requests"),
-    *_figures("", acceptance_length="output tokens a verify step of speculative decoding"),
+    *_figures(
+        "token/s/GPU",
+        total_tput_per_gpu_se_tok_s="standard error of total_tput_per_gpu_tok_s within a closed loop, by batch means (level: requests)",
+    ),
+    *_figures(
+        "token/s", interactivity_se_tok_s_user="standard error of interactivity_tok_s_user within the run, by batch means (level: requests)"
+    ),
+    *_figures("", acceptance_length="output tokens of a verify step of speculative decoding, without the first token of an answer"),
     *_figures(
         "",
         accuracy_strict="lowest share of right answers of the accuracy gate's runs, strict match",
@@ -217,11 +226,15 @@ def _told(m: Measurement, digest: str) -> dict[str, Any]:
         **{name: str(p[name]) for name in texts},
         **{name: int(p[name]) if p[name] is not None else -1 for name in counts},
         "engine_version": str(p.get("engine_version") or ""),
+        "server_version": str(m.server["version"]) if "engine_version" in v.codes else "",
         "image": str(p.get("image") or ""),
+        "image_digest": _image_digest(m),
         "variant": str(p.get("variant", "")),
         "node": str(from_.get("host") or ""),
         "job_id": str(from_.get("job_id") or ""),
         "started_utc": str(from_.get("start_utc") or from_.get("measured_on") or ""),
+        "server_start": _server_start(m),
+        "protocol": "" if str(p.get("variant", "")).split()[:1] == ["load"] else protocol(m.workload),
         "gpus": gpus,
         "gpus_per_node": max(gpus, int(p["gpus_per_node"]) // int(p.get("packed", 1))) if p["gpus_per_node"] else 0,
         "binding": int(p["binding"]) if p.get("binding") is not None else -1,
@@ -234,6 +247,35 @@ def _told(m: Measurement, digest: str) -> dict[str, Any]:
         **_started(m),
         **_scores(m),
     }
+
+
+def _image_digest(m: Measurement) -> str:
+    """Of the OCI image that the file was made from; of the file itself, if it came without a record. `none`: no container."""
+    told = m.provenance.get("image") or {}
+    if not isinstance(told, dict):
+        return ""
+    if m.provenance.get("container") == "none" and m.point.get("image") and m.source == "measured":
+        return "none"
+    return str(told.get("oci_digest") or told.get("sif_sha256") or "")
+
+
+def _server_start(m: Measurement) -> str:
+    """What tells one start of a server from another. Points of earlier versions record only the job."""
+    told, job = m.provenance.get("server_start"), m.provenance.get("job_id")
+    if told:
+        return str(told)
+    if not job:
+        return ""
+    return f"{m.provenance.get('host')} {job}" + (f" {m.point.get('binding')}" if m.point.get("server_scope") == "point" else "")
+
+
+def protocol(workload: Mapping[str, Any]) -> str:
+    """How many requests are sent at a concurrency of C, and before them; empty if that is unknown."""
+    prompts, each = workload.get("prompts"), workload.get("prompts_per_concurrency")
+    if not prompts and not each:
+        return ""
+    warmups = workload.get("warmups_per_concurrency") or 0
+    return (f"requests={prompts}" if prompts else f"requests={each}xC") + (f" warmups={warmups}xC" if warmups else "")
 
 
 def _scores(m: Measurement) -> dict[str, float]:
@@ -276,7 +318,7 @@ def _measured(m: Measurement) -> dict[str, Any]:
         "goodput_rps": goodput_rps(r, f, limits, time_scale=scale, from_due=m.is_open_loop),
     }
     found |= _acceptance(r)
-    rate, speed = relative_standard_errors(r, scale)
+    rate, speed = relative_standard_errors(r, scale, int(m.point["concurrency"] or 0))
     found["interactivity_se_tok_s_user"] = speed * f.interactivity_tok_s_user
     found["total_tput_per_gpu_se_tok_s"] = rate * per_gpu["total_tput_per_gpu_tok_s"] if m.keeps_concurrency else math.nan
     for name, of in (("ttft", f.ttft), ("tpot", f.tpot), ("e2el", f.e2el)):
@@ -296,7 +338,7 @@ def _acceptance(r: Requests) -> dict[str, float]:
     """The distribution of the answers' acceptance lengths, where they tell their steps."""
     if r.verify_steps is None or not (known := r.is_whole & (r.verify_steps > 0)).any():
         return {}
-    p10, median, p90 = np.percentile(r.output_tokens[known] / r.verify_steps[known], (10, 50, 90))
+    p10, median, p90 = np.percentile((r.output_tokens[known] - 1) / r.verify_steps[known], (10, 50, 90))
     return {"acceptance_p10": float(p10), "acceptance_median": float(median), "acceptance_p90": float(p90)}
 
 
@@ -319,13 +361,14 @@ def row_of(m: Measurement, digest: str, origin: str) -> Row:
 
 
 OF_SERIES = ("source", "hardware", "engine", "checkpoint", "precision", "speculative", "isl_tokens", "osl_tokens", "range_ratio",
-             "endpoint", "model", "variant", "time_scale")  # fmt: skip
+             "endpoint", "model", "variant", "time_scale", "engine_version", "server_version", "image", "image_digest",
+             "protocol")  # fmt: skip
 OF_ROW = ("key", "digest", "tp", "gpus", "gpus_per_node", "concurrency", "repeat", "seed", "server_scope", "binding",
           "total_tput_per_gpu_tok_s", "input_tput_per_gpu_tok_s", "output_tput_per_gpu_tok_s", "interactivity_tok_s_user",
           "tpot_median_s", "ttft_median_s", "ttft_p99_s", "n_requests", "validity", "reasons", "mean_isl_tokens", "mean_osl_tokens",
           "steady_tput_tok_s", "peak_output_tput_tok_s", "goodput_rps", "ttft_n", "total_tput_per_gpu_se_tok_s",
-          "interactivity_se_tok_s_user", "itl_chunk_p99_s", "mean_concurrency", "acceptance_length", "engine_version", "image", "node",
-          "job_id", "started_utc")  # fmt: skip
+          "interactivity_se_tok_s_user", "itl_chunk_p99_s", "mean_concurrency", "acceptance_length", "node", "job_id", "started_utc",
+          "server_start")  # fmt: skip
 
 
 BESIDE = (
@@ -365,7 +408,14 @@ def _beside(columns: Mapping[str, Any]) -> Iterator[Mapping[str, float]]:
 def _series(told: tuple[Any, ...]) -> Series:
     v = dict(zip(OF_SERIES, told, strict=True))
     ratio, scale = v["range_ratio"], v["time_scale"]
-    return Series(**v | {"range_ratio": -1.0 if math.isnan(ratio) else ratio, "time_scale": None if math.isnan(scale) else scale})
+    asked, said, digest = v["image"], v.pop("server_version"), v.pop("image_digest")
+    v |= {
+        "range_ratio": -1.0 if math.isnan(ratio) else ratio,
+        "time_scale": None if math.isnan(scale) else scale,
+        "engine_version": said or v["engine_version"],
+        "image": "none" if digest == "none" else f"{asked}@{digest}" if digest and "@" not in asked else asked,
+    }
+    return Series(**v)
 
 
 def _hashable(values: list[Any]) -> list[Any]:

@@ -45,7 +45,7 @@ def test_it_says_what_was_published(page):
     best = rows["PUBLISHED b200 sglang nvfp4 mtp"]
     bands = {(row[0], row[1]): row[2:5] for row in page.cells("bands-table")}
 
-    assert (best[5], best[7]) == ("3.65x", "hardware 1.22x x precision 2.98x (also checkpoint, tp)")
+    assert (best[6], best[8], best[9]) == ("3.65x", "1.82x", "hardware 1.22x x precision 2.98x (also checkpoint, tp)")
     assert bands["PUBLISHED b200 sglang nvfp4 mtp, 8192/1024", "h200 sglang fp8 mtp"] == ["3.65x", "80", "3.24x to 3.65x"]
     assert ("PUBLISHED mi355x sglang fp8 mtp, 8192/1024", "b200 sglang fp8 mtp") in bands
     assert ("PUBLISHED mi355x sglang fp8 off, 8192/1024", "b200 sglang fp8 off") in bands
@@ -61,10 +61,12 @@ def test_its_numbers_are_those_of_tables(page, published, x):
     for told in (r for r in published[1]["iso"] if r["interactivity_tok_s_user"] == x and r["isl_tokens"] == 8192):
         row = rows[f"PUBLISHED {told['hardware']} {told['engine']} {told['precision']} {told['speculative']}"]
         cost = told["cost_usd_per_mtok"]
-        assert row[1] == ("unreachable" if cost is None else f"{cost:.3f}")
-        assert row[3] == ("" if cost is None else f"{told['total_tput_per_gpu_tok_s']:.1f}")
+        assert row[1] == (told["status"] if cost is None else f"{cost:.3f}")
+        node = told["node_cost_usd_per_mtok"]
+        assert row[3] == ("" if node is None else f"{node:.3f}")
+        assert row[4] == ("" if cost is None else f"{told['total_tput_per_gpu_tok_s']:.1f}")
         ratio = told["perf_per_dollar_vs_baseline"]
-        assert row[5] == ("" if ratio is None or told["is_baseline"] else f"{ratio:.2f}x")
+        assert row[6] == ("" if ratio is None or told["is_baseline"] else f"{ratio:.2f}x")
 
 
 def test_another_price_set_changes_costs_as_tables_do(page, published, tmp_path):
@@ -79,7 +81,7 @@ def test_another_price_set_changes_costs_as_tables_do(page, published, tmp_path)
         if r["isl_tokens"] == 8192 and r["cost_usd_per_mtok"] is not None:
             row = rows[f"PUBLISHED {r['hardware']} {r['engine']} {r['precision']} {r['speculative']}"]
             assert row[1] == f"{r['cost_usd_per_mtok']:.3f}"
-            assert row[5] == ("" if r["is_baseline"] else f"{r['perf_per_dollar_vs_baseline']:.2f}x")
+            assert row[6] == ("" if r["is_baseline"] else f"{r['perf_per_dollar_vs_baseline']:.2f}x")
 
 
 def test_the_slider_moves_by_the_keyboard_and_the_table_with_it(page):
@@ -229,7 +231,7 @@ def test_a_gpu_without_a_price_is_not_free(chromium, tmp_path):
     rows = {row[0]: row for row in page.cells("iso-table")}
 
     assert rows["a100 sglang fp8 mtp"][1:3] == ["no price", ""]
-    assert rows["a100 sglang fp8 mtp"][5] == ""
+    assert rows["a100 sglang fp8 mtp"][6] == ""
     assert page.run("return document.getElementById('cost').data.filter(t => t.name.includes('a100')).every(t => t.y.length === 0)")
 
 
@@ -240,7 +242,7 @@ def test_workloads_that_tables_hold_apart_are_apart(chromium, tmp_path):
     page = chromium.open(tmp_path / "r.html")
 
     assert len(page.run("return [...document.getElementById('workload').options].map(o => o.value)")) == 2
-    assert [len(page.cells("iso-table")), page.cells("iso-table")[0][5]] == [1, ""]
+    assert [len(page.cells("iso-table")), page.cells("iso-table")[0][6]] == [1, ""]
 
 
 def test_what_has_a_figure_of_many_points_is_drawn_without_webgl(chromium, tmp_path):

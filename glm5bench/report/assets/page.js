@@ -66,7 +66,7 @@
 
   function hover(i) {
     const s = series[points.series[i]], say = [`<b>${entities(name(s.id))}</b>`];
-    say.push(`TP ${points.tp[i] ?? "?"}, concurrency ${points.concurrency[i] ?? "?"}${points.n_repeats[i] > 1 ? `, ${points.n_repeats[i]} runs` : ""}`);
+    say.push(`TP ${points.tp[i] ?? "?"}, concurrency ${points.concurrency[i] ?? "?"}${points.n_repeats[i] > 1 ? `, ${points.n_repeats[i]} runs` : ""}${points.interval[i] ? `, interval over ${points.interval[i] === "starts" ? `${points.n_starts[i]} starts` : points.interval[i]}` : ""}`);
     say.push(`${fixed(points.total_tput_per_gpu_tok_s[i], 1)} tok/s/GPU at ${fixed(points.interactivity_tok_s_user[i], 2)} tok/s/user`);
     const cost = usd(s.id) / (3600 * points.total_tput_per_gpu_tok_s[i] / 1e6);
     if (Number.isFinite(cost)) say.push(`$${cost.toFixed(3)}/Mtok (${entities(state.price)})`);
@@ -133,31 +133,37 @@
     }
   }
 
+  const prices = (hardware) => [...new Set(hardware)].sort().map((h) => `${h} $${Number.isFinite(priceOf(state.price, h)) ? priceOf(state.price, h) : "?"}`).join(", ");
   function iso() {
     const i = state.at, x = data.grid[i];
     $("at-value").textContent = x === undefined ? "" : `${x} tok/s/user`;
     $("at").setAttribute("aria-valuetext", $("at-value").textContent);
-    const head = [["arm"], ["$/Mtok", "number"], ["95 %", "number"], ["tok/s/GPU", "number"], ["concurrency", "number"], ["perf/$", "number"], ["95 %", "number"], ["steps"], ["nearest measured point"], ["how"]];
+    const head = [["arm"], ["$/Mtok", "number"], ["95 %", "number"], ["whole node", "number"], ["tok/s/GPU", "number"], ["concurrency", "number"], ["perf/$", "number"], ["95 %", "number"], ["whole node", "number"], ["steps"], ["nearest measured point"], ["how"]];
     const mine = shown().map((s) => isoOf.get(s.id)).filter((row) => row && x !== undefined);
     table($("iso-table"), head, mine, (row) => {
       const price = usd(row.series), isDefault = row.baseline === state.base, base = isoOf.get(state.base);
       const by = base ? usd(state.base) / price : NaN, isBase = row.series === state.base;
       const ratio = isDefault ? row.perf_per_dollar_vs_baseline[i] : base && row.cost_usd_per_mtok[i] !== null && base.cost_usd_per_mtok[i] !== null ? base.cost_usd_per_mtok[i] / row.cost_usd_per_mtok[i] : null;
       const times = (value, factor) => (value === null || !Number.isFinite(factor) ? null : value * factor);
-      const between = (low, high, factor) => (times(low, factor) === null ? "" : `[${fixed(times(low, factor), 2)}, ${fixed(times(high, factor), 2)}]`);
+      // an interval has a level; a bound that is absent is infinite
+      const between = (low, high, factor, level) => (!level || !Number.isFinite(factor) ? "" : `[${fixed(times(low, factor) ?? 0, 2)}, ${high === null ? "inf" : fixed(times(high, factor), 2)}] ${level}`);
+      const node = row.node_cost_usd_per_mtok[i], own = node ?? row.cost_usd_per_mtok[i];
+      const baseNode = base ? base.node_cost_usd_per_mtok[i] ?? base.cost_usd_per_mtok[i] : null, hasIdle = node !== null || (base && base.node_cost_usd_per_mtok[i] !== null);
+      const nodeRatio = hasIdle && own !== null && baseNode !== null && !isBase ? (baseNode / own) * by : null;
       const steps = ["hardware", "precision", "speculative"].filter((step) => isDefault && row[step + "_step"][i] !== null)
         .map((step) => `${step} ${fixed(row[step + "_step"][i] * (step === "hardware" ? by : 1), 2)}x${row[step + "_step_also"][i] ? ` (also ${row[step + "_step_also"][i].replace(/,/g, ", ")})` : ""}`);
       const near = row.nearest_measured_tok_s_user[i];
       return [
-        name(row.series) + (isBase ? " (baseline)" : ""), row.status[i] === "unreachable" ? "unreachable" : !Number.isFinite(price) ? "no price" : fixed(times(row.cost_usd_per_mtok[i], price), 3),
-        between(row.cost_usd_per_mtok_low[i], row.cost_usd_per_mtok_high[i], price), fixed(row.total_tput_per_gpu_tok_s[i], 1), fixed(row.concurrency[i], 1),
+        name(row.series) + (isBase ? " (baseline)" : ""), row.total_tput_per_gpu_tok_s[i] === null ? row.status[i] : !Number.isFinite(price) ? "no price" : fixed(times(row.cost_usd_per_mtok[i], price), 3),
+        between(row.cost_usd_per_mtok_low[i], row.cost_usd_per_mtok_high[i], price, row.interval[i]), node === null ? "" : fixed(times(node, price), 3), fixed(row.total_tput_per_gpu_tok_s[i], 1), fixed(row.concurrency[i], 1),
         isBase || times(ratio, by) === null ? "" : fixed(ratio * by, 2) + "x",
-        isDefault ? between(row.perf_per_dollar_vs_baseline_low[i], row.perf_per_dollar_vs_baseline_high[i], by) : "", steps.join(" x "),
-        near === null ? "" : `${fixed(near, 1)} tok/s/user, TP ${row.nearest_measured_tp[i] ?? "?"}, concurrency ${row.nearest_measured_concurrency[i] ?? "?"}`, row.status[i],
+        isDefault ? between(row.perf_per_dollar_vs_baseline_low[i], row.perf_per_dollar_vs_baseline_high[i], by, row.ratio_interval[i]) : "",
+        nodeRatio === null || !Number.isFinite(nodeRatio) ? "" : fixed(nodeRatio, 2) + "x", steps.join(" x "),
+        near === null ? "" : `${fixed(near, 1)} tok/s/user, TP ${row.nearest_measured_tp[i] ?? "?"}, concurrency ${row.nearest_measured_concurrency[i] ?? "?"}`, row.status[i] + (row.beyond[i] ? ` (${row.beyond[i]})` : ""),
       ];
     });
-    $("iso-table").prepend(el("caption", x === undefined ? "" : `at ${x} tok/s/user, ${state.price} prices, against ${state.base === null ? "nothing" : name(state.base)}`));
-    $("iso-fine").textContent = `Interpolated (${data.method}) between measured points, each quantity on its own; unreachable: outside the measured range. No interval: too little data to say. Steps and intervals of ratios are those against the report's own baseline.`;
+    $("iso-table").prepend(el("caption", x === undefined ? "" : `at ${x} tok/s/user, ${state.price} prices (${prices(mine.map((row) => series[row.series].hardware))}), against ${state.base === null ? "nothing" : name(state.base)}`));
+    $("iso-fine").textContent = `Interpolated (${data.method}) between measured points, throughput and concurrency follow from the cost; not measured: outside the measured range; not reached: a single user is slower. Whole node: with the idle GPUs of the node paid. Intervals: over server starts, over runs of one start, or over the requests of one run; only starts can show that two systems differ. Steps and intervals of ratios are those against the report's own baseline.`;
   }
 
   function point() {
@@ -169,7 +175,7 @@
       ["concurrency", `${points.concurrency[i] ?? "?"} sent${points.mean_concurrency[i] === null ? "" : `, ${fixed(points.mean_concurrency[i], 1)} in flight`}${points.running_mean[i] === null ? "" : `, ${fixed(points.running_mean[i], 1)} ran in the server`}`],
       ["throughput", `${fixed(points.total_tput_per_gpu_tok_s[i], 1)} total tok/s/GPU${points.interval[i] ? ` [${fixed(points.total_tput_per_gpu_tok_s_low[i], 1)}, ${fixed(points.total_tput_per_gpu_tok_s_high[i], 1)}], over ${points.interval[i]}` : ""}`],
       ["interactivity", `${fixed(points.interactivity_tok_s_user[i], 2)} tok/s/user, TPOT ${fixed(points.tpot_ms[i], 2)} ms, median TTFT ${fixed(points.ttft_median_ms[i], 0) || "unknown"}${points.ttft_median_ms[i] === null ? "" : " ms"}`],
-      ["acceptance length", (fixed(points.acceptance_length[i], 2) || "nobody says") + (points.acceptance_p10[i] === null ? "" : `, of the answers from ${fixed(points.acceptance_p10[i], 2)} (p10) to ${fixed(points.acceptance_p90[i], 2)} (p90)`)],
+      ["acceptance length", (fixed(points.acceptance_length[i], 2) || "unknown") + (points.acceptance_p10[i] === null ? "" : `, of the answers from ${fixed(points.acceptance_p10[i], 2)} (p10) to ${fixed(points.acceptance_p90[i], 2)} (p90)`)],
       ["the server's metrics", [points.kv_usage_max[i] === null ? "" : `KV cache at most ${percent(points.kv_usage_max[i])} full`, points.queued_max[i] === null ? "" : `at most ${fixed(points.queued_max[i], 0)} waited`, points.cache_hit_share[i] === null ? "" : `${percent(points.cache_hit_share[i])} of the prompt tokens from its prefix cache`].filter(Boolean).join(", ") || "not read"],
       ["energy", points.gpu_power_w[i] === null ? "not read" : `${fixed(points.energy_per_output_token_j[i], 2)} J/output token, ${fixed(points.gpu_power_w[i], 0)} W/GPU, by the GPUs' own account`], ["validity", points.validity[i] + (points.reasons[i] ? `: ${points.reasons[i]}` : "")],
       ["runs", String(points.n_repeats[i])], ["where", `${points.node[i] ? `job ${points.job[i]} on ${points.node[i]}, ` : ""}${points.origin[i]}`], ["key", `${points.key[i]} ${points.digest[i]}`],
@@ -192,18 +198,18 @@
   }
 
   function lists() {
-    const arm = (r) => `${r.source === "measured" ? "" : r.source.toUpperCase() + " "}${r.hardware} ${r.engine} ${r.precision} ${r.speculative}, ${r.isl_tokens ?? "?"}/${r.osl_tokens ?? "?"}`;
+    const arm = (r) => `${r.source === "measured" ? "" : r.source.toUpperCase() + " "}${r.series}, ${r.isl_tokens ?? "?"}/${r.osl_tokens ?? "?"}`;
     const dearer = (hardware) => priceOf(state.price, hardware) / priceOf(data.price, hardware);
     const by = (r) => dearer(r.baseline_hardware) / dearer(r.hardware);
     table($("bands-table"), [["arm"], ["against"], ["peak", "number"], ["at tok/s/user", "number"], ["band", "number"], ["defined, tok/s/user", "number"]], data.bands, (r) => [arm(r), r.baseline, `${fixed(r.peak * by(r), 2)}x`, `${r.peak_at_tok_s_user}`, `${fixed(r.low * by(r), 2)}x to ${fixed(r.high * by(r), 2)}x`, `${fixed(r.from_tok_s_user, 1)} to ${fixed(r.to_tok_s_user, 1)}`]);
     $("bands").hidden = !data.bands.length;
     table($("speculation-table"), [["arm"], ["tok/s/user", "number"], ["tok/s/GPU off", "number"], ["with", "number"], ["ratio", "number"], ["$/Mtok off", "number"], ["with", "number"], ["acceptance length", "number"]], data.speculation, (r) => [
       arm(r), r.interactivity_tok_s_user, fixed(r.off_tput_per_gpu_tok_s, 1), fixed(r.total_tput_per_gpu_tok_s, 1), fixed(r.throughput_ratio, 2) + "x", ...[r.off_cost_usd_per_mtok, r.cost_usd_per_mtok].map((c) => (c === null ? "" : fixed(c * dearer(r.hardware), 2))),
-      r.acceptance_length_low === null ? "nobody says" : r.acceptance_length_high - r.acceptance_length_low < 0.005 ? fixed(r.acceptance_length_low, 2) : `${fixed(r.acceptance_length_low, 2)} to ${fixed(r.acceptance_length_high, 2)}`]);
+      r.acceptance_length_low === null ? "unknown" : r.acceptance_length_high - r.acceptance_length_low < 0.005 ? fixed(r.acceptance_length_low, 2) : `${fixed(r.acceptance_length_low, 2)} to ${fixed(r.acceptance_length_high, 2)}`]);
     $("speculation").hidden = !data.speculation.length;
-    table($("saturation-table"), [["arm"], ["TP", "number"], ["saturated at", "number"], ["total tok/s/GPU", "number"], ["what gives"], ["why"]], data.saturation, (r) => [
+    table($("saturation-table"), [["arm"], ["TP", "number"], ["saturated at", "number"], ["total tok/s/GPU", "number"], ["grows most"], ["limit"]], data.saturation, (r) => [
       arm(r), r.tp ?? "?", r.is_saturated ? r.concurrency : `not up to ${r.concurrency}`, fixed(r.total_tput_per_gpu_tok_s, 1),
-      r.gives ? `${r.gives} ${fixed(r.gives_from_ms, 1)} to ${fixed(r.gives_to_ms, 1)} ms at ${r.gives_at_concurrency}` : "", r.why || "no point knows"]);
+      r.gives ? `${r.gives} ${fixed(r.gives_from_ms, 1)} to ${fixed(r.gives_to_ms, 1)} ms at ${r.gives_at_concurrency}` : "", r.why || (!r.is_saturated ? "" : r.planned_limit ? `${r.planned_limit} (planned)` : "unknown")]);
     $("saturation").hidden = !data.saturation.length;
     table($("energy-table"), [["arm"], ["TP", "number"], ["conc.", "number"], ["W/GPU", "number"], ["J/output token", "number"], ["J/input token", "number"], ["J/token", "number"], ["J/request", "number"], ["tok/s/MW, boards", "number"], ["tok/s/MW, assumed all-in", "number"], ["SM MHz", "number"], ["hottest C", "number"], ["used", "number"], ["GiB/GPU", "number"], ["capped", "number"], ["ECC errors", "number"]], data.energy, (r) => [
       arm(r), r.tp ?? "?", r.concurrency ?? "?", fixed(r.gpu_power_w, 0), fixed(r.energy_per_output_token_j, 2), fixed(r.energy_per_input_token_j, 3), fixed(r.energy_per_total_token_j, 3), fixed(r.energy_per_request_j, 0), fixed(r.total_tput_per_gpu_mw_tok_s, 0), fixed(r.assumed_tput_per_mw_tok_s, 0),

@@ -1,0 +1,64 @@
+"""The spread within one run: standard errors of its figures by batch means.
+
+Enters: the requests of a run. Leaves: standard errors as shares. The requests of a run share one server, so they are not independent:
+their rates are averaged over stretches that are at least a wave long, and the spread is taken over these, without the first and the last:
+there the load grows and drains. How long it drains depends on which requests come last; a quarter of what that costs is counted as noise.
+The spread within a run leaves out everything that is the same for the whole run, above all the start of the server.
+Source: the method of batch means, A. M. Law, Simulation Modeling and Analysis, section 9.5. Calibrated by `benchmarks/waves.py --spread`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from .metrics import Floats, Ints, Requests, time_per_output_token_s
+
+FEWEST, MOST = 5, 20  # stretches
+ENDS = 2  # of them, the first and the last
+DRAIN_NOISE = 0.25
+
+
+def n_batches(n_requests: int, concurrency: int) -> int:
+    """Over how many stretches the spread is taken: as many as there were waves, at most 20, without the two ends; 0 if too few."""
+    n = min(MOST, n_requests // max(1, concurrency))
+    return n - ENDS if n >= FEWEST else 0
+
+
+def relative_standard_errors(r: Requests, time_scale: float, concurrency: int) -> tuple[float, float]:
+    """Of total throughput and of interactivity, as shares of them. NaN if the run is shorter than five waves."""
+    whole = r.is_whole & (r.last_token_ns > r.sent_ns)
+    if not n_batches(int(whole.sum()), concurrency):
+        return math.nan, math.nan
+    n = n_batches(int(whole.sum()), concurrency) + ENDS
+    order = np.argsort(r.end_ns[whole], kind="stable")
+    sent, end, first, last = (at[whole][order] for at in (r.sent_ns, r.end_ns, r.first_token_ns, r.last_token_ns))
+    tokens = (r.prompt_tokens + r.output_tokens)[whole][order].astype(np.float64)
+    parts = (np.array_split(column, n) for column in (first - sent, last - sent, r.output_tokens[whole][order]))
+    speeds = np.array([_median_speed(ttft, e2el, n_out, time_scale) for ttft, e2el, n_out in zip(*parts, strict=True)])
+    rates = _rates(sent, end, tokens, n)
+    drain = max(0.0, float(rates[1:-1].mean() / rates.mean() - 1))
+    return math.hypot(_error(rates[1:-1]), DRAIN_NOISE * drain), _error(speeds[1:-1])
+
+
+def _median_speed(ttft_ns: Ints, e2el_ns: Ints, n_out: Ints, time_scale: float) -> float:
+    """1 / median TPOT of these requests; NaN if none has two tokens or more."""
+    ttft_s, e2el_s = ((ns * (time_scale / 1e9)).astype(np.float64) for ns in (ttft_ns, e2el_ns))
+    tpot = time_per_output_token_s(ttft_s, e2el_s, n_out)
+    middle = float(np.median(tpot)) if len(tpot) else 0.0
+    return 1.0 / middle if middle > 0 else math.nan
+
+
+def _rates(sent: Ints, end: Ints, tokens: Floats, n: int) -> Floats:
+    """Tokens per ns in n equal stretches of the run, the tokens of a request spread over its time in flight."""
+    edges = np.linspace(float(sent.min()), float(end.max()), n + 1)
+    inside = np.clip(end[:, None], edges[:-1], edges[1:]) - np.clip(sent[:, None], edges[:-1], edges[1:])
+    rates: Floats = (inside * (tokens / np.maximum(end - sent, 1))[:, None]).sum(axis=0) / np.diff(edges)
+    return rates
+
+
+def _error(of_batches: Floats) -> float:
+    """Of their mean, as a share of it."""
+    mean = float(of_batches.mean())
+    return float(of_batches.std(ddof=1) / math.sqrt(len(of_batches)) / mean) if mean > 0 else math.nan
