@@ -1,10 +1,14 @@
 """What too few requests a user cost, and what the steady window gets right: runs of the simulated scheduler in virtual time.
 
-python benchmarks/waves.py [--runs 12]
+python benchmarks/waves.py [--runs 12] [--spread]
 
 For each shape: bias of interactivity against runs of 60 waves (requests a user) for 1 to 10 waves; bias of throughput at 10 waves, of the
 whole run and of the steady window, against the steady window of 60 waves; and which reasons of `analysis.course` such runs get, which
 should be none. +/- is the standard error over the runs.
+
+--spread: how well the standard error of a single run (`analysis.batches`) agrees with the spread over runs of other seeds: the mean half
+width of its 95 % interval over 1.96 standard deviations of the runs (1 is exact, more is too wide), and how often the interval contains
+the mean of the runs.
 """
 
 from __future__ import annotations
@@ -15,8 +19,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from glm5bench.analysis.batches import n_batches, relative_standard_errors
 from glm5bench.analysis.course import of_run
 from glm5bench.analysis.metrics import Requests, figures
+from glm5bench.analysis.repeats import quantile
 from glm5bench.analysis.windows import steady
 from glm5bench.overrides import compose
 from glm5bench.point import Arm
@@ -88,10 +94,33 @@ def biased(values: list[float], truth: float) -> str:
     return f"{each.mean():+.2f} +/- {each.std(ddof=1) / len(each) ** 0.5:.2f}"
 
 
+def spread(n_runs: int) -> None:
+    """The calibration of a single run's intervals."""
+    print("| system | ISL/OSL | C | waves | throughput: width, coverage | interactivity: width, coverage |\n|---|---|---|---|---|---|")
+    for name, arm in arms():
+        for n_in, n_out, concurrency in SHAPES:
+            for waves in (5, 10):
+                runs = [run(arm, n_in, n_out, concurrency, waves, i) for i in range(n_runs)]
+                cells = []
+                for which, figure in enumerate(("total_tput_tok_s", "interactivity_tok_s_user")):
+                    values = np.array([getattr(figures(r), figure) for r in runs])
+                    half = quantile(n_batches(waves * concurrency, concurrency) - 1) * np.array(
+                        [relative_standard_errors(r, 1.0, concurrency)[which] for r in runs]
+                    )
+                    away = np.abs(values / values.mean() - 1)
+                    cells.append(f"{half.mean() / (1.96 * values.std(ddof=1) / values.mean()):.1f}, {(away < half).mean():.0%}")
+                print(f"| {name} | {n_in}/{n_out} | {concurrency} | {waves} | " + " | ".join(cells) + " |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=12)
-    n_runs = parser.parse_args().runs
+    parser.add_argument("--spread", action="store_true")
+    asked = parser.parse_args()
+    n_runs = asked.runs
+    if asked.spread:
+        spread(n_runs)
+        return
     print("| system | ISL/OSL | C | " + " | ".join(f"{w} waves %" for w in WAVES) + " | whole run % | steady window % | reasons |")
     print("|---" * (len(WAVES) + 6) + "|")
     for name, arm in arms():

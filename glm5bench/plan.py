@@ -117,17 +117,17 @@ def _refuse_wrong_images(arms: Sequence[Arm]) -> None:
     """Raises SettingsError if an image is not of the version that the flags are named for, or if two versions share one image."""
     versions: dict[tuple[str, str], set[str]] = {}
     for arm in arms:
-        image = recipe.image(arm)
-        if wrong := recipe.wrong_image(image, arm.engine.version):
-            raise SettingsError(f"{wrong}.", where=arm.label, next_step=recipe.image_of_version(image, arm.engine.version))
-        if image:
-            versions.setdefault((arm.engine.id, image), set()).add(arm.engine.version)
+        if recipe.image(arm):
+            versions.setdefault((arm.engine.id, recipe.image(arm)), set()).add(arm.engine.version)
     for (_, image), of in versions.items():
         if len(of) > 1:
             raise SettingsError(
                 f"engine.version is {' and '.join(sorted(of))}, and both would run from {image}: their points would be the same.",
                 next_step="one sweep for each version, each with engine.version and engine.image; then `glm5bench diff A B`",
             )
+    for arm in arms:
+        if wrong := recipe.wrong_image(arm):
+            raise SettingsError(f"{wrong}.", where=arm.label, next_step=recipe.image_of_version(recipe.image(arm), arm.engine.version))
 
 
 def _mtp_notes(arms: Sequence[Arm]) -> list[str]:

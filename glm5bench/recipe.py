@@ -133,13 +133,17 @@ def environment(arm: Arm) -> dict[str, str]:
     return {**env, **arm.engine.env}
 
 
-def wrong_image(reference: str, version: str) -> str:
-    """What is wrong with this image for this version of the engine; empty if nothing, or if its name states no version."""
-    name, _, digest = reference.partition("@")
+def wrong_image(arm: Arm) -> str:
+    """What is wrong with the arm's image for its version of the engine; empty if nothing, or if the name states no version.
+
+    A published recipe may name a tag that moves, or a post-release of its version; a user's own setting may not.
+    """
+    (name, _, digest), version = image(arm).partition("@"), arm.engine.version
     stated = _stated_version(name)
-    if stated is None and not digest and MOVING.match(_tag(name)):
+    if stated is None and not digest and arm.engine.image and MOVING.match(_tag(name)):
         return f"The tag of {name} names another image each time that one is released, and engine.version={version} cannot be checked"
-    if stated is None or stated == _parsed(version):
+    asked = _parsed(version)
+    if stated is None or asked is None or stated == asked or (not arm.engine.image and stated.release == asked.release):
         return ""
     return f"The image {name} is of version {stated}, and engine.version={version}"
 

@@ -10,7 +10,7 @@ from conftest import measured, raw
 from program import bench
 from rows import CURVE, SERIES, row
 
-from glm5bench.analysis.difference import difference
+from glm5bench.analysis.difference import difference, differing, settings_told
 from glm5bench.report.differing import as_words
 from glm5bench.store.pointfile import write_point
 
@@ -174,6 +174,13 @@ def test_every_setting_that_the_points_record_is_compared(tmp_path):
         "--chunked-prefill-size": (["8192"], ["16384"]),
         "env X": (["a"], ["b"]),
     }
+
+
+def test_what_the_engine_sets_by_itself_is_no_difference_to_a_flag_that_asks_for_it():
+    asked = {"recipe": {"argv": ["x", "--enable-flashinfer-allreduce-fusion", "--max-running-requests", "48"]}}
+    own = {"recipe": {"argv": ["x"]}, "set_by_engine": {"--enable-flashinfer-allreduce-fusion": True, "--max-running-requests": 48}}
+
+    assert differing([settings_told(asked)], [settings_told(own)]) == ()
 
 
 def test_one_start_each_is_undecided_and_exit_code_0(tmp_path):

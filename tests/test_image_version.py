@@ -1,10 +1,12 @@
 """An image of another version than the recipe's flags are named for is refused before anything is submitted."""
 
 import pytest
+from program import bench
 
 from glm5bench.errors import SettingsError
 from glm5bench.overrides import compose
 from glm5bench.plan import plan
+from glm5bench.settings import conf_dir
 
 OWN = "engine.image=lmsysorg/sglang:"
 
@@ -48,8 +50,14 @@ def test_an_image_that_may_be_of_this_version_is_taken(settings):
     assert plan([compose("hardware=b200", "speculative=off", *settings)]).points
 
 
-def test_two_versions_of_one_image_are_refused_with_the_way_to_compare_them():
-    with pytest.raises(SettingsError, match=r"engine\.version is 0\.5\.12 and 0\.5\.13, and both would run from mine\.sif") as raised:
-        plan([compose("hardware=b200", f"engine.version={v}", "engine.image=mine.sif") for v in ("0.5.12", "0.5.13")])
+@pytest.mark.parametrize("own", [["engine.image=mine.sif"], [], [OWN + "v0.5.13"]], ids=str)
+def test_two_versions_of_one_image_are_refused_with_the_way_to_compare_them(own):
+    with pytest.raises(SettingsError, match=r"engine\.version is 0\.5\.12 and 0\.5\.13, and both would run from ") as raised:
+        plan([compose("hardware=b200", f"engine.version={v}", *own) for v in ("0.5.12", "0.5.13")])
 
     assert "glm5bench diff" in raised.value.next_step
+
+
+@pytest.mark.parametrize("experiment", sorted(path.stem for path in (conf_dir() / "experiment").glob("*.yaml")))
+def test_no_shipped_experiment_is_refused_for_its_images(tmp_path, experiment):
+    assert bench(tmp_path, "plan", f"experiment={experiment}").returncode == 0

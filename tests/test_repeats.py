@@ -1,11 +1,13 @@
 """Repeats become their mean with an interval, and intervals hold what they promise."""
 
 import dataclasses
+import json
 import math
 
 import numpy as np
 import pytest
-from conftest import raw
+from conftest import measured, raw
+from program import bench
 from rows import CURVE, ECONOMY, FAST, SERIES, row
 from scipy import stats
 
@@ -13,6 +15,7 @@ from glm5bench.analysis.batches import n_batches, relative_standard_errors
 from glm5bench.analysis.comparison import by_series, compared, iso_table
 from glm5bench.analysis.repeats import configurations, interval, level, quantile
 from glm5bench.analysis.resampling import bounds
+from glm5bench.store.pointfile import write_point
 
 
 def measured_curve(rng, repeats, *, noise=0.03, series=SERIES, factor=1.0):
@@ -64,6 +67,19 @@ def test_the_same_key_of_two_campaigns_is_one_point_of_two_starts_and_both_are_n
     (mean,) = configurations([row(20, 1000, origin="one", server_start="a"), row(22, 1100, origin="other", server_start="b")])
 
     assert (mean.total_tput_per_gpu_tok_s, level(mean), mean.origin) == (1050, "starts", "one, other")
+
+
+def test_two_campaigns_merged_are_one_row_of_two_starts_that_names_both(tmp_path):
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        write_point(tmp_path / name / "p.h5", measured(provenance={"host": name, "job_id": "7", "server_start": f"{name} 7"}))
+    loose = json.loads(bench(tmp_path, "tables", "one", "other", "--format", "json").stdout)
+    assert bench(tmp_path, "merge", "one", "other", "-o", "all.h5").returncode == 0
+    merged = json.loads(bench(tmp_path, "tables", "all.h5", "--format", "json").stdout)
+
+    for told in (loose, merged):
+        assert [(r["n_repeats"], r["n_starts"], r["interval"]) for r in told["frontier"]] == [(2, 2, "starts")]
+        assert len(told["points"]) == 2
 
 
 def test_a_merged_ratio_lies_between_those_of_its_sources():

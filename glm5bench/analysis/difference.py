@@ -132,11 +132,15 @@ def differing(a: Sequence[Mapping[str, str]], b: Sequence[Mapping[str, str]]) ->
 
 
 def settings_told(point: Mapping[str, Any]) -> dict[str, str]:
-    """Every setting that a point records beyond those of SETTINGS: its workload's, its server's flags and its environment."""
+    """Every setting that a point records beyond those of SETTINGS: its workload's, its server's flags and its environment.
+
+    A flag that the engine sets by itself counts as if it had been asked for.
+    """
     arm, recipe = point.get("arm") or {}, point.get("recipe") or {}
     workload = {f"workload.{k}": str(v) for k, v in (arm.get("workload") or {}).items() if k not in TOLD_OTHERWISE}
     environment = {f"env {k}": str(v) for k, v in (recipe.get("env") or {}).items()}
-    return {**workload, **_flags([str(word) for word in recipe.get("argv") or ()]), **environment}
+    by_itself = {flag: "set" if value is True else str(value) for flag, value in (point.get("set_by_engine") or {}).items()}
+    return {**workload, **by_itself, **_flags([str(word) for word in recipe.get("argv") or ()]), **environment}
 
 
 def _flags(argv: Sequence[str]) -> dict[str, str]:

@@ -98,7 +98,7 @@ def descendants(tmp_path):
 def jobs_of(flavor, version=None):
     """The node jobs of every published arm of an engine."""
     wanted = [o for o in ARMS if ("engine=vllm" in o) == (flavor == "vllm")]
-    more = [f"engine.version={version}"] if version else []
+    more = [f"engine.version={version}", "engine.image=none"] if version else []
     return plan([compose(*o.split(), *more) for o in wanted]).jobs
 
 
