@@ -17,6 +17,7 @@ from glm5bench.store.collection import collect
 from glm5bench.store.contents import SourceTable
 from glm5bench.store.layout import TABLES
 from glm5bench.store.pointfile import write_point
+from glm5bench.store.sealed import verify_seal
 from glm5bench.store.summary import COLUMNS, listed, row_of
 from glm5bench.store.survey import survey
 from glm5bench.store.union import merge, write_measurements
@@ -214,3 +215,27 @@ def test_a_merge_names_what_an_earlier_one_left_when_it_was_killed(tmp_path):
 
     assert done.returncode == 0
     assert f"{tmp_path}/.all.h5.17.part was left by a merge that was killed" in done.stderr
+
+
+def test_a_file_says_who_wrote_it_and_where_the_rows_of_its_points_are(tmp_path):
+    write_point(tmp_path / "p.h5", measured())
+    merge([str(tmp_path / "p.h5")], tmp_path / "all.h5")
+    for name in ("p.h5", "all.h5"):
+        with h5py.File(tmp_path / name, "r") as file:
+            assert file.attrs["writer"].startswith("glm5bench ")
+            assert "archive-format.md" in file.attrs["documentation"]
+
+    with h5py.File(tmp_path / "all.h5", "r") as file:
+        assert file["chunks"].attrs["rows_of_points"] == "/index/chunks/first and /index/chunks/rows; rows between belong to no point"
+        assert file["points/ttft_median_s"].attrs["units"] == file["points/ttft_median_s"].attrs["unit"] == "s"
+
+
+def test_an_archive_that_was_opened_for_writing_says_so(tmp_path):
+    write_point(tmp_path / "p.h5", measured())
+    merge([str(tmp_path / "p.h5")], tmp_path / "all.h5")
+    with h5py.File(tmp_path / "all.h5", "a"):
+        pass
+
+    with pytest.raises(FileError, match="has lost its trailer: another program opened it for writing") as raised:
+        verify_seal(tmp_path / "all.h5")
+    assert "with mode r" in raised.value.next_step

@@ -10,6 +10,7 @@ from conftest import measured
 from program import ROOT, bench
 
 from glm5bench import cli
+from glm5bench.cli.app import as_called
 from glm5bench.store.pointfile import write_point
 
 
@@ -225,3 +226,20 @@ def test_a_terminal_that_lacks_a_character_gets_everything_else(tmp_path):
 
     assert told.returncode == 0, told.stderr
     assert "b200?" in told.stdout
+
+
+@pytest.mark.parametrize(
+    ("argv", "orig_argv", "named"),
+    [
+        (["glm5bench"], ["python3", "glm5bench"], "glm5bench"),
+        ([".venv/bin/glm5bench"], [".venv/bin/python3", ".venv/bin/glm5bench"], ".venv/bin/glm5bench"),
+        (["/my venv/glm5bench"], ["python3", "/my venv/glm5bench"], "'/my venv/glm5bench'"),
+        (["/x/glm5bench/__main__.py"], [".venv/bin/python", "-m", "glm5bench", "plan"], ".venv/bin/python -m glm5bench"),
+    ],
+)
+def test_printed_commands_name_the_program_as_it_was_called(monkeypatch, argv, orig_argv, named):
+    monkeypatch.setattr(sys, "argv", argv)
+    monkeypatch.setattr(sys, "orig_argv", orig_argv)
+
+    said = as_called("next: `glm5bench resubmit DIR`, or glm5bench counts /opt/glm5bench tables, `glm5bench images pull`")
+    assert said == f"next: `{named} resubmit DIR`, or glm5bench counts /opt/glm5bench tables, `{named} images pull`"

@@ -17,7 +17,7 @@ import typer
 from .. import __version__
 from ..errors import BenchError, EnvironmentLacks, UsageError
 from . import archives, campaigns, exchange, images, load, report, simulated  # noqa: F401  each adds its verbs
-from .app import app
+from .app import app, as_called
 
 
 def main() -> int:
@@ -30,7 +30,7 @@ def main() -> int:
         sys.stdout.flush()
         return int(result) if isinstance(result, int) else 0
     except BenchError as error:
-        print(error, file=sys.stderr)
+        print(as_called(str(error)), file=sys.stderr)
         return error.exit_code
     except (typer.Abort, KeyboardInterrupt):
         print("Interrupted.", file=sys.stderr)
@@ -49,7 +49,7 @@ def main() -> int:
 def _usage_or_defect(error: Exception) -> int:
     shown = getattr(error, "format_message", None)  # click's own errors of usage
     if shown is not None:
-        print(UsageError(shown(), next_step="`glm5bench --help`"), file=sys.stderr)
+        print(as_called(str(UsageError(shown(), next_step="`glm5bench --help`"))), file=sys.stderr)
         return int(getattr(error, "exit_code", 2))
     traceback.print_exc()
     print(f"This is a defect of glm5bench {__version__}: please report it with the lines above.", file=sys.stderr)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -13,12 +17,14 @@ from typer.core import TyperCommand
 from ..errors import UsageError, printable
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+NAME = "glm5bench"
 HYDRA = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 GROUPS = ("experiment", "hardware", "checkpoint", "tp", "speculative", "engine", "workload", "cluster", "price", "failure",
           "accuracy")  # fmt: skip
 VALUES = (
-    "concurrency=4,8 repeat=0,1,2 seed=0 server_scope=arm|point bind_concurrency=N name=NAME output_dir=DIR retries=N pack=true wait=true"
+    "concurrency=4,8 repeat=0,1,2 repeat_scope=start|run seed=0 server_scope=arm|point bind_concurrency=N name=NAME "
+    "output_dir=DIR retries=N pack=true wait=true"
 )
 
 
@@ -67,7 +73,24 @@ def tell_bad(bad: list[Any]) -> None:
 
 def say(text: str) -> None:
     """A line of progress."""
-    print(text, file=sys.stderr, flush=True)
+    print(as_called(text), file=sys.stderr, flush=True)
+
+
+def as_called(text: str) -> str:
+    """The text with every command of this program as it was called, so that it can be pasted: `.venv/bin/glm5bench tables ...`."""
+    verbs = "|".join(str(c.name or getattr(c.callback, "__name__", "")) for c in app.registered_commands)
+    groups = "|".join(str(g.name) for g in app.registered_groups)
+    name = _program()
+    return text if name == NAME else re.sub(rf"(?<![\w./-]){NAME} (?=({verbs}|{groups}|--help)\b)", lambda _: f"{name} ", text)
+
+
+def _program() -> str:
+    """How this program was called: by its name, by the path of its script, or as a module of a Python."""
+    if Path(sys.argv[0]).name == "__main__.py":
+        return shlex.join(sys.orig_argv[: sys.orig_argv.index("-m") + 2]) if "-m" in sys.orig_argv else NAME
+    found = shutil.which(NAME)
+    is_on_path = found is not None and Path(found).exists() and Path(sys.argv[0]).exists() and Path(found).samefile(sys.argv[0])
+    return NAME if is_on_path or "/" not in sys.argv[0] else shlex.quote(sys.argv[0])
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import EnvironmentLacks, ImpossibleError, UsageError, printable
-from .app import HYDRA, OverridesCommand, app, asked, say
+from .app import HYDRA, OverridesCommand, app, as_called, asked, say
 from .archives import tables_of, write_archive_of
 
 if TYPE_CHECKING:  # verbs import what they need when they run, so that `--help` and `status` start fast
@@ -172,7 +172,7 @@ def _print_plan(multirun: Multirun, *, as_json: bool, show: tuple[str, ...], is_
         texts = {str(path): path.read_text(encoding="utf-8") for path in scripts}
         print(json.dumps({**record, "needs": needed, "validations": looked, "sbatch": texts}, indent=1))
         return refused
-    print("\n".join([plan_text(record), *needs_text(needed), *validations_text(looked)]))
+    print(as_called("\n".join([plan_text(record), *needs_text(needed), *validations_text(looked)])))
     for job in planned.jobs:
         for start in job.starts:
             _show(job, start, show)
@@ -241,7 +241,7 @@ def status(
         now = watch_until_over(campaign) if watch else read(campaign)
     except KeyboardInterrupt:
         return 130
-    print(json.dumps(now.as_json(), indent=1) if as_json else status_text(now.as_json()))
+    print(json.dumps(now.as_json(), indent=1) if as_json else as_called(status_text(now.as_json())))
     if not as_json and now.is_over and not now.is_complete:
         say(f"next: `glm5bench resubmit {quoted(campaign)} --dry-run` says what would be sent again, and what not and why")
     return 0 if now.is_complete or not now.is_over else 1
@@ -269,7 +269,7 @@ def resubmit(
     campaign = Campaign(directory.absolute())
     made = send_again(campaign, only=classes or (), is_dry=dry_run)
     record = _resubmission(made)
-    print(json.dumps(record, indent=1) if as_json else resubmission_text(record, is_dry=dry_run))
+    print(json.dumps(record, indent=1) if as_json else as_called(resubmission_text(record, is_dry=dry_run)))
     if made.outcome is not None:
         how = planned_how(campaign.read_plan(), str(campaign.plan))
         _tell_outcome(campaign, made.outcome, how)
@@ -345,7 +345,7 @@ def doctor(
             jobs = ()
         found = examine(_campaign(multirun).root.parent, multirun.arms[0].cluster, sorted(arms), jobs, is_probing=probe)
         record = [{"what": f.what, "is_well": f.is_well, "said": f.said, "next": f.next_step} for f in found]
-        print(json.dumps({"findings": record}, indent=1) if as_json else doctor_text(record))
+        print(json.dumps({"findings": record}, indent=1) if as_json else as_called(doctor_text(record)))
         return int(any(f.is_well is False for f in found))
 
     return run_hydra(asked(ctx), examined, program="glm5bench doctor")

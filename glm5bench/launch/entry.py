@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 import resource
+import shlex
 import sys
 import time
 from collections import Counter
@@ -137,7 +138,10 @@ def _send_elsewhere(campaign: Campaign, keys: Collection[str]) -> None:
         made = resubmit(campaign, is_automatic=True, among=keys)
         print(f"retries: {len(made.orders)} node jobs sent again", flush=True)
     except BenchError as error:
-        print(f"retries: none could be sent from this node, `glm5bench resubmit {campaign.root}` does it\n{error}", flush=True)
+        print(
+            f"retries: none could be sent from this node, `glm5bench resubmit {shlex.quote(str(campaign.root))}` does it\n{error}",
+            flush=True,
+        )
 
 
 def _deadline(campaign: Campaign, job_id: str, request: Request) -> float:

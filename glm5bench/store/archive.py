@@ -27,7 +27,7 @@ from ..errors import FileError, UsageError
 from ..point import canonical_json
 from .contents import SourceTable, Survey, measurement_name
 from .files import whole
-from .layout import FILTERS, RAW, TABLES, RawTable, chunk_places, make_tables, tables
+from .layout import ABOUT, FILTERS, RAW, TABLES, RawTable, chunk_places, make_tables, tables
 from .moving import Piece, joined
 from .pointfile import FORMAT, opened, what_is, write_text
 from .sealed import BLOCK, LIBVER, Sink, write_seal
@@ -217,7 +217,9 @@ class Writer:
         tables = self._file.create_group("tables")
         for name in sorted(self.tables):
             write_text(tables, name, canonical_json(self.tables[name]))
-        self._file.attrs.update(format=FORMAT, kind="archive", content_digest=self.digest())
+        self._file.attrs.update(format=FORMAT, kind="archive", content_digest=self.digest(), **ABOUT)
+        for name in TABLES:
+            self._file[name].attrs["rows_of_points"] = f"/index/{name}/first and /index/{name}/rows; rows between belong to no point"
         self._file.flush()
         return self._stretches()
 
@@ -245,7 +247,7 @@ def _write_column(group: h5py.Group, column: Column, values: NDArray[Any]) -> No
 def _write(group: h5py.Group, name: str, values: NDArray[Any], unit: str, *, axes: str = "point") -> h5py.Dataset:
     rows = (POINT_ROWS, *values.shape[1:])
     dataset = group.create_dataset(name, data=values, maxshape=(None, *values.shape[1:]), chunks=rows, **FILTERS)
-    dataset.attrs.update(unit=unit, axes=axes)
+    dataset.attrs.update(unit=unit, units=unit, axes=axes)
     return dataset
 
 

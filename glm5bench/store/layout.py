@@ -18,6 +18,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from .. import __version__
 from ..analysis.metrics import Requests, stated
 from ..analysis.telemetry import Telemetry, Track
 from ..errors import EnvironmentLacks
@@ -25,6 +26,7 @@ from ..point import canonical_json
 from .measurement import COUNTS, TIMES, Measurement, with_answers
 from .sealed import BLOCK, LIBVER
 
+ABOUT = {"writer": f"glm5bench {__version__}", "documentation": "docs/archive-format.md of glm5bench"}  # at the root of every file
 Array = NDArray[Any]
 Spans = Mapping[str, tuple[int, int]]  # of one point: table -> its first row, and how many it has
 PIPELINE = (h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32)

@@ -23,7 +23,7 @@ import xxhash
 
 from ..errors import EnvironmentLacks, FileError
 from . import format1
-from .layout import MAX_DEFLATE, child, decoded, encoded, make_tables, read_rows, stored_places, whole_spans
+from .layout import ABOUT, MAX_DEFLATE, child, decoded, encoded, make_tables, read_rows, stored_places, whole_spans
 from .measurement import SOURCES, Measurement
 from .sealed import BLOCK, verify_seal, write_sealed
 from .summary import ABSENT, COLUMNS, MAX_TEXT, Kind, summary
@@ -83,7 +83,7 @@ def _refuse_wrong_places(body: bytes, stored: Mapping[str, Any]) -> None:
 
 def write_into(file: h5py.File, m: Measurement, digest: str) -> tuple[h5py.Dataset, dict[str, Any]]:
     """The measurement as an empty file's content. The dataset that says what is stored where, and what it says of that."""
-    file.attrs.update(format=FORMAT, kind="point", key=m.key, source=m.source, content_digest=digest)
+    file.attrs.update(format=FORMAT, kind="point", key=m.key, source=m.source, content_digest=digest, **ABOUT)
     make_tables(file, encoded(m))
     file.flush()
     stored = stored_places(file)

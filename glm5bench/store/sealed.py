@@ -34,7 +34,9 @@ MAGIC = b"glm5bench sha256 "
 STRUCTURE = b"glm5bench sha256-structure "
 PIECE = 1 << 20
 FICLONE = 0x40049409  # linux/fs.h
-DAMAGED = "The file is damaged: its bytes are not those that were written."
+DAMAGED = "The file is damaged, or another program opened it for writing: its bytes are not those that were written."
+NO_TRAILER = "The archive has lost its trailer: another program opened it for writing (h5py with mode r+ or a, HDFView, MATLAB)."
+READ_ONLY = "use a copy that was not changed, or merge the points again; open these files with mode r"
 LIBVER = ("earliest", "v110")  # what HDF5 1.10 and its users can read
 PROMISED = mmap.mmap(-1, 4 << 20)  # never touched, so that it takes no memory
 PROMISE = memoryview(PROMISED)
@@ -281,7 +283,20 @@ def verify_seal(path: Path) -> None:
     except OSError as error:
         raise FileError(f"The file cannot be read: {error.strerror}.", path=str(path)) from error
     if not is_whole:
-        raise FileError(DAMAGED, path=str(path))
+        raise FileError(NO_TRAILER if _has_lost_trailer(path) else DAMAGED, path=str(path), next_step=READ_ONLY)
+
+
+def _has_lost_trailer(path: Path) -> bool:
+    """Whether an archive ends where HDF5's own bytes end: HDF5 cuts a file there that it opened for writing."""
+    with path.open("rb") as file:
+        words = file.read(BLOCK).split(b"\n")[0].removeprefix(STRUCTURE).split(b" ")
+        size = file.seek(0, os.SEEK_END)
+    return (
+        len(words) == 3
+        and words[1].isdigit()
+        and words[2].isdigit()
+        and BLOCK <= int(words[1]) <= size < int(words[1]) + 16 * int(words[2])
+    )
 
 
 def _is_whole(file: io.BufferedReader) -> bool:
