@@ -119,6 +119,10 @@ def _settings_error(error: Exception) -> SettingsError:
     text = re.sub(r" To append to your config use [^:]*", "", text)
     if isinstance(cause, OmegaConfBaseException) and str(cause).split("\n")[0] not in text:
         text += ": " + str(cause).split("\n")[0]
+    if override and "Lexer" in text:
+        key, _, value = str(override).partition("=")
+        text = f"{override}: the value has characters that Hydra's overrides do not take without quotes."
+        return SettingsError(text, where="the command line", next_step=f"""quote the value twice: "{key}='{value}'\"""")
     return SettingsError(text, where="the command line or conf/", next_step="`glm5bench plan --help` lists groups and values")
 
 

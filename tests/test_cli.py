@@ -56,6 +56,7 @@ def typed(monkeypatch, capsys, tmp_path):
         (("tables", "published", "--price", "b200=2.5"), "no price for h200, mi355x"),
         (("tables", "published", "--price", "own"), "--price b200=USD,h200=USD,mi355x=USD"),
         (("plan", "repeat_scope=node"), "repeat_scope"),
+        (("plan", "name=cé"), "quote the value twice"),
         (("plan", "engine.image=lmsysorg/sglang:latest"), "engine.image"),
         (("tables", "published", "--baseline", "b200"), "b200"),
         (("simulate", "--port", "80000"), "65535"),

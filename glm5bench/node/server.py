@@ -12,11 +12,9 @@ import secrets
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import httpx
 
@@ -31,6 +29,7 @@ from .cores import of_the_job, reserved
 from .ending import ended
 from .listener import stranger_on
 from .log import Log
+from .scratch import scratch
 
 POLL_S = 0.1
 HEALTH_S = 10.0
@@ -102,8 +101,12 @@ def running(recipe: Recipe, arm: Arm, place: Place) -> Iterator[Server]:
 
     Raises ServerError with its class when it does not start, Stopped when the job is asked to stop meanwhile.
     """
+    with scratch() as folder:
+        yield from _running(recipe, arm, replace(place, scratch=folder))
+
+
+def _running(recipe: Recipe, arm: Arm, place: Place) -> Iterator[Server]:
     started = time.monotonic()
-    place = replace(place, scratch=Path(tempfile.mkdtemp(prefix=guard.SCRATCH_PREFIX)))  # of the node: $TMPDIR where the site sets it
     pipe_read, pipe_write = os.pipe()
     server = None
     try:
