@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pathlib
 import sys
 import traceback
 from pathlib import Path
@@ -49,6 +50,9 @@ def fault_points(reached):
     with contextlib.ExitStack() as patches:
         for name in CALLS[:-1]:
             patches.enter_context(mock.patch.object(os, name, wrapped(name)))
+        early = getattr(pathlib, "_NormalAccessor", None)  # Python 3.10 binds os.mkdir and others when pathlib is imported
+        for name in (name for name in CALLS if early is not None and hasattr(early, name)):
+            patches.enter_context(mock.patch.object(early, name, staticmethod(wrapped(name))))
         patches.enter_context(mock.patch.object(Path, "open", open_))
         yield
 

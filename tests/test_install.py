@@ -13,7 +13,7 @@ import venv
 from pathlib import Path
 
 import pytest
-from program import ROOT
+from program import ROOT, required
 
 PARTS = ("pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "conf", "launchers", "glm5bench")
 QUERY = "import glm5bench.settings as s; print(s.conf_dir())"
@@ -66,6 +66,26 @@ def test_an_installed_package_brings_its_conf_and_plugins(tmp_path, checkout, ed
 
 def test_a_plain_checkout_needs_no_installation(tmp_path, checkout):
     assert plans_and_conf(environment(tmp_path), checkout) == (20, checkout / "conf")
+
+
+def test_the_documented_lines_install_without_an_index(tmp_path, checkout):
+    page = (ROOT / "docs/cluster.md").read_text()
+    lines = [line.strip() for line in page[page.index("pip wheel ") :].split("## 2.")[0].splitlines() if line.startswith("    ")]
+    (wheels, *offline) = ["pip wheel --wheel-dir wheels .", *lines]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    clean = {**{k: v for k, v in os.environ.items() if k != "PYTHONPATH"}, "PATH": path}
+    made = subprocess.run(wheels, shell=True, cwd=checkout, env=clean, capture_output=True, text=True, check=False)
+    required("" if made.returncode == 0 else f"pip makes no wheels here: {made.stderr[-300:]}")
+
+    assert len(offline) == 3
+    cluster = tmp_path / "cluster"
+    cluster.mkdir()
+    (checkout / "wheels").rename(cluster / "wheels")
+    no_index = {**clean, "PIP_INDEX_URL": "http://127.0.0.1:9", "PIP_EXTRA_INDEX_URL": "", "PIP_CONFIG_FILE": os.devnull}
+    for line in offline:
+        done = subprocess.run(line, shell=True, cwd=cluster, env=no_index, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, (line, done.stderr)
+    assert "12 points" in done.stdout
 
 
 def test_the_source_distribution_contains_every_file_that_its_readme_names(tmp_path):

@@ -122,9 +122,11 @@ class Cluster:
         (self.base / "pid" / f"node.{node}").unlink(missing_ok=True)
 
     def in_node(self, node: str, *command: str) -> None:
-        """Runs a command in the mount and PID namespaces of a node."""
+        """Runs a command in the namespaces of a node; an ordinary user must enter its user namespace first."""
         inner = _children(self._pid(f"node.{node}"))[0]
-        subprocess.run(["nsenter", "--target", str(inner), "--mount", "--pid", *command], check=True, capture_output=True, timeout=30)
+        user = [] if os.geteuid() == 0 else ["--user", "--preserve-credentials"]
+        entered = ["nsenter", "--target", str(inner), *user, "--mount", "--pid"]
+        subprocess.run([*entered, *command], check=True, capture_output=True, timeout=30)
 
     def start_controller(self) -> None:
         """Starts slurmctld; its jobs go on."""
