@@ -14,7 +14,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from ..analysis.comparison import Comparison
 from ..analysis.repeats import half_interval
-from ..analysis.rows import Row, Series
+from ..analysis.rows import Row, Series, names
 from ..errors import EnvironmentLacks, printable
 
 COLUMN_IN = (3.4, 2.9)  # inches
@@ -36,14 +36,14 @@ def write_figures(c: Comparison, folder: Path, formats: Sequence[str], *, price_
     drawn = max(of.values(), key=len, default=[])
     wanted: dict[str, tuple[Callable[[Row], float], str]] = {
         "throughput": (lambda r: r.total_tput_per_gpu_tok_s, "total tok/s/GPU"),
-        "cost": (c.economy.cost, r"\$/Mtok (" + printable(_prices(c, drawn, price_id)).replace("$", r"\$") + ")"),
+        "cost": (c.economy.cost, r"\$/Mtok (" + printable(price_id).replace("$", r"\$") + ")"),
     }
     made = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, (height, label) in wanted.items():
             with mpl.rc_context(LOOK):
-                figure = _figure(c, drawn, height, label)
+                figure = _figure(c, drawn, height, label, _prices(c, drawn) if name == "cost" else "")
                 for kind in formats:
                     made.append(folder / f"{name}.{kind}")
                     figure.savefig(made[-1], format=kind, dpi=300, metadata=NO_DATE[kind])
@@ -52,28 +52,30 @@ def write_figures(c: Comparison, folder: Path, formats: Sequence[str], *, price_
     return made
 
 
-def _prices(c: Comparison, drawn: Sequence[Series], price_id: str) -> str:
-    """The name of the price set, and the price of each GPU."""
+def _prices(c: Comparison, drawn: Sequence[Series]) -> str:
+    """The price of each GPU that is drawn."""
     known = {h: c.economy.usd_per_gpu_h.get(h) for h in sorted({s.hardware for s in drawn})}
-    return "; ".join([price_id, *(f"{h} {usd:g}" for h, usd in known.items() if usd is not None)])
+    told = ", ".join(f"{printable(h)} {usd:g}" for h, usd in known.items() if usd is not None)
+    return rf"\$ per GPU and hour: {told}" if told else ""
 
 
-def _figure(c: Comparison, drawn: Sequence[Series], height: Callable[[Row], float], label: str) -> Figure:
+def _figure(c: Comparison, drawn: Sequence[Series], height: Callable[[Row], float], label: str, note: str) -> Figure:
     figure = Figure(figsize=COLUMN_IN, layout="constrained")
     axes: Any = figure.subplots()
     sources = {series.source for series in drawn}
     if len(sources) == 1 and sources != {"measured"}:
         axes.set_title(f"{sources.copy().pop().upper()} points", fontsize=7, loc="right", color="0.35")
+    named = names(drawn)
     for i, series in enumerate(drawn):
         rows = c.fronts[series]
-        name = printable(series.label) if len(sources) == 1 else f"{series.source.upper()} {printable(series.label)}"
+        name = printable(named[series]) if len(sources) == 1 else f"{series.source.upper()} {printable(named[series])}"
         axes.errorbar(
             [r.interactivity_tok_s_user for r in rows], [height(r) for r in rows], yerr=_error(rows, height),
             color=COLORS[i % len(COLORS)], marker=MARKERS[(i + i // len(COLORS)) % len(MARKERS)], linestyle=LINES[series.source],
             markerfacecolor=COLORS[i % len(COLORS)] if series.source == "measured" else "white", label=name.replace("$", r"\$"),
             capsize=1.5, elinewidth=0.7, clip_on=False,
         )  # fmt: skip
-    axes.set(xlabel="interactivity, tok/s/user", ylabel=label, yscale="log", xlim=(0, None))
+    axes.set(xlabel="interactivity, tok/s/user" + (f"\n{note}" if note else ""), ylabel=label, yscale="log", xlim=(0, None))
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(ScalarFormatter())
     axes.yaxis.set_minor_formatter(NullFormatter())

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import plotille
 
-from ..analysis.rows import Row, Series
+from ..analysis.rows import Row, Series, names
 from ..errors import printable
 
 MARKERS = "ox+*#%@&$"
@@ -31,9 +31,10 @@ def frontier_plot(fronts: Mapping[Series, Sequence[Row]], width: int, encoding: 
     figure.set_y_limits(min_=0)
     figure.x_label, figure.y_label = "tok/s/user", "tok/s/GPU"
     figure.x_ticks_fkt = figure.y_ticks_fkt = lambda low, high: f"{low:8.0f}"
+    named = names(fronts)
     for series, marker in zip(drawn, MARKERS, strict=False):
         rows = fronts[series]
-        label = f"{series.source} {printable(series.label)}"
+        label = f"{series.source} {printable(named[series])}"
         figure.plot([r.interactivity_tok_s_user for r in rows], [r.total_tput_per_gpu_tok_s for r in rows], label=label, marker=marker)
     plot: str = figure.show(legend=True)
     return plot
