@@ -17,6 +17,10 @@ fi
 .venv/bin/ruff format --check .
 .venv/bin/mypy
 .venv/bin/pytest -n 3 --dist worksteal -m "not slurm and not apptainer and not browser and not engine" "$@" || { code=$?; [ $# -gt 0 ] && [ $code = 5 ] || exit $code; } # 5: no such test in this part
+if [ $# -eq 0 ]; then # the lowest versions: tests of what the libraries do; `sh tests/lowest.sh` runs all plain ones
+    sh tests/lowest.sh tests/test_archive.py tests/test_pointfile.py tests/test_settings.py tests/test_compose_arms.py tests/test_tables.py \
+        tests/test_report.py tests/test_stream.py tests/test_side.py tests/test_transport.py tests/test_simulator_http.py tests/test_exports.py
+fi
 .venv/bin/pytest -m apptainer "$@" || { code=$?; [ $# -gt 0 ] && [ $code = 5 ] || exit $code; }
 .venv/bin/pytest -m browser "$@" || { code=$?; [ $# -gt 0 ] && [ $code = 5 ] || exit $code; }
 .venv/bin/pytest -n 3 -m slurm "$@" || { code=$?; [ $# -gt 0 ] && [ $code = 5 ] || exit $code; } # these mostly wait

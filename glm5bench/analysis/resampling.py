@@ -5,8 +5,10 @@ A configuration is drawn around its mean in the directions of its server starts.
 together: a slow node is slow at every concurrency. The draws are as wide as Student's quantile asks.
 
 Where two points are nearly tied, the better one of a draw is better by chance, so that draws and estimate are biased to one side. A bound
-therefore reaches as far from the estimate as the farther of the two sides of the draws. A draw that does not reach an interactivity says
-that the system may not reach it: its throughput there is 0. Below the lowest interactivity the system is at least as fast as at its end.
+therefore reaches as far from the estimate as the farther of the two sides of the draws. A draw that does not reach an interactivity has a
+throughput of 0 there. The system may not reach an interactivity, and the bound is 0, if more than 0.3 % of the draws do not, and within 3 %
+of the measured end: a cell is there only because the end was measured beyond it, which favours starts that happened to be fast. Below the
+lowest interactivity the system is at least as fast as at its end.
 Coverage: benchmarks/coverage.py.
 """
 
@@ -28,6 +30,8 @@ Floats = NDArray[np.float64]
 DRAWS = 1000
 FEWEST_DRAWS = 200  # of a series with very many configurations
 MOST_VALUES = 100_000  # drawn of each figure of a series
+UNREACHED = 0.003  # of the draws, from which a system may not reach an interactivity
+NEAR_THE_END = 0.03  # a few starts that happen to agree do not make the end of a curve surer than this
 FAR = 2.0  # half intervals
 NORMAL_975 = 1.959964
 X, Y = "interactivity_tok_s_user", "total_tput_per_gpu_tok_s"
@@ -64,6 +68,8 @@ def bounds(rows: Sequence[Row], grid: Floats, method: str) -> Bounds | None:
         estimate = np.log(curves(x0[None], y0[None], grid, method)[0])
         drawn = np.sort(np.log(curves(x, y, grid, method)), axis=0) - estimate
     low, high = (drawn[round(share * (n_draws - 1))] for share in (0.025, 0.975))
+    is_sure = np.isfinite(drawn[round(UNREACHED * (n_draws - 1))]) & (grid * (1 + NEAR_THE_END) < x0.max())
+    low = np.where(is_sure, low, -np.inf)
     farther = np.where(np.isfinite(low), np.maximum(-low, high), high)
     is_reached = np.isfinite(estimate)
     degrees = min(s.degrees for _, *both in known for s in both)

@@ -1,0 +1,14 @@
+#!/bin/sh
+# The lowest versions of everything that pyproject.toml allows (tests/lowest.txt), in .venv-lowest: the quickstart, then plain tests.
+# Arguments choose tests; without any it runs all plain ones. PYTHON=python3.10 chooses another Python.
+set -eu
+cd "$(dirname "$0")/.."
+python=${PYTHON:-.venv/bin/python}
+[ -x .venv-lowest/bin/pip ] || "$python" -m venv .venv-lowest
+.venv-lowest/bin/pip install --quiet --disable-pip-version-check --constraint tests/lowest.txt --editable ".[dev]"
+out=$(mktemp -d)
+trap 'rm -rf "$out"' EXIT
+.venv-lowest/bin/glm5bench sweep experiment=quickstart wait=true output_dir="$out" >/dev/null
+# old libraries use what newer ones call deprecated
+.venv-lowest/bin/pytest -n 3 -p no:cacheprovider -W ignore::DeprecationWarning \
+    -m "not slurm and not apptainer and not browser and not engine" "$@"
