@@ -13,6 +13,7 @@ import glm5bench.report.readable
 from glm5bench.analysis.comparison import compared
 from glm5bench.analysis.cost import Economy
 from glm5bench.analysis.rows import Row, Series
+from glm5bench.errors import UsageError
 from glm5bench.report.readable import DEFINITIONS, ISO_DEFINITION, as_markdown
 from glm5bench.report.tables import NAMES, as_csv, as_json, only, point_row, tables
 from glm5bench.store.summary import row_of
@@ -213,6 +214,19 @@ def test_series_that_differ_in_their_image_have_names_that_say_so():
     }  # fmt: skip
     assert {r["served by"] for r in cells(as_markdown(t), "Points")} == {"unknown image", "lmsysorg/sglang:v0.5.13@aaaaaaaaaaaa"}
     assert set(cells(as_markdown(t), "Iso-interactivity")[0]) >= {r["series"] for r in t.points}
+
+
+def test_the_words_of_a_series_name_choose_it_as_the_baseline():
+    new = dataclasses.replace(CHEAP, image="lmsysorg/sglang:v0.5.13", engine_version="0.5.13")
+    old = dataclasses.replace(CHEAP, image="lmsysorg/sglang:v0.5.12", engine_version="0.5.12")
+    rows = (row(old, 20, 1000), row(new, 20, 1100))
+
+    for words in ("h200 fp8 mtp 0.5.12", "h200 lmsysorg/sglang:v0.5.12"):
+        made_of = compared(rows, ECONOMY, at=(20.0,), method="steffen", baseline=words)
+        assert [r.series for r in made_of.iso if r.is_baseline] == [old]
+    with pytest.raises(UsageError, match="names 2 series") as raised:
+        compared(rows, ECONOMY, at=(20.0,), method="steffen", baseline="h200 fp8 mtp")
+    assert "h200 sglang fp8 mtp 0.5.12 lmsysorg/sglang:v0.5.12" in raised.value.next_step
 
 
 def test_a_series_of_mixed_numbers_of_requests_is_divided_and_one_with_a_rule_is_not():

@@ -1,7 +1,7 @@
 """The spread within one run: standard errors of its figures by batch means.
 
 Enters: the requests of a run. Leaves: standard errors as shares. The requests of a run share one server, so they are not independent:
-their rates are averaged over stretches that are at least a wave long, and the spread is taken over these, without the first and the last:
+their rates are averaged over stretches of half a wave or more, and the spread is taken over these, without the first wave and the last:
 there the load grows and drains. How long it drains depends on which requests come last; a quarter of what that costs is counted as noise.
 The spread within a run leaves out everything that is the same for the whole run, above all the start of the server.
 Source: the method of batch means, A. M. Law, Simulation Modeling and Analysis, section 9.5. Calibrated by `benchmarks/waves.py --spread`.
@@ -15,31 +15,39 @@ import numpy as np
 
 from .metrics import Floats, Ints, Requests, time_per_output_token_s
 
-FEWEST, MOST = 5, 20  # stretches
-ENDS = 2  # of them, the first and the last
+FEWEST_WAVES = 5
+MOST = 20  # stretches
 DRAIN_NOISE = 0.25
 
 
 def n_batches(n_requests: int, concurrency: int) -> int:
-    """Over how many stretches the spread is taken: as many as there were waves, at most 20, without the two ends; 0 if too few."""
-    n = min(MOST, n_requests // max(1, concurrency))
-    return n - ENDS if n >= FEWEST else 0
+    """Over how many stretches the spread is taken; 0 of a run that is too short."""
+    n, of_an_end = _stretches(n_requests, concurrency)
+    return n - 2 * of_an_end
+
+
+def _stretches(n_requests: int, concurrency: int) -> tuple[int, int]:
+    """How many stretches a run has, two a wave and at most 20, and how many of them are its first wave, and its last."""
+    waves = n_requests // max(1, concurrency)
+    n = min(MOST, 2 * waves)
+    return (n, max(1, round(n / waves))) if waves >= FEWEST_WAVES else (0, 0)
 
 
 def relative_standard_errors(r: Requests, time_scale: float, concurrency: int) -> tuple[float, float]:
     """Of total throughput and of interactivity, as shares of them. NaN if the run is shorter than five waves."""
     whole = r.is_whole & (r.last_token_ns > r.sent_ns)
-    if not n_batches(int(whole.sum()), concurrency):
+    n, of_an_end = _stretches(int(whole.sum()), concurrency)
+    if not n:
         return math.nan, math.nan
-    n = n_batches(int(whole.sum()), concurrency) + ENDS
+    middle = slice(of_an_end, n - of_an_end)
     order = np.argsort(r.end_ns[whole], kind="stable")
     sent, end, first, last = (at[whole][order] for at in (r.sent_ns, r.end_ns, r.first_token_ns, r.last_token_ns))
     tokens = (r.prompt_tokens + r.output_tokens)[whole][order].astype(np.float64)
     parts = (np.array_split(column, n) for column in (first - sent, last - sent, r.output_tokens[whole][order]))
     speeds = np.array([_median_speed(ttft, e2el, n_out, time_scale) for ttft, e2el, n_out in zip(*parts, strict=True)])
     rates = _rates(sent, end, tokens, n)
-    drain = max(0.0, float(rates[1:-1].mean() / rates.mean() - 1))
-    return math.hypot(_error(rates[1:-1]), DRAIN_NOISE * drain), _error(speeds[1:-1])
+    drain = max(0.0, float(rates[middle].mean() / rates.mean() - 1))
+    return math.hypot(_error(rates[middle]), DRAIN_NOISE * drain), _error(speeds[middle])
 
 
 def _median_speed(ttft_ns: Ints, e2el_ns: Ints, n_out: Ints, time_scale: float) -> float:

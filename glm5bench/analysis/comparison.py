@@ -20,7 +20,7 @@ from .frontier import frontier
 from .interpolation import interpolated
 from .repeats import Interval, configurations
 from .resampling import bounds, ratio_interval
-from .rows import Row, Series, series_order, with_protocols
+from .rows import Row, Series, names, series_order, with_protocols
 
 PUBLISHED_GRID = (25.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 84.0, 100.0, 120.0, 140.0)  # of the table of 2026-05-25
 MOST_WITH_INTERVALS = 5000  # configurations
@@ -318,16 +318,16 @@ def named(words: str, series: Sequence[Series]) -> Callable[[Series], bool] | No
     """
     if not words:
         return None
-    wanted = set(words.lower().split())
+    wanted, of = set(words.lower().split()), names(series)
 
     def matches(s: Series) -> bool:
-        told = {s.source, s.hardware, s.engine, s.checkpoint.lower(), s.precision, s.speculative, *s.variant.lower().split()}
-        return wanted <= told
+        told = {s.source, s.hardware, s.engine, s.engine_version, s.precision, s.speculative}
+        return wanted <= told | {word for text in (s.checkpoint, s.image, s.protocol, s.variant, of[s]) for word in text.lower().split()}
 
     found = [s for s in series if matches(s)]
     if not found or len(found) != len({s.workload for s in found}):
         what = f"names {len(found)} series, and a workload has one baseline" if found else "names no series"
-        labels = sorted({f"{s.label} {s.variant}".strip() for s in series})
+        labels = sorted({*of.values()})
         raise UsageError(f"--baseline {words!r} {what}.", next_step=f"one of {', '.join(labels)}")
     return matches
 
