@@ -133,3 +133,11 @@ def test_a_variant_stands_in_a_label_where_it_tells_two_series_apart(made):
         "h200 sglang fp8 mtp ac0d013b",
         "h200 sglang fp8 mtp fb5968c4",
     ]
+
+
+def test_figures_need_no_home_that_can_be_written(tmp_path):
+    nowhere = {"HOME": "/proc", "XDG_CONFIG_HOME": "", "XDG_CACHE_HOME": "", "MPLCONFIGDIR": "", "TMPDIR": str(tmp_path / "tmp")}
+    done = bench(tmp_path, "report", "published", "-o", "figures", "--format", "svg", **nowhere)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not list((tmp_path / "tmp").glob("glm5bench-matplotlib-*"))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import math
+import os
 import shlex
+import shutil
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -57,6 +61,7 @@ def report(
         tell_bad(found.bad)
         raise no_point(", ".join(paths))
     if "html" not in wanted:
+        _give_matplotlib_a_directory()
         from ..report.figures import write_figures
 
         for path in write_figures(made, output, wanted, price_id=prices.id):
@@ -69,6 +74,17 @@ def report(
         print(output)
     tell_bad(found.bad)
     return 1 if found.bad else 0
+
+
+def _give_matplotlib_a_directory() -> None:
+    """A temporary one for its settings and fonts, if HOME cannot be written: otherwise it warns at length."""
+    home = os.environ.get("MPLCONFIGDIR") or os.environ.get("XDG_CONFIG_HOME") or str(Path.home())
+    try:
+        tempfile.TemporaryFile(dir=home).close()
+    except OSError:
+        folder = tempfile.mkdtemp(prefix="glm5bench-matplotlib-")
+        os.environ["MPLCONFIGDIR"] = folder
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
 def _refuse_to_overwrite(output: Path, *, is_page: bool) -> None:
