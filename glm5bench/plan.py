@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from . import recipe
 from .errors import ImpossibleError, SettingsError
+from .image_version import image_of_version, wrong_image
 from .point import Accuracy, Arm, NodeJob, Point, Recipe, ServerStart, digest_of, point_keys
 from .settings import Price, RepeatScope, Settings
 
@@ -126,8 +127,8 @@ def _refuse_wrong_images(arms: Sequence[Arm]) -> None:
                 next_step="one sweep for each version, each with engine.version and engine.image; then `glm5bench diff A B`",
             )
     for arm in arms:
-        if wrong := recipe.wrong_image(arm):
-            raise SettingsError(f"{wrong}.", where=arm.label, next_step=recipe.image_of_version(recipe.image(arm), arm.engine.version))
+        if wrong := wrong_image(arm):
+            raise SettingsError(f"{wrong}.", where=arm.label, next_step=image_of_version(recipe.image(arm), arm.engine.version))
 
 
 def _mtp_notes(arms: Sequence[Arm]) -> list[str]:

@@ -19,7 +19,8 @@ MAY_IMPORT = {
     "overrides": {"settings"},
     "prices": {"settings"},
     "recipe": {"roofline", "workload"},
-    "plan": {"recipe", "settings"},
+    "image_version": {"recipe"},
+    "plan": {"recipe", "image_version", "settings"},
     "analysis": {"roofline"},
     "store": {"analysis", "workload"},
     "images": {"store", "content"},
@@ -70,14 +71,14 @@ HOMES = {
     "uvicorn": {"simulator"},
     "tabulate": {"report"},
     "scipy": {"analysis"},
-    "packaging": {"recipe"},
+    "packaging": {"image_version"},
     "rich": {"launch", "cli"},
     "uvloop": {"client", "simulator"},
     "pynvml": {"node"},
     "amdsmi": {"node"},
     "prometheus_client": {"client"},
 }
-PURE = ("workload", "cluster", "plan", "recipe", "roofline", "analysis", "point")
+PURE = ("workload", "cluster", "plan", "recipe", "image_version", "roofline", "analysis", "point")
 TOUCHES_THE_WORLD = {"os", "time", "datetime", "pathlib", "subprocess", "socket", "io", "tempfile", "shutil"}
 
 

@@ -19,7 +19,7 @@ from .cost import Economy, usd_per_mtok
 from .frontier import frontier
 from .interpolation import interpolated
 from .repeats import Interval, configurations
-from .resampling import bounds, ratio_interval
+from .resampling import Bounds, bounds, ratio_interval
 from .rows import Row, Series, names, series_order, with_protocols
 
 PUBLISHED_GRID = (25.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 84.0, 100.0, 120.0, 140.0)  # of the table of 2026-05-25
@@ -163,30 +163,34 @@ def iso_table(
     known = {s: bounds(grouped[s], grid, method) for s in curves} if grouped is not None else {}
     bases = {workload: _baseline(peers, economy, is_baseline) for workload, peers in curves.peers.items()}
     table = []
-    for series, curve in curves.items():
+    for series in curves:
         base = bases[series.workload]
-        own, other = known.get(series), known.get(base) if base is not None else None
-        against = curves[base] if base is not None else None
-        for i, x in enumerate(grid.tolist()):
-            is_inside = curve.status[i] in MEASURED
-            ratio = float(against.cost[i] / curve.cost[i]) if against is not None else float("nan")
-            throughput = own.interval(float(curve.throughput[i]), i) if own is not None else None
-            table.append(
-                IsoRow(
-                    series, x, float(curve.cost[i]), float(curve.throughput[i]), float(curve.per_mw[i]), float(curve.concurrency[i]),
-                    curve.status[i], ratio, base, series == base,
-                    _steps(base, series, curves, i) if base is not None else (),
-                    break_even_usd_per_gpu_h=float(against.cost[i] / curve.unit_cost[i]) if against is not None else float("nan"),
-                    nearest=min(fronts[series], key=lambda r: abs(r.interactivity_tok_s_user - x)) if is_inside else None,
-                    beyond=curve.beyond[i],
-                    node_cost_usd_per_mtok=float(curve.node_cost[i]) if curve.has_idle_gpus else float("nan"),
-                    node_perf_per_dollar_vs_baseline=_node_ratio(against, curve, i),
-                    cost_interval=_cost_interval(throughput, float(curve.cost[i] * curve.throughput[i])),
-                    throughput_interval=throughput,
-                    ratio_interval=ratio_interval(own, other, ratio, i) if own and other and series != base else None,
-                )
-            )  # fmt: skip
+        own, other = known.get(series), known.get(base) if base is not None and base != series else None
+        table += [_iso_row(series, base, curves, fronts[series], own, other, i, x) for i, x in enumerate(grid.tolist())]
     return table
+
+
+def _iso_row(
+    series: Series, base: Series | None, curves: _Curves, front: Sequence[Row], own: Bounds | None, other: Bounds | None, i: int, x: float
+) -> IsoRow:
+    """A series at the i-th interactivity of the grid. `own`, `other`: the bounds of its curve, and of another baseline's."""
+    curve, against = curves[series], curves[base] if base is not None else None
+    cost, unit_cost, throughput = (float(of[i]) for of in (curve.cost, curve.unit_cost, curve.throughput))
+    base_cost = float(against.cost[i]) if against is not None else float("nan")
+    interval = own.interval(throughput, i) if own is not None else None
+    return IsoRow(
+        series, x, cost, throughput, float(curve.per_mw[i]), float(curve.concurrency[i]), curve.status[i], base_cost / cost, base,
+        series == base,
+        _steps(base, series, curves, i) if base is not None else (),
+        break_even_usd_per_gpu_h=base_cost / unit_cost,
+        nearest=min(front, key=lambda r: abs(r.interactivity_tok_s_user - x)) if curve.status[i] in MEASURED else None,
+        beyond=curve.beyond[i],
+        node_cost_usd_per_mtok=float(curve.node_cost[i]) if curve.has_idle_gpus else float("nan"),
+        node_perf_per_dollar_vs_baseline=_node_ratio(against, curve, i),
+        cost_interval=_cost_interval(interval, cost * throughput),
+        throughput_interval=interval,
+        ratio_interval=ratio_interval(own, other, base_cost / cost, i) if own and other else None,
+    )  # fmt: skip
 
 
 def _cost_interval(throughput: Interval | None, cost_times_throughput: float) -> Interval | None:
