@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .repeats import configurations, level, of_starts, quantile
+from .repeats import configurations, level, of_starts, student
 from .resampling import welch_half
 from .rows import Row, series_order
 
@@ -245,5 +245,5 @@ def _room(tolerance: float) -> float:
 
 def _starts_needed(wanted: float, sd: float, tail: float) -> int | None:
     """How many starts on each side make half the interval smaller than `wanted`, if starts go on to differ by `sd`."""
-    enough = (n for n in range(2, MOST_STARTS + 1) if quantile(2 * (n - 1), tail) * sd * math.sqrt(2 / n) < wanted)
+    enough = (n for n in range(2, MOST_STARTS + 1) if student(2 * (n - 1), tail) * sd * math.sqrt(2 / n) < wanted)
     return next(enough, None)

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .interpolation import interpolated_rows
-from .repeats import Interval, Level, Spread, level, lowest, quantile, samples, spread
+from .repeats import Interval, Level, Spread, level, lowest, quantile, samples, spread, student
 from .rows import Row
 
 Floats = NDArray[np.float64]
@@ -146,4 +146,4 @@ def welch_half(one: float, n: float, two: float, m: float, tail: float = 0.025) 
     if error == 0:
         return 0.0
     degrees = error**4 / (one**4 / n + two**4 / m)
-    return quantile(degrees, tail) * error
+    return student(degrees, tail) * error
