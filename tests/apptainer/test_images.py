@@ -91,7 +91,7 @@ def asked(tmp_path, verb, image, *more):
     """The arguments of `glm5bench images VERB` for one image in the directory tmp_path/images."""
     overrides = ("engine=sglang", "hardware=h200", f"engine.image={image}", f"cluster.image_dir={tmp_path / 'images'}")
     tag = re.search(r":(\d\.\d)(@|'|$)", str(image))  # a tag that is a version has to be that of the engine
-    return ("images", verb, *overrides, *((f"engine.version={tag[1]}",) if tag else ()), *more)
+    return ("images", verb, *overrides, *((f"engine.version='{tag[1]}'",) if tag else ()), *more)
 
 
 def images(tmp_path, verb, image, *more, **variables):
@@ -166,7 +166,7 @@ def test_the_pin_that_a_pull_prints_pins_the_image_in_an_engine_file_of_one_s_ow
     _, name, folder, said = pulled
     (tmp_path / "conf" / "engine").mkdir(parents=True)
     (tmp_path / "conf" / "engine" / "mine.yaml").write_text(f"defaults: [sglang, _self_]\ndigests: {said.partition('digests: ')[2]}")
-    own = ("--config-dir", str(tmp_path / "conf"), "engine=mine", "hardware=h200", "engine.version=1.0")
+    own = ("--config-dir", str(tmp_path / "conf"), "engine=mine", "hardware=h200", "engine.version='1.0'")
     done = bench(tmp_path, "images", "list", "--json", *own, f"engine.image={name}", f"cluster.image_dir={folder / 'images'}", **ENV)
     [row] = json.loads(_orderly(done).stdout)["images"]
 
