@@ -90,7 +90,7 @@ def test_what_slurm_refuses_is_told_and_sent_again_when_it_is_put_right(site):
 
 
 def test_status_tells_from_files_while_slurm_does_not_answer(site):
-    site.sweep(*LONG, "hardware=h200", "concurrency=2,3,4", "workload.prompts_per_concurrency=30")
+    site.sweep(*LONG, "hardware=h200", "concurrency=2,3,4,5,6", "workload.prompts_per_concurrency=30")
     site.measuring()
     without = site.status(PATH=os.path.dirname(sys.executable))
     site.cluster.stop_controller()
@@ -104,7 +104,7 @@ def test_status_tells_from_files_while_slurm_does_not_answer(site):
         assert [job["state"] for job in now["jobs"]] == ["running"]
         assert now["jobs"][0]["phase"] in ("measuring", "warm-up", "loading")
     assert refused.returncode == 2  # other points under the same name
-    site.assert_complete(3)
+    site.assert_complete(5)
 
 
 def test_accounting_that_is_down_changes_nothing(site):
