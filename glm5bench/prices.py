@@ -46,7 +46,7 @@ def _price_pairs(spec: str) -> dict[str, float | None]:
 
 
 def refuse_gaps(price: Price, hardware: Collection[str]) -> None:
-    """Raises SettingsError if GPUs that glm5bench knows, and whose points are to be priced, have no price in this set."""
+    """Raises SettingsError if this set lacks the price of GPUs that glm5bench knows."""
     missing = sorted(h for h in {*hardware} & {*group_values("hardware")} if price.usd_per_gpu_h.get(h) is None)
     if missing:
         known = {h: usd for h, usd in price.usd_per_gpu_h.items() if usd is not None and h in hardware}

@@ -111,6 +111,16 @@ def test_an_interactivity_that_one_user_alone_does_not_get_is_not_reached():
     ]  # fmt: skip
 
 
+def test_what_was_measured_and_is_beaten_is_no_gain_and_not_called_unmeasured():
+    rows = [row(CHEAP, 25, 1000, concurrency=32), row(CHEAP, 60, 500, concurrency=4), row(CHEAP, 20, 990, concurrency=64)]
+    grouped = by_series(rows)
+    made = {r.interactivity_tok_s_user: r for r in iso_table(frontiers(grouped), ECONOMY, at=(10, 22, 30), grouped=grouped)}
+
+    assert [(made[x].status, made[x].beyond) for x in (10, 22)] == [
+        ("not measured", "above concurrency 64"), ("no gain", "below 25.0 tok/s/user"),
+    ]  # fmt: skip
+
+
 def test_an_arm_on_half_a_node_costs_twice_as_much_with_the_whole_node_paid():
     half = published_iso(at=(40.0,))
 

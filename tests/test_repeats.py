@@ -69,6 +69,14 @@ def test_the_same_key_of_two_campaigns_is_one_point_of_two_starts_and_both_are_n
     assert (mean.total_tput_per_gpu_tok_s, level(mean), mean.origin) == (1050, "starts", "one, other")
 
 
+def test_points_of_other_keys_that_look_the_same_are_not_averaged():
+    one, other = row(20, 1000, server_start="a"), row(22, 1400, key="of another recipe", server_start="b")
+
+    assert [r.total_tput_per_gpu_tok_s for r in configurations([one, other])] == [1000, 1400]
+    again = dataclasses.replace(one, total_tput_per_gpu_tok_s=1100, digest="again", server_start="c")
+    assert [r.total_tput_per_gpu_tok_s for r in configurations([one, other, again])] == [1050, 1400]
+
+
 def test_two_campaigns_merged_are_one_row_of_two_starts_that_names_both(tmp_path):
     for name in ("one", "other"):
         (tmp_path / name).mkdir()

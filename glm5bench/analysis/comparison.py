@@ -56,8 +56,8 @@ class Band:
 class IsoRow:
     """One series at one interactivity; NaN outside the measured range.
 
-    status: measured, interpolated, `not measured` (a concurrency beyond the measured ones would give it) or `not reached` (one user alone
-    is slower). `beyond` says which concurrencies would have to be measured.
+    status: measured, interpolated, `not measured` (a concurrency beyond the measured ones would give it), `not reached` (one user alone is
+    slower) or `no gain` (it was measured, and a higher interactivity has more throughput, too). `beyond` says where.
     """
 
     series: Series
@@ -159,7 +159,7 @@ def iso_table(
     With the configurations of each series, by `by_series`, the intervals too.
     """
     grid = np.array(at, dtype=np.float64)
-    curves = _Curves({s: _curve(rows, economy, grid, method) for s, rows in fronts.items()})
+    curves = _Curves({s: _curve(rows, (grouped or fronts).get(s, rows), economy, grid, method) for s, rows in fronts.items()})
     known = {s: bounds(grouped[s], grid, method) for s in curves} if grouped is not None else {}
     bases = {workload: _baseline(peers, economy, is_baseline) for workload, peers in curves.peers.items()}
     table = []
@@ -268,7 +268,7 @@ class _Curves(dict[Series, _Curve]):
             self.alike.setdefault((s.workload, s.engine, *(getattr(s, name) for name in STEP_ORDER)), []).append(s)
 
 
-def _curve(rows: Sequence[Row], economy: Economy, grid: NDArray[np.float64], method: str) -> _Curve:
+def _curve(rows: Sequence[Row], measured: Sequence[Row], economy: Economy, grid: NDArray[np.float64], method: str) -> _Curve:
     x = np.array([r.interactivity_tok_s_user for r in rows])
 
     def on_grid(quantity: Callable[[Row], float]) -> NDArray[np.float64]:
@@ -277,7 +277,7 @@ def _curve(rows: Sequence[Row], economy: Economy, grid: NDArray[np.float64], met
     hardware, unit_cost = rows[0].series.hardware, on_grid(lambda r: usd_per_mtok(1.0, r.total_tput_per_gpu_tok_s))
     throughput = 1e6 / 3600 / unit_cost
     price, power = economy.usd_per_gpu_h.get(hardware), economy.power_kw.get(hardware)
-    each = [_status(rows, float(g)) for g in grid]
+    each = [_status(rows, measured, float(g)) for g in grid]
     return _Curve(
         unit_cost * (price if price is not None else np.nan),
         unit_cost,
@@ -292,12 +292,14 @@ def _curve(rows: Sequence[Row], economy: Economy, grid: NDArray[np.float64], met
     )
 
 
-def _status(rows: Sequence[Row], at: float) -> tuple[str, str]:
-    """What is known of an interactivity, and, outside the measured range, which concurrencies would give it."""
-    x = [r.interactivity_tok_s_user for r in rows]
+def _status(front: Sequence[Row], measured: Sequence[Row], at: float) -> tuple[str, str]:
+    """What is known of an interactivity, and, beyond the frontier, which concurrencies would give it. `measured`: dominated points, too."""
+    x = [r.interactivity_tok_s_user for r in front]
     if x[0] <= at <= x[-1]:
         return ("measured" if at in x else "interpolated"), ""
-    users = [r.concurrency for r in rows if r.concurrency > 0]
+    users = [r.concurrency for r in measured if r.concurrency > 0]
+    if at < x[0] and any(r.interactivity_tok_s_user <= at for r in measured):
+        return "no gain", f"below {x[0]:.1f} tok/s/user"
     if at > x[-1]:
         return ("not reached", "") if not users or min(users) == 1 else ("not measured", f"below concurrency {min(users)}")
     return "not measured", f"above concurrency {max(users)}" if users else ""

@@ -64,12 +64,19 @@ class Spread:
 def configurations(rows: Sequence[Row]) -> list[Row]:
     """Rows that are not invalid, the runs of a configuration as their mean, in the order of their first.
 
-    Runs are repeats of one configuration if all but the number of the repeat is the same. The mean is over server starts, and of a start
-    over its runs. If some runs are left out, because they are invalid or lack a figure, the row is flagged: `repeats_left_out`.
+    Runs are repeats of one configuration if all but the number of the repeat is the same. If one number has several keys, the points differ
+    in something that rows do not show, for example a flag of a recipe: then only runs of one key are averaged. The mean is over server
+    starts, and of a start over its runs. If some runs are left out, because they are invalid or lack a figure, the row is flagged:
+    `repeats_left_out`.
     """
     groups: dict[tuple[object, ...], list[Row]] = {}
+    alike: dict[tuple[object, ...], set[str]] = {}
     for row in rows:
-        groups.setdefault(_configuration(row), []).append(row)
+        alike.setdefault((_configuration(row), row.repeat), set()).add(row.key)
+    mixed = {configuration for (configuration, _), keys in alike.items() if len(keys) > 1}
+    for row in rows:
+        same = _configuration(row)
+        groups.setdefault((same, row.key if same in mixed else ""), []).append(row)
     found: list[Row] = []
     for group in groups.values():
         valid = [row for row in group if row.validity != "invalid"]

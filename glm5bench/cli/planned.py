@@ -1,4 +1,4 @@
-"""What a plan of a measured arm says of its limits: how many requests its server admits, and how many tokens its cache holds."""
+"""The limits that the plan of a measured arm computes: how many requests its server admits, and how many tokens its cache holds."""
 
 from __future__ import annotations
 

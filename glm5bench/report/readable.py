@@ -29,13 +29,14 @@ ENERGY_DEFINITION = (
     "conf/hardware; capped: share of the readings in which its power limit held a GPU back; used: share of the time with a kernel"
 )
 NUMBER = re.compile(
-    r"(not .*|no price|-?[\d.]+x?)?( \+/-[\d.]+)?( \[[-\d., inf]+\])?( starts| runs| requests)?( \(i\))?(, whole node [\d.]+x?)?"
+    r"(not .*|no gain .*|no price|-?[\d.]+x?)?( \+/-[\d.]+)?( \[[-\d., inf]+\])?( starts| runs| requests)?( \(i\))?(, whole node [\d.]+x?)?"
 )
 STEPS = ("hardware", "precision", "speculative")
 READABLE = 5000  # points; of more, Markdown shows the frontiers
 ISO_DEFINITION = (
     "perf/$: cost of the baseline over cost of the row, at the same interactivity; whole node: with the idle GPUs of the nodes paid; "
-    "not measured: outside the measured range; not reached: a single user is slower"
+    "not measured: outside the measured range; not reached: a single user is slower; "
+    "no gain: measured, and beaten by the end of the frontier"
 )
 
 
