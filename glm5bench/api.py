@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 from .errors import FileError, UsageError
 from .store import union
 from .store.collection import Found, surveys
+from .store.columns import COLUMNS, listed
 from .store.contents import Survey
 from .store.layout import optional_columns
 from .store.measurement import COUNTS, TIMES, Measurement
 from .store.points import measurement_at
-from .store.summary import COLUMNS, listed
 
 if TYPE_CHECKING:
     import pandas as pd

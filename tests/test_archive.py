@@ -14,11 +14,12 @@ from glm5bench.store import summary
 from glm5bench.store import survey as survey_
 from glm5bench.store.checking import check
 from glm5bench.store.collection import collect
+from glm5bench.store.columns import COLUMNS, listed
 from glm5bench.store.contents import SourceTable
 from glm5bench.store.layout import TABLES
 from glm5bench.store.pointfile import write_point
 from glm5bench.store.sealed import verify_seal
-from glm5bench.store.summary import COLUMNS, listed, row_of
+from glm5bench.store.summary import row_of
 from glm5bench.store.survey import survey
 from glm5bench.store.union import merge, write_measurements
 

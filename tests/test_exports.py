@@ -16,6 +16,7 @@ from program import bench
 
 from glm5bench.errors import EnvironmentLacks, UsageError
 from glm5bench.store.collection import collect
+from glm5bench.store.columns import BY_NAME, COLUMNS, STATISTICS
 from glm5bench.store.exports.formats import export
 from glm5bench.store.exports.summary_row import present, summary_row
 from glm5bench.store.exports.table import csv_text, frame, write_parquet
@@ -23,7 +24,7 @@ from glm5bench.store.foreign.formats import imported
 from glm5bench.store.foreign.imported import given
 from glm5bench.store.measurement import Measurement
 from glm5bench.store.published import published
-from glm5bench.store.summary import BY_NAME, COLUMNS, STATISTICS, summary
+from glm5bench.store.summary import summary
 from glm5bench.store.vllm_json import vllm_result
 
 DATA = Path(__file__).parent / "data" / "foreign"

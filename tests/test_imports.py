@@ -12,12 +12,13 @@ from program import bench
 
 from glm5bench.errors import BenchError, FileError, SettingsError
 from glm5bench.store.collection import collect
+from glm5bench.store.columns import BY_NAME, STATISTICS
 from glm5bench.store.foreign import reading
 from glm5bench.store.foreign.formats import FORMATS, imported, imported_together
 from glm5bench.store.foreign.imported import given
 from glm5bench.store.pointfile import read_point, write_point
 from glm5bench.store.published import published
-from glm5bench.store.summary import BY_NAME, STATISTICS, summary
+from glm5bench.store.summary import summary
 from glm5bench.store.union import write_measurements
 
 DATA = Path(__file__).parent / "data" / "foreign"

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from ..errors import FileError, UsageError
 from ..point import canonical_json
+from .columns import COLUMNS, Column, Kind, listed
 from .contents import SourceTable, Survey, measurement_name
 from .files import whole
 from .layout import ABOUT, FILTERS, RAW, TABLES, RawTable, chunk_places, make_tables, tables
@@ -32,7 +33,6 @@ from .moving import Piece, joined
 from .pointfile import FORMAT, opened, what_is, write_text
 from .sealed import BLOCK, LIBVER, Sink, write_seal
 from .stored import Pieces, Stored
-from .summary import COLUMNS, Column, Kind, listed
 
 PUBLISHED = Path(__file__).resolve().parent.parent / "published" / "published.h5"
 GROWTH = 1.5

@@ -12,11 +12,12 @@ from ..analysis.reasons import Reason, Verdict
 from ..errors import FileError
 from .archive import name_of
 from .collection import Gathered, surveys
+from .columns import COLUMNS
 from .contents import Survey
 from .decoding import measurements
 from .measurement import Measurement
 from .reading import Readers
-from .summary import COLUMNS, summary
+from .summary import summary
 from .union import Progress, no_progress
 
 POINTS_AT_ONCE = 32

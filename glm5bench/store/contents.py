@@ -11,9 +11,9 @@ from typing import Any
 
 from ..errors import FileError
 from ..point import digest_of
+from .columns import Summaries, plain
 from .pointfile import refuse_impossible
 from .stored import Check, Stored
-from .summary import Summaries, plain
 
 Identity = tuple[int, int, int, int]
 

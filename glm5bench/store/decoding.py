@@ -10,11 +10,11 @@ import h5py
 
 from ..errors import FileError
 from . import format1
+from .columns import Summaries, plain
 from .index import read_columns, spans_of, wholeness
 from .layout import Spans, child, decoded, read_rows
 from .measurement import Measurement
 from .pointfile import checked, measurement_of, opened, read_summary, undamaged, what_is
-from .summary import Summaries, plain
 
 Each = tuple[Measurement | None, "dict[str, Any] | None", str]  # decoded, None: left out; its stored summary, if it has one; its digest
 

@@ -9,8 +9,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from .columns import ABSENT, COLUMNS, MAX_TEXT, Kind, Summaries, listed
 from .layout import MAX_DEFLATE, TABLES, Spans, child
-from .summary import ABSENT, COLUMNS, MAX_TEXT, Kind, Summaries, listed
 
 Numbers = NDArray[np.int64]
 

@@ -23,10 +23,11 @@ import xxhash
 
 from ..errors import EnvironmentLacks, FileError
 from . import format1
+from .columns import ABSENT, COLUMNS, MAX_TEXT, Kind
 from .layout import ABOUT, MAX_DEFLATE, child, decoded, encoded, make_tables, read_rows, stored_places, whole_spans
 from .measurement import SOURCES, Measurement
 from .sealed import BLOCK, verify_seal, write_sealed
-from .summary import ABSENT, COLUMNS, MAX_TEXT, Kind, summary
+from .summary import summary
 
 FORMAT = 2
 KEY = re.compile(r"[A-Za-z0-9_-]{1,64}")  # it becomes a name in archives

@@ -17,11 +17,12 @@ import h5py
 from ..errors import FileError
 from ..point import digest_of, from_plain
 from . import format1
+from .columns import COLUMNS, Summaries
 from .contents import SourceTable, Survey
 from .decoding import Each, measurements, of_format1
 from .layout import child
 from .pointfile import DAMAGED, measurement_of, opened, short, text_of, what_is, write_point
-from .summary import COLUMNS, Summaries, summary
+from .summary import summary
 
 
 def salvaged(empty: Survey, scratch: Path | None, damage: FileError) -> Survey:

@@ -15,6 +15,7 @@ import h5py
 
 from ..errors import FileError
 from . import stored
+from .columns import DEFINITIONS, Summaries, listed
 from .contents import Glance, Identity, Survey, identity_of, refuse_untold
 from .decoding import decoded_point
 from .index import read_columns, spans_of, wholeness
@@ -22,7 +23,7 @@ from .layout import child
 from .pointfile import columns_of, measurement_of, opened, refuse_impossible, text_of, undamaged, what_is
 from .salvage import migrated, salvaged, source_table
 from .sealed import BLOCK, place_in, quickly, seal_of, verify_seal
-from .summary import DEFINITIONS, Summaries, listed, summary
+from .summary import summary
 
 AT_ONCE_BYTES = 64 * 2**20
 

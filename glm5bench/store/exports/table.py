@@ -1,6 +1,6 @@
 """Points as a table with every column of the summary: CSV, a pandas frame, Parquet.
 
-Columns are those of store.summary.COLUMNS, in their order and of their kinds; an absent value is an empty cell, or null. In Parquet
+Columns are those of store.columns.COLUMNS, in their order and of their kinds; an absent value is an empty cell, or null. In Parquet
 each column's unit and definition stand in its field's metadata.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import EnvironmentLacks
-from ..summary import COLUMNS, DEFINITIONS
+from ..columns import COLUMNS, DEFINITIONS
 from .summary_row import SummaryRow
 
 if TYPE_CHECKING:  # an extra: the rest of the program does not need it

@@ -1,6 +1,6 @@
 """A CSV with named columns, a row a point: what `export csv` writes, the published points.csv, or one's own.
 
-Columns are the summary's (store.summary.COLUMNS), latencies also in `_ms`, and the few names of points.csv. A column that is nearly one
+Columns are the summary's (store.columns.COLUMNS), latencies also in `_ms`, and the few names of points.csv. A column that is nearly one
 of them is an error; another one is kept under its own name: numbers among the figures, texts beside them.
 """
 
@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import FileError
+from ..columns import BY_NAME, DEFINITIONS
 from ..measurement import SOURCES
-from ..summary import BY_NAME, DEFINITIONS
 from .imported import FACTS, Results, Told, fact
 from .reading import MAX_COUNT, MAX_TEXT, ForeignFile
 

@@ -17,8 +17,8 @@ from ...analysis.metrics import Requests
 from ...analysis.plausibility import Stated, of_stated
 from ...errors import FileError, SettingsError
 from ...point import digest_of
+from ..columns import BY_NAME
 from ..measurement import SOURCES, Measurement
-from ..summary import BY_NAME
 from .reading import MAX_TEXT, Entry, ForeignFile, Read
 
 UNSTATED = "unstated"  # the word of `glm5bench load`

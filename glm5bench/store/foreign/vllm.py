@@ -16,7 +16,7 @@ import numpy as np
 
 from ...analysis.metrics import STRAY_SHARE, statistics
 from .. import serving
-from ..summary import STATISTICS
+from ..columns import STATISTICS
 from .imported import Results, Told, defined, each, facts_in, figures_in, latency, metadata
 from .reading import Entry, ForeignFile, entries
 from .timed import Timed, refuse_contradictions, requests_of
