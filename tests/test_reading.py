@@ -178,7 +178,7 @@ def test_no_process_is_left_by_one_who_stops_in_the_middle():
 
 
 @pytest.mark.parametrize("busy_with", [None, "hang"], ids=["idle", "busy"])
-def test_readers_end_by_themselves_when_the_process_that_they_read_for_is_killed(small, busy_with):
+def test_readers_end_by_themselves_when_the_process_that_they_read_for_is_killed(hasty, busy_with):
     ours, theirs = multiprocessing.Pipe()
 
     def work():
