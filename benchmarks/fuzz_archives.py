@@ -35,7 +35,6 @@ from glm5bench.store import checking, collection, reading, union
 from glm5bench.store.collection import collect
 from glm5bench.store.contents import Survey
 from glm5bench.store.decoding import measurements
-from glm5bench.store.pointfile import read_point, write_point
 from glm5bench.store.reading import Readers
 from glm5bench.store.sealed import BLOCK, MAGIC, STRUCTURE, _block, _structure_digest
 from glm5bench.store.stored import verify
@@ -43,11 +42,11 @@ from glm5bench.store.summary import rows
 from glm5bench.store.survey import survey
 from glm5bench.store.union import merge
 
-PAST = Path(__file__).resolve().parent.parent / "tests" / "data" / "format1"
+PAST = Path(__file__).resolve().parent.parent / "tests" / "data" / "format2"
 SECONDS = 60.0  # for a batch, which takes less than one
 PROCESSOR_S = 2.0
 BATCH = 10
-WEIGHTS = {"point1": 20, "point2": 20, "archive1": 1, "archive2": 1, "summary2": 1}  # the points' files are small, and quickly read
+WEIGHTS = {"point": 40, "archive": 2, "summary": 1}  # the points' files are small, and quickly read
 MERGED = 0.05  # of what was accepted
 EXTREMES = (0, 1, -1, 2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**63 - 1, -(2**63), 255, 4096, 65536, 2**40)
 FORBIDDEN = ("other content", "other figures, unseen by check", "sealed by nobody and other figures", "escaped")
@@ -63,12 +62,10 @@ class Original:
 
 
 def originals(folder: Path) -> list[Original]:
-    """Points and archives of both formats, and an archive without raw times."""
-    shutil.copy(PAST / "point.h5", folder / "point1.h5")
-    shutil.copy(PAST / "archive.h5", folder / "archive1.h5")
-    write_point(folder / "point2.h5", read_point(PAST / "point.h5")[0])
-    merge([str(PAST / "archive.h5")], folder / "archive2.h5")
-    merge([str(PAST / "archive.h5")], folder / "summary2.h5", is_raw_kept=False)
+    """A point, an archive, and an archive without raw times."""
+    shutil.copy(PAST / "point.h5", folder / "point.h5")
+    shutil.copy(PAST / "archive.h5", folder / "archive.h5")
+    merge([str(PAST / "archive.h5")], folder / "summary.h5", is_raw_kept=False)
     return [_original(path) for path in sorted(folder.glob("*.h5"))]
 
 

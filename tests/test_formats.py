@@ -1,12 +1,13 @@
-"""Files of every version that there was are read, merged and checked, and are the same measurements as on the day they were written."""
+"""Files of every format that a release may have written are read, merged and checked, with the digests that they were written with."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import h5py
 import pytest
+from conftest import reseal
 
+from glm5bench.errors import FileError
 from glm5bench.store.checking import check
 from glm5bench.store.collection import collect
 from glm5bench.store.decoding import measurements
@@ -15,7 +16,7 @@ from glm5bench.store.summary import row_of
 from glm5bench.store.union import merge
 
 PAST = Path(__file__).parent / "data"
-VERSIONS = range(1, FORMAT)
+VERSIONS = range(2, FORMAT + 1)  # format 1 was never released
 FILES = [PAST / f"format{version}" / f"{kind}.h5" for version in VERSIONS for kind in ("point", "archive")]
 
 
@@ -41,14 +42,14 @@ def test_a_file_of_a_past_version_says_so(past):
 
 def test_every_point_of_a_past_version_has_the_digest_that_its_file_says(past):
     with h5py.File(past) as file:
-        groups = [file] if file.attrs["kind"] == "point" else list(file["points"].values())
-        said = {str(group.attrs["content_digest"]) for group in groups}
+        is_point = file.attrs["kind"] == "point"
+        said = {str(file.attrs["content_digest"])} if is_point else {str(d, "ascii") for d in file["points/digest"][()]}
 
     assert {digest for _, _, digest in measurements(past)} == said
     assert {m.digest() for m, _, _ in measurements(past)} == said
 
 
-def test_migration_changes_no_digest_and_no_figure(past, tmp_path):
+def test_merging_changes_no_digest_and_no_figure(past, tmp_path):
     before = collect([str(past)])
 
     done = merge([str(past)], tmp_path / "new.h5")
@@ -69,7 +70,7 @@ def test_the_figures_of_a_past_version_follow_from_its_raw_times(past):
     assert len(computed) >= 1
 
 
-def test_a_migrated_file_is_whole_and_of_this_version(past, tmp_path):
+def test_a_merged_file_is_whole_and_of_this_version(past, tmp_path):
     merge([str(past)], tmp_path / "new.h5")
 
     found = check([str(tmp_path / "new.h5")])
@@ -81,12 +82,16 @@ def test_a_migrated_file_is_whole_and_of_this_version(past, tmp_path):
         assert file.attrs["format"] == FORMAT
 
 
-def test_the_record_of_a_past_point_is_kept_word_for_word():
-    m, _ = read_point(PAST / "format1/point.h5")
-    with h5py.File(PAST / "format1/point.h5") as file:
-        said = {name: json.loads(file[name][()].tobytes()) for name in ("point", "provenance", "server", "stated")}
+def test_a_file_of_format_1_is_refused_with_what_to_do(tmp_path):
+    path = tmp_path / "old.h5"
+    path.write_bytes((PAST / "format2/point.h5").read_bytes())
+    with h5py.File(path, "r+") as file:
+        file.attrs["format"] = 1
+    reseal(path)
 
-    assert {name: getattr(m, name) for name in said} == said
+    with pytest.raises(FileError, match="Its format is 1, and this version of glm5bench reads format 2") as refused:
+        read_point(path)
+    assert "measure it again" in refused.value.next_step
 
 
 def test_past_and_present_files_of_one_measurement_are_one(past, tmp_path):
@@ -97,8 +102,8 @@ def test_past_and_present_files_of_one_measurement_are_one(past, tmp_path):
     assert both.digest() == collect([str(past)]).digest()
 
 
-def test_a_past_archive_without_raw_times_is_migrated_too(tmp_path):
-    done = merge([str(PAST / "format1/archive.h5")], tmp_path / "new.h5", is_raw_kept=False)
+def test_a_past_archive_can_leave_out_its_raw_times(tmp_path):
+    done = merge([str(PAST / "format2/archive.h5")], tmp_path / "new.h5", is_raw_kept=False)
 
-    assert figures(collect([str(tmp_path / "new.h5")])) == figures(collect([str(PAST / "format1/archive.h5")]))
-    assert done.digest == check([str(tmp_path / "new.h5")]).digest() != collect([str(PAST / "format1/archive.h5")]).digest()
+    assert figures(collect([str(tmp_path / "new.h5")])) == figures(collect([str(PAST / "format2/archive.h5")]))
+    assert done.digest == check([str(tmp_path / "new.h5")]).digest() != collect([str(PAST / "format2/archive.h5")]).digest()

@@ -22,7 +22,7 @@ from glm5bench.store.sealed import STRUCTURE, is_archive
 from glm5bench.store.survey import survey
 from glm5bench.store.union import merge, write_measurements
 
-FORMAT1 = Path(__file__).parent / "data/format1"
+PAST = Path(__file__).parent / "data/format2"
 RAW = (*TIMES, *COUNTS, "chunk_ns", "chunk_tokens", "chunk_offsets")
 KEY = "k" * 20
 
@@ -34,7 +34,7 @@ def published(key):
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory):
-    """Files of both formats: points, one key measured twice, a published point, archives that overlap them, a source table."""
+    """Files of now and then: points, one key measured twice, a published point, archives that overlap them, a source table."""
     folder = tmp_path_factory.mktemp("sources")
     for name, m in {
         "one": measured("a" * 20),
@@ -46,9 +46,9 @@ def sources(tmp_path_factory):
         write_point(folder / f"{name}.h5", m)
     made = [str(folder / f"{name}.h5") for name in ("one", "again", "failed", "empty", "published")]
     write_measurements(folder / "table.h5", [], [SourceTable("t", ({"cell": "0.51"},))])
-    merge([*made[:2], str(FORMAT1 / "point.h5")], folder / "archive.h5")
+    merge([*made[:2], str(PAST / "point.h5")], folder / "archive.h5")
     merge(made[2:4], folder / "summary.h5", is_raw_kept=False)
-    return [*made, *(str(folder / f"{n}.h5") for n in ("table", "archive", "summary")), *(str(f) for f in sorted(FORMAT1.glob("*.h5")))]
+    return [*made, *(str(folder / f"{n}.h5") for n in ("table", "archive", "summary")), *(str(f) for f in sorted(PAST.glob("*.h5")))]
 
 
 def said(path):

@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import h5py
 import pytest
@@ -25,7 +24,6 @@ from glm5bench.store.pointfile import read_point, write_point
 from glm5bench.store.union import merge
 
 STRIDE = 151  # of the hundreds of writes that libhdf5 makes of one archive
-FORMAT1 = Path(__file__).parent / "data/format1/archive.h5"
 
 
 @pytest.fixture
@@ -166,16 +164,6 @@ def full_in_the_moving(monkeypatch):
 
     monkeypatch.setattr(moving, "put", refuse)
     yield
-
-
-@pytest.mark.parametrize("name", ["write", "fsync"])
-def test_a_disk_that_is_full_while_points_of_format_1_are_written_again_is_no_damage_of_theirs(folder, name):
-    before = contents(folder)
-
-    with pytest.raises(EnvironmentLacks, match="No space left"), refused_at(0, {name}, errno.ENOSPC):
-        merge([str(FORMAT1)], folder / "all.h5")
-
-    assert contents(folder) == before
 
 
 SMALL_DISK = """

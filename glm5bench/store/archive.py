@@ -291,7 +291,7 @@ def refuse_to_overwrite(path: Path) -> None:
     if not with_what:
         try:
             with opened(path) as file:
-                with_what = "" if what_is(file, path)[1] == "archive" else "a point file"
+                with_what = "" if what_is(file, path) == "archive" else "a point file"
         except FileError as error:
             with_what = f"no archive that can be read ({error.message.rstrip('.')})"
     if with_what:

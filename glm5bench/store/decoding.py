@@ -1,4 +1,4 @@
-"""The points of a file of any format decoded one after another, each held against its digest. Runs in a reader's process (`reading`)."""
+"""The points of a file decoded one after another, each held against its digest. Runs in a reader's process (`reading`)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import Any
 import h5py
 
 from ..errors import FileError
-from . import format1
 from .columns import Summaries, plain
 from .index import read_columns, spans_of, wholeness
-from .layout import Spans, child, decoded, read_rows
+from .layout import Spans, decoded, read_rows
 from .measurement import Measurement
 from .pointfile import checked, measurement_of, opened, read_summary, undamaged, what_is
 
@@ -25,31 +24,11 @@ def measurements(path: Path, which: Sequence[int] | None = None) -> Iterator[Eac
     Raises FileError for a file that is none.
     """
     with opened(path, is_verified=False) as file:
-        format_, kind = what_is(file, path)
-        if kind == "point":
-            m, digest = measurement_of(file, format_, str(path))
-            stored = undamaged(lambda: read_summary(file), "Its summary is damaged", str(path)) if format_ > 1 else None
-            yield m, stored, digest
+        if what_is(file, path) == "point":
+            m, digest = measurement_of(file, str(path))
+            yield m, undamaged(lambda: read_summary(file), "Its summary is damaged", str(path)), digest
         else:
-            yield from (of_format1 if format_ == 1 else _of_archive)(file, path, which)
-
-
-def of_format1(file: h5py.File, path: Path, which: Sequence[int] | None) -> Iterator[Each | FileError]:
-    """The same of an archive of format 1 that is open."""
-    points = undamaged(lambda: child(file, "points"), "The file is damaged", str(path))
-    names = undamaged(lambda: sorted(points), "The file is damaged", str(path))
-    for name in (names[i] for i in _places(which, len(names))):
-        where = f"{path}:/points/{name}"
-        try:
-            m, digest = _group_of_format1(points, name, where)
-            yield m, None, digest
-        except FileError as error:
-            yield error
-
-
-def _group_of_format1(points: h5py.Group, name: str, where: str) -> tuple[Measurement, str]:
-    group = undamaged(lambda: child(points, name), "The point is damaged", where)
-    return checked(lambda: format1.read(group), lambda: str(group.attrs["content_digest"]), where)
+            yield from _of_archive(file, path, which)
 
 
 def _of_archive(file: h5py.File, path: Path, which: Sequence[int] | None) -> Iterator[Each | FileError]:

@@ -22,7 +22,6 @@ import numpy as np
 import xxhash
 
 from ..errors import EnvironmentLacks, FileError
-from . import format1
 from .columns import ABSENT, COLUMNS, MAX_TEXT, Kind
 from .layout import ABOUT, MAX_DEFLATE, child, decoded, encoded, make_tables, read_rows, stored_places, whole_spans
 from .measurement import SOURCES, Measurement
@@ -151,24 +150,21 @@ def text_of(dataset: h5py.Dataset) -> bytes:
 
 
 def read_point(path: Path) -> tuple[Measurement, str]:
-    """The measurement of a point file of any format, checked against its digest, which stands beside it.
+    """The measurement of a point file, checked against its digest, which stands beside it.
 
     For files of this machine's own; strangers' are read in a process of their own (`reading`). Raises FileError when the file is
-    unreadable, foreign, of a newer format, damaged, or not what its digest says.
+    unreadable, foreign, of another format, damaged, or not what its digest says.
     """
     with opened(path) as file:
-        format_, kind = what_is(file, path)
-        if kind != "point":
+        if what_is(file, path) != "point":
             raise FileError("This is no point file.", path=str(path), next_step="`glm5bench check` says what it is")
-        return measurement_of(file, format_, str(path))
+        return measurement_of(file, str(path))
 
 
-def measurement_of(file: h5py.File, format_: int, where: str) -> tuple[Measurement, str]:
+def measurement_of(file: h5py.File, where: str) -> tuple[Measurement, str]:
     """The measurement of a point file that is open, and its digest. Raises FileError for damage."""
 
     def read() -> Measurement:
-        if format_ == 1:
-            return format1.read(file)
         return decoded(read_rows(file, whole_spans(file)), key=str(file.attrs["key"]), source=str(file.attrs["source"]))
 
     return checked(read, lambda: str(file.attrs["content_digest"]), where)
@@ -216,15 +212,16 @@ def opened(path: Path, *, is_verified: bool = True) -> h5py.File:
         raise FileError(f"This is no readable HDF5 file: {short(error)}.", path=str(path)) from error
 
 
-def what_is(file: h5py.Group, path: Path | str) -> tuple[int, str]:
-    """Its format, and whether it is a `point` or an `archive`. Raises FileError for foreign files and newer formats."""
+def what_is(file: h5py.Group, path: Path | str) -> str:
+    """`point` or `archive`. Raises FileError for foreign files and other formats."""
     format_, kind = undamaged(lambda: (file.attrs.get("format"), file.attrs.get("kind")), "The attributes are damaged", str(path))
     if format_ is None or str(kind) not in KINDS:
         raise FileError("This HDF5 file was not written by glm5bench.", path=str(path))
     number = undamaged(lambda: int(format_), "Its format is no number", str(path))
-    if not 1 <= number <= FORMAT:
-        raise FileError(f"Its format is {number}, and this program reads 1 to {FORMAT}.", path=str(path), next_step="update glm5bench")
-    return number, str(kind)
+    if number != FORMAT:
+        step = "update glm5bench" if number > FORMAT else "measure it again: no released version of glm5bench wrote this format"
+        raise FileError(f"Its format is {number}, and this version of glm5bench reads format {FORMAT}.", path=str(path), next_step=step)
+    return str(kind)
 
 
 def short(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Points that have to be decoded to be had: of archives whose structure is damaged, and of files of earlier formats.
+"""Points that have to be decoded to be had: those of archives whose structure is damaged.
 
 Each is held against its digest and written again as a point file of today, of which the survey then gives the path.
 """
@@ -16,12 +16,11 @@ import h5py
 
 from ..errors import FileError
 from ..point import digest_of, from_plain
-from . import format1
 from .columns import COLUMNS, Summaries
 from .contents import SourceTable, Survey
-from .decoding import Each, measurements, of_format1
+from .decoding import Each, measurements
 from .layout import child
-from .pointfile import DAMAGED, measurement_of, opened, short, text_of, what_is, write_point
+from .pointfile import DAMAGED, opened, text_of, what_is, write_point
 from .summary import summary
 
 
@@ -30,7 +29,7 @@ def salvaged(empty: Survey, scratch: Path | None, damage: FileError) -> Survey:
     path = empty.path
     try:
         with opened(path, is_verified=False) as file:
-            is_archive = what_is(file, path)[1] == "archive"
+            is_archive = what_is(file, path) == "archive"
             tables = _whole_tables(file)
         found = _read_again(empty, measurements(path), scratch) if is_archive else None
     except FileError:
@@ -62,21 +61,6 @@ def source_table(dataset: h5py.Dataset) -> SourceTable:
     """One of an archive's /tables. Raises what json and h5py raise for damage."""
     table: SourceTable = from_plain(SourceTable, json.loads(text_of(dataset)))
     return table
-
-
-def migrated(file: h5py.File, kind: str, empty: Survey, scratch: Path | None) -> Survey:
-    """A file of format 1 that is open. Raises FileError when nothing in it can be had."""
-    if kind == "point":
-        m, digest = measurement_of(file, 1, str(empty.path))
-        return _read_again(empty, iter([(m, None, digest)]), scratch)
-    found = _read_again(empty, of_format1(file, empty.path, None), scratch)
-    tables, bad = [], list(found.bad)
-    try:
-        group = child(file, "tables")
-        tables = [from_plain(SourceTable, json.loads(format1.json_bytes(child(group, name)))) for name in sorted(group)]
-    except DAMAGED as error:
-        bad.append(FileError(f"Its tables are damaged: {short(error)}.", path=str(empty.path)))
-    return dataclasses.replace(found, tables=tuple(tables), bad=tuple(bad))
 
 
 def _read_again(empty: Survey, found: Iterator[Each | FileError], scratch: Path | None) -> Survey:

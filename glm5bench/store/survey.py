@@ -21,7 +21,7 @@ from .decoding import decoded_point
 from .index import read_columns, spans_of, wholeness
 from .layout import child
 from .pointfile import columns_of, measurement_of, opened, refuse_impossible, text_of, undamaged, what_is
-from .salvage import migrated, salvaged, source_table
+from .salvage import salvaged, source_table
 from .sealed import BLOCK, place_in, quickly, seal_of, verify_seal
 from .summary import summary
 
@@ -42,11 +42,9 @@ def survey(path: Path, *, scratch: Path | None = None) -> Survey:
     except FileError as damage:
         return salvaged(Survey(path, identity), scratch, damage)
     with opened(path, is_verified=False) as file:
-        format_, kind = what_is(file, path)
-        if format_ > 1 and seal_of(path) is None:
+        kind = what_is(file, path)
+        if seal_of(path) is None:
             raise FileError("The file is damaged: it has no seal.", path=str(path))
-        if format_ == 1:
-            return migrated(file, kind, Survey(path, identity), scratch)
         read = _point if kind == "point" else _archive
         found = undamaged(lambda: read(file, path, identity, is_stored=scratch is not None), "The file is damaged", str(path))
     if kind == "point" and found.stored is not None:
@@ -75,7 +73,7 @@ def at_once(path: Path) -> Survey | None:
     values, where = undamaged(lambda: _by_place(bytes(told), path, identity[1]), "The file is damaged", str(path))
     if values["definitions"] != DEFINITIONS:
         with opened(path, is_verified=False) as file:
-            values = summary(*measurement_of(file, what_is(file, path)[0], str(path)), where=str(path))
+            values = summary(*measurement_of(file, str(path)), where=str(path))
     return Survey(path, identity, {name: [v] for name, v in values.items()}, (True,), where, is_verified=True)
 
 
@@ -126,7 +124,7 @@ def _point(file: h5py.File, path: Path, identity: Identity, *, is_stored: bool) 
     values, places = columns_of(text_of(child(file, "summary")))
     refuse_untold(values, path)
     if values["definitions"] != DEFINITIONS:
-        values = summary(*measurement_of(file, 2, str(path)), where=str(path))
+        values = summary(*measurement_of(file, str(path)), where=str(path))
     where = stored.of_point(file, path, places)
     summaries = {name: [value] for name, value in values.items()}
     return Survey(path, identity, summaries, (True,), where if is_stored else None, is_verified=is_stored)
