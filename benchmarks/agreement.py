@@ -11,14 +11,14 @@ import argparse
 
 from tabulate import tabulate
 
+from glm5bench.archive.collection import files
+from glm5bench.archive.decoding import measurements
+from glm5bench.archive.measurement import Measurement
+from glm5bench.archive.summary import row_of
 from glm5bench.errors import FileError
 from glm5bench.point import Arm, from_plain
 from glm5bench.simulator.options import flags_of, from_arm
 from glm5bench.simulator.predict import predict
-from glm5bench.store.collection import files
-from glm5bench.store.decoding import measurements
-from glm5bench.store.measurement import Measurement
-from glm5bench.store.summary import row_of
 
 
 def line(m: Measurement) -> dict[str, str]:

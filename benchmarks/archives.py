@@ -31,13 +31,13 @@ import numpy as np
 
 from glm5bench.analysis.metrics import Requests
 from glm5bench.analysis.telemetry import Telemetry, Track
-from glm5bench.store.archive import writing
-from glm5bench.store.layout import TABLES, encoded
-from glm5bench.store.measurement import Measurement
-from glm5bench.store.pointfile import write_point
-from glm5bench.store.sealed import put
-from glm5bench.store.survey import survey
-from glm5bench.store.vllm_json import vllm_result
+from glm5bench.archive.layout import TABLES, encoded
+from glm5bench.archive.measurement import Measurement
+from glm5bench.archive.pointfile import write_point
+from glm5bench.archive.sealed import put
+from glm5bench.archive.survey import survey
+from glm5bench.archive.writer import writing
+from glm5bench.exchange.vllm_json import vllm_result
 
 USERS, REQUESTS, CHUNKS = 64, 320, 1024
 STEP_NS, STEP_NOISE_NS, SPREAD_NS, SPREAD_NOISE_NS = 20e6, 4e5, 12e3, 3e3  # a decode step, and a batch's chunks one after another

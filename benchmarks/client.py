@@ -43,10 +43,10 @@ from typing import Any
 
 import numpy as np
 
+from glm5bench.archive.pointfile import read_point
 from glm5bench.client.workload import LAST_ID, Encoder
 from glm5bench.point import Point, from_plain
 from glm5bench.simulator.chunks import as_json
-from glm5bench.store.pointfile import read_point
 from glm5bench.workload import Workload
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -30,17 +30,17 @@ from unittest import mock
 import numpy as np
 import xxhash
 
+from glm5bench.archive import checking, collection, reading, union
+from glm5bench.archive.collection import collect
+from glm5bench.archive.contents import Survey
+from glm5bench.archive.decoding import measurements
+from glm5bench.archive.reading import Readers
+from glm5bench.archive.sealed import BLOCK, MAGIC, STRUCTURE, _block, _structure_digest
+from glm5bench.archive.stored import verify
+from glm5bench.archive.summary import rows
+from glm5bench.archive.survey import survey
+from glm5bench.archive.union import merge
 from glm5bench.errors import FileError, UsageError
-from glm5bench.store import checking, collection, reading, union
-from glm5bench.store.collection import collect
-from glm5bench.store.contents import Survey
-from glm5bench.store.decoding import measurements
-from glm5bench.store.reading import Readers
-from glm5bench.store.sealed import BLOCK, MAGIC, STRUCTURE, _block, _structure_digest
-from glm5bench.store.stored import verify
-from glm5bench.store.summary import rows
-from glm5bench.store.survey import survey
-from glm5bench.store.union import merge
 
 PAST = Path(__file__).resolve().parent.parent / "tests" / "data" / "format2"
 SECONDS = 60.0  # for a batch, which takes less than one

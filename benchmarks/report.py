@@ -25,9 +25,9 @@ from selenium import webdriver  # noqa: E402
 from selenium.webdriver.chrome.options import Options  # noqa: E402
 from selenium.webdriver.chrome.service import Service  # noqa: E402
 
-from glm5bench.store.measurement import TIMES  # noqa: E402
-from glm5bench.store.pointfile import write_point  # noqa: E402
-from glm5bench.store.union import merge  # noqa: E402
+from glm5bench.archive.measurement import TIMES  # noqa: E402
+from glm5bench.archive.pointfile import write_point  # noqa: E402
+from glm5bench.archive.union import merge  # noqa: E402
 
 REPEATS, ROUNDS = 5, 3
 HARDWARE = ("b200", "h200", "mi355x")

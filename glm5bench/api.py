@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .archive import union
+from .archive.collection import Found, surveys
+from .archive.columns import COLUMNS, listed
+from .archive.contents import Survey
+from .archive.layout import optional_columns
+from .archive.measurement import COUNTS, TIMES, Measurement
+from .archive.points import measurement_at
 from .errors import FileError, UsageError
-from .store import union
-from .store.collection import Found, surveys
-from .store.columns import COLUMNS, listed
-from .store.contents import Survey
-from .store.layout import optional_columns
-from .store.measurement import COUNTS, TIMES, Measurement
-from .store.points import measurement_at
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -19,17 +19,7 @@ from pydantic import FiniteFloat, ValidationError
 from .cluster import CLASSES, Cluster, Failure
 from .content import sha256
 from .errors import SettingsError
-from .point import (
-    Accuracy,
-    Arm,
-    Checkpoint,
-    Engine,
-    Hardware,
-    ServerScope,
-    Speculative,
-    adapter,
-    plain,
-)
+from .point import Accuracy, Arm, Checkpoint, Engine, Hardware, ServerScope, Speculative, adapter, plain
 from .workload import Natural, Positive, PositiveFloat, Workload, impossible
 
 RepeatScope = Literal["start", "run"]

@@ -17,8 +17,8 @@ from glm5bench import overrides
 from glm5bench.analysis.metrics import Requests
 from glm5bench.analysis.reasons import judged
 from glm5bench.analysis.telemetry import Telemetry, Track
-from glm5bench.store.measurement import Measurement
-from glm5bench.store.sealed import BLOCK, MAGIC
+from glm5bench.archive.measurement import Measurement
+from glm5bench.archive.sealed import BLOCK, MAGIC
 
 sys.path[:0] = [str(Path(__file__).resolve().parent / name) for name in ("slurm", "apptainer", "browser")]
 pytest_plugins = ("login", "contained", "chromium")  # the real Slurm with a login node on it; real images; a real browser

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from loopback import Loopback
 
+from glm5bench.archive.measurement import Measurement
 from glm5bench.client.endpoint import Endpoint
 from glm5bench.node.standalone import Asked, load
-from glm5bench.store.measurement import Measurement
 from glm5bench.workload import Workload
 
 MODELS = b'{"data": [{"id": "m", "owned_by": "test"}]}'

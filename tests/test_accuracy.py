@@ -11,13 +11,13 @@ from rows import CURVE, ECONOMY, FAST, SERIES, row
 
 from glm5bench import plan
 from glm5bench.analysis.comparison import compared
+from glm5bench.archive.summary import summary
 from glm5bench.errors import SettingsError
 from glm5bench.node import accuracy
 from glm5bench.overrides import compose
 from glm5bench.point import Accuracy
 from glm5bench.report.readable import as_markdown
 from glm5bench.report.tables import tables
-from glm5bench.store.summary import summary
 
 DATA = Path(__file__).parent / "data" / "accuracy"
 ASKED = Accuracy("gsm8k", "gsm8k", str(DATA), 5, {"GLM-5": 0.94, "other": 0.9}, {"temperature": 0}, 1200, 1800)

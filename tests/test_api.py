@@ -4,9 +4,9 @@ import pytest
 from conftest import measured
 
 from glm5bench import api
+from glm5bench.archive.decoding import measurements
+from glm5bench.archive.pointfile import write_point
 from glm5bench.errors import FileError, UsageError
-from glm5bench.store.decoding import measurements
-from glm5bench.store.pointfile import write_point
 
 
 def test_published_points_come_as_a_frame_with_a_row_each():

@@ -9,19 +9,19 @@ import pytest
 from conftest import measured, reseal
 from program import bench
 
+from glm5bench.archive import summary
+from glm5bench.archive import survey as survey_
+from glm5bench.archive.checking import check
+from glm5bench.archive.collection import collect
+from glm5bench.archive.columns import COLUMNS, listed
+from glm5bench.archive.contents import SourceTable
+from glm5bench.archive.layout import TABLES
+from glm5bench.archive.pointfile import write_point
+from glm5bench.archive.sealed import verify_seal
+from glm5bench.archive.summary import row_of
+from glm5bench.archive.survey import survey
+from glm5bench.archive.union import merge, write_measurements
 from glm5bench.errors import FileError, UsageError
-from glm5bench.store import summary
-from glm5bench.store import survey as survey_
-from glm5bench.store.checking import check
-from glm5bench.store.collection import collect
-from glm5bench.store.columns import COLUMNS, listed
-from glm5bench.store.contents import SourceTable
-from glm5bench.store.layout import TABLES
-from glm5bench.store.pointfile import write_point
-from glm5bench.store.sealed import verify_seal
-from glm5bench.store.summary import row_of
-from glm5bench.store.survey import survey
-from glm5bench.store.union import merge, write_measurements
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ from conftest import measured
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glm5bench.store.campaign import ATTEMPT_FORMAT, LIST_FROM, Campaign
-from glm5bench.store.files import write_json
-from glm5bench.store.pointfile import write_point
-from glm5bench.store.sealed import seal_of
+from glm5bench.archive.pointfile import write_point
+from glm5bench.archive.sealed import seal_of
+from glm5bench.directory import ATTEMPT_FORMAT, LIST_FROM, Campaign
+from glm5bench.files import write_json
 
 A, B = "a" * 20, "b" * 20
 OTHERS = [f"{i:020x}" for i in range(LIST_FROM)]  # never tried: with them the lists are read, without them the files

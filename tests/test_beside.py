@@ -11,11 +11,11 @@ from program import bench
 
 from glm5bench.analysis.startups import startups
 from glm5bench.analysis.telemetry import Telemetry, Track
-from glm5bench.store.collection import collect
-from glm5bench.store.layout import decoded, encoded
-from glm5bench.store.pointfile import read_point, write_point
-from glm5bench.store.summary import row_of, summary
-from glm5bench.store.union import merge
+from glm5bench.archive.collection import collect
+from glm5bench.archive.layout import decoded, encoded
+from glm5bench.archive.pointfile import read_point, write_point
+from glm5bench.archive.summary import row_of, summary
+from glm5bench.archive.union import merge
 
 GPUS = ("GPU-a", "GPU-b")
 TOLD = {"host": "gpu001", "job_id": "7", "telemetry": {"devices": [{"uuid": d} for d in GPUS], "period_s": 1.0, "why_none": ""}}

@@ -3,11 +3,11 @@
 import pytest
 from conftest import measured, three_requests
 
+from glm5bench.archive.pointfile import write_point
+from glm5bench.archive.sealed import seal_of
+from glm5bench.directory import Attempt, Campaign
 from glm5bench.errors import EnvironmentLacks, FileError
-from glm5bench.store.campaign import Attempt, Campaign
-from glm5bench.store.files import read_json, write_json, write_whole
-from glm5bench.store.pointfile import write_point
-from glm5bench.store.sealed import seal_of
+from glm5bench.files import read_json, write_json, write_whole
 
 A, B = "a" * 20, "b" * 20
 

@@ -10,8 +10,8 @@ from conftest import measured
 from program import ROOT, bench
 
 from glm5bench import cli
+from glm5bench.archive.pointfile import write_point
 from glm5bench.cli.app import as_called
-from glm5bench.store.pointfile import write_point
 
 
 @pytest.fixture

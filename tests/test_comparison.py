@@ -9,10 +9,10 @@ import pytest
 from glm5bench.analysis.comparison import by_series, frontiers, iso_table
 from glm5bench.analysis.cost import Economy
 from glm5bench.analysis.rows import Row, Series
+from glm5bench.archive.summary import row_of
+from glm5bench.archive.writer import PUBLISHED
+from glm5bench.exchange.published import published
 from glm5bench.prices import power_table, price_table
-from glm5bench.store.archive import PUBLISHED
-from glm5bench.store.published import published
-from glm5bench.store.summary import row_of
 
 CHEAP = Series("measured", "h200", "sglang", "zai-org/GLM-5-FP8", "fp8", "mtp", 8192, 1024)
 FAST = dataclasses.replace(CHEAP, hardware="b200")

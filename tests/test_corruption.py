@@ -15,16 +15,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from program import bench
 
+from glm5bench.archive.checking import check
+from glm5bench.archive.collection import collect
+from glm5bench.archive.contents import SourceTable
+from glm5bench.archive.decoding import measurements
+from glm5bench.archive.layout import TABLES
+from glm5bench.archive.pointfile import read_point, write_point
+from glm5bench.archive.sealed import BLOCK, MAGIC, STRUCTURE
+from glm5bench.archive.survey import survey
+from glm5bench.archive.union import merge
 from glm5bench.errors import FileError
-from glm5bench.store.checking import check
-from glm5bench.store.collection import collect
-from glm5bench.store.contents import SourceTable
-from glm5bench.store.decoding import measurements
-from glm5bench.store.layout import TABLES
-from glm5bench.store.pointfile import read_point, write_point
-from glm5bench.store.sealed import BLOCK, MAGIC, STRUCTURE
-from glm5bench.store.survey import survey
-from glm5bench.store.union import merge
 
 many = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 some = settings(many, max_examples=12)  # of what takes some tenths of a second; benchmarks/fuzz_archives.py has a hundred thousand

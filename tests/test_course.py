@@ -15,8 +15,8 @@ from program import environment, until
 from provoked import Behaviour, Provoked, measured_at, provoked
 
 from glm5bench.analysis import course
+from glm5bench.archive.pointfile import read_point
 from glm5bench.client import load as client_load
-from glm5bench.store.pointfile import read_point
 
 BUSY = {"shared_reads", "buffered_answers", "client_lag", "drift"}  # what a busy machine may add
 

@@ -11,8 +11,8 @@ from program import bench
 from rows import CURVE, SERIES, row
 
 from glm5bench.analysis.difference import difference, differing, settings_told
+from glm5bench.archive.pointfile import write_point
 from glm5bench.report.differing import as_words
-from glm5bench.store.pointfile import write_point
 
 
 def curve(factor=1.0, starts=1, spread=0.0, *, series=SERIES, **more):

@@ -11,12 +11,12 @@ from program import bench, point_files, status, sweep
 from provoked import workload
 from scripted import Scripted, answer, sized
 
+from glm5bench.archive.pointfile import read_point, write_point
 from glm5bench.client.endpoint import Endpoint
+from glm5bench.directory import Campaign
 from glm5bench.node import cores
 from glm5bench.node.ending import ended
 from glm5bench.node.standalone import Asked, load
-from glm5bench.store.campaign import Campaign
-from glm5bench.store.pointfile import read_point, write_point
 
 A, B = "a" * 20, "b" * 20
 

@@ -14,18 +14,18 @@ from hypothesis import given as over
 from hypothesis import strategies as st
 from program import bench
 
+from glm5bench.archive.collection import collect
+from glm5bench.archive.columns import BY_NAME, COLUMNS, STATISTICS
+from glm5bench.archive.measurement import Measurement
+from glm5bench.archive.summary import summary
 from glm5bench.errors import EnvironmentLacks, UsageError
-from glm5bench.store.collection import collect
-from glm5bench.store.columns import BY_NAME, COLUMNS, STATISTICS
-from glm5bench.store.exports.formats import export
-from glm5bench.store.exports.summary_row import present, summary_row
-from glm5bench.store.exports.table import csv_text, frame, write_parquet
-from glm5bench.store.foreign.formats import imported
-from glm5bench.store.foreign.imported import given
-from glm5bench.store.measurement import Measurement
-from glm5bench.store.published import published
-from glm5bench.store.summary import summary
-from glm5bench.store.vllm_json import vllm_result
+from glm5bench.exchange.exports.formats import export
+from glm5bench.exchange.exports.summary_row import present, summary_row
+from glm5bench.exchange.exports.table import csv_text, frame, write_parquet
+from glm5bench.exchange.foreign.formats import imported
+from glm5bench.exchange.foreign.imported import given
+from glm5bench.exchange.published import published
+from glm5bench.exchange.vllm_json import vllm_result
 
 DATA = Path(__file__).parent / "data" / "foreign"
 FORMATS = ("vllm", "sglang", "inferencex", "csv")
@@ -120,7 +120,7 @@ def test_times_of_requests_come_back_from_a_detailed_vllm_file(tmp_path):
 def test_the_vllm_form_of_the_load_command_and_of_export_are_the_same_figures():
     m = measured()
     (ours,) = [json.loads(json.dumps(vllm_result(m)))]
-    from glm5bench.store.exports.vllm import vllm_json
+    from glm5bench.exchange.exports.vllm import vllm_json
 
     told = vllm_json(summary_row(of(m)[0]))
     same = [

@@ -5,7 +5,9 @@ import time
 import pytest
 from conftest import compose
 
+from glm5bench.directory import Attempt, Campaign
 from glm5bench.errors import FileError
+from glm5bench.files import read_json, write_json
 from glm5bench.launch.failure import Event, Missing, decisions, is_tried_again_here, missing, nodes_away, orders
 from glm5bench.launch.jobs import Job
 from glm5bench.launch.request import End
@@ -13,8 +15,6 @@ from glm5bench.launch.slurm import Told
 from glm5bench.launch.submissions import Sent
 from glm5bench.node.heartbeat import Beat
 from glm5bench.plan import plan
-from glm5bench.store.campaign import Attempt, Campaign
-from glm5bench.store.files import read_json, write_json
 
 FAILURE = compose().failure  # limit 3, two faults make a node one to stay away from
 SENT_BY_A_PERSON = {

@@ -7,13 +7,13 @@ import h5py
 import pytest
 from conftest import reseal
 
+from glm5bench.archive.checking import check
+from glm5bench.archive.collection import collect
+from glm5bench.archive.decoding import measurements
+from glm5bench.archive.pointfile import FORMAT, read_point
+from glm5bench.archive.summary import row_of
+from glm5bench.archive.union import merge
 from glm5bench.errors import FileError
-from glm5bench.store.checking import check
-from glm5bench.store.collection import collect
-from glm5bench.store.decoding import measurements
-from glm5bench.store.pointfile import FORMAT, read_point
-from glm5bench.store.summary import row_of
-from glm5bench.store.union import merge
 
 PAST = Path(__file__).parent / "data"
 VERSIONS = range(2, FORMAT + 1)  # format 1 was never released

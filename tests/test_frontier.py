@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from glm5bench.analysis.comparison import by_series, frontiers
 from glm5bench.analysis.frontier import frontier
-from glm5bench.store.published import published
-from glm5bench.store.summary import row_of
+from glm5bench.archive.summary import row_of
+from glm5bench.exchange.published import published
 
 small = st.integers(0, 6).map(float)  # few values, so that ties are common
 

@@ -92,11 +92,11 @@ def test_every_published_arm_keeps_its_keys():
 
 
 def test_every_kind_of_archive_keeps_its_digest(tmp_path):
-    from glm5bench.store.collection import collect
-    from glm5bench.store.foreign.formats import imported
-    from glm5bench.store.foreign.imported import given
-    from glm5bench.store.pointfile import write_point
-    from glm5bench.store.union import merge
+    from glm5bench.archive.collection import collect
+    from glm5bench.archive.pointfile import write_point
+    from glm5bench.archive.union import merge
+    from glm5bench.exchange.foreign.formats import imported
+    from glm5bench.exchange.foreign.imported import given
 
     made = {
         "plain": measured(),

@@ -15,10 +15,10 @@ import pytest
 from conftest import measured, three_requests
 from program import ROOT, bench, required
 
+from glm5bench.archive import layout
+from glm5bench.archive.pointfile import read_point, write_point
+from glm5bench.archive.union import merge
 from glm5bench.errors import EnvironmentLacks
-from glm5bench.store import layout
-from glm5bench.store.pointfile import read_point, write_point
-from glm5bench.store.union import merge
 
 BAD = ROOT / ".venv" / "h5py-3.11.0"
 OLD = Path(__file__).parent / "data" / "hdf5"  # two files that an earlier glm5bench wrote with it
@@ -28,7 +28,7 @@ sys.path.insert(0, {tests!r})
 import h5py
 from pathlib import Path
 from conftest import measured
-from glm5bench.store import layout, pointfile
+from glm5bench.archive import layout, pointfile
 assert h5py.version.hdf5_version == "1.14.2", h5py.version.hdf5_version
 if {is_wrong}:  # as earlier versions did
     layout.place_shift = lambda: 0
@@ -115,8 +115,8 @@ def test_files_of_here_are_merged_there_and_the_other_way_round(bad, tmp_path):
 
 def test_a_file_whose_places_are_wrong_in_another_way_is_refused_and_copied_nowhere(bad, tmp_path, monkeypatch):
     write_point(tmp_path / "good.h5", measured("d" * 20))
-    monkeypatch.setattr("glm5bench.store.layout.place_shift", lambda: -64)
-    monkeypatch.setattr("glm5bench.store.pointfile._refuse_wrong_places", lambda body, stored: None)
+    monkeypatch.setattr("glm5bench.archive.layout.place_shift", lambda: -64)
+    monkeypatch.setattr("glm5bench.archive.pointfile._refuse_wrong_places", lambda body, stored: None)
     write_point(tmp_path / "wrong.h5", measured("e" * 20))
     monkeypatch.undo()
     done = merge([str(tmp_path)], tmp_path / "all.h5")
@@ -127,7 +127,7 @@ def test_a_file_whose_places_are_wrong_in_another_way_is_refused_and_copied_nowh
 
 
 def test_a_point_whose_places_would_be_wrong_is_not_written(tmp_path, monkeypatch):
-    monkeypatch.setattr("glm5bench.store.layout.place_shift", lambda: 64)
+    monkeypatch.setattr("glm5bench.archive.layout.place_shift", lambda: 64)
     with pytest.raises(EnvironmentLacks, match="elsewhere than it says"):
         write_point(tmp_path / "p.h5", measured())
     assert not list(tmp_path.iterdir())

@@ -6,10 +6,10 @@ import pytest
 from program import SMALL, bench
 
 from glm5bench import plan
+from glm5bench.directory import Campaign
 from glm5bench.launch.history import history, learned
 from glm5bench.overrides import compose
 from glm5bench.point import kind_of
-from glm5bench.store.campaign import Campaign
 
 
 def job(*overrides):

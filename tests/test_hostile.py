@@ -8,7 +8,7 @@ import pytest
 from hostile import ANSWERS, MODELS, SIDE, Hostile
 from program import environment
 
-from glm5bench.store.pointfile import read_point
+from glm5bench.archive.pointfile import read_point
 
 MOST_BYTES = 512 * 2**20
 WORDS = ("-c", "2", "--prompts", "12", "--warmups", "0", "--input-tokens", "16", "--output-tokens", "8", "--stall-timeout", "2")

@@ -10,16 +10,16 @@ import pytest
 from conftest import reseal
 from program import bench
 
+from glm5bench.archive.collection import collect
+from glm5bench.archive.columns import BY_NAME, STATISTICS
+from glm5bench.archive.pointfile import read_point, write_point
+from glm5bench.archive.summary import summary
+from glm5bench.archive.union import write_measurements
 from glm5bench.errors import BenchError, FileError, SettingsError
-from glm5bench.store.collection import collect
-from glm5bench.store.columns import BY_NAME, STATISTICS
-from glm5bench.store.foreign import reading
-from glm5bench.store.foreign.formats import FORMATS, imported, imported_together
-from glm5bench.store.foreign.imported import given
-from glm5bench.store.pointfile import read_point, write_point
-from glm5bench.store.published import published
-from glm5bench.store.summary import summary
-from glm5bench.store.union import write_measurements
+from glm5bench.exchange.foreign import reading
+from glm5bench.exchange.foreign.formats import FORMATS, imported, imported_together
+from glm5bench.exchange.foreign.imported import given
+from glm5bench.exchange.published import published
 
 DATA = Path(__file__).parent / "data" / "foreign"
 FILES = [

@@ -7,14 +7,14 @@ from dataclasses import asdict
 
 import pytest
 
+from glm5bench.directory import Campaign
 from glm5bench.errors import EnvironmentLacks, FileError
+from glm5bench.files import read_json, write_json
 from glm5bench.launch.jobs import CLOCKS_S, LATE_S, jobs, jobs_by_slurm, live_jobs, user
 from glm5bench.launch.request import End
 from glm5bench.launch.slurm import TERMINAL
 from glm5bench.node.heartbeat import SILENT_S, Beat, Heartbeat, read_beat
 from glm5bench.node.progress import Progress
-from glm5bench.store.campaign import Campaign
-from glm5bench.store.files import read_json, write_json
 
 LONG_AGO = 1000.0  # seconds
 

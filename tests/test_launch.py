@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 from conftest import compose, measured
 
+from glm5bench.archive.pointfile import write_point
+from glm5bench.directory import Campaign
 from glm5bench.errors import SettingsError, UsageError
+from glm5bench.files import write_json
 from glm5bench.launch.campaign import left, opened, resolved_cluster
 from glm5bench.launch.entry import LOCK_VARIABLE, _run, _spent, _tell_of_an_earlier_run, _this_machine
 from glm5bench.launch.jobs import Job, jobs, live_jobs
@@ -21,9 +24,6 @@ from glm5bench.node.heartbeat import Beat, Heartbeat, process_started_ticks
 from glm5bench.node.job import Progress
 from glm5bench.plan import plan
 from glm5bench.point import from_json
-from glm5bench.store.campaign import Campaign
-from glm5bench.store.files import write_json
-from glm5bench.store.pointfile import write_point
 
 HOW = How(compose().cluster, compose().failure, 0)
 

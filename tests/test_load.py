@@ -14,14 +14,14 @@ import pytest
 from scripted import End, Scripted, answer, chunk, chunked, head, loaded, nowhere, sessions, sized, tokens
 
 from glm5bench.analysis.metrics import figures
+from glm5bench.archive.measurement import Measurement
+from glm5bench.archive.pointfile import read_point, write_point
 from glm5bench.client.endpoint import Endpoint
 from glm5bench.client.protocol import Patience, Protocol
 from glm5bench.client.shards import _Shard, _told
 from glm5bench.client.traffic import Prepared, Target, Traffic
 from glm5bench.errors import ClientError, ServerError
 from glm5bench.point import Point
-from glm5bench.store.measurement import Measurement
-from glm5bench.store.pointfile import read_point, write_point
 from glm5bench.workload import Workload
 
 UNCOUNTED = b'data: {"choices": [{"text": "a", "finish_reason": "stop"}]}\n\n'

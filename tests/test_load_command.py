@@ -12,9 +12,9 @@ import pytest
 from program import ROOT, bench, environment, until
 from scripted import MODELS, End, Scripted
 
+from glm5bench.archive.pointfile import read_point
+from glm5bench.archive.summary import row_of
 from glm5bench.node.server import free_port
-from glm5bench.store.pointfile import read_point
-from glm5bench.store.summary import row_of
 
 
 def truth_server(*options):

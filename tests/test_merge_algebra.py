@@ -11,16 +11,16 @@ from conftest import measured, raw, reseal, three_requests
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from glm5bench.store import addition, tasks, union
-from glm5bench.store.checking import check
-from glm5bench.store.collection import collect
-from glm5bench.store.contents import SourceTable
-from glm5bench.store.decoding import measurements
-from glm5bench.store.measurement import COUNTS, TIMES, Measurement
-from glm5bench.store.pointfile import read_point, write_point
-from glm5bench.store.sealed import STRUCTURE, is_archive
-from glm5bench.store.survey import survey
-from glm5bench.store.union import merge, write_measurements
+from glm5bench.archive import addition, tasks, union
+from glm5bench.archive.checking import check
+from glm5bench.archive.collection import collect
+from glm5bench.archive.contents import SourceTable
+from glm5bench.archive.decoding import measurements
+from glm5bench.archive.measurement import COUNTS, TIMES, Measurement
+from glm5bench.archive.pointfile import read_point, write_point
+from glm5bench.archive.sealed import STRUCTURE, is_archive
+from glm5bench.archive.survey import survey
+from glm5bench.archive.union import merge, write_measurements
 
 PAST = Path(__file__).parent / "data/format2"
 RAW = (*TIMES, *COUNTS, "chunk_ns", "chunk_tokens", "chunk_offsets")

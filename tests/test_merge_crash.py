@@ -15,13 +15,13 @@ from conftest import measured
 from faultpoints import calls_of, fault_points, killed_at, refused_at
 from program import ROOT, environment, required
 
+from glm5bench.archive import moving, stored, survey, tasks, union
+from glm5bench.archive.checking import check
+from glm5bench.archive.collection import collect
+from glm5bench.archive.layout import TABLES
+from glm5bench.archive.pointfile import read_point, write_point
+from glm5bench.archive.union import merge
 from glm5bench.errors import EnvironmentLacks
-from glm5bench.store import moving, stored, survey, tasks, union
-from glm5bench.store.checking import check
-from glm5bench.store.collection import collect
-from glm5bench.store.layout import TABLES
-from glm5bench.store.pointfile import read_point, write_point
-from glm5bench.store.union import merge
 
 STRIDE = 151  # of the hundreds of writes that libhdf5 makes of one archive
 

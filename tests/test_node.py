@@ -17,6 +17,7 @@ from program import ROOT, until
 from glm5bench.client.endpoint import redacted_deeply
 from glm5bench.client.protocol import Patience, Protocol
 from glm5bench.client.workload import prompts
+from glm5bench.directory import Campaign
 from glm5bench.errors import ServerError
 from glm5bench.node import job
 from glm5bench.node.command import Place
@@ -29,7 +30,6 @@ from glm5bench.overrides import compose
 from glm5bench.plan import plan
 from glm5bench.point import Point
 from glm5bench.recipe import bound
-from glm5bench.store.campaign import Campaign
 
 FORKS = """
 import subprocess, sys, time

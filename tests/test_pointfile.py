@@ -10,13 +10,13 @@ from conftest import besides_waves, change_column, measured, raw, reseal, three_
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from glm5bench.archive.collection import collect
+from glm5bench.archive.decoding import measurements
+from glm5bench.archive.measurement import COUNTS, TIMES, Measurement
+from glm5bench.archive.pointfile import read_point, write_point
+from glm5bench.archive.summary import row_of
+from glm5bench.archive.union import merge
 from glm5bench.errors import EnvironmentLacks, FileError
-from glm5bench.store.collection import collect
-from glm5bench.store.decoding import measurements
-from glm5bench.store.measurement import COUNTS, TIMES, Measurement
-from glm5bench.store.pointfile import read_point, write_point
-from glm5bench.store.summary import row_of
-from glm5bench.store.union import merge
 
 NS = st.integers(-1, 2**62)
 

@@ -6,11 +6,11 @@ import dataclasses
 import pytest
 
 from glm5bench.analysis.comparison import by_series, frontiers
-from glm5bench.store.archive import PUBLISHED
-from glm5bench.store.collection import collect
-from glm5bench.store.published import published
-from glm5bench.store.summary import row_of
-from glm5bench.store.union import write_measurements
+from glm5bench.archive.collection import collect
+from glm5bench.archive.summary import row_of
+from glm5bench.archive.union import write_measurements
+from glm5bench.archive.writer import PUBLISHED
+from glm5bench.exchange.published import published
 
 
 def of(source):

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from program import until
 
+from glm5bench.archive import reading
+from glm5bench.archive.reading import Readers
 from glm5bench.errors import EnvironmentLacks, FileError
-from glm5bench.store import reading
-from glm5bench.store.reading import Readers
 
 GOOD = [f"good {i}" for i in range(6)]
 poisoned = []  # of a reader's own: what an earlier file has done to it

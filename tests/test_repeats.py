@@ -15,7 +15,7 @@ from glm5bench.analysis.batches import n_batches, relative_standard_errors
 from glm5bench.analysis.comparison import by_series, compared, iso_table
 from glm5bench.analysis.repeats import configurations, interval, level, quantile, student
 from glm5bench.analysis.resampling import bounds
-from glm5bench.store.pointfile import write_point
+from glm5bench.archive.pointfile import write_point
 
 
 def measured_curve(rng, repeats, *, noise=0.03, series=SERIES, factor=1.0):

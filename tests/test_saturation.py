@@ -10,10 +10,10 @@ from glm5bench.analysis.comparison import bands, by_series, compared
 from glm5bench.analysis.limits import AXES, bounds, limit_curve, specifications
 from glm5bench.analysis.saturation import saturations
 from glm5bench.analysis.speculation import engines_with_acceptance, gains
+from glm5bench.archive.summary import row_of
+from glm5bench.exchange.published import published
 from glm5bench.overrides import compose
 from glm5bench.settings import group_values
-from glm5bench.store.published import published
-from glm5bench.store.summary import row_of
 
 OFF = dataclasses.replace(SERIES, speculative="off")
 

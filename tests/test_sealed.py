@@ -8,14 +8,14 @@ from conftest import measured, reseal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from glm5bench import files
+from glm5bench.archive.collection import collect
+from glm5bench.archive.pointfile import read_point, write_point
+from glm5bench.archive.sealed import BLOCK
+from glm5bench.archive.union import merge
+from glm5bench.archive.writer import refuse_to_overwrite
 from glm5bench.errors import EnvironmentLacks, FileError, UsageError
-from glm5bench.store import files
-from glm5bench.store.archive import refuse_to_overwrite
-from glm5bench.store.collection import collect
-from glm5bench.store.files import Taken
-from glm5bench.store.pointfile import read_point, write_point
-from glm5bench.store.sealed import BLOCK
-from glm5bench.store.union import merge
+from glm5bench.files import Taken
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import sys
 import pytest
 from program import SMALL, beats, bench, environment, kill_everything, point_files, processes_of, servers_of, status, sweep, until
 
-from glm5bench.store.pointfile import read_point
-from glm5bench.store.summary import summary
+from glm5bench.archive.pointfile import read_point
+from glm5bench.archive.summary import summary
 
 
 def test_a_sweep_measures_merges_and_prints_its_tables(tmp_path):

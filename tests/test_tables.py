@@ -13,10 +13,10 @@ import glm5bench.report.readable
 from glm5bench.analysis.comparison import compared
 from glm5bench.analysis.cost import Economy
 from glm5bench.analysis.rows import Row, Series
+from glm5bench.archive.summary import row_of
 from glm5bench.errors import UsageError
 from glm5bench.report.readable import DEFINITIONS, ISO_DEFINITION, as_markdown
 from glm5bench.report.tables import NAMES, as_csv, as_json, only, point_row, tables
-from glm5bench.store.summary import row_of
 
 CHEAP = Series("measured", "h200", "sglang", "zai-org/GLM-5-FP8", "fp8", "mtp", 8192, 1024)
 FAST = dataclasses.replace(CHEAP, hardware="b200")

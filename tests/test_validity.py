@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from glm5bench.analysis.metrics import figures
 from glm5bench.analysis.reasons import FLAGGED, INVALID
 from glm5bench.analysis.validity import Circumstances, published_verdict, verdict
-from glm5bench.store.summary import row_of
+from glm5bench.archive.summary import row_of
 
 CALM = Circumstances(2, None, None, None, None, None, None, engine_version=None, has_no_container=False)
 

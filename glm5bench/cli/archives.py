@@ -18,10 +18,10 @@ from .app import app, numbers, one_of, progress, say, tell_bad
 
 if TYPE_CHECKING:  # verbs import what they need when they run, so that `--help` and `status` start fast
     from ..analysis.comparison import Comparison
+    from ..archive.checking import Check
+    from ..archive.collection import Collected, Found
+    from ..archive.union import Merged, Progress
     from ..settings import Price
-    from ..store.checking import Check
-    from ..store.collection import Collected, Found
-    from ..store.union import Merged, Progress
 
 JOBS = Annotated[int, typer.Option(min=1, help="Processes that read.")]
 AT = Annotated[str, typer.Option(help="Interactivities of the iso table, tok/s/user: 25,30,40")]
@@ -44,8 +44,8 @@ def merge(
     ask: Annotated[str, typer.Option(help="With --on slurm, of each job: 'partition=cpu,time=60,cpus_per_task=4,mem=8G'")] = "",
 ) -> int:
     """Consolidate point files, campaigns and archives into one archive. Bad files are named and left out (exit code 1)."""
-    from ..store.archive import left_by_killed, refuse_to_overwrite
-    from ..store.selection import selection
+    from ..archive.selection import selection
+    from ..archive.writer import left_by_killed, refuse_to_overwrite
 
     one_of("--raw", raw, ("keep", "summary"))
     output = output.resolve()
@@ -65,7 +65,7 @@ def merge(
 
 def write_archive_of(paths: Sequence[str], output: Path, **how: Any) -> int:
     """Writes the union of the paths, and says what it holds. Exit code 1 for a bad file."""
-    from ..store.union import merge as merged
+    from ..archive.union import merge as merged
 
     return _tell_archive(output, lambda tick: merged(paths, output, progress=tick, **how))
 
@@ -90,7 +90,7 @@ def check(
 
     Exit code 1 for a bad file, an invalid point, or a figure that does not follow from the raw times.
     """
-    from ..store.checking import check as checked
+    from ..archive.checking import check as checked
 
     with progress("checking") as tick:
         found = checked(paths, jobs=jobs, progress=tick)
@@ -195,8 +195,8 @@ def gathered(paths: Sequence[str], price: Price, *, at: str, interpolation: str,
     from ..analysis.comparison import PUBLISHED_GRID, compared
     from ..analysis.cost import Economy
     from ..analysis.interpolation import METHODS
+    from ..archive.collection import collect
     from ..prices import power_table, refuse_gaps
-    from ..store.collection import collect
 
     one_of("--interpolation", interpolation, METHODS)
     grid = numbers("--at", at) if at else PUBLISHED_GRID
@@ -207,7 +207,7 @@ def gathered(paths: Sequence[str], price: Price, *, at: str, interpolation: str,
 
 
 def _refuse_nothing(found: Found, n_points: int, paths: Sequence[str]) -> int:
-    from ..store.collection import no_point
+    from ..archive.collection import no_point
 
     if not n_points:
         say(str(no_point(", ".join(paths))))

@@ -16,13 +16,13 @@ from .app import HYDRA, OverridesCommand, app, as_called, asked, say
 from .archives import tables_of, write_archive_of
 
 if TYPE_CHECKING:  # verbs import what they need when they run, so that `--help` and `status` start fast
+    from ..directory import Campaign
     from ..launch.campaign import Resubmission
     from ..launch.submit import How, Outcome
     from ..overrides import Multirun
     from ..plan import Plan
     from ..point import NodeJob, ServerStart
     from ..settings import Price
-    from ..store.campaign import Campaign
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 
@@ -66,7 +66,7 @@ def quoted(campaign: Campaign) -> str:
 
 
 def _campaign(multirun: Multirun) -> Campaign:
-    from ..store.campaign import Campaign
+    from ..directory import Campaign
 
     return Campaign(Path(multirun.arms[0].output_dir).absolute() / multirun.name)
 
@@ -231,10 +231,10 @@ def status(
     as_json: Json = False,
 ) -> int:
     """Where every point and job of a campaign stands. Exit code 1 while points are missing, failed or invalid and nothing runs."""
+    from ..directory import Campaign
     from ..launch.status import status as read
     from ..launch.watch import watch as watch_until_over
     from ..report.campaign import status_text
-    from ..store.campaign import Campaign
 
     campaign = Campaign(directory.absolute())
     try:
@@ -258,10 +258,10 @@ def resubmit(
 ) -> int:
     """Send again what failed or is missing, by the policy of its class (docs/failures.md). Exit code 1 where points stay unsent."""
     from ..cluster import CLASSES
+    from ..directory import Campaign
     from ..launch.campaign import planned_how
     from ..launch.campaign import resubmit as send_again
     from ..report.campaign import resubmission_text
-    from ..store.campaign import Campaign
 
     unknown = sorted(set(classes or ()) - set(CLASSES))
     if unknown:
@@ -304,9 +304,9 @@ def _resubmission(made: Resubmission) -> dict[str, object]:
 @app.command()
 def cancel(directory: Path) -> int:
     """End the campaign's jobs, by job id. What is measured stays; `resubmit` or the same sweep measures the rest."""
+    from ..directory import Campaign
     from ..launch.campaign import planned_how
     from ..launch.submit import cancel as end
-    from ..store.campaign import Campaign
 
     campaign = Campaign(directory.absolute())
     how = planned_how(campaign.read_plan(), str(campaign.plan))

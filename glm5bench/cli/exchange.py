@@ -12,7 +12,7 @@ from ..errors import FileError, UsageError, printable
 from .app import app, one_of, say, tell_bad
 
 if TYPE_CHECKING:  # verbs import what they need when they run, so that `--help` and `status` start fast
-    from ..store.measurement import Measurement
+    from ..archive.measurement import Measurement
 
 
 STATISTIC = re.compile(r"_(mean|median|std|min|max|p[\d.]+)_s$")
@@ -27,10 +27,10 @@ def import_(
     source: Annotated[str | None, typer.Option(help="measured, simulated or published; else the file's word, or measured.")] = None,
 ) -> int:
     """Results of other tools into an archive. A bad line or entry is named and costs itself only (exit code 1). docs/exchange.md"""
-    from ..store.archive import refuse_to_overwrite
-    from ..store.foreign.formats import FORMATS, imported_together
-    from ..store.foreign.imported import given
-    from ..store.union import write_measurements
+    from ..archive.union import write_measurements
+    from ..archive.writer import refuse_to_overwrite
+    from ..exchange.foreign.formats import FORMATS, imported_together
+    from ..exchange.foreign.imported import given
 
     one_of("FORMAT", format_, FORMATS)
     said = given(facts or [], source)
@@ -47,7 +47,7 @@ def import_(
 
 def _tell_own_names(points: list[Measurement]) -> None:
     """Names the figures that no column of tables has, and the columns that are kept as words."""
-    from ..store.foreign.imported import is_column
+    from ..exchange.foreign.imported import is_column
 
     own = sorted({STATISTIC.sub("", name) for m in points for name in m.stated if not is_column(name)})
     words = sorted({name for m in points for name in m.provenance.get("metadata", {})})
@@ -65,9 +65,9 @@ def export_(
     detailed: Annotated[bool, typer.Option(help="vllm: with the times of every request, where they are known.")] = False,
 ) -> int:
     """Points in the words of other tools. Bad files are named and left out (exit code 1). docs/exchange.md"""
-    from ..store.collection import no_point
-    from ..store.exports.formats import FORMATS, export
-    from ..store.points import each_point
+    from ..archive.collection import no_point
+    from ..archive.points import each_point
+    from ..exchange.exports.formats import FORMATS, export
 
     one_of("FORMAT", format_, FORMATS)
     if detailed and format_ != "vllm":

@@ -21,8 +21,8 @@ from ..errors import EnvironmentLacks, UsageError
 from .app import app, say
 
 if TYPE_CHECKING:
+    from ..archive.measurement import Measurement
     from ..client.load import Progress
-    from ..store.measurement import Measurement
 
 
 FOLDER = Path("outputs/load")
@@ -67,9 +67,9 @@ def load(
     as_json: Annotated[bool, typer.Option("--json", help="That result on standard output, in place of the block.")] = False,
 ) -> int:
     """The load client alone, against a server that is already running. Exit code 1 for a point that is not valid or flagged."""
+    from ..archive.layout import place_shift
     from ..node.standalone import Asked, answering
     from ..node.standalone import load as measure
-    from ..store.layout import place_shift
 
     told = {
         "isl_tokens": input_tokens, "osl_tokens": output_tokens, "range_ratio": range_ratio, "endpoint": endpoint,
@@ -153,8 +153,8 @@ def _free_path(output: Path | None) -> Path | None:
 
 def _kept(m: Measurement, path: Path | None) -> Path:
     """Where the point now lies: in the file, or in one of its key and a number that no other run has taken."""
-    from ..store.files import Taken
-    from ..store.pointfile import write_point
+    from ..archive.pointfile import write_point
+    from ..files import Taken
 
     for n in itertools.count(1):
         with contextlib.suppress(Taken):
@@ -174,8 +174,8 @@ def _tell_of_too_few_prompts(m: Measurement, duration_s: float | None) -> None:
 def _told(m: Measurement, path: Path, save_json: Path | None, *, as_json: bool, detailed: bool) -> int:
     """Tells the point, and says with the exit code whether it holds."""
     from ..analysis.windows import steady
+    from ..exchange.vllm_json import vllm_result
     from ..report.console import more_lines, result_block
-    from ..store.vllm_json import vllm_result
 
     result, verdict, figures, r = vllm_result(m, detailed=detailed), m.verdict(), m.figures(), m.requests
     assert figures is not None

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from ..analysis.comparison import Comparison
     from ..analysis.limits import Facts
     from ..analysis.rows import Row, Series
+    from ..archive.measurement import Measurement
     from ..report.page import Beside, Detail
     from ..settings import Price
-    from ..store.measurement import Measurement
 
 MOST_DETAILS = 400  # points whose raw times are read for the page
 FIGURES = ("png", "svg", "pdf")
@@ -45,9 +45,9 @@ def report(
     baseline: BASELINE = "",
 ) -> int:
     """One self-contained page with plots, tables and provenance of any files, or their figures as pictures."""
+    from ..archive.collection import no_point
+    from ..files import write_text
     from ..prices import price_table
-    from ..store.collection import no_point
-    from ..store.files import write_text
 
     wanted = [word.strip() for word in format_.split(",") if word.strip()]
     for word in wanted or [""]:
@@ -154,8 +154,8 @@ def _known_facts(fronts: Iterable[Series]) -> Facts:
 
 def _details(made: Comparison, paths: Sequence[str]) -> dict[str, Detail]:
     """Command line and times of the frontiers' points, of each configuration the first run."""
+    from ..archive.points import each_made
     from ..report.page import Detail, detail
-    from ..store.points import each_made
 
     wanted = list(dict.fromkeys(r.digest for rows in made.fronts.values() for r in rows if r.series.source != "published"))
     if len(wanted) > MOST_DETAILS:
@@ -179,7 +179,7 @@ def _details(made: Comparison, paths: Sequence[str]) -> dict[str, Detail]:
 def _settings_of(paths: Sequence[str], rows: Sequence[Row]) -> list[dict[str, str]]:
     """What one point of each arm and concurrency records of its settings."""
     from ..analysis.difference import settings_told
-    from ..store.points import each_made
+    from ..archive.points import each_made
 
     one_each = {(r.series, r.tp, r.concurrency): r.digest for r in rows if r.series.source != "published"}
     made = each_made(paths, list(one_each.values())[:MOST_DETAILS], lambda m: settings_told(m.point))
@@ -195,8 +195,8 @@ def diff(
 ) -> int:
     """Which settings differ between A and B, and which points got better or worse. Exit code 1 if one got worse. docs/intervals.md"""
     from ..analysis.difference import difference, differing
+    from ..archive.collection import collect, no_point
     from ..report.differing import as_plain, as_words
-    from ..store.collection import collect, no_point
 
     if not math.isfinite(tolerance):
         raise UsageError(f"--tolerance {tolerance} is no share.", next_step="--tolerance 0.02")

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from ..content import sha256
 from ..errors import BenchError, EnvironmentLacks, FileError
-from ..store.files import writable, write_whole
+from ..files import writable, write_whole
 from .record import Record, is_sif, lacking, read_record, record_path, write_record
 from .reference import DIGEST, Reference, reference
 from .registry import digest_of_tag

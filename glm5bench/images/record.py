@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ..errors import FileError
+from ..files import read_json, write_json
 from ..point import from_plain
-from ..store.files import read_json, write_json
 from .reference import Reference
 
 RECORD_FORMAT: Literal[1] = 1

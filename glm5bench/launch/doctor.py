@@ -20,11 +20,11 @@ from pathlib import Path
 import submitit
 
 from ..cluster import Cluster, Resources
+from ..directory import Campaign
 from ..errors import EnvironmentLacks
+from ..files import writable
 from ..node.preflight import Finding, findings
 from ..point import NodeJob, canonical_json
-from ..store.campaign import Campaign
-from ..store.files import writable
 from . import slurm
 from .batch import Batch, command_script
 from .preflight import needs

@@ -20,15 +20,15 @@ from pathlib import Path
 
 from submitit import JobEnvironment
 
+from ..directory import Campaign, lane_ids
 from ..errors import BenchError, EnvironmentLacks
+from ..files import write_json
 from ..node.attempt import Trace, record_failure
 from ..node.heartbeat import Heartbeat, node_name, read_beat
 from ..node.job import run
 from ..node.progress import Progress, catch_signals
 from ..plan import without
 from ..point import from_json
-from ..store.campaign import Campaign, lane_ids
-from ..store.files import write_json
 from . import slurm
 from .failure import is_tried_again_here
 from .lane import keep_to

@@ -13,11 +13,11 @@ from datetime import datetime, timezone
 from typing import Any
 
 from ..cluster import Failure
+from ..directory import Attempt, Campaign
 from ..errors import FileError
+from ..files import read_json, write_json
 from ..plan import without
 from ..point import NodeJob
-from ..store.campaign import Attempt, Campaign
-from ..store.files import read_json, write_json
 from .batch import Order
 from .jobs import Job
 

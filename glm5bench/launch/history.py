@@ -10,9 +10,9 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ..directory import Campaign, read_lines
 from ..plan import reestimated
 from ..point import NodeJob, kind_of
-from ..store.campaign import Campaign, read_lines
 
 LOWEST, HIGHEST = 0.2, 10.0  # a pace beyond them is no pace but an accident
 

@@ -14,10 +14,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from ..directory import Campaign, lane_ids
 from ..errors import BenchError, EnvironmentLacks, FileError
+from ..files import read_json, write_json
 from ..node.heartbeat import Beat, is_alive, process_started_ticks, read_beat
-from ..store.campaign import Campaign, lane_ids
-from ..store.files import read_json, write_json
 from . import slurm
 from .request import End, read_end
 from .slurm import Told

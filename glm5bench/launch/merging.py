@@ -19,11 +19,11 @@ from typing import Any
 import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError, UncompletedJobError
 
+from ..archive.collection import files, no_point
+from ..archive.selection import Selection
+from ..archive.union import Merged, Progress, merge, no_progress
 from ..errors import BenchError, EnvironmentLacks, FileError, UsageError
-from ..store.collection import files, no_point
-from ..store.files import writable
-from ..store.selection import Selection
-from ..store.union import Merged, Progress, merge, no_progress
+from ..files import writable
 from . import slurm
 from .submit import clean_environment
 

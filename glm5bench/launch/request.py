@@ -10,11 +10,11 @@ from typing import Any
 
 from .. import __version__
 from ..cluster import Failure
+from ..directory import Campaign
 from ..errors import FileError
+from ..files import read_json
 from ..node.provenance import git_state
 from ..point import NodeJob
-from ..store.campaign import Campaign
-from ..store.files import read_json
 
 
 @dataclass(frozen=True)

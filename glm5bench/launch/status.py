@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ..cluster import Cluster
+from ..directory import Attempt, Campaign
 from ..errors import FileError
 from ..node.heartbeat import Beat
 from ..point import Arm, from_plain
-from ..store.campaign import Attempt, Campaign
 from .jobs import Job, look
 from .slurm import NEVER_STARTS, TERMINAL
 

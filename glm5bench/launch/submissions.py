@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..directory import Campaign
 from ..errors import FileError
-from ..store.campaign import Campaign
 
 
 @dataclass(frozen=True)

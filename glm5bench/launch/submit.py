@@ -24,11 +24,11 @@ from submitit.core.utils import DelayedSubmission, FailedJobError, FailedSubmiss
 
 from .. import __version__
 from ..cluster import Cluster, Failure
+from ..directory import Campaign
 from ..errors import EnvironmentLacks, UsageError
+from ..files import writable, write_json
 from ..node.heartbeat import process_started_ticks
 from ..point import NodeJob, digest_of, plain
-from ..store.campaign import Campaign
-from ..store.files import writable, write_json
 from . import slurm
 from .batch import Batch, Order, batch_name, batches, parameters
 from .entry import run_requests

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ..store.campaign import Campaign
+from ..directory import Campaign
 from .status import JobState, Status, status
 
 POLL_S = 0.5  # of the files; Slurm is asked as rarely as the cluster says

@@ -14,14 +14,14 @@ from typing import Any
 
 from ..analysis.metrics import Figures
 from ..analysis.reasons import Verdict
+from ..archive.sealed import seal_of
 from ..client.counters import Counted
 from ..client.endpoint import redacted_deeply
 from ..client.protocol import Measured
+from ..directory import ATTEMPT_FORMAT, Campaign
+from ..files import write_json
 from ..point import Arm, NodeJob, Point, ServerStart, digest_of, plain, simulated_facts
 from ..recipe import set_by_itself
-from ..store.campaign import ATTEMPT_FORMAT, Campaign
-from ..store.files import write_json
-from ..store.sealed import seal_of
 from .server import Server
 
 

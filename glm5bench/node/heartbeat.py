@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ..errors import EnvironmentLacks, FileError
-from ..store.files import read_json, write_json
+from ..files import read_json, write_json
 
 BEAT_S = 2.0
 SILENT_S = 60.0

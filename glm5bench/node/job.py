@@ -21,15 +21,15 @@ from typing import Any
 import httpx
 
 from ..analysis.metrics import Requests
+from ..archive.measurement import Measurement, answers_of
+from ..archive.pointfile import write_point
 from ..client.counters import Counted, counted, counted_since
 from ..client.protocol import Measured, Patience, Protocol
+from ..directory import Campaign, append_line, lane_ids
 from ..errors import BenchError, ClientError, EnvironmentLacks, ServerError
+from ..files import Taken, write_json
 from ..point import NodeJob, Point, ServerStart, kind_of
 from ..recipe import point_estimate_s
-from ..store.campaign import Campaign, append_line, lane_ids
-from ..store.files import Taken, write_json
-from ..store.measurement import Measurement, answers_of
-from ..store.pointfile import write_point
 from . import accuracy, preflight
 from .attempt import Trace, Watch, now_utc, observed, point_record, record_attempt, record_failure, whole
 from .command import NEXT_STEPS, Place, Stopped, flags_of_the_node

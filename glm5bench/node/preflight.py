@@ -21,9 +21,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ..archive.layout import place_shift
 from ..errors import EnvironmentLacks, ServerError
 from ..point import NodeJob, from_json
-from ..store.layout import place_shift
 from . import gpus
 from .checkpoint import found
 from .command import program_lacking

@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 
+from ..archive.measurement import Measurement, answers_of
 from ..client.counters import Counted, counted, counted_since
 from ..client.endpoint import Endpoint, model_name, redacted_deeply
 from ..client.load import Progress
@@ -22,7 +23,6 @@ from ..client.vocabulary import Vocabulary, vocabulary
 from ..client.workload import LAST_ID
 from ..errors import ServerError, SettingsError, UsageError
 from ..point import PROTOCOL_VERSION, Point, digest_of, plain
-from ..store.measurement import Measurement, answers_of
 from ..workload import Workload
 from .attempt import Watch
 from .provenance import provenance

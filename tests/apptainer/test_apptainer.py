@@ -10,6 +10,7 @@ from contained import ENV, contained, python_path
 from program import SMALL, bench, processes_of, status, until
 from program import environment as shell
 
+from glm5bench.archive.pointfile import read_point
 from glm5bench.errors import ServerError
 from glm5bench.images.record import Record, write_record
 from glm5bench.node.command import Place
@@ -17,7 +18,6 @@ from glm5bench.node.container import CACHE, Image, environment, inside
 from glm5bench.node.server import running
 from glm5bench.overrides import compose
 from glm5bench.recipe import bound
-from glm5bench.store.pointfile import read_point
 
 
 def test_a_sweep_measures_a_server_that_runs_from_an_image(images, tmp_path):

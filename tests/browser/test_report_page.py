@@ -9,7 +9,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from glm5bench.store.pointfile import write_point
+from glm5bench.archive.pointfile import write_point
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ from conftest import compose
 from program import beats, bench, processes_of, status, until
 from test_recipe import ARMS
 
+from glm5bench.archive.pointfile import read_point
 from glm5bench.launch.validate import validations
 from glm5bench.plan import plan
-from glm5bench.store.pointfile import read_point
 
 pytestmark = pytest.mark.engine
 HERE = Path(__file__).resolve().parent

@@ -7,7 +7,7 @@ import signal
 
 from login import LONG, SMALL
 
-from glm5bench.store.pointfile import read_point
+from glm5bench.archive.pointfile import read_point
 
 
 def test_three_hardwares_in_three_partitions_over_more_tasks_than_an_array_holds(site):

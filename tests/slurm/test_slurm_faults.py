@@ -7,7 +7,7 @@ import signal
 import pytest
 from login import LONG, SMALL
 
-from glm5bench.store.pointfile import read_point
+from glm5bench.archive.pointfile import read_point
 
 # points of four seconds each, a load so light that they take no longer on a busy machine
 TWELVE = (*LONG, "hardware=h200", "concurrency=2", "workload.prompts_per_concurrency=12", "repeat=0,1,2,3,4,5,6,7,8,9,10,11",

@@ -6,7 +6,7 @@ import pytest
 from contained import ENV, contained, python_path
 from login import LONG, SMALL
 
-from glm5bench.store.pointfile import read_point
+from glm5bench.archive.pointfile import read_point
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 from conftest import measured
 
-from glm5bench.store.collection import collect
-from glm5bench.store.pointfile import write_point
+from glm5bench.archive.collection import collect
+from glm5bench.archive.pointfile import write_point
 
 
 def points(site, n=6):

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import FileError
-from .archive import name_of
 from .collection import Found, surveys
 from .columns import plain
 from .decoding import measurements
 from .measurement import Measurement
 from .reading import Readers
+from .writer import name_of
 
 AT_ONCE = 32  # points
 Made = TypeVar("Made")

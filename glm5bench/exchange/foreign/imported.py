@@ -15,10 +15,10 @@ from typing import Any
 
 from ...analysis.metrics import Requests
 from ...analysis.plausibility import Stated, of_stated
+from ...archive.columns import BY_NAME
+from ...archive.measurement import SOURCES, Measurement
 from ...errors import FileError, SettingsError
 from ...point import digest_of
-from ..columns import BY_NAME
-from ..measurement import SOURCES, Measurement
 from .reading import MAX_TEXT, Entry, ForeignFile, Read
 
 UNSTATED = "unstated"  # the word of `glm5bench load`

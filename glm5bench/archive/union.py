@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FileError
+from ..files import writable
 from ..point import digest_of
 from .addition import Copy, Refused, checks
-from .archive import Writer, writing
 from .collection import Found, files, no_point
 from .contents import Glance, SourceTable, Survey
-from .files import writable
 from .measurement import Measurement
 from .moving import Destination, Move, Piece
 from .pointfile import write_point
@@ -30,6 +29,7 @@ from .sealed import Sink, is_archive
 from .selection import Selection
 from .survey import glance
 from .tasks import Task, batches, read, surveys
+from .writer import Writer, writing
 
 BASE_BYTES = 64 * 2**20  # of an archive that is copied as it lies
 SURVEYS = 256  # that are kept at once

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ..measurement import Measurement
+from ...archive.measurement import Measurement
 from ..serving import FIGURES
 from ..vllm_json import details
 from .summary_row import SummaryRow

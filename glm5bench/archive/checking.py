@@ -10,7 +10,6 @@ from typing import Any
 
 from ..analysis.reasons import Reason, Verdict
 from ..errors import FileError
-from .archive import name_of
 from .collection import Gathered, surveys
 from .columns import COLUMNS
 from .contents import Survey
@@ -19,6 +18,7 @@ from .measurement import Measurement
 from .reading import Readers
 from .summary import summary
 from .union import Progress, no_progress
+from .writer import name_of
 
 POINTS_AT_ONCE = 32
 TOLERANCE = 1e-9  # of another numpy's sums

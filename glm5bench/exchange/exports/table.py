@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...archive.columns import COLUMNS, DEFINITIONS
 from ...errors import EnvironmentLacks
-from ..columns import COLUMNS, DEFINITIONS
 from .summary_row import SummaryRow
 
 if TYPE_CHECKING:  # an extra: the rest of the program does not need it

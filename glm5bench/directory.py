@@ -22,11 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import BenchError, FileError
+from .archive.measurement import Measurement
+from .archive.pointfile import read_point
+from .archive.sealed import seal_of
+from .errors import BenchError, FileError
 from .files import Taken, place_new, read_json, writable, write_json, write_whole
-from .measurement import Measurement
-from .pointfile import read_point
-from .sealed import seal_of
 
 ATTEMPT_FORMAT = 1
 IN_LIST = ("key", "attempt", "status", "validity", "class", "message", "reasons", "node", "job_id", "seal", "size_bytes", "mtime_ns")

@@ -27,7 +27,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from ..errors import FileError
-from .files import write_whole
+from ..files import write_whole
 
 BLOCK = 512
 MAGIC = b"glm5bench sha256 "

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from ..analysis.rows import Row
 from ..errors import FileError, UsageError
-from .archive import PUBLISHED, set_digest
 from .contents import SourceTable, Survey, measurement_name
 from .reading import Readers
 from .summary import rows
 from .survey import survey
+from .writer import PUBLISHED, set_digest
 
 
 @dataclass

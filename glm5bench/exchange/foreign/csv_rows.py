@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ...archive.columns import BY_NAME, DEFINITIONS
+from ...archive.measurement import SOURCES
 from ...errors import FileError
-from ..columns import BY_NAME, DEFINITIONS
-from ..measurement import SOURCES
 from .imported import FACTS, Results, Told, fact
 from .reading import MAX_COUNT, MAX_TEXT, ForeignFile
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from ...analysis.metrics import STRAY_SHARE, statistics
+from ...archive.columns import STATISTICS
 from .. import serving
-from ..columns import STATISTICS
 from .imported import Results, Told, defined, each, facts_in, figures_in, latency, metadata
 from .reading import Entry, ForeignFile, entries
 from .timed import Timed, refuse_contradictions, requests_of

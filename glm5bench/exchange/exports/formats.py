@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...archive.measurement import Measurement
 from ...errors import UsageError
-from ..files import Taken, write_whole
-from ..measurement import Measurement
+from ...files import Taken, write_whole
 from . import inferencex, sglang, table, vllm
 from .summary_row import SummaryRow, summary_row
 

@@ -1,6 +1,6 @@
 """A point as a line of SGLang's serving benchmark.
 
-What that tool calls ITL depends on its backend and on the accept length (store.foreign.sglang): a gap is written under its name where
+What that tool calls ITL depends on its backend and on the accept length (exchange.foreign.sglang): a gap is written under its name where
 that is what it means, and always under a name of its own, mean_itl_chunk_ms or mean_itl_token_ms. A closed loop has the request rate
 Infinity, bare, as the tool writes it.
 """

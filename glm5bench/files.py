@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..errors import EnvironmentLacks, FileError
+from .errors import EnvironmentLacks, FileError
 
 
 class Taken(Exception):

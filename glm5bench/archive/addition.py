@@ -16,11 +16,11 @@ from pathlib import Path
 
 import h5py
 
-from .archive import POINT_ROWS, Writer
 from .contents import Identity, Survey, identity_of
 from .moving import Move
 from .pointfile import undamaged
 from .sealed import BLOCK, Sink, begin_to_sync, structure_end, structure_ranges
+from .writer import POINT_ROWS, Writer
 
 REHEARSAL = "rehearsal.h5"
 IN_MEMORY_BYTES = 256 * 2**20

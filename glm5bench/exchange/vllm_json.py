@@ -11,9 +11,9 @@ import numpy as np
 
 from ..analysis.metrics import P99_NEEDS, Floats, Requests, started_ns, time_per_output_token_s
 from ..analysis.windows import goodput_rps, peak_concurrency, peak_output_tput_tok_s
+from ..archive.measurement import Measurement
 from ..errors import UsageError
 from ..workload import objectives
-from .measurement import Measurement
 
 METRICS = ("ttft", "tpot", "itl", "e2el")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ...archive.measurement import Measurement
 from ...errors import FileError
-from ..measurement import Measurement
 from . import aiperf, csv_rows, guidellm, inferencex, sglang, vllm
 from .imported import Given, Pair, Results, measurement
 from .reading import ForeignFile, foreign_file

@@ -10,11 +10,11 @@ import csv
 from pathlib import Path
 from typing import Any
 
+from ..archive.contents import SourceTable
+from ..archive.measurement import Measurement
+from ..archive.union import write_measurements
+from ..archive.writer import PUBLISHED
 from ..point import digest_of
-from .archive import PUBLISHED
-from .contents import SourceTable
-from .measurement import Measurement
-from .union import write_measurements
 
 GPUS_PER_NODE = 8
 VLLM_SOURCE = {"source": "vllm-glm5-2048-512", "definitions": {"tpot_unnamed_ms": "TPOT, the source does not say of which statistic"}}

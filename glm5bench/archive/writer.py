@@ -24,10 +24,10 @@ import xxhash
 from numpy.typing import NDArray
 
 from ..errors import FileError, UsageError
+from ..files import whole
 from ..point import canonical_json
 from .columns import COLUMNS, Column, Kind, listed
 from .contents import SourceTable, Survey, measurement_name
-from .files import whole
 from .layout import ABOUT, FILTERS, RAW, TABLES, RawTable, chunk_places, make_tables, tables
 from .moving import Piece, joined
 from .pointfile import FORMAT, opened, what_is, write_text

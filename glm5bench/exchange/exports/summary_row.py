@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..columns import BY_NAME, COLUMNS, STATISTICS
+from ...archive.columns import BY_NAME, COLUMNS, STATISTICS
 from ..foreign.imported import UNSTATED
 
 FROM_ONE = ("gpus", "gpus_per_node")  # counts of which 0 says that nobody knows

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import FileError
+from ..files import writable
 from .contents import Identity, identity_of
-from .files import writable
 from .sealed import BLOCK, begin_to_sync, put
 from .stored import Bytes, Check, verified
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..columns import STATISTICS
+from ...archive.columns import STATISTICS
 from .summary_row import SummaryRow
 
 METRICS = {"ttft": "ttft", "tpot": "tpot", "itl": "itl_chunk", "e2el": "e2el"}
