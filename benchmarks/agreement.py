@@ -16,9 +16,10 @@ from glm5bench.archive.decoding import measurements
 from glm5bench.archive.measurement import Measurement
 from glm5bench.archive.summary import row_of
 from glm5bench.errors import FileError
-from glm5bench.point import Arm, from_plain
 from glm5bench.simulator.options import flags_of, from_arm
 from glm5bench.simulator.predict import predict
+from glm5bench.values.plain import from_plain
+from glm5bench.values.point import Arm
 
 
 def line(m: Measurement) -> dict[str, str]:

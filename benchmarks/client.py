@@ -45,9 +45,10 @@ import numpy as np
 
 from glm5bench.archive.pointfile import read_point
 from glm5bench.client.workload import LAST_ID, Encoder
-from glm5bench.point import Point, from_plain
 from glm5bench.simulator.chunks import as_json
-from glm5bench.workload import Workload
+from glm5bench.values.plain import from_plain
+from glm5bench.values.point import Point
+from glm5bench.values.workload import Workload
 
 ROOT = Path(__file__).resolve().parent.parent
 CLIENT_CORE, SERVER_CORE = 0, 1

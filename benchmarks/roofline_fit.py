@@ -22,11 +22,11 @@ import numpy as np
 from tabulate import tabulate
 
 from glm5bench import recipe
-from glm5bench.overrides import compose
-from glm5bench.point import Efficiency
-from glm5bench.settings import Settings
+from glm5bench.settings.overrides import compose
 from glm5bench.simulator.options import flags_of, from_arm
 from glm5bench.simulator.predict import predict
+from glm5bench.values.groups import Efficiency
+from glm5bench.values.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 DOC = ROOT / "docs" / "roofline.md"

@@ -24,11 +24,11 @@ from glm5bench.analysis.course import of_run
 from glm5bench.analysis.metrics import Requests, figures
 from glm5bench.analysis.repeats import quantile
 from glm5bench.analysis.windows import steady
-from glm5bench.overrides import compose
-from glm5bench.point import Arm
 from glm5bench.roofline import StepModel, resolved_kv_dtype
+from glm5bench.settings.overrides import compose
 from glm5bench.simulator.predict import lengths
 from glm5bench.simulator.scheduler import Limits, Request, Scheduler
+from glm5bench.values.point import Arm
 
 ARMS = (("hardware=h200", "speculative=off"), ("hardware=b200", "speculative=mtp"))
 SHAPES = ((8192, 1024, 8), (8192, 1024, 32), (1024, 1024, 32), (1024, 8192, 8))  # input, output, concurrency

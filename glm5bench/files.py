@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -99,3 +100,12 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise FileError(f"{path.name} cannot be read: {' '.join(str(error).split())}.", path=str(path)) from error
+
+
+def sha256(path: Path) -> str:
+    """The hash of a file's bytes, 64 hex digits. Raises OSError where it cannot be read."""
+    h = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(2**22):
+            h.update(piece)
+    return h.hexdigest()

@@ -7,7 +7,7 @@ import re
 from packaging.version import InvalidVersion, Version
 
 from . import recipe
-from .point import Arm
+from .values.point import Arm
 
 MOVING = re.compile(r"latest|nightly|main|dev")  # tags of images that change
 

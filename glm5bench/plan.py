@@ -16,8 +16,11 @@ from dataclasses import dataclass
 from . import recipe
 from .errors import ImpossibleError, SettingsError
 from .image_version import image_of_version, wrong_image
-from .point import Accuracy, Arm, NodeJob, Point, Recipe, ServerStart, digest_of, point_keys
-from .settings import Price, RepeatScope, Settings
+from .values.cluster import Cluster
+from .values.groups import Accuracy, Checkpoint
+from .values.plain import digest_of
+from .values.point import Arm, NodeJob, Point, Recipe, ServerStart, point_keys
+from .values.settings import ArmSettings, Asked, CampaignSettings, Price, RepeatScope
 
 JOB_OVERHEAD_S = 60.0  # container start, checks and the end of a job
 
@@ -61,23 +64,24 @@ class Plan:
         return sum(job.estimate_usd for job in self.jobs)
 
 
-def plan(asked: Sequence[Settings], max_s: Mapping[str, float] | None = None) -> Plan:
+def plan(asked: Asked, max_s: Mapping[str, float] | None = None) -> Plan:
     """The node jobs of all arms asked for. `max_s`: the longest that a job on a hardware may be estimated to take, seconds.
 
     Raises ImpossibleError with the reason when nothing that was asked can be, SettingsError for a contradiction.
     """
-    _refuse_differing(asked)
-    requests, notes = _distinct(asked)
+    campaign = asked.campaign
+    _refuse_bound_twice(campaign)
+    requests, notes = _distinct(asked.arms)
     _refuse_wrong_images([request.settings.arm for request in requests])
     jobs: list[NodeJob] = []
-    lanes = _lanes(requests)
-    arms = [(request.settings, *_starts(request, n)) for request, n in zip(requests, lanes, strict=True)]
+    lanes = _lanes(requests) if campaign.pack else [1] * len(requests)
+    arms = [(request.settings, *_starts(request, n, campaign)) for request, n in zip(requests, lanes, strict=True)]
     left_out = [out for _, _, impossible in arms for out in impossible]
-    for repeats in _repeats_of_a_job(requests):
+    for repeats in _repeats_of_a_job(requests, campaign.repeat_scope):
         for (s, starts, _), n_lanes in zip(arms, lanes, strict=True):
             measured = [start for start in (_of_repeats(start, repeats) for start in starts) if start.points]
             if measured:
-                whole = _node_job(s, measured, n_lanes)
+                whole = _node_job(s, campaign, measured, n_lanes)
                 own = dataclasses.replace(whole, id=f"{whole.id}-r{min(repeats)}") if len(repeats) == 1 and min(repeats) else whole
                 jobs += split(own, (max_s or {}).get(s.hardware.id))
     if not jobs:
@@ -96,18 +100,19 @@ def plan(asked: Sequence[Settings], max_s: Mapping[str, float] | None = None) ->
     return Plan(tuple(jobs), tuple(left_out), tuple(dict.fromkeys(notes)), tuple(dict.fromkeys(warnings)))
 
 
-def repeat_scopes(asked: Sequence[Settings], max_s: Mapping[str, float] | None = None) -> dict[str, Plan]:
+def repeat_scopes(asked: Asked, max_s: Mapping[str, float] | None = None) -> dict[str, Plan]:
     """The plans of both scopes of repeats, if there are repeats; else none."""
-    if not any(len(set(s.repeat)) > 1 for s in asked):
+    if not any(len(set(s.repeat)) > 1 for s in asked.arms):
         return {}
     scopes: tuple[RepeatScope, ...] = ("start", "run")
-    return {scope: plan([dataclasses.replace(s, repeat_scope=scope) for s in asked], max_s) for scope in scopes}
+    campaigns = {scope: dataclasses.replace(asked.campaign, repeat_scope=scope) for scope in scopes}
+    return {scope: plan(dataclasses.replace(asked, campaign=campaign), max_s) for scope, campaign in campaigns.items()}
 
 
-def _repeats_of_a_job(requests: Sequence[_Request]) -> list[frozenset[int]]:
+def _repeats_of_a_job(requests: Sequence[_Request], scope: RepeatScope) -> list[frozenset[int]]:
     """Which repeats share a job: all of them, or each has its own, so that the first repeat of every arm comes first."""
     repeats = sorted({repeat for request in requests for _, _, repeat in request.points})
-    return [frozenset(repeats)] if requests[0].settings.repeat_scope == "run" else [frozenset([repeat]) for repeat in repeats]
+    return [frozenset(repeats)] if scope == "run" else [frozenset([repeat]) for repeat in repeats]
 
 
 def _of_repeats(start: ServerStart, repeats: Collection[int]) -> ServerStart:
@@ -150,39 +155,19 @@ def _mtp_notes(arms: Sequence[Arm]) -> list[str]:
 class _Request:
     """One arm, and which of its points were asked for: (concurrency, seed, repeat)."""
 
-    settings: Settings
+    settings: ArmSettings
     points: frozenset[tuple[int, int, int]]
 
 
-def _refuse_differing(asked: Sequence[Settings]) -> None:
-    """What holds for a campaign as a whole cannot be swept inside one."""
-    for name in (
-        "server_scope",
-        "repeat_scope",
-        "bind_concurrency",
-        "cluster",
-        "price",
-        "failure",
-        "retries",
-        "pack",
-        "stage",
-        "telemetry_s",
-        "accuracy",
-        "name",
-        "output_dir",
-        "wait",
-    ):
-        if len({digest_of(getattr(s, name)) for s in asked}) > 1:
-            raise SettingsError(f"{name} differs between the arms, and is one for a campaign.", next_step=f"one sweep for each {name}")
-    first = asked[0]
-    if first.server_scope == "point" and first.bind_concurrency is not None:
+def _refuse_bound_twice(campaign: CampaignSettings) -> None:
+    if campaign.server_scope == "point" and campaign.bind_concurrency is not None:
         raise SettingsError(
-            f"bind_concurrency={first.bind_concurrency} means nothing under server_scope=point, where each point binds its own.",
+            f"bind_concurrency={campaign.bind_concurrency} means nothing under server_scope=point, where each point binds its own.",
             next_step="leave one of the two out",
         )
 
 
-def _distinct(asked: Sequence[Settings]) -> tuple[list[_Request], list[str]]:
+def _distinct(asked: Sequence[ArmSettings]) -> tuple[list[_Request], list[str]]:
     """Arms that overrides made the same become one, with the union of their points."""
     kept: dict[str, _Request] = {}
     merged: dict[str, int] = {}
@@ -198,12 +183,12 @@ def _distinct(asked: Sequence[Settings]) -> tuple[list[_Request], list[str]]:
 
 
 def _lanes(requests: Sequence[_Request]) -> list[int]:
-    """How many servers stand side by side on the node of each arm: more than one under `pack`, where enough arms of one shape are left."""
+    """How many servers stand side by side on the node of each arm: more than one where enough arms of one shape are left."""
     lanes = [1] * len(requests)
     shapes: dict[tuple[str, int], list[int]] = {}
     for i, request in enumerate(requests):
         s = request.settings
-        if s.pack and 2 * s.tp.size <= s.hardware.gpus_per_node and recipe.impossible(s.arm, [c for c, _, _ in request.points]) is None:
+        if 2 * s.tp.size <= s.hardware.gpus_per_node and recipe.impossible(s.arm, [c for c, _, _ in request.points]) is None:
             shapes.setdefault((s.hardware.id, s.tp.size), []).append(i)
     for members in shapes.values():
         s = requests[members[0]].settings
@@ -220,7 +205,7 @@ def _unnamed(arm: Arm) -> Arm:
     return dataclasses.replace(arm, workload=dataclasses.replace(arm.workload, id=""))
 
 
-def _starts(request: _Request, lanes: int) -> tuple[list[ServerStart], list[LeftOut]]:
+def _starts(request: _Request, lanes: int, campaign: CampaignSettings) -> tuple[list[ServerStart], list[LeftOut]]:
     """The server starts of an arm; those that cannot be with their reason."""
     s, asked = request.settings, sorted(request.points)
     reason = recipe.contradiction(s.arm)
@@ -228,8 +213,8 @@ def _starts(request: _Request, lanes: int) -> tuple[list[ServerStart], list[Left
         return [], [LeftOut(s.arm.label, len(asked), reason)]
     concurrencies = sorted({c for c, _, _ in asked})
     starts, left_out = [], []
-    for group in [concurrencies] if s.server_scope == "arm" else [[c] for c in concurrencies]:
-        started = recipe.bound(s.arm, s.bind_concurrency or max(group), group)
+    for group in [concurrencies] if campaign.server_scope == "arm" else [[c] for c in concurrencies]:
+        started = recipe.bound(s.arm, campaign.bind_concurrency or max(group), group)
         points = _points(s.arm, started, [axes for axes in asked if axes[0] in group], lanes)
         reason = recipe.unfit(s.arm, started)
         if reason is None:
@@ -249,24 +234,25 @@ def _arm_id(arm: Arm) -> str:
     return digest_of(dataclasses.replace(arm, engine=dataclasses.replace(arm.engine, fault="")), 8)
 
 
-def _node_job(s: Settings, starts: Sequence[ServerStart], lanes: int) -> NodeJob:
+def _node_job(s: ArmSettings, campaign: CampaignSettings, starts: Sequence[ServerStart], lanes: int) -> NodeJob:
     """Points ascend in concurrency: the low ones are measured before a full server has fragmented its cache."""
-    usd_per_s = 0.0 if s.engine.simulated else s.hardware.gpus_per_node * price_of(s.price, s.hardware.id) / lanes / 3600
-    accuracy = s.accuracy if s.accuracy.task else None
+    usd_per_s = 0.0 if s.engine.simulated else s.hardware.gpus_per_node * price_of(campaign.price, s.hardware.id) / lanes / 3600
+    accuracy, cluster = campaign.accuracy if campaign.accuracy.task else None, campaign.cluster
     seconds = _estimate_s(s.arm, starts, accuracy, 1.0)
+    concurrencies = [p.concurrency for start in starts for p in start.points]
     return NodeJob(
         id=f"{s.hardware.id}-{_arm_id(s.arm)}",
         arm=s.arm,
         arm_id=_arm_id(s.arm),
-        server_scope=s.server_scope,
-        model_path=_model_path(s),
-        image_dir=s.cluster.image_dir or "",
-        cache_dir=s.cluster.cache_dir or "",
+        server_scope=campaign.server_scope,
+        model_path=_model_path(cluster, s.checkpoint),
+        image_dir=cluster.image_dir or "",
+        cache_dir=cluster.cache_dir or "",
         accuracy=accuracy,
-        accuracy_at=accuracy_at([p.concurrency for start in starts for p in start.points]) if accuracy and s.server_scope == "arm" else (),
-        telemetry_s=s.telemetry_s,
-        stage_dir=(s.cluster.stage_dir or "") if s.stage == "local" and not s.engine.simulated else "",
-        binds=s.cluster.binds,
+        accuracy_at=accuracy_at(concurrencies) if accuracy and campaign.server_scope == "arm" else (),
+        telemetry_s=campaign.telemetry_s,
+        stage_dir=(cluster.stage_dir or "") if campaign.stage == "local" and not s.engine.simulated else "",
+        binds=cluster.binds,
         starts=tuple(starts),
         estimate_s=seconds,
         estimate_usd=seconds * usd_per_s,
@@ -311,8 +297,8 @@ def _of_starts(job: NodeJob, starts: Sequence[ServerStart]) -> NodeJob:
     return dataclasses.replace(job, starts=tuple(starts), estimate_s=seconds, estimate_usd=usd)
 
 
-def _model_path(s: Settings) -> str:
-    directory, repository = s.cluster.checkpoint_dir, s.checkpoint.repository
+def _model_path(cluster: Cluster, checkpoint: Checkpoint) -> str:
+    directory, repository = cluster.checkpoint_dir, checkpoint.repository
     return f"{directory.rstrip('/')}/{repository}" if directory else repository
 
 

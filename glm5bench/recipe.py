@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import SettingsError
-from .point import Arm, Recipe, Rule
 from .roofline import MemoryFit, StepModel, closed_loop_s, memory_fit, resolved_kv_dtype
-from .workload import Workload
+from .values.groups import Rule
+from .values.point import Arm, Recipe
+from .values.workload import Workload
 
 GIVEN_BY_THE_NODE = ("$MODEL", "$HOST", "$PORT", "$FACTS")
 FRACTION_FLAGS = ("--mem-fraction-static", "--gpu-memory-utilization")

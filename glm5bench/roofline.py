@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .point import Architecture, Arm, Checkpoint, Hardware, Speculative
-from .workload import Workload
+from .values.groups import Architecture, Checkpoint, Hardware, Speculative
+from .values.point import Arm
+from .values.workload import Workload
 
 GIB = 2**30
 INDEX_SCALE_BYTES = 4  # one FP32 scale for each key of the indexer

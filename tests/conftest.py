@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 import xxhash
 
-from glm5bench import overrides
+from glm5bench import plan as planning
 from glm5bench.analysis.metrics import Requests
 from glm5bench.analysis.reasons import judged
 from glm5bench.analysis.telemetry import Telemetry, Track
 from glm5bench.archive.measurement import Measurement
 from glm5bench.archive.sealed import BLOCK, MAGIC
+from glm5bench.settings import overrides
+from glm5bench.values.settings import together
 
 sys.path[:0] = [str(Path(__file__).resolve().parent / name) for name in ("slurm", "apptainer", "browser")]
 pytest_plugins = ("login", "contained", "chromium")  # the real Slurm with a login node on it; real images; a real browser
@@ -26,6 +28,11 @@ pytest_plugins = ("login", "contained", "chromium")  # the real Slurm with a log
 hypothesis.settings.register_profile("here", deadline=None)  # how long an example takes is the machine's business
 hypothesis.settings.load_profile("here")
 compose = functools.cache(overrides.compose)  # 0.1 s a composition
+
+
+def plan(composed, max_s=None):
+    """The plan of these arms."""
+    return planning.plan(together(composed), max_s)
 
 
 def raw(sent, first, last, *, prompt, out, asked=None, error=None, chunks=None):

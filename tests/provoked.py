@@ -14,7 +14,7 @@ from loopback import Loopback
 from glm5bench.archive.measurement import Measurement
 from glm5bench.client.endpoint import Endpoint
 from glm5bench.node.standalone import Asked, load
-from glm5bench.workload import Workload
+from glm5bench.values.workload import Workload
 
 MODELS = b'{"data": [{"id": "m", "owned_by": "test"}]}'
 

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import besides_waves, measured
+from conftest import besides_waves, measured, plan
 from rows import CURVE, ECONOMY, FAST, SERIES, row
 
-from glm5bench import plan
+from glm5bench import plan as planning
 from glm5bench.analysis.comparison import compared
 from glm5bench.archive.summary import summary
 from glm5bench.errors import SettingsError
 from glm5bench.node import accuracy
-from glm5bench.overrides import compose
-from glm5bench.point import Accuracy
 from glm5bench.report.readable import as_markdown
 from glm5bench.report.tables import tables
+from glm5bench.settings.overrides import compose
+from glm5bench.values.groups import Accuracy
 
 DATA = Path(__file__).parent / "data" / "accuracy"
 ASKED = Accuracy("gsm8k", "gsm8k", str(DATA), 5, {"GLM-5": 0.94, "other": 0.9}, {"temperature": 0}, 1200, 1800)
@@ -55,7 +55,7 @@ def test_the_interval_holds_the_true_share_as_often_as_it_says(n):
 
 @pytest.mark.parametrize(("asked", "at"), [([4], [4]), ([4, 8], [4, 8]), ([64, 4, 16, 8, 32], [16, 64]), ([4, 8, 16, 32], [8, 32])])
 def test_it_is_asked_at_the_median_and_the_highest_concurrency(asked, at):
-    assert list(plan.accuracy_at(asked)) == at
+    assert list(planning.accuracy_at(asked)) == at
 
 
 def test_a_score_that_passes_says_nothing_and_stands_in_the_summary():
@@ -151,8 +151,8 @@ def test_an_arm_that_passed_is_not_marked_for_another_tp_of_its_series():
 
 def test_it_is_asked_where_the_whole_arm_says_whichever_points_are_left():
     asked = compose("concurrency=[4,8,16,32,64,128,256]", "accuracy=gsm8k", "accuracy.data=/q", "hardware=b200")
-    (job,) = plan.plan([asked]).jobs
-    rest = plan.without(job, {p.key for p in job.points if p.concurrency > 8})
+    (job,) = plan([asked]).jobs
+    rest = planning.without(job, {p.key for p in job.points if p.concurrency > 8})
 
     assert job.accuracy_at == rest.accuracy_at == (32, 256)
-    assert {piece.accuracy_at for piece in plan.split(job, job.estimate_s / 2)} == {(32, 256)}
+    assert {piece.accuracy_at for piece in planning.split(job, job.estimate_s / 2)} == {(32, 256)}

@@ -1,4 +1,4 @@
-"""Imports go down only, and each third-party package has one home. The two tables are DESIGN's; docs/design.md repeats them."""
+"""Imports go down only, and each third-party package has one home. The two tables are docs/design.md's."""
 
 import ast
 from pathlib import Path
@@ -10,62 +10,59 @@ PACKAGE = ROOT / "glm5bench"
 
 MAY_IMPORT = {
     "errors": set(),
-    "workload": set(),
-    "content": set(),
-    "point": {"workload"},
-    "roofline": {"workload"},
-    "cluster": {"workload"},
-    "settings": {"cluster", "workload", "content"},
-    "overrides": {"settings"},
-    "prices": {"settings"},
-    "recipe": {"roofline", "workload"},
+    "files": set(),
+    "values": set(),
+    "settings": {"files"},
+    "roofline": set(),
+    "recipe": {"roofline"},
     "image_version": {"recipe"},
-    "plan": {"recipe", "image_version", "settings"},
+    "plan": {"recipe", "image_version"},
     "analysis": {"roofline"},
-    "store": {"analysis", "workload"},
-    "images": {"store", "content"},
-    "simulator": {"roofline", "workload"},
-    "client": {"workload", "content", "analysis", "simulator"},
-    "node": {"workload", "recipe", "images", "store", "analysis", "simulator", "client"},
-    "launch": {"cluster", "plan", "images", "node", "store"},
+    "archive": {"files", "analysis"},
+    "exchange": {"files", "analysis", "archive"},
+    "directory": {"files", "archive"},
+    "images": {"files"},
+    "simulator": {"roofline"},
+    "client": {"files", "analysis", "simulator"},
+    "node": {"files", "recipe", "images", "archive", "directory", "analysis", "simulator", "client"},
+    "launch": {"files", "plan", "images", "node", "archive", "directory"},
     "report": {"analysis"},
-    "api": {"store"},
+    "api": {"archive"},
     "cli": {
-        "cluster",
+        "files",
         "recipe",
         "plan",
         "settings",
-        "overrides",
-        "prices",
         "roofline",
         "analysis",
-        "store",
+        "archive",
+        "exchange",
+        "directory",
         "images",
         "simulator",
         "client",
-        "workload",
         "node",
         "launch",
         "report",
     },
 }
-EVERYONE = {"errors", "point"}
+EVERYONE = {"errors", "values"}
 HOMES = {
-    "hydra": {"overrides"},
-    "omegaconf": {"overrides"},
+    "hydra": {"settings"},
+    "omegaconf": {"settings"},
     "submitit": {"launch"},
-    "h5py": {"store"},
+    "h5py": {"archive"},
     "httpx": {"client", "node", "images"},
     "httptools": {"client", "simulator"},
     "msgspec": {"client", "report"},
     "matplotlib": {"report"},
     "plotille": {"report"},
     "plotly": {"report"},
-    "pandas": {"store", "report", "api"},
-    "pyarrow": {"store"},
-    "xxhash": {"store"},
-    "pydantic": {"workload", "settings", "cluster", "point", "images"},
-    "yaml": {"prices"},
+    "pandas": {"exchange", "report", "api"},
+    "pyarrow": {"exchange"},
+    "xxhash": {"archive"},
+    "pydantic": {"values", "settings", "images"},
+    "yaml": {"settings"},
     "typer": {"cli"},
     "starlette": {"simulator"},
     "uvicorn": {"simulator"},
@@ -78,7 +75,7 @@ HOMES = {
     "amdsmi": {"node"},
     "prometheus_client": {"client"},
 }
-PURE = ("workload", "cluster", "plan", "recipe", "image_version", "roofline", "analysis", "point")
+PURE = ("values", "plan", "recipe", "image_version", "roofline", "analysis")
 TOUCHES_THE_WORLD = {"os", "time", "datetime", "pathlib", "subprocess", "socket", "io", "tempfile", "shutil"}
 
 
@@ -130,7 +127,7 @@ def test_the_launchers_only_know_the_overrides():
     for path in (ROOT / "launchers").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("glm5bench"):
-                assert node.module == "glm5bench.overrides"
+                assert node.module == "glm5bench.settings.overrides"
 
 
 def test_an_experiment_is_at_most_thirty_lines():

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from glm5bench.client.recorded import Traced
 from glm5bench.client.workload import Encoder, ramped
-from glm5bench.point import Point
-from glm5bench.workload import Workload
+from glm5bench.values.point import Point
+from glm5bench.values.workload import Workload
 
 OPEN = Workload(
     "open",

@@ -6,12 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import compose
+from conftest import compose, plan
 
 from glm5bench.directory import Campaign
 from glm5bench.errors import SettingsError
 from glm5bench.launch.batch import STEPS_MIN, Order, batch_name, batches, longest_s, parameters, script, time_limit_min
-from glm5bench.plan import plan
 
 GOLDEN = Path(__file__).with_name("golden") / "sbatch_example.sh"
 CAMPAIGN = Campaign(Path("/campaigns/night"))

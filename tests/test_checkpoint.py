@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import compose
+from conftest import compose, plan
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,7 +22,6 @@ from glm5bench.node import staging
 from glm5bench.node.checkpoint import INDEX, cached_share, directories, fetch_command, found
 from glm5bench.node.command import Stopped
 from glm5bench.node.staging import staged, weights
-from glm5bench.plan import plan
 
 REVISION, OTHER = "0123456789abcdef0123456789abcdef01234567", "f" * 40
 CHECKPOINT = compose("speculative=off").checkpoint

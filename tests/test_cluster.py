@@ -6,11 +6,11 @@ import pytest
 import yaml
 from conftest import compose
 
-from glm5bench import overrides
-from glm5bench.cluster import CLASSES, Cluster, Failure, Policy, Resources
 from glm5bench.errors import SettingsError
-from glm5bench.point import from_plain, plain
-from glm5bench.settings import conf_dir, group_values
+from glm5bench.settings import overrides
+from glm5bench.settings.validated import conf_dir, group_values
+from glm5bench.values.cluster import CLASSES, Cluster, Failure, Policy, Resources
+from glm5bench.values.plain import from_plain, plain
 
 
 def cluster(*, hardware=None, **slurm):

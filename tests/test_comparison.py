@@ -12,7 +12,7 @@ from glm5bench.analysis.rows import Row, Series
 from glm5bench.archive.summary import row_of
 from glm5bench.archive.writer import PUBLISHED
 from glm5bench.exchange.published import published
-from glm5bench.prices import power_table, price_table
+from glm5bench.settings.prices import power_table, price_table
 
 CHEAP = Series("measured", "h200", "sglang", "zai-org/GLM-5-FP8", "fp8", "mtp", 8192, 1024)
 FAST = dataclasses.replace(CHEAP, hardware="b200")

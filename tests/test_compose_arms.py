@@ -10,10 +10,11 @@ from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 
-from glm5bench import overrides
 from glm5bench.errors import SettingsError
-from glm5bench.overrides import Arms, run_hydra
-from glm5bench.settings import conf_dir
+from glm5bench.settings import overrides
+from glm5bench.settings.overrides import Arms, run_hydra
+from glm5bench.settings.validated import conf_dir
+from glm5bench.values.settings import together
 
 OVERLAY = """\
 defaults: [8k1k, _self_]
@@ -23,10 +24,15 @@ osl_tokens: ${.isl_tokens}
 """
 
 
+def composed(*overrides):
+    """The settings of one arm."""
+    return together([compose(*overrides)]).arms[0]
+
+
 def swept(*arguments):
     """All arms of a command line, as the launcher hands them over."""
     found = []
-    run_hydra(arguments, lambda multirun: found.extend(multirun.arms) or 0, program="test")
+    run_hydra(arguments, lambda multirun: found.extend(multirun.asked.arms) or 0, program="test")
     return found
 
 
@@ -87,7 +93,7 @@ def test_every_arm_of_a_sweep_is_the_one_that_hydra_composes():
     found = swept("engine=simulated", "hardware=h200,b200", "engine.time_scale=7.5", "workload.prompts=null,'9'", "concurrency=4,8")
 
     assert found == [
-        compose("engine=simulated", f"hardware={h}", "engine.time_scale=7.5", f"workload.prompts={p}", "concurrency=[4,8]")
+        composed("engine=simulated", f"hardware={h}", "engine.time_scale=7.5", f"workload.prompts={p}", "concurrency=[4,8]")
         for h in ("h200", "b200")
         for p in ("null", 9)
     ]
@@ -96,7 +102,7 @@ def test_every_arm_of_a_sweep_is_the_one_that_hydra_composes():
 def test_an_arm_leaves_nothing_behind_in_the_next():
     first, second, third = swept("workload.isl_tokens=512,1024,8192", "workload=8k1k")
 
-    assert third == compose()
+    assert third == composed()
     assert dataclasses.replace(first.workload, isl_tokens=1024) == second.workload
 
 
@@ -151,7 +157,7 @@ def test_a_group_of_the_users_own_is_a_choice_like_those_that_are_shipped(overla
     mine, shipped = swept(overlay, "workload=mine,1k1k", "workload.prompts_per_concurrency=3")
 
     assert (mine.workload.id, shipped.workload.id) == ("mine", "1k1k")
-    assert shipped == compose("workload=1k1k", "workload.prompts_per_concurrency=3")
+    assert shipped == composed("workload=1k1k", "workload.prompts_per_concurrency=3")
 
 
 def test_a_value_that_the_users_file_leaves_open_has_to_be_said(tmp_path):

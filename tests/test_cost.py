@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from glm5bench.analysis.cost import node_usd_per_mtok, tput_per_mw_tok_s, usd_per_mtok
 from glm5bench.archive.writer import PUBLISHED
 from glm5bench.errors import SettingsError
-from glm5bench.prices import power_table, price_option, price_table, refuse_gaps
+from glm5bench.settings.prices import power_table, price_option, price_table, refuse_gaps
 
 POINTS = list(csv.DictReader((PUBLISHED.parent / "points.csv").read_text(encoding="utf-8").splitlines()))
 

@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from conftest import compose
+from conftest import compose, plan
 
 from glm5bench.directory import Attempt, Campaign
 from glm5bench.errors import FileError
@@ -14,7 +14,6 @@ from glm5bench.launch.request import End
 from glm5bench.launch.slurm import Told
 from glm5bench.launch.submissions import Sent
 from glm5bench.node.heartbeat import Beat
-from glm5bench.plan import plan
 
 FAILURE = compose().failure  # limit 3, two faults make a node one to stay away from
 SENT_BY_A_PERSON = {

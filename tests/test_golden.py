@@ -11,13 +11,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import compose, measured, power_of
+from conftest import compose, measured, plan, power_of
 from program import ROOT, SMALL, bench
 from test_imports import DATA as FOREIGN
 from test_imports import FILES
 from test_recipe import ARMS
-
-from glm5bench.plan import plan
 
 GOLDEN = ROOT / "tests" / "golden"
 EXPERIMENTS = sorted(f.stem for f in (ROOT / "conf" / "experiment").glob("*.yaml"))

@@ -3,17 +3,18 @@
 import json
 
 import pytest
+from conftest import plan
 from program import SMALL, bench
 
-from glm5bench import plan
+from glm5bench import plan as planning
 from glm5bench.directory import Campaign
 from glm5bench.launch.history import history, learned
-from glm5bench.overrides import compose
-from glm5bench.point import kind_of
+from glm5bench.settings.overrides import compose
+from glm5bench.values.point import kind_of
 
 
 def job(*overrides):
-    return plan.plan([compose("hardware=h200", "concurrency=[4,8]", *overrides)]).jobs[0]
+    return plan([compose("hardware=h200", "concurrency=[4,8]", *overrides)]).jobs[0]
 
 
 @pytest.fixture
@@ -38,10 +39,10 @@ def test_starts_and_points_are_estimated_as_they_were_seen(campaign):
     saw(campaign, job(), "start", (9000, 900), job_id="8")
     saw(campaign, job(), "point", (30, 20), (60, 20))
     made = learned(job(), history(campaign))
-    points = job().estimate_s - 900 - plan.JOB_OVERHEAD_S
+    points = job().estimate_s - 900 - planning.JOB_OVERHEAD_S
 
     assert (made.arm.engine.start_estimate_s, made.pace) == (1500, 2.25)
-    assert made.estimate_s == pytest.approx(plan.JOB_OVERHEAD_S + 1500 + 2.25 * points)
+    assert made.estimate_s == pytest.approx(planning.JOB_OVERHEAD_S + 1500 + 2.25 * points)
     assert made.estimate_usd / made.estimate_s == pytest.approx(job().estimate_usd / job().estimate_s)
     assert [p.key for p in made.points] == [p.key for p in job().points]
 

@@ -1,12 +1,12 @@
 """An image of another version than the recipe's flags are named for is refused before anything is submitted."""
 
 import pytest
+from conftest import plan
 from program import bench
 
 from glm5bench.errors import SettingsError
-from glm5bench.overrides import compose
-from glm5bench.plan import plan
-from glm5bench.settings import conf_dir
+from glm5bench.settings.overrides import compose
+from glm5bench.settings.validated import conf_dir
 
 OWN = "engine.image=lmsysorg/sglang:"
 

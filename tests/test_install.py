@@ -16,7 +16,7 @@ import pytest
 from program import ROOT, required
 
 PARTS = ("pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "conf", "launchers", "glm5bench")
-QUERY = "import glm5bench.settings as s; print(s.conf_dir())"
+QUERY = "import glm5bench.settings.validated as s; print(s.conf_dir())"
 
 
 @pytest.fixture

@@ -4,13 +4,12 @@ import dataclasses
 import os
 
 import pytest
-from conftest import compose
+from conftest import compose, plan
 from hypothesis import given
 from hypothesis import strategies as st
 
 from glm5bench.launch import lane
 from glm5bench.launch.lane import cores_of, keep_to, slice_of
-from glm5bench.plan import plan
 
 VARIABLES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
 

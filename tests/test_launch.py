@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from conftest import compose, measured
+from conftest import compose, measured, plan
 
 from glm5bench.archive.pointfile import write_point
 from glm5bench.directory import Campaign
@@ -22,8 +22,7 @@ from glm5bench.launch.submit import How, _write_requests, clean_environment, ref
 from glm5bench.node.command import environment
 from glm5bench.node.heartbeat import Beat, Heartbeat, process_started_ticks
 from glm5bench.node.job import Progress
-from glm5bench.plan import plan
-from glm5bench.point import from_json
+from glm5bench.values.plain import from_json
 
 HOW = How(compose().cluster, compose().failure, 0)
 

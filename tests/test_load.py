@@ -21,8 +21,8 @@ from glm5bench.client.protocol import Patience, Protocol
 from glm5bench.client.shards import _Shard, _told
 from glm5bench.client.traffic import Prepared, Target, Traffic
 from glm5bench.errors import ClientError, ServerError
-from glm5bench.point import Point
-from glm5bench.workload import Workload
+from glm5bench.values.point import Point
+from glm5bench.values.workload import Workload
 
 UNCOUNTED = b'data: {"choices": [{"text": "a", "finish_reason": "stop"}]}\n\n'
 FIRST = head("transfer-encoding: chunked") + chunk(tokens(9)[0])  # an answer as far as its first token

@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from conftest import plan
 from program import ROOT, until
 
 from glm5bench.client.endpoint import redacted_deeply
@@ -26,10 +27,9 @@ from glm5bench.node.heartbeat import Heartbeat, is_alive, process_started_ticks,
 from glm5bench.node.log import Log
 from glm5bench.node.progress import Progress
 from glm5bench.node.server import Server, free_port, running
-from glm5bench.overrides import compose
-from glm5bench.plan import plan
-from glm5bench.point import Point
 from glm5bench.recipe import bound
+from glm5bench.settings.overrides import compose
+from glm5bench.values.point import Point
 
 FORKS = """
 import subprocess, sys, time

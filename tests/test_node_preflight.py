@@ -6,17 +6,17 @@ import shutil
 from collections import namedtuple
 
 import pytest
+from conftest import plan
 
-from glm5bench import plan
 from glm5bench.errors import ServerError
 from glm5bench.node import gpus, preflight
-from glm5bench.overrides import compose
+from glm5bench.settings.overrides import compose
 
 GIB = 2**30
 
 
 def job(*overrides):
-    return plan.plan([compose(*overrides)]).jobs[0]
+    return plan([compose(*overrides)]).jobs[0]
 
 
 @pytest.fixture(scope="module")

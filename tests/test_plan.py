@@ -3,15 +3,17 @@
 import dataclasses
 
 import pytest
-from conftest import compose
+from conftest import compose, plan
 from hypothesis import given
 from hypothesis import strategies as st
 
 from glm5bench import plan as planning
 from glm5bench.errors import ImpossibleError, SettingsError
-from glm5bench.plan import plan, price_of, repeat_scopes, without
-from glm5bench.point import NodeJob, canonical_json, from_json
-from glm5bench.prices import price_table
+from glm5bench.plan import price_of, repeat_scopes, without
+from glm5bench.settings.prices import price_table
+from glm5bench.values.plain import canonical_json, from_json
+from glm5bench.values.point import NodeJob
+from glm5bench.values.settings import together
 
 
 def keys(*overrides):
@@ -77,11 +79,11 @@ def test_arms_whose_repeats_differ_in_their_concurrencies_keep_one_binding():
 
 def test_both_scopes_of_repeats_have_their_cost():
     asked = [compose("concurrency=[4,8]", "repeat=[0,1,2]")]
-    scopes = repeat_scopes(asked)
+    scopes = repeat_scopes(together(asked))
 
     assert scopes["start"].n_server_starts == 3 * scopes["run"].n_server_starts == 3
     assert scopes["start"].estimate_usd > scopes["run"].estimate_usd
-    assert repeat_scopes([compose("concurrency=[4,8]")]) == {}
+    assert repeat_scopes(together([compose("concurrency=[4,8]")])) == {}
 
 
 def test_every_point_has_a_key_of_its_own():

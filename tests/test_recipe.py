@@ -4,12 +4,11 @@ import shlex
 from dataclasses import dataclass
 
 import pytest
-from conftest import compose
+from conftest import compose, plan
 from program import ROOT
 from recipes_page import page
 
 from glm5bench import recipe
-from glm5bench.plan import plan
 from glm5bench.simulator.options import flags_of
 
 

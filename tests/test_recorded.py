@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glm5bench import overrides
 from glm5bench.client.endpoint import Endpoint
 from glm5bench.client.protocol import Patience, Protocol
 from glm5bench.client.recorded import Exchanged, Traced, conversations, trace
 from glm5bench.errors import ClientError, FileError, SettingsError
-from glm5bench.point import Point
+from glm5bench.settings import overrides
+from glm5bench.values.point import Point
 
 
 def talk(*said, roles=("human", "gpt")):

@@ -12,8 +12,8 @@ from glm5bench.analysis.saturation import saturations
 from glm5bench.analysis.speculation import engines_with_acceptance, gains
 from glm5bench.archive.summary import row_of
 from glm5bench.exchange.published import published
-from glm5bench.overrides import compose
-from glm5bench.settings import group_values
+from glm5bench.settings.overrides import compose
+from glm5bench.settings.validated import group_values
 
 OFF = dataclasses.replace(SERIES, speculative="off")
 

@@ -7,11 +7,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glm5bench import overrides, recipe
+from glm5bench import recipe
 from glm5bench.errors import SettingsError
-from glm5bench.overrides import arm_overrides, campaign_name
-from glm5bench.prices import power_table, price_table
-from glm5bench.settings import conf_dir, group_values
+from glm5bench.settings import overrides
+from glm5bench.settings.overrides import arm_overrides, campaign_name
+from glm5bench.settings.prices import power_table, price_table
+from glm5bench.settings.validated import conf_dir, group_values
 
 HARDWARE = {  # of the reference table: GPUs per node, HBM GB, TB/s, FP4, FP8, BF16 TFLOP/s, scale-up GB/s and world, kW, prices
     "h100": (8, 80, 3.35, None, 1979, 989, 450, 8, 1.73, 1.30, 1.69, 1.30),

@@ -17,8 +17,8 @@ from glm5bench.node.command import METRICS, Place, flags_of_the_node
 from glm5bench.node.log import Log, Phase
 from glm5bench.node.server import Server
 from glm5bench.node.settled import refuse_other_settings, start_facts
-from glm5bench.overrides import compose
 from glm5bench.recipe import bound
+from glm5bench.settings.overrides import compose
 
 RECORDED = Path(__file__).parent / "data" / "sglang_cpu"
 B200 = {

@@ -5,12 +5,13 @@ import itertools
 from functools import cache
 
 import pytest
-from conftest import compose
+from conftest import compose, plan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glm5bench.plan import JOB_OVERHEAD_S, plan, split, without
-from glm5bench.point import NodeJob, digest_of, from_plain, physics, plain, point_keys
+from glm5bench.plan import JOB_OVERHEAD_S, split, without
+from glm5bench.values.plain import digest_of, from_plain, plain
+from glm5bench.values.point import NodeJob, physics, point_keys
 
 HALF = ("checkpoint=glm5_nvfp4", "tp=4")  # of a b200 node
 

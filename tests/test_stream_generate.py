@@ -12,7 +12,7 @@ from glm5bench.client import stream
 from glm5bench.client.exchange import Body
 from glm5bench.client.stream import UNKNOWN, fault
 from glm5bench.client.workload import PATHS, prompts
-from glm5bench.point import Point
+from glm5bench.values.point import Point
 
 LENGTH = {"type": "length", "length": 9}
 DONE = "data: [DONE]\n\n"

@@ -9,14 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import compose
+from conftest import compose, plan
 from program import ROOT, bench
 
 from glm5bench.launch.validate import validations
 from glm5bench.node.engine_parser import refused, units
-from glm5bench.plan import plan
-from glm5bench.point import plain
 from glm5bench.report.campaign import validations_text
+from glm5bench.values.plain import plain
 
 OVERRIDES = ("engine=sglang", "hardware=h200", "speculative=off", "concurrency=4")
 VALUED = ("--host", "--tool-call-parser", "--reasoning-parser", "--served-model-name")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from glm5bench.analysis.metrics import figures
 from glm5bench.analysis.windows import goodput_rps, n_good, peak_concurrency, peak_output_tput_tok_s, steady
-from glm5bench.workload import objectives
+from glm5bench.values.workload import objectives
 
 
 def open_loop():

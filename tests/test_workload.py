@@ -14,8 +14,8 @@ from glm5bench.client.recorded import Exchanged, Traced
 from glm5bench.client.workload import FIRST_ID, LAST_ID, WORDS, Counting, Encoder, prompts
 from glm5bench.errors import ClientError
 from glm5bench.node.attempt import variant
-from glm5bench.point import Point
-from glm5bench.workload import Workload
+from glm5bench.values.point import Point
+from glm5bench.values.workload import Workload
 
 SMALL = Workload("small", 100, 50, 0.8, "completions", prompts_per_concurrency=10, prompts=None, warmups_per_concurrency=2)
 

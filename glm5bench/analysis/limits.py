@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..point import Arm, Hardware, Speculative
 from ..roofline import GEMM_RATE, StepModel, acceptance_length, resolved_kv_dtype
+from ..values.groups import Hardware, Speculative
+from ..values.point import Arm
 from .rows import Row, Series
 
 CONCURRENCIES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)

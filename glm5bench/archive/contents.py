@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FileError
-from ..point import digest_of
+from ..values.plain import digest_of
 from .columns import Summaries, plain
 from .pointfile import refuse_impossible
 from .stored import Check, Stored

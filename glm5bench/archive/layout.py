@@ -22,7 +22,7 @@ from .. import __version__
 from ..analysis.metrics import Requests, stated
 from ..analysis.telemetry import Telemetry, Track
 from ..errors import EnvironmentLacks
-from ..point import canonical_json
+from ..values.plain import canonical_json
 from .measurement import COUNTS, TIMES, Measurement, with_answers
 from .sealed import BLOCK, LIBVER
 

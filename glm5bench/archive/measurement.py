@@ -21,7 +21,7 @@ from ..analysis.metrics import Figures, Requests, figures
 from ..analysis.reasons import Reason, Verdict, judged
 from ..analysis.telemetry import SERVER, Telemetry
 from ..analysis.validity import Circumstances, published_verdict, verdict, with_stated
-from ..point import canonical_json
+from ..values.plain import canonical_json
 
 SOURCES = ("measured", "simulated", "published")
 FULL = 0.9  # share of a cache in use, from which requests wait for it

@@ -15,7 +15,7 @@ from pathlib import Path
 import h5py
 
 from ..errors import FileError
-from ..point import digest_of, from_plain
+from ..values.plain import digest_of, from_plain
 from .columns import COLUMNS, Summaries
 from .contents import SourceTable, Survey
 from .decoding import Each, measurements

@@ -1,6 +1,6 @@
 """The summary of a point: one row of typed columns, written beside the raw times and answering tables without them.
 
-Enters: a measurement. Leaves: a mapping with every column of store.columns.COLUMNS, and the `Row` that tables are made of.
+Enters: a measurement. Leaves: a mapping with every column of archive.columns.COLUMNS, and the `Row` that tables are made of.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..analysis.metrics import NEEDED, P99_NEEDS, Figures, Requests, Statistics,
 from ..analysis.rows import Row, Series
 from ..analysis.windows import goodput_rps, peak_concurrency, peak_output_tput_tok_s, steady
 from ..errors import AnalysisError, FileError
-from ..workload import objectives
+from ..values.workload import objectives
 from .beside import beside_load
 from .columns import ABSENT, BY_NAME, COLUMNS, DEFINITIONS, LATENCIES, STARTED, STATISTICS, listed
 from .measurement import Measurement

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..errors import FileError
 from ..files import writable
-from ..point import digest_of
+from ..values.plain import digest_of
 from .addition import Copy, Refused, checks
 from .collection import Found, files, no_point
 from .contents import Glance, SourceTable, Survey

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from ..errors import FileError, UsageError
 from ..files import whole
-from ..point import canonical_json
+from ..values.plain import canonical_json
 from .columns import COLUMNS, Column, Kind, listed
 from .contents import SourceTable, Survey, measurement_name
 from .layout import ABOUT, FILTERS, RAW, TABLES, RawTable, chunk_places, make_tables, tables

@@ -33,7 +33,7 @@ class OverridesCommand(TyperCommand):
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Groups with their choices, values, and how both are typed."""
-        from ..settings import group_values
+        from ..settings.validated import group_values
 
         with formatter.section("OVERRIDES are Hydra's: group=choice or path.to.value=value; commas sweep"):
             formatter.write_dl([(f"{group}=", " ".join(group_values(group))) for group in GROUPS])

@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # verbs import what they need when they run, so that `--help`
     from ..archive.checking import Check
     from ..archive.collection import Collected, Found
     from ..archive.union import Merged, Progress
-    from ..settings import Price
+    from ..values.settings import Price
 
 JOBS = Annotated[int, typer.Option(min=1, help="Processes that read.")]
 AT = Annotated[str, typer.Option(help="Interactivities of the iso table, tok/s/user: 25,30,40")]
@@ -146,7 +146,7 @@ def tables(
     startup: Annotated[bool, typer.Option(help="What server starts take, too: seconds, memory, dollars.")] = False,
 ) -> int:
     """Points, frontier, iso-interactivity and cost tables of any files; `published` is what ships."""
-    from ..prices import price_table
+    from ..settings.prices import price_table
 
     return tables_of(
         paths, price=price_table(price), format_=format_, at=at, interpolation=interpolation, baseline=baseline, only=only, startup=startup
@@ -196,7 +196,7 @@ def gathered(paths: Sequence[str], price: Price, *, at: str, interpolation: str,
     from ..analysis.cost import Economy
     from ..analysis.interpolation import METHODS
     from ..archive.collection import collect
-    from ..prices import power_table, refuse_gaps
+    from ..settings.prices import power_table, refuse_gaps
 
     one_of("--interpolation", interpolation, METHODS)
     grid = numbers("--at", at) if at else PUBLISHED_GRID

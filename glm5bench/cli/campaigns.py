@@ -19,10 +19,10 @@ if TYPE_CHECKING:  # verbs import what they need when they run, so that `--help`
     from ..directory import Campaign
     from ..launch.campaign import Resubmission
     from ..launch.submit import How, Outcome
-    from ..overrides import Multirun
     from ..plan import Plan
-    from ..point import NodeJob, ServerStart
-    from ..settings import Price
+    from ..settings.overrides import Multirun
+    from ..values.point import NodeJob, ServerStart
+    from ..values.settings import Price
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 
@@ -30,7 +30,7 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 @app.command(cls=OverridesCommand, context_settings=HYDRA)
 def sweep(ctx: typer.Context) -> int:
     """Measure: plan OVERRIDES, submit what is missing, and come back (wait=true stays, merges and prints the tables)."""
-    from ..overrides import run_hydra
+    from ..settings.overrides import run_hydra
 
     return run_hydra(asked(ctx), _sweep, program="glm5bench sweep")
 
@@ -38,11 +38,11 @@ def sweep(ctx: typer.Context) -> int:
 def _sweep(multirun: Multirun) -> int:
     from ..launch.campaign import opened, send
     from ..launch.preflight import refuse_lacking
-    from ..prices import price_option
+    from ..settings.prices import price_option
 
     if multirun.launcher == "plan":
         return _print_plan(multirun, as_json=False, show=())
-    first, campaign = multirun.arms[0], _campaign(multirun)
+    settings, campaign = multirun.asked.campaign, _campaign(multirun)
     how, planned = _how(multirun), _planned(multirun)
     refuse_lacking(planned.jobs)
     opened(campaign, planned, how, name=multirun.name, launcher=multirun.launcher, overrides=multirun.overrides)
@@ -52,10 +52,10 @@ def _sweep(multirun: Multirun) -> int:
         say("Nothing to submit: every point is done or in the charge of a running job.")
     else:
         _tell_outcome(campaign, outcome, how)
-    if first.wait or first.cluster.executor == "debug":
-        return _wait_and_report(campaign, first.price, how, price_option(first.price, {arm.hardware.id for arm in multirun.arms}))
+    with_prices = price_option(settings.price, multirun.asked.hardware)
+    if settings.wait or settings.cluster.executor == "debug":
+        return _wait_and_report(campaign, settings.price, how, with_prices)
     print(campaign.root)
-    with_prices = price_option(first.price, {arm.hardware.id for arm in multirun.arms})
     say(f"next: `glm5bench status {quoted(campaign)}`, `glm5bench tables {quoted(campaign)}{with_prices}`")
     return 1 if outcome is not None and (outcome.refused or outcome.n_waiting) else 0
 
@@ -68,22 +68,22 @@ def quoted(campaign: Campaign) -> str:
 def _campaign(multirun: Multirun) -> Campaign:
     from ..directory import Campaign
 
-    return Campaign(Path(multirun.arms[0].output_dir).absolute() / multirun.name)
+    return Campaign(Path(multirun.asked.campaign.output_dir).absolute() / multirun.name)
 
 
 def _how(multirun: Multirun) -> How:
     from ..launch.campaign import resolved_cluster
     from ..launch.submit import How
 
-    first = multirun.arms[0]
-    return How(resolved_cluster(multirun.launcher, multirun.overrides, first.cluster), first.failure, first.retries)
+    settings = multirun.asked.campaign
+    return How(resolved_cluster(multirun.launcher, multirun.overrides, settings.cluster), settings.failure, settings.retries)
 
 
 def _planned(multirun: Multirun) -> Plan:
     from ..launch.campaign import longest_of
     from ..plan import plan
 
-    return plan(multirun.arms, longest_of(multirun.arms[0].cluster, sorted({arm.hardware.id for arm in multirun.arms})))
+    return plan(multirun.asked, longest_of(multirun.asked.campaign.cluster, multirun.asked.hardware))
 
 
 def _tell_plan(campaign: Campaign, planned: Plan) -> None:
@@ -146,7 +146,7 @@ def plan_command(
     ] = False,
 ) -> int:
     """Show what `sweep` would do with the same OVERRIDES; submits nothing. On a cluster of Slurm it writes the sbatch scripts."""
-    from ..overrides import run_hydra
+    from ..settings.overrides import run_hydra
 
     shown = tuple(show or ())
     if set(shown) - {"recipe", "memory"}:
@@ -158,8 +158,8 @@ def _print_plan(multirun: Multirun, *, as_json: bool, show: tuple[str, ...], is_
     from ..launch.campaign import plan_record, write_scripts
     from ..launch.preflight import needs
     from ..launch.validate import validations
-    from ..point import plain
     from ..report.campaign import needs_text, plan_text, validations_text
+    from ..values.plain import plain
 
     how, planned = _how(multirun), _planned(multirun)
     record = plan_record(planned, how, name=multirun.name, launcher=multirun.launcher, overrides=multirun.overrides)
@@ -184,10 +184,10 @@ def _repeat_scopes(multirun: Multirun) -> dict[str, dict[str, float]]:
     from ..launch.campaign import longest_of
     from ..plan import repeat_scopes
 
-    longest = longest_of(multirun.arms[0].cluster, sorted({arm.hardware.id for arm in multirun.arms}))
+    longest = longest_of(multirun.asked.campaign.cluster, multirun.asked.hardware)
     return {
         scope: {"n_server_starts": p.n_server_starts, "estimate_node_h": p.estimate_node_h, "estimate_usd": p.estimate_usd}
-        for scope, p in repeat_scopes(multirun.arms, longest).items()
+        for scope, p in repeat_scopes(multirun.asked, longest).items()
     }
 
 
@@ -257,11 +257,11 @@ def resubmit(
     as_json: Json = False,
 ) -> int:
     """Send again what failed or is missing, by the policy of its class (docs/failures.md). Exit code 1 where points stay unsent."""
-    from ..cluster import CLASSES
     from ..directory import Campaign
     from ..launch.campaign import planned_how
     from ..launch.campaign import resubmit as send_again
     from ..report.campaign import resubmission_text
+    from ..values.cluster import CLASSES
 
     unknown = sorted(set(classes or ()) - set(CLASSES))
     if unknown:
@@ -333,17 +333,16 @@ def doctor(
 ) -> int:
     """What this cluster has and lacks for a campaign of OVERRIDES (cluster=mysite). Exit code 1 for something that lacks."""
     from ..launch.doctor import examine
-    from ..overrides import run_hydra
     from ..report.campaign import doctor_text
+    from ..settings.overrides import run_hydra
 
     def examined(multirun: Multirun) -> int:
-        arms = {arm.hardware.id: arm for arm in multirun.arms}
         try:
             jobs = _planned(multirun).jobs
         except ImpossibleError as error:  # what the cluster has can be said all the same
             say(str(error))
             jobs = ()
-        found = examine(_campaign(multirun).root.parent, multirun.arms[0].cluster, sorted(arms), jobs, is_probing=probe)
+        found = examine(_campaign(multirun).root.parent, multirun.asked.campaign.cluster, multirun.asked.hardware, jobs, is_probing=probe)
         record = [{"what": f.what, "is_well": f.is_well, "said": f.said, "next": f.next_step} for f in found]
         print(json.dumps({"findings": record}, indent=1) if as_json else as_called(doctor_text(record)))
         return int(any(f.is_well is False for f in found))

@@ -90,15 +90,15 @@ def _wanted(overrides: list[str], only: str | None = None) -> list[tuple[Path, R
     """(image directory, image, arms) of what the overrides ask for."""
     from ..images.reference import reference
     from ..launch.preflight import images_of
-    from ..overrides import Multirun, run_hydra
     from ..plan import plan
+    from ..settings.overrides import Multirun, run_hydra
 
     found: list[tuple[Path, Reference, tuple[str, ...]]] = []
 
     def collect(multirun: Multirun) -> int:
-        for (directory, name), arms in images_of(plan(multirun.arms).jobs).items():
+        for (directory, name), arms in images_of(plan(multirun.asked).jobs).items():
             if not directory:
-                cluster = multirun.arms[0].cluster.id
+                cluster = multirun.asked.campaign.cluster.id
                 raise SettingsError(
                     f"cluster {cluster} names no image_dir.", next_step="cluster=mysite with an image_dir, or cluster.image_dir=DIR"
                 )

@@ -120,8 +120,8 @@ class Unread:
 
 
 def _workload(told: dict[str, Any]) -> Any:
-    from ..settings import complete_workload, validate
-    from ..workload import Workload
+    from ..settings.validated import complete_workload, validate
+    from ..values.workload import Workload
 
     return complete_workload(validate(Workload, {"id": "load", **told}, "workload"))
 

@@ -9,7 +9,7 @@ from ..errors import BenchError
 
 if TYPE_CHECKING:
     from ..analysis.rows import Row, Series
-    from ..point import Arm
+    from ..values.point import Arm
 
 NONE = "neither admission nor KV cache"
 
@@ -36,8 +36,8 @@ def planned_limit(row: Row) -> str:
 @functools.cache
 def _arm(s: Series, tp: int) -> Arm | None:
     """The arm of a published recipe; None for facts that conf/ does not have, and for flags of the user's own."""
-    from ..overrides import compose
-    from ..prices import fact_table
+    from ..settings.overrides import compose
+    from ..settings.prices import fact_table
 
     checkpoints = {repository: id_ for id_, repository in fact_table("checkpoint", "repository").items()}
     has_own_flags = s.source == "measured" and any("=" not in word and not word.startswith("packed") for word in s.variant.split())

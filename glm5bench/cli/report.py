@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..analysis.rows import Row, Series
     from ..archive.measurement import Measurement
     from ..report.page import Beside, Detail
-    from ..settings import Price
+    from ..values.settings import Price
 
 MOST_DETAILS = 400  # points whose raw times are read for the page
 FIGURES = ("png", "svg", "pdf")
@@ -47,7 +47,7 @@ def report(
     """One self-contained page with plots, tables and provenance of any files, or their figures as pictures."""
     from ..archive.collection import no_point
     from ..files import write_text
-    from ..prices import price_table
+    from ..settings.prices import price_table
 
     wanted = [word.strip() for word in format_.split(",") if word.strip()]
     for word in wanted or [""]:
@@ -128,8 +128,8 @@ def _beside(
 
 
 def _price_sets(chosen: Price) -> dict[str, Mapping[str, float | None]]:
-    from ..prices import price_table
-    from ..settings import group_values
+    from ..settings.prices import price_table
+    from ..settings.validated import group_values
 
     shipped = {name: price_table(name) for name in group_values("price")}
     sets = {name: p.usd_per_gpu_h for name, p in shipped.items() if any(v is not None for v in p.usd_per_gpu_h.values())}
@@ -139,9 +139,9 @@ def _price_sets(chosen: Price) -> dict[str, Mapping[str, float | None]]:
 def _known_facts(fronts: Iterable[Series]) -> Facts:
     """What conf/ says of the hardware, the checkpoints and the speculative settings of the series."""
     from ..analysis.limits import Facts
-    from ..overrides import compose
-    from ..prices import fact_table
-    from ..settings import group_values
+    from ..settings.overrides import compose
+    from ..settings.prices import fact_table
+    from ..settings.validated import group_values
 
     id_of = {repository: id_ for id_, repository in fact_table("checkpoint", "repository").items()}
     checkpoints = {s.checkpoint: id_of[s.checkpoint] for s in fronts if s.checkpoint in id_of}

@@ -20,7 +20,7 @@ def simulate(
 ) -> int:
     """The simulated server of the recipe that OVERRIDES name, in the foreground, without an API key."""
     from .. import recipe
-    from ..overrides import compose
+    from ..settings.overrides import compose
     from ..simulator.options import flags_of, from_arm, parse_fault
     from ..simulator.serve import serve
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..analysis.metrics import Requests
-from ..content import sha256
 from ..errors import ClientError, FileError
-from ..point import Point
-from ..workload import Workload
+from ..files import sha256
+from ..values.point import Point
+from ..values.workload import Workload
 from . import recorded
 from .counting import counting, token_counter
 from .endpoint import Endpoint

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import ClientError
-from ..point import Point
 from ..simulator.predict import lengths
-from ..workload import Workload
+from ..values.point import Point
+from ..values.workload import Workload
 from .recorded import TRACE_BLOCK_TOKENS, Exchanged, Traced
 
 FIRST_ID, LAST_ID = 1000, 100_000  # past the special tokens

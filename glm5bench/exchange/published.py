@@ -1,7 +1,7 @@
 """The published measurements as an archive: points where a source measured points, rows where it gives interpolated tables.
 
 Enters: the CSV files of glm5bench/published/. Leaves: what `glm5bench tables published` reads (published.h5, made by
-`python -m glm5bench.store.published`; a test makes it again and compares the digest).
+`python -m glm5bench.exchange.published`; a test makes it again and compares the digest).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ..archive.contents import SourceTable
 from ..archive.measurement import Measurement
 from ..archive.union import write_measurements
 from ..archive.writer import PUBLISHED
-from ..point import digest_of
+from ..values.plain import digest_of
 
 GPUS_PER_NODE = 8
 VLLM_SOURCE = {"source": "vllm-glm5-2048-512", "definitions": {"tpot_unnamed_ms": "TPOT, the source does not say of which statistic"}}

@@ -13,7 +13,7 @@ from ..analysis.metrics import P99_NEEDS, Floats, Requests, started_ns, time_per
 from ..analysis.windows import goodput_rps, peak_concurrency, peak_output_tput_tok_s
 from ..archive.measurement import Measurement
 from ..errors import UsageError
-from ..workload import objectives
+from ..values.workload import objectives
 
 METRICS = ("ttft", "tpot", "itl", "e2el")
 

@@ -21,9 +21,8 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 
-from ..content import sha256
 from ..errors import BenchError, EnvironmentLacks, FileError
-from ..files import writable, write_whole
+from ..files import sha256, writable, write_whole
 from .record import Record, is_sif, lacking, read_record, record_path, write_record
 from .reference import DIGEST, Reference, reference
 from .registry import digest_of_tag

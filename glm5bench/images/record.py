@@ -13,7 +13,7 @@ from pydantic import Field
 
 from ..errors import FileError
 from ..files import read_json, write_json
-from ..point import from_plain
+from ..values.plain import from_plain
 from .reference import Reference
 
 RECORD_FORMAT: Literal[1] = 1

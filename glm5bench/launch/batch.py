@@ -14,10 +14,11 @@ from typing import Any
 
 from submitit.slurm.slurm import SlurmExecutor
 
-from ..cluster import Cluster, Resources
 from ..directory import Campaign
 from ..errors import SettingsError
-from ..point import NodeJob, canonical_json, digest_of
+from ..values.cluster import Cluster, Resources
+from ..values.plain import canonical_json, digest_of
+from ..values.point import NodeJob
 
 STEPS_MIN = (10, 15, 20, 30, 45, 60, 90, 120, 180, 240, 360, 480, 720, 1080, 1440, 2160, 2880, 4320, 5760, 7200, 10080)
 MARGIN = 1.5  # of a time limit over the estimate

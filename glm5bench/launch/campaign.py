@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..cluster import Cluster, Failure
 from ..directory import Campaign
 from ..errors import FileError, SettingsError, UsageError
 from ..node.heartbeat import is_running
 from ..node.provenance import git_state
 from ..plan import Plan, split, without
-from ..point import NodeJob, from_plain, plain
+from ..values.cluster import Cluster, Failure
+from ..values.plain import from_plain, plain
+from ..values.point import NodeJob
 from . import slurm
 from .batch import Order, longest_s, script
 from .failure import Decision, decisions, missing, nodes_away, orders

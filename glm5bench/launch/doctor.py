@@ -19,12 +19,13 @@ from pathlib import Path
 
 import submitit
 
-from ..cluster import Cluster, Resources
 from ..directory import Campaign
 from ..errors import EnvironmentLacks
 from ..files import writable
 from ..node.preflight import Finding, findings
-from ..point import NodeJob, canonical_json
+from ..values.cluster import Cluster, Resources
+from ..values.plain import canonical_json
+from ..values.point import NodeJob
 from . import slurm
 from .batch import Batch, command_script
 from .preflight import needs

@@ -28,7 +28,7 @@ from ..node.heartbeat import Heartbeat, node_name, read_beat
 from ..node.job import run
 from ..node.progress import Progress, catch_signals
 from ..plan import without
-from ..point import from_json
+from ..values.plain import from_json
 from . import slurm
 from .failure import is_tried_again_here
 from .lane import keep_to

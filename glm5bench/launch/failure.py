@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
-from ..cluster import Failure
 from ..directory import Attempt, Campaign
 from ..errors import FileError
 from ..files import read_json, write_json
 from ..plan import without
-from ..point import NodeJob
+from ..values.cluster import Failure
+from ..values.point import NodeJob
 from .batch import Order
 from .jobs import Job
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from ..directory import Campaign, read_lines
 from ..plan import reestimated
-from ..point import NodeJob, kind_of
+from ..values.point import NodeJob, kind_of
 
 LOWEST, HIGHEST = 0.2, 10.0  # a pace beyond them is no pace but an accident
 

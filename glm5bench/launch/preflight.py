@@ -14,7 +14,8 @@ from ..errors import EnvironmentLacks
 from ..images.record import lacking, read_record
 from ..images.reference import Reference, reference
 from ..node.checkpoint import fetch_command, found
-from ..point import Checkpoint, NodeJob
+from ..values.groups import Checkpoint
+from ..values.point import NodeJob
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .. import __version__
-from ..cluster import Failure
 from ..directory import Campaign
 from ..errors import FileError
 from ..files import read_json
 from ..node.provenance import git_state
-from ..point import NodeJob
+from ..values.cluster import Failure
+from ..values.point import NodeJob
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from ..cluster import Cluster
 from ..directory import Attempt, Campaign
 from ..errors import FileError
 from ..node.heartbeat import Beat
-from ..point import Arm, from_plain
+from ..values.cluster import Cluster
+from ..values.plain import from_plain
+from ..values.point import Arm
 from .jobs import Job, look
 from .slurm import NEVER_STARTS, TERMINAL
 

@@ -23,12 +23,13 @@ import submitit
 from submitit.core.utils import DelayedSubmission, FailedJobError, FailedSubmissionError, JobPaths
 
 from .. import __version__
-from ..cluster import Cluster, Failure
 from ..directory import Campaign
 from ..errors import EnvironmentLacks, UsageError
 from ..files import writable, write_json
 from ..node.heartbeat import process_started_ticks
-from ..point import NodeJob, digest_of, plain
+from ..values.cluster import Cluster, Failure
+from ..values.plain import digest_of, plain
+from ..values.point import NodeJob
 from . import slurm
 from .batch import Batch, Order, batch_name, batches, parameters
 from .entry import run_requests

@@ -19,7 +19,7 @@ from ..errors import EnvironmentLacks
 from ..node import engine_parser
 from ..node.command import has_module
 from ..node.container import Image, environment, executed
-from ..point import Arm, NodeJob, Recipe
+from ..values.point import Arm, NodeJob, Recipe
 
 PARSER_S = 600.0  # importing an engine takes seconds, from a cold shared disk minutes
 GIVEN = {"$HOST": "127.0.0.1", "$PORT": "30000", "$MODEL": "model"}

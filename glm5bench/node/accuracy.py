@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..client.counters import counted
-from ..point import Accuracy
+from ..values.groups import Accuracy
 from .server import Server
 
 EXTRA = "lm_eval"

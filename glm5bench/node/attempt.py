@@ -20,8 +20,9 @@ from ..client.endpoint import redacted_deeply
 from ..client.protocol import Measured
 from ..directory import ATTEMPT_FORMAT, Campaign
 from ..files import write_json
-from ..point import Arm, NodeJob, Point, ServerStart, digest_of, plain, simulated_facts
 from ..recipe import set_by_itself
+from ..values.plain import digest_of, plain
+from ..values.point import Arm, NodeJob, Point, ServerStart, simulated_facts
 from .server import Server
 
 

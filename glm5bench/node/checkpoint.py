@@ -15,7 +15,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..point import Checkpoint
+from ..values.groups import Checkpoint
 
 INDEX = "model.safetensors.index.json"
 MOST_HEADER_BYTES = 100_000_000  # what the safetensors library itself accepts

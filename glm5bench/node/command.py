@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ServerError
-from ..point import KEY_FILE_VARIABLE, Arm, Recipe
+from ..values.point import KEY_FILE_VARIABLE, Arm, Recipe
 from . import checkpoint, container, gpus, with_key
 
 ENGINE_PREFIXES = ("SGLANG_", "SGL_", "VLLM_", "NCCL_", "RCCL_", "FLASHINFER_", "DG_", "AITER_")

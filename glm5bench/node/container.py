@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ..images.record import Record, lacking, read_record
 from ..images.reference import Reference, reference
-from ..point import Hardware
+from ..values.groups import Hardware
 
 PREFIX = "APPTAINERENV_"  # a variable of this name reaches the inside in spite of --cleanenv
 GPU_OPTION = {"nvidia": ["--nv"], "amd": ["--rocm"]}

@@ -9,7 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 
-from ..point import Hardware
+from ..values.groups import Hardware
 
 QUERIES = {
     "nvidia": ["nvidia-smi", "--query-gpu=name,driver_version,uuid", "--format=csv,noheader"],

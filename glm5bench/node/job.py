@@ -28,8 +28,8 @@ from ..client.protocol import Measured, Patience, Protocol
 from ..directory import Campaign, append_line, lane_ids
 from ..errors import BenchError, ClientError, EnvironmentLacks, ServerError
 from ..files import Taken, write_json
-from ..point import NodeJob, Point, ServerStart, kind_of
 from ..recipe import point_estimate_s
+from ..values.point import NodeJob, Point, ServerStart, kind_of
 from . import accuracy, preflight
 from .attempt import Trace, Watch, now_utc, observed, point_record, record_attempt, record_failure, whole
 from .command import NEXT_STEPS, Place, Stopped, flags_of_the_node

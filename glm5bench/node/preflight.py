@@ -23,7 +23,8 @@ from pathlib import Path
 
 from ..archive.layout import place_shift
 from ..errors import EnvironmentLacks, ServerError
-from ..point import NodeJob, from_json
+from ..values.plain import from_json
+from ..values.point import NodeJob
 from . import gpus
 from .checkpoint import found
 from .command import program_lacking

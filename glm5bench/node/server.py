@@ -21,7 +21,8 @@ import httpx
 from ..client.endpoint import Endpoint
 from ..client.side import Side
 from ..errors import ServerError
-from ..point import Arm, Recipe, canonical_json
+from ..values.plain import canonical_json
+from ..values.point import Arm, Recipe
 from . import guard
 from .command import NEXT_STEPS, Place, Stopped, command, environment
 from .container import APPTAINERS

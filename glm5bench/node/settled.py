@@ -10,7 +10,7 @@ from typing import Any
 
 from .. import recipe as recipes
 from ..analysis.held import in_words, other_model, settings_changed
-from ..point import Recipe
+from ..values.point import Recipe
 from . import engine_log
 from .server import Server
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ServerError
-from ..point import NodeJob
+from ..values.point import NodeJob
 from .checkpoint import cached_share, found
 from .command import NEXT_STEPS, Stopped
 

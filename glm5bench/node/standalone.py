@@ -22,8 +22,9 @@ from ..client.protocol import Measured, Patience, Protocol
 from ..client.vocabulary import Vocabulary, vocabulary
 from ..client.workload import LAST_ID
 from ..errors import ServerError, SettingsError, UsageError
-from ..point import PROTOCOL_VERSION, Point, digest_of, plain
-from ..workload import Workload
+from ..values.plain import digest_of, plain
+from ..values.point import PROTOCOL_VERSION, Point
+from ..values.workload import Workload
 from .attempt import Watch
 from .provenance import provenance
 

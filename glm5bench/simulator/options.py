@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UsageError
-from ..point import FAULTS, Arm, from_json
 from ..roofline import SPECULATIVE_DEFAULT_RUNNING, MemoryFit, StepModel, memory_fit, resolved_kv_dtype
+from ..values.groups import FAULTS
+from ..values.plain import from_json
+from ..values.point import Arm
 from .scheduler import Limits
 
 START_S = 5.0  # simulated seconds from the process's start to ready

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..roofline import StepModel
-from ..workload import Workload
+from ..values.workload import Workload
 from .scheduler import Limits, Request, Scheduler
 
 

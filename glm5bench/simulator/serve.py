@@ -11,7 +11,7 @@ from pathlib import Path
 import uvicorn
 
 from ..errors import BenchError, EnvironmentLacks, UsageError
-from ..point import KEY_FILE_VARIABLE
+from ..values.point import KEY_FILE_VARIABLE
 from .app import application
 from .options import Options, options
 

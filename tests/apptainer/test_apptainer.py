@@ -16,8 +16,8 @@ from glm5bench.images.record import Record, write_record
 from glm5bench.node.command import Place
 from glm5bench.node.container import CACHE, Image, environment, inside
 from glm5bench.node.server import running
-from glm5bench.overrides import compose
 from glm5bench.recipe import bound
+from glm5bench.settings.overrides import compose
 
 
 def test_a_sweep_measures_a_server_that_runs_from_an_image(images, tmp_path):

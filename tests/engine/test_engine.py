@@ -8,13 +8,12 @@ import signal
 from pathlib import Path
 
 import pytest
-from conftest import compose
+from conftest import compose, plan
 from program import beats, bench, processes_of, status, until
 from test_recipe import ARMS
 
 from glm5bench.archive.pointfile import read_point
 from glm5bench.launch.validate import validations
-from glm5bench.plan import plan
 
 pytestmark = pytest.mark.engine
 HERE = Path(__file__).resolve().parent

@@ -20,7 +20,7 @@ from test_engine import HERE, asked, points
 
 from glm5bench.archive.pointfile import read_point
 from glm5bench.node import accuracy
-from glm5bench.point import Accuracy
+from glm5bench.values.groups import Accuracy
 
 pytestmark = [pytest.mark.engine, pytest.mark.skipif(accuracy.harness() is None, reason="pip install 'glm5bench[accuracy]'")]
 DATA = Path(__file__).parent.parent / "data" / "accuracy"

@@ -1,6 +1,6 @@
 """Points as a table with every column of the summary: CSV, a pandas frame, Parquet.
 
-Columns are those of store.columns.COLUMNS, in their order and of their kinds; an absent value is an empty cell, or null. In Parquet
+Columns are those of archive.columns.COLUMNS, in their order and of their kinds; an absent value is an empty cell, or null. In Parquet
 each column's unit and definition stand in its field's metadata.
 """
 

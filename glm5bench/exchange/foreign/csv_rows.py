@@ -1,6 +1,6 @@
 """A CSV with named columns, a row a point: what `export csv` writes, the published points.csv, or one's own.
 
-Columns are the summary's (store.columns.COLUMNS), latencies also in `_ms`, and the few names of points.csv. A column that is nearly one
+Columns are the summary's (archive.columns.COLUMNS), latencies also in `_ms`, and the few names of points.csv. A column that is nearly one
 of them is an error; another one is kept under its own name: numbers among the figures, texts beside them.
 """
 

@@ -1,7 +1,7 @@
 """What a foreign result says, and the Measurement that becomes of it.
 
 Enters: what an importer read (`Told`), and what the user says of it (`--set`). Leaves: a Measurement whose point names every fact that
-every point has; what neither says is absent: `unstated`, or None. Figures stand under the names of store.summary's columns where they
+every point has; what neither says is absent: `unstated`, or None. Figures stand under the names of archive.summary's columns where they
 are that column by definition, and under names of their own where not.
 """
 
@@ -18,7 +18,7 @@ from ...analysis.plausibility import Stated, of_stated
 from ...archive.columns import BY_NAME
 from ...archive.measurement import SOURCES, Measurement
 from ...errors import FileError, SettingsError
-from ...point import digest_of
+from ...values.plain import digest_of
 from .reading import MAX_TEXT, Entry, ForeignFile, Read
 
 UNSTATED = "unstated"  # the word of `glm5bench load`

@@ -15,7 +15,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from glm5bench.overrides import Arms, Multirun, campaign_name
+from glm5bench.settings.overrides import Arms, Multirun
 
 _TARGET = "hydra_plugins.glm5bench_launcher.launcher.CampaignLauncher"
 for _kind in ("slurm", "local", "plan"):  # plain nodes: Hydra loads plugins outside sys.modules, where dataclasses cannot read annotations
@@ -39,9 +39,7 @@ class CampaignLauncher(Launcher):
         parse = OverridesParser.create(config_loader=loader).parse_overrides
         options = set(loader.get_group_options("", ObjectType.GROUP))
         made = Arms(lambda overrides: loader.load_sweep_config(self.config, overrides), parse, lambda key: key.split("/")[0] in options)
-        arms = tuple(made.settings(overrides) for overrides in job_overrides)
-        asked = tuple(self.config.hydra.overrides.task)
+        arms = [made.settings(overrides) for overrides in job_overrides]
         experiment = self.config.hydra.runtime.choices.get("experiment")
-        name = campaign_name(experiment, asked, arms[0].name)
-        self.task_function(Multirun(self.kind, name, asked, arms))
+        self.task_function(Multirun.of(self.kind, experiment, tuple(self.config.hydra.overrides.task), arms))
         return [JobReturn(status=JobStatus.COMPLETED, overrides=list(o), _return_value=None) for o in job_overrides]

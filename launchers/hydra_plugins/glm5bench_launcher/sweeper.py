@@ -12,7 +12,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from glm5bench.overrides import arm_overrides
+from glm5bench.settings.overrides import arm_overrides
 
 _NODE = {"_target_": "hydra_plugins.glm5bench_launcher.sweeper.ArmsSweeper"}
 ConfigStore.instance().store(group="hydra/sweeper", name="arms", node=_NODE, provider="glm5bench")

@@ -9,75 +9,25 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Hashable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Any, cast
 
-from annotated_types import Ge, Le, MinLen
-from pydantic import FiniteFloat, ValidationError
+from pydantic import ValidationError
 
-from .cluster import CLASSES, Cluster, Failure
-from .content import sha256
-from .errors import SettingsError
-from .point import Accuracy, Arm, Checkpoint, Engine, Hardware, ServerScope, Speculative, adapter, plain
-from .workload import Natural, Positive, PositiveFloat, Workload, impossible
+from ..errors import SettingsError
+from ..files import sha256
+from ..values.cluster import CLASSES
+from ..values.plain import adapter, plain
+from ..values.settings import Settings
+from ..values.workload import Workload, impossible
 
-RepeatScope = Literal["start", "run"]
 POINT_AXES = ("concurrency", "repeat", "seed")
-
-
-@dataclass(frozen=True)
-class Price:
-    """$ per GPU and hour, by hardware; None where the user has not said."""
-
-    id: str
-    usd_per_gpu_h: dict[str, PositiveFloat | None]
-
-
-@dataclass(frozen=True)
-class TensorParallel:
-    """GPUs that share one copy of the weights."""
-
-    size: Positive
-
-
-@dataclass(frozen=True)
-class Settings:
-    """One arm of a campaign with the axes of its points, as it was asked."""
-
-    hardware: Hardware
-    checkpoint: Checkpoint
-    engine: Engine
-    tp: TensorParallel
-    speculative: Speculative
-    workload: Workload
-    cluster: Cluster
-    price: Price
-    failure: Failure
-    accuracy: Accuracy
-    concurrency: Annotated[tuple[Positive, ...], MinLen(1)]
-    repeat: Annotated[tuple[Natural, ...], MinLen(1)]
-    seed: Annotated[tuple[Natural, ...], MinLen(1)]
-    server_scope: ServerScope
-    repeat_scope: RepeatScope
-    bind_concurrency: Positive | None
-    name: str | None
-    output_dir: str
-    wait: bool
-    retries: Natural = 0
-    pack: bool = False
-    stage: Literal["none", "local"] = "none"
-    telemetry_s: Annotated[FiniteFloat, Ge(0), Le(2.5)] = 1.0
-
-    @property
-    def arm(self) -> Arm:
-        """The recipe and workload of this arm."""
-        return Arm(self.hardware, self.checkpoint, self.engine, self.tp.size, self.speculative, self.workload)
 
 
 def conf_dir() -> Path:
     """The folder of config groups: inside the package in a wheel, at the top in a checkout or an editable install."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parent.parent
     for candidate in (package / "conf", package.parent / "conf"):
         if (candidate / "config.yaml").is_file():
             return candidate

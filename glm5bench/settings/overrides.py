@@ -22,9 +22,10 @@ from annotated_types import MinLen
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from .errors import BenchError, SettingsError
-from .point import digest_of, plain
-from .settings import POINT_AXES, Settings, conf_dir, refuse_unknown, validate, validated
+from ..errors import BenchError, SettingsError
+from ..values.plain import digest_of, plain
+from ..values.settings import Asked, Settings, together
+from .validated import POINT_AXES, conf_dir, refuse_unknown, validate, validated
 
 HYDRA_OPTIONS = ("-m", "--multirun", "-cd", "--config-dir", "-c", "--cfg", "-p", "--package", "--resolve", "-i", "--info", "--hydra-help")
 # these change no point, and no campaign\'s name
@@ -49,7 +50,13 @@ class Multirun:
     launcher: str
     name: str
     overrides: tuple[str, ...]
-    arms: tuple[Settings, ...]
+    asked: Asked
+
+    @classmethod
+    def of(cls, launcher: str, experiment: str | None, overrides: tuple[str, ...], composed: Sequence[Settings]) -> Multirun:
+        """From the arms as Hydra composed them. Raises SettingsError if a setting of the campaign differs between them."""
+        asked = together(composed)
+        return cls(launcher, campaign_name(experiment, overrides, asked.campaign.name), overrides, asked)
 
 
 def run_hydra(arguments: Sequence[str], task: Callable[[Multirun], int], *, program: str) -> int:
@@ -75,7 +82,7 @@ def run_hydra(arguments: Sequence[str], task: Callable[[Multirun], int], *, prog
 
 def _plugins_on_path() -> None:
     """In a checkout the Hydra plugins stand in launchers/, before the copy that an editable install has made; others find their own."""
-    launchers = Path(__file__).resolve().parent.parent / "launchers"
+    launchers = Path(__file__).resolve().parents[2] / "launchers"
     if launchers.is_dir() and sys.path[0] != str(launchers):
         sys.path.insert(0, str(launchers))
 

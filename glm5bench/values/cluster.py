@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Le
 from pydantic import BeforeValidator, FiniteFloat, ValidationError
 
-from .errors import SettingsError
-from .point import from_plain, plain
+from ..errors import SettingsError
+from .plain import from_plain, plain
 from .workload import Positive, PositiveFloat
 
 CLASSES = {

@@ -8,8 +8,9 @@ from typing import Any
 
 import yaml
 
-from .errors import BenchError, SettingsError
-from .settings import Price, conf_dir, group_values, validate
+from ..errors import BenchError, SettingsError
+from ..values.settings import Price
+from .validated import conf_dir, group_values, validate
 
 
 def price_table(spec: str) -> Price:

@@ -1,0 +1,104 @@
+"""What was asked for, validated."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Le, MinLen
+from pydantic import FiniteFloat
+
+from ..errors import SettingsError
+from .cluster import Cluster, Failure
+from .groups import Accuracy, Checkpoint, Engine, Hardware, Speculative
+from .plain import digest_of
+from .point import Arm, ServerScope
+from .workload import Natural, Positive, PositiveFloat, Workload
+
+RepeatScope = Literal["start", "run"]
+
+
+@dataclass(frozen=True)
+class Price:
+    """$ per GPU and hour, by hardware; None where the user has not said."""
+
+    id: str
+    usd_per_gpu_h: dict[str, PositiveFloat | None]
+
+
+@dataclass(frozen=True)
+class TensorParallel:
+    """GPUs that share one copy of the weights."""
+
+    size: Positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmSettings:
+    """One arm of a campaign with the axes of its points."""
+
+    hardware: Hardware
+    checkpoint: Checkpoint
+    engine: Engine
+    tp: TensorParallel
+    speculative: Speculative
+    workload: Workload
+    concurrency: Annotated[tuple[Positive, ...], MinLen(1)]
+    repeat: Annotated[tuple[Natural, ...], MinLen(1)]
+    seed: Annotated[tuple[Natural, ...], MinLen(1)]
+
+    @property
+    def arm(self) -> Arm:
+        """The recipe and workload of this arm."""
+        return Arm(self.hardware, self.checkpoint, self.engine, self.tp.size, self.speculative, self.workload)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CampaignSettings:
+    """What holds for a campaign as a whole."""
+
+    server_scope: ServerScope
+    repeat_scope: RepeatScope
+    bind_concurrency: Positive | None
+    cluster: Cluster
+    price: Price
+    failure: Failure
+    retries: Natural = 0
+    pack: bool = False
+    stage: Literal["none", "local"] = "none"
+    telemetry_s: Annotated[FiniteFloat, Ge(0), Le(2.5)] = 1.0
+    accuracy: Accuracy
+    name: str | None
+    output_dir: str
+    wait: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(ArmSettings, CampaignSettings):
+    """One arm as Hydra composed it: conf/ holds the settings of the arm and of the campaign side by side."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What one command asked for."""
+
+    campaign: CampaignSettings
+    arms: tuple[ArmSettings, ...]
+
+    @property
+    def hardware(self) -> tuple[str, ...]:
+        """The kinds of hardware of its arms, sorted."""
+        return tuple(sorted({arm.hardware.id for arm in self.arms}))
+
+
+def together(composed: Sequence[Settings]) -> Asked:
+    """The arms of one command and the settings that they share. Raises SettingsError if a setting of the campaign differs between arms."""
+    names = [field.name for field in dataclasses.fields(CampaignSettings)]
+    for name in names:
+        if len({digest_of(getattr(s, name)) for s in composed}) > 1:
+            raise SettingsError(f"{name} differs between the arms, and is one for a campaign.", next_step=f"one sweep for each {name}")
+    of_the_arm = [field.name for field in dataclasses.fields(ArmSettings)]
+    campaign = CampaignSettings(**{name: getattr(composed[0], name) for name in names})
+    return Asked(campaign, tuple(ArmSettings(**{name: getattr(s, name) for name in of_the_arm}) for s in composed))
