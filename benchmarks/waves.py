@@ -24,7 +24,8 @@ from glm5bench.analysis.course import of_run
 from glm5bench.analysis.metrics import Requests, figures
 from glm5bench.analysis.repeats import quantile
 from glm5bench.analysis.windows import steady
-from glm5bench.roofline import StepModel, resolved_kv_dtype
+from glm5bench.engines.known import adapter
+from glm5bench.roofline import StepModel
 from glm5bench.settings.overrides import compose
 from glm5bench.simulator.predict import lengths
 from glm5bench.simulator.scheduler import Limits, Request, Scheduler
@@ -46,7 +47,7 @@ def arms() -> Iterator[tuple[str, Arm]]:
 
 def run(arm: Arm, n_in: int, n_out: int, concurrency: int, waves: int, seed: int) -> Requests:
     """A closed loop of so many requests a user, as a client would have seen it."""
-    model = StepModel(arm.hardware, arm.checkpoint, arm.tp, arm.speculative, resolved_kv_dtype(arm, "auto"))
+    model = StepModel(arm.hardware, arm.checkpoint, arm.tp, arm.speculative, adapter(arm.engine).kv_dtype(arm.hardware, "auto"))
     rng, n = np.random.default_rng(seed), waves * concurrency
     prompts, outputs = lengths(rng, n_in, RATIO, n), lengths(rng, n_out, RATIO, n)
     pending = [Request(i, int(prompts[i]), int(outputs[i])) for i in range(n)][::-1]

@@ -15,15 +15,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .engines.known import adapter, engines
 from .errors import SettingsError
-from .roofline import MemoryFit, StepModel, closed_loop_s, memory_fit, resolved_kv_dtype
+from .roofline import MemoryFit, StepModel, closed_loop_s, memory_fit
 from .values.groups import Rule
 from .values.point import Arm, Recipe
 from .values.workload import Workload
 
 GIVEN_BY_THE_NODE = ("$MODEL", "$HOST", "$PORT", "$FACTS")
-FRACTION_FLAGS = ("--mem-fraction-static", "--gpu-memory-utilization")
-RUNNING_FLAGS = ("--max-running-requests", "--max-num-seqs")
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,7 @@ def image(arm: Arm) -> str:
     if arm.engine.image == "none":
         return ""
     named = [rule.image for _, rule in rules(arm) if rule.image]
-    reference = arm.engine.image or ("" if arm.engine.simulated or not named else named[-1])
+    reference = arm.engine.image or ("" if adapter(arm.engine).is_simulated or not named else named[-1])
     pins = {name.removeprefix("docker://"): digest for name, digest in arm.engine.digests.items()}
     digest = pins.get(reference.removeprefix("docker://"))
     return f"{reference}@{digest}" if digest else reference
@@ -217,12 +216,12 @@ def _number(argv: Sequence[str], names: Sequence[str]) -> float | None:
 
 def kv_dtype(arm: Arm, argv: Sequence[str]) -> str:
     """The cache's type under this command line."""
-    return resolved_kv_dtype(arm, flag_value(argv, ("--kv-cache-dtype",)) or "auto")
+    return adapter(arm.engine).kv_dtype(arm.hardware, flag_value(argv, ("--kv-cache-dtype",)) or "auto")
 
 
 def memory(arm: Arm, recipe: Recipe) -> MemoryFit:
     """The memory fit of a bound recipe."""
-    fraction = _number(recipe.argv, FRACTION_FLAGS) or 0.9
+    fraction = _number(recipe.argv, adapter(arm.engine).fraction_flags) or 0.9
     return memory_fit(arm, fraction=fraction, kv_dtype=kv_dtype(arm, recipe.argv))
 
 
@@ -259,7 +258,7 @@ def _vendor(arm: Arm) -> str | None:
 
 def _engine(arm: Arm) -> str | None:
     c, e = arm.checkpoint, arm.engine
-    if e.simulated or e.flavor in c.engines:
+    if e.flavor in c.engines or adapter(e).is_simulated:
         return None
     return f"{c.id} is served by {', '.join(c.engines)} only, not by {e.flavor}"
 
@@ -281,9 +280,10 @@ def _context(arm: Arm) -> str | None:
 
 def _endpoint(arm: Arm) -> str | None:
     w, e = arm.workload, arm.engine
-    if w.endpoint != "generate" or e.flavor == "sglang":
+    if w.endpoint in adapter(e).endpoints:
         return None
-    return f"workload.endpoint=generate is SGLang's own endpoint, and {e.id} has none"
+    having = ", ".join(name for name, engine in engines().items() if w.endpoint in engine.endpoints)
+    return f"{e.id} has no endpoint {w.endpoint}; {having} have it"
 
 
 def unfit(arm: Arm, recipe: Recipe) -> str | None:
@@ -301,10 +301,11 @@ def unfit(arm: Arm, recipe: Recipe) -> str | None:
 
 def admitted(arm: Arm, recipe: Recipe) -> int | None:
     """How many requests the server runs at once by its own settings; None where only memory limits them."""
-    given = _number(recipe.argv, RUNNING_FLAGS)
+    running = adapter(arm.engine).running_flags
+    given = _number(recipe.argv, running)
     if given is not None:
         return int(given)
-    return next((int(value) for flag, value in set_by_itself(arm).items() if flag in RUNNING_FLAGS), None)
+    return next((int(value) for flag, value in set_by_itself(arm).items() if flag in running), None)
 
 
 def warnings(arm: Arm, recipe: Recipe, concurrency: int) -> tuple[str, ...]:

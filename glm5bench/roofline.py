@@ -19,13 +19,6 @@ GIB = 2**30
 INDEX_SCALE_BYTES = 4  # one FP32 scale for each key of the indexer
 BYTES_PER_VALUE = {"bf16": 2.0, "fp8": 1.0, "nvfp4": 0.5 + 1 / 16, "mxfp4": 0.5 + 1 / 32}
 GEMM_RATE = {"bf16": "bf16", "fp8": "fp8", "nvfp4": "fp4", "mxfp4": "fp4"}
-SPECULATIVE_DEFAULT_RUNNING = 48  # SGLang's own admission limit under speculation when none is given
-
-
-def resolved_kv_dtype(arm: Arm, asked: str) -> str:
-    """What the engine makes of its KV flag. `auto`: SGLang takes FP8 on Blackwell for sparse attention, else BF16."""
-    on_blackwell = arm.engine.flavor == "sglang" and arm.hardware.architecture.startswith("Blackwell")
-    return "fp8" if asked.startswith("fp8") or (asked == "auto" and on_blackwell) else "bf16"
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """What a server became, over real HTTP: memory and start by its log, and whether it is the one that was asked for."""
 
 import contextlib
-import dataclasses
 import json
 import subprocess
 import sys
@@ -11,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from glm5bench.engines.known import adapter, engines
 from glm5bench.errors import ServerError
-from glm5bench.node.attempt import observed
-from glm5bench.node.command import METRICS, Place, flags_of_the_node
+from glm5bench.node.command import Place
 from glm5bench.node.log import Log, Phase
 from glm5bench.node.server import Server
 from glm5bench.node.settled import refuse_other_settings, start_facts
@@ -130,7 +129,7 @@ def test_a_server_that_says_nothing_of_itself_is_taken(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "flags"),
     [
-        (("hardware=b200",), [METRICS]),
+        (("hardware=b200",), ["--enable-metrics"]),
         (("hardware=b200", "engine.extra_args=[--enable-metrics]"), []),
         (("hardware=b200", "engine=vllm", "speculative=off"), []),
         (("hardware=b200", "engine=simulated"), []),
@@ -139,7 +138,7 @@ def test_a_server_that_says_nothing_of_itself_is_taken(tmp_path):
 def test_the_node_asks_sglang_for_its_metrics_and_no_recipe_does(overrides, flags):
     arm = compose(*overrides).arm
 
-    assert flags_of_the_node(bound(arm, 4), arm) == flags
+    assert adapter(arm.engine).flags_of_the_node(bound(arm, 4).argv) == flags
 
 
 @pytest.mark.parametrize(
@@ -152,9 +151,5 @@ def test_the_node_asks_sglang_for_its_metrics_and_no_recipe_does(overrides, flag
         ({"max_num_seqs": "x"}, [], None),
     ],
 )
-def test_how_many_requests_vllm_admits_is_read_from_its_log_or_its_command(tmp_path, settings, extra, admitted):
-    with answering(tmp_path, {"version": "0.33.0"}) as server:
-        server.recipe = dataclasses.replace(server.recipe, argv=(*server.recipe.argv, *extra))
-        told = observed({"version": "0.33.0"}, server, None, {"settings": settings})
-
-    assert told["max_running"] == admitted
+def test_how_many_requests_vllm_admits_is_read_from_its_log_or_its_command(settings, extra, admitted):
+    assert engines()["vllm"].admitted({"version": "0.33.0"}, settings, extra) == admitted

@@ -12,8 +12,8 @@ import pytest
 from conftest import compose, plan
 from program import ROOT, bench
 
+from glm5bench.engines.parsing import refused, units
 from glm5bench.launch.validate import validations
-from glm5bench.node.engine_parser import refused, units
 from glm5bench.report.campaign import validations_text
 from glm5bench.values.plain import plain
 
@@ -250,9 +250,9 @@ def test_an_image_that_is_not_there_is_not_replaced_by_an_engine_that_is(tmp_pat
     assert "there is no image" in looked.lacks or "there is no apptainer" in looked.lacks
 
 
-@pytest.mark.parametrize("cli_args", ["entrypoints/openai/cli_args.py", "entrypoints/common/cli_args.py"], ids=["0.16", "later"])
-def test_vllm_s_parser_is_found_where_each_version_has_it_and_needs_no_gpu(tmp_path, monkeypatch, here, cli_args):
-    here(vllm(tmp_path, cli_args))
+@pytest.mark.parametrize("place", ["openai", "launchers", "common"], ids=["0.16", "0.30", "0.33"])
+def test_vllm_s_parser_is_found_where_each_version_has_it_and_needs_no_gpu(tmp_path, monkeypatch, here, place):
+    here(vllm(tmp_path, f"entrypoints/{place}/cli_args.py"))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
 
     taken, wrong = validations(

@@ -12,24 +12,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-NAMES = {
-    "--tensor-parallel-size": "tp_size",
-    "--tp": "tp_size",
-    "--data-parallel-size": "dp_size",
-    "--expert-parallel-size": "ep_size",
-    "--kv-cache-dtype": "kv_cache_dtype",
-}
-SAME = {
-    "none": None,
-    "nextn": "eagle",
-    "dsa": "nsa",
-    "fp8": "fp8_e4m3",
-    "fp8_ds_mla": "fp8_e4m3",
-    "bf16": "bfloat16",
-}  # several words for one thing
-RENAMED = (("nsa_", "dsa_"), ("cuda_graph_max_bs", "cuda_graph_max_bs_decode"))  # from version to version
-# a flag that became another setting: SGLang from 0.5.14 turns the first into the second, and then says that it is off
-BECAME = {"--enable-flashinfer-allreduce-fusion": "flashinfer_allreduce_fusion_backend"}
+from ..engines.adapter import ranks
+from ..engines.known import engines
+
+SYNONYMS = [engine.synonyms for engine in engines().values()]
+NAMES = {"--kv-cache-dtype": "kv_cache_dtype", **{flag: name for s in SYNONYMS for flag, name in s.names.items()}}
+SAME = {word: same for s in SYNONYMS for word, same in s.words.items()}
+RENAMED = tuple(dict.fromkeys(pair for s in SYNONYMS for pair in s.renamed))
+BECAME = {flag: setting for s in SYNONYMS for flag, setting in s.became.items()}
 HUMAN = re.compile(r"(\d+)([kKmM])")  # vLLM reads 32k as 32,000 and 32K as 32,768
 NOT_COMPARED = ("--model-path", "--host", "--port", "--api-key", "--tokenizer-path", "--facts")
 
@@ -41,7 +31,7 @@ def settings_changed(argv: Sequence[str], info: Mapping[str, Any], ignored: Sequ
     """
     asked = _flags(argv)
     found: dict[tuple[str, str, str], None] = {}
-    for stated in (info, *_ranks(info)):
+    for stated in (info, *ranks(info)):
         for flag in asked.keys() - {*NOT_COMPARED, *ignored}:
             name = next((n for n in _names(flag) if n in stated), None)
             is_elsewhere = bool(stated.get(BECAME.get(flag, "")))
@@ -67,12 +57,6 @@ def _names(flag: str) -> list[str]:
     plain = flag.removeprefix("--").replace("-", "_")
     others = [plain.replace(old, new) for pair in RENAMED for old, new in (pair, pair[::-1])]
     return list(dict.fromkeys([NAMES.get(flag, plain), plain, *others]))
-
-
-def _ranks(info: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """What each data-parallel rank of SGLang states, where it repeats its settings."""
-    told = info.get("internal_states")
-    return [rank for rank in told if isinstance(rank, dict)] if isinstance(told, list) else []
 
 
 def _flags(argv: Sequence[str]) -> dict[str, list[str]]:

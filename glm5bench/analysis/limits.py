@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..roofline import GEMM_RATE, StepModel, acceptance_length, resolved_kv_dtype
+from ..engines.known import adapter
+from ..roofline import GEMM_RATE, StepModel, acceptance_length
 from ..values.groups import Hardware, Speculative
 from ..values.point import Arm
 from .rows import Row, Series
@@ -66,7 +67,7 @@ def limit_curve(arm: Arm, isl_tokens: float, osl_tokens: float) -> list[Limit]:
     """The line above which nothing can be, by rising concurrency."""
     ideal = dataclasses.replace(arm.hardware.efficiency, bandwidth=1.0, compute=1.0, indexer=1.0, layer_s=1e-12, quantise_s=0.0)
     hardware = dataclasses.replace(arm.hardware, efficiency=ideal)
-    model = StepModel(hardware, arm.checkpoint, arm.tp, arm.speculative, resolved_kv_dtype(arm, "auto"))
+    model = StepModel(hardware, arm.checkpoint, arm.tp, arm.speculative, adapter(arm.engine).kv_dtype(hardware, "auto"))
     steps = osl_tokens / acceptance_length(model)
     prefill_s = model.prefill_s(int(isl_tokens), isl_tokens * isl_tokens / 2)
     found = []

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 
+from ..engines.known import engines
 from .side import WITHIN_S, Said, Side
 
 
@@ -52,8 +53,8 @@ class Endpoint:
         return model_name(self.get_json("/v1/models"))
 
     def info(self) -> dict[str, Any]:
-        """What the engine tells of itself: SGLang's server information, or vLLM's version; empty where it tells nothing."""
-        for path in ("/server_info", "/get_server_info", "/version"):
+        """What the server says of itself, at the first path that it answers; empty if it says nothing."""
+        for path in dict.fromkeys(path for engine in engines().values() for path in engine.info_paths):
             info = self.get_json(path)
             if isinstance(info, dict):
                 return info

@@ -1,4 +1,4 @@
-"""What a server's /metrics say, in words that are the same for every engine. Source: SGLang's and vLLM's Prometheus metrics."""
+"""What a server's /metrics say, in words that are the same for every engine."""
 
 from __future__ import annotations
 
@@ -8,34 +8,35 @@ from typing import Literal
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from ..engines.known import engines
+
 
 @dataclass(frozen=True)
 class Metric:
-    """One quantity of a server: its unit, how the values of several ranks become one, and the engines' names of it."""
+    """One quantity of a server: its unit, and how the values of several ranks become one."""
 
     name: str
     unit: str
     over_ranks: Literal["sum", "mean"]
-    names: tuple[str, ...]
 
 
 METRICS = (
-    Metric("running", "requests", "sum", ("sglang:num_running_reqs", "vllm:num_requests_running")),
-    Metric("queued", "requests", "sum", ("sglang:num_queue_reqs", "vllm:num_requests_waiting")),
-    Metric("kv_usage", "share of the KV cache", "mean", ("sglang:token_usage", "vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc")),
-    Metric("generation_tput", "token/s, by the server's own account", "sum", ("sglang:gen_throughput",)),
-    Metric("cache_hit_rate", "share of the prompt tokens, of the last prefill", "mean", ("sglang:cache_hit_rate",)),
-    Metric("prompt_tokens", "tokens since its start", "sum", ("sglang:prompt_tokens_total", "vllm:prompt_tokens_total")),
-    Metric("generation_tokens", "tokens since its start", "sum", ("sglang:generation_tokens_total", "vllm:generation_tokens_total")),
-    Metric("cache_queries", "prompt tokens since its start", "sum", ("vllm:prefix_cache_queries_total",)),
-    Metric("cache_hits", "prompt tokens since its start", "sum", ("vllm:prefix_cache_hits_total", "sglang:cached_tokens_total")),
-    Metric("preemptions", "requests since its start", "sum", ("vllm:num_preemptions_total",)),
-    Metric("drafts", "drafts since its start", "sum", ("vllm:spec_decode_num_drafts_total",)),
-    Metric("accepted_tokens", "draft tokens since its start", "sum", ("vllm:spec_decode_num_accepted_tokens_total",)),
-    Metric("verify_steps", "verify steps since its start", "sum", ("sglang:spec_verify_calls_total",)),
+    Metric("running", "requests", "sum"),
+    Metric("queued", "requests", "sum"),
+    Metric("kv_usage", "share of the KV cache", "mean"),
+    Metric("generation_tput", "token/s, by the server's own account", "sum"),
+    Metric("cache_hit_rate", "share of the prompt tokens, of the last prefill", "mean"),
+    Metric("prompt_tokens", "tokens since its start", "sum"),
+    Metric("generation_tokens", "tokens since its start", "sum"),
+    Metric("cache_queries", "prompt tokens since its start", "sum"),
+    Metric("cache_hits", "prompt tokens since its start", "sum"),
+    Metric("preemptions", "requests since its start", "sum"),
+    Metric("drafts", "drafts since its start", "sum"),
+    Metric("accepted_tokens", "draft tokens since its start", "sum"),
+    Metric("verify_steps", "verify steps since its start", "sum"),
 )
 UNITS = {m.name: m.unit for m in METRICS}
-_OF = {name: m for m in METRICS for name in m.names}
+_OF = {name: m for m in METRICS for engine in engines().values() for name in engine.metrics.get(m.name, ())}
 
 
 def values(text: str) -> dict[str, float]:

@@ -6,6 +6,7 @@ came from. The parser is that of the image where the cluster has one, without a 
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 import subprocess
@@ -15,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..engines import parsing
+from ..engines.known import adapter
 from ..errors import EnvironmentLacks
-from ..node import engine_parser
 from ..node.command import has_module
 from ..node.container import Image, environment, executed
 from ..values.point import Arm, NodeJob, Recipe
@@ -52,7 +54,7 @@ def validations(jobs: Sequence[NodeJob]) -> list[Validation]:
     by_parser: dict[tuple[str, ...], list[tuple[NodeJob, Recipe]]] = {}
     for job, recipe in commands.values():
         e = job.arm.engine
-        by_parser.setdefault((job.image_dir, recipe.image if job.image_dir else "", e.flavor, str(e.simulated)), []).append((job, recipe))
+        by_parser.setdefault((job.image_dir, recipe.image if job.image_dir else "", adapter(e).name), []).append((job, recipe))
     return [v for alike in by_parser.values() for v in _looked_at(alike)]
 
 
@@ -60,12 +62,16 @@ def _looked_at(alike: Sequence[tuple[NodeJob, Recipe]]) -> list[Validation]:
     """The commands that one parser looks at."""
     job, first = alike[0]
     engine = job.arm.engine
-    if engine.simulated:
+    kind = adapter(engine)
+    if kind.parser is None:
         return [Validation(j.arm.label, "", "", engine.version, ()) for j, _ in alike]
     try:
         with tempfile.TemporaryDirectory(prefix="glm5bench-") as home:
             parser, command = _parser(job, first, home)
-            answer = _answer(command, {"flavor": engine.flavor, "commands": [_flags(recipe) for _, recipe in alike]})
+            answer = _answer(
+                command,
+                {"package": kind.name, "source": inspect.getsource(kind.parser), "commands": [_flags(recipe) for _, recipe in alike]},
+            )
     except EnvironmentLacks as error:
         return [Validation(j.arm.label, "", "", engine.version, (), error.message) for j, _ in alike]
     return [
@@ -95,7 +101,7 @@ def _group(arm: Arm, recipe: Recipe, words: Sequence[str]) -> str:
 
 def _parser(job: NodeJob, recipe: Recipe, home: str) -> tuple[str, list[str]]:
     """Whose parser it is, and the command that runs it with this home inside. Raises EnvironmentLacks where there is none here."""
-    script = engine_parser.__file__
+    script = parsing.__file__
     if job.image_dir and recipe.image:
         image = Image(Path(job.image_dir), recipe.image, Path(home), job.binds)
         lacks = image.lacks()
@@ -130,9 +136,9 @@ def _answer(command: list[str], asked: dict[str, Any]) -> dict[str, Any]:
         )
     except subprocess.TimeoutExpired:
         raise EnvironmentLacks(f"the parser gave no answer within {PARSER_S:g} s") from None
-    lines = [line for line in done.stdout.splitlines() if line.startswith(engine_parser.MARK)]
+    lines = [line for line in done.stdout.splitlines() if line.startswith(parsing.MARK)]
     if not lines:
         said = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), f"exit code {done.returncode}")
         raise EnvironmentLacks(f"the engine's parser could not be loaded: {said.strip()[:300]}")
-    answer: dict[str, Any] = json.loads(lines[-1].removeprefix(engine_parser.MARK))
+    answer: dict[str, Any] = json.loads(lines[-1].removeprefix(parsing.MARK))
     return answer

@@ -19,6 +19,7 @@ from ..client.counters import Counted
 from ..client.endpoint import redacted_deeply
 from ..client.protocol import Measured
 from ..directory import ATTEMPT_FORMAT, Campaign
+from ..engines.known import adapter
 from ..files import write_json
 from ..recipe import set_by_itself
 from ..values.plain import digest_of, plain
@@ -71,7 +72,7 @@ def point_record(job: NodeJob, start: ServerStart, point: Point) -> dict[str, An
     arm: Arm = job.arm
     return {
         "hardware": arm.hardware.id,
-        "engine": "simulated" if arm.engine.simulated else arm.engine.flavor,
+        "engine": adapter(arm.engine).name,
         "engine_version": arm.engine.version,
         "image": start.recipe.image,
         "model": arm.checkpoint.model,
@@ -113,39 +114,18 @@ def variant(arm: Arm, lanes: int = 1) -> str:
 
 def observed(info: dict[str, Any], server: Server, counted: Counted | None, facts: dict[str, Any]) -> dict[str, Any]:
     """What the server said of itself after the run, with the numbers that the verdict needs taken out; `facts`: of its start."""
-    told = info.get("internal_states")
-    states = [s for s in told if isinstance(s, dict)] if isinstance(told, list) else []
-    states = states or [{}]
-    lag = info.get("lag") or {}
-    running_limits = [s.get("effective_max_running_requests_per_dp") for s in states]
+    engine, lag = adapter(server.arm.engine), info.get("lag") or {}
     return {
         **facts,
         "info": redacted_deeply(info, server),
         "counted_tokens": asdict(counted) if counted is not None else None,
         "start_phases": [asdict(phase) for phase in server.log.reached],
-        "max_running": sum(n for n in running_limits if type(n) is int)
-        or _count(info.get("max_running_requests"))
-        or _admitted(server, facts),
-        "capacity_tokens": info.get("max_total_num_tokens"),
-        "peak_running": states[0].get("peak_running_requests"),
-        "acceptance_length": states[0].get("avg_spec_accept_length"),
+        "max_running": engine.admitted(info, facts.get("settings") or {}, server.recipe.argv),
+        **dict.fromkeys(("capacity_tokens", "peak_running", "acceptance_length")),
+        **engine.observed(info),
         "simulator_late_share": lag["late_steps"] / max(1, lag["steps"]) if lag else None,
         "version": str(info["version"]) if info.get("version") and not info.get("simulated") else None,
     }
-
-
-def _count(value: Any) -> int | None:
-    return value if type(value) is int and value > 0 else None
-
-
-def _admitted(server: Server, facts: dict[str, Any]) -> int | None:
-    """How many requests vLLM admits: as its log states it, else as its command says."""
-    stated = (facts.get("settings") or {}).get("max_num_seqs")
-    if stated is None:
-        argv = [*server.recipe.argv, ""]
-        stated = next((argv[i + 1] for i, word in enumerate(argv) if word == "--max-num-seqs"), None)
-        stated = next((word.partition("=")[2] for word in argv if word.startswith("--max-num-seqs=")), stated)
-    return int(str(stated)) if str(stated).isdigit() else None
 
 
 def whole(path: Path, digest: str, f: Figures, v: Verdict) -> dict[str, Any]:

@@ -14,12 +14,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..engines import adapter as seam
+from ..engines.known import adapter, engines
 from ..errors import ServerError
-from ..values.point import KEY_FILE_VARIABLE, Arm, Recipe
-from . import checkpoint, container, gpus, with_key
+from ..files import write_text
+from ..values.point import Arm, Recipe
+from . import checkpoint, container, gpus
 
-ENGINE_PREFIXES = ("SGLANG_", "SGL_", "VLLM_", "NCCL_", "RCCL_", "FLASHINFER_", "DG_", "AITER_")
-METRICS = "--enable-metrics"
+COMMUNICATION = ("NCCL_", "RCCL_")  # prefixes of variables that every engine heeds
 PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
 NEXT_STEPS = {
     "server_oom": "lower the memory fraction or the concurrency that $C is bound to",
@@ -54,16 +56,17 @@ class Place:
 
 def command(recipe: Recipe, arm: Arm, place: Place, given: Mapping[str, str], key_file: Path) -> list[str]:
     """The server's command line here. Raises ServerError where the program, image, checkpoint or GPUs are not there, or are not free."""
-    argv = [*(given.get(word, word) for word in recipe.argv), *flags_of_the_node(recipe, arm)]
+    engine = adapter(arm.engine)
+    argv = with_files(engine, [*(given.get(word, word) for word in recipe.argv), *engine.flags_of_the_node(recipe.argv)], place.folder)
     if place.image is not None:
         return _contained(argv, arm, place, place.image, key_file)
-    if arm.engine.simulated:
+    if engine.is_simulated:
         return [sys.executable, *argv[1:]]
     lacks = program_lacking(argv)
     if lacks:
         raise cannot_start(arm, place, lacks, "image_missing")
     _refuse_wrong_node(arm, place)
-    return keyed([shutil.which(argv[0]) or argv[0], *argv[1:]], arm, key_file)
+    return engine.keyed([shutil.which(argv[0]) or argv[0], *argv[1:]], key_file)
 
 
 def program_lacking(argv: Sequence[str]) -> str:
@@ -75,35 +78,34 @@ def program_lacking(argv: Sequence[str]) -> str:
     return f"{program} has no module {module!r}" if module and not has_module(program, module) else ""
 
 
-def flags_of_the_node(recipe: Recipe, arm: Arm) -> list[str]:
-    """What every server gets beside its recipe, as it gets a port: SGLang shows its metrics when it is asked to."""
-    needs = arm.engine.flavor == "sglang" and not arm.engine.simulated and METRICS not in recipe.argv
-    return [METRICS] if needs else []
-
-
-def keyed(argv: list[str], arm: Arm, key_file: Path) -> list[str]:
-    """The command with the key: SGLang takes it as an argument only, and gets it from a file."""
-    if arm.engine.flavor != "sglang" or arm.engine.simulated or argv[1:2] != ["-m"]:
-        return argv
-    return [argv[0], with_key.__file__, str(key_file), *argv[2:]]
+def with_files(engine: seam.Adapter, argv: Sequence[str], folder: Path) -> list[str]:
+    """The command in which the text of a configuration file is replaced by the path of a file that holds it."""
+    words = list(argv)
+    for i, word in enumerate(words[1:], start=1):
+        if words[i - 1] in engine.file_flags and word.lstrip().startswith("{"):
+            path = folder / f"{words[i - 1].lstrip('-')}.yaml"  # JSON is YAML
+            write_text(path, word)
+            words[i] = str(path)
+    return words
 
 
 def _contained(argv: list[str], arm: Arm, place: Place, image: container.Image, key_file: Path) -> list[str]:
     lacks = image.lacks()
     if lacks:
         raise cannot_start(arm, place, lacks, "image_missing")
-    if not arm.engine.simulated:
+    engine = adapter(arm.engine)
+    if not engine.is_simulated:
         _refuse_wrong_node(arm, place)
     reads = checkpoint.directories(Path(place.model_path)) if place.model_path.startswith("/") else []
-    reads += [PACKAGE_ROOT] if arm.engine.simulated else [with_key.__file__]
+    reads += [PACKAGE_ROOT] if engine.is_simulated else [seam.SCRIPT]
     return container.inside(
-        keyed(argv, arm, key_file),
+        engine.keyed(argv, key_file),
         image,
         arm.hardware,
         reads=reads,
         folder=place.folder,
         scratch=place.scratch or place.folder,
-        is_simulated=arm.engine.simulated,
+        has_gpus=not engine.is_simulated,
     )
 
 
@@ -138,13 +140,9 @@ def has_module(python: str, module: str) -> bool:
 
 def environment(own: Mapping[str, str], arm: Arm, key: str, key_file: Path, *, is_contained: bool = False) -> dict[str, str]:
     """The node's environment without what would change the engine unrecorded, and the recipe's own; a container sees the latter only."""
-    env = dict(own)
-    if arm.engine.simulated:
-        env["PYTHONPATH"] = os.pathsep.join(p for p in (PACKAGE_ROOT, os.environ.get("PYTHONPATH", "")) if p)
-        env[KEY_FILE_VARIABLE] = str(key_file)
-    if arm.engine.flavor == "vllm":
-        env["VLLM_API_KEY"] = key
+    env = {**own, **adapter(arm.engine).environment(key, key_file)}
     if is_contained:
         env |= {name: os.environ[name] for name in gpus.VARIABLES if name in os.environ}
         return container.environment(env)
-    return {name: value for name, value in os.environ.items() if not name.startswith(ENGINE_PREFIXES)} | env
+    prefixes = (*COMMUNICATION, *(prefix for engine in engines().values() for prefix in engine.variables))
+    return {name: value for name, value in os.environ.items() if not name.startswith(prefixes)} | env

@@ -64,7 +64,7 @@ class Image:
 
 
 def inside(
-    command: Sequence[str], image: Image, hardware: Hardware, *, reads: Sequence[str], folder: Path, scratch: Path, is_simulated: bool
+    command: Sequence[str], image: Image, hardware: Hardware, *, reads: Sequence[str], folder: Path, scratch: Path, has_gpus: bool
 ) -> list[str]:
     """The command that runs `command` inside the image.
 
@@ -72,7 +72,7 @@ def inside(
     """
     cache = image.cache(hardware)
     cache.mkdir(parents=True, exist_ok=True)
-    gpus = [] if is_simulated else GPU_OPTION.get(hardware.vendor, [])
+    gpus = GPU_OPTION.get(hardware.vendor, []) if has_gpus else []
     options = ["--pid", "--workdir", str(scratch), "--pwd", str(folder), *gpus]
     return executed(command, image, home=cache, binds=[f"{folder}:{folder}", *(f"{path}:{path}:ro" for path in reads)], options=options)
 

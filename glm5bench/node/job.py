@@ -26,13 +26,14 @@ from ..archive.pointfile import write_point
 from ..client.counters import Counted, counted, counted_since
 from ..client.protocol import Measured, Patience, Protocol
 from ..directory import Campaign, append_line, lane_ids
+from ..engines.known import adapter
 from ..errors import BenchError, ClientError, EnvironmentLacks, ServerError
 from ..files import Taken, write_json
 from ..recipe import point_estimate_s
 from ..values.point import NodeJob, Point, ServerStart, kind_of
 from . import accuracy, preflight
 from .attempt import Trace, Watch, now_utc, observed, point_record, record_attempt, record_failure, whole
-from .command import NEXT_STEPS, Place, Stopped, flags_of_the_node
+from .command import NEXT_STEPS, Place, Stopped
 from .container import Image
 from .cores import measuring, of_the_job, reserved
 from .heartbeat import Heartbeat, is_alive, is_running, node_name, read_beat
@@ -244,7 +245,7 @@ class _Start:
             vocabulary=arm.checkpoint.architecture.vocabulary,
             time_scale=arm.engine.time_scale if arm.engine.simulated else 1.0,
             attempt=self.campaign.next_attempt(point.key),
-            wants_steps=arm.engine.flavor == "sglang" and arm.speculative.steps > 0,
+            wants_steps=adapter(arm.engine).reports_verify_steps(arm),
         )
         if client.has_warmups:
             self.heart.phase("warm-up")
@@ -260,7 +261,7 @@ class _Start:
             load = client.measure()
         self._poke()
         made, requests = self._made(server, watch, load, neighbours), load.requests
-        source = "simulated" if arm.engine.simulated else "measured"
+        source = adapter(arm.engine).source
         answers = {"answers": answers_of(requests)}
         record = point_record(self.job, self.start, point)
         unread = Measurement(point.key, source, record, {**made, "is_server_unread": True}, requests, {**self.facts, **answers})
@@ -302,7 +303,7 @@ class _Start:
             **self._neighbourhood(neighbours),
             **watch.told(load),
             **({"telemetry": self.observer.account()} if self.observer else {}),
-            "argv": [*self.start.recipe.argv, *flags_of_the_node(self.start.recipe, self.job.arm)],
+            "argv": [*self.start.recipe.argv, *adapter(self.job.arm.engine).flags_of_the_node(self.start.recipe.argv)],
             "server_start": self.life,
             "server_start_s": server.start_s,
             "preflight": self.notes,

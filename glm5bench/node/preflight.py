@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..archive.layout import place_shift
+from ..engines.known import adapter
 from ..errors import EnvironmentLacks, ServerError
 from ..values.plain import from_json
 from ..values.point import NodeJob
@@ -245,7 +246,7 @@ def inside(job: NodeJob, told: dict[str, str]) -> Iterator[Finding]:
     cuda = re.match(r"(\d+)\.", told.get("cuda", ""))
     if vendor == "nvidia" and branch and cuda:
         yield driver(int(branch), int(cuda[1]), has_compat=bool(told.get("compat")))
-    if not compiles(job):
+    if "deep_gemm" not in adapter(job.arm.engine).needs(job):
         return
     nvcc, cutlass = told.get("nvcc", ""), told.get("cutlass") == "True"
     if not told.get("deep_gemm"):
@@ -258,14 +259,6 @@ def inside(job: NodeJob, told: dict[str, str]) -> Iterator[Finding]:
     yield Finding(
         "CUTLASS headers", cutlass, "in deep_gemm/include" if cutlass else "deep_gemm has none", "" if cutlass else step, "image_missing"
     )
-
-
-def compiles(job: NodeJob) -> bool:
-    """Whether DeepGEMM will compile kernels when the server starts: SGLang on NVIDIA's GPUs with FP8, unless it is told not to."""
-    arm = job.arm
-    asked = [start.recipe.env.get("SGLANG_ENABLE_JIT_DEEPGEMM", "1") for start in job.starts]
-    is_fp8 = "fp8" in (arm.checkpoint.precision, arm.checkpoint.dense_precision)
-    return arm.hardware.vendor == "nvidia" and arm.engine.flavor == "sglang" and is_fp8 and "1" in asked
 
 
 def main(argv: Sequence[str]) -> int:

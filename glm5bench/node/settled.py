@@ -10,8 +10,8 @@ from typing import Any
 
 from .. import recipe as recipes
 from ..analysis.held import in_words, other_model, settings_changed
+from ..engines.known import adapter
 from ..values.point import Recipe
-from . import engine_log
 from .server import Server
 
 PHASES = {
@@ -27,28 +27,17 @@ def start_facts(server: Server, recipe: Recipe) -> dict[str, Any]:
     """`startup`: seconds of its phases, and its memory in GiB a GPU; `settings`: what it says that it runs with; `model_path`: as asked."""
     arm, head, info = server.arm, server.log.head(), server.info()
     started: dict[str, float] = {"start_s": server.start_s, **_phases(server)}
-    told = engine_log.memory(head, arm.engine.flavor)
-    capacity = _capacity(info)
+    engine = adapter(arm.engine)
+    told = engine.log.memory(head)
+    capacity = engine.kv_tokens(info)
     if capacity is not None:
         told["kv_tokens"] = float(capacity)
     predicted = recipes.memory(arm, recipe).capacity_tokens
     return {
         "startup": {**started, **told, "kv_tokens_predicted": float(predicted)},
-        "settings": engine_log.settings(head) if arm.engine.flavor == "vllm" else {},
+        "settings": engine.settings(head),
         "model_path": server.place.model_path,
     }
-
-
-def _capacity(info: dict[str, Any]) -> int | None:
-    """Tokens of the KV cache as SGLang states them; data-parallel ranks have caches of their own. None: it states nothing of the kind."""
-    states = info.get("internal_states")
-    told = [s.get("memory_usage") for s in states if isinstance(s, dict)] if isinstance(states, list) else []
-    each = [usage.get("token_capacity") if isinstance(usage, dict) else None for usage in told]
-    known = [n for n in each if isinstance(n, int)]
-    if len(each) > 1 and len(known) == len(each):
-        return sum(known)
-    capacity = info.get("max_total_num_tokens")
-    return capacity if isinstance(capacity, int) else None
 
 
 def _phases(server: Server) -> dict[str, float]:
@@ -63,13 +52,8 @@ def _phases(server: Server) -> dict[str, float]:
 
 
 def refuse_other_settings(server: Server, recipe: Recipe, facts: dict[str, Any]) -> None:
-    """Raises ServerError with what the server runs with in place of what was asked.
-
-    The simulated one states what it simulates and not its flags, so that only the number of its GPUs is held against what was asked.
-    """
-    stated = {**server.info(), **facts["settings"]}
-    if server.arm.engine.simulated:
-        stated = {"tp_size": stated.get("tp_size", server.arm.tp)}
+    """Raises ServerError with what the server runs with in place of what was asked."""
+    stated = adapter(server.arm.engine).stated({**server.info(), **facts["settings"]}, server.arm.tp)
     changed = [*settings_changed(recipe.argv, stated, server.arm.engine.settings_may_differ), *other_model(facts["model_path"], stated)]
     if changed:
         raise server.error(in_words(changed), "server_settings")

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..engines.known import adapter
 from ..errors import ServerError
 from ..values.point import NodeJob
 from .checkpoint import cached_share, found
@@ -38,7 +39,7 @@ def weights(job: NodeJob, tell: Callable[[str], None], is_stopped: Callable[[], 
     Raises ServerError where they are not all there or the copy fails, Stopped where the job is asked to stop.
     """
     lies = Path(job.model_path)
-    if not lies.is_absolute() or job.arm.engine.simulated:
+    if not lies.is_absolute() or adapter(job.arm.engine).is_simulated:
         return Weights(job.model_path, {})
     seen = found(lies, job.arm.checkpoint)
     if seen.lacks:

@@ -7,7 +7,6 @@ stays unstated: without a number of GPUs there is no figure per GPU, without har
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -21,6 +20,7 @@ from ..client.load import Progress
 from ..client.protocol import Measured, Patience, Protocol
 from ..client.vocabulary import Vocabulary, vocabulary
 from ..client.workload import LAST_ID
+from ..engines.known import engines, serving
 from ..errors import ServerError, SettingsError, UsageError
 from ..values.plain import digest_of, plain
 from ..values.point import PROTOCOL_VERSION, Point
@@ -29,7 +29,6 @@ from .attempt import Watch
 from .provenance import provenance
 
 UNSTATED = "unstated"
-ENGINES = ("vllm", "sglang")  # that /v1/models names as the owner
 NUMBERS = ("gpus", "gpus_per_node", "tp")
 WORDS = ("hardware", "checkpoint", "precision", "speculative", "engine", "engine_version")
 
@@ -161,8 +160,13 @@ def load(asked: Asked, check: Callable[[], None], progress: Progress, keep: Keep
         "vocabulary": asdict(known),
         "is_complete": done.ended_by is None,
     }
-    source = "simulated" if _is_simulated(info, owner) else "measured"
-    told = {"info": redacted_deeply(info, asked.endpoint), "answers": answers_of(done.requests), "max_running": _admitted(info)}
+    engine = serving(info, owner)
+    source, limit = (engine.source, engine.admitted(info, {}, ())) if engine is not None else ("measured", None)
+    told = {
+        "info": redacted_deeply(info, asked.endpoint),
+        "answers": answers_of(done.requests),
+        "max_running": limit,
+    }
     unread = Measurement(
         point.key,
         source,
@@ -180,9 +184,10 @@ def load(asked: Asked, check: Callable[[], None], progress: Progress, keep: Keep
 
 
 def _flush(endpoint: Endpoint) -> None:
-    """An empty prefix cache, where the server can be asked for one (SGLang); elsewhere no prompt comes twice under another seed."""
-    with contextlib.suppress(httpx.HTTPError):
-        endpoint.ask("POST", "/flush_cache", within_s=60)
+    """An empty prefix cache, if the server can be asked for one; else no prompt comes twice under another seed."""
+    for path in {engine.flush_path for engine in engines().values() if engine.flush_path is not None}:
+        with contextlib.suppress(httpx.HTTPError):
+            endpoint.ask("POST", path, within_s=60)
 
 
 def _sound(info: dict[str, Any]) -> dict[str, Any]:
@@ -196,17 +201,6 @@ def _sound(info: dict[str, Any]) -> dict[str, Any]:
         return {"simulated": bool}.get(name, str) is type(value) if name in ("version", "model_path", "simulated") else True
 
     return {name: value for name, value in info.items() if is_sound(name, value)}
-
-
-def _admitted(info: Mapping[str, Any]) -> int | None:
-    """How many requests SGLang admits, over its data-parallel ranks; None if the server does not say."""
-    ranks = info.get("internal_states")
-    each = (
-        [rank.get("effective_max_running_requests_per_dp") for rank in ranks if isinstance(rank, dict)] if isinstance(ranks, list) else []
-    )
-    known = [n for n in each if type(n) is int and n > 0]
-    limit = info.get("max_running_requests")
-    return sum(known) or (limit if type(limit) is int and limit > 0 else None)
 
 
 def _owner(endpoint: Endpoint) -> str:
@@ -231,14 +225,13 @@ def facts(asked: Asked, info: Mapping[str, Any], owner: str) -> dict[str, Any]:
 
     A version alone names no engine: trtllm-serve and others answer /version, too.
     """
-    is_sglang = isinstance(info.get("tp_size"), int)
-    engine = "simulated" if info.get("simulated") else "sglang" if is_sglang else owner if owner in ENGINES else None
+    engine = serving(info, owner)
     told = {
-        "engine": engine,
-        "engine_version": info.get("version") if engine else None,
+        "engine": engine.name if engine is not None else None,
+        "engine_version": info.get("version") if engine is not None else None,
         "checkpoint": info.get("model_path") or asked.model,
         "tp": info.get("tp_size"),
-        "gpus": _gpus(info) if is_sglang else None,
+        "gpus": engine.gpus(info) if engine is not None else None,
     }
     said: dict[str, Any] = {**told, **asked.about}
     for name in NUMBERS:
@@ -247,12 +240,6 @@ def facts(asked: Asked, info: Mapping[str, Any], owner: str) -> dict[str, Any]:
     said["gpus_per_node"] = said.get("gpus_per_node") or said.get("gpus")
     words = {name: str(said.get(name) or UNSTATED) for name in WORDS}
     return {**words, "tp": said.get("tp") or said.get("gpus") or 1, "gpus": said.get("gpus"), "gpus_per_node": said["gpus_per_node"]}
-
-
-def _gpus(info: Mapping[str, Any]) -> int:
-    """Of an SGLang server: replicas have GPUs of their own unless only attention is data-parallel."""
-    sizes = [info.get(name) for name in ("tp_size", "pp_size", *(() if info.get("enable_dp_attention") else ("dp_size",)))]
-    return math.prod(size for size in sizes if isinstance(size, int) and size > 0)
 
 
 def _number(name: str, value: Any) -> int:
@@ -284,11 +271,6 @@ def _record(asked: Asked, info: Mapping[str, Any], owner: str, scale: float) -> 
         "variant": " ".join(["load", *w.departures()]),
         "arm": {"workload": plain(w)},
     }
-
-
-def _is_simulated(info: Mapping[str, Any], owner: str) -> bool:
-    """Whether the server says so, anywhere: a simulated measurement is never taken for another."""
-    return bool(info.get("simulated")) or owner == "simulated" or "simulated" in str(info.get("version", ""))
 
 
 def _tokens(done: Measured) -> Counted:

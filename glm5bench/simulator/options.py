@@ -11,14 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..engines.known import adapter
 from ..errors import UsageError
-from ..roofline import SPECULATIVE_DEFAULT_RUNNING, MemoryFit, StepModel, memory_fit, resolved_kv_dtype
+from ..roofline import MemoryFit, StepModel, memory_fit
 from ..values.groups import FAULTS
 from ..values.plain import from_json
 from ..values.point import Arm
 from .scheduler import Limits
 
 START_S = 5.0  # simulated seconds from the process's start to ready
+SPECULATION_RUNNING = 48  # SGLang's admission limit under speculation if none is given
 NO_SPECULATION_RUNNING = 4096
 
 
@@ -77,9 +79,9 @@ def options(argv: Sequence[str], *, api_key: str | None = None) -> Options:
 
 def from_arm(arm: Arm, known: argparse.Namespace, argv: tuple[str, ...], *, api_key: str | None = None) -> Options:
     """Options of an arm whose flags are parsed."""
-    kv_dtype = resolved_kv_dtype(arm, known.kv_cache_dtype)
+    kv_dtype = adapter(arm.engine).kv_dtype(arm.hardware, known.kv_cache_dtype)
     memory = memory_fit(arm, fraction=known.mem_fraction_static, kv_dtype=kv_dtype)
-    default_running = SPECULATIVE_DEFAULT_RUNNING if arm.speculative.steps else NO_SPECULATION_RUNNING
+    default_running = SPECULATION_RUNNING if arm.speculative.steps else NO_SPECULATION_RUNNING
     default_chunk = 8192 if arm.hardware.memory_gib < 160 else 16384  # SGLang's defaults by memory size
     limits = Limits(known.max_running_requests or default_running, memory.capacity_tokens, known.chunked_prefill_size or default_chunk)
     return Options(

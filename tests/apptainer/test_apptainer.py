@@ -58,7 +58,7 @@ def test_the_inside_sees_the_recipe_s_environment_and_nothing_of_the_user_s(imag
     (tmp_path / "scratch").mkdir()
     ask = "import json, os; print(json.dumps([dict(os.environ), os.listdir('/'), os.path.expanduser('~')]))"
     hardware = compose("hardware=b200").arm.hardware
-    command = inside(["python3", "-c", ask], image, hardware, reads=[], folder=tmp_path, scratch=tmp_path / "scratch", is_simulated=True)
+    command = inside(["python3", "-c", ask], image, hardware, reads=[], folder=tmp_path, scratch=tmp_path / "scratch", has_gpus=False)
     said = subprocess.run(
         command, env=environment({"ASKED": "$(echo 1) $HOME", "VLLM_API_KEY": "key"}), capture_output=True, text=True, check=True
     )
@@ -86,7 +86,7 @@ def test_the_inside_reads_the_checkpoint_and_cannot_write_it_and_its_cache_outli
         reads=[str(model)],
         folder=tmp_path / "scratch",
         scratch=tmp_path / "scratch",
-        is_simulated=True,
+        has_gpus=False,
     )
     done = subprocess.run(command, env=environment({}), capture_output=True, text=True, check=False)
 

@@ -1,0 +1,131 @@
+"""SGLang, on CUDA and on ROCm. Source: its code and documents from 0.5.9 to 0.5.23."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..values.groups import Hardware
+from ..values.point import Arm, NodeJob
+from .adapter import Adapter, Synonyms, count, keyed_by_file, ranks
+from .log_lines import LogLines
+
+METRICS = "--enable-metrics"
+RANK = r"^(?:\[[\d:. -]*(?P<rank>(?: ?[A-Z_]+\d+)*)\] )?"  # [2026-07-14 07:51:06 DP0 TP0 EP0]; one GPU has no rank
+LOG = LogLines(
+    weights=re.compile(RANK + r"Load weight end\. elapsed=(?P<s>[\d.]+) s, .*mem usage=(?P<gib>-?[\d.]+) GB"),
+    cache=re.compile(
+        RANK + r"(?:\S.* )?KV Cache is allocated\. (?:dtype: [\w.]+, )?#tokens: (?P<tokens>\d+), "
+        r"(?:KV size: (?P<gib>[\d.]+) GB|K size: (?P<k>[\d.]+) GB, V size: (?P<v>[\d.]+) GB)"
+    ),
+    graphs=re.compile(RANK + r"Capture .*graph end.*?(?:Time elapsed: |elapsed=)(?P<s>[\d.]+) s[.,] mem usage=(?P<gib>-?[\d.]+) GB"),
+)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of `python -m sglang.launch_server`."""
+    import argparse
+    import importlib
+
+    made = argparse.ArgumentParser(prog="sglang")
+    importlib.import_module("sglang.srt.server_args").ServerArgs.add_cli_args(made)
+    return made
+
+
+@dataclass(frozen=True)
+class SGLang(Adapter):
+    """SGLang's server."""
+
+    def is_server(self, info: Mapping[str, Any], owner: str) -> bool:
+        return isinstance(info.get("tp_size"), int)
+
+    def kv_dtype(self, hardware: Hardware, asked: str) -> str:
+        """`auto` is FP8 for sparse attention on GPUs of compute capability 10, else BF16. Source: srt/server_args.py."""
+        return "fp8" if asked.startswith("fp8") or (asked == "auto" and hardware.compute.startswith("sm10")) else "bf16"
+
+    def flags_of_the_node(self, argv: Sequence[str]) -> list[str]:
+        return [] if METRICS in argv else [METRICS]
+
+    def keyed(self, argv: list[str], key_file: Path) -> list[str]:
+        return keyed_by_file(argv, key_file)
+
+    def needs(self, job: NodeJob) -> frozenset[str]:
+        """DeepGEMM compiles kernels for FP8 on NVIDIA's GPUs when the server starts, unless it is told not to."""
+        arm = job.arm
+        asked = [start.recipe.env.get("SGLANG_ENABLE_JIT_DEEPGEMM", "1") for start in job.starts]
+        is_fp8 = "fp8" in (arm.checkpoint.precision, arm.checkpoint.dense_precision)
+        return frozenset({"deep_gemm"} if arm.hardware.vendor == "nvidia" and is_fp8 and "1" in asked else ())
+
+    def reports_verify_steps(self, arm: Arm) -> bool:
+        return arm.speculative.steps > 0
+
+    def admitted(self, info: Mapping[str, Any], settings: Mapping[str, Any], argv: Sequence[str]) -> int | None:
+        known = [n for rank in ranks(info) if (n := count(rank.get("effective_max_running_requests_per_dp"))) is not None]
+        return sum(known) or count(info.get("max_running_requests"))
+
+    def kv_tokens(self, info: Mapping[str, Any]) -> int | None:
+        """Data-parallel ranks have caches of their own."""
+        usages = [rank.get("memory_usage") for rank in ranks(info)]
+        each = [usage.get("token_capacity") if isinstance(usage, dict) else None for usage in usages]
+        known = [n for n in each if isinstance(n, int)]
+        if len(each) > 1 and len(known) == len(each):
+            return sum(known)
+        capacity = info.get("max_total_num_tokens")
+        return capacity if isinstance(capacity, int) else None
+
+    def observed(self, info: Mapping[str, Any]) -> dict[str, Any]:
+        first = next(iter(ranks(info)), {})
+        return {
+            "capacity_tokens": info.get("max_total_num_tokens"),
+            "peak_running": first.get("peak_running_requests"),
+            "acceptance_length": first.get("avg_spec_accept_length"),
+        }
+
+    def gpus(self, info: Mapping[str, Any]) -> int | None:
+        """Replicas have GPUs of their own unless only attention is data-parallel."""
+        if not isinstance(info.get("tp_size"), int):
+            return None
+        sizes = [info.get(name) for name in ("tp_size", "pp_size", *(() if info.get("enable_dp_attention") else ("dp_size",)))]
+        return math.prod(size for size in sizes if isinstance(size, int) and size > 0)
+
+
+ENGINE = SGLang(
+    "sglang",
+    endpoints=frozenset({"completions", "chat", "generate"}),
+    fraction_flags=("--mem-fraction-static",),
+    running_flags=("--max-running-requests",),
+    file_flags=("--config",),
+    variables=("SGLANG_", "SGL_", "FLASHINFER_", "DG_", "AITER_"),
+    info_paths=("/server_info", "/get_server_info"),
+    flush_path="/flush_cache",
+    metrics={
+        "running": ("sglang:num_running_reqs",),
+        "queued": ("sglang:num_queue_reqs",),
+        "kv_usage": ("sglang:token_usage",),
+        "generation_tput": ("sglang:gen_throughput",),
+        "cache_hit_rate": ("sglang:cache_hit_rate",),
+        "prompt_tokens": ("sglang:prompt_tokens_total",),
+        "generation_tokens": ("sglang:generation_tokens_total",),
+        "cache_hits": ("sglang:cached_tokens_total",),
+        "verify_steps": ("sglang:spec_verify_calls_total",),
+    },
+    log=LOG,
+    synonyms=Synonyms(
+        names={
+            "--tensor-parallel-size": "tp_size",
+            "--tp": "tp_size",
+            "--data-parallel-size": "dp_size",
+            "--expert-parallel-size": "ep_size",
+        },
+        words={"nextn": "eagle", "dsa": "nsa"},
+        renamed=(("nsa_", "dsa_"), ("cuda_graph_max_bs", "cuda_graph_max_bs_decode")),
+        # from 0.5.14 it turns the first into the second, and then states that the first is off
+        became={"--enable-flashinfer-allreduce-fusion": "flashinfer_allreduce_fusion_backend"},
+    ),
+    parser=parser,
+)

@@ -1,0 +1,69 @@
+"""The seam of engines: what each of them knows, and what is done with the text of a configuration file."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import compose
+
+from glm5bench.client.metrics import METRICS
+from glm5bench.engines.adapter import Adapter
+from glm5bench.engines.known import adapter, engines, serving
+from glm5bench.node.command import with_files
+from glm5bench.settings.validated import group_values
+
+
+def test_there_are_three_engines():
+    assert list(engines()) == ["sglang", "simulated", "vllm"]
+
+
+def test_every_engine_of_conf_is_known():
+    for name in group_values("engine"):
+        assert isinstance(adapter(compose(f"engine={name}", *(["hardware=mi355x"] if name.endswith("rocm") else [])).engine), Adapter)
+
+
+@pytest.mark.parametrize(
+    ("info", "owner", "name"),
+    [
+        ({"tp_size": 8, "version": "0.5.12"}, "", "sglang"),
+        ({"tp_size": 8, "simulated": True}, "sglang", "simulated"),
+        ({"version": "simulated 1"}, "", "simulated"),
+        ({"version": "0.16.0"}, "vllm", "vllm"),
+        ({"version": "1.0"}, "tensorrt_llm", None),
+        ({}, "", None),
+    ],
+)
+def test_a_server_is_recognised_by_what_it_says_and_a_simulated_one_always(info, owner, name):
+    found = serving(info, owner)
+
+    assert (found and found.name) == name
+
+
+def test_every_metric_of_an_engine_is_one_that_is_read():
+    for engine in engines().values():
+        assert set(engine.metrics) <= {m.name for m in METRICS}
+
+
+@pytest.mark.parametrize("name", ["sglang", "vllm"])
+def test_the_text_of_a_configuration_file_is_written_where_the_server_runs(tmp_path, name):
+    text = json.dumps({"max-model-len": 1000})
+
+    made = with_files(engines()[name], ["serve", "--config", text, "--port", "1"], tmp_path)
+
+    assert made == ["serve", "--config", str(tmp_path / "config.yaml"), "--port", "1"]
+    assert json.loads(Path(made[2]).read_text()) == {"max-model-len": 1000}
+
+
+def test_a_path_of_a_configuration_file_and_other_flags_stay_as_they_are(tmp_path):
+    argv = ["serve", "--config", "/etc/a.yaml", "--speculative-config", '{"method": "mtp"}']
+
+    assert with_files(engines()["vllm"], argv, tmp_path) == argv
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_engine_that_says_nothing_of_itself_has_safe_answers(tmp_path):
+    plain = Adapter("other")
+
+    assert plain.keyed(["serve"], tmp_path) == ["serve"]
+    assert (plain.admitted({}, {}, ()), plain.kv_tokens({}), plain.gpus({})) == (None, None, None)
+    assert plain.observed({}) == plain.log.memory("") == {}
