@@ -161,5 +161,5 @@ def beats(tmp_path: Path, name: str = "c") -> list[dict]:
 def kill_everything(tmp_path: Path) -> None:
     """kill -9 of every process of the campaign at one instant, but for servers and their guards."""
     for pid, command in processes_of(tmp_path).items():
-        if "glm5bench.node.guard" not in command and "glm5bench.simulator" not in command:
+        if "glm5bench.machine.guard" not in command and "glm5bench.simulator" not in command:
             os.kill(pid, signal.SIGKILL)

@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glm5bench.errors import ServerError
+from glm5bench.machine.checkpoint import INDEX, cached_share, directories, fetch_command, found
 from glm5bench.node import staging
-from glm5bench.node.checkpoint import INDEX, cached_share, directories, fetch_command, found
 from glm5bench.node.command import Stopped
 from glm5bench.node.staging import staged, weights
 

@@ -14,7 +14,7 @@ from scripted import Scripted, answer, sized
 from glm5bench.archive.pointfile import read_point, write_point
 from glm5bench.client.endpoint import Endpoint
 from glm5bench.directory import Campaign
-from glm5bench.node import cores
+from glm5bench.machine import cores
 from glm5bench.node.ending import ended
 from glm5bench.node.standalone import Asked, load
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from conftest import compose
 
-from glm5bench.node import gpus
+from glm5bench.machine import gpus
 
 SMI = 'case "$*" in\n  *memory.used*) cat_memory ;;\n  *query-gpu=name*) cat_names ;;\n  *) exit 2 ;;\nesac\n'
 VISIBLE = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")

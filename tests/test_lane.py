@@ -8,8 +8,8 @@ from conftest import compose, plan
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glm5bench.launch import lane
-from glm5bench.launch.lane import cores_of, keep_to, slice_of
+from glm5bench.machine import lane
+from glm5bench.machine.lane import cores_of, keep_to, slice_of
 
 VARIABLES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
 

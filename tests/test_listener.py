@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from glm5bench.node.listener import stranger_on
+from glm5bench.machine.listener import stranger_on
 from glm5bench.node.server import free_port
 
 SOCKET = """

@@ -20,9 +20,9 @@ from glm5bench.client.protocol import Patience, Protocol
 from glm5bench.client.workload import prompts
 from glm5bench.directory import Campaign
 from glm5bench.errors import ServerError
+from glm5bench.machine.guard import clean_up
 from glm5bench.node import job
 from glm5bench.node.command import Place
-from glm5bench.node.guard import clean_up
 from glm5bench.node.heartbeat import Heartbeat, is_alive, process_started_ticks, read_beat
 from glm5bench.node.log import Log
 from glm5bench.node.progress import Progress
@@ -44,7 +44,7 @@ def guarded(folder: Path, *command: str) -> tuple[subprocess.Popen, int]:
     """A guard over the command, with its folder, and the end of the pipe that keeps it alive."""
     read, write = os.pipe()
     guard = subprocess.Popen(
-        [sys.executable, "-m", "glm5bench.node.guard", str(read), "--clean", str(folder), str(folder / "none"), "", "--", *command],
+        [sys.executable, "-m", "glm5bench.machine.guard", str(read), "--clean", str(folder), str(folder / "none"), "", "--", *command],
         cwd=ROOT, pass_fds=(read,), start_new_session=True, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     os.close(read)
@@ -95,7 +95,7 @@ def test_slurm_s_warning_to_every_process_ends_neither_guard_nor_server(tmp_path
 
 
 def test_the_guard_kills_a_server_that_ignores_sigterm(tmp_path):
-    short = "import glm5bench.node.guard as g, sys; g.GRACE_S = 0.2; sys.exit(g.main(sys.argv[1:]))"
+    short = "import glm5bench.machine.guard as g, sys; g.GRACE_S = 0.2; sys.exit(g.main(sys.argv[1:]))"
     read, write = os.pipe()
     command = [sys.executable, "-c", short, str(read), "--clean", str(tmp_path), "none", "", "--", sys.executable, "-c", STUBBORN]
     with subprocess.Popen(command, cwd=ROOT, pass_fds=(read,), start_new_session=True, stdout=subprocess.PIPE, text=True) as guard:
@@ -115,7 +115,7 @@ def test_the_guard_leaves_no_key_and_no_temporary_file_of_a_server_whose_job_was
     (folder / "server.log").chmod(0o600)
     (scratch / "tmp").write_text("x")
     read, write = os.pipe()
-    words = [sys.executable, "-m", "glm5bench.node.guard", str(read), "--clean", str(folder), str(scratch), "", "--", "sleep", "600"]
+    words = [sys.executable, "-m", "glm5bench.machine.guard", str(read), "--clean", str(folder), str(scratch), "", "--", "sleep", "600"]
     with subprocess.Popen(words, cwd=ROOT, pass_fds=(read,), start_new_session=True) as guard:
         os.close(read)
         os.close(write)

@@ -8,9 +8,10 @@ from collections import namedtuple
 import pytest
 from conftest import plan
 
+from glm5bench.checks import machine as preflight
 from glm5bench.engines.known import adapter
 from glm5bench.errors import ServerError
-from glm5bench.node import gpus, preflight
+from glm5bench.machine import gpus
 from glm5bench.settings.overrides import compose
 
 GIB = 2**30

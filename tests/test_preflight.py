@@ -9,10 +9,10 @@ import pytest
 from conftest import compose, plan
 from program import bench
 
+from glm5bench.checks.needs import images_of, needs, refuse_lacking
 from glm5bench.errors import EnvironmentLacks
 from glm5bench.images.record import Record, write_record
 from glm5bench.images.reference import reference
-from glm5bench.launch.preflight import images_of, needs, refuse_lacking
 
 IMAGE, DIGEST = "lmsysorg/sglang:v0.5.12-cu130", "sha256:" + "ab" * 32
 SIF = "lmsysorg_sglang_v0.5.12-cu130.sif"

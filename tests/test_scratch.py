@@ -7,10 +7,10 @@ import time
 
 import pytest
 
-from glm5bench.node import scratch as scratch_
-from glm5bench.node.scratch import LOCK, NEW_S, remove_abandoned, scratch
+from glm5bench.machine import scratch as scratch_
+from glm5bench.machine.scratch import LOCK, NEW_S, remove_abandoned, scratch
 
-HOLDS = "import sys; from glm5bench.node.scratch import scratch\nwith scratch() as f: print(f, flush=True); sys.stdin.read()"
+HOLDS = "import sys; from glm5bench.machine.scratch import scratch\nwith scratch() as f: print(f, flush=True); sys.stdin.read()"
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import pytest
 from conftest import compose, plan
 from program import ROOT, bench
 
+from glm5bench.checks.flags import validations
 from glm5bench.engines.parsing import refused, units
-from glm5bench.launch.validate import validations
 from glm5bench.report.campaign import validations_text
 from glm5bench.values.plain import plain
 

@@ -36,8 +36,8 @@ def sweep(ctx: typer.Context) -> int:
 
 
 def _sweep(multirun: Multirun) -> int:
+    from ..checks.needs import refuse_lacking
     from ..launch.campaign import opened, send
-    from ..launch.preflight import refuse_lacking
     from ..settings.prices import price_option
 
     if multirun.launcher == "plan":
@@ -155,9 +155,9 @@ def plan_command(
 
 
 def _print_plan(multirun: Multirun, *, as_json: bool, show: tuple[str, ...], is_validating: bool = False) -> int:
+    from ..checks.flags import validations
+    from ..checks.needs import needs
     from ..launch.campaign import plan_record, write_scripts
-    from ..launch.preflight import needs
-    from ..launch.validate import validations
     from ..report.campaign import needs_text, plan_text, validations_text
     from ..values.plain import plain
 

@@ -88,8 +88,8 @@ def verify_(ctx: typer.Context) -> int:
 
 def _wanted(overrides: list[str], only: str | None = None) -> list[tuple[Path, Reference, tuple[str, ...]]]:
     """(image directory, image, arms) of what the overrides ask for."""
+    from ..checks.needs import images_of
     from ..images.reference import reference
-    from ..launch.preflight import images_of
     from ..plan import plan
     from ..settings.overrides import Multirun, run_hydra
 

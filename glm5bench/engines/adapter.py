@@ -72,7 +72,7 @@ class Adapter:
         return {}
 
     def needs(self, job: NodeJob) -> frozenset[str]:
-        """What it needs from its image beside itself, as node.preflight names it: `deep_gemm`."""
+        """What it needs from its image beside itself, as checks.machine names it: `deep_gemm`."""
         return frozenset()
 
     def reports_verify_steps(self, arm: Arm) -> bool:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..checks.needs import refuse_lacking
 from ..directory import Campaign
 from ..errors import FileError, SettingsError, UsageError
+from ..machine.provenance import git_state
 from ..node.heartbeat import is_running
-from ..node.provenance import git_state
 from ..plan import Plan, split, without
 from ..values.cluster import Cluster, Failure
 from ..values.plain import from_plain, plain
@@ -23,7 +24,6 @@ from .batch import Order, longest_s, script
 from .failure import Decision, decisions, missing, nodes_away, orders
 from .history import history, learned
 from .jobs import Job, jobs_by_slurm, keys_of
-from .preflight import refuse_lacking
 from .submit import How, Outcome, named_batches, refuse_a_copy, settle, submit, submitting
 
 PLAN_FORMAT = 1

@@ -19,16 +19,17 @@ from pathlib import Path
 
 import submitit
 
+from ..checks.finding import Finding
+from ..checks.machine import findings
+from ..checks.needs import needs
 from ..directory import Campaign
 from ..errors import EnvironmentLacks
 from ..files import writable
-from ..node.preflight import Finding, findings
 from ..values.cluster import Cluster, Resources
 from ..values.plain import canonical_json
 from ..values.point import NodeJob
 from . import slurm
 from .batch import Batch, command_script
-from .preflight import needs
 
 PROBE_S = 600.0
 
@@ -165,7 +166,7 @@ def _probe(outputs: Path, cluster: Cluster, hardware: str, job: NodeJob | None) 
     checkpoint = f" && if [ -d {shlex.quote(cluster.checkpoint_dir)} ]; then echo checkpoints; fi" if cluster.checkpoint_dir else ""
     seen = f"cat {there}/login > {there}/node && hostname && {python} -c 'import glm5bench' && echo python{checkpoint}"
     if job is not None:
-        seen += f" && {python} -m glm5bench.node.preflight {there}/job.json {there} > {there}/findings"
+        seen += f" && {python} -m glm5bench.checks.machine {there}/job.json {there} > {there}/findings"
     probe = Batch(((),), hardware, 1, 1, 5, ())
     with writable(folder):
         folder.mkdir(parents=True)

@@ -23,6 +23,7 @@ from submitit import JobEnvironment
 from ..directory import Campaign, lane_ids
 from ..errors import BenchError, EnvironmentLacks
 from ..files import write_json
+from ..machine.lane import keep_to
 from ..node.attempt import Trace, record_failure
 from ..node.heartbeat import Heartbeat, node_name, read_beat
 from ..node.job import run
@@ -31,7 +32,6 @@ from ..plan import without
 from ..values.plain import from_json
 from . import slurm
 from .failure import is_tried_again_here
-from .lane import keep_to
 from .request import End, Request, read_end
 
 POLL_S = 0.2

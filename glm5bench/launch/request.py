@@ -12,7 +12,7 @@ from .. import __version__
 from ..directory import Campaign
 from ..errors import FileError
 from ..files import read_json
-from ..node.provenance import git_state
+from ..machine.provenance import git_state
 from ..values.cluster import Failure
 from ..values.point import NodeJob
 

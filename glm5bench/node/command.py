@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +17,9 @@ from ..engines import adapter as seam
 from ..engines.known import adapter, engines
 from ..errors import ServerError
 from ..files import write_text
+from ..machine import checkpoint, container, gpus
+from ..machine.programs import program_lacking
 from ..values.point import Arm, Recipe
-from . import checkpoint, container, gpus
 
 COMMUNICATION = ("NCCL_", "RCCL_")  # prefixes of variables that every engine heeds
 PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
@@ -67,15 +67,6 @@ def command(recipe: Recipe, arm: Arm, place: Place, given: Mapping[str, str], ke
         raise cannot_start(arm, place, lacks, "image_missing")
     _refuse_wrong_node(arm, place)
     return engine.keyed([shutil.which(argv[0]) or argv[0], *argv[1:]], key_file)
-
-
-def program_lacking(argv: Sequence[str]) -> str:
-    """Why this command cannot be run from the node's PATH; empty where it can."""
-    program = shutil.which(argv[0])
-    if program is None:
-        return f"there is no program {argv[0]!r}"
-    module = argv[2].partition(".")[0] if argv[1:2] == ["-m"] else ""
-    return f"{program} has no module {module!r}" if module and not has_module(program, module) else ""
 
 
 def with_files(engine: seam.Adapter, argv: Sequence[str], folder: Path) -> list[str]:
@@ -127,15 +118,6 @@ def cannot_start(arm: Arm, place: Place, why: str, failure_class: str) -> Server
         failure_class=failure_class,
         next_step=NEXT_STEPS[failure_class],
     )
-
-
-def has_module(python: str, module: str) -> bool:
-    """Whether this Python could import the module; it is not imported. False where it is no Python that runs."""
-    find = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
-    try:
-        return subprocess.run([python, "-c", find], capture_output=True, timeout=120, check=False).returncode == 0
-    except (OSError, subprocess.TimeoutExpired):
-        return False
 
 
 def environment(own: Mapping[str, str], arm: Arm, key: str, key_file: Path, *, is_contained: bool = False) -> dict[str, str]:

@@ -23,22 +23,24 @@ import httpx
 from ..analysis.metrics import Requests
 from ..archive.measurement import Measurement, answers_of
 from ..archive.pointfile import write_point
+from ..checks import machine as preflight
+from ..checks.finding import refuse
 from ..client.counters import Counted, counted, counted_since
 from ..client.protocol import Measured, Patience, Protocol
 from ..directory import Campaign, append_line, lane_ids
 from ..engines.known import adapter
 from ..errors import BenchError, ClientError, EnvironmentLacks, ServerError
 from ..files import Taken, write_json
+from ..machine.container import Image
+from ..machine.cores import measuring, of_the_job, reserved
+from ..machine.provenance import provenance
 from ..recipe import point_estimate_s
 from ..values.point import NodeJob, Point, ServerStart, kind_of
-from . import accuracy, preflight
+from . import accuracy
 from .attempt import Trace, Watch, now_utc, observed, point_record, record_attempt, record_failure, whole
 from .command import NEXT_STEPS, Place, Stopped
-from .container import Image
-from .cores import measuring, of_the_job, reserved
 from .heartbeat import Heartbeat, is_alive, is_running, node_name, read_beat
 from .progress import Progress
-from .provenance import provenance
 from .server import Server, model_name, running
 from .settled import refuse_other_settings, start_facts
 from .staging import Weights, weights
@@ -185,7 +187,7 @@ class _Start:
         for f in found:
             print(f"preflight: {f.what}: {'' if f.is_well else 'LACKS: ' if f.is_well is False else 'note: '}{f.said}", flush=True)
         self.notes = [f"{f.what}: {f.said}" for f in found if f.is_well is None]
-        preflight.refuse(found, socket.gethostname())
+        refuse(found, socket.gethostname())
 
     def _place(self) -> Place:
         folder = self.campaign.job(self.job_id) / f"{self.job.id}.{self.number}"

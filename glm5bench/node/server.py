@@ -21,16 +21,16 @@ import httpx
 from ..client.endpoint import Endpoint
 from ..client.side import Side
 from ..errors import ServerError
+from ..machine import guard
+from ..machine.container import APPTAINERS
+from ..machine.cores import of_the_job, reserved
+from ..machine.listener import stranger_on
+from ..machine.scratch import scratch
 from ..values.plain import canonical_json
 from ..values.point import Arm, Recipe
-from . import guard
 from .command import NEXT_STEPS, Place, Stopped, command, environment
-from .container import APPTAINERS
-from .cores import of_the_job, reserved
 from .ending import ended
-from .listener import stranger_on
 from .log import Log
-from .scratch import scratch
 
 POLL_S = 0.1
 HEALTH_S = 10.0

@@ -18,8 +18,8 @@ from typing import Any
 
 from ..engines.known import adapter
 from ..errors import ServerError
+from ..machine.checkpoint import cached_share, found
 from ..values.point import NodeJob
-from .checkpoint import cached_share, found
 from .command import NEXT_STEPS, Stopped
 
 PIECE_BYTES = 2**26

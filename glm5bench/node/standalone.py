@@ -22,11 +22,11 @@ from ..client.vocabulary import Vocabulary, vocabulary
 from ..client.workload import LAST_ID
 from ..engines.known import engines, serving
 from ..errors import ServerError, SettingsError, UsageError
+from ..machine.provenance import provenance
 from ..values.plain import digest_of, plain
 from ..values.point import PROTOCOL_VERSION, Point
 from ..values.workload import Workload
 from .attempt import Watch
-from .provenance import provenance
 
 UNSTATED = "unstated"
 NUMBERS = ("gpus", "gpus_per_node", "tp")

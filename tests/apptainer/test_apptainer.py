@@ -13,8 +13,8 @@ from program import environment as shell
 from glm5bench.archive.pointfile import read_point
 from glm5bench.errors import ServerError
 from glm5bench.images.record import Record, write_record
+from glm5bench.machine.container import CACHE, Image, environment, inside
 from glm5bench.node.command import Place
-from glm5bench.node.container import CACHE, Image, environment, inside
 from glm5bench.node.server import running
 from glm5bench.recipe import bound
 from glm5bench.settings.overrides import compose

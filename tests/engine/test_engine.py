@@ -13,7 +13,7 @@ from program import beats, bench, processes_of, status, until
 from test_recipe import ARMS
 
 from glm5bench.archive.pointfile import read_point
-from glm5bench.launch.validate import validations
+from glm5bench.checks.flags import validations
 
 pytestmark = pytest.mark.engine
 HERE = Path(__file__).resolve().parent

@@ -20,8 +20,8 @@ from typing import Any
 from ...analysis.telemetry import OBSERVER, SERVER, Telemetry, Track
 from ...client import metrics
 from ...client.endpoint import Endpoint
+from ...machine.gpus import VARIABLES, visible
 from ..command import PACKAGE_ROOT
-from ..gpus import VARIABLES, visible
 from .quantities import UNITS
 
 READY_S = 20.0  # for the observer to say which GPUs there are

@@ -2,7 +2,7 @@
 
 Enters: a node job and the directory that it writes to. Leaves: findings, each with the fix. One that is not well ends the job before it
 costs an hour, as the node's fault or for want of an image or a checkpoint; one that nobody can tell, or that only a reader should know of,
-is None. `python -m glm5bench.node.preflight JOB.json DIR` prints them as JSON: so `glm5bench doctor --probe` asks a compute node.
+is None. `python -m glm5bench.checks.machine JOB.json DIR` prints them as JSON: so `glm5bench doctor --probe` asks a compute node.
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from ..archive.layout import place_shift
 from ..engines.known import adapter
-from ..errors import EnvironmentLacks, ServerError
+from ..errors import EnvironmentLacks
+from ..machine import gpus
+from ..machine.checkpoint import found
+from ..machine.container import Image, executed
+from ..machine.container import environment as contained
+from ..machine.programs import program_lacking
 from ..values.plain import from_json
 from ..values.point import NodeJob
-from . import gpus
-from .checkpoint import found
-from .command import program_lacking
-from .container import Image, executed
-from .container import environment as contained
+from .finding import Finding
 
 GIB = 2**30
 # the oldest driver that runs a CUDA's programs. Source: NVIDIA's CUDA compatibility document, tables of minor version compatibility
@@ -51,27 +52,6 @@ print('cutlass=' + str(bool(folder) and os.path.isdir(os.path.join(folder, 'incl
 " && break; done
 """
 INSIDE_S = 120.0
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at. `is_well`: None where nobody could tell, or where a reader should know and nothing is wrong."""
-
-    what: str
-    is_well: bool | None
-    said: str
-    next_step: str = ""
-    failure_class: str = "node_fault"  # of points that could not be measured for it
-
-
-def refuse(found: Sequence[Finding], host_name: str) -> None:
-    """Raises ServerError with everything that is not well."""
-    wrong = [f for f in found if f.is_well is False]
-    if wrong:
-        said = "; ".join(f"{f.what}: {f.said}" for f in wrong)
-        raise ServerError(
-            f"Node {host_name} lacks what the job needs: {said}.", failure_class=wrong[0].failure_class, next_step=wrong[0].next_step
-        )
 
 
 def findings(job: NodeJob, shared: Path) -> list[Finding]:

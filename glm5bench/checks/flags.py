@@ -19,8 +19,8 @@ from typing import Any
 from ..engines import parsing
 from ..engines.known import adapter
 from ..errors import EnvironmentLacks
-from ..node.command import has_module
-from ..node.container import Image, environment, executed
+from ..machine.container import Image, environment, executed
+from ..machine.programs import has_module
 from ..values.point import Arm, NodeJob, Recipe
 
 PARSER_S = 600.0  # importing an engine takes seconds, from a cold shared disk minutes

@@ -13,7 +13,7 @@ from pathlib import Path
 from ..errors import EnvironmentLacks
 from ..images.record import lacking, read_record
 from ..images.reference import Reference, reference
-from ..node.checkpoint import fetch_command, found
+from ..machine.checkpoint import fetch_command, found
 from ..values.groups import Checkpoint
 from ..values.point import NodeJob
 

@@ -1,0 +1,29 @@
+"""One finding: what was looked at, whether it is well, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..errors import ServerError
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at. `is_well`: None where nobody could tell, or where a reader should know and nothing is wrong."""
+
+    what: str
+    is_well: bool | None
+    said: str
+    next_step: str = ""
+    failure_class: str = "node_fault"  # of points that could not be measured for it
+
+
+def refuse(found: Sequence[Finding], host_name: str) -> None:
+    """Raises ServerError with everything that is not well."""
+    wrong = [f for f in found if f.is_well is False]
+    if wrong:
+        said = "; ".join(f"{f.what}: {f.said}" for f in wrong)
+        raise ServerError(
+            f"Node {host_name} lacks what the job needs: {said}.", failure_class=wrong[0].failure_class, next_step=wrong[0].next_step
+        )
