@@ -57,7 +57,7 @@ def bench(tmp_path: Path, *arguments: str, timeout: float = PATIENCE_S, **variab
 
 
 def _forked(arguments: Sequence[str], folder: Path, variables: Mapping[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
-    for module in ("launch.campaign", "archive.union", "report.campaign", "cli"):
+    for module in ("campaign.sending", "schedulers.known", "archive.union", "report.campaign", "cli"):
         importlib.import_module(f"glm5bench.{module}")
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         pid = os.fork()

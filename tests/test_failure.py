@@ -5,15 +5,16 @@ import time
 import pytest
 from conftest import compose, plan
 
+from glm5bench.campaign.failure import Event, Missing, decisions, missing, nodes_away, orders
+from glm5bench.campaign.jobs import Job
 from glm5bench.directory import Attempt, Campaign
 from glm5bench.errors import FileError
 from glm5bench.files import read_json, write_json
-from glm5bench.launch.failure import Event, Missing, decisions, is_tried_again_here, missing, nodes_away, orders
-from glm5bench.launch.jobs import Job
-from glm5bench.launch.request import End
-from glm5bench.launch.slurm import Told
-from glm5bench.launch.submissions import Sent
 from glm5bench.node.heartbeat import Beat
+from glm5bench.schedulers.request import End
+from glm5bench.schedulers.retries import is_tried_again_here
+from glm5bench.schedulers.slurm.states import Told
+from glm5bench.schedulers.submissions import Sent
 
 FAILURE = compose().failure  # limit 3, two faults make a node one to stay away from
 SENT_BY_A_PERSON = {

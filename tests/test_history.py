@@ -7,8 +7,8 @@ from conftest import plan
 from program import SMALL, bench
 
 from glm5bench import plan as planning
+from glm5bench.campaign.history import history, learned
 from glm5bench.directory import Campaign
-from glm5bench.launch.history import history, learned
 from glm5bench.settings.overrides import compose
 from glm5bench.values.point import kind_of
 

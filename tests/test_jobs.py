@@ -7,14 +7,16 @@ from dataclasses import asdict
 
 import pytest
 
+from glm5bench.campaign.jobs import CLOCKS_S, jobs, jobs_for_sure, live_jobs
 from glm5bench.directory import Campaign
 from glm5bench.errors import EnvironmentLacks, FileError
 from glm5bench.files import read_json, write_json
-from glm5bench.launch.jobs import CLOCKS_S, LATE_S, jobs, jobs_by_slurm, live_jobs, user
-from glm5bench.launch.request import End
-from glm5bench.launch.slurm import TERMINAL
 from glm5bench.node.heartbeat import SILENT_S, Beat, Heartbeat, read_beat
 from glm5bench.node.progress import Progress
+from glm5bench.schedulers.request import End
+from glm5bench.schedulers.slurm.look import LATE_S
+from glm5bench.schedulers.slurm.states import TERMINAL
+from glm5bench.schedulers.submissions import user
 
 LONG_AGO = 1000.0  # seconds
 
@@ -258,17 +260,17 @@ def test_nothing_is_decided_about_jobs_that_may_come_again_while_slurm_does_not_
         last_words(campaign, "SIGTERM" if how == "signal" else "server_crash")
 
     with pytest.raises(EnvironmentLacks, match="Slurm does not answer"):
-        jobs_by_slurm(campaign)
+        jobs_for_sure(campaign)
 
 
 def test_what_every_job_said_it_came_to_needs_no_answer_of_slurm(campaign):
     sent(campaign, "7")
     last_words(campaign, "complete", left=())
-    assert [job.state for job in jobs_by_slurm(campaign)] == ["ended"]
+    assert [job.state for job in jobs_for_sure(campaign)] == ["ended"]
 
     slurm_says(campaign)
     last_words(campaign, "server_crash")
-    assert [job.state for job in jobs_by_slurm(campaign)] == ["ended"]
+    assert [job.state for job in jobs_for_sure(campaign)] == ["ended"]
 
 
 def test_a_beat_that_is_older_than_the_submission_is_another_jobs(campaign):

@@ -9,19 +9,24 @@ import pytest
 from conftest import compose, measured, plan
 
 from glm5bench.archive.pointfile import write_point
+from glm5bench.campaign.failure import missing
+from glm5bench.campaign.jobs import Job, jobs, live_jobs
+from glm5bench.campaign.lock import refuse_a_copy
+from glm5bench.campaign.opening import opened, resolved_cluster
+from glm5bench.campaign.status import status
 from glm5bench.directory import Campaign
 from glm5bench.errors import SettingsError, UsageError
 from glm5bench.files import write_json
-from glm5bench.launch.campaign import left, opened, resolved_cluster
-from glm5bench.launch.entry import LOCK_VARIABLE, _run, _spent, _tell_of_an_earlier_run, _this_machine
-from glm5bench.launch.jobs import Job, jobs, live_jobs
-from glm5bench.launch.request import End, Request
-from glm5bench.launch.status import status
-from glm5bench.launch.submissions import Sent
-from glm5bench.launch.submit import How, _write_requests, clean_environment, refuse_a_copy
 from glm5bench.node.command import environment
 from glm5bench.node.heartbeat import Beat, Heartbeat, process_started_ticks
 from glm5bench.node.job import Progress
+from glm5bench.schedulers.entry import LOCK_VARIABLE, record_an_earlier_run, run_request, spent_points, this_machine
+from glm5bench.schedulers.known import schedulers
+from glm5bench.schedulers.records import write_requests
+from glm5bench.schedulers.request import End, Request
+from glm5bench.schedulers.scheduler import How
+from glm5bench.schedulers.slurm.submission import clean_environment
+from glm5bench.schedulers.submissions import Sent
 from glm5bench.values.plain import from_json
 
 HOW = How(compose().cluster, compose().failure, 0)
@@ -56,6 +61,12 @@ def died_at(campaign, key, *, phase="measuring"):
     write_json(campaign.heartbeat("7"), asdict(Beat("gpu3", 1, 1, time.time(), phase, node="gpu3", key=key)))
 
 
+def left(campaign, planned, found):
+    """The points that a sweep would send."""
+    keys = [p.key for p in planned.points]
+    return [m.key for m in missing(keys, campaign.attempts(keys), found, HOW.failure)]
+
+
 def test_a_job_before_its_first_beat_is_alive_while_its_process_is(campaign):
     submitted(campaign, ["a"])
 
@@ -78,11 +89,11 @@ def test_a_job_whose_submission_was_never_recorded_is_found_by_its_beat(campaign
 def test_what_is_left_is_neither_done_nor_in_the_charge_of_a_live_job(campaign, planned):
     done, running = (p.key for p in planned.points)
     write_point(campaign.point_file(done, 1), measured(done))
-    assert [p.key for job in left(campaign, planned.jobs, []) for p in job.points] == [running]
+    assert left(campaign, planned, []) == [running]
 
     submitted(campaign, [running])
 
-    assert left(campaign, planned.jobs, jobs(campaign)) == ()
+    assert left(campaign, planned, jobs(campaign)) == []
 
 
 def test_a_job_says_that_it_waits_only_where_another_holds_the_machine(tmp_path, monkeypatch):
@@ -93,8 +104,8 @@ def test_a_job_says_that_it_waits_only_where_another_holds_the_machine(tmp_path,
     with (
         Heartbeat(tmp_path / "1.json", []) as first,
         Heartbeat(tmp_path / "2.json", []) as second,
-        _this_machine("local", first, Progress()),
-        _this_machine("local", second, UntilItWaits()),
+        this_machine(schedulers()["local"], first, Progress()),
+        this_machine(schedulers()["local"], second, UntilItWaits()),
     ):
         assert (first.beat.phase, second.beat.phase) == ("starting", "queued")
 
@@ -143,7 +154,7 @@ def test_a_run_that_died_without_a_word_has_had_an_attempt_at_the_point_that_it_
     at, after = (p.key for p in planned.points)
     died_at(campaign, at)
 
-    _tell_of_an_earlier_run(campaign, [request(planned)], "7")
+    record_an_earlier_run(campaign, [request(planned)], "7")
 
     (attempt,) = campaign.attempts([at, after])[at]
     assert (attempt.status, attempt.failure_class, attempt.job_id, attempt.node) == ("failed", "lost", "7", "gpu3")
@@ -160,7 +171,7 @@ def test_a_run_that_left_no_point_half_measured_has_had_no_attempt(campaign, pla
     if how == "had measured it":
         write_point(campaign.point_file(at, 1), measured(at))
 
-    _tell_of_an_earlier_run(campaign, [request(planned)], "7")
+    record_an_earlier_run(campaign, [request(planned)], "7")
 
     assert [a for a in campaign.attempts([at])[at] if not a.is_done] == []
 
@@ -169,22 +180,22 @@ def test_a_point_that_took_its_run_down_as_often_as_the_limit_says_is_left(campa
     at = planned.points[0].key
     spent = []
     for _ in range(HOW.failure.limit):
-        spent.append(_spent(campaign, request(planned), "7"))
+        spent.append(spent_points(campaign, request(planned), "7"))
         died_at(campaign, at)
-        _tell_of_an_earlier_run(campaign, [request(planned)], "7")
+        record_an_earlier_run(campaign, [request(planned)], "7")
 
     assert spent == [set()] * HOW.failure.limit
-    assert _spent(campaign, request(planned), "7") == {at}
+    assert spent_points(campaign, request(planned), "7") == {at}
 
 
 def test_a_job_of_which_every_point_is_spent_leaves_them_and_starts_nothing(campaign, planned):
     keys, progress = sorted(p.key for p in planned.points), Progress()
     for key in keys * HOW.failure.limit:
         died_at(campaign, key)
-        _tell_of_an_earlier_run(campaign, [request(planned)], "7")
+        record_an_earlier_run(campaign, [request(planned)], "7")
 
     with Heartbeat(campaign.heartbeat("7"), keys) as heart:
-        _run(campaign, request(planned), "7", heart, progress)
+        run_request(campaign, request(planned), "7", heart, progress)
 
     assert (sorted(progress.left), progress.measured, progress.failed, progress.last_word) == (keys, [], [], "lost")
 
@@ -194,7 +205,7 @@ def test_an_attempt_that_failed_in_another_way_is_not_one_that_slurm_ran_again(c
     for number in range(1, 2 * HOW.failure.limit):
         write_json(campaign.attempt_file(key, number), {"status": "failed", "class": "lost", "message": "gone"})
 
-    assert _spent(campaign, request(planned), "7") == set()
+    assert spent_points(campaign, request(planned), "7") == set()
 
 
 def test_what_is_sent_takes_nothing_along_of_the_job_that_it_is_sent_from(monkeypatch):
@@ -212,7 +223,7 @@ def test_what_is_sent_takes_nothing_along_of_the_job_that_it_is_sent_from(monkey
 def test_requests_of_arms_that_differ_only_in_a_rehearsed_fault_are_files_of_their_own(campaign):
     asked = plan([compose("engine=simulated"), compose("engine=simulated", "engine.fault=die:4")]).jobs
 
-    paths = _write_requests(campaign, [Request(job, HOW.failure) for job in asked], 1)
+    paths = write_requests(campaign, [Request(job, HOW.failure) for job in asked], 1)
 
     assert len(set(paths)) == 2
     assert [from_json(Request, Path(path).read_bytes()).job for path in paths] == list(asked)

@@ -7,7 +7,7 @@ from conftest import compose, plan
 from glm5bench import __version__
 from glm5bench.directory import Campaign
 from glm5bench.files import write_json
-from glm5bench.launch.request import Request, read_end
+from glm5bench.schedulers.request import Request, read_end
 from glm5bench.values.plain import from_json, plain
 
 REQUEST = Request(plan([compose("engine=simulated")]).jobs[0], compose().failure, retries=2, limit_s=60.0)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from glm5bench.launch import slurm
-from glm5bench.launch.slurm import LIVE, TERMINAL, WAITING, Told
+from glm5bench.schedulers.slurm import commands as slurm
+from glm5bench.schedulers.slurm.states import LIVE, TERMINAL, WAITING, Told
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import ServerError
 
@@ -17,6 +17,10 @@ class Finding:
     said: str
     next_step: str = ""
     failure_class: str = "node_fault"  # of points that could not be measured for it
+
+    def of_node(self, hardware: str, node: str) -> Finding:
+        """The same, as one of several nodes."""
+        return replace(self, what=f"{hardware}: {self.what} of {node}")
 
 
 def refuse(found: Sequence[Finding], host_name: str) -> None:

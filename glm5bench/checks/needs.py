@@ -95,3 +95,8 @@ def _holds_something(directory: Path) -> bool:
         return any(directory.iterdir())
     except OSError:
         return False
+
+
+def of_each_hardware(jobs: Sequence[NodeJob]) -> list[NodeJob]:
+    """The first node job of each hardware."""
+    return list({job.arm.hardware.id: job for job in reversed(jobs)}.values())[::-1]

@@ -56,7 +56,7 @@ def merge(
     sources = [*paths, str(output)] if output.exists() else paths
     how = {"is_raw_kept": raw == "keep", "where": selection(where), "jobs": jobs, "strict": strict}
     if on == "slurm":
-        from ..launch.merging import merge_on_slurm, parameters
+        from ..schedulers.slurm.merging import merge_on_slurm, parameters
 
         how |= {"shards": shards, "asked": parameters(ask)}
         return _tell_archive(output, lambda tick: merge_on_slurm(sources, output, progress=tick, **how))  # type: ignore[arg-type]

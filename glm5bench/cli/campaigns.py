@@ -16,10 +16,10 @@ from .app import HYDRA, OverridesCommand, app, as_called, asked, say
 from .archives import tables_of, write_archive_of
 
 if TYPE_CHECKING:  # verbs import what they need when they run, so that `--help` and `status` start fast
+    from ..campaign.sending import Sending
     from ..directory import Campaign
-    from ..launch.campaign import Resubmission
-    from ..launch.submit import How, Outcome
     from ..plan import Plan
+    from ..schedulers.scheduler import How, Outcome
     from ..settings.overrides import Multirun
     from ..values.point import NodeJob, ServerStart
     from ..values.settings import Price
@@ -36,8 +36,10 @@ def sweep(ctx: typer.Context) -> int:
 
 
 def _sweep(multirun: Multirun) -> int:
+    from ..campaign.opening import opened
+    from ..campaign.sending import sweep as send
     from ..checks.needs import refuse_lacking
-    from ..launch.campaign import opened, send
+    from ..schedulers.known import scheduler
     from ..settings.prices import price_option
 
     if multirun.launcher == "plan":
@@ -47,13 +49,13 @@ def _sweep(multirun: Multirun) -> int:
     refuse_lacking(planned.jobs)
     opened(campaign, planned, how, name=multirun.name, launcher=multirun.launcher, overrides=multirun.overrides)
     _tell_plan(campaign, planned)
-    outcome = send(campaign, planned.jobs, how)
+    outcome = send(campaign, planned.jobs, how).outcome
     if outcome is None:
         say("Nothing to submit: every point is done or in the charge of a running job.")
     else:
         _tell_outcome(campaign, outcome, how)
     with_prices = price_option(settings.price, multirun.asked.hardware)
-    if settings.wait or settings.cluster.executor == "debug":
+    if settings.wait or scheduler(settings.cluster).waits:
         return _wait_and_report(campaign, settings.price, how, with_prices)
     print(campaign.root)
     say(f"next: `glm5bench status {quoted(campaign)}`, `glm5bench tables {quoted(campaign)}{with_prices}`")
@@ -72,18 +74,19 @@ def _campaign(multirun: Multirun) -> Campaign:
 
 
 def _how(multirun: Multirun) -> How:
-    from ..launch.campaign import resolved_cluster
-    from ..launch.submit import How
+    from ..campaign.opening import resolved_cluster
+    from ..schedulers.scheduler import How
 
     settings = multirun.asked.campaign
     return How(resolved_cluster(multirun.launcher, multirun.overrides, settings.cluster), settings.failure, settings.retries)
 
 
 def _planned(multirun: Multirun) -> Plan:
-    from ..launch.campaign import longest_of
     from ..plan import plan
+    from ..schedulers.known import scheduler
 
-    return plan(multirun.asked, longest_of(multirun.asked.campaign.cluster, multirun.asked.hardware))
+    cluster = multirun.asked.campaign.cluster
+    return plan(multirun.asked, scheduler(cluster).limits_s(cluster, multirun.asked.hardware))
 
 
 def _tell_plan(campaign: Campaign, planned: Plan) -> None:
@@ -95,23 +98,18 @@ def _tell_plan(campaign: Campaign, planned: Plan) -> None:
 
 
 def _tell_outcome(campaign: Campaign, outcome: Outcome, how: How) -> None:
-    ids = sorted({job_id.split("_")[0] for job_id in outcome.job_ids}, key=lambda i: (len(i), i))
-    if ids and how.cluster.executor == "slurm":
-        say(f"{outcome.n_points} points submitted to Slurm as {len(outcome.job_ids)} jobs: {', '.join(ids)}.")
-    elif ids:
-        say(f"{outcome.n_points} points submitted as {how.cluster.executor} job {', '.join(ids)}.")
-    for refused in outcome.refused:
-        say(f"refused by Slurm: {refused}")
-    if outcome.n_waiting:
-        say(f"{outcome.n_waiting} node jobs were not sent: Slurm's MaxJobCount is reached.")
+    from ..schedulers.known import scheduler
+
+    for line in scheduler(how.cluster).said(outcome):
+        say(line)
     if outcome.refused or outcome.n_waiting:
         say("next: mend conf/cluster (`glm5bench doctor` with the same overrides says what of it is true), then type this sweep again;")
         say(f"      `glm5bench resubmit {quoted(campaign)}` sends the rest by the rules of the last sweep")
 
 
 def _wait_and_report(campaign: Campaign, price: Price, how: How, with_prices: str) -> int:
-    from ..launch.campaign import resubmit
-    from ..launch.watch import watch
+    from ..campaign.sending import resubmit
+    from ..campaign.watch import watch
     from ..report.campaign import status_text
 
     try:
@@ -155,15 +153,15 @@ def plan_command(
 
 
 def _print_plan(multirun: Multirun, *, as_json: bool, show: tuple[str, ...], is_validating: bool = False) -> int:
+    from ..campaign.opening import plan_record, write_scripts
     from ..checks.flags import validations
     from ..checks.needs import needs
-    from ..launch.campaign import plan_record, write_scripts
     from ..report.campaign import needs_text, plan_text, validations_text
     from ..values.plain import plain
 
     how, planned = _how(multirun), _planned(multirun)
     record = plan_record(planned, how, name=multirun.name, launcher=multirun.launcher, overrides=multirun.overrides)
-    scripts = write_scripts(_campaign(multirun), planned, how) if how.cluster.executor == "slurm" else []
+    scripts = write_scripts(_campaign(multirun), planned, how)
     record["repeat_scopes"] = _repeat_scopes(multirun)
     needed = [plain(need) for need in needs(planned.jobs)]
     looked = [plain(v) for v in validations(planned.jobs)] if is_validating else []
@@ -176,15 +174,16 @@ def _print_plan(multirun: Multirun, *, as_json: bool, show: tuple[str, ...], is_
     for job in planned.jobs:
         for start in job.starts:
             _show(job, start, show)
-    return max(_show_scripts(scripts), refused)
+    return max(_show_scripts(scripts, how), refused)
 
 
 def _repeat_scopes(multirun: Multirun) -> dict[str, dict[str, float]]:
     """What the repeats cost with a server start for each, and on one start; nothing if there are none."""
-    from ..launch.campaign import longest_of
     from ..plan import repeat_scopes
+    from ..schedulers.known import scheduler
 
-    longest = longest_of(multirun.asked.campaign.cluster, multirun.asked.hardware)
+    cluster = multirun.asked.campaign.cluster
+    longest = scheduler(cluster).limits_s(cluster, multirun.asked.hardware)
     return {
         scope: {"n_server_starts": p.n_server_starts, "estimate_node_h": p.estimate_node_h, "estimate_usd": p.estimate_usd}
         for scope, p in repeat_scopes(multirun.asked, longest).items()
@@ -208,20 +207,18 @@ def _show(job: NodeJob, start: ServerStart, show: tuple[str, ...]) -> None:
         )
 
 
-def _show_scripts(scripts: list[Path]) -> int:
-    """Prints every script, and what this Slurm says of it. Exit code 1 where it would refuse one."""
-    from ..launch.slurm import config, test_only
+def _show_scripts(scripts: list[Path], how: How) -> int:
+    """Prints every script, and what its scheduler says of it. Exit code 1 where it would refuse one."""
+    from ..schedulers.known import scheduler
 
-    is_there, refused = bool(scripts) and config() is not None, False
-    for path in scripts:
+    judged = list(scheduler(how.cluster).judged(scripts))
+    for i, path in enumerate(scripts):
         print(f"\n{path}:\n{path.read_text(encoding='utf-8').rstrip()}")
-        said = test_only(path) if is_there else None
-        if said is not None:
-            refused |= " to start at " not in said
-            print(f"sbatch --test-only: {said}")
-    if scripts and not is_there:
+        if judged:
+            print(judged[i][0])
+    if scripts and not judged:
         print("\nNo Slurm answers here: the scripts are what it would be sent, and nobody has checked them.")
-    return int(refused)
+    return int(any(is_refused for _, is_refused in judged))
 
 
 @app.command()
@@ -231,9 +228,9 @@ def status(
     as_json: Json = False,
 ) -> int:
     """Where every point and job of a campaign stands. Exit code 1 while points are missing, failed or invalid and nothing runs."""
+    from ..campaign.status import status as read
+    from ..campaign.watch import watch as watch_until_over
     from ..directory import Campaign
-    from ..launch.status import status as read
-    from ..launch.watch import watch as watch_until_over
     from ..report.campaign import status_text
 
     campaign = Campaign(directory.absolute())
@@ -255,11 +252,12 @@ def resubmit(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be sent, and send nothing.")] = False,
     as_json: Json = False,
+    after: Annotated[str, typer.Option("--after", hidden=True, help="What this job left, by the campaign's retries.")] = "",
 ) -> int:
     """Send again what failed or is missing, by the policy of its class (docs/failures.md). Exit code 1 where points stay unsent."""
+    from ..campaign.opening import planned_how
+    from ..campaign.sending import resubmit as send_again
     from ..directory import Campaign
-    from ..launch.campaign import planned_how
-    from ..launch.campaign import resubmit as send_again
     from ..report.campaign import resubmission_text
     from ..values.cluster import CLASSES
 
@@ -267,7 +265,10 @@ def resubmit(
     if unknown:
         raise UsageError(f"--class {unknown[0]}: there is no such class.", next_step=f"one of {', '.join(CLASSES)}")
     campaign = Campaign(directory.absolute())
-    made = send_again(campaign, only=classes or (), is_dry=dry_run)
+    made = send_again(campaign, only=classes or (), is_dry=dry_run, is_automatic=bool(after), after=after)
+    if after:
+        print(f"{len(made.orders)} node jobs sent again")
+        return 0
     record = _resubmission(made)
     print(json.dumps(record, indent=1) if as_json else as_called(resubmission_text(record, is_dry=dry_run)))
     if made.outcome is not None:
@@ -278,7 +279,7 @@ def resubmit(
     return int(kept)
 
 
-def _resubmission(made: Resubmission) -> dict[str, object]:
+def _resubmission(made: Sending) -> dict[str, object]:
     return {
         "points": [
             {
@@ -304,15 +305,15 @@ def _resubmission(made: Resubmission) -> dict[str, object]:
 @app.command()
 def cancel(directory: Path) -> int:
     """End the campaign's jobs, by job id. What is measured stays; `resubmit` or the same sweep measures the rest."""
+    from ..campaign.ending import cancel as end
+    from ..campaign.opening import planned_how
     from ..directory import Campaign
-    from ..launch.campaign import planned_how
-    from ..launch.submit import cancel as end
 
     campaign = Campaign(directory.absolute())
     how = planned_how(campaign.read_plan(), str(campaign.plan))
     gone, still, said = end(campaign, poll_s=how.cluster.poll_s)
     if said:
-        say(printable(f"scancel: {said}"))
+        say(printable(said))
     say(f"Ended: {_ids(gone)}." if gone else "No job of this campaign ran here." if not still else "No job has ended.")
     if still:
         say(f"Still there: {_ids(still)}. `glm5bench status {quoted(campaign)}` tells when they are gone.")
@@ -332,7 +333,7 @@ def doctor(
     as_json: Json = False,
 ) -> int:
     """What this cluster has and lacks for a campaign of OVERRIDES (cluster=mysite). Exit code 1 for something that lacks."""
-    from ..launch.doctor import examine
+    from ..campaign.doctor import examine
     from ..report.campaign import doctor_text
     from ..settings.overrides import run_hydra
 

@@ -1,110 +1,35 @@
-"""Node jobs -> submitit: what is asked for is on disk before it is asked, and what was accepted is on disk before anything else.
-
-Enters: a campaign and orders. Leaves: jobs that run without this process. This machine is one node, so that all node jobs of a local
-campaign are one submitit job, which runs them one after another; on Slurm each is a job of its own, in arrays of equal resources.
-"""
+"""Node jobs -> Slurm: what is asked for is on disk before it is asked, and what was accepted is on disk before anything else."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
-import signal
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 import submitit
 from submitit.core.utils import DelayedSubmission, FailedJobError, FailedSubmissionError, JobPaths
 
-from .. import __version__
-from ..directory import Campaign
-from ..errors import EnvironmentLacks, UsageError
-from ..files import writable, write_json
-from ..node.heartbeat import process_started_ticks
-from ..values.cluster import Cluster, Failure
-from ..values.plain import digest_of, plain
-from ..values.point import NodeJob
-from . import slurm
-from .batch import Batch, Order, batch_name, batches, parameters
-from .entry import run_requests
-from .jobs import Job, live_jobs, user
-from .request import Request
-from .submissions import Sent, read_sent
+from ...directory import Campaign
+from ...errors import EnvironmentLacks, UsageError
+from ...values.cluster import Cluster
+from ..entry import run_requests
+from ..records import accept, ask, write_requests
+from ..request import Request
+from ..scheduler import How, Order, Outcome
+from ..submissions import Sent, read_sent
+from . import commands as slurm
+from .batch import Batch, batch_name, batches, parameters
 
-LOCAL_LIMIT_MIN = 14 * 24 * 60
 LOOKS = 4  # for a name that sbatch gave no answer for
 LOOK_S = 2.0
 NO_ANSWER = ("timed out", "unable to contact", "zero bytes", "socket", "connection refused", "connect failure", "unexpected message")
 
 
-@dataclass(frozen=True)
-class How:
-    """The rules that a campaign's jobs are sent by."""
-
-    cluster: Cluster
-    failure: Failure
-    retries: int
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a submission: ids, what was refused with Slurm's words, and how many node jobs wait for room."""
-
-    job_ids: tuple[str, ...]
-    n_points: int
-    refused: tuple[str, ...] = ()
-    n_waiting: int = 0
-
-
-@contextmanager
-def submitting(campaign: Campaign) -> Iterator[None]:
-    """One command at a time sends the jobs of a campaign. The lock is the kernel's: a killed command leaves none."""
-    path = campaign.root / ".submitting"
-    with writable(path):
-        campaign.root.mkdir(parents=True, exist_ok=True)
-        file = path.open("a")
-    with file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX)
-        except OSError as error:
-            print(f"{path}: {error.strerror}: no locks here, one command at a time sends jobs of this campaign", file=sys.stderr)
-        yield
-
-
 def submit(campaign: Campaign, orders: Sequence[Order], how: How) -> Outcome:
-    """Sends the orders. With the debug executor they have run when this returns.
-
-    Raises EnvironmentLacks where the cluster is Slurm and there is none here, or none that answers.
-    """
-    if how.cluster.executor == "slurm":
-        return _submit_slurm(campaign, orders, how)
-    jobs = [order.job for order in orders]
-    return Outcome((_submit_local(campaign, jobs, how),), sum(len(job.points) for job in jobs))
-
-
-def _submit_local(campaign: Campaign, jobs: Sequence[NodeJob], how: How) -> str:
-    executor = how.cluster.executor
-    paths = _write_requests(campaign, [Request(job, how.failure, how.retries) for job in jobs])
-    name = f"{campaign.root.name}-{time.time_ns()}"
-    _ask(campaign, name, executor, [([paths], [p.key for job in jobs for p in job.points], 0.0)])
-    runner = submitit.AutoExecutor(folder=campaign.submitit, cluster=executor)
-    runner.update_parameters(timeout_min=LOCAL_LIMIT_MIN, name="glm5bench")
-    with _detached():
-        job = runner.submit(run_requests, str(campaign.root), [paths])
-    ticks = process_started_ticks(int(job.job_id)) if executor == "local" else -1
-    _accept(campaign, name, [str(job.job_id)], started_ticks=ticks)
-    if executor == "debug":
-        job.result()
-    return str(job.job_id)
-
-
-def _submit_slurm(campaign: Campaign, orders: Sequence[Order], how: How) -> Outcome:
+    """Sends the orders as arrays. Raises EnvironmentLacks where there is no Slurm here, or none that answers."""
     if not slurm.is_there():
         raise EnvironmentLacks(
             "Slurm's commands (sbatch, srun, squeue, scontrol, scancel) are not on PATH.",
@@ -168,13 +93,13 @@ def _send(campaign: Campaign, batch: Batch, how: How, name: str) -> list[str]:
     members = []
     for member in batch.members:
         requests = [Request(job, how.failure, how.retries, limit_s, how.cluster.stop_before_s) for job in member]
-        members.append([[path] for path in _write_requests(campaign, requests, stamp)])
+        members.append([[path] for path in write_requests(campaign, requests, stamp)])
     keys = [[p.key for job in member for p in job.points] for member in batch.members]
-    _ask(campaign, name, "slurm", [(lanes, k, limit_s) for lanes, k in zip(members, keys, strict=True)])
+    ask(campaign, name, "slurm", [(lanes, k, limit_s) for lanes, k in zip(members, keys, strict=True)])
     for attempt in (1, 2):
         try:
             ids = _sbatch(campaign, batch, how, name, members)
-            _accept(campaign, name, ids)
+            accept(campaign, name, ids)
             return ids
         except (FailedJobError, FailedSubmissionError, OSError) as error:
             said = _last_line(str(error))
@@ -263,112 +188,5 @@ def _adopted(campaign: Campaign, master: str, name: str, members: Sequence[Sent]
             beside = pickle.with_name(f".{pickle.name}.{os.getpid()}")
             delayed.dump(beside)
             beside.rename(pickle)
-    _accept(campaign, name, ids)
+    accept(campaign, name, ids)
     return ids
-
-
-def _write_requests(campaign: Campaign, requests: Sequence[Request], stamp: int | None = None) -> list[str]:
-    paths = []
-    for request in requests:
-        first = digest_of([p.key for p in request.job.points], 6)  # arms that differ in a rehearsed fault only share a name
-        path = campaign.jobs / f"{request.job.id}.{first}.{stamp or time.time_ns()}.json"
-        write_json(path, plain(request), is_synced=False)
-        paths.append(str(path))
-    return paths
-
-
-def _ask(campaign: Campaign, name: str, executor: str, jobs: Sequence[tuple[Any, Sequence[str], float]]) -> None:
-    campaign.append_submission(
-        {
-            "kind": "asked",
-            "name": name,
-            "executor": executor,
-            "host": os.uname().nodename,
-            "user": user(),
-            "jobs": [{"requests": requests, "keys": list(keys), "limit_s": limit_s} for requests, keys, limit_s in jobs],
-            "utc_s": time.time(),
-            "glm5bench": __version__,
-        }
-    )
-
-
-def _accept(campaign: Campaign, name: str, job_ids: Sequence[str], **more: Any) -> None:
-    campaign.append_submission({"kind": "accepted", "name": name, "job_ids": list(job_ids), "utc_s": time.time(), **more})
-
-
-@contextmanager
-def _detached() -> Iterator[None]:
-    """Ctrl-C and a closing terminal reach this command, not the jobs: ignored signals stay ignored in what is started now.
-
-    Nor does it keep this command's output open: a `sweep | tee` would not end before the job does.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    saved = {s: signal.signal(s, signal.SIG_IGN) for s in (signal.SIGINT, signal.SIGHUP)}
-    kept = {fd: os.dup(fd) for fd in (0, 1, 2) if _is_open(fd)}
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    try:
-        for fd in kept:
-            os.dup2(nowhere, fd)
-        yield
-    finally:
-        for fd, copy in kept.items():
-            os.dup2(copy, fd)
-            os.close(copy)
-        os.close(nowhere)
-        for s, handler in saved.items():
-            signal.signal(s, handler)
-
-
-def _is_open(fd: int) -> bool:
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False
-    return True
-
-
-def refuse_a_copy(campaign: Campaign, live: Sequence[Job]) -> None:
-    """Raises UsageError where live jobs write elsewhere: this directory was moved, or copied, while they ran."""
-    homes = {str(Path(job.sent.requests[0][0]).parents[1]) for job in live if job.sent is not None and job.sent.requests[0]}
-    elsewhere = homes - {str(campaign.root)}
-    if elsewhere:
-        raise UsageError(
-            f"The jobs of this campaign write to {min(elsewhere)}, and this is {campaign.root}: it was moved or copied while they ran.",
-            next_step="name that directory, or wait until they are over",
-        )
-
-
-def cancel(campaign: Campaign, *, poll_s: float, patience_s: float = 60.0) -> tuple[list[str], list[str], str]:
-    """Asks the campaign's live jobs to end, by id, and waits: the ids that are gone, those that are not, and Slurm's complaint."""
-    with submitting(campaign):
-        if any(s.executor == "slurm" and not s.job_id and not s.refused for s in read_sent(campaign)):
-            settle(campaign)
-        live = live_jobs(campaign, poll_s=0)
-        refuse_a_copy(campaign, live)
-        in_slurm = [job.job_id for job in live if job.sent is not None and job.sent.executor == "slurm"]
-        said = slurm.cancel(in_slurm)
-    for job in live:
-        if job.job_id not in in_slurm and _host(job) == os.uname().nodename:
-            with contextlib.suppress(ProcessLookupError, ValueError):
-                os.kill(job.beats[0].pid if job.beats else int(job.job_id), signal.SIGTERM)
-    still = _waited_for(campaign, live, poll_s if in_slurm else 0.0, patience_s)
-    gone = [job.job_id for job in live if job.job_id not in still]
-    if in_slurm:
-        ended = [i for i in in_slurm if i in gone] if said else in_slurm
-        campaign.append_submission({"kind": "cancelled", "job_ids": ended, "utc_s": time.time()})
-    return gone, still, said
-
-
-def _host(job: Job) -> str:
-    return job.beats[0].host if job.beats else job.sent.host if job.sent else ""
-
-
-def _waited_for(campaign: Campaign, asked: Sequence[Job], poll_s: float, patience_s: float) -> list[str]:
-    """The ids of those that still live after so long. Slurm is asked no more often than ever."""
-    deadline, ids = time.monotonic() + patience_s, {job.job_id for job in asked}
-    while True:
-        still = [job.job_id for job in live_jobs(campaign, poll_s=poll_s) if job.job_id in ids] if ids else []
-        if not still or time.monotonic() > deadline:
-            return still
-        time.sleep(0.1 if not poll_s else min(1.0, poll_s))

@@ -1,7 +1,5 @@
-"""What this cluster has and lacks for a campaign: versions, partitions against conf/cluster, GPUs, limits, accounting, the file system.
-
-Every finding is a fact with its number; `is_well` is None where nobody could look. A probe sends one short job to each partition, which
-reads what this machine has written and writes what this machine then reads.
+"""What this Slurm has and lacks for a campaign. A probe sends one short job to each partition, which reads what this machine has written
+and writes what this machine then reads.
 """
 
 from __future__ import annotations
@@ -14,71 +12,22 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
-import submitit
-
-from ..checks.finding import Finding
-from ..checks.machine import findings
-from ..checks.needs import needs
-from ..directory import Campaign
-from ..errors import EnvironmentLacks
-from ..files import writable
-from ..values.cluster import Cluster, Resources
-from ..values.plain import canonical_json
-from ..values.point import NodeJob
-from . import slurm
+from ...checks.finding import Finding
+from ...directory import Campaign
+from ...files import writable
+from ...values.cluster import Cluster, Resources
+from ...values.plain import canonical_json
+from ...values.point import NodeJob
+from . import commands as slurm
 from .batch import Batch, command_script
 
 PROBE_S = 600.0
 
 
-def examine(outputs: Path, cluster: Cluster, hardware: Sequence[str], jobs: Sequence[NodeJob], *, is_probing: bool) -> list[Finding]:
-    """All findings, in the order in which a campaign of these node jobs needs them."""
-    found = [*_here(outputs, cluster), *_needs(jobs)]
-    if cluster.executor != "slurm":
-        found.append(Finding("Slurm", None, f"cluster {cluster.id} runs its jobs on this machine ({cluster.executor})"))
-        return [*found, *(f for job in _one_each(jobs) for f in _of_node("this machine", job, findings(job, outputs)))]
-    return [*found, *_slurm(cluster, hardware, outputs, jobs, is_probing)]
-
-
-def _one_each(jobs: Sequence[NodeJob]) -> list[NodeJob]:
-    """The first node job of each hardware."""
-    return list({job.arm.hardware.id: job for job in reversed(jobs)}.values())[::-1]
-
-
-def _of_node(node: str, job: NodeJob, found: Sequence[Finding]) -> list[Finding]:
-    return [replace(f, what=f"{job.arm.hardware.id}: {f.what} of {node}") for f in found]
-
-
-def _needs(jobs: Sequence[NodeJob]) -> Iterator[Finding]:
-    """Images and checkpoints, where this machine sees their directory."""
-    for need in needs(jobs):
-        is_well = not need.lacks if need.is_seen else None
-        said = need.lacks or need.said if need.is_seen else f"{need.path} is not seen from this machine"
-        yield Finding(f"{need.kind} {need.name}", is_well, said or need.path, need.next_step if need.lacks else "")
-
-
-def _here(outputs: Path, cluster: Cluster) -> Iterator[Finding]:
-    yield Finding("versions", True, f"Python {sys.version.split()[0]}, submitit {submitit.__version__}, {sys.executable}")
-    try:
-        with writable(outputs / "probe"):
-            outputs.mkdir(parents=True, exist_ok=True)
-            probe = outputs / f".probe-{secrets.token_hex(4)}"
-            probe.write_text("x", encoding="utf-8")
-            probe.unlink()
-        free = shutil.disk_usage(outputs).free / 2**30
-        yield Finding("output directory", True, f"{outputs} can be written, {free:,.0f} GiB free")
-    except EnvironmentLacks as error:
-        yield Finding("output directory", False, error.message, "output_dir=... on a shared file system")
-    if cluster.checkpoint_dir is not None:
-        is_there = Path(cluster.checkpoint_dir).is_dir()
-        said = f"{cluster.checkpoint_dir} is {'' if is_there else 'not '}seen from this machine"
-        yield Finding("checkpoints", is_there or None, said, "" if is_there else "compute nodes may see what this one does not: --probe")
-
-
-def _slurm(cluster: Cluster, hardware: Sequence[str], outputs: Path, jobs: Sequence[NodeJob], is_probing: bool) -> Iterator[Finding]:
+def examined(cluster: Cluster, hardware: Sequence[str], outputs: Path, jobs: Sequence[NodeJob], *, is_probing: bool) -> Iterator[Finding]:
+    """What this Slurm has and lacks: versions, limits, accounting, partitions against conf/cluster, GPUs; with a probe also its nodes."""
     if not slurm.is_there():
         yield Finding("Slurm", False, "sbatch, srun, squeue, scontrol and scancel are not all on PATH", "type it on a login node")
         return
@@ -201,7 +150,7 @@ def _probe(outputs: Path, cluster: Cluster, hardware: str, job: NodeJob | None) 
     )
     yield Finding(what, not lacks, said, "a file system that both see, cluster.slurm.setup" if lacks else "")
     if job is not None and told:
-        yield from _of_node(node, job, [Finding(**f) for f in json.loads(told)])
+        yield from (Finding(**f).of_node(job.arm.hardware.id, node) for f in json.loads(told))
 
 
 def _text(path: Path) -> str:

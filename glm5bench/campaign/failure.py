@@ -16,9 +16,10 @@ from ..directory import Attempt, Campaign
 from ..errors import FileError
 from ..files import read_json, write_json
 from ..plan import without
+from ..schedulers.retries import class_of
+from ..schedulers.scheduler import Order
 from ..values.cluster import Failure
 from ..values.point import NodeJob
-from .batch import Order
 from .jobs import Job
 
 TRANSPARENT = ("submit_refused", "cancelled", "preempted")  # say nothing of the point: what was known before holds
@@ -124,11 +125,6 @@ def _counts(job: Job, key: str, failure: Failure, fruitful: Collection[str]) -> 
     return failure.policy(job.failure_class).counts and (key in at or not at)
 
 
-def class_of(attempt: Attempt) -> str:
-    """The class of a failed or an invalid attempt."""
-    return attempt.failure_class if attempt.status == "failed" else "invalid_point"
-
-
 def decisions(missed: Sequence[Missing], failure: Failure, *, only: Collection[str] = (), retries: int | None = None) -> list[Decision]:
     """What becomes of each: by the policy of its class, which a class that the user names overrules where it says never.
 
@@ -153,17 +149,19 @@ def _decision(m: Missing, failure: Failure, only: Collection[str], retries: int 
     return Decision(m, True)
 
 
-def orders(jobs: Sequence[NodeJob], sent: Mapping[str, Missing], failure: Failure, *, away: Collection[str] = ()) -> list[Order]:
-    """Node jobs with only the points that are sent, each with what the policies of its points ask for together."""
+def orders(
+    jobs: Sequence[NodeJob], sent: Mapping[str, Missing], failure: Failure, *, away: Collection[str] = (), has_policies: bool = True
+) -> list[Order]:
+    """Node jobs with only the points that are sent, each with what the policies of its points ask for together, if they hold."""
     made = []
     for job in jobs:
         rest = without(job, {p.key for p in job.points} - set(sent))
         if rest is None:
             continue
-        own = [sent[p.key] for p in rest.points]
+        own = [sent[p.key] for p in rest.points] if has_policies else []
         elsewhere = {node for m in own for node in m.nodes(failure)}
-        longer = max(m.factor(failure, "longer") for m in own)
-        patience = max(m.factor(failure, "patient") for m in own)
+        longer = max((m.factor(failure, "longer") for m in own), default=1.0)
+        patience = max((m.factor(failure, "patient") for m in own), default=1.0)
         made.append(Order(_with_patience(rest, patience), tuple(sorted({*away, *elsewhere})), longer))
     return made
 
@@ -172,14 +170,6 @@ def _with_patience(job: NodeJob, factor: float) -> NodeJob:
     """A longer wait for the server: no part of the key."""
     engine = replace(job.arm.engine, start_timeout_s=job.arm.engine.start_timeout_s * factor)
     return replace(job, arm=replace(job.arm, engine=engine)) if factor != 1.0 else job
-
-
-def is_tried_again_here(campaign: Campaign, failure: Failure, key: str) -> bool:
-    """Whether a point that has just failed may be tried again on the same node at once."""
-    attempts = campaign.attempts([key])[key]
-    policy = failure.policy(class_of(attempts[-1])) if attempts else None
-    tries = sum(failure.policy(class_of(a)).counts for a in attempts)
-    return policy is not None and policy.automatic and policy.again == "anywhere" and tries < failure.limit
 
 
 def nodes_away(

@@ -19,13 +19,13 @@ from typing import Any
 import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError, UncompletedJobError
 
-from ..archive.collection import files, no_point
-from ..archive.selection import Selection
-from ..archive.union import Merged, Progress, merge, no_progress
-from ..errors import BenchError, EnvironmentLacks, FileError, UsageError
-from ..files import writable
-from . import slurm
-from .submit import clean_environment
+from ...archive.collection import files, no_point
+from ...archive.selection import Selection
+from ...archive.union import Merged, Progress, merge, no_progress
+from ...errors import BenchError, EnvironmentLacks, FileError, UsageError
+from ...files import writable
+from . import commands as slurm
+from .submission import clean_environment
 
 POLL_S = 1.0
 PARAMETERS = ("account", "constraint", "cpus_per_task", "exclude", "gres", "mem", "partition", "qos", "reservation", "time", "wckey")

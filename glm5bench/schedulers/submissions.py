@@ -6,6 +6,8 @@ command that was killed in between, and is looked up before anything is asked fo
 
 from __future__ import annotations
 
+import os
+import pwd
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -71,3 +73,11 @@ def _accepted(sent: Sequence[Sent], line: dict[str, Any]) -> list[Sent]:
     if any(s.executor == "local" and not str(job_id).isdigit() for s, job_id in zip(sent, line["job_ids"], strict=True)):
         raise ValueError("a local job's id is the number of its process")
     return [replace(s, job_id=str(job_id), accepted_utc_s=at, started_ticks=ticks, refused="") for s, job_id in ids]
+
+
+def user() -> str:
+    """Whose jobs this process sends, as Slurm sees it: $LOGNAME is only somebody's word."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())

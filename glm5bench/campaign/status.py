@@ -14,7 +14,6 @@ from ..values.cluster import Cluster
 from ..values.plain import from_plain
 from ..values.point import Arm
 from .jobs import Job, look
-from .slurm import NEVER_STARTS, TERMINAL
 
 STATES = ("done", "running", "queued", "invalid", "failed", "missing")
 
@@ -120,7 +119,7 @@ def status(campaign: Campaign, *, poll_s: float | None = None) -> Status:
         _point_state(p, attempts[p[0]], in_charge.get(p[0]), ended.get(p[0]), words, campaign, is_running=p[0] in now)
         for p in planned.points
     )
-    return Status(str(record.get("name", campaign.root.name)), planned.is_simulated, points, tuple(running), seen.slurm_answers)
+    return Status(str(record.get("name", campaign.root.name)), planned.is_simulated, points, tuple(running), seen.answers)
 
 
 class _Planned:
@@ -188,8 +187,8 @@ def _last_words(campaign: Campaign, job: Job) -> str:
     except OSError:
         lines = []
     node = f" on {job.node}" if job.node else ""
-    slurm = f", Slurm: {job.told.state}" if job.told and job.told.state in TERMINAL else ""
-    slurm += " (the job's host memory: cluster.slurm.mem)" if "OUT_OF_MEMORY" in slurm else ""
+    slurm = f", Slurm: {job.told.state}" if job.told and job.told.is_over else ""
+    slurm += f" ({job.told.note})" if job.told and job.told.is_over and job.told.note else ""
     said = [f"it said: {e.why}; {len(e.measured)} points measured, {len(e.failed)} failed, {len(e.left)} left" for e in job.ends]
     return "\n".join([f"job {job.job_id}{node} ended before it{slurm} ({log})", *(said or lines)])
 
@@ -198,7 +197,7 @@ def _job_states(job: Job) -> list[JobState]:
     told = "" if job.told is None else f"{job.told.state} {job.told.reason if job.state == 'queued' else ''}".strip()
     if job.state == "queued" or not job.beats:
         phase = {"queued": "queued", "unknown": "unknown"}.get(job.state, "starting")
-        stuck = "it does not start until somebody changes that" if job.told and job.told.reason in NEVER_STARTS else ""
+        stuck = "it does not start until somebody changes that" if job.told and job.told.never_starts else ""
         node = "" if job.state == "queued" else job.node  # where an earlier run of it was
         return [JobState(job.job_id, job.state, told, node, phase, "", "", "", 0, 0, 0, len(job.keys), 0.0, -1.0, 0.0, stuck)]
     return [_beating(job, beat, lane, told) for lane, beat in enumerate(job.beats)]

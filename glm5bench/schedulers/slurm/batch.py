@@ -14,11 +14,12 @@ from typing import Any
 
 from submitit.slurm.slurm import SlurmExecutor
 
-from ..directory import Campaign
-from ..errors import SettingsError
-from ..values.cluster import Cluster, Resources
-from ..values.plain import canonical_json, digest_of
-from ..values.point import NodeJob
+from ...directory import Campaign
+from ...errors import SettingsError
+from ...values.cluster import Cluster, Resources
+from ...values.plain import canonical_json, digest_of
+from ...values.point import NodeJob
+from ..scheduler import Order
 
 STEPS_MIN = (10, 15, 20, 30, 45, 60, 90, 120, 180, 240, 360, 480, 720, 1080, 1440, 2160, 2880, 4320, 5760, 7200, 10080)
 MARGIN = 1.5  # of a time limit over the estimate
@@ -28,15 +29,6 @@ OWN = (
     "test-only", "wrap", "export", "export-file", "chdir", "quiet", "wait-all-nodes",
 )  # fmt: skip  # options of sbatch that are this tool's
 RESERVED = {*OWN, *(name.replace("_", "-") for name in Resources.__dataclass_fields__)}  # or that have a line of their own in conf/cluster
-
-
-@dataclass(frozen=True)
-class Order:
-    """One node job to be sent, with what the policy of its failure adds."""
-
-    job: NodeJob
-    exclude: tuple[str, ...] = ()
-    time_factor: float = 1.0
 
 
 @dataclass(frozen=True)

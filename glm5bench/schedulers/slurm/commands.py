@@ -11,38 +11,17 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from .states import Told
 
 TIMEOUT_S = 30.0  # a squeue without its controller tries for a minute
 
-# Source: squeue(1), JOB STATE CODES. What is in neither set is live: an unknown word is not an end.
-WAITING = frozenset((
-    "PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT", "POWER_UP_NODE",
-))  # fmt: skip
-LIVE = WAITING | {"RUNNING", "SUSPENDED", "COMPLETING", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "EXPEDITING"}
-TERMINAL = frozenset((
-    "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "LAUNCH_FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED",
-    "RECONFIG_FAIL", "REVOKED", "TIMEOUT",
-))  # fmt: skip
 KEPT = ("SLURM_CONF",)
 FOREIGN = (
     "SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SQUEUE_", "SINFO_", "SACCT_", "SCANCEL_", "SUBMITIT_",
     "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL",
 )  # fmt: skip
-NEVER_STARTS = frozenset((
-    "PartitionTimeLimit", "PartitionNodeLimit", "BadConstraints", "InvalidAccount", "InvalidQOS", "JobHeldUser", "JobHeldAdmin",
-    "PartitionDown", "PartitionInactive",
-))  # fmt: skip  # reasons to wait that pass only when somebody does something
-
-
-@dataclass(frozen=True)
-class Told:
-    """What Slurm says of one job. `state` is one of its words; `reason` why it waits."""
-
-    state: str
-    node: str = ""
-    reason: str = ""
 
 
 def config() -> dict[str, str] | None:

@@ -11,10 +11,11 @@ import fcntl
 import os
 import resource
 import shlex
+import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -30,9 +31,10 @@ from ..node.job import run
 from ..node.progress import Progress, catch_signals
 from ..plan import without
 from ..values.plain import from_json
-from . import slurm
-from .failure import is_tried_again_here
+from .known import schedulers
 from .request import End, Request, read_end
+from .retries import is_tried_again_here
+from .scheduler import Scheduler
 
 POLL_S = 0.2
 LOCK_VARIABLE = "GLM5BENCH_LOCK_DIR"
@@ -50,28 +52,29 @@ def run_requests(root: str, lanes: Sequence[Sequence[str]]) -> dict[str, list[st
     lane = environment.global_rank
     job_id = lane_ids(environment.job_id, len(lanes))[lane]
     requests = [from_json(Request, Path(request).read_bytes()) for request in lanes[lane]]
-    progress.deadline_utc_s = _deadline(campaign, job_id, requests[0])
     keys = [p.key for r in requests for p in r.job.points]
-    if environment.cluster == "slurm":  # a local job's id is the number of a process, which comes again
-        _tell_of_an_earlier_run(campaign, requests, job_id)
+    scheduler = schedulers()[environment.cluster]
+    progress.deadline_utc_s = _deadline(campaign, job_id, requests[0], scheduler)
+    if scheduler.comes_again:  # a local job's id is the number of a process, which may be another job's
+        record_an_earlier_run(campaign, requests, job_id)
     campaign.ended(job_id).unlink(missing_ok=True)  # of an earlier run of this job, which was requeued
     if requests[0].job.lanes > 1:
         keep_to(lane, requests[0].job)
-    with Heartbeat(campaign.heartbeat(job_id), keys) as heart, _this_machine(environment.cluster, heart, progress):
+    with Heartbeat(campaign.heartbeat(job_id), keys) as heart, this_machine(scheduler, heart, progress):
         heart.beat.said = requests[0].mismatch()
         if heart.beat.said:
             print(heart.beat.said, flush=True)
         for request in requests:
-            _run(campaign, request, job_id, heart, progress)
+            run_request(campaign, request, job_id, heart, progress)
     _say_the_end(campaign, job_id, progress)
-    if environment.cluster == "slurm" and progress.left and progress.why == "SIGUSR2":
-        _requeue(environment.raw_job_id)
-    elif environment.cluster == "slurm" and requests[0].retries and not progress.why.startswith("SIG"):
-        _send_elsewhere(campaign, {*progress.failed, *progress.left})
+    if scheduler.comes_again and progress.left and progress.why == "SIGUSR2":
+        print(f"preempted: {scheduler.run_again(environment.raw_job_id) or 'requeued'}", flush=True)
+    elif scheduler.has_nodes and requests[0].retries and not progress.why.startswith("SIG") and (progress.failed or progress.left):
+        _send_elsewhere(campaign, job_id)
     return {"measured": progress.measured, "failed": progress.failed, "left": progress.left}
 
 
-def _run(campaign: Campaign, request: Request, job_id: str, heart: Heartbeat, progress: Progress) -> None:
+def run_request(campaign: Campaign, request: Request, job_id: str, heart: Heartbeat, progress: Progress) -> None:
     """The node job, and each point that fails in it as often again as the campaign's retries and its policy allow on this node."""
     retried: Counter[str] = Counter()
 
@@ -81,7 +84,7 @@ def _run(campaign: Campaign, request: Request, job_id: str, heart: Heartbeat, pr
         return may
 
     try:
-        spent = _spent(campaign, request, job_id)
+        spent = spent_points(campaign, request, job_id)
         progress.left += sorted(spent)
         progress.fault = "lost" if spent else progress.fault
         job = without(request.job, spent)
@@ -94,7 +97,7 @@ def _run(campaign: Campaign, request: Request, job_id: str, heart: Heartbeat, pr
         progress.stop = True
 
 
-def _spent(campaign: Campaign, request: Request, job_id: str) -> set[str]:
+def spent_points(campaign: Campaign, request: Request, job_id: str) -> set[str]:
     """The points that Slurm's own requeues have brought to the limit of attempts."""
     attempts = campaign.attempts(p.key for p in request.job.points)
     return {
@@ -104,7 +107,7 @@ def _spent(campaign: Campaign, request: Request, job_id: str) -> set[str]:
     }
 
 
-def _tell_of_an_earlier_run(campaign: Campaign, requests: Sequence[Request], job_id: str) -> None:
+def record_an_earlier_run(campaign: Campaign, requests: Sequence[Request], job_id: str) -> None:
     """A run of this job that died without a word, and that Slurm runs again: the point that it was at has had an attempt.
 
     Otherwise a point that takes its node down would do so for ever.
@@ -122,33 +125,21 @@ def _tell_of_an_earlier_run(campaign: Campaign, requests: Sequence[Request], job
         record_failure(campaign, Trace(job_id, job.id, beat.node), key, "lost", message)
 
 
-def _requeue(job_id: str) -> None:
-    """Slurm warns of a preemption before it takes the node. A job that has ended by then is not run again: it asks for that itself."""
-    said = slurm.requeue(job_id)
-    print(f"preempted: {said or 'requeued'}", flush=True)
+def _send_elsewhere(campaign: Campaign, job_id: str) -> None:
+    """Retries of this job's points that need another node or more time: by the program, where the site lets its nodes submit."""
+    command = [sys.executable, "-m", "glm5bench", "resubmit", str(campaign.root), "--after", job_id]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode == 0:
+        print(f"retries: {done.stdout.strip()}", flush=True)
+    else:
+        print(f"retries: none could be sent from this node, `glm5bench resubmit {shlex.quote(str(campaign.root))}` does it", flush=True)
 
 
-def _send_elsewhere(campaign: Campaign, keys: Collection[str]) -> None:
-    """Retries of this job's points that need another node or more time: sent from here, where the site lets its nodes submit."""
-    from .campaign import resubmit  # this module is what that one submits
-
-    if not keys:
-        return
-    try:
-        made = resubmit(campaign, is_automatic=True, among=keys)
-        print(f"retries: {len(made.orders)} node jobs sent again", flush=True)
-    except BenchError as error:
-        print(
-            f"retries: none could be sent from this node, `glm5bench resubmit {shlex.quote(str(campaign.root))}` does it\n{error}",
-            flush=True,
-        )
-
-
-def _deadline(campaign: Campaign, job_id: str, request: Request) -> float:
-    """When this job is to be done with ending, UTC seconds. Its time runs since the batch script began, or as Slurm says."""
-    told = os.environ.get("SLURM_JOB_END_TIME", "")  # since Slurm 23.02
-    if told.isdigit():
-        return int(told) - request.stop_before_s
+def _deadline(campaign: Campaign, job_id: str, request: Request, scheduler: Scheduler) -> float:
+    """When this job is to be done with ending, UTC seconds. Its time runs since the batch script began, or as its scheduler says."""
+    told = scheduler.end_utc_s()
+    if told is not None:
+        return told - request.stop_before_s
     if not request.limit_s:
         return float("inf")
     _, began = campaign.started(job_id.partition(".")[0])
@@ -165,12 +156,9 @@ def _say_the_end(campaign: Campaign, job_id: str, progress: Progress) -> None:
 
 
 @contextlib.contextmanager
-def _this_machine(cluster: str, heart: Heartbeat, progress: Progress) -> Iterator[None]:
-    """Local node jobs of one user wait for each other, over all campaigns: two at once would measure each other.
-
-    On a cluster the scheduler gives each its own GPUs, and where nodes are shared the user has said so.
-    """
-    if cluster == "slurm":
+def this_machine(scheduler: Scheduler, heart: Heartbeat, progress: Progress) -> Iterator[None]:
+    """Local node jobs of one user wait for each other, over all campaigns: two at once would measure each other."""
+    if scheduler.has_own_machine:
         yield
         return
     path = Path(os.environ.get(LOCK_VARIABLE, "/tmp")) / f"glm5bench-{os.getuid()}.lock"  # noqa: S108  no TMPDIR: one place a machine

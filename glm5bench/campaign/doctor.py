@@ -1,0 +1,50 @@
+"""What this cluster has and lacks for a campaign: versions, the output directory, images, checkpoints, and its scheduler."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from ..checks.finding import Finding
+from ..checks.needs import needs
+from ..errors import EnvironmentLacks
+from ..files import writable
+from ..schedulers.known import scheduler
+from ..values.cluster import Cluster
+from ..values.point import NodeJob
+
+
+def examine(outputs: Path, cluster: Cluster, hardware: Sequence[str], jobs: Sequence[NodeJob], *, is_probing: bool) -> list[Finding]:
+    """All findings, in the order in which a campaign of these node jobs needs them."""
+    found = [*_here(outputs, cluster), *_needs(jobs)]
+    return [*found, *scheduler(cluster).examined(cluster, hardware, outputs, jobs, is_probing=is_probing)]
+
+
+def _needs(jobs: Sequence[NodeJob]) -> Iterator[Finding]:
+    """Images and checkpoints, where this machine sees their directory."""
+    for need in needs(jobs):
+        is_well = not need.lacks if need.is_seen else None
+        said = need.lacks or need.said if need.is_seen else f"{need.path} is not seen from this machine"
+        yield Finding(f"{need.kind} {need.name}", is_well, said or need.path, need.next_step if need.lacks else "")
+
+
+def _here(outputs: Path, cluster: Cluster) -> Iterator[Finding]:
+    yield Finding("versions", True, f"Python {sys.version.split()[0]}, submitit {version('submitit')}, {sys.executable}")
+    try:
+        with writable(outputs / "probe"):
+            outputs.mkdir(parents=True, exist_ok=True)
+            probe = outputs / f".probe-{secrets.token_hex(4)}"
+            probe.write_text("x", encoding="utf-8")
+            probe.unlink()
+        free = shutil.disk_usage(outputs).free / 2**30
+        yield Finding("output directory", True, f"{outputs} can be written, {free:,.0f} GiB free")
+    except EnvironmentLacks as error:
+        yield Finding("output directory", False, error.message, "output_dir=... on a shared file system")
+    if cluster.checkpoint_dir is not None:
+        is_there = Path(cluster.checkpoint_dir).is_dir()
+        said = f"{cluster.checkpoint_dir} is {'' if is_there else 'not '}seen from this machine"
+        yield Finding("checkpoints", is_there or None, said, "" if is_there else "compute nodes may see what this one does not: --probe")

@@ -1,0 +1,45 @@
+"""Ending a campaign's jobs by their ids."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from ..directory import Campaign
+from ..schedulers.known import schedulers
+from ..schedulers.submissions import read_sent
+from .jobs import Job, live_jobs
+from .lock import refuse_a_copy, submitting
+
+
+def cancel(campaign: Campaign, *, poll_s: float, patience_s: float = 60.0) -> tuple[list[str], list[str], str]:
+    """Asks the campaign's live jobs to end, and waits: the ids that are gone, those that are not, and what their scheduler complains of."""
+    with submitting(campaign):
+        for name in {s.executor for s in read_sent(campaign) if not s.job_id and not s.refused} & set(schedulers()):
+            schedulers()[name].settle(campaign)
+        live = live_jobs(campaign, poll_s=0)
+        refuse_a_copy(campaign, live)
+        asked = {name: [job for job in live if job.sent is not None and job.sent.executor == name] for name in schedulers()}
+        said = {
+            name: scheduler.cancel([(job.sent, next(iter(job.beats), None)) for job in asked[name] if job.sent is not None])
+            for name, scheduler in schedulers().items()
+            if asked[name]
+        }
+    is_polled = any(schedulers()[name].comes_again for name in said)
+    still = _waited_for(campaign, live, poll_s if is_polled else 0.0, patience_s)
+    gone = [job.job_id for job in live if job.job_id not in still]
+    ids = {name: [job.job_id for job in asked[name]] for name in said if schedulers()[name].comes_again}
+    ended = [i for name, own in ids.items() for i in own if not said[name] or i in gone]
+    if ids:
+        campaign.append_submission({"kind": "cancelled", "job_ids": ended, "utc_s": time.time()})
+    return gone, still, "; ".join(filter(None, said.values()))
+
+
+def _waited_for(campaign: Campaign, asked: Sequence[Job], poll_s: float, patience_s: float) -> list[str]:
+    """The ids of those that still live after so long. Schedulers are asked no more often than ever."""
+    deadline, ids = time.monotonic() + patience_s, {job.job_id for job in asked}
+    while True:
+        still = [job.job_id for job in live_jobs(campaign, poll_s=poll_s) if job.job_id in ids] if ids else []
+        if not still or time.monotonic() > deadline:
+            return still
+        time.sleep(0.1 if not poll_s else min(1.0, poll_s))

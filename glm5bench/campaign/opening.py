@@ -1,0 +1,118 @@
+"""A plan becomes a campaign's directory, and is read from it again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..directory import Campaign
+from ..errors import FileError, SettingsError, UsageError
+from ..machine.provenance import git_state
+from ..plan import Plan
+from ..schedulers.known import scheduler
+from ..schedulers.scheduler import How, Order
+from ..values.cluster import Cluster, Failure
+from ..values.plain import from_plain, plain
+from ..values.point import NodeJob
+
+PLAN_FORMAT = 1
+
+
+def opened(campaign: Campaign, plan: Plan, how: How, *, name: str, launcher: str, overrides: Sequence[str]) -> None:
+    """Writes the plan, if it is new or if this command changes its patience, paths, cluster or policies.
+
+    Equal keys mean equal bindings, so that the jobs asked for now stand for those of plan.json.
+    Raises UsageError when the directory holds a campaign of other points, EnvironmentLacks when it cannot be written.
+    """
+    record = plan_record(plan, how, name=name, launcher=launcher, overrides=overrides)
+    if campaign.plan.is_file():
+        known = campaign.read_plan()
+        _refuse_other_points(campaign, plan, known)
+        if all(record[part] == known.get(part) for part in ("jobs", "cluster", "failure", "retries")):
+            return
+        record["created_utc"] = known.get("created_utc")
+    campaign.write_plan(record)
+
+
+def _refuse_other_points(campaign: Campaign, plan: Plan, known: dict[str, Any]) -> None:
+    planned = {p.key for job in planned_jobs(known, str(campaign.plan)) for p in job.points}
+    asked = {p.key for p in plan.points}
+    if planned != asked:
+        raise UsageError(
+            f"The campaign {campaign.root.name} holds {len(planned)} points, {len(asked - planned)} of those asked for are not among them"
+            f" (planned with glm5bench {known.get('glm5bench')}).",
+            where=str(campaign.plan),
+            next_step="give this one a name of its own: name=...",
+        )
+
+
+def plan_record(plan: Plan, how: How, *, name: str, launcher: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """plan.json, and what `plan --json` prints: docs/json.md."""
+    return {
+        "format": PLAN_FORMAT,
+        "name": name,
+        "launcher": launcher,
+        "overrides": list(overrides),
+        "created_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "glm5bench": __version__,
+        "git": git_state(),
+        "n_points": len(plan.points),
+        "n_server_starts": plan.n_server_starts,
+        "estimate_node_h": plan.estimate_node_h,
+        "estimate_usd": plan.estimate_usd,
+        "jobs": [plain(job) for job in plan.jobs],
+        "left_out": [plain(lo) for lo in plan.left_out],
+        "notes": list(plan.notes),
+        "warnings": list(plan.warnings),
+        "cluster": plain(how.cluster),
+        "failure": plain(how.failure),
+        "retries": how.retries,
+    }
+
+
+def planned_jobs(record: dict[str, Any], where: str) -> tuple[NodeJob, ...]:
+    """The node jobs of a plan's record. Raises FileError where it is damaged or of another version."""
+    try:
+        return from_plain(tuple[NodeJob, ...], record["jobs"])
+    except ValueError as error:
+        raise FileError(f"plan.json cannot be understood: {str(error).splitlines()[0]}.", path=where) from error
+
+
+def planned_how(record: dict[str, Any], where: str) -> How:
+    """The rules of a plan's record. Raises FileError where it has none."""
+    try:
+        return How(from_plain(Cluster, record["cluster"]), from_plain(Failure, record["failure"]), int(record["retries"]))
+    except (KeyError, TypeError, ValueError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise FileError(
+            f"plan.json says nothing of cluster and policies ({said}).", path=where, next_step="type the sweep again: it writes them"
+        ) from error
+
+
+def resolved_cluster(launcher: str, overrides: Sequence[str], cluster: Cluster) -> Cluster:
+    """The cluster that a command means. Raises SettingsError where its launcher and its cluster contradict each other."""
+    if launcher == "slurm" and cluster.executor != "slurm":
+        raise SettingsError(
+            f"hydra/launcher=slurm needs a cluster of Slurm, and {cluster.id} is none.",
+            next_step="cluster=example, or one of your own: conf/cluster/template.yaml says how",
+        )
+    if "hydra/launcher=local" in overrides and cluster.executor == "slurm":
+        raise SettingsError(
+            f"hydra/launcher=local, and cluster {cluster.id} is Slurm's.", next_step="leave one out, or cluster.executor=local to run here"
+        )
+    return cluster
+
+
+def write_scripts(campaign: Campaign, plan: Plan, how: How) -> list[Path]:
+    """The scripts that `sweep` would send for the whole plan, under the campaign's directory; replaces those of before."""
+    made = scheduler(how.cluster).scripts(campaign, [Order(job) for job in plan.jobs], how.cluster)
+    folder = campaign.root / "sbatch"
+    if made:
+        for old in folder.glob("*.sh"):
+            old.unlink()
+    for name, text in made:
+        campaign.write_text(folder / f"{name}.sh", text)
+    return [folder / f"{name}.sh" for name, _ in made]

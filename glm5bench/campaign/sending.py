@@ -1,0 +1,120 @@
+"""Missing points -> orders -> jobs: what `sweep` sends and what `resubmit` sends are one pipeline, with another rule of what is sent."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..checks.needs import refuse_lacking
+from ..directory import Campaign
+from ..node.heartbeat import is_running
+from ..plan import split
+from ..schedulers.known import scheduler
+from ..schedulers.request import read_end
+from ..schedulers.scheduler import How, Order, Outcome
+from ..values.point import NodeJob
+from .failure import Decision, Missing, decisions, missing, nodes_away, orders
+from .history import history, learned
+from .jobs import jobs_for_sure
+from .lock import refuse_a_copy, submitting
+from .opening import planned_how, planned_jobs
+
+Rule = Callable[[Sequence[Missing]], list[Decision]]
+
+
+@dataclass(frozen=True)
+class Sending:
+    """What was sent, or would be, and what not, with reasons."""
+
+    decisions: tuple[Decision, ...]
+    orders: tuple[Order, ...]
+    away: dict[str, dict[str, Any]]
+    outcome: Outcome | None
+
+
+def sweep(campaign: Campaign, jobs: Sequence[NodeJob], how: How) -> Sending:
+    """Sends every point that is neither done nor in the charge of a live job.
+
+    Whoever types the sweep again knows why: no policy holds anything back, only nodes to stay away from are left out.
+    """
+    return _send(campaign, jobs, how, lambda missed: [Decision(m, True) for m in missed], has_policies=False)
+
+
+def resubmit(
+    campaign: Campaign,
+    *,
+    only: Collection[str] = (),
+    is_dry: bool = False,
+    is_automatic: bool = False,
+    after: str = "",
+    how: How | None = None,
+) -> Sending:
+    """Sends what failed or is missing, by the policies of its classes; nothing under `is_dry`. `after`: what this job left or failed in.
+
+    Raises EnvironmentLacks where the scheduler's answer is needed and does not come.
+    """
+    record = campaign.read_plan()
+    how = how or planned_how(record, str(campaign.plan))
+    jobs = planned_jobs(record, str(campaign.plan))
+    retries = how.retries if is_automatic else None
+    among = _left_by(campaign, after) if after else None
+
+    def by_policy(missed: Sequence[Missing]) -> list[Decision]:
+        return decisions(missed, how.failure, only=only, retries=retries)
+
+    return _send(campaign, jobs, how, by_policy, is_dry=is_dry, among=among, looks=not is_dry and not is_automatic)
+
+
+def _left_by(campaign: Campaign, job_id: str) -> set[str]:
+    end = read_end(campaign, job_id)
+    return {*end.left, *end.failed} if end is not None else set()
+
+
+def _send(
+    campaign: Campaign,
+    jobs: Sequence[NodeJob],
+    how: How,
+    rule: Rule,
+    *,
+    has_policies: bool = True,
+    is_dry: bool = False,
+    among: Collection[str] | None = None,
+    looks: bool = False,
+) -> Sending:
+    """`looks`: whether what the orders need is looked for first."""
+    kind = scheduler(how.cluster)
+    with submitting(campaign):
+        if not is_dry:
+            kind.settle(campaign)
+        found = jobs_for_sure(campaign)
+        refuse_a_copy(campaign, [job for job in found if job.is_live])
+        keys = [p.key for job in jobs for p in job.points if among is None or p.key in among]
+        if not is_dry:
+            adopt(campaign, keys)
+        attempts = campaign.attempts(keys)
+        decided = rule(missing(keys, attempts, found, how.failure))
+        away = nodes_away(campaign, attempts, found, how.failure, is_dry=is_dry) if kind.has_nodes and found else {}
+        sent = {d.missing.key: d.missing for d in decided if d.is_sent}
+        longest = kind.limits_s(how.cluster, sorted({job.arm.hardware.id for job in jobs})) if sent else {}
+        so_far = history(campaign)
+        made = [
+            Order(piece, order.exclude, order.time_factor)
+            for order in orders(jobs, sent, how.failure, away=away, has_policies=has_policies)
+            for piece in split(learned(order.job, so_far), longest.get(order.job.arm.hardware.id))
+        ]
+        if looks:
+            refuse_lacking([order.job for order in made])
+        outcome = kind.submit(campaign, made, how) if made and not is_dry else None
+    return Sending(tuple(decided), tuple(made), away, outcome)
+
+
+def adopt(campaign: Campaign, keys: Sequence[str]) -> None:
+    """Takes the measurements of jobs that were ended before they had asked their server for its facts."""
+    for key in campaign.adopt(keys, lambda job_id: is_running(campaign.heartbeat(job_id))):
+        print(
+            f"{key}: measured by a job that was killed before it read the server's facts; the point is kept and flagged",
+            file=sys.stderr,
+            flush=True,
+        )

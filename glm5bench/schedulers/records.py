@@ -1,0 +1,47 @@
+"""What is written down of a submission, before it is asked for and after it was accepted; and the requests that its jobs read."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from .. import __version__
+from ..directory import Campaign
+from ..files import write_json
+from ..values.plain import digest_of, plain
+from .request import Request
+from .submissions import user
+
+
+def write_requests(campaign: Campaign, requests: Sequence[Request], stamp: int | None = None) -> list[str]:
+    """The request files of these jobs, as paths."""
+    paths = []
+    for request in requests:
+        first = digest_of([p.key for p in request.job.points], 6)  # arms that differ in a rehearsed fault only share a name
+        path = campaign.jobs / f"{request.job.id}.{first}.{stamp or time.time_ns()}.json"
+        write_json(path, plain(request), is_synced=False)
+        paths.append(str(path))
+    return paths
+
+
+def ask(campaign: Campaign, name: str, executor: str, jobs: Sequence[tuple[Any, Sequence[str], float]]) -> None:
+    """Writes down that these jobs are asked for under this name, before they are. `jobs`: request files by lane, keys, limit in s."""
+    campaign.append_submission(
+        {
+            "kind": "asked",
+            "name": name,
+            "executor": executor,
+            "host": os.uname().nodename,
+            "user": user(),
+            "jobs": [{"requests": requests, "keys": list(keys), "limit_s": limit_s} for requests, keys, limit_s in jobs],
+            "utc_s": time.time(),
+            "glm5bench": __version__,
+        }
+    )
+
+
+def accept(campaign: Campaign, name: str, job_ids: Sequence[str], **more: Any) -> None:
+    """Writes down the ids that they were accepted under."""
+    campaign.append_submission({"kind": "accepted", "name": name, "job_ids": list(job_ids), "utc_s": time.time(), **more})

@@ -1,0 +1,127 @@
+"""Where Slurm's jobs of a campaign stand: from heartbeats and last words, and from what Slurm says where it answers.
+
+Truth is in files. Slurm's word decides only what files cannot: whether a job still waits, and whether one that is silent will come
+again. A job that nobody can tell of is `unknown`, and unknown is not over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ...directory import Campaign
+from ...errors import BenchError, FileError
+from ...files import read_json, write_json
+from ...node.heartbeat import Beat, is_alive
+from ..request import End
+from ..scheduler import Look, State
+from ..submissions import Sent, user
+from . import commands as slurm
+from .states import Told
+
+LATE_S = 300.0  # after its time limit a job is over, whatever its file says
+
+
+@dataclass(frozen=True)
+class View:
+    """What Slurm said at one moment. `queue` None: it did not answer."""
+
+    asked_utc_s: float
+    queue: dict[str, Told] | None
+    accounted: dict[str, Told] = field(default_factory=dict)
+
+
+class SlurmLook(Look):
+    """What Slurm and the files say."""
+
+    silence = "Slurm does not answer (squeue)"
+
+    def __init__(self, seen: View, *, has_jobs: bool) -> None:
+        self.seen = seen
+        self.answers = seen.queue is not None if has_jobs else None
+
+    def state(self, sent: Sent, beats: Sequence[Beat], ends: Sequence[End], began: float) -> tuple[State, Told | None]:
+        """Where an accepted job stands, and Slurm's word."""
+        return _state(sent, beats, ends, self.seen, began)
+
+    def told(self, job_id: str) -> Told | None:
+        """What squeue said of it."""
+        return (self.seen.queue or {}).get(job_id.partition(".")[0])
+
+
+def _state(sent: Sent, beats: Sequence[Beat], ends: Sequence[End], view: View, began: float) -> tuple[State, Told | None]:
+    if view.queue is None:
+        known = view.accounted.get(sent.job_id)
+        return ("ended", known) if known is not None else (_state_by_files(sent, beats, ends, began), None)
+    told = view.queue.get(sent.job_id)
+    if told is not None and not told.is_over:
+        if told.is_waiting:
+            has_begun = any(beat.time_utc_s > view.asked_utc_s and beat.phase != "done" for beat in beats)
+            has_ended = any(end.utc_s > view.asked_utc_s for end in ends) and _has_said_all(sent, ends)
+            return "ended" if has_ended else "running" if has_begun else "queued", told  # since Slurm was asked
+        return "ended" if _has_said_all(sent, ends) else "running", told  # it is only not gone yet
+    if told is not None:
+        return "ended", told
+    if sent.accepted_utc_s >= view.asked_utc_s:
+        return "queued", None
+    told = view.accounted.get(sent.job_id)
+    if told is None and sent.user != user() and not _has_said_all(sent, ends):
+        return "unknown", None  # a cluster may hide one user's jobs from another
+    return "ended", told
+
+
+def _has_said_all(sent: Sent, ends: Sequence[End]) -> bool:
+    """Whether every lane has said its last word. What a signal ended may be run again by Slurm."""
+    return len(ends) == len(sent.requests) and not any(end.why.startswith("SIG") for end in ends)
+
+
+def _state_by_files(sent: Sent, beats: Sequence[Beat], ends: Sequence[End], began: float) -> State:
+    """Slurm may run a silent job again: it is over when it has said so, or when its time must be. `began`: its batch script, UTC s."""
+    now = time.time()
+    if any(is_alive(beat, now) for beat in beats):
+        return "running"
+    last_sign = max([began, *(beat.time_utc_s for beat in beats)])
+    is_late = last_sign > 0 and sent.limit_s > 0 and now > last_sign + sent.limit_s + LATE_S
+    return "ended" if _has_said_all(sent, ends) or is_late else "unknown"
+
+
+def view(campaign: Campaign, sent: Sequence[Sent], poll_s: float) -> View:
+    """Slurm's word, from the file of the last question where that is young enough; no question where there is no such job."""
+    if not sent:
+        return View(0.0, None)
+    kept = _kept_view(campaign)
+    if 0 <= time.time() - kept.asked_utc_s < poll_s:
+        return kept
+    now = time.time()
+    queue = slurm.queue({s.user for s in sent if s.user})
+    accounted = {job: told for job, told in kept.accounted.items() if told.is_over}
+    if queue is not None:
+        gone = [s.job_id for s in sent if s.job_id and s.job_id not in queue and s.job_id not in accounted]
+        accounted |= slurm.accounting(gone) or {}
+        over = {job: told for job, told in queue.items() if told.is_over}  # the controller forgets it in minutes
+        accounted = {job: told for job, told in accounted.items() if job not in queue} | {
+            s.job_id: over[s.job_id] for s in sent if s.job_id in over
+        }
+    made = View(now, queue, accounted)
+    with contextlib.suppress(BenchError):  # a directory that cannot be written can still be looked at
+        write_json(_view_file(campaign), asdict(made))
+    return made
+
+
+def _kept_view(campaign: Campaign) -> View:
+    try:
+        r: Any = read_json(_view_file(campaign))
+        return View(float(r["asked_utc_s"]), None if r["queue"] is None else _told(r["queue"]), _told(r["accounted"]))
+    except (FileError, KeyError, TypeError, ValueError):
+        return View(0.0, None)
+
+
+def _told(record: dict[str, Any]) -> dict[str, Told]:
+    return {job: Told(**told) for job, told in record.items()}
+
+
+def _view_file(campaign: Campaign) -> Any:
+    return campaign.jobs / "slurm.json"

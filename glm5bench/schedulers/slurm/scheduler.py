@@ -1,0 +1,87 @@
+"""Slurm: each node job is a job of its own, in arrays of equal resources."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ...checks.finding import Finding
+from ...directory import Campaign
+from ...node.heartbeat import Beat
+from ...values.cluster import Cluster
+from ...values.point import NodeJob
+from .. import scheduler
+from ..scheduler import How, Look, Order, Outcome, by_id
+from ..submissions import Sent
+from . import commands, examined, submission
+from .batch import longest_s, script
+from .look import SlurmLook, view
+
+
+class Slurm(scheduler.Scheduler):
+    """Slurm's commands, through submitit for what is submitted."""
+
+    comes_again = True
+    has_nodes = True
+    has_own_machine = True  # the cluster gives each job its own GPUs; where nodes are shared the user has said so
+
+    def limits_s(self, cluster: Cluster, hardware: Sequence[str]) -> dict[str, float]:
+        """By conf/cluster, and by the partitions where Slurm answers."""
+        most = commands.partition_limits_min({h: cluster.resources(h).partition for h in hardware})
+        limits = {h: longest_s(cluster.resources(h), cluster.stop_before_s, most.get(h)) for h in hardware}
+        return {h: limit for h, limit in limits.items() if limit is not None}
+
+    def submit(self, campaign: Campaign, orders: Sequence[Order], how: How) -> Outcome:
+        """Sends the orders as arrays."""
+        return submission.submit(campaign, orders, how)
+
+    def settle(self, campaign: Campaign) -> None:
+        """Looks up submissions without an answer by their names."""
+        submission.settle(campaign)
+
+    def look(self, campaign: Campaign, sent: Sequence[Sent], poll_s: float) -> Look:
+        """Asks squeue, and sacct for jobs that are gone from it."""
+        return SlurmLook(view(campaign, sent, poll_s), has_jobs=bool(sent))
+
+    def cancel(self, jobs: Sequence[tuple[Sent, Beat | None]]) -> str:
+        """By scancel."""
+        said = commands.cancel([sent.job_id for sent, _ in jobs])
+        return f"scancel: {said}" if said else ""
+
+    def scripts(self, campaign: Campaign, orders: Sequence[Order], cluster: Cluster) -> list[tuple[str, str]]:
+        """The sbatch script of each array."""
+        named = submission.named_batches(campaign, orders, cluster, commands.config() or {})
+        return [(name, script(batch, cluster, campaign, name)) for name, batch in named]
+
+    def judged(self, scripts: Sequence[Path]) -> Iterator[tuple[str, bool]]:
+        """By `sbatch --test-only`."""
+        for path in scripts if commands.config() is not None else ():
+            said = commands.test_only(path)
+            if said is not None:
+                yield f"sbatch --test-only: {said}", " to start at " not in said
+
+    def said(self, outcome: Outcome) -> list[str]:
+        """Arrays by their ids."""
+        n, ids = len(outcome.job_ids), ", ".join(by_id(outcome.job_ids))
+        lines = [f"{outcome.n_points} points submitted to Slurm as {n} jobs: {ids}."] if ids else []
+        lines += [f"refused by Slurm: {refused}" for refused in outcome.refused]
+        return lines + ([f"{outcome.n_waiting} node jobs were not sent: Slurm's MaxJobCount is reached."] if outcome.n_waiting else [])
+
+    def examined(
+        self, cluster: Cluster, hardware: Sequence[str], outputs: Path, jobs: Sequence[NodeJob], *, is_probing: bool
+    ) -> Iterator[Finding]:
+        """Its commands, controller, limits, accounting and partitions."""
+        return examined.examined(cluster, hardware, outputs, jobs, is_probing=is_probing)
+
+    def end_utc_s(self) -> float | None:
+        """Since Slurm 23.02 the job is told."""
+        told = os.environ.get("SLURM_JOB_END_TIME", "")
+        return float(told) if told.isdigit() else None
+
+    def run_again(self, job_id: str) -> str:
+        """Slurm warns of a preemption before it takes the node. A job that has ended by then is not run again: it asks for that itself."""
+        return commands.requeue(job_id)
+
+
+SCHEDULERS = (Slurm("slurm"),)
