@@ -283,7 +283,7 @@ def _endpoint(arm: Arm) -> str | None:
     if w.endpoint in adapter(e).endpoints:
         return None
     having = ", ".join(name for name, engine in engines().items() if w.endpoint in engine.endpoints)
-    return f"{e.id} has no endpoint {w.endpoint}; {having} have it"
+    return f"workload.endpoint={w.endpoint}: {e.id} has none; {having} have it"
 
 
 def unfit(arm: Arm, recipe: Recipe) -> str | None:

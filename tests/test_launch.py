@@ -19,7 +19,7 @@ from glm5bench.errors import SettingsError, UsageError
 from glm5bench.files import write_json
 from glm5bench.node.command import environment
 from glm5bench.node.heartbeat import Beat, Heartbeat, process_started_ticks
-from glm5bench.node.job import Progress
+from glm5bench.node.progress import Progress
 from glm5bench.schedulers.entry import LOCK_VARIABLE, record_an_earlier_run, run_request, spent_points, this_machine
 from glm5bench.schedulers.known import schedulers
 from glm5bench.schedulers.records import write_requests

@@ -21,10 +21,11 @@ from glm5bench.client.workload import prompts
 from glm5bench.directory import Campaign
 from glm5bench.errors import ServerError
 from glm5bench.machine.guard import clean_up
-from glm5bench.node import job
 from glm5bench.node.command import Place
 from glm5bench.node.heartbeat import Heartbeat, is_alive, process_started_ticks, read_beat
 from glm5bench.node.log import Log
+from glm5bench.node import job
+from glm5bench.node.measuring import flush
 from glm5bench.node.progress import Progress
 from glm5bench.node.server import Server, free_port, running
 from glm5bench.recipe import bound
@@ -225,7 +226,7 @@ def test_a_server_that_dies_between_two_points_is_a_crash_even_where_its_guard_l
     dead = server(tmp_path, _DiesLater(3))
 
     with pytest.raises(ServerError) as raised:
-        job._flush(dead)
+        flush(dead)
 
     assert raised.value.failure_class == "server_crash"
 

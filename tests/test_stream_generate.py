@@ -141,7 +141,7 @@ def test_an_engine_without_this_endpoint_cannot_measure_it():
     vllm = compose("engine=vllm", "speculative=off", "workload.endpoint=generate").arm
     sglang = compose("engine=sglang", "workload.endpoint=generate").arm
 
-    assert recipe.contradiction(vllm) == "workload.endpoint=generate is SGLang's own endpoint, and vllm has none"
+    assert recipe.contradiction(vllm) == "workload.endpoint=generate: vllm has none; sglang, simulated have it"
     assert recipe.contradiction(sglang) is None
 
 

@@ -95,9 +95,10 @@ def test_a_sweep_killed_at_any_instant_and_typed_again_measures_only_what_is_mis
 def test_a_sweep_typed_twice_at_once_measures_every_point_once(tmp_path):
     overrides = [*SMALL, "name=c", "wait=true", "concurrency=2,3"]
     command = [sys.executable, "-m", "glm5bench", "sweep", *overrides]
-    both = [subprocess.Popen(command, cwd=tmp_path, env=environment(tmp_path), stdout=-3, stderr=-3) for _ in range(2)]
+    logs = [(tmp_path / f"{i}.log").open("w+") for i in range(2)]
+    both = [subprocess.Popen(command, cwd=tmp_path, env=environment(tmp_path), stdout=-3, stderr=log) for log in logs]
 
-    assert [p.wait() for p in both] == [0, 0]
+    assert [p.wait() for p in both] == [0, 0], [(log.seek(0), log.read()) for log in logs]
     assert len(point_files(tmp_path)) == 2
 
 

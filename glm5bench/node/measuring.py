@@ -1,0 +1,202 @@
+"""One point on a running server: warm-up, load, what was read beside it, and the file, whole before anything else begins."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from ..analysis.metrics import Requests
+from ..archive.measurement import Measurement, answers_of
+from ..archive.pointfile import write_point
+from ..client.counters import Counted, counted, counted_since
+from ..client.protocol import Measured, Patience, Protocol
+from ..directory import lane_ids
+from ..engines.known import adapter
+from ..errors import ClientError, ServerError
+from ..files import Taken
+from ..machine.cores import measuring, of_the_job, reserved
+from ..machine.provenance import provenance
+from ..values.point import Point, ServerStart
+from .attempt import Watch, observed, point_record, record_attempt, whole
+from .heartbeat import is_alive, read_beat
+from .server import Server, model_name
+from .staging import Weights
+from .telemetry.watching import Observer
+from .work import Work
+
+
+@dataclass
+class Life:
+    """The life of one server: of which start, what it said when it was ready, and who reads beside it."""
+
+    name: str
+    start: ServerStart
+    weights: Weights
+    notes: list[str]  # of the preflight
+    observer: Observer | None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Measuring:
+    """Measures points on one server."""
+
+    work: Work
+    server: Server
+    life: Life
+
+    def _poke(self) -> None:
+        """A reading at the edges of the window, where power changes most."""
+        if self.life.observer is not None:
+            self.life.observer.poke()
+
+    def measure(self, point: Point) -> None:
+        """Writes the point's file. Raises ServerError where the server did not answer all, ClientError where this client failed."""
+        self.work.heart.beat.key = point.key
+        arm = self.work.job.arm
+        client = Protocol(
+            self.server,
+            model_name(self.server),
+            arm.workload,
+            point,
+            Patience(arm.engine.stall_timeout_s, self.server.alive_or_raise),
+            self._progress,
+            vocabulary=arm.checkpoint.architecture.vocabulary,
+            time_scale=arm.engine.time_scale if arm.engine.simulated else 1.0,
+            attempt=self.work.campaign.next_attempt(point.key),
+            wants_steps=adapter(arm.engine).reports_verify_steps(arm),
+        )
+        if client.has_warmups:
+            self.work.heart.phase("warm-up")
+            before = counted(self.server)
+            counted_since(self.server, before, _tokens(_answered(self.server, client.warm_up()).requests))  # until the warm-up is counted
+        flush(self.server)
+        client.encode()
+        self.work.heart.phase("measuring")
+        neighbours, before = self._beside(), counted(self.server)
+        watch = Watch()
+        self._poke()
+        with measuring(reserved(of_the_job())):
+            load = client.measure()
+        self._poke()
+        made, requests = self._made(watch, load, neighbours), load.requests
+        source = adapter(arm.engine).source
+        answers = {"answers": answers_of(requests)}
+        record = point_record(self.work.job, self.life.start, point)
+        unread = Measurement(point.key, source, record, {**made, "is_server_unread": True}, requests, {**self.life.facts, **answers})
+        _answered(self.server, load)
+        if load.n_failed:  # whose fault it is, the server says: nothing whole would be lost
+            self.server.alive_or_raise()
+            self.server.answers_or_raise()
+            return self._write(self._read(unread, load, before), point)
+        kept = self._kept(unread)
+        try:
+            self.server.alive_or_raise()
+            self._write(self._read(unread, load, before), point)
+        except ServerError:  # it answered all, and then died: the next point will notice
+            self._write(replace(unread, log=self.server.log.tail(1_000_000)), point)
+        kept.unlink(missing_ok=True)
+        return None
+
+    def _read(self, unread: Measurement, load: Measured, before: Counted | None) -> Measurement:
+        """The measurement with what the server says of itself after it, and with what was read beside it."""
+        requests, end_ns = load.requests, load.start_ns + int(load.requests.end_ns.max())
+        since = counted_since(self.server, before, _tokens(requests)) if requests.is_whole.all() else None  # of broken answers nobody knows
+        beside = self.life.observer.told(load.start_ns, end_ns) if self.life.observer else None
+        foreign = self.life.observer.foreign(load.start_ns, end_ns) if self.life.observer else []
+        told = {**observed(self.server.info(), self.server, since, self.life.facts), "answers": unread.server["answers"]}
+        made = {name: value for name, value in unread.provenance.items() if name != "is_server_unread"}
+        return replace(
+            unread,
+            provenance=made,
+            server=told | ({"foreign_pids": foreign} if foreign else {}),
+            log=self.server.log.tail(1_000_000),
+            telemetry=beside,
+        )
+
+    def _made(self, watch: Watch, load: Measured, neighbours: list[str]) -> dict[str, Any]:
+        """How the measurement came about."""
+        return {
+            **provenance(self.work.job_id, self.server.place.image),
+            "checkpoint": self.life.weights.told,
+            **self._neighbourhood(neighbours),
+            **watch.told(load),
+            **({"telemetry": self.life.observer.account()} if self.life.observer else {}),
+            "argv": [*self.server.recipe.argv, *adapter(self.work.job.arm.engine).flags_of_the_node(self.server.recipe.argv)],
+            "server_start": self.life.name,
+            "server_start_s": self.server.start_s,
+            "preflight": self.life.notes,
+            "client_cores": list(reserved(of_the_job())),
+        }
+
+    def _kept(self, m: Measurement) -> Path:
+        """The measurement on disk before the server is asked anything else: a server that takes the job down with it costs no point."""
+        path = self.work.campaign.unread(self.work.job_id, m.key)
+        path.unlink(missing_ok=True)
+        write_point(path, m)
+        return path
+
+    def _beside(self) -> list[str]:
+        """What the other lanes of this node are doing, as their heartbeats say; empty where the node is not shared."""
+        beats = [
+            read_beat(self.work.campaign.heartbeat(other))
+            for other in lane_ids(self.work.job_id, self.work.job.lanes)
+            if other != self.work.job_id
+        ]
+        return [f"{beat.node_job} {beat.phase}" for beat in beats if beat is not None and is_alive(beat, time.time())]
+
+    def _neighbourhood(self, before: list[str]) -> dict[str, Any]:
+        if self.work.job.lanes == 1:
+            return {}
+        names = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+        devices = {name: os.environ[name] for name in names if name in os.environ}
+        cores = sorted(os.sched_getaffinity(0))
+        return {"lanes": self.work.job.lanes, "devices": devices, "cores": cores, "beside_before": before, "beside_after": self._beside()}
+
+    def _write(self, m: Measurement, point: Point) -> None:
+        attempt = self._write_point(m, point)
+        figures, verdict = m.figures(), m.verdict()
+        assert figures is not None
+        record = whole(self.work.campaign.point_file(point.key, attempt), m.digest(), figures, verdict)
+        record_attempt(self.work.campaign, self.work.trace, point.key, attempt, record)
+
+    def _write_point(self, m: Measurement, point: Point) -> int:
+        """The number of the attempt under which the file stands; a number that another job took meanwhile is left to it."""
+        while True:
+            attempt = self.work.campaign.next_attempt(point.key)
+            with contextlib.suppress(Taken):
+                write_point(self.work.campaign.point_file(point.key, attempt), m)
+                return attempt
+
+    def _progress(self, done: int, of: int) -> None:
+        self.work.heart.beat.requests_done, self.work.heart.beat.requests = done, of
+
+
+def _answered(server: Server, load: Measured) -> Measured:
+    """The same, where it was not ended early."""
+    if load.ended_by is not None:
+        raise server.said(load.ended_by)
+    return load
+
+
+def _tokens(requests: Requests) -> Counted:
+    """The tokens of all answers."""
+    return Counted(int(requests.prompt_tokens.sum()), int(requests.output_tokens.sum()))
+
+
+def flush(server: Server) -> None:
+    """An empty prefix cache and fresh counters. Engines that cannot be asked for that keep theirs: no prompt comes twice."""
+    path = adapter(server.arm.engine).flush_path
+    if path is None:
+        return
+    try:
+        server.ask("POST", path, within_s=60)
+    except httpx.HTTPError as error:
+        server.answers_or_raise()
+        raise ClientError(f"The server does not answer POST {path}: {error}.") from error

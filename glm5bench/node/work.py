@@ -1,0 +1,100 @@
+"""What a node job works with, and the points that are still to be measured."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from ..directory import Campaign, append_line
+from ..errors import BenchError, EnvironmentLacks
+from ..recipe import point_estimate_s
+from ..values.point import NodeJob, Point, ServerStart, kind_of
+from .attempt import Trace, record_failure
+from .heartbeat import Heartbeat, node_name
+from .progress import Progress
+
+
+@dataclass(frozen=True)
+class Work:
+    """A node job, where it writes, and what says how far it is."""
+
+    campaign: Campaign
+    job: NodeJob
+    job_id: str
+    heart: Heartbeat
+    progress: Progress
+    is_retried: Callable[[str], bool]  # whether a point that failed is tried again on a server that runs already
+
+    @property
+    def trace(self) -> Trace:
+        """Who makes an attempt."""
+        return Trace(self.job_id, self.job.id, node_name())
+
+    def took(self, what: str, took_s: float, estimate_s: float) -> None:
+        """A line from which later estimates of this campaign learn. Without it nothing is lost."""
+        line = {"what": what, "arm": self.job.arm_id, "kind": kind_of(self.job.arm), "took_s": took_s, "estimate_s": estimate_s}
+        with contextlib.suppress(EnvironmentLacks):
+            append_line(self.campaign.job(self.job_id) / "timing.jsonl", line)
+
+
+@dataclass
+class Remaining:
+    """The points that one server start has still to measure, in order, and how many faults there were in a row."""
+
+    work: Work
+    start: ServerStart
+    points: list[Point]
+    faults: int = field(default=0, init=False)
+
+    def __bool__(self) -> bool:
+        return bool(self.points)
+
+    @property
+    def first(self) -> Point:
+        """The next one."""
+        return self.points[0]
+
+    def estimate_s(self, points: Iterable[Point]) -> float:
+        """How long these points take, by the estimate of this campaign."""
+        job = self.work.job
+        return sum(job.pace * point_estimate_s(job.arm, self.start.recipe, point.concurrency) for point in points)
+
+    def skip(self) -> None:
+        """The first is measured already, by another job."""
+        self.points.pop(0)
+
+    def measured(self, took_s: float) -> None:
+        """The first was measured in this time."""
+        estimate_s, progress = self.estimate_s([self.first]), self.work.progress
+        self.work.took("point", took_s, estimate_s / self.work.job.pace)
+        progress.took_s += took_s
+        progress.estimated_s += estimate_s
+        progress.measured.append(self.points.pop(0).key)
+        self.work.heart.beat.key = ""
+        self.work.heart.beat.points_done += 1
+        self.faults = 0
+
+    def failed(self, error: BenchError) -> None:
+        """A record of the failed attempt at the first; one that is retried goes to the end.
+
+        Raises EnvironmentLacks for a directory that cannot be written: nothing more would be kept.
+        """
+        point = self.points.pop(0)
+        self.work.heart.beat.key = ""
+        class_ = getattr(error, "failure_class", "node_fault")
+        self.work.progress.fault = class_
+        record_failure(self.work.campaign, self.work.trace, point.key, class_, str(error))
+        if self.work.is_retried(point.key):
+            self.points.append(point)
+        else:
+            self.work.progress.failed.append(point.key)
+
+    def life_ended(self, error: BenchError, *, was_ready: bool) -> None:
+        """A server's life ended in a fault.
+
+        A server that never was ready would not be the next time either: all its points fail, and no second load is paid for.
+        """
+        for _ in self.points[:1] if was_ready else list(self.points):
+            self.failed(error)
+        self.faults += 1
