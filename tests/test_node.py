@@ -21,10 +21,10 @@ from glm5bench.client.workload import prompts
 from glm5bench.directory import Campaign
 from glm5bench.errors import ServerError
 from glm5bench.machine.guard import clean_up
+from glm5bench.node import job
 from glm5bench.node.command import Place
 from glm5bench.node.heartbeat import Heartbeat, is_alive, process_started_ticks, read_beat
 from glm5bench.node.log import Log
-from glm5bench.node import job
 from glm5bench.node.measuring import flush
 from glm5bench.node.progress import Progress
 from glm5bench.node.server import Server, free_port, running
