@@ -83,8 +83,8 @@ def test_what_cannot_be_said_is_no_figure_and_has_its_reason(told, devices, code
 
     assert np.isnan(spent.joules)
     assert np.isnan(spent.power_w)
-    assert [fault[0] for fault in spent.faults] == [code]
-    assert says in spent.faults[0][1]
+    assert [fault.code for fault in spent.faults] == [code]
+    assert says in spent.faults[0].text
 
 
 @pytest.mark.parametrize(("off", "is_told"), [(0.04, True), (0.06, False), (-0.04, True), (-0.06, False)])
@@ -118,9 +118,9 @@ def test_a_gpu_without_power_has_its_counter_alone():
 def test_a_gpu_that_slows_itself_down_and_memory_that_errs_are_said():
     t = of((A, "slowed_down", [(s, float(s in (3, 4))) for s in range(11)]), (B, "ecc_uncorrected", [(-1, 2), (5, 2), (11, 3)]))
 
-    assert [code for code, _ in faults(t, [A, B], 0, 10 * S)] == ["gpu_slowed_down", "gpu_memory_errors"]
+    assert [fault.code for fault in faults(t, [A, B], 0, 10 * S)] == ["gpu_slowed_down", "gpu_memory_errors"]
     assert faults(t, [A], 5 * S, 10 * S) == []
-    assert "GPU-a slowed itself down (heat or its power supply) in 18% of the readings" in faults(t, [A], 0, 10 * S)[0][1]
+    assert "GPU-a slowed itself down (heat or its power supply) in 18% of the readings" in faults(t, [A], 0, 10 * S)[0].text
 
 
 @given(st.lists(st.floats(1, 1000), min_size=2, max_size=30), st.floats(0, 1), st.floats(0, 1))

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .reasons import Reason
 from .telemetry import Curve, Telemetry
 
 GAP_S = 3.0  # longest time between two readings
@@ -27,7 +28,7 @@ class Energy:
 
     joules: float
     power_w: float  # mean, of all GPUs
-    faults: tuple[tuple[str, str], ...]
+    faults: tuple[Reason, ...]
 
 
 def energy(t: Telemetry, devices: Sequence[str], start_ns: int, end_ns: int, *, time_scale: float = 1.0) -> Energy:
@@ -76,19 +77,20 @@ def missing(why: str) -> Energy:
 
 
 def _none(code: str, text: str) -> Energy:
-    return Energy(math.nan, math.nan, ((code, text),))
+    return Energy(math.nan, math.nan, (Reason(code, text),))
 
 
-def faults(t: Telemetry, devices: Sequence[str], start_ns: int, end_ns: int) -> list[tuple[str, str]]:
+def faults(t: Telemetry, devices: Sequence[str], start_ns: int, end_ns: int) -> list[Reason]:
     """What GPUs say against a figure besides: that they slowed themselves down, that their memory erred."""
     found = []
     slowed = {d: c.inside(start_ns, end_ns) for d, c in t.curves("slowed_down").items() if d in devices}
     shares = {d: float((inside > 0).mean()) for d, inside in slowed.items() if len(inside)}
     if shares and max(shares.values()) > THERMAL_SHARE:
         worst = max(shares, key=lambda d: shares[d])
-        found.append(("gpu_slowed_down", f"{worst} slowed itself down (heat or its power supply) in {shares[worst]:.0%} of the readings"))
+        said = f"{worst} slowed itself down (heat or its power supply) in {shares[worst]:.0%} of the readings"
+        found.append(Reason("gpu_slowed_down", said))
     erred = {d: c.gained(start_ns, end_ns) for d, c in t.curves("ecc_uncorrected").items() if d in devices and c.covers(start_ns, end_ns)}
     if any(erred.values()):
         worst = max(erred, key=lambda d: erred[d])
-        found.append(("gpu_memory_errors", f"{worst} counted {erred[worst]:.0f} uncorrected memory errors"))
+        found.append(Reason("gpu_memory_errors", f"{worst} counted {erred[worst]:.0f} uncorrected memory errors"))
     return found

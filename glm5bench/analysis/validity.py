@@ -54,8 +54,7 @@ class Circumstances:
     cached_share: float | None = None  # of the prompt tokens, by the server's counters
     foreign_pids: tuple[int, ...] = ()  # processes of others on the server's GPUs
     is_server_unread: bool = False  # the job ended before the server was asked what became of it
-    telemetry: tuple[tuple[str, str], ...] = ()  # what was read beside the load says against the point: reason code and sentence
-    accuracy: tuple[tuple[str, str], ...] = ()  # the same of the accuracy gate
+    beside: tuple[Reason, ...] = ()  # what readings beside the load, the server's own averages and the accuracy gate say against the point
 
 
 def verdict(r: Requests, f: Figures, c: Circumstances) -> Verdict:
@@ -66,7 +65,7 @@ def verdict(r: Requests, f: Figures, c: Circumstances) -> Verdict:
         steady = c.keeps_concurrency and c.is_complete and not any(why.code == "concurrency_not_reached" for why in reasons)
         reasons += course.of_run(r, c.concurrency, keeps_concurrency=steady, client_lag_p99_s=c.client_lag_p99_s)
         reasons += plausibility.too_few_waves(f.n_requests, c.concurrency) if steady else []
-    return judged([*reasons, *(Reason(*told) for told in (*c.telemetry, *c.accuracy))])
+    return judged([*reasons, *c.beside])
 
 
 def published_verdict(stated: Mapping[str, float], point: Mapping[str, Any], codes: Sequence[str] = ()) -> Verdict:

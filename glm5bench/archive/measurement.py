@@ -165,19 +165,18 @@ class Measurement:
             cached_share=_cached_share(s),
             foreign_pids=tuple(int(pid) for pid in s.get("foreign_pids") or ()),
             is_server_unread=bool(p.get("is_server_unread")),
-            telemetry=(*self._telemetry_faults(), *self._acceptance_faults()),
-            accuracy=self._accuracy_faults(),
+            beside=(*self._telemetry_faults(), *self._acceptance_faults(), *self._accuracy_faults()),
         )
 
-    def _accuracy_faults(self) -> tuple[tuple[str, str], ...]:
-        """What the accuracy gate says against the point, where there was one: reason code and sentence."""
+    def _accuracy_faults(self) -> tuple[Reason, ...]:
+        """What the accuracy gate says against the point, where there was one."""
         told = self.server.get("accuracy")
         if not isinstance(told, dict):
             return ()
         if not told.get("runs") or told.get("error"):
-            return (("accuracy_unknown", f"{told.get('task')} gave no score: {told.get('error') or 'no run'}"),)
+            return (Reason("accuracy_unknown", f"{told.get('task')} gave no score: {told.get('error') or 'no run'}"),)
         below = [r for r in told["runs"] if min(r["strict"], r["flexible"]) < told["threshold"]]
-        return tuple(("accuracy_failed", _score_text(told, run)) for run in below[:1])
+        return tuple(Reason("accuracy_failed", _score_text(told, run)) for run in below[:1])
 
     def _seen_running(self) -> int | None:
         """The most requests that a real server was seen to run while others waited for room in a cache that was full.
@@ -195,13 +194,13 @@ class Measurement:
         short = [ran for ran, queued, used in together if used >= FULL and queued > 0 and ran < self.point["concurrency"]]
         return int(max(short)) if len(together) >= SEEN_OFTEN and len(short) > len(together) / 2 else None
 
-    def _telemetry_faults(self) -> tuple[tuple[str, str], ...]:
+    def _telemetry_faults(self) -> tuple[Reason, ...]:
         spent, window = self.energy(), self.window_ns
         if spent is None or window is None:
             return ()
         return (*spent.faults, *(faults(self.telemetry, self.devices, *window) if self.telemetry is not None else ()))
 
-    def _acceptance_faults(self) -> tuple[tuple[str, str], ...]:
+    def _acceptance_faults(self) -> tuple[Reason, ...]:
         """The answers' acceptance against the average that the server states since its cache was flushed, which was before the run.
 
         A prompt's pass makes an answer's first token and is no verify step. Data-parallel ranks have averages of their own.
@@ -215,7 +214,9 @@ class Measurement:
         told = float((r.output_tokens - 1).sum() / r.verify_steps.sum())
         if abs(told - stated) <= ACCEPTANCE_SHARE * stated:
             return ()
-        return (("acceptance_disagrees", f"{told:.2f} tokens a verify step by the answers, {stated:.2f} by the server's own average"),)
+        return (
+            Reason("acceptance_disagrees", f"{told:.2f} tokens a verify step by the answers, {stated:.2f} by the server's own average"),
+        )
 
     def _settings_changed(self) -> tuple[tuple[str, str, str], ...]:
         """Of a real engine: the simulated one states what it simulates, not its flags."""
