@@ -22,6 +22,8 @@ from .values.groups import Rule
 from .values.point import Arm, Recipe
 from .values.workload import Workload
 
+OF_THE_MODEL = ("$TOOL_CALL_PARSER", "$REASONING_PARSER")  # values that a model's rules give; a flag without its value is left out
+HARDWARE = frozenset({"hardware", "architecture", "vendor", "cuda", "rocm", "fp4"})  # what a rule may ask of the GPUs
 GIVEN_BY_THE_NODE = ("$MODEL", "$HOST", "$PORT", "$FACTS")
 
 
@@ -37,6 +39,7 @@ def rules(arm: Arm) -> Iterable[tuple[str, Rule]]:
     """Every rule of the arm's groups with the group's name, in the order in which they apply."""
     groups: tuple[tuple[str, Sequence[Rule]], ...] = (
         (f"engine/{arm.engine.id}", arm.engine.recipe),
+        (f"model/{arm.checkpoint.model}", arm.checkpoint.model_recipe),
         (f"hardware/{arm.hardware.id}", arm.hardware.recipe),
         (f"checkpoint/{arm.checkpoint.id}", arm.checkpoint.recipe),
         (f"speculative/{arm.speculative.id}", arm.speculative.recipe),
@@ -64,6 +67,10 @@ def _facts(arm: Arm) -> dict[str, Any]:
         "hardware": arm.hardware.id,
         "architecture": arm.hardware.architecture,
         "vendor": arm.hardware.vendor,
+        "cuda": arm.hardware.vendor == "nvidia",
+        "rocm": arm.hardware.vendor == "amd",
+        "fp4": any(name.endswith("fp4") for name in arm.hardware.formats),
+        "sparse_mla": arm.checkpoint.architecture.index_heads > 0,
         "checkpoint": arm.checkpoint.id,
         "model": arm.checkpoint.model,
         "precision": arm.checkpoint.precision,
@@ -82,7 +89,9 @@ def flags(arm: Arm) -> dict[str, Setting]:
                 chosen.pop(flag, None)
             else:
                 chosen[flag] = Setting(value, group)
-    return _of_version(chosen, arm)
+    names = {name: setting for name, setting in chosen.items() if name.startswith("$")}
+    told = {flag: names.get(s.value, s) if isinstance(s.value, str) else s for flag, s in chosen.items() if flag not in names}
+    return _of_version({flag: s for flag, s in told.items() if s.value not in OF_THE_MODEL}, arm)
 
 
 def _of_version(chosen: Mapping[str, Setting], arm: Arm) -> dict[str, Setting]:
@@ -179,6 +188,8 @@ def _arithmetic(node: ast.expr) -> int:
 
 def _notes(arm: Arm, settings: Mapping[str, Setting], binding: int, served: Sequence[int]) -> tuple[str, ...]:
     notes = [rule.note for _, rule in rules(arm) if rule.note]
+    if _has_no_rule(arm):
+        notes.append(f"no rule of {arm.checkpoint.model} is for {arm.hardware.architecture}: the engine's own defaults hold")
     others = sorted({c for c in served if c != binding})
     if not others:
         return tuple(notes)
@@ -194,6 +205,15 @@ def _notes(arm: Arm, settings: Mapping[str, Setting], binding: int, served: Sequ
                 at = ", ".join(map(str, differ))
                 notes.append(f"{flag} {taken}, the safest value, also at concurrency {at}, where the published recipe has {own}")
     return tuple(notes)
+
+
+def _has_no_rule(arm: Arm) -> bool:
+    """Whether the model has flags for other GPUs under this engine, and none for these."""
+    facts = _facts(arm)
+    groups = (arm.checkpoint.model_recipe, arm.hardware.recipe, arm.checkpoint.recipe)
+    asking = [rule for group in groups for rule in group if rule.flags and rule.when.keys() & HARDWARE]
+    meant = [rule for rule in asking if _applies(Rule({k: v for k, v in rule.when.items() if k not in HARDWARE}), facts)]
+    return bool(meant) and not any(_applies(rule, facts) for rule in meant)
 
 
 def flag_value(argv: Sequence[str], names: Sequence[str]) -> str | None:

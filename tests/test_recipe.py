@@ -1,5 +1,6 @@
 """Server command lines: the arms of the published recipes, flag by flag, and the combinations that cannot be."""
 
+import dataclasses
 import shlex
 from dataclasses import dataclass
 
@@ -135,11 +136,46 @@ def test_the_doubted_quantization_flag_is_noted():
     assert any("--quantization fp8" in note for note in recipe.bound(arm("checkpoint=glm5_nvfp4 tp=4"), 4).notes)
 
 
+GPUS = {"architecture": "Rubin", "id": "r100", "gpu_name": "R100"}
+
+
+@pytest.mark.parametrize(
+    ("parent", "checkpoint"), [("b300", "glm5_fp8"), ("h200", "glm5_fp8"), ("mi355x", "glm51_mxfp4"), ("mi325x", "glm5_fp8")]
+)
+def test_a_gpu_that_inherits_another_keeps_its_recipe(parent, checkpoint):
+    known = arm(f"hardware={parent} checkpoint={checkpoint}")
+    new = dataclasses.replace(known, hardware=dataclasses.replace(known.hardware, **GPUS))
+
+    assert (recipe.bound(new, 4).argv, recipe.bound(new, 4).env) == (recipe.bound(known, 4).argv, recipe.bound(known, 4).env)
+    assert recipe.image(new) == recipe.image(known)
+
+
+def test_another_model_on_a_known_gpu_has_no_flag_of_glm():
+    known = arm("hardware=b200")
+    checkpoint = dataclasses.replace(known.checkpoint, id="other", model="Other", model_recipe=(), recipe=())
+
+    argv = recipe.bound(dataclasses.replace(known, checkpoint=checkpoint, speculative=arm("speculative=off").speculative), 4).argv
+
+    assert [word for word in argv if "nsa" in word or "glm" in word or "$TOOL" in word or "parser" in word] == []
+    assert "--mem-fraction-static" in argv
+
+
+def test_a_plan_names_an_architecture_for_which_no_rule_applied():
+    known = arm("hardware=h200")
+    of_blackwell = [rule for rule in known.checkpoint.model_recipe if rule.when.get("fp4") is not False]
+    checkpoint = dataclasses.replace(known.checkpoint, model_recipe=tuple(of_blackwell))
+
+    notes = recipe.bound(dataclasses.replace(known, checkpoint=checkpoint), 4).notes
+
+    assert "no rule of GLM-5 is for Hopper: the engine's own defaults hold" in notes
+    assert not any("no rule" in note for note in recipe.bound(known, 4).notes)
+
+
 def test_every_flag_names_the_group_that_set_it():
     origin = recipe.bound(arm("checkpoint=glm5_nvfp4 tp=4"), 4).origin
 
     assert origin["--mem-fraction-static"] == "checkpoint/glm5_nvfp4"
-    assert origin["--kv-cache-dtype"] == "hardware/b200"
+    assert origin["--kv-cache-dtype"] == "model/GLM-5"
     assert origin["--speculative-algorithm"] == "speculative/mtp"
     assert origin["--trust-remote-code"] == "engine/sglang"
 

@@ -134,7 +134,7 @@ def test_a_flag_that_the_engine_refuses_is_exit_code_1_and_names_its_group(tmp_p
 
     assert done.returncode == 1
     assert "REFUSED by the parser of 0.5.12" in done.stdout
-    assert "--served-model-name glm-5-fp8, from hardware/h200: unrecognized arguments: --served-model-name glm-5-fp8" in done.stdout
+    assert "--served-model-name glm-5-fp8, from model/GLM-5: unrecognized arguments: --served-model-name glm-5-fp8" in done.stdout
 
 
 def test_an_engine_that_is_not_here_is_exit_code_3_and_nobody_looked(tmp_path):
@@ -178,7 +178,7 @@ def test_every_refused_flag_is_told_and_none_that_is_taken(tmp_path, here):
     (looked,) = validations(planned(*OVERRIDES, "engine.extra_args=[--mem,much,'--tp-size=all']"))
 
     assert [(r.words[0], r.group) for r in looked.refused] == [
-        ("--tool-call-parser", "engine/sglang"),
+        ("--tool-call-parser", "model/GLM-5"),
         ("--mem", "engine.extra_args"),
         ("--tp-size=all", "engine.extra_args"),
     ]

@@ -36,6 +36,7 @@ def planned_limit(row: Row) -> str:
 @functools.cache
 def _arm(s: Series, tp: int) -> Arm | None:
     """The arm of a published recipe; None for facts that conf/ does not have, and for flags of the user's own."""
+    from ..engines.known import adapter
     from ..settings.overrides import compose
     from ..settings.prices import fact_table
 
@@ -43,11 +44,11 @@ def _arm(s: Series, tp: int) -> Arm | None:
     has_own_flags = s.source == "measured" and any("=" not in word and not word.startswith("packed") for word in s.variant.split())
     if s.checkpoint not in checkpoints or has_own_flags or min(s.isl_tokens, s.osl_tokens) < 1:
         return None
-    engine = [f"engine={s.engine}"] if s.engine in ("vllm", "simulated") else []
     lengths = [f"workload.isl_tokens={s.isl_tokens}", f"workload.osl_tokens={s.osl_tokens}"]
     ratio = [f"workload.range_ratio={s.range_ratio}"] if s.range_ratio > 0 else []
     words = [f"hardware={s.hardware}", f"checkpoint={checkpoints[s.checkpoint]}", f"tp={tp}", f"speculative={s.speculative}"]
     try:
-        return compose(*engine, *words, *lengths, *ratio).arm
+        arm = compose(*words, *lengths, *ratio).arm
+        return arm if adapter(arm.engine).name == s.engine else compose(f"engine={s.engine}", *words, *lengths, *ratio).arm
     except BenchError:
         return None

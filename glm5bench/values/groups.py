@@ -32,9 +32,13 @@ Word = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(val
 class Rule:
     """Flags, environment and image that one group adds to a recipe when `when` holds.
 
-    `when` maps a property of the arm (engine, hardware, architecture, vendor, model, precision, checkpoint, speculative, speculates) to
-    one value or a list. A flag's value: True for a bare flag, None to take away what an earlier group set, a string with `$C $TP
-    $ISL $OSL $STEPS $DRAFTS $MODEL`, a formula of them after `=`, or `{by_concurrency: [[up_to, value], ..., [None, value]]}`.
+    `when` maps a property of the arm to one value or a list. Names: engine, model, precision, checkpoint, speculative, tp; what the GPUs
+    can do: cuda, rocm, fp4 (true or false), and hardware, architecture, vendor; of the model: sparse_mla; speculates. Rules should ask
+    what hardware can do, so that they hold for the next one, too.
+
+    A flag's value: True for a bare flag, None to take away what an earlier group set, a string with `$C $TP $ISL $OSL $STEPS $DRAFTS
+    $MODEL`, a formula of them after `=`, or `{by_concurrency: [[up_to, value], ..., [None, value]]}`. A name with `$` in place of a
+    flag gives flags of other groups their value.
     """
 
     when: dict[str, Any] = field(default_factory=dict)
@@ -123,6 +127,7 @@ class Checkpoint:
     mtp_accept: Annotated[FiniteFloat, Ge(0), Le(1)]  # chance that each next draft is taken (the simulator only); 0 without draft layers
     index_period: Positive = 1  # the indexer runs once in this many layers
     recipe: tuple[Rule, ...] = ()
+    model_recipe: tuple[Rule, ...] = ()  # of all checkpoints of its model, before its own
 
 
 @dataclass(frozen=True)

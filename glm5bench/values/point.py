@@ -143,7 +143,7 @@ def simulated_facts(arm: Arm) -> dict[str, Any]:
     """What a simulation computes with."""
     return {
         "hardware": dataclasses.replace(arm.hardware, recipe=(), recipe_exceptions=()),
-        "checkpoint": dataclasses.replace(arm.checkpoint, recipe=()),
+        "checkpoint": {k: v for k, v in plain(dataclasses.replace(arm.checkpoint, recipe=())).items() if k != "model_recipe"},
         "speculative": dataclasses.replace(arm.speculative, recipe=()),
     }
 

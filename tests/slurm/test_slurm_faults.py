@@ -111,7 +111,7 @@ def test_kill_9_costs_at_most_the_point_being_measured(site, victim):
     site.until(site.whole, 60, "the first point")
     site.measuring()
     before = dict(site.whole())
-    words = {"the job": "submitit.core._submit", "the server": "glm5bench.simulator", "the guard": "node/guard.py"}
+    words = {"the job": "submitit.core._submit", "the server": "glm5bench.simulator", "the guard": "machine/guard.py"}
     found = [pid for pid, line in site.processes(words[victim]).items() if "srun" not in line]
     if victim == "the server":
         found = [pid for pid in found if "guard.py" not in site.processes()[pid]]
