@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes .venv beside this file and installs glm5bench into it: `sh environment.sh [EXTRA]`, EXTRA for example dev.
-# PYTHON=python3.12 chooses another Python (3.10 to 3.13).
+# PYTHON=python3.12 chooses another Python (3.10 to 3.13). Versions and hashes are those of requirements.lock, so that two clusters run the
+# same client; LOCKED=no takes the newest that pyproject.toml allows.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 cd "$here"
@@ -17,6 +18,10 @@ if [ ! -x .venv/bin/pip ]; then
             { echo "apt-get cannot install python3-venv (its error is above). next: fix apt's sources, or install python3-venv yourself" >&2; exit 3; }
         "$python" -m venv .venv
     fi
+fi
+if [ "${LOCKED:-yes}" = yes ]; then
+    .venv/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock ||
+        { echo "pip cannot install the versions of requirements.lock (its error is above). next: use an index that has them, or set LOCKED=no" >&2; exit 3; }
 fi
 extra=${1:+[$1]}
 .venv/bin/pip install --quiet --disable-pip-version-check --editable ".$extra"

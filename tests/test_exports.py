@@ -224,7 +224,6 @@ def test_csv_has_every_column_and_an_empty_cell_for_what_is_absent():
 
 
 def test_a_frame_has_a_type_for_every_column_and_knows_what_is_absent():
-    pytest.importorskip("pandas", reason="pandas is an extra")
     m = measured(gpus=None, gpus_per_node=None)
     table = frame([summary_row(of(m)[0])] * 2)
 

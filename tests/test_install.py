@@ -13,6 +13,7 @@ import venv
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 from program import ROOT, required
 
 PARTS = ("pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "conf", "launchers", "glm5bench")
@@ -113,3 +114,17 @@ def test_a_python_that_does_not_work_is_refused_before_anything_is_installed(tmp
 
     assert done.returncode != 0  # this one cannot make environments
     assert ("glm5bench needs Python 3.10 to 3.13" in done.stderr) != is_taken
+
+
+def test_the_lock_has_every_dependency_in_a_version_that_is_allowed_with_hashes():
+    text = (ROOT / "requirements.lock").read_text()
+    locked = re.findall(r"^([a-z0-9-]+)==(\S+)((?:.*\\\n)(?: {4}--hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", text, re.M)
+    versions = {}
+    for name, version, _ in locked:
+        versions.setdefault(name, []).append(version)
+
+    assert len(locked) == len(re.findall(r"^[a-z]", text, re.M)), "a package without hashes"
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has none")
+    for asked in map(Requirement, tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]):
+        assert versions.get(asked.name), f"{asked.name} is not locked: CONTRIBUTING.md says how"
+        assert all(asked.specifier.contains(version) for version in versions[asked.name])

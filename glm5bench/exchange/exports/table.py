@@ -37,11 +37,9 @@ def _cell(value: Any) -> str:
 
 
 def frame(rows: Sequence[SummaryRow]) -> pd.DataFrame:
-    """A row a point, columns of pandas' types that know what is absent. Raises EnvironmentLacks without pandas."""
-    try:
-        import pandas as pd
-    except ImportError as error:
-        raise EnvironmentLacks("pandas is not installed.", next_step="pip install 'glm5bench[frames]'") from error
+    """A row a point, columns of pandas' types that know what is absent."""
+    import pandas as pd  # it takes a second to import
+
     columns = {c.name: pd.Series([row[c.name] for row in rows], dtype=object) for c in COLUMNS}
     return pd.DataFrame(columns).astype({c.name: KINDS[c.kind] for c in COLUMNS})
 
