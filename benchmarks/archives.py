@@ -34,7 +34,7 @@ from glm5bench.analysis.telemetry import Telemetry, Track
 from glm5bench.archive.layout import TABLES, encoded
 from glm5bench.archive.measurement import Measurement
 from glm5bench.archive.pointfile import write_point
-from glm5bench.archive.sealed import put
+from glm5bench.archive.sink import put
 from glm5bench.archive.survey import survey
 from glm5bench.archive.writer import writing
 from glm5bench.exchange.vllm_json import vllm_result

@@ -14,8 +14,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from . import recipe
+from .contradictions import contradiction, impossible, unfit
 from .errors import ImpossibleError, SettingsError
 from .image_version import image_of_version, wrong_image
+from .recipe_differences import more_than_speculative
 from .values.cluster import Cluster
 from .values.groups import Accuracy, Checkpoint
 from .values.plain import digest_of
@@ -144,7 +146,7 @@ def _mtp_notes(arms: Sequence[Arm]) -> list[str]:
     notes = []
     for alike in same.values():
         for one, other in itertools.combinations({arm.speculative.id: arm for arm in alike}.values(), 2):
-            more = recipe.more_than_speculative(one, other)
+            more = more_than_speculative(one, other)
             if more:
                 names = ", ".join(d.name for d in more)
                 notes.append(f"{one.label} and {other.speculative.id} differ in more than speculation: {names}")
@@ -188,7 +190,7 @@ def _lanes(requests: Sequence[_Request]) -> list[int]:
     shapes: dict[tuple[str, int], list[int]] = {}
     for i, request in enumerate(requests):
         s = request.settings
-        if 2 * s.tp.size <= s.hardware.gpus_per_node and recipe.impossible(s.arm, [c for c, _, _ in request.points]) is None:
+        if 2 * s.tp.size <= s.hardware.gpus_per_node and impossible(s.arm, [c for c, _, _ in request.points]) is None:
             shapes.setdefault((s.hardware.id, s.tp.size), []).append(i)
     for members in shapes.values():
         s = requests[members[0]].settings
@@ -208,7 +210,7 @@ def _unnamed(arm: Arm) -> Arm:
 def _starts(request: _Request, lanes: int, campaign: CampaignSettings) -> tuple[list[ServerStart], list[LeftOut]]:
     """The server starts of an arm; those that cannot be with their reason."""
     s, asked = request.settings, sorted(request.points)
-    reason = recipe.contradiction(s.arm)
+    reason = contradiction(s.arm)
     if reason is not None:
         return [], [LeftOut(s.arm.label, len(asked), reason)]
     concurrencies = sorted({c for c, _, _ in asked})
@@ -216,7 +218,7 @@ def _starts(request: _Request, lanes: int, campaign: CampaignSettings) -> tuple[
     for group in [concurrencies] if campaign.server_scope == "arm" else [[c] for c in concurrencies]:
         started = recipe.bound(s.arm, campaign.bind_concurrency or max(group), group)
         points = _points(s.arm, started, [axes for axes in asked if axes[0] in group], lanes)
-        reason = recipe.unfit(s.arm, started)
+        reason = unfit(s.arm, started)
         if reason is None:
             starts.append(ServerStart(started, points))
         else:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .engines.known import adapter, engines
+from .engines.known import adapter
 from .errors import SettingsError
 from .roofline import MemoryFit, StepModel, closed_loop_s, memory_fit
 from .values.groups import Rule
@@ -245,80 +245,6 @@ def memory(arm: Arm, recipe: Recipe) -> MemoryFit:
     return memory_fit(arm, fraction=fraction, kv_dtype=kv_dtype(arm, recipe.argv))
 
 
-def impossible(arm: Arm, concurrencies: Sequence[int] = (1,)) -> str | None:
-    """Why one server cannot measure these concurrencies of the arm, in one sentence; None when it can."""
-    return contradiction(arm) or unfit(arm, bound(arm, max(concurrencies), concurrencies))
-
-
-def contradiction(arm: Arm) -> str | None:
-    """Why this arm cannot be, whatever its server starts; None when nothing speaks against it but memory."""
-    checks = (_gpus, _format, _vendor, _engine, _draft, _context, _endpoint)
-    return next((reason for check in checks if (reason := check(arm))), None)
-
-
-def _gpus(arm: Arm) -> str | None:
-    h = arm.hardware
-    return f"TP={arm.tp} is more than the {h.gpus_per_node} GPUs of one {h.id} node" if arm.tp > h.gpus_per_node else None
-
-
-def _format(arm: Arm) -> str | None:
-    h, c = arm.hardware, arm.checkpoint
-    if c.precision in h.formats:
-        return None
-    return f"{c.id} is {c.precision}, which {h.id} ({h.architecture}) has no tensor cores for; it runs {', '.join(h.formats)}"
-
-
-def _vendor(arm: Arm) -> str | None:
-    e, h = arm.engine, arm.hardware
-    if e.vendor in ("any", h.vendor):
-        return None
-    stack = {"nvidia": "CUDA", "amd": "ROCm"}
-    return f"the image of engine={e.id} is {stack[e.vendor]}'s, and {h.id} is a {stack[h.vendor]} GPU"
-
-
-def _engine(arm: Arm) -> str | None:
-    c, e = arm.checkpoint, arm.engine
-    if e.flavor in c.engines or adapter(e).is_simulated:
-        return None
-    return f"{c.id} is served by {', '.join(c.engines)} only, not by {e.flavor}"
-
-
-def _draft(arm: Arm) -> str | None:
-    c, s = arm.checkpoint, arm.speculative
-    if s.steps and not c.mtp_layers:
-        return f"speculative={s.id} needs a next-token-prediction layer, and {c.repository} ships none"
-    return None
-
-
-def _context(arm: Arm) -> str | None:
-    w, positions = arm.workload, arm.checkpoint.architecture.positions
-    if w.longest_tokens <= positions:
-        return None
-    turns = f"{w.turns} x " if w.turns > 1 else ""
-    return f"{turns}{w.isl_tokens} + {w.osl_tokens} tokens are more than the {positions} positions of {arm.checkpoint.id}"
-
-
-def _endpoint(arm: Arm) -> str | None:
-    w, e = arm.workload, arm.engine
-    if w.endpoint in adapter(e).endpoints:
-        return None
-    having = ", ".join(name for name, engine in engines().items() if w.endpoint in engine.endpoints)
-    return f"workload.endpoint={w.endpoint}: {e.id} has none; {having} have it"
-
-
-def unfit(arm: Arm, recipe: Recipe) -> str | None:
-    """Why a server of this bound recipe has no memory for any cache, in one sentence; None when it has."""
-    fit = memory(arm, recipe)
-    if fit.fits:
-        return None
-    need = fit.weights_gib + fit.workspace_gib
-    return (
-        f"{arm.checkpoint.id} at TP={arm.tp} does not fit: {fit.weights_gib:.0f} GiB of weights and {fit.workspace_gib:.0f} GiB of "
-        f"workspace per GPU are {need:.0f}, and {fit.fraction:g} of {arm.hardware.id}'s {fit.memory_gib:g} GiB is "
-        f"{fit.fraction * fit.memory_gib:.0f}"
-    )
-
-
 def admitted(arm: Arm, recipe: Recipe) -> int | None:
     """How many requests the server runs at once by its own settings; None where only memory limits them."""
     running = adapter(arm.engine).running_flags
@@ -358,54 +284,6 @@ def _awaited_s(w: Workload, served_s: float, concurrency: int) -> float:
     due_s = n / w.rate_rps if w.rate_rps is not None else 0.0
     total_s = max(served_s * w.turns + thought_s, due_s) + w.ramp_s / 2
     return min(total_s, w.duration_s + served_s / max(1, w.prompts_per_concurrency)) if w.duration_s is not None else total_s
-
-
-@dataclass(frozen=True)
-class Difference:
-    """One thing that two arms' servers are told differently; None where one is not told it. `groups`: which caused it."""
-
-    name: str
-    one: str | None
-    other: str | None
-    groups: tuple[str, ...]
-
-
-def differences(one: Arm, other: Arm) -> tuple[Difference, ...]:
-    """Every flag, variable and the image in which two arms differ, `$C` and the like unbound."""
-    told, otherwise = _told(one), _told(other)
-    found = []
-    for name in dict.fromkeys((*told, *otherwise)):
-        (a, group_a), (b, group_b) = told.get(name, (None, "")), otherwise.get(name, (None, ""))
-        if a != b:
-            found.append(Difference(name, a, b, tuple(dict.fromkeys(g for g in (group_a, group_b) if g))))
-    return tuple(found)
-
-
-def _told(arm: Arm) -> dict[str, tuple[str | None, str]]:
-    said: dict[str, tuple[str | None, str]] = {}
-    for flag, setting in flags(arm).items():
-        said[flag] = (in_words(setting.value), setting.group)
-    for group, rule in rules(arm):
-        for name, value in rule.env.items():
-            if value is None:
-                said.pop(name, None)
-            else:
-                said[name] = (value, group)
-    said |= {flag: (in_words(value), f"engine/{arm.engine.id}") for flag, value in set_by_itself(arm).items()}
-    own = {name: (value, "engine.env") for name, value in arm.engine.env.items()}
-    return {**said, **own, "image": (image(arm) or None, "engine")}
-
-
-def in_words(value: Any) -> str:
-    """A flag's value as its group wrote it, a table of concurrencies spelled out; empty for a bare flag."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{v} up to $C={limit}" if limit else f"{v} above" for limit, v in value["by_concurrency"])
-    return "" if value is True else str(value)
-
-
-def more_than_speculative(one: Arm, other: Arm) -> tuple[Difference, ...]:
-    """What two arms that are meant to differ in the speculative setting differ in beside it."""
-    return tuple(d for d in differences(one, other) if any(not group.startswith("speculative/") for group in d.groups))
 
 
 def shell(recipe: Recipe) -> str:

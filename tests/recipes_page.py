@@ -20,12 +20,13 @@ Of two arms that differ in MTP, most differ in more than MTP: the last section s
 def page(arms, compose):
     """The whole page."""
     from glm5bench import recipe
+    from glm5bench.recipe_differences import in_words
 
     made = {overrides: compose(*overrides.split()).arm for overrides in arms}
     parts = [HEAD]
     for (overrides, arm), golden in zip(made.items(), arms.values(), strict=True):
         env = [f"{name}={shlex.quote(value)}" for name, value in recipe.environment(arm).items()]
-        lines = [" ".join([*env, *arm.engine.program])] + [_line(flag, s, recipe.in_words) for flag, s in recipe.flags(arm).items()]
+        lines = [" ".join([*env, *arm.engine.program])] + [_line(flag, s, in_words) for flag, s in recipe.flags(arm).items()]
         parts.append(
             f"## `{overrides}`\n\nSource: {golden.source}. Image: {recipe.image(arm) or 'none is published'}.\n\n```\n"
             + "\n".join(lines)
@@ -40,10 +41,12 @@ def _line(flag, setting, in_words):
 
 
 def _pairs(made, recipe):
+    from glm5bench import recipe_differences
+
     for overrides, arm in made.items():
         other = made.get(overrides.replace("speculative=off", "speculative=mtp"))
         if "speculative=off" in overrides and other is not None:
-            found = recipe.more_than_speculative(arm, other)
+            found = recipe_differences.more_than_speculative(arm, other)
             more = "; ".join(f"`{d.name}` {_said(d.one)} with off, {_said(d.other)} with MTP" for d in found)
             yield f"| `{overrides.replace('speculative=off', '').strip()}` | {more or 'nothing'} |"
 

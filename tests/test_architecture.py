@@ -1,6 +1,9 @@
-"""Imports go down only, and each third-party package has one home. The two tables are docs/design.md's."""
+"""Imports go down only, in rooms and inside them; each third-party package has one home; engines and schedulers are known in one room."""
 
 import ast
+import re
+from collections import Counter
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -17,7 +20,9 @@ MAY_IMPORT = {
     "roofline": set(),
     "recipe": {"engines", "roofline"},
     "image_version": {"recipe"},
-    "plan": {"recipe", "image_version"},
+    "recipe_differences": {"recipe"},
+    "contradictions": {"engines", "recipe"},
+    "plan": {"contradictions", "recipe", "recipe_differences", "image_version"},
     "analysis": {"engines", "roofline"},
     "archive": {"files", "analysis"},
     "exchange": {"files", "analysis", "archive"},
@@ -34,7 +39,9 @@ MAY_IMPORT = {
     "api": {"archive"},
     "cli": {
         "files",
+        "engines",
         "recipe",
+        "contradictions",
         "plan",
         "settings",
         "roofline",
@@ -82,7 +89,7 @@ HOMES = {
     "amdsmi": {"node"},
     "prometheus_client": {"client"},
 }
-PURE = ("values", "plan", "recipe", "image_version", "roofline", "analysis")
+PURE = ("values", "plan", "recipe", "recipe_differences", "contradictions", "image_version", "roofline", "analysis")
 TOUCHES_THE_WORLD = {"os", "time", "datetime", "pathlib", "subprocess", "socket", "io", "tempfile", "shutil"}
 
 
@@ -128,6 +135,73 @@ def test_a_pure_module_touches_no_file_and_no_clock(room, path):
 @pytest.mark.parametrize("path", [f for _, f in modules()], ids=lambda p: p.name)
 def test_a_module_says_what_it_is_for(path):
     assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+
+
+def named(path: Path) -> str:
+    """A module's dotted name inside the package."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+MODULES = {named(path): path for _, path in modules()}
+
+
+def imported_modules(path: Path) -> tuple[set[str], set[str]]:
+    """Modules of the package that a module imports: in all, and only when something runs."""
+    here = path.relative_to(PACKAGE).parent.parts
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    blocks = [block for block in tree.body if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test)]
+    for_types = {id(node) for block in blocks for node in ast.walk(block)}
+    every, lazy = set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = (*here[: len(here) + 1 - node.level], *(node.module.split(".") if node.module else ()))
+            names = [".".join((*base, alias.name)) for alias in node.names]
+            targets = {name if name in MODULES else ".".join(base) for name in names} & MODULES.keys()
+            every |= targets
+            lazy |= targets if node not in tree.body and id(node) not in for_types else set()
+    return every, lazy
+
+
+def test_no_module_imports_another_that_imports_it():
+    TopologicalSorter({name: imported_modules(path)[0] for name, path in MODULES.items()}).prepare()  # raises for a circle
+
+
+def test_only_verbs_import_when_they_run():
+    """The command line starts in a tenth of a second because a verb imports what it needs itself."""
+    assert {name: lazy for name, path in MODULES.items() if (lazy := imported_modules(path)[1]) and not name.startswith("cli.")} == {}
+
+
+def code_texts(path: Path) -> list[str]:
+    """Texts of a module's code, without docstrings."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    docs = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr)}
+    return [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str) and id(n) not in docs]
+
+
+ENGINES = {"sglang", "vllm", "tensorrt_llm"}
+FOREIGN_FORMATS = ("exchange", "cli.exchange", "report.console")  # results of other tools have the same names
+
+
+@pytest.mark.parametrize("name", [n for n in MODULES if not n.startswith(("engines.", *FOREIGN_FORMATS))])
+def test_no_other_room_asks_which_engine_it_is(name):
+    assert ENGINES & set(code_texts(MODULES[name])) == set()
+
+
+SLURM = re.compile(r"\b(sbatch|squeue|sacct|scontrol|scancel|sinfo|SLURM_\w+)\b")
+TELLS_OF_SLURM = {"cli.campaigns", "campaign.opening", "directory"}  # the words of --help, and the directory `sbatch` of a campaign
+
+
+@pytest.mark.parametrize("name", [n for n in MODULES if not n.startswith(("schedulers.slurm.", "values.cluster"))])
+def test_slurms_commands_are_known_in_one_room(name):
+    assert name in TELLS_OF_SLURM or [text for text in code_texts(MODULES[name]) if SLURM.search(text)] == []
+
+
+def test_no_room_and_no_file_is_too_large():
+    rooms = Counter(path.parent for path in MODULES.values())
+    lines = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in MODULES.items()}
+
+    assert {str(room): n for room, n in rooms.items() if n > 25} == {}
+    assert {name: n for name, n in lines.items() if n > 350} == {}
 
 
 def test_the_launchers_only_know_the_overrides():

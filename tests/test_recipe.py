@@ -10,6 +10,8 @@ from program import ROOT
 from recipes_page import page
 
 from glm5bench import recipe
+from glm5bench.contradictions import impossible
+from glm5bench.recipe_differences import differences, more_than_speculative
 from glm5bench.simulator.options import flags_of
 
 
@@ -66,7 +68,7 @@ def test_an_arm_starts_its_server_as_the_published_recipe_does(overrides):
 
 
 def test_every_published_arm_is_possible():
-    assert {overrides: recipe.impossible(arm(overrides), (64,)) for overrides in ARMS} == dict.fromkeys(ARMS)
+    assert {overrides: impossible(arm(overrides), (64,)) for overrides in ARMS} == dict.fromkeys(ARMS)
 
 
 def test_sglang_and_vllm_are_started_by_their_own_programs():
@@ -207,25 +209,25 @@ def test_the_users_environment_and_arguments_come_last():
     ],
 )
 def test_what_cannot_be_is_told_with_its_reason(overrides, reason):
-    assert reason in recipe.impossible(arm(overrides))
+    assert reason in impossible(arm(overrides))
 
 
 @pytest.mark.parametrize("hardware", ["h100", "h200", "b200", "b300", "gb200", "gb300", "mi300x", "mi325x"])
 def test_mxfp4_runs_on_mi355x_only(hardware):
-    told = recipe.impossible(arm(f"hardware={hardware} checkpoint=glm51_mxfp4 tp=4 engine=simulated"))
+    told = impossible(arm(f"hardware={hardware} checkpoint=glm51_mxfp4 tp=4 engine=simulated"))
 
     assert told.startswith("glm51_mxfp4 is mxfp4")
 
 
 def test_a_simulated_server_does_not_make_impossible_hardware_possible():
-    assert "does not fit" in recipe.impossible(arm("hardware=b200 tp=4 engine=simulated"))
+    assert "does not fit" in impossible(arm("hardware=b200 tp=4 engine=simulated"))
 
 
 def test_what_does_not_fit_fits_where_there_is_more_memory():
     overrides = "hardware=h100 tp=8 checkpoint=glm5_fp8"
 
-    assert recipe.impossible(arm(overrides)) is not None
-    assert recipe.impossible(arm(f"{overrides} hardware.memory_gib=141")) is None
+    assert impossible(arm(overrides)) is not None
+    assert impossible(arm(f"{overrides} hardware.memory_gib=141")) is None
 
 
 @pytest.mark.parametrize(
@@ -288,7 +290,7 @@ def test_the_speculative_setting_s_numbers_reach_the_command_line():
 
 
 def test_a_prompt_longer_than_the_model_s_positions_cannot_be():
-    assert "positions" in recipe.impossible(arm("workload.isl_tokens=300000"))
+    assert "positions" in impossible(arm("workload.isl_tokens=300000"))
 
 
 def test_fewer_prompts_than_the_concurrency_are_warned_of():
@@ -300,7 +302,7 @@ def test_fewer_prompts_than_the_concurrency_are_warned_of():
 def test_h200_with_mtp_and_without_differ_in_more_than_mtp_and_the_plan_says_so():
     off, mtp = (compose("hardware=h200", f"speculative={s}") for s in ("off", "mtp"))
 
-    more = recipe.more_than_speculative(off.arm, mtp.arm)
+    more = more_than_speculative(off.arm, mtp.arm)
 
     assert [(d.name, d.one, d.other, d.groups) for d in more] == [("--max-running-requests", None, "48", ("engine/sglang",))]
     assert any("differ in more than speculation: --max-running-requests" in note for note in plan([off, mtp]).notes)
@@ -318,11 +320,11 @@ def test_what_the_engine_sets_by_itself_is_no_difference_to_an_arm_that_asks_for
 def test_b300_differs_from_b200_in_what_its_group_says():
     b200, b300 = (compose(f"hardware={h}").arm for h in ("b200", "b300"))
 
-    assert [d.name for d in recipe.differences(b200, b300)] == ["SGLANG_ENABLE_JIT_DEEPGEMM"]
+    assert [d.name for d in differences(b200, b300)] == ["SGLANG_ENABLE_JIT_DEEPGEMM"]
 
 
 def test_two_arms_that_are_the_same_differ_in_nothing():
-    assert recipe.differences(compose().arm, compose().arm) == ()
+    assert differences(compose().arm, compose().arm) == ()
 
 
 def test_the_page_of_recipes_is_that_of_conf():
@@ -334,7 +336,7 @@ def test_the_page_of_recipes_is_that_of_conf():
 def test_a_later_sglang_is_told_the_same_in_its_own_words():
     then, now = (compose("hardware=b200", *more).arm for more in ((), ("engine.version=0.5.23", "engine.image=sglang_0.5.23.sif")))
 
-    said = {d.name: (d.one, d.other) for d in recipe.differences(then, now)}
+    said = {d.name: (d.one, d.other) for d in differences(then, now)}
 
     assert said["--dsa-decode-backend"] == (None, "trtllm")
     assert said["--nsa-decode-backend"] == ("trtllm", None)

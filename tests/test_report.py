@@ -12,7 +12,8 @@ from glm5bench.analysis.comparison import compared
 from glm5bench.report.figures import write_figures
 from glm5bench.report.page import Beside, grid_of, page
 from glm5bench.report.readable import as_latex
-from glm5bench.report.tables import iso_row, tables
+from glm5bench.report.records import iso_row
+from glm5bench.report.tables import tables
 from glm5bench.report.terminal import frontier_plot
 
 BESIDE = Beside("t", {"mine": {"h200": 1.8, "b200": 3.6}}, "mine", "steffen", "2026-11-21", "0.1.0")

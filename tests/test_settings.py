@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glm5bench import recipe
+from glm5bench.contradictions import contradiction, impossible
 from glm5bench.errors import SettingsError
 from glm5bench.settings import overrides
 from glm5bench.settings.overrides import arm_overrides, campaign_name
@@ -149,7 +150,7 @@ def test_every_arm_of_a_shipped_experiment_is_possible(name):
 
     composed = [compose(*overrides) for overrides in arms(experiment)]
 
-    assert all(recipe.impossible(s.arm, s.concurrency) is None for s in composed)
+    assert all(impossible(s.arm, s.concurrency) is None for s in composed)
 
 
 def test_a_campaign_is_named_after_its_experiment():
@@ -257,6 +258,6 @@ def test_a_workload_that_does_not_contradict_itself_is_taken(possible):
 def test_the_positions_that_conversations_need_are_those_of_their_last_turn(hardware):
     two, ten = (compose(f"hardware={hardware}", f"workload.turns={n}").arm for n in (2, 30))
 
-    assert recipe.contradiction(two) is None
-    assert "30 x 8192 + 1024 tokens are more than the 202752 positions" in recipe.contradiction(ten)
+    assert contradiction(two) is None
+    assert "30 x 8192 + 1024 tokens are more than the 202752 positions" in contradiction(ten)
     assert "--context-length" not in (argv := recipe.bound(two, 4).argv) or str(2 * (8192 + 1024) + 32) in argv

@@ -7,11 +7,11 @@ from conftest import compose
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glm5bench import recipe
 from glm5bench.client import stream
 from glm5bench.client.exchange import Body
 from glm5bench.client.stream import UNKNOWN, fault
 from glm5bench.client.workload import PATHS, prompts
+from glm5bench.contradictions import contradiction
 from glm5bench.values.point import Point
 
 LENGTH = {"type": "length", "length": 9}
@@ -141,8 +141,8 @@ def test_an_engine_without_this_endpoint_cannot_measure_it():
     vllm = compose("engine=vllm", "speculative=off", "workload.endpoint=generate").arm
     sglang = compose("engine=sglang", "workload.endpoint=generate").arm
 
-    assert recipe.contradiction(vllm) == "workload.endpoint=generate: vllm has none; sglang, simulated have it"
-    assert recipe.contradiction(sglang) is None
+    assert contradiction(vllm) == "workload.endpoint=generate: vllm has none; sglang, simulated have it"
+    assert contradiction(sglang) is None
 
 
 def test_the_verify_steps_of_an_answer_are_read_on_both_endpoints():

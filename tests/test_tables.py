@@ -16,7 +16,8 @@ from glm5bench.analysis.rows import Row, Series
 from glm5bench.archive.summary import row_of
 from glm5bench.errors import UsageError
 from glm5bench.report.readable import DEFINITIONS, ISO_DEFINITION, as_markdown
-from glm5bench.report.tables import NAMES, as_csv, as_json, only, point_row, tables
+from glm5bench.report.records import point_row
+from glm5bench.report.tables import NAMES, as_csv, as_json, only, tables
 
 CHEAP = Series("measured", "h200", "sglang", "zai-org/GLM-5-FP8", "fp8", "mtp", 8192, 1024)
 FAST = dataclasses.replace(CHEAP, hardware="b200")

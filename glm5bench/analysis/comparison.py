@@ -21,21 +21,12 @@ from .interpolation import interpolated
 from .repeats import Interval, configurations
 from .resampling import Bounds, bounds, ratio_interval
 from .rows import Row, Series, names, series_order, with_protocols
+from .steps import Curve, Curves, Step, steps
 
 PUBLISHED_GRID = (25.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 84.0, 100.0, 120.0, 140.0)  # of the table of 2026-05-25
 MOST_WITH_INTERVALS = 5000  # configurations
 MEASURED = ("measured", "interpolated")
 Group = TypeVar("Group")
-STEP_ORDER = ("hardware", "precision", "speculative")
-
-
-@dataclass(frozen=True)
-class Step:
-    """One setting changed on the way from the baseline. `also`: what else differs between the two series of the step."""
-
-    setting: str
-    ratio: float  # of costs
-    also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -159,7 +150,7 @@ def iso_table(
     With the configurations of each series, by `by_series`, the intervals too.
     """
     grid = np.array(at, dtype=np.float64)
-    curves = _Curves({s: _curve(rows, (grouped or fronts).get(s, rows), economy, grid, method) for s, rows in fronts.items()})
+    curves = Curves({s: _curve(rows, (grouped or fronts).get(s, rows), economy, grid, method) for s, rows in fronts.items()})
     known = {s: bounds(grouped[s], grid, method) for s in curves} if grouped is not None else {}
     bases = {workload: _baseline(peers, economy, is_baseline) for workload, peers in curves.peers.items()}
     table = []
@@ -171,7 +162,7 @@ def iso_table(
 
 
 def _iso_row(
-    series: Series, base: Series | None, curves: _Curves, front: Sequence[Row], own: Bounds | None, other: Bounds | None, i: int, x: float
+    series: Series, base: Series | None, curves: Curves, front: Sequence[Row], own: Bounds | None, other: Bounds | None, i: int, x: float
 ) -> IsoRow:
     """A series at the i-th interactivity of the grid. `own`, `other`: the bounds of its curve, and of another baseline's."""
     curve, against = curves[series], curves[base] if base is not None else None
@@ -181,7 +172,7 @@ def _iso_row(
     return IsoRow(
         series, x, cost, throughput, float(curve.per_mw[i]), float(curve.concurrency[i]), curve.status[i], base_cost / cost, base,
         series == base,
-        _steps(base, series, curves, i) if base is not None else (),
+        steps(base, series, curves, i) if base is not None else (),
         break_even_usd_per_gpu_h=base_cost / unit_cost,
         nearest=min(front, key=lambda r: abs(r.interactivity_tok_s_user - x)) if curve.status[i] in MEASURED else None,
         beyond=curve.beyond[i],
@@ -201,7 +192,7 @@ def _cost_interval(throughput: Interval | None, cost_times_throughput: float) ->
     return Interval(low, high, throughput.level)
 
 
-def _node_ratio(against: _Curve | None, curve: _Curve, i: int) -> float:
+def _node_ratio(against: Curve | None, curve: Curve, i: int) -> float:
     if against is None or not (against.has_idle_gpus or curve.has_idle_gpus):
         return float("nan")
     return float(against.node_cost[i] / curve.node_cost[i])
@@ -240,35 +231,7 @@ def _reach(rows: Sequence[Row]) -> tuple[float, float]:
     return rows[0].interactivity_tok_s_user, rows[-1].interactivity_tok_s_user
 
 
-@dataclass(frozen=True)
-class _Curve:
-    """A series on the grid, all (M,). Costs are interpolated; throughput and concurrency follow from them, so that a row agrees."""
-
-    cost: NDArray[np.float64]
-    unit_cost: NDArray[np.float64]  # of a GPU at $1 an hour
-    throughput: NDArray[np.float64]
-    per_mw: NDArray[np.float64]
-    concurrency: NDArray[np.float64]
-    node_cost: NDArray[np.float64]  # with the idle GPUs of the node paid
-    has_idle_gpus: bool
-    status: list[str]
-    beyond: list[str]
-    served_by: list[Mapping[str, frozenset[object]]]  # what the points beside each interactivity were served by
-
-
-class _Curves(dict[Series, _Curve]):
-    """The curves by their series; which series share a workload, and which share what a step holds still."""
-
-    def __init__(self, curves: Mapping[Series, _Curve]) -> None:
-        super().__init__(curves)
-        self.peers: dict[tuple[object, ...], list[Series]] = {}
-        self.alike: dict[tuple[object, ...], list[Series]] = {}
-        for s in curves:
-            self.peers.setdefault(s.workload, []).append(s)
-            self.alike.setdefault((s.workload, s.engine, *(getattr(s, name) for name in STEP_ORDER)), []).append(s)
-
-
-def _curve(rows: Sequence[Row], measured: Sequence[Row], economy: Economy, grid: NDArray[np.float64], method: str) -> _Curve:
+def _curve(rows: Sequence[Row], measured: Sequence[Row], economy: Economy, grid: NDArray[np.float64], method: str) -> Curve:
     x = np.array([r.interactivity_tok_s_user for r in rows])
 
     def on_grid(quantity: Callable[[Row], float]) -> NDArray[np.float64]:
@@ -278,7 +241,7 @@ def _curve(rows: Sequence[Row], measured: Sequence[Row], economy: Economy, grid:
     throughput = 1e6 / 3600 / unit_cost
     price, power = economy.usd_per_gpu_h.get(hardware), economy.power_kw.get(hardware)
     each = [_status(rows, measured, float(g)) for g in grid]
-    return _Curve(
+    return Curve(
         unit_cost * (price if price is not None else np.nan),
         unit_cost,
         throughput,
@@ -336,42 +299,3 @@ def named(words: str, series: Sequence[Series]) -> Callable[[Series], bool] | No
         labels = sorted({*of.values()})
         raise UsageError(f"--baseline {words!r} {what}.", next_step=f"one of {', '.join(labels)}")
     return matches
-
-
-def _steps(base: Series, target: Series, curves: _Curves, i: int) -> tuple[Step, ...]:
-    """The way from the baseline to the target, one setting at a time: hardware, precision, speculative, or as the arms allow."""
-    differing = [setting for setting in STEP_ORDER if getattr(base, setting) != getattr(target, setting)]
-    ways = (_way(base, target, order, curves, i) for order in itertools.permutations(differing))
-    return next((way for way in ways if way), ())
-
-
-def _way(base: Series, target: Series, order: Sequence[str], curves: _Curves, i: int) -> tuple[Step, ...]:
-    steps, here = [], base
-    for setting in order:
-        following = _changed(here, target, setting, curves)
-        if following is None:
-            return ()
-        ratio = float(curves[here].cost[i] / curves[following].cost[i])
-        steps.append(Step(setting, ratio, _also(here, following, setting, curves, i)))
-        here = following
-    is_whole = here == target and all(np.isfinite(step.ratio) for step in steps)
-    return tuple(steps) if is_whole else ()
-
-
-def _also(here: Series, following: Series, setting: str, curves: _Curves, i: int) -> tuple[str, ...]:
-    """What differs between the two but the setting: of each, and of what their points were served by, where they have nothing in common."""
-    told = [name for name in (*STEP_ORDER, "engine", "checkpoint", "variant") if getattr(here, name) != getattr(following, name)]
-    for name in ("engine_version", "image", "protocol"):
-        one, other = getattr(here, name), getattr(following, name)
-        told += [name] if one and other and one != other else []
-    one, other = curves[here].served_by[i], curves[following].served_by[i]
-    told += [name for name in one if one[name] and other[name] and not one[name] & other[name]]
-    return tuple(name for name in told if name != setting)
-
-
-def _changed(here: Series, target: Series, setting: str, curves: _Curves) -> Series | None:
-    """The series like `here` but for one setting, which is the target's. A precision brings its own checkpoint."""
-    wanted = {name: getattr(target if name == setting else here, name) for name in STEP_ORDER}
-    fits = curves.alike.get((here.workload, target.engine, *(wanted[name] for name in STEP_ORDER)), [])
-    kept = ("checkpoint", "engine_version", "image", "protocol", "variant")
-    return min(fits, key=lambda s: (s != target, *(getattr(s, name) != getattr(here, name) for name in kept)), default=None)

@@ -19,7 +19,8 @@ import h5py
 from .contents import Identity, Survey, identity_of
 from .moving import Move
 from .pointfile import undamaged
-from .sealed import BLOCK, Sink, begin_to_sync, structure_end, structure_ranges
+from .sealed import BLOCK, structure_end, structure_ranges
+from .sink import Sink, begin_to_sync
 from .writer import POINT_ROWS, Writer
 
 REHEARSAL = "rehearsal.h5"

@@ -15,7 +15,8 @@ from pathlib import Path
 from ..errors import FileError
 from ..files import writable
 from .contents import Identity, identity_of
-from .sealed import BLOCK, begin_to_sync, put
+from .sealed import BLOCK
+from .sink import begin_to_sync, put
 from .stored import Bytes, Check, verified
 
 ROOM_BYTES = 4 * 2**20

@@ -25,8 +25,9 @@ from .measurement import Measurement
 from .moving import Destination, Move, Piece
 from .pointfile import write_point
 from .reading import Readers, size_of
-from .sealed import Sink, is_archive
+from .sealed import is_archive
 from .selection import Selection
+from .sink import Sink
 from .survey import glance
 from .tasks import Task, batches, read, surveys
 from .writer import Writer, writing

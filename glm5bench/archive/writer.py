@@ -31,7 +31,8 @@ from .contents import SourceTable, Survey, measurement_name
 from .layout import ABOUT, FILTERS, RAW, TABLES, RawTable, chunk_places, make_tables, tables
 from .moving import Piece, joined
 from .pointfile import FORMAT, opened, what_is, write_text
-from .sealed import BLOCK, LIBVER, Sink, write_seal
+from .sealed import BLOCK, LIBVER, write_seal
+from .sink import Sink
 from .stored import Pieces, Stored
 
 PUBLISHED = Path(__file__).resolve().parent.parent / "published" / "published.h5"

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import EnvironmentLacks, ImpossibleError, UsageError, printable
+from ..errors import EnvironmentLacks, UsageError, printable
 from .app import HYDRA, OverridesCommand, app, as_called, asked, say
 from .archives import tables_of, write_archive_of
+from .multirun import Json, campaign_of, how_of, planned_of
 
 if TYPE_CHECKING:  # verbs import what they need when they run, so that `--help` and `status` start fast
     from ..campaign.sending import Sending
@@ -23,8 +24,6 @@ if TYPE_CHECKING:  # verbs import what they need when they run, so that `--help`
     from ..settings.overrides import Multirun
     from ..values.point import NodeJob, ServerStart
     from ..values.settings import Price
-
-Json = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 
 
 @app.command(cls=OverridesCommand, context_settings=HYDRA)
@@ -44,8 +43,8 @@ def _sweep(multirun: Multirun) -> int:
 
     if multirun.launcher == "plan":
         return _print_plan(multirun, as_json=False, show=())
-    settings, campaign = multirun.asked.campaign, _campaign(multirun)
-    how, planned = _how(multirun), _planned(multirun)
+    settings, campaign = multirun.asked.campaign, campaign_of(multirun)
+    how, planned = how_of(multirun), planned_of(multirun)
     refuse_lacking(planned.jobs)
     opened(campaign, planned, how, name=multirun.name, launcher=multirun.launcher, overrides=multirun.overrides)
     _tell_plan(campaign, planned)
@@ -65,28 +64,6 @@ def _sweep(multirun: Multirun) -> int:
 def quoted(campaign: Campaign) -> str:
     """The directory as one types it."""
     return shlex.quote(str(campaign.root))
-
-
-def _campaign(multirun: Multirun) -> Campaign:
-    from ..directory import Campaign
-
-    return Campaign(Path(multirun.asked.campaign.output_dir).absolute() / multirun.name)
-
-
-def _how(multirun: Multirun) -> How:
-    from ..campaign.opening import resolved_cluster
-    from ..schedulers.scheduler import How
-
-    settings = multirun.asked.campaign
-    return How(resolved_cluster(multirun.launcher, multirun.overrides, settings.cluster), settings.failure, settings.retries)
-
-
-def _planned(multirun: Multirun) -> Plan:
-    from ..plan import plan
-    from ..schedulers.known import scheduler
-
-    cluster = multirun.asked.campaign.cluster
-    return plan(multirun.asked, scheduler(cluster).limits_s(cluster, multirun.asked.hardware))
 
 
 def _tell_plan(campaign: Campaign, planned: Plan) -> None:
@@ -159,9 +136,9 @@ def _print_plan(multirun: Multirun, *, as_json: bool, show: tuple[str, ...], is_
     from ..report.campaign import needs_text, plan_text, validations_text
     from ..values.plain import plain
 
-    how, planned = _how(multirun), _planned(multirun)
+    how, planned = how_of(multirun), planned_of(multirun)
     record = plan_record(planned, how, name=multirun.name, launcher=multirun.launcher, overrides=multirun.overrides)
-    scripts = write_scripts(_campaign(multirun), planned, how)
+    scripts = write_scripts(campaign_of(multirun), planned, how)
     record["repeat_scopes"] = _repeat_scopes(multirun)
     needed = [plain(need) for need in needs(planned.jobs)]
     looked = [plain(v) for v in validations(planned.jobs)] if is_validating else []
@@ -324,28 +301,3 @@ def _ids(job_ids: Sequence[str]) -> str:
     """`12 (40 tasks), 13`."""
     counted = Counter(job_id.split("_")[0] for job_id in job_ids)
     return ", ".join(f"{master} ({n} tasks)" if n > 1 else master for master, n in counted.items())
-
-
-@app.command(cls=OverridesCommand, context_settings=HYDRA)
-def doctor(
-    ctx: typer.Context,
-    probe: Annotated[bool, typer.Option("--probe", help="Send a short job to every partition: what its node sees, has and lacks.")] = False,
-    as_json: Json = False,
-) -> int:
-    """What this cluster has and lacks for a campaign of OVERRIDES (cluster=mysite). Exit code 1 for something that lacks."""
-    from ..campaign.doctor import examine
-    from ..report.campaign import doctor_text
-    from ..settings.overrides import run_hydra
-
-    def examined(multirun: Multirun) -> int:
-        try:
-            jobs = _planned(multirun).jobs
-        except ImpossibleError as error:  # what the cluster has can be said all the same
-            say(str(error))
-            jobs = ()
-        found = examine(_campaign(multirun).root.parent, multirun.asked.campaign.cluster, multirun.asked.hardware, jobs, is_probing=probe)
-        record = [{"what": f.what, "is_well": f.is_well, "said": f.said, "next": f.next_step} for f in found]
-        print(json.dumps({"findings": record}, indent=1) if as_json else as_called(doctor_text(record)))
-        return int(any(f.is_well is False for f in found))
-
-    return run_hydra(asked(ctx), examined, program="glm5bench doctor")

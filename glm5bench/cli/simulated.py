@@ -20,6 +20,7 @@ def simulate(
 ) -> int:
     """The simulated server of the recipe that OVERRIDES name, in the foreground, without an API key."""
     from .. import recipe
+    from ..contradictions import impossible
     from ..settings.overrides import compose
     from ..simulator.options import flags_of, from_arm, parse_fault
     from ..simulator.serve import serve
@@ -32,7 +33,7 @@ def simulate(
                 f"{argument}: the simulated server is one recipe of engine=simulated.", next_step="hardware=... checkpoint=... tp=..."
             )
     settings = compose(*asked(ctx), "engine=simulated", *([f"engine.fault='{fault}'"] if fault else []))
-    reason = recipe.impossible(settings.arm, settings.concurrency)
+    reason = impossible(settings.arm, settings.concurrency)
     if reason is not None:
         raise ImpossibleError(f"{reason}.", next_step="ask for another hardware, checkpoint, tp or speculative setting")
     argv = recipe.bound(settings.arm, max(settings.concurrency), settings.concurrency).argv

@@ -17,13 +17,13 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from .errors_told import UNREADABLE, error_words, json_number
+
 DONE, DONE_EVENT = b"[DONE]", b'{"glm5bench_done":true}'
 PLAIN_START, PLAIN_DONE = b"\n\ndata: {", b"\n\ndata: [DONE]\n\n"
 LINE_END = re.compile(rb"\r\n|\n|\r")
 MOST_COUNT = 2**31
-UNREADABLE = (ValueError, RecursionError, msgspec.MsgspecError)  # before msgspec 0.21 its errors were not a ValueError
 HEARTBEATS = ("ping", "heartbeat", "keepalive", "keep-alive", "keep_alive", "comment")  # names of events, or their whole data
-QUOTED = 200  # characters of what a server says
 
 Count = Annotated[int, msgspec.Meta(ge=0, lt=MOST_COUNT)]
 
@@ -209,7 +209,7 @@ def _bare_error(block: bytes) -> bytes:
         told = json.loads(block)
     except UNREADABLE:
         return b""
-    return json.dumps(told).encode() if isinstance(told, dict) and _error_words(told) else b""
+    return json.dumps(told).encode() if isinstance(told, dict) and error_words(told) else b""
 
 
 def _is_heartbeat(data: bytes) -> bool:
@@ -233,40 +233,6 @@ def _is_answer(data: bytes) -> bool:
     return event is not None and bool(event.choices or event.meta_info or event.usage or event.error or event.glm5bench_done)
 
 
-def unstreamed(body: bytes) -> str:
-    """What a body without any event is: nothing, an error in the server's words, or an answer that was not streamed."""
-    text = body.strip()
-    if all(line.partition(b":")[0].strip() in (b"", b"event", b"id", b"retry", b"data") for line in text.splitlines()):
-        return ""  # nothing, comments, or events that never ended
-    quoted = _printed(text[: 4 * QUOTED].decode("utf-8", "replace"))
-    try:
-        told = json.loads(text)
-    except UNREADABLE:
-        return f"not streamed: the body contains no event: {quoted}"
-    if isinstance(told, dict) and (words := _error_words(told)):
-        return f"error: {words}"
-    return f"not streamed: the answer came as one JSON value: {quoted}"
-
-
-def _printed(text: str) -> str:
-    return " ".join(text.split())[:QUOTED]
-
-
-def _error_words(told: dict[str, Any]) -> str:
-    """What a JSON object says that went wrong; empty for one that is not an error."""
-    error = told.get("error") or told.get("detail")
-    if not error and (told.get("object") == "error" or told.get("type") == "error" or _is_error_code(told.get("code"))):
-        error = told.get("message")
-    if isinstance(error, dict):
-        error = error.get("message") or error
-    return _printed(error if isinstance(error, str) else json.dumps(error, default=str)) if error else ""
-
-
-def _is_error_code(code: Any) -> bool:
-    """Whether a code is one of an error: 0 and 200 are said of success."""
-    return (type(code) is int and (code >= 400 or code < 0)) or (isinstance(code, str) and bool(code) and not code.isdigit())
-
-
 def _decoded_events(events: list[bytes]) -> list[Event | None]:
     """What each event contains, None if it cannot be read. All at once, which costs a third; each by itself if that fails."""
     try:
@@ -281,7 +247,7 @@ def _decoded_events(events: list[bytes]) -> list[Event | None]:
 def _decoded_event(event: bytes) -> Event | None:
     try:
         text = (DONE_EVENT if event == DONE else event).decode("utf-8", "replace")  # a character may be cut
-        told = json.loads(text, parse_int=_int)  # not strictly JSON: servers in Python write NaN and Infinity
+        told = json.loads(text, parse_int=json_number)  # not strictly JSON: servers in Python write NaN and Infinity
         if isinstance(told, dict):
             streamed = told.pop("text", None)
             for name, kind in (("usage", Usage), ("meta_info", Meta)):
@@ -317,11 +283,6 @@ def _plain_text(parts: Any) -> str:
     return parts if isinstance(parts, str) else ""
 
 
-def _int(digits: str) -> float:
-    """The number; infinity for one that no counter reaches, and that Python takes long to read."""
-    return int(digits) if len(digits) < 20 else float("inf")
-
-
 def _counts(told: Any, kind: type[Usage | Meta]) -> dict[str, Any] | None:
     """The counts of a usage object that can be read: other values are left out, and what is not an object is absent."""
     if not isinstance(told, dict):
@@ -342,12 +303,3 @@ def count_in(told: Any) -> int | None:
     if isinstance(told, float) and told.is_integer():
         told = int(told)
     return told if type(told) is int and 0 <= told < MOST_COUNT else None
-
-
-def error_in(data: bytes) -> str:
-    """What an event without an answer says that went wrong; empty for one that is not an error."""
-    try:
-        told = json.loads(data.decode("utf-8", "replace"), parse_int=_int)
-    except UNREADABLE:
-        return ""
-    return _error_words(told) if isinstance(told, dict) else ""

@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import functools
 import gc
-import resource
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -24,20 +23,18 @@ from ..errors import ServerError
 from .arriving import Arriving
 from .connection import Connection, address, encoded, head
 from .exchange import Exchange, Readings
+from .limits import freed, most_answer_bytes, until, why
 from .side import WITHIN_S
 from .spool import Spool
 from .traffic import Prepared, Target, Trace, Traffic
 from .transport import Transport
+from .watching import PAUSE_S, cpu_s, stopped_s, wanted_cpu_s
 from .workload import PATHS
 
 TICK_S = 0.05
-PAUSE_S = 0.1  # shortest stop of the job that is counted
-LONG_PAUSE_S = 1.0  # the same where the kernel does not say whether a core was waited for
 WATCH_S = 0.25
-SPIN_S = 0.002  # before a request is due the loop does not sleep: its timers know milliseconds
 MOST_FAILURES = 16  # requests in a row without any answer, beside two for each user: the server is gone
 GONE_S = 5.0  # and so it is after as many that took longer than this
-ANSWER_BYTES, TOKEN_BYTES, MOST_ANSWER_BYTES = 2**20, 2**12, 2**30  # most of an answer: for itself, for each token, in all
 
 
 @dataclass
@@ -124,7 +121,7 @@ class Run:
             opening, checking = asyncio.create_task(self._all_warmed(warm)), asyncio.create_task(self._checked())
             await asyncio.wait([opening, checking], return_when=asyncio.FIRST_COMPLETED)
             if not opening.done():
-                self.ended_by = _why(checking)
+                self.ended_by = why(checking)
                 self._abort("stopped: the run was ended before it began")
             checking.cancel()
             await opening
@@ -171,7 +168,7 @@ class Run:
     async def sent(self, start_ns: int, progress: Progress) -> Load:
         """Everything sent from `start_ns` on, and all answers; what was seen until then where the run is ended early."""
         self._start_ns = start_ns
-        cpu, began = _cpu_s(), time.monotonic()
+        cpu, began = cpu_s(), time.monotonic()
         self._arriving = Arriving(max(start_ns, time.monotonic_ns()))
         while (ahead := start_ns - time.monotonic_ns()) > 0:
             await asyncio.sleep(ahead / 1e9 if ahead > 2e6 else 0)
@@ -180,7 +177,7 @@ class Run:
         work = asyncio.ensure_future(asyncio.wait(tasks))
         await asyncio.wait([work, watch], return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
-            self.ended_by = _why(watch)
+            self.ended_by = why(watch)
             self._abort("stopped: the run was ended while it was in flight")
             for _ in range(3):
                 await asyncio.sleep(0)  # what was in flight is kept
@@ -192,7 +189,7 @@ class Run:
         for task in tasks:
             if not task.cancelled() and (defect := task.exception()):
                 raise defect
-        spent = _cpu_s() - cpu, time.monotonic() - began
+        spent = cpu_s() - cpu, time.monotonic() - began
         name = "uvloop" if type(asyncio.get_running_loop()).__module__.startswith("uvloop") else "asyncio"
         steps, is_open = self._transport.clock.steps_ns, self.traffic.due_s is not None
         seen = self.traces, start_ns, self._answers, self._transport.readings, self._lags_s, steps
@@ -236,13 +233,13 @@ class Run:
                 if limit_s is not None and due_s[number] >= limit_s:
                     break
                 due_ns = self._start_ns + round(due_s[number] * 1e9)
-                await _until(due_ns)
+                await until(due_ns)
                 connection = await free.get()  # what was due in time is sent, however late: the longest waits are not left out
                 if self.ended_by is not None:
                     break
                 task = asyncio.create_task(self._session(connection, self.sessions[number], due_ns))
                 running.append(task)
-                task.add_done_callback(functools.partial(_freed, free, connection))
+                task.add_done_callback(functools.partial(freed, free, connection))
             if running:
                 await asyncio.gather(*running)
         finally:
@@ -344,52 +341,3 @@ class Run:
             for exchange in stalled:
                 which = "next" if exchange.token_ns > exchange.sent_ns else "first"
                 open_[exchange].abort(httpx.ReadTimeout(f"hang: no {which} token for {stall_s:g} s"))
-
-
-def most_answer_bytes(asked_tokens: int, *, is_cumulative: bool = False) -> int:
-    """The most bytes of an answer of so many tokens, HTTP included. `is_cumulative`: each event repeats the text before it."""
-    repeated = 16 * asked_tokens**2 if is_cumulative else 0
-    return min(ANSWER_BYTES + TOKEN_BYTES * asked_tokens + repeated, MOST_ANSWER_BYTES)
-
-
-def _why(watch: asyncio.Task[None]) -> Exception:
-    """What ended the watch. Raises it where it is no plain error: Ctrl-C, or a defect of the watch's own."""
-    error = watch.exception()
-    if not isinstance(error, Exception):
-        raise error or AssertionError("the watch ends by raising only")
-    return error
-
-
-def _freed(free: asyncio.Queue[Connection], connection: Connection, _: object) -> None:
-    free.put_nowait(connection)
-
-
-async def _until(due_ns: int) -> None:
-    while (ahead_s := (due_ns - time.monotonic_ns()) / 1e9) > 0:
-        await asyncio.sleep(ahead_s - SPIN_S if ahead_s > 2 * SPIN_S else 0)
-
-
-def wanted_cpu_s() -> float | None:
-    """Seconds in which this thread ran or waited for a core since its start; None if the kernel does not say.
-
-    Source: /proc/thread-self/schedstat.
-    """
-    try:
-        with open("/proc/thread-self/schedstat", "rb") as file:
-            ran, waited, _ = file.read().split()
-            return (int(ran) + int(waited)) / 1e9
-    except (OSError, ValueError):
-        return None
-
-
-def stopped_s(lag_s: float, wanted_before_s: float | None, wanted_after_s: float | None) -> float:
-    """How much of a late wake-up was a stop of the whole job, and no lack of a core; 0 for less than PAUSE_S."""
-    if wanted_before_s is None or wanted_after_s is None:
-        return lag_s if lag_s > LONG_PAUSE_S else 0.0
-    stopped = lag_s - (wanted_after_s - wanted_before_s)
-    return stopped if stopped > PAUSE_S else 0.0
-
-
-def _cpu_s() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime

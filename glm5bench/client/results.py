@@ -15,7 +15,8 @@ import numpy as np
 from ..analysis.metrics import Requests, stated
 from ..errors import printable
 from .exchange import Body, decoded
-from .load import Load, most_answer_bytes
+from .limits import most_answer_bytes
+from .load import Load
 from .stream import UNKNOWN, Answer, fault, parsed
 from .traffic import Trace
 

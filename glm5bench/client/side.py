@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import httpx
 
 from .connection import address, encoded, head
-from .events import UNREADABLE
+from .errors_told import UNREADABLE
 from .exchange import Body, Exchange, decoded
 from .transport import Transport
 

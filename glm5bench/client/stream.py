@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from .events import MOST_COUNT, Choice, Event, Events, Meta, Usage, count_in, error_in, events_of, unstreamed
+from .errors_told import error_in, unstreamed
+from .events import MOST_COUNT, Choice, Event, Events, Meta, Usage, count_in, events_of
 from .exchange import Body, decoded
 
 UNKNOWN = -1

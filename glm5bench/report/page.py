@@ -18,13 +18,15 @@ from typing import Any
 import numpy as np
 from plotly.offline import get_plotlyjs
 
-from ..analysis.comparison import STEP_ORDER, Comparison, IsoRow, compared
+from ..analysis.comparison import Comparison, IsoRow, compared
 from ..analysis.cost import Economy
 from ..analysis.limits import Limit
 from ..analysis.metrics import Requests, chunk_latencies_s, started_ns
 from ..analysis.rows import Row, Series, names
+from ..analysis.steps import STEP_ORDER
 from ..analysis.telemetry import Curve, Telemetry
 from ..errors import printable
+from . import records
 from . import tables as flat
 
 STEPS_OF_SLIDER = 120
@@ -144,7 +146,7 @@ def _data(c: Comparison, beside: Beside, asked: Sequence[float]) -> dict[str, An
     workloads, named = _workloads(list(number)), names(number)
     failed = flat.accuracy_failed(c)
     series_failed = {s for s, _ in failed}
-    labels = [named[s] + flat.FAILED * (s in series_failed) for s in number]
+    labels = [named[s] + records.FAILED * (s in series_failed) for s in number]
     on_front = {id(r) for rows in c.fronts.values() for r in rows}
     return {
         "title": printable(beside.title),
@@ -187,7 +189,7 @@ def _workloads(series: Sequence[Series]) -> dict[tuple[object, ...], str]:
 
 
 def _workload(s: Series) -> str:
-    told = flat.series_row(s)
+    told = records.series_row(s)
     lengths = "/".join(str(told[name] if told[name] is not None else "?") for name in ("isl_tokens", "osl_tokens"))
     ratio = {1.0: "", -1.0: ", spread unstated"}.get(s.range_ratio, f", lengths from {s.range_ratio:g} L")
     scale = f" x{s.time_scale:g}" if s.time_scale else ""
@@ -195,7 +197,7 @@ def _workload(s: Series) -> str:
 
 
 def _series(s: Series, i: int, label: str, workload: str) -> dict[str, Any]:
-    return {"id": i, **_plain(flat.series_row(s)), "label": printable(label), "workload": printable(workload)}
+    return {"id": i, **_plain(records.series_row(s)), "label": printable(label), "workload": printable(workload)}
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -208,7 +210,7 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
 
 
 def _point(r: Row, series: int, *, is_front: bool) -> dict[str, Any]:
-    row = flat.frontier_row(r, Economy({}, {}))
+    row = records.frontier_row(r, Economy({}, {}))
     names = (
         "tp", "gpus", "concurrency", "n_repeats", "n_starts", "interactivity_tok_s_user", "interactivity_tok_s_user_low",
         "interactivity_tok_s_user_high", "total_tput_per_gpu_tok_s", "total_tput_per_gpu_tok_s_low", "total_tput_per_gpu_tok_s_high",
@@ -226,7 +228,7 @@ def _run(r: Row, series: int) -> dict[str, Any]:
         "key": r.key, "digest": r.digest[:16], "engine_version": r.engine_version, "image": r.image, "node": r.node, "job": r.job_id,
         "started": r.started_utc, "origin": r.origin, "validity": r.validity, "reasons": ", ".join(r.reasons),
     }  # fmt: skip
-    return {"series": series, "tp": flat.known(r.tp), "concurrency": flat.known(r.concurrency), "repeat": r.repeat, **_plain(told)}
+    return {"series": series, "tp": records.known(r.tp), "concurrency": records.known(r.concurrency), "repeat": r.repeat, **_plain(told)}
 
 
 def _short(value: Any) -> Any:
@@ -241,7 +243,7 @@ def _iso(iso: Sequence[IsoRow], number: Mapping[Series, int]) -> list[dict[str, 
     found = []
     bases = {r.series.workload: number[r.series] for r in iso if r.is_baseline}
     for series, rows in of.items():
-        flat_rows = [flat.iso_row(r) for r in rows]
+        flat_rows = [records.iso_row(r) for r in rows]
         names = (
             "status", "beyond", "cost_usd_per_mtok", "cost_usd_per_mtok_low", "cost_usd_per_mtok_high", "total_tput_per_gpu_tok_s",
             "concurrency", "interval",

@@ -16,13 +16,12 @@ from typing import Any
 
 import msgspec
 
-from ..analysis.comparison import MOST_WITH_INTERVALS, STEP_ORDER, Band, Comparison, IsoRow, arm_frontiers, bands
-from ..analysis.cost import Economy, usd_per_mtok
-from ..analysis.repeats import Interval, interval
+from ..analysis.comparison import MOST_WITH_INTERVALS, Comparison, arm_frontiers, bands
 from ..analysis.rows import Row, Series, names, series_order
-from ..analysis.saturation import Saturation, saturations
-from ..analysis.speculation import Gain, engines_with_acceptance, gains
-from ..analysis.startups import Startup, startups
+from ..analysis.saturation import saturations
+from ..analysis.speculation import engines_with_acceptance, gains
+from ..analysis.startups import startups
+from .records import band_row, energy_row, frontier_row, gain_row, iso_row, point_row, saturation_row, startup_row
 
 
 @dataclass(frozen=True)
@@ -45,18 +44,6 @@ class Tables:
     n_points: int  # also where their rows were not made
 
 
-ENERGY = (
-    "gpu_power_w", "energy_j", "energy_per_total_token_j", "energy_per_input_token_j", "energy_per_output_token_j", "energy_per_request_j",
-    "total_tput_per_gpu_mw_tok_s", "sm_clock_mean_mhz", "memory_clock_mean_mhz", "temperature_max_c", "utilisation_mean",
-    "power_capped_share", "slowed_down_share", "ecc_uncorrected_errors", "gpu_memory_max_gib",
-)  # fmt: skip
-BESIDE = (  # of points, beside the table of energy
-    "accuracy_strict", "accuracy_flexible", "acceptance_p10", "acceptance_p90", "running_mean", "running_max", "queued_max",
-    "cache_hit_share", "kv_usage_max", "gpu_power_w", "energy_per_output_token_j",
-)  # fmt: skip
-FAILED = " (accuracy failed)"  # after the label of a series
-Names = Mapping[Series, str]
-NONE: Names = {}
 NAMES = ("points", "frontier", "arms", "iso", "bands", "saturation", "speculation", "energy", "startup")
 
 
@@ -133,194 +120,6 @@ def notes(c: Comparison) -> list[str]:
             f"iso cells have no intervals: there are more than {MOST_WITH_INTERVALS:,} configurations; a merge --where of some has them"
         )
     return said
-
-
-def series_row(s: Series, named: Names = NONE) -> dict[str, Any]:
-    """What tells a series from others, flat. `series`: its name, which no other series of its workload has."""
-    return {
-        "series": named.get(s, s.label),
-        "source": s.source,
-        "hardware": s.hardware,
-        "engine": s.engine,
-        "checkpoint": s.checkpoint,
-        "precision": s.precision,
-        "speculative": s.speculative,
-        "isl_tokens": known(s.isl_tokens),
-        "osl_tokens": known(s.osl_tokens),
-        "range_ratio": known(s.range_ratio),
-        "endpoint": s.endpoint,
-        "model": s.model,
-        "variant": s.variant,
-        "time_scale": s.time_scale,
-        "engine_version": s.engine_version,
-        "image": s.image,
-        "protocol": s.protocol,
-    }
-
-
-def point_row(r: Row, economy: Economy, named: Names = NONE) -> dict[str, Any]:
-    """One point, flat."""
-    price = economy.usd_per_gpu_h.get(r.series.hardware)
-    return {
-        **series_row(r.series, named),
-        "tp": known(r.tp),
-        "gpus": r.gpus or None,
-        "concurrency": known(r.concurrency),
-        "repeat": r.repeat,
-        "seed": known(r.seed),
-        "server_scope": r.server_scope,
-        "binding": r.binding,
-        "total_tput_per_gpu_tok_s": _finite(r.total_tput_per_gpu_tok_s),
-        "input_tput_per_gpu_tok_s": _finite(r.input_tput_per_gpu_tok_s),
-        "output_tput_per_gpu_tok_s": _finite(r.output_tput_per_gpu_tok_s),
-        "steady_tput_per_gpu_tok_s": _finite(r.steady_tput_per_gpu_tok_s),
-        "peak_output_tput_per_gpu_tok_s": _finite(r.peak_output_tput_per_gpu_tok_s),
-        "goodput_rps": _finite(r.goodput_rps),
-        "mean_isl_tokens": _finite(r.mean_isl_tokens),
-        "mean_osl_tokens": _finite(r.mean_osl_tokens),
-        "interactivity_tok_s_user": _finite(r.interactivity_tok_s_user),
-        "tpot_ms": _finite(r.tpot_median_s * 1e3),
-        "ttft_median_ms": _finite(r.ttft_median_s * 1e3),
-        "ttft_p99_ms": _finite(r.ttft_p99_s * 1e3),
-        "cost_usd_per_mtok": _finite(economy.cost(r)),
-        "input_cost_usd_per_mtok": _cost(price, r.input_tput_per_gpu_tok_s),
-        "output_cost_usd_per_mtok": _cost(price, r.output_tput_per_gpu_tok_s),
-        "node_cost_usd_per_mtok": _finite(economy.node_cost(r)),
-        "tput_per_mw_tok_s": _finite(economy.per_mw(r)),
-        "itl_chunk_p99_ms": _finite(r.itl_chunk_p99_s * 1e3),
-        "mean_concurrency": _finite(r.mean_concurrency),
-        "acceptance_length": _finite(r.acceptance_length),
-        **{name: r.beside.get(name) for name in BESIDE},
-        "n_requests": r.n_requests,
-        "validity": r.validity,
-        "reasons": ",".join(r.reasons),
-        "key": r.key,
-        "digest": r.digest[:16],
-    }
-
-
-def frontier_row(r: Row, economy: Economy, named: Names = NONE) -> dict[str, Any]:
-    """One configuration, flat: the mean of its repeats, with the interval in which it lies."""
-    row = point_row(r, economy, named)
-    speed, rate = interval(r, "interactivity_tok_s_user"), interval(r, "total_tput_per_gpu_tok_s")
-    row |= {"n_repeats": r.n_repeats, "n_starts": len(r.starts), "repeat": r.repeat if r.n_repeats == 1 else None}
-    row |= _between("interactivity_tok_s_user", speed) | _between("total_tput_per_gpu_tok_s", rate)
-    return row | {"interval": rate.level if rate else None}
-
-
-def _between(name: str, i: Interval | None) -> dict[str, float | None]:
-    """The bounds of an interval; one that is infinite is None, and the interval still has a level."""
-    return {f"{name}_low": _finite(i.low) if i else None, f"{name}_high": _finite(i.high) if i else None}
-
-
-def _cost(price: float | None, tput_per_gpu_tok_s: float) -> float | None:
-    """$ for a million of these tokens, if they bore the whole cost."""
-    return _finite(usd_per_mtok(price, tput_per_gpu_tok_s)) if price is not None else None
-
-
-def energy_row(r: Row, economy: Economy, named: Names = NONE) -> dict[str, Any]:
-    """What a configuration took of power as its GPUs measured it, flat; beside it the assumed all-in power."""
-    of = {name: _finite(r.of(name)) for name in ENERGY}
-    where = {"tp": known(r.tp), "concurrency": known(r.concurrency), "n_repeats": r.n_repeats}
-    return {**series_row(r.series, named), **where, **of, "assumed_tput_per_mw_tok_s": _finite(economy.per_mw(r))}
-
-
-def startup_row(s: Startup, economy: Economy, named: Names = NONE) -> dict[str, Any]:
-    """What a server start of an arm takes, flat; its node is paid for meanwhile."""
-    price = economy.usd_per_gpu_h.get(s.series.hardware)
-    usd = s.figures["start_s"] / 3600 * s.gpus_per_node * price if price is not None else math.nan
-    figures = {name: _finite(value) for name, value in s.figures.items()}
-    return {**series_row(s.series, named), "tp": known(s.tp), "n_starts": s.n_starts, **figures, "start_cost_usd": _finite(usd)}
-
-
-def band_row(b: Band, named: Names = NONE) -> dict[str, Any]:
-    """The ratio of a series to its baseline as a whole, flat."""
-    return {
-        **series_row(b.series, named),
-        "baseline": named.get(b.baseline, b.baseline.label),
-        "baseline_hardware": b.baseline.hardware,
-        "peak": b.peak,
-        "peak_at_tok_s_user": b.peak_at_tok_s_user,
-        "low": b.low,
-        "high": b.high,
-        "from_tok_s_user": b.from_tok_s_user,
-        "to_tok_s_user": b.to_tok_s_user,
-    }
-
-
-def saturation_row(s: Saturation, named: Names = NONE) -> dict[str, Any]:
-    """Where an arm stops getting faster, flat."""
-    at = s.knee or s.best
-    return {
-        **series_row(s.series, named),
-        "tp": known(s.tp),
-        "is_saturated": s.knee is not None,
-        "concurrency": at.concurrency,
-        "total_tput_per_gpu_tok_s": at.total_tput_per_gpu_tok_s,
-        "output_tput_per_gpu_tok_s": _finite(at.output_tput_per_gpu_tok_s),
-        "gives": s.gives.name if s.gives else None,
-        "gives_at_concurrency": s.gives.at_concurrency if s.gives else None,
-        "gives_from_ms": s.gives.from_s * 1e3 if s.gives else None,
-        "gives_to_ms": s.gives.to_s * 1e3 if s.gives else None,
-        "why": s.why or None,
-        "planned_limit": s.planned or None,
-    }
-
-
-def gain_row(g: Gain, named: Names = NONE) -> dict[str, Any]:
-    """What speculation brings at one interactivity, flat."""
-    return {
-        **series_row(g.series, named),
-        "interactivity_tok_s_user": g.interactivity_tok_s_user,
-        "off_tput_per_gpu_tok_s": g.off_tput_per_gpu_tok_s,
-        "total_tput_per_gpu_tok_s": g.tput_per_gpu_tok_s,
-        "throughput_ratio": g.throughput_ratio,
-        "off_cost_usd_per_mtok": _finite(g.off_cost_usd_per_mtok),
-        "cost_usd_per_mtok": _finite(g.cost_usd_per_mtok),
-        "acceptance_length_low": _finite(g.acceptance_low),
-        "acceptance_length_high": _finite(g.acceptance_high),
-    }
-
-
-def iso_row(r: IsoRow, named: Names = NONE) -> dict[str, Any]:
-    """One series at one interactivity, flat; `*_step` columns multiply to the whole ratio."""
-    steps = {step.setting: step for step in r.steps}
-    near = r.nearest
-    return {
-        **series_row(r.series, named),
-        "interactivity_tok_s_user": r.interactivity_tok_s_user,
-        "status": r.status,
-        "beyond": r.beyond or None,
-        "cost_usd_per_mtok": _finite(r.cost_usd_per_mtok),
-        "node_cost_usd_per_mtok": _finite(r.node_cost_usd_per_mtok),
-        "total_tput_per_gpu_tok_s": _finite(r.total_tput_per_gpu_tok_s),
-        "tput_per_mw_tok_s": _finite(r.tput_per_mw_tok_s),
-        "concurrency": _finite(r.concurrency),
-        "perf_per_dollar_vs_baseline": _finite(r.perf_per_dollar_vs_baseline),
-        "node_perf_per_dollar_vs_baseline": _finite(r.node_perf_per_dollar_vs_baseline),
-        "baseline": named.get(r.baseline, r.baseline.label) if r.baseline else "",
-        "is_baseline": r.is_baseline,
-        **{f"{name}_step": _finite(steps[name].ratio) if name in steps else None for name in STEP_ORDER},
-        **{f"{name}_step_also": ",".join(steps[name].also) if name in steps else None for name in STEP_ORDER},
-        **_between("cost_usd_per_mtok", r.cost_interval),
-        **_between("total_tput_per_gpu_tok_s", r.throughput_interval),
-        **_between("perf_per_dollar_vs_baseline", r.ratio_interval),
-        "interval": r.throughput_interval.level if r.throughput_interval else None,
-        "ratio_interval": r.ratio_interval.level if r.ratio_interval else None,
-        "break_even_usd_per_gpu_h": _finite(r.break_even_usd_per_gpu_h),
-        "nearest_measured_tok_s_user": near.interactivity_tok_s_user if near else None,
-        "nearest_measured_concurrency": known(near.concurrency) if near else None,
-        "nearest_measured_tp": known(near.tp) if near else None,
-    }
-
-
-def known(x: float) -> float | None:
-    """None for what an import does not say."""
-    return x if x >= 0 else None
-
-
-def _finite(x: float) -> float | None:
-    return float(x) if math.isfinite(x) else None
 
 
 def as_json(t: Tables) -> str:

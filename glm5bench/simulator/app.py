@@ -12,7 +12,6 @@ import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any
 
 from starlette.applications import Starlette
@@ -22,26 +21,12 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from .answers import Asked, answer_body, asked_of, last_chunks, role_chunk
 from .engine import Counters, Engine
 from .gpus import readings
 from .options import START_S, Options
 
-WORD = " tok"  # the text of every token
 OPEN_PATHS = ("/health", "/health_generate", "/metrics")  # SGLang leaves these open with an API key set
-
-
-@dataclass(frozen=True)
-class Asked:
-    """One generation request, whichever endpoint it came by."""
-
-    endpoint: str  # generate, completions, chat
-    prompt_tokens: int
-    output_tokens: int
-    stream: bool
-    include_usage: bool
-    continuous_usage: bool
-    model: str
-    wants_steps: bool = False
 
 
 def application(options: Options) -> Starlette:
@@ -215,7 +200,7 @@ class State:
         if fault and fault.kind == "refuse" and self.engine.streams >= fault.number:
             return JSONResponse({"error": {"message": "The server is overloaded.", "code": 503}}, status_code=503)
         try:
-            asked = _asked(endpoint, json.loads(await request.body()))
+            asked = asked_of(endpoint, json.loads(await request.body()))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             return JSONResponse({"error": {"message": f"bad request: {error}", "code": 400}}, status_code=400)
         if asked.prompt_tokens + asked.output_tokens > self.options.context_length:
@@ -237,7 +222,7 @@ class State:
         done = asyncio.get_running_loop().create_future()
         request = self.engine.submit(asked.prompt_tokens, asked.output_tokens, lambda n, last: done.set_result(None) if last else None)
         await done
-        return _body(asked, uuid.uuid4().hex, request.emitted, 0, request.verify_steps, finished=True, whole=True)
+        return answer_body(asked, uuid.uuid4().hex, request.emitted, 0, request.verify_steps, finished=True, whole=True)
 
 
 class EventStream(Response):
@@ -245,14 +230,14 @@ class EventStream(Response):
 
     def __init__(self, engine: Engine, asked: Asked, options: Options) -> None:
         super().__init__(None)
-        self._engine, self._asked, self._options = engine, asked, options
+        self._engine, self.asked_of, self._options = engine, asked, options
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Streams until the answer is whole, cut or nobody listens."""
         queue: asyncio.Queue[tuple[int, bool] | None] = asyncio.Queue()
         number = self._engine.count_stream()
         wanted = self._shortened(number)
-        request = self._engine.submit(self._asked.prompt_tokens, wanted, lambda n, last: queue.put_nowait((n, last)))
+        request = self._engine.submit(self.asked_of.prompt_tokens, wanted, lambda n, last: queue.put_nowait((n, last)))
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream; charset=utf-8")]})
         gone = asyncio.create_task(_disconnected(receive))
         gone.add_done_callback(lambda _: queue.put_nowait(None))
@@ -267,15 +252,15 @@ class EventStream(Response):
         return fault is not None and fault.kind == kind and number % fault.number == 0
 
     def _shortened(self, number: int) -> int:
-        return max(1, self._asked.output_tokens // 2) if self._every("short", number) else self._asked.output_tokens
+        return max(1, self.asked_of.output_tokens // 2) if self._every("short", number) else self.asked_of.output_tokens
 
     async def _stream(
         self, queue: asyncio.Queue[tuple[int, bool] | None], send: Callable[[Any], Awaitable[None]], *, cut_at: int | None, lose: bool
     ) -> None:
-        asked, id_, interval = self._asked, uuid.uuid4().hex, self._options.stream_interval
+        asked, id_, interval = self.asked_of, uuid.uuid4().hex, self._options.stream_interval
         emitted, shown, steps, last, is_cut = 0, 0, -1, False, False
         if asked.endpoint == "chat":
-            await _send(send, [_role_chunk(asked, id_)])
+            await _send(send, [role_chunk(asked, id_)])
         while not last and not is_cut and (item := await queue.get()) is not None:
             tokens, last = item
             emitted, steps = emitted + tokens, steps + 1
@@ -283,8 +268,8 @@ class EventStream(Response):
             if lose and emitted >= 2:
                 raise ConnectionResetError("the fault `lost` was asked for")
             if not is_cut and (last or shown == 0 or emitted - shown >= interval):
-                chunks = [_body(asked, id_, emitted, shown, max(0, steps), finished=last)]
-                await _send(send, chunks + (_ending(asked, id_, emitted, max(0, steps)) if last else []))
+                chunks = [answer_body(asked, id_, emitted, shown, max(0, steps), finished=last)]
+                await _send(send, chunks + (last_chunks(asked, id_, emitted, max(0, steps)) if last else []))
                 shown = emitted
         await send({"type": "http.response.body", "body": b"" if is_cut else b"data: [DONE]\n\n", "more_body": False})
 
@@ -297,78 +282,6 @@ async def _disconnected(receive: Receive) -> None:
 async def _send(send: Callable[[Any], Awaitable[None]], chunks: list[dict[str, Any]]) -> None:
     body = b"".join(b"data: " + json.dumps(chunk, separators=(",", ":")).encode() + b"\n\n" for chunk in chunks)
     await send({"type": "http.response.body", "body": body, "more_body": True})
-
-
-def _asked(endpoint: str, body: dict[str, Any]) -> Asked:
-    if endpoint == "generate":
-        prompt = body.get("input_ids") or body["text"]
-        limit = int((body.get("sampling_params") or {}).get("max_new_tokens", 128))
-    elif endpoint == "completions":
-        prompt, limit = body["prompt"], int(body.get("max_tokens") or 16)
-    else:
-        prompt = " ".join(str(message["content"]) for message in body["messages"])
-        limit = int(body.get("max_completion_tokens") or body.get("max_tokens") or 16)
-    if limit < 1:
-        raise ValueError("max_tokens must be at least 1")
-    usage = body.get("stream_options") or {}
-    return Asked(
-        endpoint=endpoint,
-        prompt_tokens=max(1, len(prompt.split()) if isinstance(prompt, str) else len(prompt)),
-        output_tokens=limit,
-        stream=bool(body.get("stream")),
-        include_usage=bool(usage.get("include_usage")),
-        continuous_usage=bool(usage.get("continuous_usage_stats")),
-        model=str(body.get("model", "")),
-        wants_steps=bool(body.get("return_spec_tokens_details")),
-    )
-
-
-def _body(asked: Asked, id_: str, emitted: int, shown: int, verify_steps: int, *, finished: bool, whole: bool = False) -> dict[str, Any]:
-    why = "length" if emitted >= asked.output_tokens else "stop"  # the fault `short` ends it earlier
-    if asked.endpoint == "generate":
-        reason = {"type": why, "length": emitted} if finished else None
-        meta = {"id": id_, "finish_reason": reason, "prompt_tokens": asked.prompt_tokens, "completion_tokens": emitted, "cached_tokens": 0}
-        if finished:
-            meta["spec_verify_ct"] = verify_steps
-        return {"text": WORD * emitted, "meta_info": meta}
-    text = WORD * (emitted - shown)
-    choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": why if finished else None, "matched_stop": None}
-    if asked.endpoint == "completions":
-        choice["text"] = text
-    else:
-        choice["message" if whole else "delta"] = {"role": "assistant", "content": text} if whole else {"content": text}
-    answer = {**_envelope(asked, id_, whole), "choices": [choice]}
-    if whole or asked.continuous_usage:
-        answer["usage"] = _usage(asked, emitted)
-    elif asked.endpoint == "completions":
-        answer["usage"] = None
-    return answer
-
-
-def _role_chunk(asked: Asked, id_: str) -> dict[str, Any]:
-    choice = {"index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None, "matched_stop": None}
-    return {**_envelope(asked, id_, False), "choices": [choice]}
-
-
-def _ending(asked: Asked, id_: str, emitted: int, verify_steps: int) -> list[dict[str, Any]]:
-    if asked.endpoint == "generate" or not asked.include_usage:
-        return []
-    told = {"sglext": {"spec_tokens_details": {"spec_verify_ct": verify_steps}}} if asked.wants_steps else {}
-    return [{**_envelope(asked, id_, False), "choices": [], "usage": _usage(asked, emitted), **told}]
-
-
-def _envelope(asked: Asked, id_: str, whole: bool) -> dict[str, Any]:
-    chat = "chat.completion" if whole else "chat.completion.chunk"
-    return {
-        "id": id_,
-        "object": "text_completion" if asked.endpoint == "completions" else chat,
-        "created": int(time.time()),
-        "model": asked.model,
-    }
-
-
-def _usage(asked: Asked, emitted: int) -> dict[str, Any]:
-    return {"prompt_tokens": asked.prompt_tokens, "total_tokens": asked.prompt_tokens + emitted, "completion_tokens": emitted}
 
 
 def _acceptance(c: Counters) -> float | None:

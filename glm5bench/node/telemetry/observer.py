@@ -22,6 +22,7 @@ import httpx
 
 from ...client.metrics import values
 from ...client.side import Side
+from .amd import amd
 from .double import Library
 from .nvml import Nvml
 from .quantities import Reader
@@ -67,8 +68,6 @@ def reader(asked: Asked) -> Reader | None:
 
         return Nvml(pynvml)
     if asked.gpus == "amd":
-        from .amd import amd
-
         return amd()
     return None
 

@@ -1,0 +1,83 @@
+"""Which arms cannot be, and why: no GPU, no format, no memory. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .engines.known import adapter, engines
+from .recipe import bound, memory
+from .values.point import Arm, Recipe
+
+
+def impossible(arm: Arm, concurrencies: Sequence[int] = (1,)) -> str | None:
+    """Why one server cannot measure these concurrencies of the arm, in one sentence; None when it can."""
+    return contradiction(arm) or unfit(arm, bound(arm, max(concurrencies), concurrencies))
+
+
+def contradiction(arm: Arm) -> str | None:
+    """Why this arm cannot be, whatever its server starts; None when nothing speaks against it but memory."""
+    checks = (_gpus, _format, _vendor, _engine, _draft, _context, _endpoint)
+    return next((reason for check in checks if (reason := check(arm))), None)
+
+
+def _gpus(arm: Arm) -> str | None:
+    h = arm.hardware
+    return f"TP={arm.tp} is more than the {h.gpus_per_node} GPUs of one {h.id} node" if arm.tp > h.gpus_per_node else None
+
+
+def _format(arm: Arm) -> str | None:
+    h, c = arm.hardware, arm.checkpoint
+    if c.precision in h.formats:
+        return None
+    return f"{c.id} is {c.precision}, which {h.id} ({h.architecture}) has no tensor cores for; it runs {', '.join(h.formats)}"
+
+
+def _vendor(arm: Arm) -> str | None:
+    e, h = arm.engine, arm.hardware
+    if e.vendor in ("any", h.vendor):
+        return None
+    stack = {"nvidia": "CUDA", "amd": "ROCm"}
+    return f"the image of engine={e.id} is {stack[e.vendor]}'s, and {h.id} is a {stack[h.vendor]} GPU"
+
+
+def _engine(arm: Arm) -> str | None:
+    c, e = arm.checkpoint, arm.engine
+    if e.flavor in c.engines or adapter(e).is_simulated:
+        return None
+    return f"{c.id} is served by {', '.join(c.engines)} only, not by {e.flavor}"
+
+
+def _draft(arm: Arm) -> str | None:
+    c, s = arm.checkpoint, arm.speculative
+    if s.steps and not c.mtp_layers:
+        return f"speculative={s.id} needs a next-token-prediction layer, and {c.repository} ships none"
+    return None
+
+
+def _context(arm: Arm) -> str | None:
+    w, positions = arm.workload, arm.checkpoint.architecture.positions
+    if w.longest_tokens <= positions:
+        return None
+    turns = f"{w.turns} x " if w.turns > 1 else ""
+    return f"{turns}{w.isl_tokens} + {w.osl_tokens} tokens are more than the {positions} positions of {arm.checkpoint.id}"
+
+
+def _endpoint(arm: Arm) -> str | None:
+    w, e = arm.workload, arm.engine
+    if w.endpoint in adapter(e).endpoints:
+        return None
+    having = ", ".join(name for name, engine in engines().items() if w.endpoint in engine.endpoints)
+    return f"workload.endpoint={w.endpoint}: {e.id} has none; {having} have it"
+
+
+def unfit(arm: Arm, recipe: Recipe) -> str | None:
+    """Why a server of this bound recipe has no memory for any cache, in one sentence; None when it has."""
+    fit = memory(arm, recipe)
+    if fit.fits:
+        return None
+    need = fit.weights_gib + fit.workspace_gib
+    return (
+        f"{arm.checkpoint.id} at TP={arm.tp} does not fit: {fit.weights_gib:.0f} GiB of weights and {fit.workspace_gib:.0f} GiB of "
+        f"workspace per GPU are {need:.0f}, and {fit.fraction:g} of {arm.hardware.id}'s {fit.memory_gib:g} GiB is "
+        f"{fit.fraction * fit.memory_gib:.0f}"
+    )

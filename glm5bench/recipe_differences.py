@@ -1,0 +1,58 @@
+"""What two arms' servers are told differently. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .recipe import flags, image, rules, set_by_itself
+from .values.point import Arm
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing that two arms' servers are told differently; None where one is not told it. `groups`: which caused it."""
+
+    name: str
+    one: str | None
+    other: str | None
+    groups: tuple[str, ...]
+
+
+def differences(one: Arm, other: Arm) -> tuple[Difference, ...]:
+    """Every flag, variable and the image in which two arms differ, `$C` and the like unbound."""
+    told, otherwise = _told(one), _told(other)
+    found = []
+    for name in dict.fromkeys((*told, *otherwise)):
+        (a, group_a), (b, group_b) = told.get(name, (None, "")), otherwise.get(name, (None, ""))
+        if a != b:
+            found.append(Difference(name, a, b, tuple(dict.fromkeys(g for g in (group_a, group_b) if g))))
+    return tuple(found)
+
+
+def _told(arm: Arm) -> dict[str, tuple[str | None, str]]:
+    said: dict[str, tuple[str | None, str]] = {}
+    for flag, setting in flags(arm).items():
+        said[flag] = (in_words(setting.value), setting.group)
+    for group, rule in rules(arm):
+        for name, value in rule.env.items():
+            if value is None:
+                said.pop(name, None)
+            else:
+                said[name] = (value, group)
+    said |= {flag: (in_words(value), f"engine/{arm.engine.id}") for flag, value in set_by_itself(arm).items()}
+    own = {name: (value, "engine.env") for name, value in arm.engine.env.items()}
+    return {**said, **own, "image": (image(arm) or None, "engine")}
+
+
+def in_words(value: Any) -> str:
+    """A flag's value as its group wrote it, a table of concurrencies spelled out; empty for a bare flag."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{v} up to $C={limit}" if limit else f"{v} above" for limit, v in value["by_concurrency"])
+    return "" if value is True else str(value)
+
+
+def more_than_speculative(one: Arm, other: Arm) -> tuple[Difference, ...]:
+    """What two arms that are meant to differ in the speculative setting differ in beside it."""
+    return tuple(d for d in differences(one, other) if any(not group.startswith("speculative/") for group in d.groups))

@@ -1,0 +1,101 @@
+"""What the simulated server's answers say, in the forms of its three endpoints."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+WORD = " tok"  # the text of every token
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One generation request, whichever endpoint it came by."""
+
+    endpoint: str  # generate, completions, chat
+    prompt_tokens: int
+    output_tokens: int
+    stream: bool
+    include_usage: bool
+    continuous_usage: bool
+    model: str
+    wants_steps: bool = False
+
+
+def asked_of(endpoint: str, body: dict[str, Any]) -> Asked:
+    """What a request asks for."""
+    if endpoint == "generate":
+        prompt = body.get("input_ids") or body["text"]
+        limit = int((body.get("sampling_params") or {}).get("max_new_tokens", 128))
+    elif endpoint == "completions":
+        prompt, limit = body["prompt"], int(body.get("max_tokens") or 16)
+    else:
+        prompt = " ".join(str(message["content"]) for message in body["messages"])
+        limit = int(body.get("max_completion_tokens") or body.get("max_tokens") or 16)
+    if limit < 1:
+        raise ValueError("max_tokens must be at least 1")
+    usage = body.get("stream_options") or {}
+    return Asked(
+        endpoint=endpoint,
+        prompt_tokens=max(1, len(prompt.split()) if isinstance(prompt, str) else len(prompt)),
+        output_tokens=limit,
+        stream=bool(body.get("stream")),
+        include_usage=bool(usage.get("include_usage")),
+        continuous_usage=bool(usage.get("continuous_usage_stats")),
+        model=str(body.get("model", "")),
+        wants_steps=bool(body.get("return_spec_tokens_details")),
+    )
+
+
+def answer_body(
+    asked: Asked, id_: str, emitted: int, shown: int, verify_steps: int, *, finished: bool, whole: bool = False
+) -> dict[str, Any]:
+    """One chunk, or a whole answer."""
+    why = "length" if emitted >= asked.output_tokens else "stop"  # the fault `short` ends it earlier
+    if asked.endpoint == "generate":
+        reason = {"type": why, "length": emitted} if finished else None
+        meta = {"id": id_, "finish_reason": reason, "prompt_tokens": asked.prompt_tokens, "completion_tokens": emitted, "cached_tokens": 0}
+        if finished:
+            meta["spec_verify_ct"] = verify_steps
+        return {"text": WORD * emitted, "meta_info": meta}
+    text = WORD * (emitted - shown)
+    choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": why if finished else None, "matched_stop": None}
+    if asked.endpoint == "completions":
+        choice["text"] = text
+    else:
+        choice["message" if whole else "delta"] = {"role": "assistant", "content": text} if whole else {"content": text}
+    answer = {**_envelope(asked, id_, whole), "choices": [choice]}
+    if whole or asked.continuous_usage:
+        answer["usage"] = _usage(asked, emitted)
+    elif asked.endpoint == "completions":
+        answer["usage"] = None
+    return answer
+
+
+def role_chunk(asked: Asked, id_: str) -> dict[str, Any]:
+    """The first chunk of a chat."""
+    choice = {"index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None, "matched_stop": None}
+    return {**_envelope(asked, id_, False), "choices": [choice]}
+
+
+def last_chunks(asked: Asked, id_: str, emitted: int, verify_steps: int) -> list[dict[str, Any]]:
+    """What follows the last token."""
+    if asked.endpoint == "generate" or not asked.include_usage:
+        return []
+    told = {"sglext": {"spec_tokens_details": {"spec_verify_ct": verify_steps}}} if asked.wants_steps else {}
+    return [{**_envelope(asked, id_, False), "choices": [], "usage": _usage(asked, emitted), **told}]
+
+
+def _envelope(asked: Asked, id_: str, whole: bool) -> dict[str, Any]:
+    chat = "chat.completion" if whole else "chat.completion.chunk"
+    return {
+        "id": id_,
+        "object": "text_completion" if asked.endpoint == "completions" else chat,
+        "created": int(time.time()),
+        "model": asked.model,
+    }
+
+
+def _usage(asked: Asked, emitted: int) -> dict[str, Any]:
+    return {"prompt_tokens": asked.prompt_tokens, "total_tokens": asked.prompt_tokens + emitted, "completion_tokens": emitted}
