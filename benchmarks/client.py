@@ -1,4 +1,4 @@
-"""How well load clients measure, and at what cost: each against a server that knows the truth (glm5bench/simulator/truth.py).
+"""How well load clients measure, and at what cost: each against a server that knows the truth (benchmarks/truth.py).
 
 python benchmarks/client.py --peers DIR [--before CHECKOUT] [--scenario c256|x25k|c1024|x50k|x100k|all] [--rounds 3]
     [--clients vllm,sglang,...] [--json FILE]
@@ -42,10 +42,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from chunks import as_json
 
 from glm5bench.archive.pointfile import read_point
 from glm5bench.client.workload import LAST_ID, Encoder
-from glm5bench.simulator.chunks import as_json
 from glm5bench.values.plain import from_plain
 from glm5bench.values.point import Point
 from glm5bench.values.workload import Workload
@@ -273,7 +273,7 @@ CLIENTS: dict[str, Callable[[Load], Callable[[Truth], Told]]] = {
 @contextmanager
 def truth_server(rate: float):
     """The server on its core; its URL."""
-    command = ["taskset", "-c", str(SERVER_CORE), sys.executable, "-m", "glm5bench.simulator.truth"]
+    command = ["taskset", "-c", str(SERVER_CORE), sys.executable, str(Path(__file__).with_name("truth.py"))]
     command += ["--rate", str(rate), "--ttft-s", str(TTFT_S), "--phase-jitter"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:

@@ -14,7 +14,7 @@ SIZE = ("-c", "256", "--prompts", "2560", "--input-tokens", "8192", "--output-to
 
 
 def main() -> None:
-    command = [sys.executable, "-m", "glm5bench.simulator.truth", "--rate", "130", "--ttft-s", "0.3", "--phase-jitter"]
+    command = [sys.executable, str(Path(__file__).with_name("truth.py")), "--rate", "130", "--ttft-s", "0.3", "--phase-jitter"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as server, tempfile.TemporaryDirectory() as folder:
         assert server.stdout
         url = f"http://127.0.0.1:{server.stdout.readline().split()[1]}"

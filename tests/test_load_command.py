@@ -18,7 +18,7 @@ from glm5bench.node.server import free_port
 
 
 def truth_server(*options):
-    return subprocess.Popen([sys.executable, "-m", "glm5bench.simulator.truth", *options], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen([sys.executable, str(ROOT / "benchmarks" / "truth.py"), *options], cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
 @pytest.fixture(scope="module")

@@ -222,36 +222,28 @@ def test_amd_smi_is_read_in_both_of_its_forms():
     assert [dict(read) for read in older.read()] == [dict(read) for read in told.read()] == [MI300, dict.fromkeys(MI300)]
 
 
-def test_rocm_smi_is_read():
-    told = amd.RocmSmiTool(prints(showuniqueid="rocm_smi.json"))
-    first, second = told.read()
-
-    assert {name: value for name, value in MI300.items() if name in first} == pytest.approx(dict(first))
-    assert set(second.values()) == {None, 0.0}  # it is idle, and nothing else is known
-
-
 def test_a_tool_that_prints_nothing_costs_the_reading_and_no_more():
-    told = amd.RocmSmiTool(prints(showuniqueid="rocm_smi.json"))
+    told = amd.AmdSmiTool(prints(list="amd_smi_list.json", metric="amd_smi_metric.json"))
     told._run = lambda c: amd.run(["false"])
 
-    assert list(told.read()) == [{}, {}]
+    assert {value for read in told.read() for value in read.values()} == {None}
 
 
 @pytest.mark.parametrize(
     ("script", "says"),
     [
-        (f"cat {DATA}/rocm_smi_without_driver.txt >&2", "ERROR:root:Driver not initialized (amdgpu not found in modules)"),
+        (f"cat {DATA}/tool_without_driver.txt >&2", "ERROR:root:Driver not initialized (amdgpu not found in modules)"),
         ("echo no device", "no device"),
         ("exit 2", "exit code 2"),
     ],
     ids=["recorded", "said", "silent"],
 )
 def test_why_a_tool_has_nothing_to_tell_is_told_in_its_own_words(tmp_path, monkeypatch, script, says):
-    (tmp_path / "rocm-smi").write_text(f"#!/bin/sh\n{script}\n")
-    (tmp_path / "rocm-smi").chmod(0o755)
+    (tmp_path / "amd-smi").write_text(f"#!/bin/sh\n{script}\n")
+    (tmp_path / "amd-smi").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
 
-    with pytest.raises(OSError, match=f"^rocm-smi printed no JSON: {re.escape(says)}$"):
+    with pytest.raises(OSError, match=f"^amd-smi printed no JSON: {re.escape(says)}$"):
         amd.amd()
 
 
@@ -394,15 +386,6 @@ def test_a_source_that_fails_gives_no_old_reading_again():
     nvml = Nvml(Library(lambda: next(turns)))
 
     assert [nvml.read()[0]["energy"] for _ in range(2)] == [5.0, None]
-
-
-@pytest.mark.parametrize("told", ["N/A", "0x1"])
-def test_cards_without_an_id_of_their_own_are_told_apart(told):
-    cards = {f"card{i}": {"Unique ID": told, "Current Socket Graphics Package Power (W)": f"{100 * i}"} for i in range(3)}
-    smi = amd.RocmSmiTool(lambda command: {**cards, "card_series": "x"})
-
-    assert [d.uuid for d in smi.devices] == ["card0", "card1", "card2"]
-    assert [read["power"] for read in smi.read()] == [0.0, 100.0, 200.0]
 
 
 def test_a_partition_without_a_number_costs_no_reading():

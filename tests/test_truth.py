@@ -6,11 +6,12 @@ import sys
 
 import numpy as np
 import pytest
+from program import ROOT
 
 
 @pytest.fixture(scope="module")
 def port():
-    command = [sys.executable, "-m", "glm5bench.simulator.truth", "--rate", "500", "--ttft-s", "0.05", "--tokens-per-chunk", "2"]
+    command = [sys.executable, str(ROOT / "benchmarks" / "truth.py"), "--rate", "500", "--ttft-s", "0.05", "--tokens-per-chunk", "2"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         yield int(server.stdout.readline().split()[1])
         server.terminate()

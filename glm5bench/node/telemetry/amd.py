@@ -1,6 +1,6 @@
-"""AMD's GPUs: through ROCm's Python library `amdsmi`, else from what `amd-smi` or `rocm-smi` prints as JSON.
+"""AMD's GPUs: through ROCm's Python library `amdsmi`, else from what `amd-smi` prints as JSON.
 
-Source: ROCm's documentation of the three. A figure that a GPU does not have reads "N/A", or the highest number of its type. The tools take
+Source: ROCm's documentation of both. A figure that a GPU does not have reads "N/A", or the highest number of its type. The tool takes
 a good part of a second of a core each time; the library does not. Energy: the accumulator times its resolution, in microjoules.
 """
 
@@ -31,10 +31,9 @@ def amd() -> Reader:
             return AmdSmi(amdsmi)
         except OSError as error:
             why = str(error)
-    for tool in (AmdSmiTool, RocmSmiTool):
-        if shutil.which(tool.PROGRAM):
-            return tool(run)
-    raise OSError(f"{why}; there is no amd-smi and no rocm-smi")
+    if shutil.which(AmdSmiTool.PROGRAM):
+        return AmdSmiTool(run)
+    raise OSError(f"{why}; there is no amd-smi")
 
 
 def number(value: Any, scale: float = 1.0) -> float | None:
@@ -186,59 +185,3 @@ class AmdSmiTool:
     def processes(self, device: Device) -> Sequence[int]:
         """None: the tool takes too long to be asked."""
         return []
-
-
-class RocmSmiTool:
-    """`rocm-smi --json`: a mapping from `card0` on, every value a text. Raises OSError where it prints nothing."""
-
-    PROGRAM = "rocm-smi"
-    ASKED = ("--showuniqueid", "--showproductname", "--showpower", "--showenergycounter", "--showclocks", "--showtemp", "--showuse",
-             "--showmeminfo", "vram", "--json")  # fmt: skip
-
-    def __init__(self, run_: Run) -> None:
-        self._run = run_
-        cards = self._cards()
-        self.devices = tuple(
-            Device(i, _unique(card, cards, i), str(card.get("Card Series", card.get("Card series", ""))), "")
-            for i, card in enumerate(cards)
-        )
-
-    def _cards(self) -> list[dict[str, Any]]:
-        told = self._run(["rocm-smi", *self.ASKED])
-        numbers = sorted(int(name[4:]) for name in told if name.startswith("card") and name[4:].isdigit()) if isinstance(told, dict) else []
-        return [card if isinstance(card := told[f"card{i}"], dict) else {} for i in numbers]
-
-    def read(self) -> Sequence[Values]:
-        """Of each device; nothing of any where the tool fails."""
-        try:
-            cards = self._cards()
-        except OSError:
-            cards = []
-        return [self._values(cards[d.index]) if d.index < len(cards) else {} for d in self.devices]
-
-    @staticmethod
-    def _values(card: dict[str, Any]) -> Values:
-        return {
-            "power": first(card.get("Current Socket Graphics Package Power (W)"), card.get("Average Graphics Package Power (W)")),
-            "energy": number(card.get("Accumulated Energy (uJ)"), 1e-6),
-            "sm_clock": _mhz(card.get("sclk clock speed:")),
-            "memory_clock": _mhz(card.get("mclk clock speed:")),
-            "temperature": number(card.get("Temperature (Sensor junction) (C)")),
-            "utilisation": number(card.get("GPU use (%)"), 0.01),
-            "memory_used": number(card.get("VRAM Total Used Memory (B)"), 2**-30),
-        }
-
-    def processes(self, device: Device) -> Sequence[int]:
-        """None: the tool takes too long to be asked."""
-        return []
-
-
-def _unique(card: dict[str, Any], cards: Sequence[dict[str, Any]], i: int) -> str:
-    """Its unique id, where it has one that no other has; else its number here."""
-    told = str(card.get("Unique ID", "N/A"))
-    return told if told != "N/A" and sum(other.get("Unique ID") == told for other in cards) == 1 else f"card{i}"
-
-
-def _mhz(text: Any) -> float | None:
-    """`(800Mhz)` -> 800."""
-    return number(str(text).strip("()").removesuffix("Mhz"))

@@ -1,4 +1,4 @@
-"""A server that knows the truth: `python -m glm5bench.simulator.truth` streams simulated tokens and remembers when it wrote each.
+"""A server that knows the truth: `python benchmarks/truth.py` streams simulated tokens and remembers when it wrote each.
 
 Enters: OpenAI's completions and chat completions over HTTP/1.1, and on the command line when tokens come. Leaves: the streams, and at
 GET /truth a .npz of what really happened: `number`, `received_ns` (the kernel's stamp of the first bytes of the request), `offsets` and
@@ -35,8 +35,7 @@ from typing import Any
 
 import httptools
 import numpy as np
-
-from .chunks import Chunks, as_json
+from chunks import Chunks, as_json
 
 SO_TIMESTAMPNS = 35  # Linux; socket does not name it
 SPACE = socket.CMSG_SPACE(16)  # one struct timespec
@@ -291,7 +290,7 @@ def _realtime_ahead_ns(n: int) -> int:
 
 
 def _pace(argv: Sequence[str] | None) -> tuple[int, Pace]:
-    parser = argparse.ArgumentParser(prog="python -m glm5bench.simulator.truth", description="Simulated streams whose times are known.")
+    parser = argparse.ArgumentParser(prog="python benchmarks/truth.py", description="Simulated streams whose times are known.")
     parser.add_argument("--port", type=int, default=0, help="0: any that is free; the first line of output says which")
     parser.add_argument("--ttft-s", type=float, default=0.3)
     parser.add_argument("--rate", type=float, default=15.0, help="chunks per second of one stream")
