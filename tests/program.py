@@ -16,7 +16,8 @@ from typing import NoReturn
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+TESTS = Path(__file__).resolve().parent
+ROOT = TESTS.parent
 SMALL = (
     "engine=simulated", "engine.time_scale=20", "workload.isl_tokens=1024", "workload.osl_tokens=128",
     "workload.prompts_per_concurrency=2", "workload.warmups_per_concurrency=0", "telemetry_s=0",

@@ -4,7 +4,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 sh environment.sh dev
-# HDF5 1.14.2, whose places of data are wrong (tests/test_hdf5.py); there is no such wheel for Python 3.13 and later
+# HDF5 1.14.2, whose places of data are wrong (tests/archive/test_hdf5.py); there is no such wheel for Python 3.13 and later
 if [ ! -d .venv/h5py-3.11.0 ] && .venv/bin/python -c 'import sys; sys.exit(sys.version_info >= (3, 13))'; then
     .venv/bin/pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: --target .venv/h5py-3.11.0 'h5py==3.11.0'
 fi
@@ -18,8 +18,8 @@ fi
 .venv/bin/mypy
 .venv/bin/pytest -n 3 --dist worksteal -m "not slurm and not apptainer and not browser and not engine" "$@" || { code=$?; [ $# -gt 0 ] && [ $code = 5 ] || exit $code; } # 5: no such test in this part
 if [ $# -eq 0 ]; then # the lowest versions: tests of what the libraries do; `sh tests/lowest.sh` runs all plain ones
-    sh tests/lowest.sh tests/test_archive.py tests/test_pointfile.py tests/test_settings.py tests/test_compose_arms.py tests/test_tables.py \
-        tests/test_report.py tests/test_stream.py tests/test_side.py tests/test_transport.py tests/test_simulator_http.py tests/test_exports.py
+    sh tests/lowest.sh tests/archive/test_archive.py tests/archive/test_pointfile.py tests/settings/test_settings.py tests/settings/test_compose_arms.py tests/report/test_tables.py \
+        tests/report/test_report.py tests/client/test_stream.py tests/client/test_side.py tests/client/test_transport.py tests/simulator/test_simulator_http.py tests/exchange/test_exports.py
 fi
 .venv/bin/pytest -m apptainer "$@" || { code=$?; [ $# -gt 0 ] && [ $code = 5 ] || exit $code; }
 .venv/bin/pytest -m browser "$@" || { code=$?; [ $# -gt 0 ] && [ $code = 5 ] || exit $code; }

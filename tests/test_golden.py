@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 from conftest import compose, measured, plan, power_of
+from foreign import DATA as FOREIGN
+from foreign import FILES
 from program import ROOT, SMALL, bench
-from test_imports import DATA as FOREIGN
-from test_imports import FILES
 from test_recipe import ARMS
 
 GOLDEN = ROOT / "tests" / "golden"

@@ -1,13 +1,13 @@
 """Recorded streams of servers and proxies that public bug reports describe: what the load client makes of each."""
 
 import json
-from pathlib import Path
 
 import pytest
+from program import TESTS
 from provoked import measured_at
 from scripted import End, Scripted, chunk, head, sized
 
-CASES = Path(__file__).parent / "data" / "client_cases"
+CASES = TESTS / "data" / "client_cases"
 HONEST = [  # the usage object is odd, or there are events that are no answers: eight tokens all the same, one each 10 ms after 50 ms
     "good_chat", "zero_usage_each_chunk", "zero_usage_each_chunk_separate_end", "partial_usage_first_chunk", "null_usage_fields",
     "completions_empty_first_chunk", "completions_usage_with_empty_choice",

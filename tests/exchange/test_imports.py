@@ -8,7 +8,8 @@ import h5py
 import numpy as np
 import pytest
 from conftest import reseal
-from program import bench
+from foreign import DATA, FILES
+from program import ROOT, bench
 
 from glm5bench.archive.collection import collect
 from glm5bench.archive.columns import BY_NAME, STATISTICS
@@ -21,14 +22,7 @@ from glm5bench.exchange.foreign.formats import FORMATS, imported, imported_toget
 from glm5bench.exchange.foreign.imported import given
 from glm5bench.exchange.published import published
 
-DATA = Path(__file__).parent / "data" / "foreign"
-FILES = [
-    ("vllm", "vllm/plain.json"), ("vllm", "vllm/detailed.json"), ("vllm", "vllm/rate.json"),
-    ("sglang", "sglang/native.jsonl"), ("sglang", "sglang/oai.jsonl"), ("sglang", "sglang/oai_speculative.jsonl"),
-    ("sglang", "sglang/rust.jsonl"), ("inferencex", "inferencex/agg.json"),
-    ("aiperf", "aiperf/profile_export_aiperf.json"), ("aiperf", "aiperf/profile_export.jsonl"), ("guidellm", "guidellm/guidellm.json"),
-]  # fmt: skip
-POINTS_CSV = Path(__file__).parents[1] / "glm5bench" / "published" / "points.csv"
+POINTS_CSV = ROOT / "glm5bench" / "published" / "points.csv"
 
 
 def read(format_, name, *facts, source=None):

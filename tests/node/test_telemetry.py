@@ -5,12 +5,12 @@ import json
 import os
 import re
 import types
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from program import TESTS
 
 from glm5bench.analysis.energy import energy, faults
 from glm5bench.analysis.telemetry import Telemetry, Track
@@ -20,7 +20,7 @@ from glm5bench.node.telemetry.double import Library, NVMLError_FunctionNotFound,
 from glm5bench.node.telemetry.nvml import Nvml
 from glm5bench.node.telemetry.watching import Observer, Wanted, telemetry, used
 
-DATA = Path(__file__).parent / "data" / "telemetry"
+DATA = TESTS / "data" / "telemetry"
 S = 10**9
 A, B = "GPU-a", "GPU-b"
 

@@ -4,9 +4,9 @@ import contextlib
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
+from program import TESTS
 
 from glm5bench.client import counters
 from glm5bench.client.counters import Counted, counted, counted_since
@@ -86,7 +86,7 @@ def test_each_engine_s_own_counters_are_read(body, tokens):
 
 def test_a_recorded_server_s_metrics_are_read():
     """Two of 82 families, beside histograms; no radix cache was on."""
-    page = (Path(__file__).parent / "data/sglang_cpu/metrics.txt").read_text()
+    page = (TESTS / "data/sglang_cpu/metrics.txt").read_text()
     with serving(page) as server:
         assert counted(server) == Counted(27510, 6863)
     assert values(page) == {

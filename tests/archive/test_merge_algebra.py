@@ -10,6 +10,7 @@ import pytest
 from conftest import measured, raw, reseal, three_requests
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from program import TESTS
 
 from glm5bench.archive import addition, tasks, union
 from glm5bench.archive.checking import check
@@ -22,7 +23,7 @@ from glm5bench.archive.sealed import STRUCTURE, is_archive
 from glm5bench.archive.survey import survey
 from glm5bench.archive.union import merge, write_measurements
 
-PAST = Path(__file__).parent / "data/format2"
+PAST = TESTS / "data/format2"
 RAW = (*TIMES, *COUNTS, "chunk_ns", "chunk_tokens", "chunk_offsets")
 KEY = "k" * 20
 

@@ -1,13 +1,12 @@
 """Memory, start and settings as engines' logs say them; the lines are those of real servers, put together here."""
 
-from pathlib import Path
-
 import pytest
+from program import TESTS
 
 from glm5bench.engines.known import engines
 
-LOGS = Path(__file__).parent / "data" / "engine_logs"
-RECORDED = Path(__file__).parent / "data" / "sglang_cpu"
+LOGS = TESTS / "data" / "engine_logs"
+RECORDED = TESTS / "data" / "sglang_cpu"
 SGLANG = (LOGS / "sglang.log").read_text()
 VLLM = (LOGS / "vllm.log").read_text()
 

@@ -3,17 +3,17 @@
 import itertools
 import json
 import zlib
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from program import TESTS
 
 from glm5bench.client import stream
 from glm5bench.client.exchange import Body
 from glm5bench.client.stream import UNKNOWN, fault
 
-TRANSCRIPTS = {path.stem: path.read_bytes() for path in (Path(__file__).parent / "transcripts").glob("*.txt")}
+TRANSCRIPTS = {path.stem: path.read_bytes() for path in (TESTS / "transcripts").glob("*.txt")}
 RECORDED = {  # chunks, tokens of each where the server said, prompt tokens, output tokens, fault
     "sglang_completions": (7, None, 5, 9, ""),
     "sglang_chat_speculative": (8, [1, 1, 1, 1, 1, 1, 2, 1], 5, 9, ""),

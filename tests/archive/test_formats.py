@@ -1,11 +1,11 @@
 """Files of every format that a release may have written are read, merged and checked, with the digests that they were written with."""
 
 import dataclasses
-from pathlib import Path
 
 import h5py
 import pytest
 from conftest import reseal
+from program import TESTS
 
 from glm5bench.archive.checking import check
 from glm5bench.archive.collection import collect
@@ -15,7 +15,7 @@ from glm5bench.archive.summary import row_of
 from glm5bench.archive.union import merge
 from glm5bench.errors import FileError
 
-PAST = Path(__file__).parent / "data"
+PAST = TESTS / "data"
 VERSIONS = range(2, FORMAT + 1)  # format 1 was never released
 FILES = [PAST / f"format{version}" / f"{kind}.h5" for version in VERSIONS for kind in ("point", "archive")]
 

@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 from conftest import measured, reseal
-from program import bench
+from program import ROOT, bench
 
 from glm5bench.archive import summary
 from glm5bench.archive import survey as survey_
@@ -173,7 +173,7 @@ def test_merging_rows_of_one_name_does_not_depend_on_the_order(tmp_path):
 
 
 def test_the_page_of_the_format_names_every_column_and_table():
-    page = (Path(__file__).parent.parent / "docs/archive-format.md").read_text()
+    page = (ROOT / "docs/archive-format.md").read_text()
 
     assert [c.name for c in COLUMNS if f"`{c.name}`" not in page] == []
     assert [c.name for t in TABLES.values() for c in t.columns if len(t.columns) > 1 and c.name not in page] == []

@@ -12,7 +12,7 @@ import pytest
 from conftest import measured, three_requests
 from hypothesis import given as over
 from hypothesis import strategies as st
-from program import bench
+from program import TESTS, bench
 
 from glm5bench.archive.collection import collect
 from glm5bench.archive.columns import BY_NAME, COLUMNS, STATISTICS
@@ -27,7 +27,7 @@ from glm5bench.exchange.foreign.imported import given
 from glm5bench.exchange.published import published
 from glm5bench.exchange.vllm_json import vllm_result
 
-DATA = Path(__file__).parent / "data" / "foreign"
+DATA = TESTS / "data" / "foreign"
 FORMATS = ("vllm", "sglang", "inferencex", "csv")
 LATENCIES = [f"{metric}_{kind}_s" for metric in ("ttft", "tpot", "itl_chunk", "itl_token", "e2el") for kind in STATISTICS]
 WHOLE = [

@@ -7,11 +7,11 @@ import json
 import random
 import socket
 import time
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from program import TESTS
 from scripted import Scripted, chunk, head, loaded, sessions
 
 from glm5bench.client import stream
@@ -20,7 +20,7 @@ from glm5bench.client.connection import Connection
 from glm5bench.client.exchange import Body, Readings
 from glm5bench.client.stream import UNKNOWN, fault, parsed
 
-TRANSCRIPTS = {path.stem: path.read_bytes() for path in (Path(__file__).parent / "transcripts").glob("*.txt")}
+TRANSCRIPTS = {path.stem: path.read_bytes() for path in (TESTS / "transcripts").glob("*.txt")}
 VERDICTS = {  # tokens of each chunk, prompt tokens, output tokens, finish reason, fault
     "guidellm_mock": ([UNKNOWN] * 5, 3, 5, "stop", ""),
     "guidellm_mock_chat": ([UNKNOWN] * 4, 1, 4, "stop", ""),

@@ -7,13 +7,12 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 from conftest import measured, three_requests
-from program import ROOT, bench, required
+from program import ROOT, TESTS, bench, required
 
 from glm5bench.archive import layout
 from glm5bench.archive.pointfile import read_point, write_point
@@ -21,7 +20,7 @@ from glm5bench.archive.union import merge
 from glm5bench.errors import EnvironmentLacks
 
 BAD = ROOT / ".venv" / "h5py-3.11.0"
-OLD = Path(__file__).parent / "data" / "hdf5"  # two files that an earlier glm5bench wrote with it
+OLD = TESTS / "data" / "hdf5"  # two files that an earlier glm5bench wrote with it
 WRITE = """
 import sys
 sys.path.insert(0, {tests!r})

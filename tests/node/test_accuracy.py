@@ -2,11 +2,11 @@
 
 import dataclasses
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import besides_waves, measured, plan
+from program import TESTS
 from rows import CURVE, ECONOMY, FAST, SERIES, row
 
 from glm5bench import plan as planning
@@ -19,7 +19,7 @@ from glm5bench.report.tables import tables
 from glm5bench.settings.overrides import compose
 from glm5bench.values.groups import Accuracy
 
-DATA = Path(__file__).parent / "data" / "accuracy"
+DATA = TESTS / "data" / "accuracy"
 ASKED = Accuracy("gsm8k", "gsm8k", str(DATA), 5, {"GLM-5": 0.94, "other": 0.9}, {"temperature": 0}, 1200, 1800)
 RUN = {
     "concurrency": 64, "n_questions": 1319, "n_empty": 0, "strict": 0.95, "strict_low": 0.937, "strict_high": 0.961,

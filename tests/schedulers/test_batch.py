@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 from conftest import compose, plan
+from program import TESTS
 
 from glm5bench.directory import Campaign
 from glm5bench.errors import SettingsError
 from glm5bench.schedulers.scheduler import Order
 from glm5bench.schedulers.slurm.batch import STEPS_MIN, batch_name, batches, longest_s, parameters, script, time_limit_min
 
-GOLDEN = Path(__file__).with_name("golden") / "sbatch_example.sh"
+GOLDEN = TESTS / "golden" / "sbatch_example.sh"
 CAMPAIGN = Campaign(Path("/campaigns/night"))
 
 

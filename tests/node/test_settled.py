@@ -6,9 +6,9 @@ import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
+from program import TESTS
 
 from glm5bench.engines.known import adapter, engines
 from glm5bench.errors import ServerError
@@ -19,7 +19,7 @@ from glm5bench.node.settled import refuse_other_settings, start_facts
 from glm5bench.recipe import bound
 from glm5bench.settings.overrides import compose
 
-RECORDED = Path(__file__).parent / "data" / "sglang_cpu"
+RECORDED = TESTS / "data" / "sglang_cpu"
 B200 = {
     "version": "0.5.12", "model_path": "/m/GLM-5", "tp_size": 8, "dp_size": 1, "ep_size": 1, "kv_cache_dtype": "fp8_e4m3",
     "quantization": "fp8", "attention_backend": "nsa", "max_total_num_tokens": 430067,
