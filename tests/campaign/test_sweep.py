@@ -1,5 +1,6 @@
 """The main job, end to end: real processes, real HTTP, real files, the simulated server."""
 
+import contextlib
 import json
 import os
 import random
@@ -95,10 +96,15 @@ def test_a_sweep_killed_at_any_instant_and_typed_again_measures_only_what_is_mis
 def test_a_sweep_typed_twice_at_once_measures_every_point_once(tmp_path):
     overrides = [*SMALL, "name=c", "wait=true", "concurrency=2,3"]
     command = [sys.executable, "-m", "glm5bench", "sweep", *overrides]
-    logs = [(tmp_path / f"{i}.log").open("w+") for i in range(2)]
-    both = [subprocess.Popen(command, cwd=tmp_path, env=environment(tmp_path), stdout=-3, stderr=log) for log in logs]
+    logs = [tmp_path / f"{i}.log" for i in range(2)]
+    with contextlib.ExitStack() as opened:
+        both = [
+            subprocess.Popen(command, cwd=tmp_path, env=environment(tmp_path), stdout=-3, stderr=opened.enter_context(log.open("w")))
+            for log in logs
+        ]
+        codes = [p.wait() for p in both]
 
-    assert [p.wait() for p in both] == [0, 0], [(log.seek(0), log.read()) for log in logs]
+    assert codes == [0, 0], [log.read_text() for log in logs]
     assert len(point_files(tmp_path)) == 2
 
 

@@ -9,6 +9,7 @@ import pytest
 from conftest import plan
 
 from glm5bench.checks import machine as preflight
+from glm5bench.checks.finding import refuse
 from glm5bench.engines.known import adapter
 from glm5bench.errors import ServerError
 from glm5bench.machine import gpus
@@ -45,7 +46,7 @@ def test_a_directory_that_cannot_be_written_is_the_nodes_fault(tmp_path):
 
     assert of(found, "shared file system").is_well is False
     with pytest.raises(ServerError, match="Node gpu7 lacks what the job needs: shared file system: ") as raised:
-        preflight.refuse(found, "gpu7")
+        refuse(found, "gpu7")
     assert (raised.value.failure_class, raised.value.next_step) == ("node_fault", "output_dir=... that this node can write")
 
 
