@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "node": {"files", "engines", "recipe", "archive", "directory", "analysis", "simulator", "client", "machine", "checks"},
     "schedulers": {"files", "plan", "archive", "directory", "machine", "checks", "node"},
     "campaign": {"files", "plan", "archive", "directory", "machine", "checks", "node", "schedulers"},
-    "report": {"analysis"},
+    "report": {"analysis", "checks"},
     "api": {"archive"},
     "cli": {
         "files",

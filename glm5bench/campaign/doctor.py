@@ -20,16 +20,8 @@ from ..values.point import NodeJob
 
 def examine(outputs: Path, cluster: Cluster, hardware: Sequence[str], jobs: Sequence[NodeJob], *, is_probing: bool) -> list[Finding]:
     """All findings, in the order in which a campaign of these node jobs needs them."""
-    found = [*_here(outputs, cluster), *_needs(jobs)]
+    found = [*_here(outputs, cluster), *(need.finding for need in needs(jobs))]
     return [*found, *scheduler(cluster).examined(cluster, hardware, outputs, jobs, is_probing=is_probing)]
-
-
-def _needs(jobs: Sequence[NodeJob]) -> Iterator[Finding]:
-    """Images and checkpoints, where this machine sees their directory."""
-    for need in needs(jobs):
-        is_well = not need.lacks if need.is_seen else None
-        said = need.lacks or need.said if need.is_seen else f"{need.path} is not seen from this machine"
-        yield Finding(f"{need.kind} {need.name}", is_well, said or need.path, need.next_step if need.lacks else "")
 
 
 def _here(outputs: Path, cluster: Cluster) -> Iterator[Finding]:

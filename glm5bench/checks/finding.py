@@ -1,4 +1,4 @@
-"""One finding: what was looked at, whether it is well, and what to do."""
+"""One finding: what was checked, the verdict, an explanation, and the next step. All commands print it alike."""
 
 from __future__ import annotations
 
@@ -17,6 +17,16 @@ class Finding:
     said: str
     next_step: str = ""
     failure_class: str = "node_fault"  # of points that could not be measured for it
+
+    @property
+    def verdict(self) -> str:
+        """One word: `ok`, `LACKS`, or `?` for what could not be checked."""
+        return "?" if self.is_well is None else "ok" if self.is_well else "LACKS"
+
+    def lines(self) -> list[str]:
+        """The finding as it is printed everywhere: verdict, what, explanation, and the next step if something is to be done."""
+        told = [f"{self.verdict:<5}  {self.what}: {self.said}"]
+        return told + ([f"       next: {self.next_step}"] if self.is_well is not True and self.next_step else [])
 
     def of_node(self, hardware: str, node: str) -> Finding:
         """The same, as one of several nodes."""

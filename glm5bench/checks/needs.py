@@ -16,6 +16,7 @@ from ..images.reference import Reference, reference
 from ..machine.checkpoint import fetch_command, found
 from ..values.groups import Checkpoint
 from ..values.point import NodeJob
+from .finding import Finding
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,14 @@ class Need:
     arms: tuple[str, ...]
     said: str = ""
 
+    @property
+    def finding(self) -> Finding:
+        """What of it is there."""
+        what = f"{self.kind} {self.name}"
+        if not self.is_seen:
+            return Finding(what, None, f"{self.path}: its directory is not seen from this machine")
+        return Finding(what, not self.lacks, self.lacks or self.said or self.path, self.next_step if self.lacks else "")
+
 
 def needs(jobs: Sequence[NodeJob]) -> list[Need]:
     """Everything that the servers of these node jobs need from the file system, images first."""
@@ -39,10 +48,11 @@ def needs(jobs: Sequence[NodeJob]) -> list[Need]:
 
 def refuse_lacking(jobs: Sequence[NodeJob]) -> None:
     """Raises EnvironmentLacks with everything that lacks and what brings it there: a job would find out after its time in the queue."""
-    lacking_ = [need for need in needs(jobs) if need.lacks]
-    if lacking_:
-        said = "".join(f"\n  {n.kind} {n.name}: {n.lacks}\n    {n.next_step}" for n in lacking_)
-        raise EnvironmentLacks(f"What this campaign needs is not all there:{said}", next_step="that, then the same command again")
+    lines = [f"\n  {line}" for need in needs(jobs) if need.lacks for line in need.finding.lines()]
+    if lines:
+        raise EnvironmentLacks(
+            f"Some of what this campaign needs is missing:{''.join(lines)}", next_step="fix these, then run the command again"
+        )
 
 
 def images_of(jobs: Sequence[NodeJob]) -> dict[tuple[str, str], tuple[str, ...]]:

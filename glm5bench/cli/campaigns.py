@@ -133,21 +133,22 @@ def _print_plan(multirun: Multirun, *, as_json: bool, show: tuple[str, ...], is_
     from ..campaign.opening import plan_record, write_scripts
     from ..checks.flags import validations
     from ..checks.needs import needs
-    from ..report.campaign import needs_text, plan_text, validations_text
+    from ..report.campaign import findings_text, plan_text, validations_text
     from ..values.plain import plain
 
     how, planned = how_of(multirun), planned_of(multirun)
     record = plan_record(planned, how, name=multirun.name, launcher=multirun.launcher, overrides=multirun.overrides)
     scripts = write_scripts(campaign_of(multirun), planned, how)
     record["repeat_scopes"] = _repeat_scopes(multirun)
-    needed = [plain(need) for need in needs(planned.jobs)]
+    needed = needs(planned.jobs)
     looked = [plain(v) for v in validations(planned.jobs)] if is_validating else []
     refused = 1 if any(v["refused"] for v in looked) else EnvironmentLacks.exit_code if any(v["lacks"] for v in looked) else 0
     if as_json:
         texts = {str(path): path.read_text(encoding="utf-8") for path in scripts}
-        print(json.dumps({**record, "needs": needed, "validations": looked, "sbatch": texts}, indent=1))
+        print(json.dumps({**record, "needs": [plain(need) for need in needed], "validations": looked, "sbatch": texts}, indent=1))
         return refused
-    print(as_called("\n".join([plan_text(record), *needs_text(needed), *validations_text(looked)])))
+    needs_text = findings_text([need.finding for need in needed], "Needed on the nodes:")
+    print(as_called("\n".join([plan_text(record), *needs_text, *validations_text(looked)])))
     for job in planned.jobs:
         for start in job.starts:
             _show(job, start, show)

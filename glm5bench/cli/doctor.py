@@ -23,7 +23,7 @@ def doctor(
 ) -> int:
     """What this cluster has and lacks for a campaign of OVERRIDES (cluster=mysite). Exit code 1 for something that lacks."""
     from ..campaign.doctor import examine
-    from ..report.campaign import doctor_text
+    from ..report.campaign import findings_text
     from ..settings.overrides import run_hydra
 
     def examined(multirun: Multirun) -> int:
@@ -34,7 +34,7 @@ def doctor(
             jobs = ()
         found = examine(campaign_of(multirun).root.parent, multirun.asked.campaign.cluster, multirun.asked.hardware, jobs, is_probing=probe)
         record = [{"what": f.what, "is_well": f.is_well, "said": f.said, "next": f.next_step} for f in found]
-        print(json.dumps({"findings": record}, indent=1) if as_json else as_called(doctor_text(record)))
+        print(json.dumps({"findings": record}, indent=1) if as_json else as_called("\n".join(findings_text(found))))
         return int(any(f.is_well is False for f in found))
 
     return run_hydra(asked(ctx), examined, program="glm5bench doctor")

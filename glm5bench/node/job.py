@@ -145,7 +145,7 @@ class _Start:
         found = preflight.findings(self.work.job, self.work.campaign.points)
         write_json(self.work.campaign.job(self.work.job_id) / "preflight.json", {"findings": [asdict(f) for f in found]})
         for f in found:
-            print(f"preflight: {f.what}: {'' if f.is_well else 'LACKS: ' if f.is_well is False else 'note: '}{f.said}", flush=True)
+            print("preflight:", *f.lines(), flush=True)
         self.notes = [f"{f.what}: {f.said}" for f in found if f.is_well is None]
         refuse(found, socket.gethostname())
         return self.notes

@@ -8,6 +8,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from ..checks.finding import Finding
 from ..errors import printable
 
 SILENT_S = 60.0  # without a beat: a job that should have had thirty
@@ -52,15 +53,10 @@ def _scopes_text(scopes: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return [f"repeat_scope={scope}: {s['n_server_starts']} server starts, {costs[scope]}: {shows[scope]}" for scope, s in scopes.items()]
 
 
-def needs_text(needs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A line for each image and checkpoint: there, lacking with what brings it, or not to be seen from here."""
-    lines = []
-    for n in needs:
-        state = "LACKS" if n["lacks"] else "ok" if n["is_seen"] else "?"
-        said = n["lacks"] or (n["said"] if n["is_seen"] else f"{n['path']}: its directory is not seen from this machine")
-        lines.append(f"  {state:<5}  {n['kind']} {n['name']}: {printable(said)}")
-        lines += [f"         next: {n['next_step']}"] if n["lacks"] else []
-    return ["", "Needed on the nodes:", *lines] if lines else []
+def findings_text(findings: Sequence[Finding], heading: str = "") -> list[str]:
+    """The lines of findings, below a heading if there are any."""
+    lines = [printable(line) for finding in findings for line in finding.lines()]
+    return ["", heading, *(f"  {line}" for line in lines)] if lines and heading else lines
 
 
 def validations_text(validations: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -181,14 +177,4 @@ def resubmission_text(record: Mapping[str, Any], *, is_dry: bool) -> str:
         f"stays away from {node} until {entry.get('until_utc', 'nodes.json says otherwise')}: {entry.get('why', 'nodes.json')}"
         for node, entry in record["nodes_away"].items()
     ]
-    return "\n".join(parts)
-
-
-def doctor_text(findings: Sequence[Mapping[str, Any]]) -> str:
-    """A line a finding: well, LACKS, or not looked at."""
-    words = {True: "ok", False: "LACKS", None: "?"}
-    rows = [[words[f["is_well"]], f["what"], printable(f["said"])] for f in findings]
-    parts = [tabulate(rows, tablefmt="plain", disable_numparse=True)]
-    lacks = [f for f in findings if f["is_well"] is not True and f["next"]]
-    parts += ["", *(f"next: {f['what']}: {f['next']}" for f in lacks)] if lacks else []
     return "\n".join(parts)
