@@ -40,6 +40,8 @@ class Adapter:
     file_flags: tuple[str, ...] = ()  # whose value is the text of a configuration file: the node writes it and gives its path
     variables: tuple[str, ...] = ()  # prefixes of environment variables that change what it does
     info_paths: tuple[str, ...] = ()  # where it describes itself
+    takes_key: bool = False  # it refuses requests without its API key; of others only the kernel says that the listener is theirs
+    health_path: str = "/health"  # answers 200 as soon as it serves
     flush_path: str | None = None  # POST there empties its prefix cache
     metrics: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # name in client.metrics -> its own names
     log: LogLines = field(default_factory=LogLines)

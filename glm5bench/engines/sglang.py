@@ -101,6 +101,7 @@ ENGINE = SGLang(
     running_flags=("--max-running-requests",),
     file_flags=("--config",),
     variables=("SGLANG_", "SGL_", "FLASHINFER_", "DG_", "AITER_"),
+    takes_key=True,
     info_paths=("/server_info", "/get_server_info"),
     flush_path="/flush_cache",
     metrics={

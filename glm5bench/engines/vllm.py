@@ -90,6 +90,7 @@ ENGINE = VLLM(
     running_flags=("--max-num-seqs",),
     file_flags=("--config",),
     variables=("VLLM_", "FLASHINFER_", "DG_", "AITER_"),
+    takes_key=True,
     info_paths=("/version",),
     metrics={
         "running": ("vllm:num_requests_running",),

@@ -20,6 +20,7 @@ import httpx
 
 from ..client.endpoint import Endpoint
 from ..client.side import Side
+from ..engines.known import adapter
 from ..errors import ServerError
 from ..machine import guard
 from ..machine.container import APPTAINERS
@@ -174,7 +175,7 @@ def free_port() -> int:
 
 
 def _wait_until_ready(server: Server, deadline: float) -> None:
-    said, told = "no answer yet", None
+    said, told, health = "no answer yet", None, adapter(server.arm.engine).health_path
     with server.asking() as side:
         while True:
             server.alive_or_raise()
@@ -183,13 +184,13 @@ def _wait_until_ready(server: Server, deadline: float) -> None:
                 told = doing
                 server.place.begun(doing)
             try:
-                answer = side.ask("GET", "/health", within_s=HEALTH_S)
+                answer = side.ask("GET", health, within_s=HEALTH_S)
                 if answer.status == 200:
                     _refuse_a_stranger(server, side)
                     return _one_token(server, side, deadline)
-                said = f"GET /health: {answer.status}"
+                said = f"GET {health}: {answer.status}"
             except httpx.HTTPError as error:
-                said = f"GET /health: {error}"
+                said = f"GET {health}: {error}"
             if time.monotonic() > deadline:
                 raise server.error(f"was not ready after {server.arm.engine.start_timeout_s:g} s ({said})", "server_start_timeout")
             time.sleep(POLL_S)
@@ -201,6 +202,8 @@ def _refuse_a_stranger(server: Server, side: Side) -> None:
     pid = stranger_on(port, server.process.pid)
     if pid is not None:
         raise server.error(f"does not answer: process {pid}, which it has not started, listens on its port {port}", "server_crash")
+    if not adapter(server.arm.engine).takes_key:
+        return
     other = side.ask("GET", "/v1/models", headers=[("authorization", f"Bearer {secrets.token_urlsafe(24)}")])
     if other.status == 200:
         raise server.error("answers without its key: it is another server, or it was not given one", "server_crash")

@@ -61,6 +61,11 @@ def test_a_path_of_a_configuration_file_and_other_flags_stay_as_they_are(tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_every_engine_that_ships_refuses_requests_without_its_key():
+    assert all(engine.takes_key for engine in engines().values())
+    assert not Adapter("other").takes_key
+
+
 def test_an_engine_that_says_nothing_of_itself_has_safe_answers(tmp_path):
     plain = Adapter("other")
 
