@@ -69,7 +69,7 @@ class Cluster:
     """
 
     id: str
-    executor: Literal["local", "debug", "slurm"]
+    executor: str  # a scheduler's name: slurm, or local and debug for this machine
     checkpoint_dir: str | None
     image_dir: str | None = None
     cache_dir: str | None = None
