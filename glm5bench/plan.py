@@ -96,8 +96,7 @@ def plan(asked: Asked, max_s: Mapping[str, float] | None = None) -> Plan:
     warnings = [
         f"{job.arm.label}: {text}"
         for job, start in told
-        for point in start.points
-        for text in recipe.warnings(job.arm, start.recipe, point.concurrency)
+        for text in recipe.warnings(job.arm, start.recipe, [point.concurrency for point in start.points])
     ]
     return Plan(tuple(jobs), tuple(left_out), tuple(dict.fromkeys(notes)), tuple(dict.fromkeys(warnings)))
 
@@ -305,7 +304,7 @@ def _model_path(cluster: Cluster, checkpoint: Checkpoint) -> str:
 
 
 def _start_estimate_s(arm: Arm, start: ServerStart, pace: float) -> float:
-    return arm.engine.start_estimate_s + pace * sum(recipe.point_estimate_s(arm, start.recipe, p.concurrency) for p in start.points)
+    return arm.engine.start_estimate_s + pace * sum(recipe.estimates_s(arm, start.recipe, [p.concurrency for p in start.points]))
 
 
 def reestimated(job: NodeJob, start_estimate_s: float, pace: float) -> NodeJob:

@@ -254,27 +254,30 @@ def admitted(arm: Arm, recipe: Recipe) -> int | None:
     return next((int(value) for flag, value in set_by_itself(arm).items() if flag in running), None)
 
 
-def warnings(arm: Arm, recipe: Recipe, concurrency: int) -> tuple[str, ...]:
-    """What will make this point's curve go flat, told before it is measured."""
+def warnings(arm: Arm, recipe: Recipe, concurrencies: Sequence[int]) -> list[str]:
+    """What will make the curve go flat at these concurrencies, told before they are measured."""
+    fit, limit = memory(arm, recipe), admitted(arm, recipe)
+    return [text for concurrency in concurrencies for text in _warnings(arm.workload, fit, limit, concurrency)]
+
+
+def _warnings(w: Workload, fit: MemoryFit, limit: int | None, concurrency: int) -> list[str]:
     told = []
-    fit, w = memory(arm, recipe), arm.workload
     need = concurrency * w.longest_tokens
     if need > fit.capacity_tokens:
         told.append(f"concurrency {concurrency} needs up to {need:,} tokens of KV cache, and {fit.capacity_tokens:,} fit")
     if w.n_prompts(concurrency) < concurrency:
         told.append(f"{w.n_prompts(concurrency)} prompts never reach concurrency {concurrency}: the point will be invalid")
-    limit = admitted(arm, recipe)
     if limit is not None and limit < concurrency:
         told.append(f"concurrency {concurrency} is more than the {limit} requests that the server admits")
-    return tuple(told)
+    return told
 
 
-def point_estimate_s(arm: Arm, recipe: Recipe, concurrency: int) -> float:
-    """About how long the point's warm-up and measurement take on the wall clock, from the roofline model."""
+def estimates_s(arm: Arm, recipe: Recipe, concurrencies: Iterable[int]) -> list[float]:
+    """About how long warm-up and measurement take on the wall clock at each concurrency, from the roofline model."""
     model = StepModel(arm.hardware, arm.checkpoint, arm.tp, arm.speculative, kv_dtype(arm, recipe.argv))
-    limit = admitted(arm, recipe) or concurrency
-    served_s = closed_loop_s(model, arm.workload, concurrency, limit, memory(arm, recipe).capacity_tokens)
-    return _awaited_s(arm.workload, served_s, concurrency) / arm.engine.time_scale
+    limit, capacity = admitted(arm, recipe), memory(arm, recipe).capacity_tokens
+    served = ((c, closed_loop_s(model, arm.workload, c, limit or c, capacity)) for c in concurrencies)
+    return [_awaited_s(arm.workload, served_s, c) / arm.engine.time_scale for c, served_s in served]
 
 
 def _awaited_s(w: Workload, served_s: float, concurrency: int) -> float:

@@ -251,14 +251,14 @@ def test_speculation_without_a_limit_admits_48_requests(overrides, limit):
 def test_a_concurrency_past_the_admission_limit_is_warned_of():
     a = arm("hardware=h200 workload=1k1k")
 
-    assert recipe.warnings(a, recipe.bound(a, 64), 48) == ()
-    assert recipe.warnings(a, recipe.bound(a, 64), 64) == ("concurrency 64 is more than the 48 requests that the server admits",)
+    assert recipe.warnings(a, recipe.bound(a, 64), [48]) == []
+    assert recipe.warnings(a, recipe.bound(a, 64), [64]) == ["concurrency 64 is more than the 48 requests that the server admits"]
 
 
 def test_a_concurrency_past_the_cache_is_warned_of():
     a = arm("hardware=b200")
 
-    (told,) = recipe.warnings(a, recipe.bound(a, 256), 256)
+    (told,) = recipe.warnings(a, recipe.bound(a, 256), [256])
 
     assert told.startswith("concurrency 256 needs up to 2,359,296 tokens of KV cache, and ")
 
@@ -267,7 +267,9 @@ def test_a_higher_concurrency_is_estimated_to_take_longer():
     a = arm("hardware=b200")
     started = recipe.bound(a, 64)
 
-    assert recipe.point_estimate_s(a, started, 64) > recipe.point_estimate_s(a, started, 4) > 0
+    slow, quick = recipe.estimates_s(a, started, [64, 4])
+
+    assert slow > quick > 0
 
 
 def test_the_shell_line_reads_back_as_the_command():
@@ -296,7 +298,7 @@ def test_a_prompt_longer_than_the_model_s_positions_cannot_be():
 def test_fewer_prompts_than_the_concurrency_are_warned_of():
     made = arm("workload.prompts=8")
 
-    assert any("never reach concurrency 64" in told for told in recipe.warnings(made, recipe.bound(made, 64), 64))
+    assert any("never reach concurrency 64" in told for told in recipe.warnings(made, recipe.bound(made, 64), [64]))
 
 
 def test_h200_with_mtp_and_without_differ_in_more_than_mtp_and_the_plan_says_so():

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from ..directory import Campaign, append_line
 from ..errors import BenchError, EnvironmentLacks
-from ..recipe import point_estimate_s
+from ..recipe import estimates_s
 from ..values.point import NodeJob, Point, ServerStart, kind_of
 from .attempt import Trace, record_failure
 from .heartbeat import Heartbeat, node_name
@@ -58,7 +58,7 @@ class Remaining:
     def estimate_s(self, points: Iterable[Point]) -> float:
         """How long these points take, by the estimate of this campaign."""
         job = self.work.job
-        return sum(job.pace * point_estimate_s(job.arm, self.start.recipe, point.concurrency) for point in points)
+        return job.pace * sum(estimates_s(job.arm, self.start.recipe, [point.concurrency for point in points]))
 
     def skip(self) -> None:
         """The first is measured already, by another job."""
