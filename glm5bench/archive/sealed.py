@@ -94,26 +94,6 @@ def _structure_digest(descriptor: int, ranges: bytes) -> str:
     return h.hexdigest()
 
 
-def is_archive(path: Path) -> bool:
-    """Whether the file's seal is an archive's."""
-    try:
-        with path.open("rb") as file:
-            return file.read(len(STRUCTURE)) == STRUCTURE
-    except OSError:
-        return False
-
-
-def structure_ranges(descriptor: int) -> NDArray[np.int64]:
-    """Of an archive whose seal was verified: begin and end of what is no raw data, (n, 2)."""
-    _, end, n = _told_of_structure(descriptor)
-    return np.frombuffer(os.pread(descriptor, 16 * n, end), "<i8").reshape(-1, 2)
-
-
-def structure_end(descriptor: int) -> int:
-    """Where HDF5's own bytes of an archive end, as it says, inside of the file. Raises ValueError where it says what cannot be."""
-    return _told_of_structure(descriptor)[1]
-
-
 def _told_of_structure(descriptor: int) -> tuple[bytes, int, int]:
     """The digest, the end, and the number of ranges behind it, which end the file. Raises ValueError for what cannot be."""
     line = os.pread(descriptor, BLOCK, 0).split(b"\n")[0]

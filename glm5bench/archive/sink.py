@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
-import fcntl
 import io
 import mmap
 import os
@@ -16,9 +14,6 @@ from typing import Any
 import h5py
 
 PIECE = 1 << 20
-
-
-FICLONE = 0x40049409  # linux/fs.h
 
 
 PROMISED = mmap.mmap(-1, 4 << 20)  # never touched, so that it takes no memory
@@ -105,30 +100,6 @@ class Sink(io.RawIOBase):
 
     def seekable(self) -> bool:
         """Yes."""
-        return True
-
-    def copy(self, source: int, offset: int, size: int) -> None:
-        """Bytes of another file to the same place in this one, by the kernel where it can; holes past the source's end."""
-        begin, end = offset, offset + size
-        try:
-            while begin < end and self.error is None:
-                n = os.copy_file_range(source, self._descriptor, end - begin, begin, begin)
-                if not n:
-                    return
-                begin += n
-        except OSError as error:
-            if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
-                self.error = error
-                return
-            for at in range(begin, end, PIECE):
-                self._write_at(os.pread(source, min(PIECE, end - at), at), at)
-
-    def clone(self, source: int) -> bool:
-        """All of another file, which shares its bytes from then on, on a file system that can do so (XFS, Btrfs)."""
-        try:
-            fcntl.ioctl(self._descriptor, FICLONE, source)
-        except OSError:
-            return False
         return True
 
     def raise_error(self) -> None:

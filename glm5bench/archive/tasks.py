@@ -1,4 +1,4 @@
-"""What a merge gives its readers to do: files to survey, stored bytes to verify and to put into the archive, a rehearsal."""
+"""What a merge gives its readers to do: files to survey, and stored bytes to verify and to put into the archive."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FileError
-from .addition import rehearse
 from .contents import Survey
 from .moving import Destination, Move, moved
 from .reading import size_of
@@ -18,7 +17,6 @@ BATCH_BYTES = 16 * 2**20
 MOVES_AT_ONCE = 64
 GROUP_BYTES = 8 * 2**20
 FILES_AT_ONCE = 16
-LAST: dict[Path, Survey] = {}  # what this reader surveyed last: the archive that is rehearsed on is the one
 
 
 @dataclass(frozen=True)
@@ -29,15 +27,10 @@ class Task:
     scratch: Path
     moves: tuple[Move, ...] = ()
     to: Destination | None = None
-    is_rehearsal: bool = False
 
 
 def read(task: Task) -> list[Any]:
     """Does it: a survey or why there is none for each file, or for each move why it was not made, None where it was."""
-    if task.is_rehearsal:
-        path = task.paths[0]
-        rehearse(LAST.get(path) or survey(path, scratch=task.scratch), task.scratch)
-        return []
     if task.to is not None:
         return moved(task.moves, task.to)
     return [_surveyed(path, task.scratch) for path in task.paths]
@@ -45,12 +38,9 @@ def read(task: Task) -> list[Any]:
 
 def _surveyed(path: Path, scratch: Path) -> Survey | FileError:
     try:
-        found = survey(path, scratch=scratch)
+        return survey(path, scratch=scratch)
     except FileError as error:
         return error
-    LAST.clear()
-    LAST[path] = found
-    return found
 
 
 def surveys(paths: Sequence[Path], scratch: Path) -> Iterator[Task]:

@@ -8,7 +8,6 @@ back with its reason.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,21 +17,17 @@ from typing import Any
 from ..errors import FileError
 from ..files import writable
 from ..values.plain import digest_of
-from .addition import Copy, Refused, checks
 from .collection import Found, files, no_point
 from .contents import Glance, SourceTable, Survey
 from .measurement import Measurement
 from .moving import Destination, Move, Piece
 from .pointfile import write_point
-from .reading import Readers, size_of
-from .sealed import is_archive
+from .reading import Readers
 from .selection import Selection
-from .sink import Sink
 from .survey import glance
 from .tasks import Task, batches, read, surveys
 from .writer import Writer, writing
 
-BASE_BYTES = 64 * 2**20  # of an archive that is copied as it lies
 SURVEYS = 256  # that are kept at once
 Candidate = tuple[Survey, int]  # a point that may come in
 NOWHERE: tuple[int, tuple[Piece, ...]] = (-1, ())
@@ -70,12 +65,7 @@ def merge(
     """
     sources = list(files(paths))
     with _scratch(output) as scratch, Readers(read, lambda task: task.paths[0], jobs=jobs) as readers:
-        union = _Union(readers, scratch, where or Selection(), is_raw_kept, progress, Merged(strict))
-        base = union.base(sources)
-        if base is not None:
-            with contextlib.suppress(Refused):
-                return union.write(output, sources, tables, base)
-        return union.write(output, sources, tables)
+        return _Union(readers, scratch, where or Selection(), is_raw_kept, progress, Merged(strict)).write(output, sources, tables)
 
 
 def write_measurements(
@@ -111,26 +101,15 @@ class _Union:
     done: int = 0
     total: int = 0
     under_way: dict[int, list[Candidate]] = field(default_factory=dict)  # row whose bytes are not here yet -> points passed over for it
-    damaged: dict[int, FileError] = field(default_factory=dict)  # rows of the base
     writer: Writer = field(init=False)
     to: Destination = field(init=False)
 
-    def base(self, sources: Sequence[Path]) -> Path | None:
-        """The largest archive of the sources, if it may be worth copying as it lies: it is large, and all of it is meant."""
-        sizes = {path: size_of(path) for path in sources}
-        path = max(sources, key=lambda p: sizes[p], default=None)
-        if path is None or sizes[path] < BASE_BYTES or not self.is_raw_kept or self.where.conditions:
-            return None
-        return path if is_archive(path) else None
-
-    def write(self, output: Path, sources: Sequence[Path], tables: Sequence[SourceTable], base: Path | None = None) -> Merged:
-        """The archive of all sources. Raises Refused where the base is none."""
-        with writing(output, lambda sink: self._begun(sink, output, base)) as self.writer:
-            for row, error in self.damaged.items():
-                self.merged.refuse(error)
-                self.writer.forget(row)
+    def write(self, output: Path, sources: Sequence[Path], tables: Sequence[SourceTable]) -> Merged:
+        """The archive of all sources."""
+        with writing(output) as self.writer:
+            self.to = Destination(self.writer.path, output)
             self.writer.tables |= {digest_of(table): table for table in tables}
-            self.take([path for path in sources if path != base])
+            self.take(sources)
             done = self.merged
             if not len(self.writer) and not self.writer.tables:
                 for error in done.bad:
@@ -139,36 +118,6 @@ class _Union:
                 raise no_point(where)
             done.n_points, done.n_tables, done.digest = len(self.writer), len(self.writer.tables), self.writer.digest()
         return done
-
-    @contextlib.contextmanager
-    def _begun(self, sink: Sink, output: Path, base: Path | None) -> Iterator[Survey | None]:
-        """Copies the base, if there is one, while readers look into it. Raises Refused where HDF5 could not add to it."""
-        self.to, self.damaged = Destination(sink.path, output), {}
-        if base is None:
-            yield None
-            return
-        with contextlib.closing(Copy(base, sink)) as copy:
-            ((_, found),) = self.readers.map([Task((base,), self.scratch)])
-            surveyed: Survey | FileError = found if isinstance(found, FileError) else found[0]
-            if isinstance(surveyed, FileError) or surveyed.stored is None or surveyed.bad:
-                raise Refused
-            self._check(surveyed)
-            copy.wait_for_structure()
-            yield surveyed
-            copy.finish(surveyed.identity)
-
-    def _check(self, base: Survey) -> None:
-        """Finds the points of the base whose bytes are not those that were written. Raises Refused where HDF5 could not add to it."""
-        self.total += 1 + base.n
-        rehearsal = Task((base.path,), self.scratch, is_rehearsal=True)
-        for task, results in self.readers.map(itertools.chain([rehearsal], batches(checks(base), self.scratch, self.to))):
-            if isinstance(results, FileError):
-                raise Refused
-            for move, error in zip(task.moves, results, strict=True):
-                if error is not None and move.where != error.path:  # it is not a point that is bad
-                    raise Refused
-                self.damaged |= {move.row: error} if error is not None else {}
-            self._tick(len(task.moves) or 1)
 
     def take(self, paths: Sequence[Path]) -> None:
         """Takes what the files hold: point files whose seals tell where everything lies, then those that have to be looked into."""

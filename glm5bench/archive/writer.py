@@ -10,11 +10,10 @@ from __future__ import annotations
 import contextlib
 import glob
 import hashlib
-import itertools
 import math
 import operator
 from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,8 @@ from numpy.typing import NDArray
 from ..errors import FileError, UsageError
 from ..files import whole
 from ..values.plain import canonical_json
-from .columns import COLUMNS, Column, Kind, listed
-from .contents import SourceTable, Survey, measurement_name
+from .columns import COLUMNS, Column, Kind
+from .contents import SourceTable, measurement_name
 from .layout import ABOUT, FILTERS, RAW, TABLES, RawTable, chunk_places, make_tables, tables
 from .moving import Piece, joined
 from .pointfile import FORMAT, opened, what_is, write_text
@@ -64,11 +63,9 @@ def set_digest(points: Mapping[str, tuple[str, bool]], tables: Mapping[str, Sour
 class Writer:
     """An archive in the making. Points are added in any order; one added again takes the place of what was there."""
 
-    def __init__(self, file: h5py.File, sink: Sink, base: Survey | None = None) -> None:
-        """`base`: what the file holds already; its raw rows stay where they are, the rest is written anew."""
+    def __init__(self, file: h5py.File, sink: Sink) -> None:
         self._file, self._sink = file, sink
-        if base is None:
-            make_tables(file)
+        make_tables(file)
         self._datasets = {table.name: dataset for table, dataset in tables(file)}
         self._extent = {name: dataset.shape[0] for name, dataset in self._datasets.items()}  # rows that there is room for
         self._used = dict(self._extent)  # rows, up to a chunk's end
@@ -83,32 +80,11 @@ class Writer:
         self._before: dict[int, int] = {}  # row -> the row whose place it took
         self._dropped: set[int] = set()
         self.tables: dict[str, SourceTable] = {}
-        if base is not None:
-            self._adopt(base)
 
-    def _adopt(self, base: Survey) -> None:
-        assert base.stored is not None
-        for kind, names in NAMES.items():
-            columns = [listed(base.summaries[name]) for name in names]
-            self._summary[kind].extend(itertools.chain.from_iterable(zip(*columns, strict=True)))
-        for name in TABLES:
-            self._first[name].extend(base.stored.first[name])
-            self._rows[name].extend(base.stored.rows[name])
-            self._xxh3[name] += [bytes.fromhex(digest) for digest in base.stored.xxh3_128[name]]
-        self._is_whole.extend(base.is_whole)
-        self.tables |= base.source_tables()
-        keys, digests = listed(base.summaries["key"]), listed(base.summaries["digest"])
-        self._names += map(measurement_name, keys, digests)
-        self._place = {name: i for i, name in enumerate(self._names)}
-        for name in ("points", "index", "tables"):  # HDF5 uses their room again
-            del self._file[name]
-
-    def rehearse(self) -> None:
-        """Writes a chunk of nothing behind every table; `finish` takes them away again."""
-        for name, dataset in self._datasets.items():
-            rows = -(-dataset.shape[0] // TABLES[name].chunk_rows) * TABLES[name].chunk_rows
-            dataset.set_extent((rows + TABLES[name].chunk_rows,))
-            dataset.write_direct_chunk((rows,), bytes(64))
+    @property
+    def path(self) -> Path:
+        """Where the archive is written, beside its place."""
+        return self._sink.path
 
     def __len__(self) -> int:
         return len(self._place)
@@ -169,8 +145,8 @@ class Writer:
         sizes = [size for _, size in pieces]
         return zip([offset for offset, _ in pieces], self._sink.places_of(sizes, write), sizes, strict=True)
 
-    def forget(self, row: int) -> None:
-        """Takes a point back; the one whose place it took stands there again."""
+    def drop(self, row: int) -> None:
+        """Takes a point back whose bytes did not come; the one whose place it took stands there again."""
         self._dropped.add(row)
         name = self._names[row]
         here: int | None = self._place.pop(name)
@@ -179,9 +155,6 @@ class Writer:
         if here is not None:
             self._place[name] = here
 
-    def drop(self, row: int) -> None:
-        """The same of one whose bytes did not come."""
-        self.forget(row)
         for table, dataset in self._datasets.items():  # what stands in its rows can be decoded, too
             n, begin = TABLES[table].chunk_rows, self._first[table][row]
             for at in range(begin, begin + self._rows[table][row], n):
@@ -253,26 +226,17 @@ def _write(group: h5py.Group, name: str, values: NDArray[Any], unit: str, *, axe
 
 
 @contextlib.contextmanager
-def nothing(sink: Sink) -> Iterator[None]:
-    """A new archive begins empty."""
-    yield
+def writing(path: Path) -> Iterator[Writer]:
+    """An archive to fill, which stands at `path`, whole, when the block ends; on any failure there is what there was.
 
-
-@contextlib.contextmanager
-def writing(path: Path, begin: Callable[[Sink], contextlib.AbstractContextManager[Survey | None]] = nothing) -> Iterator[Writer]:
-    """An archive to add to, which stands at `path`, whole, when the block ends; on any failure there is what there was.
-
-    `begin` may copy another archive's bytes into the file, whose survey it gives: then it begins as that. Its block ends when
-    all that is not raw data is written. Raises EnvironmentLacks when it cannot be written or the disk is full.
+    Raises EnvironmentLacks when it cannot be written or the disk is full.
     """
     with whole(path) as beside, contextlib.closing(Sink(beside)) as sink:
         try:
-            with begin(sink) as base:
-                how: dict[str, Any] = {"mode": "w", "userblock_size": BLOCK} if base is None else {"mode": "r+"}
-                with h5py.File(sink, driver="fileobj", libver=LIBVER, **how) as file:
-                    writer = Writer(file, sink, base)
-                    yield writer
-                    raw = writer.finish()
+            with h5py.File(sink, "w", driver="fileobj", libver=LIBVER, userblock_size=BLOCK) as file:
+                writer = Writer(file, sink)
+                yield writer
+                raw = writer.finish()
         except Exception:
             sink.raise_error()  # what libhdf5 makes of a full disk is a full disk
             raise

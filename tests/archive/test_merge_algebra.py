@@ -1,7 +1,6 @@
 """Merging is the union of sets of measurements: whatever the order, grouping, repetition and format of the sources, the same set."""
 
 import dataclasses
-import os
 from pathlib import Path
 
 import h5py
@@ -12,14 +11,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from program import TESTS
 
-from glm5bench.archive import addition, tasks, union
 from glm5bench.archive.checking import check
 from glm5bench.archive.collection import collect
 from glm5bench.archive.contents import SourceTable
 from glm5bench.archive.decoding import measurements
 from glm5bench.archive.measurement import COUNTS, TIMES, Measurement
 from glm5bench.archive.pointfile import read_point, write_point
-from glm5bench.archive.sealed import STRUCTURE, is_archive
+from glm5bench.archive.sealed import STRUCTURE
 from glm5bench.archive.survey import survey
 from glm5bench.archive.union import merge, write_measurements
 
@@ -179,29 +177,10 @@ def test_of_two_figures_for_one_measurement_the_same_one_stays_whatever_the_orde
     assert nodes[0] == nodes[1]
 
 
-def test_adding_to_a_large_archive_gives_what_a_merge_of_all_gives(tmp_path, monkeypatch):
-    points = [measured(f"{i:020d}", provenance={"host": "a"}) for i in range(6)]
-    for i, m in enumerate(points):
-        write_point(tmp_path / f"p{i}.h5", m)
-    files_ = [str(tmp_path / f"p{i}.h5") for i in range(6)]
-    merge(files_[:4], tmp_path / "some.h5")
-    whole = merge(files_, tmp_path / "all.h5")
-    monkeypatch.setattr(union, "BASE_BYTES", 1)
-    monkeypatch.setattr(union._Union, "_take_surveyed", None)  # it is not merged point by point
-
-    added = merge([str(tmp_path / "some.h5"), *files_[3:]], tmp_path / "added.h5", jobs=2)
-
-    assert (added.digest, added.n_points, added.bad) == (whole.digest, 6, [])
-    found = check([str(tmp_path / "added.h5")])
-    assert (found.digest(), found.bad, {c.is_good for c in found.points.values()}) == (whole.digest, [], {True})
-    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
-
-
-def test_damaged_points_of_an_archive_that_is_added_to_are_left_out(tmp_path, monkeypatch):
+def test_damaged_points_of_an_archive_are_left_out(tmp_path):
     for i in range(4):
         write_point(tmp_path / f"p{i}.h5", measured(f"{i:020d}"))
     merge([str(tmp_path / f"p{i}.h5") for i in range(3)], tmp_path / "some.h5")
-    monkeypatch.setattr(union, "BASE_BYTES", 1)
     offset, size = survey(tmp_path / "some.h5", scratch=tmp_path).stored.pieces(1, "chunks")[0]
     content = bytearray((tmp_path / "some.h5").read_bytes())
     content[offset + size // 2] ^= 1
@@ -211,17 +190,6 @@ def test_damaged_points_of_an_archive_that_is_added_to_are_left_out(tmp_path, mo
 
     assert (done.n_points, ["chunks are damaged" in e.message for e in done.bad]) == (3, [True])
     assert sorted(check([str(tmp_path / "added.h5")]).points) == sorted(collect([str(tmp_path / f"p{i}.h5") for i in (0, 2, 3)]).rows)
-
-
-def test_an_archive_that_hdf5_cannot_add_to_is_merged_point_by_point(tmp_path, monkeypatch):
-    write_point(tmp_path / "p.h5", measured())
-    merge([str(tmp_path / "p.h5")], tmp_path / "some.h5")
-    monkeypatch.setattr(union, "BASE_BYTES", 1)
-    monkeypatch.setattr(tasks, "rehearse", lambda path, scratch: os.abort())
-
-    done = merge([str(tmp_path / "some.h5")], tmp_path / "added.h5")
-
-    assert (done.n_points, done.bad, done.digest) == (1, [], collect([str(tmp_path / "p.h5")]).digest())
 
 
 def damaged_copy(path, to):
@@ -250,11 +218,10 @@ def test_a_damaged_file_takes_no_place_from_the_same_point_elsewhere(tmp_path, n
     assert {c.is_good for c in check([str(tmp_path / "new.h5")]).points.values()} == {True}
 
 
-def test_a_damaged_whole_copy_of_a_point_leaves_the_summary_that_is_here(tmp_path, monkeypatch):
+def test_a_damaged_whole_copy_of_a_point_leaves_the_summary_that_is_here(tmp_path):
     write_point(tmp_path / "good.h5", measured())
     damaged_copy(tmp_path / "good.h5", tmp_path / "bad.h5")
     summary = merge([str(tmp_path / "good.h5")], tmp_path / "summary.h5", is_raw_kept=False)
-    monkeypatch.setattr(union, "BASE_BYTES", 1)  # the summary is there first
 
     done = merge([str(tmp_path / "summary.h5"), str(tmp_path / "bad.h5")], tmp_path / "new.h5")
 
@@ -262,54 +229,10 @@ def test_a_damaged_whole_copy_of_a_point_leaves_the_summary_that_is_here(tmp_pat
 
 
 @pytest.mark.parametrize("words", [b"", b"x", b"x 600", b"x 600 10000000000000", b"x 99999999999999 1", b"x y z", b"x 1 0"])
-def test_a_large_file_that_begins_like_an_archive_and_is_none_costs_no_other(tmp_path, monkeypatch, words):
+def test_a_file_that_begins_like_an_archive_and_is_none_costs_no_other(tmp_path, words):
     write_point(tmp_path / "p.h5", measured())
     (tmp_path / "bad.h5").write_bytes((STRUCTURE + words + b"\n").ljust(40_000, b"\0"))
-    monkeypatch.setattr(union, "BASE_BYTES", 1)
 
     done = merge([str(tmp_path / "bad.h5"), str(tmp_path / "p.h5")], tmp_path / "new.h5")
 
     assert (done.n_points, [e.path for e in done.bad]) == (1, [str(tmp_path / "bad.h5")])
-
-
-def test_a_large_archive_that_goes_before_it_is_copied_is_bad_and_costs_no_other(tmp_path, monkeypatch):
-    for name in ("a", "b"):
-        write_point(tmp_path / f"{name}.h5", measured(name * 20))
-    merge([str(tmp_path / "a.h5")], tmp_path / "some.h5")
-    monkeypatch.setattr(union, "BASE_BYTES", 1)
-    monkeypatch.setattr(union, "is_archive", lambda path: (is_archive(path), (tmp_path / "some.h5").unlink())[0])
-
-    done = merge([str(tmp_path / "some.h5"), str(tmp_path / "b.h5")], tmp_path / "new.h5")
-
-    assert (done.n_points, [e.path for e in done.bad]) == (1, [str(tmp_path / "some.h5")])
-
-
-def test_a_large_archive_that_changes_while_it_is_copied_is_merged_as_what_it_became(tmp_path, monkeypatch):
-    for name in ("a", "b"):
-        write_point(tmp_path / f"{name}.h5", measured(name * 20))
-    merge([str(tmp_path / "a.h5")], tmp_path / "some.h5")
-    became = merge([str(tmp_path / "b.h5")], tmp_path / "other.h5")
-    monkeypatch.setattr(union, "BASE_BYTES", 1)
-    finish = addition.Copy.finish
-
-    def changed(self, identity):
-        (tmp_path / "some.h5").write_bytes((tmp_path / "other.h5").read_bytes())
-        finish(self, identity)
-
-    monkeypatch.setattr(addition.Copy, "finish", changed)
-
-    done = merge([str(tmp_path / "some.h5")], tmp_path / "new.h5")
-
-    assert (done.digest, done.bad) == (became.digest, [])
-
-
-def test_a_structure_too_large_for_memory_is_rehearsed_on_the_disk(tmp_path, monkeypatch):
-    for name in ("a", "b"):
-        write_point(tmp_path / f"{name}.h5", measured(name * 20))
-    merge([str(tmp_path / "a.h5")], tmp_path / "some.h5")
-    monkeypatch.setattr(union, "BASE_BYTES", 1)
-    monkeypatch.setattr(union._Union, "_take_surveyed", None)
-    monkeypatch.setattr(addition, "IN_MEMORY_BYTES", 0)
-    monkeypatch.setattr(addition.os, "memfd_create", lambda name: os.abort())
-
-    assert merge([str(tmp_path / "some.h5"), str(tmp_path / "b.h5")], tmp_path / "new.h5").n_points == 2
