@@ -263,7 +263,7 @@ def _node_job(s: ArmSettings, campaign: CampaignSettings, starts: Sequence[Serve
 
 def _estimate_s(arm: Arm, starts: Sequence[ServerStart], accuracy: Accuracy | None, pace: float) -> float:
     asked_s = accuracy.estimate_s if accuracy is not None else 0.0
-    return JOB_OVERHEAD_S / arm.engine.time_scale + sum(_start_estimate_s(arm, start, pace) + asked_s for start in starts)
+    return JOB_OVERHEAD_S / arm.engine.time_scale + sum(server_start_estimate_s(arm, start, pace) + asked_s for start in starts)
 
 
 def split(job: NodeJob, max_s: float | None) -> list[NodeJob]:
@@ -303,7 +303,8 @@ def _model_path(cluster: Cluster, checkpoint: Checkpoint) -> str:
     return f"{directory.rstrip('/')}/{repository}" if directory else repository
 
 
-def _start_estimate_s(arm: Arm, start: ServerStart, pace: float) -> float:
+def server_start_estimate_s(arm: Arm, start: ServerStart, pace: float) -> float:
+    """Seconds of one server start and its points. `pace`: what points took so far, over the estimate of the roofline model."""
     return arm.engine.start_estimate_s + pace * sum(recipe.estimates_s(arm, start.recipe, [p.concurrency for p in start.points]))
 
 

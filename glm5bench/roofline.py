@@ -159,11 +159,11 @@ class StepModel:
     def _draft_pass_s(self, batch: int) -> float:
         a = self.checkpoint.architecture
         v = layer_values(a)
-        touched = self._experts_touched(batch) * v.expert + v.shared + v.attention_sharded + 2 * a.hidden * a.hidden
+        touched = self.experts_touched(batch) * v.expert + v.shared + v.attention_sharded + 2 * a.hidden * a.hidden
         sharded = touched * draft_bytes_per_value(self.checkpoint) + a.vocabulary * a.hidden * 2
         return sharded / self.tp / self._bandwidth() + self._layer_s()
 
-    def _experts_touched(self, tokens: int) -> float:
+    def experts_touched(self, tokens: int) -> float:
         """Expected number of distinct experts that `tokens` tokens route to, routing taken as even."""
         a = self.checkpoint.architecture
         return a.routed_experts * (1.0 - (1.0 - a.active_experts / a.routed_experts) ** tokens)
@@ -173,7 +173,7 @@ class StepModel:
         v = layer_values(a)
         expert_bytes, dense_bytes = BYTES_PER_VALUE[self.checkpoint.precision], BYTES_PER_VALUE[self.checkpoint.dense_precision]
         moe_layers = a.layers - a.dense_layers
-        sharded = moe_layers * self._experts_touched(tokens) * v.expert * expert_bytes
+        sharded = moe_layers * self.experts_touched(tokens) * v.expert * expert_bytes
         sharded += (moe_layers * v.shared + a.dense_layers * v.dense_mlp + a.layers * v.attention_sharded) * dense_bytes
         sharded += a.vocabulary * a.hidden * 2
         return (sharded / self.tp + a.layers * v.attention_replicated * dense_bytes) / self._bandwidth()

@@ -242,7 +242,9 @@ def test_what_holds_for_a_campaign_cannot_be_swept_inside_one(other):
 def test_the_overhead_of_a_job_is_counted_once():
     (job,) = plan([compose()]).jobs
 
-    assert job.estimate_s - sum(planning._start_estimate_s(job.arm, s, 1.0) for s in job.starts) == pytest.approx(planning.JOB_OVERHEAD_S)
+    assert job.estimate_s - sum(planning.server_start_estimate_s(job.arm, s, 1.0) for s in job.starts) == pytest.approx(
+        planning.JOB_OVERHEAD_S
+    )
 
 
 def test_the_union_of_two_arms_invents_no_point_that_neither_asked_for():

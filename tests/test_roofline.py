@@ -129,9 +129,9 @@ def test_a_step_of_one_token_is_as_long_as_reading_what_it_touches():
 def test_a_batch_touches_more_experts_and_never_more_than_there_are():
     m = step_model()
 
-    assert m._experts_touched(1) == pytest.approx(8)
-    assert m._experts_touched(2) == pytest.approx(256 * (1 - (31 / 32) ** 2))
-    assert m._experts_touched(10_000) == pytest.approx(256)
+    assert m.experts_touched(1) == pytest.approx(8)
+    assert m.experts_touched(2) == pytest.approx(256 * (1 - (31 / 32) ** 2))
+    assert m.experts_touched(10_000) == pytest.approx(256)
 
 
 def test_a_longer_context_makes_a_step_longer_past_the_top_k_too():

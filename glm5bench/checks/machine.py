@@ -62,7 +62,7 @@ def findings(job: NodeJob, shared: Path) -> list[Finding]:
         *_shared(shared),
         *_disks(job, needs_much=real),
         *_memory(job, needs_much=real),
-        _clock(),
+        clock(),
         *(_real(job) if real else ()),
     ]
 
@@ -156,7 +156,7 @@ def _memory(job: NodeJob, *, needs_much: bool) -> Iterator[Finding]:
     yield Finding("memory", is_well, f"{free:,.0f} GiB are available", "" if is_well else "cluster.slurm.mem, or an exclusive node")
 
 
-def _clock() -> Finding:
+def clock() -> Finding:
     """Whether something keeps the wall clock right: times of points are compared with other nodes' by their UTC alone."""
 
     class Timex(ctypes.Structure):

@@ -57,13 +57,13 @@ def measured(
     with tempfile.TemporaryDirectory(prefix="glm5bench-shards-") as folder, tempfile.TemporaryFile() as order:
         order.write(np.arange(len(prepared.sessions), dtype="<i8").tobytes())
         order.seek(0)
-        told = _told(target, prepared, traffic, Path(folder), order.fileno())
+        told = order_of(target, prepared, traffic, Path(folder), order.fileno())
         with contextlib.ExitStack() as stack:
-            shards = [stack.enter_context(_Shard(told, i, n)) for i in range(n)]
+            shards = [stack.enter_context(Shard(told, i, n)) for i in range(n)]
             return _run(shards, target, progress, len(prepared.traces))
 
 
-def _told(target: Target, prepared: Prepared, traffic: Traffic, folder: Path, order_fd: int) -> dict[str, Any]:
+def order_of(target: Target, prepared: Prepared, traffic: Traffic, folder: Path, order_fd: int) -> dict[str, Any]:
     """What every shard is told, on its standard input: the key of the server stands in no argument."""
     traces = prepared.traces
     np.savez(
@@ -84,7 +84,7 @@ def _told(target: Target, prepared: Prepared, traffic: Traffic, folder: Path, or
     }
 
 
-class _Shard:
+class Shard:
     """A child process as its parent sees it. Its lines are JSON; at the end of its standard input it ends."""
 
     def __init__(self, told: dict[str, Any], i: int, n: int) -> None:
@@ -92,7 +92,7 @@ class _Shard:
         self.done, self.words, self.failed = 0, set[str](), ""
         self._rest = b""
 
-    def __enter__(self) -> _Shard:
+    def __enter__(self) -> Shard:
         path = os.pathsep.join(filter(None, [PACKAGE_ROOT, os.environ.get("PYTHONPATH", "")]))
         self._process = subprocess.Popen(
             [sys.executable, "-m", "glm5bench.client.shard"],
@@ -140,7 +140,7 @@ class _Shard:
             return {name: file[name] for name in file.files}
 
 
-def _run(shards: Sequence[_Shard], target: Target, progress: Progress, n_requests: int) -> Result:
+def _run(shards: Sequence[Shard], target: Target, progress: Progress, n_requests: int) -> Result:
     _await(shards, "ready", target)
     start_ns = time.monotonic_ns() + round(LEAD_S * 1e9)
     for shard in shards:
@@ -158,7 +158,7 @@ def _run(shards: Sequence[_Shard], target: Target, progress: Progress, n_request
     return Result(_put_together(parts), _health_of_all([json.loads(p["health"].tobytes()) for p in parts]), start_ns, ended_by)
 
 
-def _await(shards: Sequence[_Shard], word: str, target: Target) -> None:
+def _await(shards: Sequence[Shard], word: str, target: Target) -> None:
     deadline = time.monotonic() + READY_S
     while waiting := [s for s in shards if word not in s.words]:
         target.check()
@@ -167,12 +167,12 @@ def _await(shards: Sequence[_Shard], word: str, target: Target) -> None:
             raise ClientError(f"A process of the load client was not ready within {READY_S:g} s.")
 
 
-def _hear(waiting: Sequence[_Shard]) -> None:
+def _hear(waiting: Sequence[Shard]) -> None:
     for shard in select.select(waiting, [], [], WATCH_S)[0]:
         shard.hear()
 
 
-def _reason(shards: Sequence[_Shard], target: Target) -> Exception | None:
+def _reason(shards: Sequence[Shard], target: Target) -> Exception | None:
     """Why the run is to end: by a shard's word, or by the target's check."""
     said = next((s.failed for s in shards if s.failed), "")
     if said:

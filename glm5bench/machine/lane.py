@@ -47,10 +47,10 @@ def cores_of(lane: int, lanes: int) -> list[int]:
 
 def _numa_nodes() -> list[list[int]]:
     lists = sorted(NUMA.glob("node[0-9]*/cpulist"), key=lambda path: int(re.sub(r"\D", "", path.parent.name)))
-    return [_cores(path.read_text(encoding="utf-8")) for path in lists]
+    return [cores_in(path.read_text(encoding="utf-8")) for path in lists]
 
 
-def _cores(text: str) -> list[int]:
+def cores_in(text: str) -> list[int]:
     """`0-3,8` is 0, 1, 2, 3, 8."""
     cores = []
     for part in text.strip().split(","):

@@ -58,7 +58,7 @@ def gate(server: Server, model: str, asked: Accuracy, concurrencies: Sequence[in
     folder = server.place.folder / "accuracy"
     try:
         asked = within(asked, context_tokens(server))
-        name = _task(folder, asked)
+        name = task_named(folder, asked)
         for concurrency in concurrencies:
             doing(f"{asked.task} at concurrency {concurrency}")
             told["runs"].append(asdict(_run(server, model, asked, name, folder, concurrency)))
@@ -90,7 +90,7 @@ def harness() -> Path | None:
     return Path(found.origin).parent if found is not None and found.origin else None
 
 
-def _task(folder: Path, asked: Accuracy) -> str:
+def task_named(folder: Path, asked: Accuracy) -> str:
     """Writes the harness's own task with the questions of the directory. Raises OSError where something is not there."""
     package = harness()
     if package is None:
@@ -163,7 +163,7 @@ def _run(server: Server, model: str, asked: Accuracy, name: str, folder: Path, c
     results, samples = (max((folder / f"c{concurrency}").rglob(name), default=None) for name in ("results_*.json", "samples_*.jsonl"))
     if results is None or samples is None:
         raise OSError(f"lm-evaluation-harness left no results ({log})")
-    return score(json.loads(results.read_text(encoding="utf-8")), name, concurrency, _empty(samples))
+    return score(json.loads(results.read_text(encoding="utf-8")), name, concurrency, empty_answers(samples))
 
 
 class _Progress:
@@ -186,7 +186,7 @@ class _Progress:
             raise self._server.error(f"made no token for {now - self._since:.0f} s while its accuracy was asked", "server_hung")
 
 
-def _empty(samples: Path) -> int:
+def empty_answers(samples: Path) -> int:
     """Questions to which no text came: a model that ran out of tokens while it thought is scored as wrong without a word."""
     empty = set()
     with samples.open(encoding="utf-8") as file:

@@ -148,4 +148,4 @@ def test_a_clock_that_nothing_keeps_in_step_is_said(monkeypatch, status, is_well
 
     monkeypatch.setattr(ctypes, "CDLL", Libc)
 
-    assert preflight._clock().is_well is is_well
+    assert preflight.clock().is_well is is_well

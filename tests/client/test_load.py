@@ -18,7 +18,7 @@ from glm5bench.archive.measurement import Measurement
 from glm5bench.archive.pointfile import read_point, write_point
 from glm5bench.client.endpoint import Endpoint
 from glm5bench.client.protocol import Patience, Protocol
-from glm5bench.client.shards import _Shard, _told
+from glm5bench.client.shards import Shard, order_of
 from glm5bench.client.traffic import Prepared, Target, Traffic
 from glm5bench.errors import ClientError, ServerError
 from glm5bench.values.point import Point
@@ -444,8 +444,8 @@ def test_a_process_that_is_told_to_stop_as_it_starts_stops(tmp_path):
     with Scripted(lambda request: [End.HANG]) as server, (tmp_path / "order").open("wb+") as order:
         order.write(np.arange(3).astype("<i8").tobytes())
         order.seek(0)
-        told = _told(Target(server.url, "/", {}, 2.0), prepared, Traffic(1), tmp_path, order.fileno())
-        with _Shard(told, 0, 1) as shard:
+        told = order_of(Target(server.url, "/", {}, 2.0), prepared, Traffic(1), tmp_path, order.fileno())
+        with Shard(told, 0, 1) as shard:
             heard(shard, "ready")
             shard.tell(f"{time.monotonic_ns()}\nstop")
             heard(shard, "ended")

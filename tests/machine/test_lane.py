@@ -94,7 +94,7 @@ def test_a_machine_that_tells_of_no_numa_nodes_has_its_cores_in_order(tmp_path, 
 
 @pytest.mark.parametrize(("text", "cores"), [("0-3,8\n", [0, 1, 2, 3, 8]), ("5\n", [5]), ("\n", []), ("0-1,4-5\n", [0, 1, 4, 5])])
 def test_a_list_of_cores_is_read_as_the_kernel_writes_it(text, cores):
-    assert lane._cores(text) == cores
+    assert lane.cores_in(text) == cores
 
 
 def test_a_lane_on_a_node_of_its_own_sees_its_part_of_all_gpus(here):

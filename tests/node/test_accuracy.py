@@ -106,14 +106,14 @@ def test_every_row_of_a_failed_arm_carries_the_mark():
 )
 def test_a_gate_that_cannot_be_run_says_why(tmp_path, wrong, says):
     with pytest.raises(OSError, match=says):
-        accuracy._task(tmp_path, dataclasses.replace(ASKED, **wrong))
+        accuracy.task_named(tmp_path, dataclasses.replace(ASKED, **wrong))
 
 
 def test_answers_without_text_are_counted_once_a_question(tmp_path):
     lines = [(0, "a", "strict-match"), (0, "a", "flexible-extract"), (1, "", "strict-match"), (1, "", "flexible-extract")]
     (tmp_path / "s").write_text("".join(json.dumps({"doc_id": i, "resps": [[text]], "filter": f}) + "\n" for i, text, f in lines))
 
-    assert accuracy._empty(tmp_path / "s") == 1
+    assert accuracy.empty_answers(tmp_path / "s") == 1
 
 
 def test_questions_must_be_told_where_they_lie():
