@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from ..directory import Campaign
 from ..schedulers.known import schedulers
+from ..schedulers.local import end_process
 from ..schedulers.submissions import read_sent
 from .jobs import Job, live_jobs
 from .lock import refuse_a_copy, submitting
@@ -25,6 +26,9 @@ def cancel(campaign: Campaign, *, poll_s: float, patience_s: float = 60.0) -> tu
             for name, scheduler in schedulers().items()
             if asked[name]
         }
+    for job in live:
+        if job.sent is None and job.beats:  # no record names it: its heartbeat does
+            end_process(job.beats[0].host, job.beats[0].pid)
     is_polled = any(schedulers()[name].comes_again for name in said)
     still = _waited_for(campaign, live, poll_s if is_polled else 0.0, patience_s)
     gone = [job.job_id for job in live if job.job_id not in still]

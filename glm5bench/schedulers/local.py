@@ -68,9 +68,8 @@ class Local(Scheduler):
 
     def cancel(self, jobs: Sequence[tuple[Sent, Beat | None]]) -> str:
         for sent, beat in jobs:
-            if (beat.host if beat is not None else sent.host) == os.uname().nodename:
-                with contextlib.suppress(ProcessLookupError, ValueError):
-                    os.kill(beat.pid if beat is not None else int(sent.job_id), signal.SIGTERM)
+            with contextlib.suppress(ValueError):
+                end_process(*((beat.host, beat.pid) if beat is not None else (sent.host, int(sent.job_id))))
         return ""
 
     def examined(
@@ -79,6 +78,13 @@ class Local(Scheduler):
         yield Finding("Slurm", None, f"cluster {cluster.id} runs its jobs on this machine ({self.name})")
         for job in of_each_hardware(jobs):
             yield from (f.of_node(job.arm.hardware.id, "this machine") for f in findings(job, outputs))
+
+
+def end_process(host: str, pid: int) -> None:
+    """Asks a job's process to end, if it runs on this machine."""
+    if host == os.uname().nodename:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 """What is alive, what is left, and what a dead job said: from files and processes."""
 
 import os
+import signal
+import subprocess
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -9,6 +11,7 @@ import pytest
 from conftest import compose, measured, plan
 
 from glm5bench.archive.pointfile import write_point
+from glm5bench.campaign.ending import cancel
 from glm5bench.campaign.failure import missing
 from glm5bench.campaign.jobs import Job, jobs, live_jobs
 from glm5bench.campaign.lock import refuse_a_copy
@@ -84,6 +87,19 @@ def test_the_last_beat_of_an_earlier_job_with_the_same_number_hides_no_new_one(c
 def test_a_job_whose_submission_was_never_recorded_is_found_by_its_beat(campaign):
     with Heartbeat(campaign.heartbeat("4242"), ["a", "b"]):
         assert [(job.job_id, job.keys) for job in live_jobs(campaign)] == [("4242", ("a", "b"))]
+
+
+def test_a_job_that_only_its_heartbeat_names_is_cancelled_too(campaign):
+    with subprocess.Popen(["sleep", "600"]) as process:
+        ticks = process_started_ticks(process.pid)
+        beat = Beat(os.uname().nodename, process.pid, ticks, time.time(), "measuring", keys=["a"])
+        write_json(campaign.heartbeat(str(process.pid)), asdict(beat))
+
+        gone, still, said = cancel(campaign, poll_s=0, patience_s=30)
+        code = process.wait()
+
+    assert (gone, still, said) == ([str(process.pid)], [], "")
+    assert code == -signal.SIGTERM
 
 
 def test_what_is_left_is_neither_done_nor_in_the_charge_of_a_live_job(campaign, planned):
