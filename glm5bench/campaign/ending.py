@@ -6,8 +6,8 @@ import time
 from collections.abc import Sequence
 
 from ..directory import Campaign
+from ..node.heartbeat import end_process
 from ..schedulers.known import schedulers
-from ..schedulers.local import end_process
 from ..schedulers.submissions import read_sent
 from .jobs import Job, live_jobs
 from .lock import refuse_a_copy, submitting

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ..directory import Campaign, lane_ids
@@ -148,8 +148,3 @@ def _job_folders(campaign: Campaign) -> list[str]:
         return []
     with os.scandir(campaign.jobs) as entries:
         return [e.name for e in entries if e.name[0].isdigit() and e.is_dir()]
-
-
-def keys_of(found: Iterable[Job]) -> set[str]:
-    """The points in the charge of these jobs."""
-    return {key for job in found for key in job.keys}

@@ -245,8 +245,10 @@ def resubmit(
     campaign = Campaign(directory.absolute())
     made = send_again(campaign, only=classes or (), is_dry=dry_run, is_automatic=bool(after), after=after)
     if after:
-        print(f"{len(made.orders)} node jobs sent again")
-        return 0
+        print(f"{len(made.outcome.job_ids) if made.outcome else 0} jobs sent again")
+        if made.outcome is not None:
+            _tell_outcome(campaign, made.outcome, planned_how(campaign.read_plan(), str(campaign.plan)))
+        return int(made.outcome is not None and bool(made.outcome.refused or made.outcome.n_waiting))
     record = _resubmission(made)
     print(json.dumps(record, indent=1) if as_json else as_called(resubmission_text(record, is_dry=dry_run)))
     if made.outcome is not None:

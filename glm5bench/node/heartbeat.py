@@ -6,7 +6,9 @@ one that was killed stops. Who reads it needs no scheduler: on the same host the
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
 import threading
 import time
@@ -121,3 +123,10 @@ def process_started_ticks(pid: int) -> int:
     except OSError:
         return -1
     return -1 if fields[0] in "ZX" else int(fields[19])
+
+
+def end_process(host: str, pid: int) -> None:
+    """Asks a job's process to end, if it runs on this machine."""
+    if host == os.uname().nodename:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)

@@ -132,7 +132,7 @@ def _send_elsewhere(campaign: Campaign, job_id: str) -> None:
     if done.returncode == 0:
         print(f"retries: {done.stdout.strip()}", flush=True)
     else:
-        print(f"retries: none could be sent from this node, `glm5bench resubmit {shlex.quote(str(campaign.root))}` does it", flush=True)
+        print(f"retries: not all could be sent from this node, `glm5bench resubmit {shlex.quote(str(campaign.root))}` does it", flush=True)
 
 
 def _deadline(campaign: Campaign, job_id: str, request: Request, scheduler: Scheduler) -> float:

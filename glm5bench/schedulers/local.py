@@ -17,7 +17,7 @@ from ..checks.finding import Finding
 from ..checks.machine import findings
 from ..checks.needs import of_each_hardware
 from ..directory import Campaign
-from ..node.heartbeat import Beat, is_alive, process_started_ticks
+from ..node.heartbeat import Beat, end_process, is_alive, process_started_ticks
 from ..values.cluster import Cluster
 from ..values.point import NodeJob
 from .entry import run_requests
@@ -78,13 +78,6 @@ class Local(Scheduler):
         yield Finding("Slurm", None, f"cluster {cluster.id} runs its jobs on this machine ({self.name})")
         for job in of_each_hardware(jobs):
             yield from (f.of_node(job.arm.hardware.id, "this machine") for f in findings(job, outputs))
-
-
-def end_process(host: str, pid: int) -> None:
-    """Asks a job's process to end, if it runs on this machine."""
-    if host == os.uname().nodename:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
 
 
 @contextmanager
