@@ -188,6 +188,10 @@ def _arithmetic(node: ast.expr) -> int:
 
 def _notes(arm: Arm, settings: Mapping[str, Setting], binding: int, served: Sequence[int]) -> tuple[str, ...]:
     notes = [rule.note for _, rule in rules(arm) if rule.note]
+    if not arm.checkpoint.model_recipe:
+        notes.append(
+            f"{arm.checkpoint.id} includes no rules of {arm.checkpoint.model} (conf/checkpoint/models): it gets none of that model's flags"
+        )
     if _has_no_rule(arm):
         notes.append(f"no rule of {arm.checkpoint.model} is for {arm.hardware.architecture}: the engine's own defaults hold")
     others = sorted({c for c in served if c != binding})

@@ -156,8 +156,10 @@ def test_another_model_on_a_known_gpu_has_no_flag_of_glm():
     known = arm("hardware=b200")
     checkpoint = dataclasses.replace(known.checkpoint, id="other", model="Other", model_recipe=(), recipe=())
 
-    argv = recipe.bound(dataclasses.replace(known, checkpoint=checkpoint, speculative=arm("speculative=off").speculative), 4).argv
+    started = recipe.bound(dataclasses.replace(known, checkpoint=checkpoint, speculative=arm("speculative=off").speculative), 4)
+    argv = started.argv
 
+    assert any("other includes no rules of Other" in note for note in started.notes)
     assert [word for word in argv if "nsa" in word or "glm" in word or "$TOOL" in word or "parser" in word] == []
     assert "--mem-fraction-static" in argv
 

@@ -21,7 +21,8 @@ SAME = {word: same for s in SYNONYMS for word, same in s.words.items()}
 RENAMED = tuple(dict.fromkeys(pair for s in SYNONYMS for pair in s.renamed))
 BECAME = {flag: setting for s in SYNONYMS for flag, setting in s.became.items()}
 HUMAN = re.compile(r"(\d+)([kKmM])")  # vLLM reads 32k as 32,000 and 32K as 32,768
-NOT_COMPARED = ("--model-path", "--host", "--port", "--api-key", "--tokenizer-path", "--facts")
+FILES = {flag for engine in engines().values() for flag in engine.file_flags}  # the server states a path, or nothing
+NOT_COMPARED = {"--model-path", "--host", "--port", "--api-key", "--tokenizer-path", "--facts", *FILES}
 
 
 def settings_changed(argv: Sequence[str], info: Mapping[str, Any], ignored: Sequence[str] = ()) -> tuple[tuple[str, str, str], ...]:
@@ -32,7 +33,7 @@ def settings_changed(argv: Sequence[str], info: Mapping[str, Any], ignored: Sequ
     asked = _flags(argv)
     found: dict[tuple[str, str, str], None] = {}
     for stated in (info, *ranks(info)):
-        for flag in asked.keys() - {*NOT_COMPARED, *ignored}:
+        for flag in asked.keys() - NOT_COMPARED - {*ignored}:
             name = next((n for n in _names(flag) if n in stated), None)
             is_elsewhere = bool(stated.get(BECAME.get(flag, "")))
             if name is not None and not is_elsewhere and not _is_held(asked[flag], stated[name]):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engines import parsing
+from ..engines.adapter import Adapter
 from ..engines.known import adapter
 from ..errors import EnvironmentLacks
 from ..machine.container import Image, environment, executed
@@ -70,7 +71,7 @@ def _looked_at(alike: Sequence[tuple[NodeJob, Recipe]]) -> list[Validation]:
             parser, command = _parser(job, first, home)
             answer = _answer(
                 command,
-                {"package": kind.name, "source": inspect.getsource(kind.parser), "commands": [_flags(recipe) for _, recipe in alike]},
+                {"package": kind.name, "source": inspect.getsource(kind.parser), "commands": [_flags(recipe, kind) for _, recipe in alike]},
             )
     except EnvironmentLacks as error:
         return [Validation(j.arm.label, "", "", engine.version, (), error.message) for j, _ in alike]
@@ -84,9 +85,10 @@ def _refusal(arm: Arm, recipe: Recipe, refused: dict[str, Any]) -> Refusal:
     return Refusal(tuple(refused["words"]), _group(arm, recipe, refused["words"]), refused["said"])
 
 
-def _flags(recipe: Recipe) -> list[str]:
+def _flags(recipe: Recipe, kind: Adapter) -> list[str]:
     """What follows the program: `python3 -m sglang.launch_server`, `vllm serve`."""
-    given = [GIVEN.get(word, word) for word in recipe.argv]
+    texts = kind.texts(recipe.argv)  # files that do not exist yet: neither they nor their flags are parsed
+    given = [GIVEN.get(word, word) for i, word in enumerate(recipe.argv) if not {i, i + 1} & texts.keys()]
     return given[3:] if given[1:2] == ["-m"] else given[2:]
 
 

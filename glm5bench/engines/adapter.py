@@ -1,7 +1,7 @@
 """What differs from one engine to another, and what holds for an engine of which nothing is said.
 
 An engine is one file in this room, with an `ENGINE`, and one file in conf/engine. Flags, renames, phases and fatal lines of its log are
-data in conf/; here stands what needs code. Nothing outside this room compares names of engines. Pure.
+data in conf/; this room has what needs code. Nothing outside it compares names of engines. Pure.
 """
 
 from __future__ import annotations
@@ -61,12 +61,16 @@ class Adapter:
         """The type of the KV cache, fp8 or bf16, under this value of its flag."""
         return "fp8" if asked.startswith("fp8") else "bf16"
 
+    def texts(self, argv: Sequence[str]) -> dict[int, str]:
+        """Words of the command that are the text of a configuration file, by their place."""
+        return {i: word for i, word in enumerate(argv) if i and argv[i - 1] in self.file_flags and word.lstrip().startswith("{")}
+
     def flags_of_the_node(self, argv: Sequence[str]) -> list[str]:
         """Flags that every server gets beside its recipe, as it gets a port."""
         return []
 
     def keyed(self, argv: list[str], key_file: Path) -> list[str]:
-        """The command with the API key, which must not stand in it."""
+        """The command with a way to the API key. The key itself is never in a command."""
         return argv
 
     def environment(self, key: str, key_file: Path) -> dict[str, str]:

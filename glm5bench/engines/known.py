@@ -8,6 +8,7 @@ import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
+from ..errors import SettingsError
 from ..values.groups import Engine
 from .adapter import Adapter
 
@@ -23,8 +24,15 @@ def engines() -> dict[str, Adapter]:
 
 
 def adapter(engine: Engine) -> Adapter:
-    """The engine of an arm, which conf/ names. Raises KeyError for an unknown one, which settings refuse."""
-    return engines()["simulated" if engine.simulated else engine.flavor]
+    """The engine of an arm, which conf/ names. Raises SettingsError if there is none of this name."""
+    found = engines().get("simulated" if engine.simulated else engine.flavor)
+    if found is None:
+        raise SettingsError(
+            f"engine.flavor={engine.flavor}: there is no such engine.",
+            where=f"engine {engine.id}",
+            next_step=f"one of {', '.join(engines())}",
+        )
+    return found
 
 
 def serving(info: Mapping[str, Any], owner: str) -> Adapter | None:

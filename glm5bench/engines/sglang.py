@@ -42,11 +42,13 @@ class SGLang(Adapter):
     """SGLang's server."""
 
     def is_server(self, info: Mapping[str, Any], owner: str) -> bool:
-        return isinstance(info.get("tp_size"), int)
+        return isinstance(info.get("tp_size"), int) or owner == self.name
 
     def kv_dtype(self, hardware: Hardware, asked: str) -> str:
-        """`auto` is FP8 for sparse attention on GPUs of compute capability 10, else BF16. Source: srt/server_args.py."""
-        return "fp8" if asked.startswith("fp8") or (asked == "auto" and hardware.compute.startswith("sm10")) else "bf16"
+        """`auto` is FP8 for sparse attention on NVIDIA's GPUs from compute capability 10 on, else BF16. Source: srt/server_args.py."""
+        capability = re.fullmatch(r"sm(\d+)\d", hardware.compute)
+        is_new = capability is not None and int(capability[1]) >= 10
+        return "fp8" if asked.startswith("fp8") or (asked == "auto" and is_new) else "bf16"
 
     def flags_of_the_node(self, argv: Sequence[str]) -> list[str]:
         return [] if METRICS in argv else [METRICS]

@@ -72,11 +72,10 @@ def command(recipe: Recipe, arm: Arm, place: Place, given: Mapping[str, str], ke
 def with_files(engine: seam.Adapter, argv: Sequence[str], folder: Path) -> list[str]:
     """The command in which the text of a configuration file is replaced by the path of a file that holds it."""
     words = list(argv)
-    for i, word in enumerate(words[1:], start=1):
-        if words[i - 1] in engine.file_flags and word.lstrip().startswith("{"):
-            path = folder / f"{words[i - 1].lstrip('-')}.yaml"  # JSON is YAML
-            write_text(path, word)
-            words[i] = str(path)
+    for i, text in engine.texts(argv).items():
+        path = folder / f"{words[i - 1].lstrip('-')}.yaml"  # JSON is YAML
+        write_text(path, text)
+        words[i] = str(path)
     return words
 
 

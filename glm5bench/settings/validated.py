@@ -15,10 +15,11 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
+from ..engines.known import adapter
 from ..errors import SettingsError
 from ..files import sha256
 from ..values.cluster import CLASSES
-from ..values.plain import adapter, plain
+from ..values.plain import plain, type_adapter
 from ..values.settings import Settings
 from ..values.workload import Workload, impossible
 
@@ -58,6 +59,7 @@ def validated(asked: dict[str, Any]) -> Settings:
             where="accuracy.data",
             next_step="accuracy.data=DIR, with train.jsonl and test.jsonl, on a file system that compute nodes see",
         )
+    adapter(settings.engine)  # raises for one that is unknown
     _refuse_bad_expressions(settings)
     settings = replace(settings, workload=complete_workload(settings.workload))
     strange = set(settings.cluster.hardware) - {settings.hardware.id, *_hardware_names()}
@@ -106,7 +108,7 @@ def _hardware_names() -> tuple[str, ...]:
 def validate(kind: type[Any], asked: Any, prefix: str) -> Any:
     """A value of this kind. Raises SettingsError with the path and the value of the first thing that is wrong."""
     try:
-        return adapter(cast(Hashable, kind)).validate_python(asked)
+        return type_adapter(cast(Hashable, kind)).validate_python(asked)
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join([p for p in (prefix, *map(str, first["loc"])) if p])

@@ -46,18 +46,18 @@ T = TypeVar("T")
 
 
 @functools.cache
-def adapter(kind: Any) -> TypeAdapter[Any]:
+def type_adapter(kind: Any) -> TypeAdapter[Any]:
     """Validates values of this kind; made once, which takes 10 ms."""
     return TypeAdapter(kind)
 
 
 def from_json(kind: type[T], text: str | bytes) -> T:
     """A value of this kind from JSON. Raises ValueError that names the first field that is wrong."""
-    value: T = adapter(cast(Hashable, kind)).validate_json(text)
+    value: T = type_adapter(cast(Hashable, kind)).validate_json(text)
     return value
 
 
 def from_plain(kind: type[T], value: Any) -> T:
     """A value of this kind from parsed JSON. Raises ValueError that names the first field that is wrong."""
-    valid: T = adapter(cast(Hashable, kind)).validate_python(value)
+    valid: T = type_adapter(cast(Hashable, kind)).validate_python(value)
     return valid

@@ -184,6 +184,14 @@ def test_every_refused_flag_is_told_and_none_that_is_taken(tmp_path, here):
     ]
 
 
+def test_the_text_of_a_configuration_file_is_not_parsed_as_its_path(tmp_path, here):
+    here(sglang(tmp_path))
+
+    (looked,) = validations(planned(*OVERRIDES, """engine.extra_args=[--config,'{"a": 1}',--port,'1']"""))
+
+    assert (looked.version, looked.refused) == ("0.5.12", ())
+
+
 def test_a_value_that_a_flag_does_not_take_is_refused_with_the_parser_s_reason(tmp_path, here):
     here(sglang(tmp_path, more="parser.add_argument('--x', choices=['a', 'b'])"))
 

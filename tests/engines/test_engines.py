@@ -1,14 +1,17 @@
 """The seam of engines: what each of them knows, and what is done with the text of a configuration file."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 from conftest import compose
 
+from glm5bench.analysis.held import settings_changed
 from glm5bench.client.metrics import METRICS
 from glm5bench.engines.adapter import Adapter
 from glm5bench.engines.known import adapter, engines, serving
+from glm5bench.errors import SettingsError
 from glm5bench.node.command import with_files
 from glm5bench.settings.validated import group_values
 
@@ -29,6 +32,7 @@ def test_every_engine_of_conf_is_known():
         ({"tp_size": 8, "simulated": True}, "sglang", "simulated"),
         ({"version": "simulated 1"}, "", "simulated"),
         ({"version": "0.16.0"}, "vllm", "vllm"),
+        ({}, "sglang", "sglang"),  # a router in front of it describes nothing
         ({"version": "1.0"}, "tensorrt_llm", None),
         ({}, "", None),
     ],
@@ -37,6 +41,26 @@ def test_a_server_is_recognised_by_what_it_says_and_a_simulated_one_always(info,
     found = serving(info, owner)
 
     assert (found and found.name) == name
+
+
+def test_an_unknown_engine_is_refused_with_the_known_ones():
+    with pytest.raises(SettingsError, match=r"engine\.flavor=sgland: there is no such engine") as refused:
+        compose("engine.flavor=sgland")
+    assert refused.value.next_step == "one of sglang, simulated, vllm"
+
+
+@pytest.mark.parametrize(("compute", "dtype"), [("sm90", "bf16"), ("sm100", "fp8"), ("sm103", "fp8"), ("sm120", "fp8"), ("gfx950", "bf16")])
+def test_sglang_chooses_the_type_of_its_cache_by_the_compute_capability(compute, dtype):
+    hardware = dataclasses.replace(compose().arm.hardware, compute=compute)
+
+    assert engines()["sglang"].kv_dtype(hardware, "auto") == dtype
+    assert engines()["vllm"].kv_dtype(hardware, "auto") == "bf16"
+
+
+def test_a_configuration_file_is_not_compared_with_what_the_server_states():
+    argv = ["python3", "-m", "sglang.launch_server", "--config", '{"a": 1}', "--tp-size", "8"]
+
+    assert settings_changed(argv, {"config": "/job/config.yaml", "tp_size": 4}) == (("--tp-size", "8", "4"),)
 
 
 def test_every_metric_of_an_engine_is_one_that_is_read():
