@@ -96,6 +96,7 @@ def test_a_job_that_only_its_heartbeat_names_is_cancelled_too(campaign):
         write_json(campaign.heartbeat(str(process.pid)), asdict(beat))
 
         gone, still, said = cancel(campaign, poll_s=0, patience_s=30)
+        process.kill()  # nothing, if it was asked to end
         code = process.wait()
 
     assert (gone, still, said) == ([str(process.pid)], [], "")
