@@ -1,5 +1,5 @@
 #!/bin/sh
-# The main job on the embedded default: installs into .venv, sweeps three arms against the simulated server, merges, prints the tables.
+# The quickstart: installs into .venv, measures three arms on the simulated server, merges the points and prints the tables.
 set -eu
 cd "$(dirname "$0")"
 sh environment.sh

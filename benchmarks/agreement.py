@@ -1,8 +1,8 @@
-"""Simulated points as measured over HTTP, beside the same points of the same model in virtual time.
+"""Compares simulated points that were measured over HTTP with the same points of the same model in virtual time.
 
     python benchmarks/agreement.py outputs/quickstart
 
-The difference is what HTTP, the event loops and the client add at that time scale on this machine.
+The difference is the time that HTTP, the event loops and the client add at this time scale on this machine.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""How fast archives are made, beside `cat`, `cp` and what a user would write, and how large they are.
+"""Measures the speed of making archives, compared with `cat`, `cp` and simple scripts, and the size of archives.
 
-    python benchmarks/archives.py make DIR --points 10000     # point files of 320 requests x 1,024 chunks, by the writer itself
-    python benchmarks/archives.py merge DIR                   # 10,000, 1,000 and 100 of them, beside cat of the same
-    python benchmarks/archives.py add DIR                     # 20 more into that archive, beside cp of it
-    python benchmarks/archives.py peers DIR --points 100      # a loop of h5py copy; pandas concat and to_hdf (pip install tables)
-    python benchmarks/archives.py tables DIR                  # `tables` of archives of 10,000 and 100,000 points
-    python benchmarks/archives.py encodings                   # bytes a chunk by encoding and filter; JSON as vLLM writes it
+    python benchmarks/archives.py make DIR --points 10000     # point files of 320 requests x 1,024 chunks.
+    python benchmarks/archives.py merge DIR                   # merge 10,000, 1,000 and 100 of them, compared with cat.
+    python benchmarks/archives.py add DIR                     # add 20 points to that archive, compared with cp.
+    python benchmarks/archives.py peers DIR --points 100      # a loop of h5py copy; pandas concat and to_hdf (pip install tables).
+    python benchmarks/archives.py tables DIR                  # `tables` of archives of 10,000 and 100,000 points.
+    python benchmarks/archives.py encodings                   # bytes per chunk by encoding and filter; JSON as vLLM writes it.
 
-Each figure is the median of five rounds (peers: three) in which the two that are compared alternate; what is written is synced and
-removed in between. Peak memory is of the process and its readers. DIR takes some 20 GB; the files of a campaign live on the same disk.
+Each figure is the median of five rounds (peers: three). The two commands that are compared alternate. Output is synced and removed between
+runs. Peak memory covers the process and its readers. DIR needs about 20 GB; all files are on the same disk.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from glm5bench.archive.writer import writing
 from glm5bench.exchange.vllm_json import vllm_result
 
 USERS, REQUESTS, CHUNKS = 64, 320, 1024
-STEP_NS, STEP_NOISE_NS, SPREAD_NS, SPREAD_NOISE_NS = 20e6, 4e5, 12e3, 3e3  # a decode step, and a batch's chunks one after another
+STEP_NS, STEP_NOISE_NS, SPREAD_NS, SPREAD_NOISE_NS = 20e6, 4e5, 12e3, 3e3  # a decode step, and the time between the chunks of a batch
 POINT = {
     "hardware": "b200", "model": "GLM-5", "engine": "sglang", "engine_version": "0.5.12", "checkpoint": "zai-org/GLM-5-FP8",
     "precision": "fp8", "speculative": "off", "isl_tokens": 8192, "osl_tokens": 1024, "range_ratio": 1.0, "endpoint": "completions",
@@ -111,7 +111,7 @@ def make(folder: Path, n: int) -> None:
 
 
 def timed(command: list[str] | str, made: Path) -> tuple[float, float]:
-    """Seconds until what was made is on the disk, and MiB at the peak."""
+    """Seconds until the output is on the disk, and the peak memory in MiB."""
     made.unlink(missing_ok=True)
     os.sync()
     before = time.perf_counter()
@@ -130,7 +130,7 @@ def timed(command: list[str] | str, made: Path) -> tuple[float, float]:
 def beside(name: str, ours: list[str], theirs: str, made: Path, other: Path, rounds: int = 5) -> None:
     us, them, peaks = [], [], []
     for _ in range(rounds):
-        made.unlink(missing_ok=True)  # both at once would leave the page cache too small for either
+        made.unlink(missing_ok=True)  # the page cache is too small for both files
         seconds, _ = timed(theirs, other)
         them.append(seconds)
         other.unlink()
@@ -228,7 +228,7 @@ def tables(folder: Path) -> None:
 
 
 def _small_archive(small: Path, archive: Path, n: int) -> None:
-    """One stored point under many summaries: what `tables` reads does not grow with the raw times."""
+    """Writes an archive of one stored point with many summaries. `tables` does not read the raw times."""
     m = dataclasses.replace(measurement(0), requests=requests(0, USERS, 16), log="")
     small.unlink(missing_ok=True)
     write_point(small, m)

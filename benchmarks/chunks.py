@@ -1,7 +1,7 @@
-"""The bytes of a stream of OpenAI's completions or chat completions in vLLM's shape, framed for HTTP's chunked encoding.
+"""The bytes of a stream of OpenAI's completions or chat completions in vLLM's format, framed for HTTP's chunked encoding.
 
-Enters: a request's body and number. Leaves: bytes, one event each, that need only be sent. The first token's text is ` r<number>`, every
-other one ` tok`. It knows no clock beyond the second that `created` tells, and no socket.
+Enters: a request's body and number. Leaves: bytes that are ready to send, one event each. The text of the first token is ` r<number>`,
+every other one is ` tok`. The module uses no socket, and uses the clock only for `created`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 
 class Chunks:
-    """What one request is answered with, piece by piece."""
+    """The answer to one request, piece by piece."""
 
     def __init__(self, number: int, body: dict[str, Any], *, is_chat: bool) -> None:
         self.number, self.is_chat = number, is_chat
@@ -27,7 +27,7 @@ class Chunks:
         self._envelope = {"id": id_, "object": kind, "created": int(time.time()), "model": str(body.get("model", "truth"))}
 
     def chunk(self, tokens: int, left: int, *, is_first: bool) -> bytes:
-        """The event with the next tokens, after which so many are left."""
+        """The event with the next tokens. `left`: how many tokens follow it."""
         text = f" r{self.number}" + " tok" * (tokens - 1) if is_first else " tok" * tokens
         choice = {"index": 0, **({"delta": {"content": text}} if self.is_chat else {"text": text}), "logprobs": None}
         choice |= {"finish_reason": None if left else "length", "stop_reason": None}
@@ -40,12 +40,12 @@ class Chunks:
         return self._event({"choices": [choice], **({"usage": self._usage(self.tokens)} if self.continuous else {})})
 
     def ending(self) -> bytes:
-        """All that follows the last token."""
+        """The bytes after the last token."""
         usage = self._event({"choices": [], "usage": self._usage(0)}) if self.usage else b""
         return usage + _frame(b"data: [DONE]\n\n") + b"0\r\n\r\n"
 
     def whole(self) -> bytes:
-        """The body of the answer to a request that asked for no stream."""
+        """The body of the answer to a request without streaming."""
         text = " tok" * self.tokens
         spoken = {"message": {"role": "assistant", "content": text}} if self.is_chat else {"text": text}
         return as_json({**self._envelope, "choices": [{"index": 0, **spoken, "finish_reason": "length"}], "usage": self._usage(0)})

@@ -1,21 +1,26 @@
-"""How well load clients measure, and at what cost: each against a server that knows the truth (benchmarks/truth.py).
+"""Measures the errors and the CPU cost of load clients, each against a server that records the true times (benchmarks/truth.py).
 
 python benchmarks/client.py --peers DIR [--before CHECKOUT] [--scenario c256|x25k|c1024|x50k|x100k|all] [--rounds 3]
     [--clients vllm,sglang,...] [--json FILE]
 
-DIR is what benchmarks/client_peers.sh installed. The server has core 1, a client with all its children core 0; a round runs every client
-once. Two waves of requests are sent at a fixed number of streams, so that the second wave is the steady state and the first a herd.
+DIR is the folder that benchmarks/client_peers.sh made. The server runs on core 1, a client and all its children on core 0. A round runs
+every client once. Two waves of requests are sent at a fixed number of streams. In the first wave all requests start at once; the second
+wave is the steady state.
 
-CPU per chunk: user and system time of the client's process and every descendant (getrusage of this process's waited-for children, as
-the subreaper of orphans), less that of a baseline: the same command with 2 tokens a request, as many requests and streams; the median of
-one baseline a round. What is left is divided by the chunks that the run had more than its baseline. So imports, start-up, prompts,
-connections and whatever costs once a request do not count; all that grows with chunks or with time does: reading, parsing, storing,
-statistics, tokenizing the answers, writing the result, idle processes that wake.
+CPU per chunk: the user and system time of the client's process and all its descendants, minus the time of a baseline, divided by the
+additional chunks. The baseline is the same command with 2 tokens per request and as many requests and streams; the median of one baseline
+per round is used. The time is from getrusage for waited-for children; this process is the subreaper of orphans. Imports, start-up,
+prompts, connections and all costs per request are therefore excluded. All costs that grow with chunks or time are included: reading,
+parsing, storing, statistics, tokenizing the answers, writing the result, and idle processes that wake up.
 
-Errors: TTFT as the client tells it for a request, less (first chunk's write - kernel's stamp of the request's arrival); a gap between
-chunks as the client tells it, less that between their writes. "Stated" figures are the client's own summary against the same statistic of
-the truth, over the same requests. A table's figure is the median of the rounds. "Others": cores that neither client nor server
-kept busy; where it is not near 0 the run says little.
+Errors:
+
+- TTFT: the client's value for a request, minus (write of the first chunk - kernel's timestamp of the request's arrival).
+- Gap: the client's value for a gap between chunks, minus the gap between their writes.
+- "Stated" figures: the client's own summary, compared with the same statistic of the truth over the same requests.
+
+A table's figure is the median of the rounds. "Others" is the number of cores kept busy by neither the client nor the server. If it is not
+near 0, the run is not meaningful.
 """
 
 from __future__ import annotations
@@ -61,14 +66,14 @@ VLLM_MAIN = (
     "p = P(); add_cli_args(p); main(p.parse_args())"  # what `vllm bench serve` calls, without importing the server
 )
 FIGURES = ("mean", "p50", "p99")
-Stated = dict[str, tuple[float, float, float]]  # "ttft" | "tpot" | "itl": its mean, median and p99 in ms
-Truth = dict[str, np.ndarray]  # what GET /truth holds
-Baselines = dict[str, list[tuple[float, int]]]  # client, streams and requests: CPU seconds and chunks of each
+Stated = dict[str, tuple[float, float, float]]  # "ttft" | "tpot" | "itl" -> mean, median and p99 in ms
+Truth = dict[str, np.ndarray]  # the content of GET /truth
+Baselines = dict[str, list[tuple[float, int]]]  # client, streams and requests -> CPU seconds and chunks of each baseline
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """So many streams at once, each of so many chunks a second."""
+    """A number of concurrent streams (`streams`), each with `rate` chunks per second."""
 
     name: str
     streams: int
@@ -84,12 +89,12 @@ class Scenario:
 
 
 SCENARIOS = {s.name: s for s in (Scenario("c256", 256, 15), Scenario("x25k", 256, 100), Scenario("c1024", 1024, 40))}
-LIMITS = {s.name: s for s in (Scenario("x50k", 256, 200), Scenario("x100k", 512, 200))}  # how much one core takes
+LIMITS = {s.name: s for s in (Scenario("x50k", 256, 200), Scenario("x100k", 512, 200))}  # the limits of one core
 
 
 @dataclass(frozen=True)
 class Load:
-    """What one run asks of a client."""
+    """The load of one run."""
 
     url: str
     streams: int
@@ -105,7 +110,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Answer:
-    """One request as a client tells it; None where it does not."""
+    """One request as a client reports it; None for values that it does not report."""
 
     number: int
     ttft_s: float
@@ -115,7 +120,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Told:
-    """What a client told of a run: its requests, and its own figures in ms: {"ttft": (mean, p50, p99), ...}."""
+    """A client's result of a run: its requests, and its own figures in ms: {"ttft": (mean, p50, p99), ...}."""
 
     answers: list[Answer]
     stated_ms: Stated
@@ -124,7 +129,7 @@ class Told:
 
 @dataclass(frozen=True)
 class Peer:
-    """A released client: its command line, and how its result is read."""
+    """A released client: its command line, and a function that reads its result."""
 
     folder: str
     command: Callable[[Load], list[str]]
@@ -132,7 +137,7 @@ class Peer:
     env: dict[str, str]
 
     def run(self, load: Load) -> Callable[[Truth], Told]:
-        """Runs it, and returns how to read what it told, given the truth."""
+        """Runs the client, and returns a function that reads its result, given the truth."""
         program, *arguments = self.command(load)
         log = load.folder / "log"
         cpu_s = _cpu_of([str(load.peers / self.folder / "bin" / program), *arguments], log, {**os.environ, **self.env})
@@ -188,7 +193,7 @@ def guidellm_command(load: Load) -> list[str]:
 
 
 def read_guidellm(load: Load, _truth: Truth) -> tuple[list[Answer], Stated]:
-    """What it calls inter-token latency is a request's mean, so TPOT here; it keeps no gaps. Its "time per output token" counts TTFT."""
+    """GuideLLM's inter-token latency is the mean of a request, so TPOT here. It stores no gaps. Its "time per output token" counts TTFT."""
     told = json.loads((load.folder / "told.json").read_text())["benchmarks"][0]
     answers = [Answer(_number(r["output"]), r["time_to_first_token_ms"] / 1e3, None) for r in told["requests"]["successful"]]
     stated = {}
@@ -208,7 +213,7 @@ def aiperf_command(load: Load) -> list[str]:
 
 
 def read_aiperf(load: Load, truth: Truth) -> tuple[list[Answer], Stated]:
-    """Its records keep no text: the header x-request-id tells whose they are. Its inter-token latency is a request's mean, so TPOT here."""
+    """AIPerf's records have no text, so requests are identified by the header x-request-id. Its inter-token latency is TPOT here."""
     numbers = dict(zip(truth["request_id"].tolist(), truth["number"].tolist(), strict=True))
     answers = []
     for line in (load.folder / "profile_export.jsonl").read_text().splitlines():
@@ -222,9 +227,9 @@ def read_aiperf(load: Load, truth: Truth) -> tuple[list[Answer], Stated]:
 
 
 def run_ours(load: Load, processes: int = 1, root: Path = ROOT) -> Callable[[Truth], Told]:
-    """`glm5bench load` as a user types it: it sends, parses, judges, prints and writes its point file, and all of that is its CPU.
+    """Runs `glm5bench load` as a user would. Its CPU time includes sending, parsing, judging, printing and writing the point file.
 
-    `root`: the checkout that it is run from.
+    `root`: the checkout from which it is run.
     """
     point = load.folder / "point.h5"
     command = [sys.executable, "-m", "glm5bench", "load", load.url, "-c", str(load.streams), "--prompts", str(load.n_requests)]
@@ -234,7 +239,7 @@ def run_ours(load: Load, processes: int = 1, root: Path = ROOT) -> Callable[[Tru
 
 
 def _read_ours(path: Path, truth: Truth, cpu_s: float) -> Told:
-    """Its file keeps no text: the prompts, which it would send again, tell whose a request is."""
+    """The point file has no text, so requests are identified by their prompts, which are generated again."""
     m, _ = read_point(path)
     r, start_ns = m.requests, m.provenance["start_monotonic_ns"]
     assert r is not None
@@ -272,7 +277,7 @@ CLIENTS: dict[str, Callable[[Load], Callable[[Truth], Told]]] = {
 
 @contextmanager
 def truth_server(rate: float):
-    """The server on its core; its URL."""
+    """Runs the server on its core. Yields its process id and its URL."""
     command = ["taskset", "-c", str(SERVER_CORE), sys.executable, str(Path(__file__).with_name("truth.py"))]
     command += ["--rate", str(rate), "--ttft-s", str(TTFT_S), "--phase-jitter"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -285,7 +290,7 @@ def truth_server(rate: float):
 
 
 def _busy_s() -> float:
-    """Seconds that all cores worked for anybody, and that the hypervisor took."""
+    """Seconds that all cores were busy, including the time that the hypervisor took."""
     ticks = [int(v) for v in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
     return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
 
@@ -308,7 +313,7 @@ NOT_THE_CLIENTS: set[int] = set()  # children of this process that are servers
 
 
 def _cpu_of(command: list[str], log: Path, env: dict[str, str]) -> float:
-    """Seconds of user and system time that a command took, with all its descendants. Raises where it fails or takes longer than LIMIT_S."""
+    """User and system seconds of a command and all its descendants. Raises RuntimeError if it fails or takes longer than LIMIT_S."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with log.open("wb") as out:
         process = subprocess.Popen(command, cwd=log.parent, env=env, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
@@ -326,7 +331,7 @@ def _cpu_of(command: list[str], log: Path, env: dict[str, str]) -> float:
 
 
 def _reap_orphans() -> None:
-    """Waits for what the client left behind, which is this process's now; after 5 s it is ended."""
+    """Waits for processes that the client left, which are now children of this process. Kills them after 5 s."""
     began = time.monotonic()
     while left := {int(pid) for pid in Path("/proc/thread-self/children").read_text().split()} - NOT_THE_CLIENTS:
         for pid in left:
@@ -346,11 +351,11 @@ def _figures(ttfts: list[float], tpots: list[float], gaps: list[np.ndarray | Non
     return {k: (1e3 * v.mean(), *(1e3 * np.percentile(v, (50, 99)))) for k, v in columns.items()}
 
 
-# -- what came out ----------------------------------------------------------------------------------------------------------------------
+# -- results ----------------------------------------------------------------------------------------------------------------------------
 
 
 def compared(told: Told, truth: Truth) -> dict[str, Any]:
-    """The figures of one run, its CPU still with the start."""
+    """The figures of one run. Its CPU time still includes the start-up."""
     row = {number: i for i, number in enumerate(truth["number"].tolist())}
     offsets, chunk_ns = truth["offsets"], truth["chunk_ns"]
     ttft_errors, gap_errors, arrival_errors, ttfts, tpots, gaps = [], [], [], [], [], []
@@ -391,7 +396,7 @@ def compared(told: Told, truth: Truth) -> dict[str, Any]:
 
 
 def table(scenario: Scenario, rounds: dict[str, list[dict[str, Any]]], failed: dict[str, str]) -> str:
-    """Markdown, each figure the median of the rounds."""
+    """A Markdown table. Each figure is the median of the rounds."""
     head = ["client", "CPU us/chunk", "TTFT error p50 / p99 ms", "second wave", "ITL error p99 ms"]
     head += ["arrival error p50 / p99 us"]
     head += [f"stated {k} {', '.join(FIGURES)} %" for k in ("TTFT", "TPOT", "ITL")] + [
@@ -456,11 +461,11 @@ def measure(scenario: Scenario, clients: list[str], n_rounds: int, peers: Path, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peers", type=Path, help="the folder of client_peers.sh; without it only our own client runs")
+    parser.add_argument("--peers", type=Path, help="the folder of client_peers.sh; without it only glm5bench's client runs")
     parser.add_argument("--scenario", choices=[*SCENARIOS, *LIMITS, "all"], default="all")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--clients", help="some of: " + ",".join(CLIENTS))
-    parser.add_argument("--before", type=Path, help="a checkout of an earlier commit, which runs by turns with this one as `before`")
+    parser.add_argument("--before", type=Path, help="a checkout of an earlier commit, which alternates with this one as `before`")
     parser.add_argument("--json", type=Path)
     o = parser.parse_args()
     if o.before:

@@ -1,4 +1,4 @@
-"""The peak memory of `glm5bench load` for a point of 2,560 requests of 1,024 chunks, parsed, judged and written.
+"""Measures the peak memory of `glm5bench load` for a point of 2,560 requests of 1,024 chunks, including the point file.
 
 python benchmarks/client_memory.py
 """
@@ -19,7 +19,7 @@ def main() -> None:
         assert server.stdout
         url = f"http://127.0.0.1:{server.stdout.readline().split()[1]}"
         subprocess.run([sys.executable, "-m", "glm5bench", "load", url, *SIZE, "-o", f"{folder}/p.h5"], cwd=ROOT, check=True)
-        peak_mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024  # of those that have ended: the server has not
+        peak_mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024  # of children that have ended; the server is still running
         print(f"peak memory {peak_mb:.0f} MiB; point file {Path(folder, 'p.h5').stat().st_size / 2**20:.0f} MiB")
         server.terminate()
 

@@ -2,10 +2,15 @@
 
 python benchmarks/coverage.py [--trials 1000] [--processes 2] [--case WORDS] [--same-only]
 
-Simulated campaigns: every configuration of a known curve is measured on n server starts, whose speed differs by 2 % (standard deviation).
-Noise is independent for each configuration, or common to all configurations of a start; its distribution is normal, exponential (a few
-slow starts) or lognormal (sigma 0.5). Cases: a plain frontier; interactivities 0.1 % inside its ends; points near-tied at the end of high
-concurrency, and at the end of low; two arms that cross and are near-tied in the middle. A cell is one interactivity of one case.
+The campaigns are simulated. Every configuration of a known curve is measured on n server starts, whose speed differs by 2 % (standard
+deviation). The noise is independent for each configuration, or common to all configurations of a start. Its distribution is normal,
+exponential (a few slow starts) or lognormal (sigma 0.5). A cell is one interactivity of one case. The cases are:
+
+- a plain frontier;
+- interactivities 0.1 % inside the ends of the frontier;
+- near-tied points at the end of high concurrency;
+- near-tied points at the end of low concurrency;
+- two arms that cross and are near-tied in the middle.
 """
 
 from __future__ import annotations
@@ -25,8 +30,8 @@ from glm5bench.analysis.difference import difference
 from glm5bench.analysis.repeats import interval
 from glm5bench.analysis.rows import Row, Series
 
-SPREAD = 0.02  # from start to start
-OWN = 0.007  # of throughput alone
+SPREAD = 0.02  # between server starts
+OWN = 0.007  # additional noise of the throughput
 OLD = Series("measured", "h200", "sglang", "zai-org/GLM-5-FP8", "fp8", "mtp", 8192, 1024)
 NEW = dataclasses.replace(OLD, hardware="b200")
 ECONOMY = Economy({"h200": 1.41, "b200": 1.95}, {})
@@ -46,7 +51,7 @@ KINDS = ("normal", "exponential", "lognormal")
 
 
 def drawn(rng: np.random.Generator, kind: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Noise of mean 0 and standard deviation 1; the tails are of slow starts."""
+    """Noise of mean 0 and standard deviation 1. The tails are slow starts."""
     if kind == "normal":
         return rng.standard_normal(shape)
     if kind == "exponential":
@@ -66,7 +71,7 @@ def row(series: Series, tp: int, users: int, start: int, x: float, y: float) -> 
 def campaign(
     rng: np.random.Generator, arms: Sequence[Arm], n: int, noise: str, kind: str, series: Series, factor: float = 1.0
 ) -> list[Row]:
-    """Every configuration on n starts. `factor`: of the throughput, against the arms'."""
+    """Every configuration on n starts. `factor` multiplies the throughput of the arms."""
     made = []
     for tp, arm in zip((8, 4), arms, strict=False):
         speed = 1 + SPREAD * drawn(rng, kind, (n, 1) if noise == "common" else (n, len(arm))) * np.ones((n, len(arm)))
@@ -85,7 +90,7 @@ def exact(arms: Sequence[Arm], series: Series, factor: float = 1.0) -> list[Row]
 
 
 def coverage(task: tuple[str, str, str, int, int]) -> dict[str, np.ndarray]:
-    """Of one case: hits of the means, and of the cells' costs and ratios (trials, cells), NaN where nothing was said; bias."""
+    """For one case: hits of the means, hits of the cells' costs and ratios (trials, cells), and bias. NaN: no interval was given."""
     case, noise, kind, n, trials = task
     arms, at = CASES[case]
     truth = {
@@ -115,12 +120,12 @@ def coverage(task: tuple[str, str, str, int, int]) -> dict[str, np.ndarray]:
 
 
 def contains(interval: object, truth: float) -> float:
-    """1 or 0; NaN where nothing was said."""
+    """1 or 0; NaN without an interval."""
     return math.nan if interval is None else float(interval.low <= truth <= interval.high)  # type: ignore[attr-defined]
 
 
 def false_alarms(task: tuple[str, str, int, int]) -> float:
-    """In how many calls `diff` finds something worse between two campaigns of one system (tolerance 0, its hardest case)."""
+    """The share of calls in which `diff` finds a regression between two campaigns of one system (tolerance 0, its hardest case)."""
     noise, kind, n, trials = task
     found = 0
     for trial in range(trials):
@@ -153,7 +158,7 @@ def main() -> None:
 
 
 def report(found: dict[tuple[str, str, str, int, int], dict[str, np.ndarray]]) -> None:
-    """Coverage of each case, lowest and highest cell; and of all cells of a kind together."""
+    """Prints the coverage of each case (lowest and highest cell), and the coverage of all cells of a kind together."""
     print("| case, noise | interval of | " + " | ".join(f"{n} starts" for n in STARTS) + " |\n|---|---" + "|---" * len(STARTS) + "|")
     together: dict[tuple[str, int], list[float]] = defaultdict(list)
     for case, noise, kind in dict.fromkeys(task[:3] for task in found):

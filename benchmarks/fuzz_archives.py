@@ -1,11 +1,11 @@
-"""Damaged and hostile files, a hundred thousand of them: what the readers make of each.
+"""Tests the readers with a hundred thousand damaged and hostile files.
 
 python benchmarks/fuzz_archives.py [N] [--jobs 2] [--begin 0]
 
-Real files (points and archives of every format) are mutated, from fixed seeds. Half of the mutations stay as they are, so that the seal
-finds them; the other half get a seal that fits, so that libhdf5 and the readers see what a stranger could have written. Each file goes
-through a survey for tables, a survey for a merge, every point decoded, and, of some of what was accepted, a merge. Exit code 1 where
-something happened that must not: content that is not what was measured, an error that is no FileError.
+Real files (points and archives of every format) are mutated, from fixed seeds. Half of the mutated files keep their seal, so that the seal
+shows the damage. The other half get a matching seal, so that libhdf5 and the readers see what an attacker could have written. Each file
+is surveyed for tables, surveyed for a merge, and decoded. Some of the accepted files are also merged. The exit code is 1 if a reader
+returned content that was not measured, or raised an error other than FileError.
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ from glm5bench.archive.union import merge
 from glm5bench.errors import FileError, UsageError
 
 PAST = Path(__file__).resolve().parent.parent / "tests" / "data" / "format2"
-SECONDS = 60.0  # for a batch, which takes less than one
+SECONDS = 60.0  # per batch, which normally takes less than one second
 PROCESSOR_S = 2.0
 BATCH = 10
-WEIGHTS = {"point": 40, "archive": 2, "summary": 1}  # the points' files are small, and quickly read
-MERGED = 0.05  # of what was accepted
+WEIGHTS = {"point": 40, "archive": 2, "summary": 1}  # point files are small and quick to read
+MERGED = 0.05  # share of the accepted files
 EXTREMES = (0, 1, -1, 2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**63 - 1, -(2**63), 255, 4096, 65536, 2**40)
 FORBIDDEN = ("other content", "other figures, unseen by check", "sealed by nobody and other figures", "escaped")
 
 
 @dataclass(frozen=True)
 class Original:
-    """A file before it was mutated: what its points are."""
+    """A file before mutation, and the summaries of its points."""
 
     name: str
     content: bytes
@@ -76,7 +76,7 @@ def _original(path: Path) -> Original:
 
 
 def mutated(number: int, all_: list[Original]) -> tuple[Original, str, bool, bytes]:
-    """The file of this number: of which original, by what mutation, whether it has a seal that fits."""
+    """The file with this number: its original, the kind of mutation, whether its seal matches, and its content."""
     r = random.Random(number)
     of, is_resealed = r.choices(all_, [WEIGHTS[o.name] for o in all_])[0], r.random() < 0.5
     kind = r.choice(("flip", "run", "truncate", "splice", "swap", "extreme", "extreme", "text"))
@@ -113,7 +113,7 @@ def _mutate(content: bytearray, kind: str, r: random.Random, all_: list[Original
 
 
 def _place(content: bytearray, r: random.Random) -> int:
-    """A place in the file; mostly one where something stands."""
+    """A position in the file, usually of a byte that is not zero."""
     for _ in range(20):
         at = r.randrange(len(content))
         if content[at] and (at >= BLOCK or r.random() < 0.1):
@@ -122,7 +122,7 @@ def _place(content: bytearray, r: random.Random) -> int:
 
 
 def resealed(content: bytearray) -> bytes:
-    """The content with a seal that fits."""
+    """The content with a matching seal."""
     line = bytes(content[:BLOCK]).split(b"\n")[0]
     if line.startswith(STRUCTURE):
         words = line[len(STRUCTURE) :].split(b" ")
@@ -141,13 +141,13 @@ def resealed(content: bytearray) -> bytes:
             return _block(STRUCTURE + f"{digest} {end} {n}".encode()) + bytes(content[BLOCK:])
     body = bytes(content[BLOCK:])
     words = bytes(content[:BLOCK]).split(b"\n")[0].split(b" ")
-    place = b" ".join(words[3:5]) if len(words) == 6 else b""  # where a point file's summary lies
+    place = b" ".join(words[3:5]) if len(words) == 6 else b""  # position of a point file's summary
     more = b" " + place + b" " + xxhash.xxh3_128_hexdigest(body).encode() if place else b""
     return _block(MAGIC + hashlib.sha256(body).hexdigest().encode() + more)[:BLOCK] + body
 
 
 class Inline:
-    """Readers that read in this process, which is one already."""
+    """Replaces Readers and reads in this process, because it is already a reader."""
 
     def __init__(self, read: Any, path_of: Any, *, jobs: int = 1) -> None:
         self._read = read
@@ -168,24 +168,24 @@ class Inline:
 
 @dataclass(frozen=True)
 class Task:
-    """Mutations of these numbers."""
+    """The mutations with these numbers."""
 
     begin: int
     end: int
 
 
 class Fuzz:
-    """The mutations at work: what a reader does with a task, and what has come of it."""
+    """What a reader does with a task, and the outcome for each file."""
 
     def __init__(self, folder: Path, all_: list[Original]) -> None:
         self.folder, self.originals = folder, all_
 
     def note(self, task: Task) -> Path:
-        """Where a reader says which number it is at."""
+        """The file in which a reader stores its current number."""
         return self.folder / f"at.{task.end}"
 
     def read(self, task: Task) -> tuple[collections.Counter[tuple[str, str]], list[str], int]:
-        """Of each outcome how many; lines about what must not be; the most memory that this process has had, in KiB."""
+        """The number of each outcome, lines about forbidden outcomes, and the peak memory of this process in KiB."""
         counts: collections.Counter[tuple[str, str]] = collections.Counter()
         told = []
         for number in range(task.begin, task.end):
@@ -208,7 +208,7 @@ class Fuzz:
         return counts, told, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     def outcome(self, path: Path, of: Original, r: random.Random, *, is_resealed: bool) -> str:
-        """What the readers make of one file."""
+        """The outcome for one file."""
         scratch = self.folder / f"{os.getpid()}.d"
         scratch.mkdir(exist_ok=True)
         refused = 0
@@ -239,7 +239,7 @@ class Fuzz:
         return self.seen_by_check(path, surveys, changed)
 
     def changed(self, surveys: list[Survey], of: Original) -> set[str]:
-        """Digests of points whose figures are not the original's. Does with a survey what a merge and a table do in their own process."""
+        """Digests of points whose figures differ from the original. Uses the surveys as a merge and a table do in the main process."""
         changed = set()
         for found in surveys:
             rows(found.summaries, "x")
@@ -259,7 +259,7 @@ class Fuzz:
         return changed
 
     def seen_by_check(self, path: Path, surveys: list[Survey], changed: set[str]) -> str:
-        """Whether `check` names every point whose figures a stranger has changed."""
+        """Whether `check` reports every point whose figures were changed."""
         with mock.patch.object(checking, "Readers", Inline), mock.patch.object(collection, "Readers", Inline):
             found = checking.check([str(path)])
         good = {p.values["digest"] for p in found.points.values() if p.is_whole and not p.differing}
@@ -268,7 +268,7 @@ class Fuzz:
         return "other figures, named by check" if any(all(s.is_whole) for s in surveys) else "other figures of a summary alone"
 
     def merged(self, path: Path) -> None:
-        """A merge of what was accepted; its own table has to say the digest that it says."""
+        """Merges an accepted file. Raises AssertionError if the archive has another digest than the merge reported."""
         output = self.folder / f"{os.getpid()}.merged.h5"
         output.unlink(missing_ok=True)
         with mock.patch.object(union, "Readers", Inline), mock.patch.object(collection, "Readers", Inline):
@@ -278,7 +278,7 @@ class Fuzz:
                 return
             again = collect([str(output)])
         if again.digest() != done.digest or again.bad:
-            raise AssertionError("a merge made an archive that is not what it says")
+            raise AssertionError("the archive has another digest than the merge reported, or is damaged")
 
 
 def _is_same(a: Any, b: Any) -> bool:
@@ -286,7 +286,7 @@ def _is_same(a: Any, b: Any) -> bool:
 
 
 def main() -> int:
-    """Runs the mutations, prints what came of them."""
+    """Runs the mutations and prints the outcomes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("n", type=int, nargs="?", default=100_000)
     parser.add_argument("--jobs", type=int, default=2)
@@ -304,12 +304,12 @@ def main() -> int:
         print(f"{family:9} {outcome:40} {n:8,}")
     for line in told[:40]:
         print(line)
-    print(f"{asked.n:,} mutations in {time.monotonic() - began:.0f} s; a reader's most memory {peak / 1024:.0f} MiB")
+    print(f"{asked.n:,} mutations in {time.monotonic() - began:.0f} s; peak memory of a reader {peak / 1024:.0f} MiB")
     return 1 if any(outcome in FORBIDDEN for _, outcome in counts) else 0
 
 
 def run(fuzz: Fuzz, begin: int, end: int, jobs: int) -> tuple[collections.Counter[tuple[str, str]], list[str], int]:
-    """All mutations: a reader that falls is one outcome more, and the rest of its batch is read by another."""
+    """Runs all mutations. A crashed reader counts as an outcome, and another reader takes the rest of its batch."""
     counts: collections.Counter[tuple[str, str]] = collections.Counter()
     told: list[str] = []
     peak = 0

@@ -1,7 +1,7 @@
-"""How long the report takes to make and to be ready in a browser: `python benchmarks/report.py` (needs tests/browser/install.sh).
+"""Measures how long a report takes to make, and to be ready in a browser: `python benchmarks/report.py` (needs tests/browser/install.sh).
 
-Runs of twelve arms at nine concurrencies, five times each, over as many workloads as it takes; ready is when the page has
-drawn and says so.
+The runs are twelve arms at nine concurrencies, five times each, over as many workloads as needed. A page is ready when it has drawn
+everything and has set `data-ready`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 TESTS = Path(__file__).resolve().parent.parent / "tests"
 sys.path[:0] = [str(TESTS / "browser"), str(TESTS)]
 
-from archives import measurement, requests  # noqa: E402  what is on the path now
+from archives import measurement, requests  # noqa: E402  needs the path above
 from chromium import CHROMIUM, DRIVER, OPTIONS  # noqa: E402
 from selenium import webdriver  # noqa: E402
 from selenium.webdriver.chrome.options import Options  # noqa: E402
@@ -34,7 +34,7 @@ HARDWARE = ("b200", "h200", "mi355x")
 
 
 def archive(folder: Path, n: int) -> Path:
-    """Small runs of twelve arms at nine concurrencies, five times each, at as many workloads as it takes."""
+    """An archive of n small runs: twelve arms at nine concurrencies, five times each, over as many workloads as needed."""
     points, rng = folder / str(n), np.random.default_rng(1)
     points.mkdir()
     whole, plain = measurement(0), requests(0, 64, 8)
@@ -51,7 +51,7 @@ def archive(folder: Path, n: int) -> Path:
 
 
 def ready_s(page: Path) -> float:
-    """From a new browser's first look at the file until it says that it is ready."""
+    """Seconds from opening the file in a new browser until the page is ready."""
     options = Options()
     options.binary_location = str(CHROMIUM)
     for option in OPTIONS:

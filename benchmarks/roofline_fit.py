@@ -1,11 +1,11 @@
-"""Predicted against published: the simulator's step model on all 42 published points, and the fit of its efficiency factors.
+"""Compares the simulator's step model with all 42 published points, and fits its efficiency factors.
 
-    python benchmarks/roofline_fit.py                   the table of docs/roofline.md, from the factors in conf/
-    python benchmarks/roofline_fit.py --write           the same into docs/roofline.md
-    python benchmarks/roofline_fit.py --fit b200        fits that hardware's factors again and prints them (minutes)
+    python benchmarks/roofline_fit.py                   Print the table of docs/roofline.md, from the factors in conf/.
+    python benchmarks/roofline_fit.py --write           Write the table into docs/roofline.md.
+    python benchmarks/roofline_fit.py --fit b200        Fit the factors of this hardware again and print them (minutes).
 
-Each point is run as it was published: its own server, the recipe bound to its own concurrency, 10 C prompts in a closed loop, in
-virtual time through the simulator's own scheduler. Nothing here touches HTTP or a clock.
+Each point is run as it was published: a separate server, the recipe bound to the point's concurrency, and 10 C prompts in a closed loop.
+The run is in virtual time and uses the simulator's scheduler, without HTTP or a clock.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ CHECKPOINTS = {"zai-org/GLM-5-FP8": "glm5_fp8", "nvidia/GLM-5-NVFP4": "glm5_nvfp
 
 @dataclasses.dataclass(frozen=True)
 class Compared:
-    """One published point beside its prediction."""
+    """One published point and its prediction."""
 
     arm: str
     hardware: str
@@ -122,7 +122,7 @@ def _summary(points: list[Compared]) -> dict[str, str]:
 
 
 def fit(hardware: str) -> None:
-    """Least squares over log errors of throughput and interactivity; `compute` is held at 0.7: nothing published depends on it."""
+    """Least squares over log errors of throughput and interactivity. `compute` is fixed at 0.7: no published point depends on it."""
     from scipy.optimize import least_squares
 
     rows = [r for r in published() if r["hardware"] == hardware]

@@ -1,8 +1,8 @@
-"""How long `plan`, `status` and the submission of large campaigns take. Each is run as a user types it, in a process of its own.
+"""Measures how long `plan`, `status` and the submission of large campaigns take. Each runs in a separate process, as for a user.
 
-python benchmarks/scale.py plan      100,000 points in 500 arms: wall time and peak memory
-python benchmarks/scale.py status    10,000 and 100,000 points, every point with its file, record and line in a job's list
-python benchmarks/scale.py submit    1,000 node jobs to the Slurm of tests/slurm, from the command to the last job accepted
+python benchmarks/scale.py plan      100,000 points in 500 arms: wall time and peak memory.
+python benchmarks/scale.py status    10,000 and 100,000 points, every point with its file, record and line in a job's list.
+python benchmarks/scale.py submit    1,000 node jobs to the Slurm of tests/slurm, from the command to the last job accepted.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def bench(*arguments: str, cwd: str, env: dict[str, str] | None = None) -> tuple
 
 
 def plan() -> None:
-    """100,000 points in 500 arms."""
+    """Plans 100,000 points in 500 arms."""
     asked = [*ARMS, "concurrency=" + ",".join(str(c) for c in range(1, 201))]
     with tempfile.TemporaryDirectory() as folder:
         runs = [bench("plan", "--json", *asked, cwd=folder) for _ in range(REPEATS)]
@@ -59,13 +59,13 @@ def plan() -> None:
 
 
 def median(runs: list[tuple[float, float, str]]) -> str:
-    """The median of the runs, all of them, and the peak."""
+    """The median time, all times, and the peak memory of the runs."""
     seconds = [s for s, _, _ in runs]
     return f"{statistics.median(seconds):.2f} s of {', '.join(f'{s:.2f}' for s in seconds)}; peak {max(p for _, p, _ in runs):.0f} MiB"
 
 
 def status() -> None:
-    """Campaigns that are nearly done."""
+    """Runs `status` for campaigns that are nearly complete."""
     for n in (10_000, 100_000):
         with tempfile.TemporaryDirectory() as folder:
             campaign = _campaign(Path(folder), n)
@@ -74,7 +74,7 @@ def status() -> None:
 
 
 def _campaign(folder: Path, n: int) -> Path:
-    """A campaign of n points, 200 an arm, of which all but ten are measured: what a job leaves, with stand-ins for the point files."""
+    """A campaign of n points, 200 per arm, of which all but ten are measured. Files are as a job writes them, with dummy point files."""
     concurrencies = ",".join(str(c) for c in range(1, 201))
     isl = ",".join(str(1024 + 16 * i) for i in range(n // 200))
     asked = ["engine=simulated", "hardware=b200", f"workload.isl_tokens={isl}", f"concurrency={concurrencies}"]
@@ -102,7 +102,7 @@ def _measured(campaign: Path, key: str, job_id: str) -> dict[str, object]:
 
 
 def submit() -> None:
-    """1,000 node jobs, to partitions that take jobs and start none."""
+    """Submits 1,000 node jobs to partitions that accept jobs but do not start them."""
     from cluster import Cluster
 
     with tempfile.TemporaryDirectory(prefix="g5-") as base:

@@ -1,6 +1,6 @@
-"""The long soak: `python benchmarks/soak.py [JOBS [SEED]]`, 300 node jobs on the Slurm of tests/slurm under faults of all kinds.
+"""The long soak test: `python benchmarks/soak.py [JOBS [SEED]]`, 300 node jobs on the Slurm of tests/slurm with faults of all kinds.
 
-Prints what was thrown and what it came to; raises where a point was lost or measured twice, or where anything was left running.
+Prints the injected faults and the result. Raises if a point was lost or measured twice, or if a process is still running at the end.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ sys.path[:0] = [str(ROOT / "tests" / "slurm"), str(ROOT / "tests")]
 
 
 def main(arguments: list[str]) -> None:
-    """Runs it."""
+    """Runs the soak test."""
     from cluster import Cluster
     from login import Site
     from soak import Soak
@@ -35,8 +35,8 @@ def main(arguments: list[str]) -> None:
             attempts = Counter(json.loads(f.read_text())["status"] for f in site.campaign.glob("points/*.json"))
             starts = len(list(site.campaign.glob("jobs/*/*/server.log")))
             took = time.monotonic() - began
-            print(f"{n_points} points in {n_jobs} node jobs, complete in {took:.0f} s: none lost, none doubled, nothing left running")
-            print(f"thrown: {', '.join(f'{n} {what}' for what, n in soak.thrown.most_common())}")
+            print(f"{n_points} points in {n_jobs} node jobs, complete in {took:.0f} s: none lost, none repeated, nothing left running")
+            print(f"injected: {', '.join(f'{n} {what}' for what, n in soak.thrown.most_common())}")
             print(f"attempts: {dict(attempts)}; server logs: {starts}")
         finally:
             site.clean_up()

@@ -1,10 +1,11 @@
-"""What everything that is read beside the load costs the load client, at 25,000 chunks a second.
+"""Measures what telemetry costs the load client, at 25,000 chunks per second.
 
     python benchmarks/telemetry.py --rounds 5        # four minutes
 
-The same load (`glm5bench load`, 256 streams, the truth server on the other core) without and with an observer, by turns. Once a second
-it reads eight GPUs through the double of NVML's library and scrapes 600 lines of metrics. Told: the observer's CPU over the client's and of
-one core, and how far the median of the ITL moved. The observer and the client share a core, as on a node that is short of them.
+The same load (`glm5bench load`, 256 streams, the truth server on the other core) runs alternately without and with an observer. Once per
+second the observer reads eight GPUs through a fake NVML library and scrapes 600 lines of metrics. The output contains the observer's CPU
+time, relative to the client's and to one core, and the change of the median ITL. The observer and the client share a core, as on a node
+with few cores.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ METRICS = "\n".join(
 
 
 class Page(BaseHTTPRequestHandler):
-    """Eight GPUs and a server's metrics."""
+    """An HTTP server with the state of eight GPUs and a server's metrics."""
 
     protocol_version = "HTTP/1.1"
 
@@ -59,7 +60,7 @@ class Page(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def observed(folder: Path) -> Iterator[None]:
-    """An observer beside the block; what it used is left in `used`."""
+    """Runs an observer during the block. Its use of CPU is added to `USED`."""
     command = ["taskset", "-c", str(client.SERVER_CORE), sys.executable, __file__, "--page"]
     page = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:

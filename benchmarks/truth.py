@@ -1,14 +1,19 @@
-"""A server that knows the truth: `python benchmarks/truth.py` streams simulated tokens and remembers when it wrote each.
+"""A server that records the true times: `python benchmarks/truth.py` streams simulated tokens and records when it wrote each of them.
 
-Enters: OpenAI's completions and chat completions over HTTP/1.1, and on the command line when tokens come. Leaves: the streams, and at
-GET /truth a .npz of what really happened: `number`, `received_ns` (the kernel's stamp of the first bytes of the request), `offsets` and
-`chunk_ns` (the clock read right before each chunk's only send), all CLOCK_MONOTONIC; `request_id` (the header x-request-id), `prompt_sha`,
-`prompt_tokens`, `tokens`; `held_back`, how many sends a socket did not take whole, and `unstamped`, how many requests' times are their
-reading's for want of a stamp. The first token's text is ` r<number>`, so an answer names its truth. It models nothing and knows no engine:
-it exists to measure load clients (benchmarks/client.py).
+Enters: OpenAI's completions and chat completions over HTTP/1.1; the times of tokens are set on the command line. Leaves: the streams, and
+at GET /truth a .npz with what really happened (all times in CLOCK_MONOTONIC):
 
-Each chunk is one send of bytes made beforehand; a timerfd wakes the loop (epoll alone would round to milliseconds), and one wake writes all
-that is due within TICK_NS. Sustains 50,000 chunks/s on one core.
+- `number`, `request_id` (the header x-request-id), `prompt_sha`, `prompt_tokens`, `tokens`;
+- `received_ns`: the kernel's timestamp of the first bytes of the request;
+- `offsets` and `chunk_ns`: the clock right before the only send of each chunk;
+- `held_back`: how many sends a socket did not accept completely;
+- `unstamped`: how many requests had no kernel timestamp, so that the time of reading is used.
+
+The text of the first token is ` r<number>`, which connects an answer to its record. The server does not simulate an engine. It exists to
+measure load clients (benchmarks/client.py).
+
+Each chunk is one send of bytes made beforehand. A timerfd wakes the loop, because epoll alone would round to milliseconds. One wake-up
+writes everything that is due within TICK_NS. The server sustains 50,000 chunks/s on one core.
 """
 
 from __future__ import annotations
@@ -37,10 +42,10 @@ import httptools
 import numpy as np
 from chunks import Chunks, as_json
 
-SO_TIMESTAMPNS = 35  # Linux; socket does not name it
+SO_TIMESTAMPNS = 35  # Linux; not defined in the socket module
 SPACE = socket.CMSG_SPACE(16)  # one struct timespec
 TICK_NS = 100_000
-GOLDEN = (math.sqrt(5) - 1) / 2  # multiples of it, modulo 1, are spread evenly at every count
+GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples, modulo 1, are spread evenly for any count
 ABSOLUTE = 1  # TFD_TIMER_ABSTIME
 STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
 MODEL = {"id": "truth", "object": "model", "created": 0, "owned_by": "simulated", "root": "truth", "parent": None, "max_model_len": 1 << 20}
@@ -56,7 +61,7 @@ GIVES: dict[str, Callable[[Server], tuple[str, bytes]]] = {
 
 @dataclass(frozen=True)
 class Pace:
-    """When tokens come."""
+    """The times at which tokens are due."""
 
     ttft_ns: int
     period_ns: int
@@ -65,7 +70,7 @@ class Pace:
     tokens_per_chunk: int
 
     def first_ns(self, number: int, received_ns: int) -> int:
-        """When the first chunk of a request is due: aligned streams share their instants, jittered ones share none."""
+        """When the first chunk of a request is due. Aligned streams have the same instants, jittered streams have different ones."""
         due = received_ns + self.ttft_ns
         if self.aligned:
             return -(-due // self.period_ns) * self.period_ns
@@ -73,7 +78,7 @@ class Pace:
 
 
 class Stream:
-    """One answer: what is still to be written, and when the rest was."""
+    """One answer: the chunks that are not written yet, and the times of the others."""
 
     __slots__ = ("chunks", "connection", "left", "middle", "number", "prompt_sha", "received_ns", "request_id", "stamps")
 
@@ -84,7 +89,7 @@ class Stream:
         self.left, self.middle, self.stamps = self.chunks.tokens, b"", array("q")
 
     def write(self, tokens_per_chunk: int) -> bool:
-        """Sends the next chunk, by one send. Returns whether another follows."""
+        """Sends the next chunk in one send. Returns whether another follows."""
         tokens, chunks, is_first = min(tokens_per_chunk, self.left), self.chunks, not self.stamps
         self.left -= tokens
         if is_first or not self.left or chunks.continuous:
@@ -92,7 +97,7 @@ class Stream:
         else:
             data = self.middle = self.middle or chunks.chunk(tokens, self.left, is_first=False)
         if is_first and chunks.is_chat:
-            self.connection.send(chunks.role())  # vLLM sends the role just ahead of the first token
+            self.connection.send(chunks.role())  # vLLM sends the role right before the first token
         self.stamps.append(time.monotonic_ns())
         self.connection.send(data)
         if not self.left:
@@ -102,7 +107,7 @@ class Stream:
 
 
 class Connection:
-    """One client's connection: requests one after the other, never two at once."""
+    """A connection of a client: requests follow one another, never two at once."""
 
     def __init__(self, server: Server, sock: socket.socket) -> None:
         self.server, self.sock = server, sock
@@ -115,7 +120,7 @@ class Connection:
         self.url, self.body, self.request_id, self.received_ns = b"", b"", "", 0
 
     def readable(self) -> None:
-        """Reads what came; the kernel says when."""
+        """Reads the data that arrived. The kernel provides the time of arrival."""
         try:
             data, ancillary, _, _ = self.sock.recvmsg(1 << 18, SPACE)
         except BlockingIOError:
@@ -146,7 +151,7 @@ class Connection:
         self.body += body
 
     def on_message_complete(self) -> None:
-        """Called by the parser: answers, or begins a stream."""
+        """Called by the parser. Answers the request, or begins a stream."""
         asked = f"{self.parser.get_method().decode()} {self.url.decode()}"
         if asked in ("POST /v1/completions", "POST /v1/chat/completions"):
             self.server.begin(self, json.loads(self.body), is_chat="chat" in asked)
@@ -157,11 +162,11 @@ class Connection:
         self._forget()
 
     def answer(self, kind: str, body: bytes, status: str = "200 OK") -> None:
-        """A whole answer."""
+        """Sends a complete answer."""
         self.send(f"HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
 
     def send(self, data: bytes) -> None:
-        """Sends at once; what the socket does not take waits its turn, and is counted."""
+        """Sends at once. Bytes that the socket does not accept are sent later and counted."""
         try:
             sent = 0 if self.unsent else self.sock.send(data)
         except BlockingIOError:
@@ -181,7 +186,7 @@ class Connection:
         self.send(waiting)
 
     def close(self) -> None:
-        """Forgets the connection; its stream ends unfinished."""
+        """Closes the connection. Its stream ends unfinished."""
         if self.sock.fileno() >= 0:
             self.server.loop.remove_reader(self.sock.fileno())
             self.server.loop.remove_writer(self.sock.fileno())
@@ -191,7 +196,7 @@ class Connection:
 
 
 class Server:
-    """All streams, and the timer that wakes for the next chunk."""
+    """All streams, and the timer for the next chunk."""
 
     def __init__(self, pace: Pace, loop: asyncio.AbstractEventLoop) -> None:
         self.pace, self.loop = pace, loop
@@ -205,7 +210,7 @@ class Server:
         loop.add_reader(self._timer, self._wake)
 
     def accept(self, listening: socket.socket) -> None:
-        """Takes every connection that waits."""
+        """Accepts all waiting connections."""
         with contextlib.suppress(BlockingIOError):
             while True:
                 sock, _ = listening.accept()
@@ -214,9 +219,9 @@ class Server:
                 self.loop.add_reader(sock.fileno(), Connection(self, sock).readable)
 
     def monotonic_ns(self, ancillary: list[tuple[int, int, bytes]]) -> int:
-        """The kernel's stamp on this clock; now, and counted, where it has none."""
+        """The kernel's timestamp on this clock. Without one: the present time, counted in `unstamped`."""
         now = time.monotonic_ns()
-        if now - self._calibrated_ns > 1_000_000_000:  # the two clocks drift apart while one is being corrected
+        if now - self._calibrated_ns > 1_000_000_000:  # the clocks drift apart while one of them is corrected
             self._realtime_ahead_ns, self._calibrated_ns = _realtime_ahead_ns(50), now
         for _, kind, data in ancillary:
             if kind == SO_TIMESTAMPNS:
@@ -226,7 +231,7 @@ class Server:
         return now
 
     def begin(self, connection: Connection, body: dict[str, Any], *, is_chat: bool) -> None:
-        """Takes a request: its stream's header goes out at once, its first chunk when it is due."""
+        """Starts to answer a request. The header of its stream is sent at once, the first chunk when it is due."""
         stream = Stream(connection, len(self.streams), body, is_chat=is_chat)
         if not body.get("stream"):
             return connection.answer("application/json", stream.chunks.whole())
@@ -244,21 +249,21 @@ class Server:
             self._armed_ns = at
 
     def _wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # armed anew between epoll and here
+        with contextlib.suppress(BlockingIOError):  # the timer was set again after epoll returned
             os.read(self._timer, 8)
         self._armed_ns = 0
         due, now, period, tokens = self._due, time.monotonic_ns(), self.pace.period_ns, self.pace.tokens_per_chunk
         while due and due[0][0] <= now:
             at, number, stream = due[0]
             if stream.left and stream.write(tokens):
-                # one that is more than a step late goes on from now: an engine that was late does not hurry
+                # a stream that is more than one step late continues from now, because a late engine does not catch up
                 heapq.heapreplace(due, (at + period if at + 2 * period > now else now + period, number, stream))
             else:
                 heapq.heappop(due)
         self._arm()
 
     def truth(self) -> bytes:
-        """What happened, as the bytes of a .npz."""
+        """The recorded times, as the bytes of a .npz."""
         held, streams = io.BytesIO(), self.streams
         arrays: dict[str, Any] = {
             "number": [s.number for s in streams],
@@ -276,14 +281,14 @@ class Server:
         return held.getvalue()
 
     def reset(self) -> bytes:
-        """Forgets every request; streams that still run go on unseen."""
+        """Removes all recorded requests. Streams that are still running continue but are not recorded."""
         self.streams, self.held_back, self.unstamped = [], 0, 0
         gc.collect()
         return b""
 
 
 def _realtime_ahead_ns(n: int) -> int:
-    """How far CLOCK_REALTIME is ahead of CLOCK_MONOTONIC: from the closest of n readings."""
+    """How far CLOCK_REALTIME is ahead of CLOCK_MONOTONIC, from the fastest of n readings."""
     readings = ((time.monotonic_ns(), time.time_ns(), time.monotonic_ns()) for _ in range(n))
     before, real, after = min(readings, key=lambda r: r[2] - r[0])
     return real - (before + after) // 2
@@ -291,20 +296,20 @@ def _realtime_ahead_ns(n: int) -> int:
 
 def _pace(argv: Sequence[str] | None) -> tuple[int, Pace]:
     parser = argparse.ArgumentParser(prog="python benchmarks/truth.py", description="Simulated streams whose times are known.")
-    parser.add_argument("--port", type=int, default=0, help="0: any that is free; the first line of output says which")
+    parser.add_argument("--port", type=int, default=0, help="0: any free port; the first line of output shows which")
     parser.add_argument("--ttft-s", type=float, default=0.3)
     parser.add_argument("--rate", type=float, default=15.0, help="chunks per second of one stream")
-    parser.add_argument("--aligned", action="store_true", help="all streams step at the same instants")
-    parser.add_argument("--phase-jitter", action="store_true", help="phases of the streams spread evenly over a step")
+    parser.add_argument("--aligned", action="store_true", help="all streams send at the same instants")
+    parser.add_argument("--phase-jitter", action="store_true", help="spread the phases of the streams evenly over a step")
     parser.add_argument("--tokens-per-chunk", type=int, default=1)
     o = parser.parse_args(argv)
     return o.port, Pace(int(o.ttft_s * 1e9), int(1e9 / o.rate), o.aligned, o.phase_jitter, o.tokens_per_chunk)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Serves on 127.0.0.1 until it is ended."""
+    """Serves on 127.0.0.1 until the process is stopped."""
     port, pace = _pace(argv)
-    early = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)  # the kernel begins to stamp some time after the first socket asks for it
+    early = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)  # the kernel starts timestamps some time after the first request
     early.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
     listening = socket.create_server(("127.0.0.1", port), backlog=4096)
     listening.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)  # inherited by the connections
@@ -313,7 +318,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     server = Server(pace, loop)
     loop.add_reader(listening.fileno(), server.accept, listening)
     gc.freeze()
-    gc.disable()  # a collection would hold up every stream
+    gc.disable()  # a collection would delay every stream
     print(f"port {listening.getsockname()[1]}", flush=True)
     loop.run_forever()
 

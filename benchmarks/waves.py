@@ -1,14 +1,18 @@
-"""What too few requests a user cost, and what the steady window gets right: runs of the simulated scheduler in virtual time.
+"""Measures the bias from too few requests per user, and the benefit of the steady window. Uses the simulated scheduler in virtual time.
 
 python benchmarks/waves.py [--runs 12] [--spread]
 
-For each shape: bias of interactivity against runs of 60 waves (requests a user) for 1 to 10 waves; bias of throughput at 10 waves, of the
-whole run and of the steady window, against the steady window of 60 waves; and which reasons of `analysis.course` such runs get, which
-should be none. +/- is the standard error over the runs.
+A wave is one request per user. For each shape the output contains:
 
---spread: how well the standard error of a single run (`analysis.batches`) agrees with the spread over runs of other seeds: the mean half
-width of its 95 % interval over 1.96 standard deviations of the runs (1 is exact, more is too wide), and how often the interval contains
-the mean of the runs.
+- the bias of interactivity with 1 to 10 waves, compared with runs of 60 waves;
+- the bias of throughput with 10 waves, for the whole run and for the steady window, compared with the steady window of 60 waves;
+- the reasons of `analysis.course` for the runs with 10 waves, which should be none.
+
++/- is the standard error over the runs.
+
+--spread shows how well the standard error of a single run (`analysis.batches`) agrees with the spread over runs with other seeds. Width is
+the mean half width of its 95 % interval, divided by 1.96 standard deviations of the runs (1 is exact, more is too wide). Coverage is the
+share of intervals that contain the mean of the runs.
 """
 
 from __future__ import annotations
@@ -46,7 +50,7 @@ def arms() -> Iterator[tuple[str, Arm]]:
 
 
 def run(arm: Arm, n_in: int, n_out: int, concurrency: int, waves: int, seed: int) -> Requests:
-    """A closed loop of so many requests a user, as a client would have seen it."""
+    """A closed loop with `waves` requests per user, as a client would have measured it."""
     model = StepModel(arm.hardware, arm.checkpoint, arm.tp, arm.speculative, adapter(arm.engine).kv_dtype(arm.hardware, "auto"))
     rng, n = np.random.default_rng(seed), waves * concurrency
     prompts, outputs = lengths(rng, n_in, RATIO, n), lengths(rng, n_out, RATIO, n)
@@ -83,7 +87,7 @@ def run(arm: Arm, n_in: int, n_out: int, concurrency: int, waves: int, seed: int
 
 
 def steady_tput(r: Requests, concurrency: int) -> float:
-    """Total tokens a second of the steady window."""
+    """Total tokens per second in the steady window."""
     window = steady(r, concurrency)
     assert window is not None
     return window.total_tput_tok_s
@@ -96,7 +100,7 @@ def biased(values: list[float], truth: float) -> str:
 
 
 def spread(n_runs: int) -> None:
-    """The calibration of a single run's intervals."""
+    """Prints the calibration of a single run's intervals."""
     print("| system | ISL/OSL | C | waves | throughput: width, coverage | interactivity: width, coverage |\n|---|---|---|---|---|---|")
     for name, arm in arms():
         for n_in, n_out, concurrency in SHAPES:

@@ -1,12 +1,12 @@
 """Archives from Python: open, points as a pandas frame, one point's requests and chunks, merge.
 
     from glm5bench import api
-    archive = api.open("outputs/quickstart")          # point files, campaigns, archives, `published`; one path or a list
-    frame = api.points(archive)                       # a row a point
-    requests, chunks = api.raw(archive, frame.key[0]) # a row a request, a row a streamed chunk
+    archive = api.open("outputs/quickstart")          # one path or a list: point files, campaigns, archives, `published`
+    frame = api.points(archive)                       # one row per point
+    requests, chunks = api.raw(archive, frame.key[0]) # one row per request, one row per streamed chunk
     api.merge(["cluster_a", "cluster_b"], "all.h5")
 
-Files are read in a process of their own, so that a damaged one is an error here and nothing worse.
+Files are read in a separate process, so that a damaged file raises an error here and cannot crash this process.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Archive:
-    """Files that were opened: what each holds."""
+    """The opened files and their contents."""
 
     surveys: tuple[Survey, ...]
 
     @property
     def names(self) -> list[str]:
-        """The files."""
+        """The paths of the files."""
         return [str(s.path) for s in self.surveys]
 
 
 def open(paths: str | Path | Sequence[str | Path]) -> Archive:
-    """The files of the paths. Raises FileError for the first bad one: a frame has no place to say what it left out."""
+    """Opens the files of the paths. Raises FileError for the first bad file, because a frame cannot report what was left out."""
     given = [paths] if isinstance(paths, str | Path) else list(paths)
     found = tuple(each for each in surveys([str(path) for path in given], Found(is_strict=True)) if each.n)
     if not found:
@@ -51,7 +51,7 @@ def open(paths: str | Path | Sequence[str | Path]) -> Archive:
 
 
 def points(archive: Archive) -> pd.DataFrame:
-    """A row a point, each measurement once; columns and their units: docs/archive-format.md. Absent: NaN, <NA> or an empty text."""
+    """One row per point, each measurement once. Columns and units: docs/archive-format.md. Missing values: NaN, <NA> or an empty text."""
     import pandas as pd
 
     columns: dict[str, list[Any]] = {c.name: [v for s in archive.surveys for v in listed(s.summaries[c.name])] for c in COLUMNS}
@@ -63,10 +63,10 @@ def points(archive: Archive) -> pd.DataFrame:
 
 
 def raw(archive: Archive, key: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The requests and the streamed chunks of one point, by its key or by its key and the beginning of its digest.
+    """The requests and the streamed chunks of one point, found by its key, or by its key and the beginning of its digest.
 
-    Times in ns since the run's start; `request` of a chunk is the row of its request. Raises UsageError when there is no such point,
-    or several; FileError when it holds no times.
+    Times are ns since the run's start; `request` of a chunk is the row of its request. Raises UsageError if no point or several points
+    match, FileError if the point contains no times.
     """
     import numpy as np
     import pandas as pd
@@ -74,7 +74,7 @@ def raw(archive: Archive, key: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     m = _measurement(archive, key)
     r = m.requests
     if r is None:
-        raise FileError("The point holds no times: its source states figures alone.", path=key)
+        raise FileError("The point contains no times, because its source gives only figures.", path=key)
     optional = {name: values for name, values in optional_columns(r).items() if values is not None}
     requests = pd.DataFrame({name: getattr(r, name) for name in (*TIMES, *COUNTS)} | optional | {"error": list(r.error)})
     owner = np.repeat(np.arange(len(r.error)), np.diff(r.chunk_offsets))
@@ -82,9 +82,9 @@ def raw(archive: Archive, key: str) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def merge(paths: Sequence[str | Path], output: str | Path, *, raw: str = "keep", jobs: int = 2) -> str:
-    """Writes the union of the paths as an archive, whole or not at all. Its digest.
+    """The digest of the archive that it writes: the union of the paths. The file is complete or absent.
 
-    `raw`: keep, or summary to leave out requests and chunks. Raises FileError at the first bad file, UsageError for a path that is not.
+    `raw`: keep, or summary to leave out requests and chunks. Raises FileError at the first bad file, UsageError for a missing path.
     """
     done = union.merge([str(p) for p in paths], Path(output), is_raw_kept=raw == "keep", jobs=jobs, strict=True)
     return done.digest
@@ -97,8 +97,8 @@ def _measurement(archive: Archive, key: str) -> Measurement:
             if k == key or (f"{k}-{digest}".startswith(key) and len(key) > len(k)):
                 places.setdefault((k, digest), (s.path, i))
     if len(places) != 1:
-        names = ", ".join(f"{k}-{digest[:16]}" for k, digest in places) or "`points` shows all keys"
-        what = f"names {len(places)} measurements" if places else "is no point here"
+        names = ", ".join(f"{k}-{digest[:16]}" for k, digest in places) or "use api.points to see all keys"
+        what = f"matches {len(places)} measurements" if places else "is not the key of a point in these files"
         raise UsageError(f"{key} {what}.", next_step=names)
     ((path, i),) = places.values()
     return measurement_at(path, i)

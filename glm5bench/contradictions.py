@@ -1,4 +1,4 @@
-"""Which arms cannot be, and why: no GPU, no format, no memory. Pure."""
+"""Which arms are impossible, and why: too few GPUs, an unsupported format, too little memory. Pure."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from .values.point import Arm, Recipe
 
 
 def impossible(arm: Arm, concurrencies: Sequence[int] = (1,)) -> str | None:
-    """Why one server cannot measure these concurrencies of the arm, in one sentence; None when it can."""
+    """Why one server cannot measure these concurrencies of the arm, in one sentence; None if it can."""
     return contradiction(arm) or unfit(arm, bound(arm, max(concurrencies), concurrencies))
 
 
 def contradiction(arm: Arm) -> str | None:
-    """Why this arm cannot be, whatever its server starts; None when nothing speaks against it but memory."""
+    """Why this arm is impossible on any server, apart from memory; None if it is possible."""
     checks = (_gpus, _format, _vendor, _engine, _draft, _context, _endpoint)
     return next((reason for check in checks if (reason := check(arm))), None)
 
@@ -29,7 +29,7 @@ def _format(arm: Arm) -> str | None:
     h, c = arm.hardware, arm.checkpoint
     if c.precision in h.formats:
         return None
-    return f"{c.id} is {c.precision}, which {h.id} ({h.architecture}) has no tensor cores for; it runs {', '.join(h.formats)}"
+    return f"{c.id} is {c.precision}, but {h.id} ({h.architecture}) has no tensor cores for it; it supports {', '.join(h.formats)}"
 
 
 def _vendor(arm: Arm) -> str | None:
@@ -37,7 +37,7 @@ def _vendor(arm: Arm) -> str | None:
     if e.vendor in ("any", h.vendor):
         return None
     stack = {"nvidia": "CUDA", "amd": "ROCm"}
-    return f"the image of engine={e.id} is {stack[e.vendor]}'s, and {h.id} is a {stack[h.vendor]} GPU"
+    return f"the image of engine={e.id} is for {stack[e.vendor]}, but {h.id} is a {stack[h.vendor]} GPU"
 
 
 def _engine(arm: Arm) -> str | None:
@@ -50,7 +50,7 @@ def _engine(arm: Arm) -> str | None:
 def _draft(arm: Arm) -> str | None:
     c, s = arm.checkpoint, arm.speculative
     if s.steps and not c.mtp_layers:
-        return f"speculative={s.id} needs a next-token-prediction layer, and {c.repository} ships none"
+        return f"speculative={s.id} needs a next-token-prediction layer, but {c.repository} has none"
     return None
 
 
@@ -67,17 +67,17 @@ def _endpoint(arm: Arm) -> str | None:
     if w.endpoint in adapter(e).endpoints:
         return None
     having = ", ".join(name for name, engine in engines().items() if w.endpoint in engine.endpoints)
-    return f"workload.endpoint={w.endpoint}: {e.id} has none; {having} have it"
+    return f"workload.endpoint={w.endpoint} is not available in {e.id}; it is available in {having}"
 
 
 def unfit(arm: Arm, recipe: Recipe) -> str | None:
-    """Why a server of this bound recipe has no memory for any cache, in one sentence; None when it has."""
+    """Why a server with this bound recipe has no memory for a KV cache, in one sentence; None if it has."""
     fit = memory(arm, recipe)
     if fit.fits:
         return None
     need = fit.weights_gib + fit.workspace_gib
     return (
-        f"{arm.checkpoint.id} at TP={arm.tp} does not fit: {fit.weights_gib:.0f} GiB of weights and {fit.workspace_gib:.0f} GiB of "
-        f"workspace per GPU are {need:.0f}, and {fit.fraction:g} of {arm.hardware.id}'s {fit.memory_gib:g} GiB is "
-        f"{fit.fraction * fit.memory_gib:.0f}"
+        f"{arm.checkpoint.id} at TP={arm.tp} does not fit: each GPU needs {need:.0f} GiB ({fit.weights_gib:.0f} GiB of weights and "
+        f"{fit.workspace_gib:.0f} GiB of workspace), but {fit.fraction:g} of {arm.hardware.id}'s {fit.memory_gib:g} GiB is "
+        f"{fit.fraction * fit.memory_gib:.0f} GiB"
     )

@@ -1,14 +1,15 @@
-"""A campaign's directory: all its paths, and the records in it that are plain JSON.
+"""A campaign's directory: all its paths, and its records in plain JSON.
 
-    plan.json                    every node job with its points and keys, and how it was asked; written once
-    points/<key>.<attempt>.h5    one whole measurement
-    points/<key>.<attempt>.json  what became of the attempt
-    submissions.jsonl            every job asked for and accepted
-    jobs/<request>.json          one node job as it was sent, complete in itself
-    jobs/<job id>/               heartbeat, a folder with facts and log for each server start
-    jobs/<job id>/unread/        a measurement while its server is asked what became of it
-    jobs/submitit/               submitit's own: pickles, standard output and error of the jobs
-State is read from these files and nothing else.
+    plan.json                    every node job with its points and keys, and the command's settings; written once
+    points/<key>.<attempt>.h5    one complete measurement
+    points/<key>.<attempt>.json  the outcome of the attempt
+    submissions.jsonl            every job that was requested, and that Slurm accepted
+    jobs/<request>.json          one node job as it was submitted; self-contained
+    jobs/<job id>/               heartbeat, and a folder with facts and log for each server start
+    jobs/<job id>/unread/        measurements whose server's counters and settings are not read yet
+    jobs/submitit/               submitit's own files: pickles, standard output and error of the jobs
+
+All state is read from these files only.
 """
 
 from __future__ import annotations
@@ -30,19 +31,19 @@ from .files import Taken, place_new, read_json, writable, write_json, write_whol
 
 ATTEMPT_FORMAT = 1
 IN_LIST = ("key", "attempt", "status", "validity", "class", "message", "reasons", "node", "job_id", "seal", "size_bytes", "mtime_ns")
-LIST_FROM = 64  # keys; for fewer their own files are read
-LOST_PLAN = "remove it and type the same sweep again: measured points are found by their keys"
+LIST_FROM = 64  # keys; for fewer keys, each point's own file is read
+LOST_PLAN = "remove it and run the same sweep again: measured points are found by their keys"
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """What became of one attempt at a point."""
+    """The outcome of one attempt to measure a point."""
 
     key: str
     attempt: int
     status: str  # whole or failed
-    validity: str  # of a whole one
-    failure_class: str  # of a failed one
+    validity: str  # if whole
+    failure_class: str  # if failed
     message: str
     job_id: str = ""
     node: str = ""
@@ -66,7 +67,7 @@ class Campaign:
 
     @property
     def points(self) -> Path:
-        """Whole measurements, and what became of every attempt."""
+        """The folder of complete measurements and of every attempt's outcome."""
         return self.root / "points"
 
     @functools.cached_property
@@ -75,12 +76,12 @@ class Campaign:
 
     @property
     def submissions(self) -> Path:
-        """Every job asked for and accepted, a line each."""
+        """The file with one line for every job that was requested, and one for every job that was accepted."""
         return self.root / "submissions.jsonl"
 
     @property
     def jobs(self) -> Path:
-        """Requests, and a folder for each job."""
+        """The folder of submitted node jobs, and of one folder for each job."""
         return self.root / "jobs"
 
     @property
@@ -90,7 +91,7 @@ class Campaign:
 
     @property
     def archive(self) -> Path:
-        """Derived; delete at will."""
+        """The campaign's archive. It is derived from the points and can be deleted."""
         return self.root / "archive.h5"
 
     def job(self, job_id: str) -> Path:
@@ -98,11 +99,11 @@ class Campaign:
         return self.jobs / job_id
 
     def heartbeat(self, job_id: str) -> Path:
-        """Where a running job says that it lives."""
+        """The file that a running job updates to show that it is alive."""
         return self.job(job_id) / "heartbeat.json"
 
     def started(self, job_id: str) -> tuple[str, float]:
-        """The node on which a Slurm job's batch script last began, and when by its clock; "" and 0 where it has not."""
+        """The node where a Slurm job's batch script last started, and the time by that node's clock; "" and 0 if it has not started."""
         try:
             node, seconds = (self.job(job_id) / "started").read_text(encoding="utf-8").split()
             return node, float(seconds)
@@ -110,17 +111,17 @@ class Campaign:
             return "", 0.0
 
     def ended(self, job_id: str) -> Path:
-        """What a job said when it ended."""
+        """The report that a job writes when it ends."""
         return self.job(job_id) / "ended.json"
 
     def unread(self, job_id: str, key: str) -> Path:
-        """A measurement whose server was not yet asked what became of it; gone as soon as the whole one is written."""
+        """A measurement whose server's counters and settings are not read yet. It is removed once the complete one is written."""
         return self.job(job_id) / "unread" / f"{key}.h5"
 
     def adopt(self, keys: Iterable[str], is_alive: Callable[[str], bool]) -> list[str]:
-        """Makes the unread measurements of jobs that have ended attempts of their own, and returns their keys. Damaged ones stay.
+        """The keys of the unread measurements that it turned into attempts, because their jobs have ended. Damaged files stay in place.
 
-        One whose whole measurement was written before its job ended is removed.
+        An unread measurement is removed if its complete measurement was written before the job ended.
         """
         wanted, adopted = set(keys), []
         for path in sorted(self.jobs.glob("*/unread/*.h5")):
@@ -136,7 +137,7 @@ class Campaign:
         return adopted
 
     def _has_run(self, unread: Measurement) -> bool:
-        """Whether an attempt is of the same run: of the same job, from the same instant on."""
+        """Whether an attempt exists from the same run: the same job and the same start time."""
         for path in self.points.glob(f"{unread.key}.*.h5"):
             with contextlib.suppress(BenchError):
                 told = read_point(path)[0].provenance
@@ -154,7 +155,7 @@ class Campaign:
 
     @property
     def nodes(self) -> Path:
-        """Nodes to stay away from, why, until when."""
+        """The excluded nodes, with the reason and the end of each exclusion."""
         return self.root / "nodes.json"
 
     def point_file(self, key: str, attempt: int) -> Path:
@@ -162,11 +163,11 @@ class Campaign:
         return self.points / f"{key}.{attempt}.h5"
 
     def attempt_file(self, key: str, attempt: int) -> Path:
-        """What became of an attempt."""
+        """The outcome of an attempt."""
         return self.points / f"{key}.{attempt}.json"
 
     def next_attempt(self, key: str) -> int:
-        """The number of the next attempt at this point."""
+        """The number of the next attempt for this point."""
         taken = [_attempt_number(name) for name in self._names() if name.startswith(f"{key}.")]
         return 1 + max(taken, default=0)
 
@@ -177,42 +178,42 @@ class Campaign:
             return []
 
     def write_plan(self, record: dict[str, Any]) -> None:
-        """The plan's record. Raises EnvironmentLacks when the directory cannot be written."""
+        """Writes the plan's record. Raises EnvironmentLacks if the directory cannot be written."""
         write_json(self.plan, record)
 
     def write_text(self, path: Path, text: str) -> None:
-        """A text file in the campaign's directory, whole or absent."""
+        """Writes a text file in the campaign's directory, complete or not at all."""
         write_whole(path, lambda beside: _written(beside, text))
 
     def read_plan(self) -> dict[str, Any]:
-        """The plan's record. Raises FileError when there is none or it is damaged."""
+        """The plan's record. Raises FileError if it is missing or damaged."""
         if not self.plan.is_file():
             step = "name a directory under outputs/"
-            step = "type the same as `sweep`: so far it is only planned" if (self.root / "sbatch").is_dir() else step
+            step = "run the same command with `sweep`: so far it is only planned" if (self.root / "sbatch").is_dir() else step
             step = LOST_PLAN if self.submissions.is_file() else step
-            raise FileError("There is no campaign here: plan.json is missing.", path=str(self.root), next_step=step)
+            raise FileError("This is not a campaign directory: plan.json is missing.", path=str(self.root), next_step=step)
         try:
             record = read_json(self.plan)
         except FileError as error:
             raise FileError(error.message, path=error.path, next_step=LOST_PLAN) from error
         if not isinstance(record, dict) or not isinstance(record.get("jobs"), list):
-            raise FileError("plan.json is not one of glm5bench's.", path=str(self.plan), next_step=LOST_PLAN)
+            raise FileError("plan.json was not written by glm5bench.", path=str(self.plan), next_step=LOST_PLAN)
         return record
 
     def append_submission(self, line: dict[str, Any]) -> None:
-        """One line more in submissions.jsonl, on disk when this returns."""
+        """Appends one line to submissions.jsonl; it is on disk when this returns."""
         append_line(self.submissions, line)
 
     def append_attempt(self, job_id: str, record: dict[str, Any]) -> None:
-        """The short form of an attempt's record, in a list of its job's own: status reads one list a job in place of a file a point."""
+        """Appends an attempt's short record to its job's list: `status` reads one list per job instead of one file per point."""
         append_line(self.job(job_id) / "attempts.jsonl", {name: record[name] for name in IN_LIST if name in record})
 
     def read_submissions(self) -> list[dict[str, Any]]:
-        """Every whole line; a last one that a kill cut short is left out."""
+        """Every complete line; a last line that a kill cut short is skipped."""
         return read_lines(self.submissions)
 
     def attempts(self, keys: Iterable[str]) -> dict[str, list[Attempt]]:
-        """All attempts at these points, in order. A whole file whose record a kill prevented is judged from itself."""
+        """All attempts for these points, in order. A measurement without a record (after a kill) is judged from its own file."""
         found: dict[str, list[Attempt]] = {key: [] for key in keys}
         recorded: dict[tuple[str, int], bool] = {}  # has a .json
         for name in self._names():
@@ -226,7 +227,7 @@ class Campaign:
         return found
 
     def _listed(self) -> dict[tuple[str, int], dict[str, Any]]:
-        """The lists of all jobs."""
+        """The attempts in the lists of all jobs."""
         records = (r for path in self.jobs.glob("*/attempts.jsonl") for r in read_lines(path))
         return {(r["key"], r["attempt"]): r for r in records if isinstance(r, dict) and _is_listed(r)}
 
@@ -234,7 +235,7 @@ class Campaign:
         try:
             r = listed or read_json(self.attempt_file(key, number))
             if r["status"] == "whole" and not self._is_as_written(key, number, r):
-                gone = "the point's file is gone, or is not the one that was written"
+                gone = "the point's file is missing, or was changed after it was written"
                 return Attempt(key, number, "failed", "", "lost", gone, r.get("job_id", ""), r.get("node", ""))
             message = r.get("message", "") or "; ".join(f"{why['code']}: {why['text']}" for why in r.get("reasons", []))
             return Attempt(
@@ -244,9 +245,9 @@ class Campaign:
             return self._judged(key, number)
 
     def _is_as_written(self, key: str, number: int, record: dict[str, Any]) -> bool:
-        """Size and time, or size and seal, of the point's file are those of its record: enough to notice another or a shorter file."""
+        """Whether size and time, or size and seal, of the point's file match its record. This detects a replaced or shortened file."""
         try:
-            is_now = os.stat(f"{self._points}/{key}.{number}.h5")  # a hundred thousand Paths take a second
+            is_now = os.stat(f"{self._points}/{key}.{number}.h5")  # not a Path: a hundred thousand of them take a second
         except OSError:
             return False
         if is_now.st_size != record["size_bytes"]:
@@ -259,11 +260,11 @@ class Campaign:
         except BenchError as error:
             return Attempt(key, number, "failed", "", "lost", error.message)
         except (KeyError, TypeError, ValueError) as error:
-            return Attempt(key, number, "failed", "", "lost", f"the point lacks or garbles {error}")
+            return Attempt(key, number, "failed", "", "lost", f"the point's file has a missing or invalid field: {error}")
         return Attempt(key, number, "whole", verdict.validity, "", "; ".join(f"{why.code}: {why.text}" for why in verdict.reasons))
 
     def done(self, keys: Iterable[str]) -> set[str]:
-        """The keys that need no further attempt."""
+        """The keys of points that need no further attempt."""
         return {key for key, attempts in self.attempts(keys).items() if any(a.is_done for a in attempts)}
 
 
@@ -272,13 +273,13 @@ def _written(path: Path, text: str) -> None:
 
 
 def lane_ids(job_id: str, lanes: int) -> list[str]:
-    """The folders' names of all lanes of the job that one of them is: 12, 12.1, 12.2."""
+    """The folder names of all lanes of a job, given any one of them: 12, 12.1, 12.2."""
     job = job_id.partition(".")[0]
     return [job, *(f"{job}.{lane}" for lane in range(1, lanes))]
 
 
 def append_line(path: Path, value: dict[str, Any]) -> None:
-    """One JSON line more, on disk when this returns. Raises EnvironmentLacks where it cannot be written."""
+    """Appends one JSON line; it is on disk when this returns. Raises EnvironmentLacks if it cannot be written."""
     with writable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+b") as file:
@@ -289,7 +290,7 @@ def append_line(path: Path, value: dict[str, Any]) -> None:
 
 
 def read_lines(path: Path) -> list[Any]:
-    """Every whole line of a file of JSON lines; none where there is no file."""
+    """Every complete line of a file of JSON lines; none if the file does not exist."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -1,16 +1,16 @@
 """The tree of errors. A message is a full sentence; `where` and `next_step` complete it.
 
-    BenchError                 exit 1   the answer is no
-    ├── UsageError             exit 2   the request itself is wrong
-    │   ├── SettingsError               a group, option or value that does not exist or cannot be
-    │   └── ImpossibleError             every point asked for is impossible on that hardware
-    ├── EnvironmentLacks       exit 3   the machine lacks something: a directory, a program, a port
-    ├── ServerError            exit 1   the inference server did not start, died or fell silent
-    ├── ClientError            exit 1   the load client could not reach the server
-    ├── FileError              exit 1   a file is unreadable, foreign or damaged
-    └── AnalysisError          exit 1   figures that contradict each other
+    BenchError                 exit 1   the command failed
+    ├── UsageError             exit 2   the command itself is wrong
+    │   ├── SettingsError               an unknown group or option, or an invalid value
+    │   └── ImpossibleError             no requested point can run on that hardware
+    ├── EnvironmentLacks       exit 3   something is missing on the machine, such as a directory, a program or a port
+    ├── ServerError            exit 1   the inference server did not start, crashed or stopped answering
+    ├── ClientError            exit 1   the load client failed against a running server
+    ├── FileError              exit 1   a file is unreadable, damaged, or from another tool
+    └── AnalysisError          exit 1   figures contradict each other
 
-Everything that this package raises on purpose is a BenchError; anything else is a defect of the package.
+Every error that this package raises on purpose is a BenchError. Any other exception is a bug in the package.
 """
 
 from __future__ import annotations
@@ -18,13 +18,18 @@ from __future__ import annotations
 from typing import Any
 
 
+def counted(n: int, noun: str) -> str:
+    """`1 point`, `2 points`."""
+    return f"{n:,} {noun}{'s' * (n != 1)}"
+
+
 def printable(text: str) -> str:
-    """The text without control characters: what archives and servers say is data from strangers, and goes to a terminal."""
+    """The text without control characters. Texts from archives and servers are untrusted, and are printed to a terminal."""
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
 class BenchError(Exception):
-    """An error that is fully described by its sentence, its place and the next step."""
+    """An error that is fully described by its message, its place and the next step."""
 
     exit_code = 1
 
@@ -44,27 +49,27 @@ class BenchError(Exception):
 
 
 class UsageError(BenchError):
-    """The command asks for something that does not exist or contradicts itself."""
+    """The command asks for something that does not exist, or contradicts itself."""
 
     exit_code = 2
 
 
 class SettingsError(UsageError):
-    """A group, an option or a value of the configuration is wrong."""
+    """A group, an option or a value of the configuration is invalid."""
 
 
 class ImpossibleError(UsageError):
-    """Nothing of what was asked can be run on that hardware."""
+    """None of the requested points can run on that hardware."""
 
 
 class EnvironmentLacks(BenchError):
-    """The machine lacks what the command needs."""
+    """Something that the command needs is missing on the machine."""
 
     exit_code = 3
 
 
 class ServerError(BenchError):
-    """The inference server failed; `failure_class` is the stable name of how."""
+    """The inference server failed; `failure_class` is the stable name of the kind of failure."""
 
     def __init__(self, message: str, *, failure_class: str, where: str = "", next_step: str = "") -> None:
         super().__init__(message, where=where, next_step=next_step)
@@ -72,20 +77,20 @@ class ServerError(BenchError):
 
 
 class ClientError(BenchError):
-    """The load client could not do its work against a server that lives."""
+    """The load client failed although the server was running."""
 
     failure_class = "client_error"
 
 
 class FileError(BenchError):
-    """A file is not what it should be; `path` names it."""
+    """A file is not as expected; `path` names it."""
 
     def __init__(self, message: str, *, path: str, next_step: str = "") -> None:
         super().__init__(message, where=path, next_step=next_step)
         self.path = path
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """It comes back whole from another process."""
+        """Makes the error picklable, so that all its fields survive the way from another process."""
         return _file_error, (self.message, self.path, self.next_step)
 
 

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written beside their place, synced, and renamed into it."""
+"""Files that are complete or absent: each is written next to its final path, synced, and renamed."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ from .errors import EnvironmentLacks, FileError
 
 
 class Taken(Exception):
-    """A file stands already where a new one was to be."""
+    """A file already exists at the path of a new one."""
 
 
 def write_whole(path: Path, write: Callable[[Path], None], *, is_new: bool = False, is_synced: bool = True) -> None:
-    """Calls `write` with a name beside `path`, then renames it into place. On any failure nothing is left there.
+    """Calls `write` with a temporary path next to `path`, then renames the file to `path`. If anything fails, no file is left.
 
-    Without `is_synced` a power cut may take it away again: for a thousand files that a later record makes good.
+    Without `is_synced`, a power failure may remove the file again. Use this only for files that a later record can replace.
 
-    Raises EnvironmentLacks when the directory cannot be written or the disk is full, and Taken under `is_new` where another process
-    was first.
+    Raises EnvironmentLacks if the directory cannot be written or the disk is full. With `is_new`, raises Taken if `path` already exists.
     """
     with whole(path, is_new=is_new, is_synced=is_synced) as beside:
         write(beside)
@@ -32,7 +31,7 @@ def write_whole(path: Path, write: Callable[[Path], None], *, is_new: bool = Fal
 
 @contextlib.contextmanager
 def whole(path: Path, *, is_new: bool = False, is_synced: bool = True) -> Iterator[Path]:
-    """The same for a block: it writes the file of that name, which is renamed into place when the block ends."""
+    """The same as `write_whole`, for a block: it writes to the temporary path, which is renamed when the block ends."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     with writable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,9 +47,9 @@ def whole(path: Path, *, is_new: bool = False, is_synced: bool = True) -> Iterat
 
 
 def place_new(beside: Path, path: Path) -> None:
-    """Gives a file a second name that no other has. Raises Taken if one has it."""
+    """Links a file to a new path. Raises Taken if the path already exists."""
     try:
-        os.link(beside, path)  # unlike a rename, it refuses to take the place of another
+        os.link(beside, path)  # unlike a rename, a link never replaces an existing file
     except FileExistsError as error:
         raise Taken(str(path)) from error
     except OSError:  # a file system without hard links
@@ -59,7 +58,7 @@ def place_new(beside: Path, path: Path) -> None:
 
 @contextlib.contextmanager
 def writable(path: Path) -> Iterator[None]:
-    """Turns the operating system's refusal into an error that names the place and the next step."""
+    """Turns an OSError into an EnvironmentLacks that names the directory and the next step."""
     try:
         yield
     except OSError as error:
@@ -80,7 +79,7 @@ def _sync(path: Path) -> None:
 
 
 def write_json(path: Path, value: Any, *, is_synced: bool = True) -> None:
-    """One JSON document, whole or absent."""
+    """Writes one JSON document, complete or not at all."""
     text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
     write_whole(path, lambda beside: _written(beside, text), is_synced=is_synced)
 
@@ -90,12 +89,12 @@ def _written(path: Path, text: str) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes the file, whole or not at all. Raises EnvironmentLacks when it cannot be written."""
+    """Writes the file, complete or not at all. Raises EnvironmentLacks if it cannot be written."""
     write_whole(path, lambda beside: _written(beside, text))
 
 
 def read_json(path: Path) -> Any:
-    """The document. Raises FileError when it is missing or no JSON."""
+    """The JSON document. Raises FileError if it is missing or not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -103,7 +102,7 @@ def read_json(path: Path) -> Any:
 
 
 def sha256(path: Path) -> str:
-    """The hash of a file's bytes, 64 hex digits. Raises OSError where it cannot be read."""
+    """The SHA-256 hash of a file's bytes, 64 hex digits. Raises OSError if it cannot be read."""
     h = hashlib.sha256()
     with path.open("rb") as file:
         while piece := file.read(2**22):

@@ -1,4 +1,4 @@
-"""Whether an image is of the version of the engine that a recipe's flags are named for, by its tag. Pure."""
+"""Whether an image's tag matches the engine version that a recipe's flags are written for. Pure."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from packaging.version import InvalidVersion, Version
 from . import recipe
 from .values.point import Arm
 
-MOVING = re.compile(r"latest|nightly|main|dev")  # tags of images that change
+MOVING = re.compile(r"latest|nightly|main|dev")  # tags whose image changes over time
 
 
 def wrong_image(arm: Arm) -> str:
-    """What is wrong with the arm's image for its version of the engine; empty if nothing, or if the name states no version.
+    """Why the arm's image does not match its engine version; empty if it matches, or if the name contains no version.
 
-    A published recipe may name a tag that moves, or a post-release of its version; a user's own setting may not.
+    A published recipe may name a moving tag, or a post-release of its version. A user's own setting may not.
     """
     (name, _, digest), version = recipe.image(arm).partition("@"), arm.engine.version
     stated = _stated_version(name)
     if stated is None and not digest and arm.engine.image and MOVING.match(_tag(name)):
-        return f"The tag of {name} names another image each time that one is released, and engine.version={version} cannot be checked"
+        return f"The tag of {name} points to a new image after each release, so engine.version={version} cannot be checked"
     asked = _parsed(version)
     if stated is None or asked is None or stated == asked or (not arm.engine.image and stated.release == asked.release):
         return ""
-    return f"The image {name} is of version {stated}, and engine.version={version}"
+    return f"The image {name} has version {stated}, but engine.version={version}"
 
 
 def image_of_version(reference: str, version: str) -> str:
-    """What to set, so that image and version agree."""
+    """The settings that make image and version agree."""
     name = reference.partition("@")[0]
     stated, tag = _stated_version(name), _tag(name)
     other = (
@@ -38,7 +38,7 @@ def image_of_version(reference: str, version: str) -> str:
 
 
 def _tag(name: str) -> str:
-    """What follows the colon of a reference, or the version in the name of a file."""
+    """The tag of a reference, or the version in the name of a file."""
     last = name.rpartition("/")[2]
     file = re.search(r"v?\d+\.\d[^/]*(?=\.sif$)", last)
     return file[0] if file else last.partition(":")[2] or ("" if last.endswith(".sif") or not last else "latest")

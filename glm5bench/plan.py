@@ -1,9 +1,9 @@
-"""Points -> node jobs, leaving out what cannot be and what is done. Pure: no file, no clock.
+"""Turns points into node jobs, leaving out points that are impossible or already done. Pure: no file, no clock.
 
-An arm's points share a server under `server_scope: arm` (`$C` bound once, to the arm's largest concurrency) and get one each under
-`point`. One node job measures one repeat of one arm (`repeat_scope: start`), or all its repeats (`run`). A job that a cluster's time limit
-is too short for is split, and under `pack` those that need half a node or less are marked to run side by side. What the plan departs from,
-warns of or leaves out is said in its own words.
+With `server_scope: arm`, an arm's points share one server, and `$C` is replaced once, by the arm's largest concurrency. With `point`, each
+concurrency gets its own server. One node job measures one repeat of one arm (`repeat_scope: start`), or all its repeats (`run`). A job that
+is longer than the cluster's time limit is split. With `pack`, jobs that need half a node or less are marked to run side by side. The plan
+lists its differences from published recipes, its warnings, and what it leaves out.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from .values.plain import digest_of
 from .values.point import Arm, NodeJob, Point, Recipe, ServerStart, point_keys
 from .values.settings import ArmSettings, Asked, CampaignSettings, Price, RepeatScope
 
-JOB_OVERHEAD_S = 60.0  # container start, checks and the end of a job
+JOB_OVERHEAD_S = 60.0  # container start, checks and shutdown of a job
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """An arm that was asked for and cannot be."""
+    """An arm, or a part of its points, that was asked for and is impossible."""
 
     arm: str
     n_points: int
@@ -38,7 +38,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a campaign measures, and in which jobs."""
+    """The points that a campaign measures, and its jobs."""
 
     jobs: tuple[NodeJob, ...]
     left_out: tuple[LeftOut, ...]
@@ -52,24 +52,24 @@ class Plan:
 
     @property
     def n_server_starts(self) -> int:
-        """How often weights are loaded."""
+        """The number of server starts; each loads the weights."""
         return sum(len(job.starts) for job in self.jobs)
 
     @property
     def estimate_node_h(self) -> float:
-        """Node-hours, by estimate."""
+        """The estimated node-hours."""
         return sum(job.estimate_s / job.lanes for job in self.jobs) / 3600
 
     @property
     def estimate_usd(self) -> float:
-        """What they cost."""
+        """The estimated cost in $."""
         return sum(job.estimate_usd for job in self.jobs)
 
 
 def plan(asked: Asked, max_s: Mapping[str, float] | None = None) -> Plan:
-    """The node jobs of all arms asked for. `max_s`: the longest that a job on a hardware may be estimated to take, seconds.
+    """The node jobs of all arms that were asked for. `max_s`: the longest estimated time of a job, by hardware, in seconds.
 
-    Raises ImpossibleError with the reason when nothing that was asked can be, SettingsError for a contradiction.
+    Raises ImpossibleError with the reasons if no requested point is possible, SettingsError for a contradiction.
     """
     campaign = asked.campaign
     _refuse_bound_twice(campaign)
@@ -88,7 +88,7 @@ def plan(asked: Asked, max_s: Mapping[str, float] | None = None) -> Plan:
                 jobs += split(own, (max_s or {}).get(s.hardware.id))
     if not jobs:
         reasons = "; ".join(sorted({lo.reason for lo in left_out}))
-        raise ImpossibleError(f"{reasons}.", next_step="ask for another hardware, checkpoint, tp, engine or speculative setting")
+        raise ImpossibleError(f"{reasons}.", next_step="choose another hardware, checkpoint, tp, engine or speculative setting")
     told = [(job, start) for job in jobs for start in job.starts]
     notes += [f"{job.arm.label}: {note}" for job, start in told for note in start.recipe.notes]
     notes += [f"{job.arm.label}: packed, {job.lanes} servers side by side on a node" for job in jobs if job.lanes > 1]
@@ -102,7 +102,7 @@ def plan(asked: Asked, max_s: Mapping[str, float] | None = None) -> Plan:
 
 
 def repeat_scopes(asked: Asked, max_s: Mapping[str, float] | None = None) -> dict[str, Plan]:
-    """The plans of both scopes of repeats, if there are repeats; else none."""
+    """The plans for both values of `repeat_scope`; empty if there are no repeats."""
     if not any(len(set(s.repeat)) > 1 for s in asked.arms):
         return {}
     scopes: tuple[RepeatScope, ...] = ("start", "run")
@@ -111,7 +111,7 @@ def repeat_scopes(asked: Asked, max_s: Mapping[str, float] | None = None) -> dic
 
 
 def _repeats_of_a_job(requests: Sequence[_Request], scope: RepeatScope) -> list[frozenset[int]]:
-    """Which repeats share a job: all of them, or each has its own, so that the first repeat of every arm comes first."""
+    """The groups of repeats that share a job: all repeats, or one group each, so that the first repeat of every arm runs first."""
     repeats = sorted({repeat for request in requests for _, _, repeat in request.points})
     return [frozenset(repeats)] if scope == "run" else [frozenset([repeat]) for repeat in repeats]
 
@@ -121,7 +121,7 @@ def _of_repeats(start: ServerStart, repeats: Collection[int]) -> ServerStart:
 
 
 def _refuse_wrong_images(arms: Sequence[Arm]) -> None:
-    """Raises SettingsError if an image is not of the version that the flags are named for, or if two versions share one image."""
+    """Raises SettingsError if an image does not match its engine version, or if two versions share one image."""
     versions: dict[tuple[str, str], set[str]] = {}
     for arm in arms:
         if recipe.image(arm):
@@ -129,8 +129,8 @@ def _refuse_wrong_images(arms: Sequence[Arm]) -> None:
     for (_, image), of in versions.items():
         if len(of) > 1:
             raise SettingsError(
-                f"engine.version is {' and '.join(sorted(of))}, and both would run from {image}: their points would be the same.",
-                next_step="one sweep for each version, each with engine.version and engine.image; then `glm5bench diff A B`",
+                f"engine.version is {' and '.join(sorted(of))}, but both use the image {image}, so their points would be the same.",
+                next_step="run one sweep for each version, with engine.version and engine.image; then run `glm5bench diff A B`",
             )
     for arm in arms:
         if wrong := wrong_image(arm):
@@ -138,7 +138,7 @@ def _refuse_wrong_images(arms: Sequence[Arm]) -> None:
 
 
 def _mtp_notes(arms: Sequence[Arm]) -> list[str]:
-    """Where two arms are the same but for the speculative setting, what else their published recipes differ in."""
+    """Notes on pairs of arms that should differ only in the speculative setting, but whose published recipes differ in more."""
     same: dict[str, list[Arm]] = {}
     for arm in arms:
         same.setdefault(digest_of(dataclasses.replace(arm, speculative=arms[0].speculative)), []).append(arm)
@@ -154,7 +154,7 @@ def _mtp_notes(arms: Sequence[Arm]) -> list[str]:
 
 @dataclass(frozen=True)
 class _Request:
-    """One arm, and which of its points were asked for: (concurrency, seed, repeat)."""
+    """One arm, and the points that were asked for as (concurrency, seed, repeat)."""
 
     settings: ArmSettings
     points: frozenset[tuple[int, int, int]]
@@ -163,13 +163,13 @@ class _Request:
 def _refuse_bound_twice(campaign: CampaignSettings) -> None:
     if campaign.server_scope == "point" and campaign.bind_concurrency is not None:
         raise SettingsError(
-            f"bind_concurrency={campaign.bind_concurrency} means nothing under server_scope=point, where each point binds its own.",
-            next_step="leave one of the two out",
+            f"bind_concurrency={campaign.bind_concurrency} has no effect with server_scope=point, where each point has its own binding.",
+            next_step="remove one of the two settings",
         )
 
 
 def _distinct(asked: Sequence[ArmSettings]) -> tuple[list[_Request], list[str]]:
-    """Arms that overrides made the same become one, with the union of their points."""
+    """The distinct arms, and notes on merged ones. Arms that overrides made the same become one arm with all their points."""
     kept: dict[str, _Request] = {}
     merged: dict[str, int] = {}
     for s in asked:
@@ -184,7 +184,7 @@ def _distinct(asked: Sequence[ArmSettings]) -> tuple[list[_Request], list[str]]:
 
 
 def _lanes(requests: Sequence[_Request]) -> list[int]:
-    """How many servers stand side by side on the node of each arm: more than one where enough arms of one shape are left."""
+    """The number of servers side by side on the node of each arm; more than one if enough arms of the same shape are left."""
     lanes = [1] * len(requests)
     shapes: dict[tuple[str, int], list[int]] = {}
     for i, request in enumerate(requests):
@@ -195,19 +195,19 @@ def _lanes(requests: Sequence[_Request]) -> list[int]:
         s = requests[members[0]].settings
         n = s.hardware.gpus_per_node // s.tp.size
         full = len(members) // n * n
-        alike = sorted(members, key=lambda i: sum(c for c, _, _ in requests[i].points))  # neighbours that end at about the same time
+        alike = sorted(members, key=lambda i: sum(c for c, _, _ in requests[i].points))  # lanes of a node end at about the same time
         for i in alike[:full]:
             lanes[i] = n
     return lanes
 
 
 def _unnamed(arm: Arm) -> Arm:
-    """The arm without the name of its workload: two names of the same lengths are the same points."""
+    """The arm without the name of its workload, because two workloads with the same values have the same points."""
     return dataclasses.replace(arm, workload=dataclasses.replace(arm.workload, id=""))
 
 
 def _starts(request: _Request, lanes: int, campaign: CampaignSettings) -> tuple[list[ServerStart], list[LeftOut]]:
-    """The server starts of an arm; those that cannot be with their reason."""
+    """The server starts of an arm, and the impossible ones with their reasons."""
     s, asked = request.settings, sorted(request.points)
     reason = contradiction(s.arm)
     if reason is not None:
@@ -236,7 +236,7 @@ def _arm_id(arm: Arm) -> str:
 
 
 def _node_job(s: ArmSettings, campaign: CampaignSettings, starts: Sequence[ServerStart], lanes: int) -> NodeJob:
-    """Points ascend in concurrency: the low ones are measured before a full server has fragmented its cache."""
+    """The node job of these server starts. Concurrency rises, so that low points run before a full server fragments its cache."""
     usd_per_s = 0.0 if s.engine.simulated else s.hardware.gpus_per_node * price_of(campaign.price, s.hardware.id) / lanes / 3600
     accuracy, cluster = campaign.accuracy if campaign.accuracy.task else None, campaign.cluster
     seconds = _estimate_s(s.arm, starts, accuracy, 1.0)
@@ -267,9 +267,9 @@ def _estimate_s(arm: Arm, starts: Sequence[ServerStart], accuracy: Accuracy | No
 
 
 def split(job: NodeJob, max_s: float | None) -> list[NodeJob]:
-    """The job in as few pieces, in order, as are estimated to take no longer than `max_s` each; a point is never cut.
+    """The job in as few ordered pieces as possible, each with an estimate of at most `max_s`. A point is never split.
 
-    Each piece starts servers of its own; bindings stay. A point that is longer by itself is a piece of its own.
+    Each piece starts its own servers; bindings do not change. A point that takes longer than `max_s` is a piece by itself.
     """
     if max_s is None or job.estimate_s <= max_s:
         return [job]
@@ -304,26 +304,29 @@ def _model_path(cluster: Cluster, checkpoint: Checkpoint) -> str:
 
 
 def server_start_estimate_s(arm: Arm, start: ServerStart, pace: float) -> float:
-    """Seconds of one server start and its points. `pace`: what points took so far, over the estimate of the roofline model."""
+    """Seconds for one server start and its points. `pace`: time that points took so far, divided by the roofline model's estimate."""
     return arm.engine.start_estimate_s + pace * sum(recipe.estimates_s(arm, start.recipe, [p.concurrency for p in start.points]))
 
 
 def reestimated(job: NodeJob, start_estimate_s: float, pace: float) -> NodeJob:
-    """The job with another estimate of a server's start, and of its points by this factor over the roofline model's."""
+    """The job with a new estimate for a server's start, and with `pace` as the factor on the roofline model's estimate of its points."""
     engine = dataclasses.replace(job.arm.engine, start_estimate_s=start_estimate_s)
     return _of_starts(dataclasses.replace(job, arm=dataclasses.replace(job.arm, engine=engine), pace=pace), job.starts)
 
 
 def price_of(price: Price, hardware: str) -> float:
-    """$ per GPU and hour. Raises SettingsError where the price set has none."""
+    """$ per GPU and hour. Raises SettingsError if the price set has no price for the hardware."""
     usd = price.usd_per_gpu_h.get(hardware)
     if usd is None:
-        raise SettingsError(f"The price set {price.id!r} has no price for {hardware}.", next_step=f"price.usd_per_gpu_h.{hardware}=2.50")
+        raise SettingsError(
+            f"The price set {price.id!r} has no price for {hardware}.",
+            next_step=f"add your price: price.usd_per_gpu_h.{hardware}=2.50",
+        )
     return usd
 
 
 def without(job: NodeJob, done: Collection[str]) -> NodeJob | None:
-    """The job with only the points whose keys are not done; None when nothing is left. Bindings stay as they were planned."""
+    """The job with only the points whose keys are not done; None if no points are left. Bindings stay as planned."""
     starts = []
     for start in job.starts:
         points = tuple(p for p in start.points if p.key not in done)
@@ -333,6 +336,6 @@ def without(job: NodeJob, done: Collection[str]) -> NodeJob | None:
 
 
 def accuracy_at(concurrencies: Sequence[int]) -> tuple[int, ...]:
-    """Where an arm's accuracy is asked: at its median and its highest concurrency."""
+    """The concurrencies at which an arm's accuracy is tested: its median and its highest."""
     rising = sorted(set(concurrencies))
     return tuple(sorted({rising[(len(rising) - 1) // 2], rising[-1]}))

@@ -1,8 +1,8 @@
-"""Settings -> server command line, environment and image; and which combinations cannot be, and why. Pure.
+"""Turns settings into a server's command line, environment and image, and warns of limits. Pure.
 
-A flag is written once, in the conf/ group that causes it. Groups are read in the order engine, hardware, checkpoint, speculative;
-each rule that fits the arm adds its flags, replaces earlier ones or takes them away. Flags that carry the concurrency keep `$C`
-until `bound` gives it a number; `$MODEL $HOST $PORT $FACTS` stay for the node, so that no path enters a key.
+A flag is written once, in the conf/ group that causes it. Groups are read in the order of `rules`: engine, model, hardware, checkpoint,
+speculative, exceptions of the hardware. Each rule that matches the arm adds flags, replaces earlier ones or removes them. Flags that depend
+on the concurrency contain `$C` until `bound` replaces it. The node replaces `$MODEL $HOST $PORT $FACTS`, so that no path enters a key.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from .values.groups import Rule
 from .values.point import Arm, Recipe
 from .values.workload import Workload
 
-OF_THE_MODEL = ("$TOOL_CALL_PARSER", "$REASONING_PARSER")  # values that a model's rules give; a flag without its value is left out
-HARDWARE = frozenset({"hardware", "architecture", "vendor", "cuda", "rocm", "fp4"})  # what a rule may ask of the GPUs
+OF_THE_MODEL = ("$TOOL_CALL_PARSER", "$REASONING_PARSER")  # values that a model's rules set; a flag whose value is not set is left out
+HARDWARE = frozenset({"hardware", "architecture", "vendor", "cuda", "rocm", "fp4"})  # properties of GPUs that a rule may use
 GIVEN_BY_THE_NODE = ("$MODEL", "$HOST", "$PORT", "$FACTS")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One flag's value as its group wrote it."""
+    """One flag's value as written in its group."""
 
     value: Any
     group: str
 
 
 def rules(arm: Arm) -> Iterable[tuple[str, Rule]]:
-    """Every rule of the arm's groups with the group's name, in the order in which they apply."""
+    """Every matching rule of the arm's groups with the group's name, in the order in which they apply."""
     groups: tuple[tuple[str, Sequence[Rule]], ...] = (
         (f"engine/{arm.engine.id}", arm.engine.recipe),
         (f"model/{arm.checkpoint.model}", arm.checkpoint.model_recipe),
@@ -55,7 +55,7 @@ def _applies(rule: Rule, facts: Mapping[str, Any]) -> bool:
 
 
 def set_by_itself(arm: Arm) -> dict[str, Any]:
-    """Flags that the arm leaves out and the engine sets by itself, with their values."""
+    """Flags that the arm does not set and the engine sets by itself, with their values."""
     facts, asked = _facts(arm), flags(arm)
     chosen = {flag: value for rule in arm.engine.sets if _applies(rule, facts) for flag, value in rule.flags.items()}
     return {flag: value for flag, value in chosen.items() if flag not in asked and flag not in arm.engine.extra_args}
@@ -81,7 +81,7 @@ def _facts(arm: Arm) -> dict[str, Any]:
 
 
 def flags(arm: Arm) -> dict[str, Setting]:
-    """The arm's flags before anything is substituted, with the group that each came from."""
+    """The arm's flags before substitution, with the group that each comes from."""
     chosen: dict[str, Setting] = {}
     for group, rule in rules(arm):
         for flag, value in rule.flags.items():
@@ -95,7 +95,7 @@ def flags(arm: Arm) -> dict[str, Setting]:
 
 
 def _of_version(chosen: Mapping[str, Setting], arm: Arm) -> dict[str, Setting]:
-    """The flags as the engine's version calls them: a recipe is written once, in the names of the version that it was published for."""
+    """The flags with the names of the engine's version. A recipe is written once, with the names of its published version."""
     named = dict(chosen)
     for rename in arm.engine.renames:
         if _version(arm.engine.version) >= _version(rename.since):
@@ -113,7 +113,7 @@ def _version(text: str) -> tuple[int, ...]:
 
 
 def bound(arm: Arm, binding: int, served: Sequence[int] = ()) -> Recipe:
-    """The recipe with `$C` bound. `served`: all concurrencies that this server start measures; tables take their safest value."""
+    """The recipe with `$C` replaced by `binding`. `served`: all concurrencies of this server start; tables use their safest value."""
     settings = flags(arm)
     argv = [_substituted(word, arm, binding) for word in arm.engine.program]
     origin = {}
@@ -128,7 +128,7 @@ def bound(arm: Arm, binding: int, served: Sequence[int] = ()) -> Recipe:
 
 
 def environment(arm: Arm) -> dict[str, str]:
-    """Environment variables that the server needs, the user's own last."""
+    """Environment variables of the server; the user's own replace those of the rules."""
     env: dict[str, str] = {}
     for _, rule in rules(arm):
         for name, value in rule.env.items():
@@ -140,9 +140,9 @@ def environment(arm: Arm) -> dict[str, str]:
 
 
 def image(arm: Arm) -> str:
-    """The container image, with the digest that it is pinned to: the user's own, else the last rule that names one.
+    """The container image with its pinned digest: the user's own, else the image of the last rule that names one.
 
-    Empty for the simulated server, which needs none, and for `engine.image=none`: the engine of the node's own Python, on purpose.
+    Empty for the simulated server, which needs none, and for `engine.image=none`, which runs the engine from the node's PATH.
     """
     if arm.engine.image == "none":
         return ""
@@ -154,7 +154,7 @@ def image(arm: Arm) -> str:
 
 
 def _at(value: Any, concurrencies: Sequence[int]) -> Any:
-    """A value that depends on the concurrency, at the safest (smallest) of those that the server sees."""
+    """The value at these concurrencies: of a table, the safest (smallest) value."""
     if not isinstance(value, Mapping):
         return value
     return min(_in_table(value["by_concurrency"], c) for c in concurrencies)
@@ -169,7 +169,7 @@ def _substituted(value: Any, arm: Arm, binding: int) -> str:
     if text in GIVEN_BY_THE_NODE:
         return text
     w, s = arm.workload, arm.speculative
-    isl = w.longest_tokens - w.osl_tokens  # of the last turn, with all that was said before it
+    isl = w.longest_tokens - w.osl_tokens  # of the last turn, with all turns before it
     names = {"$ISL": isl, "$OSL": w.osl_tokens, "$TP": arm.tp, "$STEPS": s.steps, "$DRAFTS": s.draft_tokens, "$C": binding}
     for name, number in names.items():
         text = text.replace(name, str(number))
@@ -212,7 +212,7 @@ def _notes(arm: Arm, settings: Mapping[str, Setting], binding: int, served: Sequ
 
 
 def _has_no_rule(arm: Arm) -> bool:
-    """Whether the model has flags for other GPUs under this engine, and none for these."""
+    """Whether the model has flags for other GPUs with this engine, but none for these GPUs."""
     facts = _facts(arm)
     groups = (arm.checkpoint.model_recipe, arm.hardware.recipe, arm.checkpoint.recipe)
     asking = [rule for group in groups for rule in group if rule.flags and rule.when.keys() & HARDWARE]
@@ -221,25 +221,25 @@ def _has_no_rule(arm: Arm) -> bool:
 
 
 def flag_value(argv: Sequence[str], names: Sequence[str]) -> str | None:
-    """The value of the last of these flags in a command line, `--flag value` or `--flag=value`, or None."""
+    """The value of the last of these flags in a command line, `--flag value` or `--flag=value`; None if it is missing."""
     pairs = zip(argv, [*argv[1:], ""], strict=True)
     found = [word.partition("=")[2] if "=" in word else following for word, following in pairs if word.partition("=")[0] in names]
     return found[-1] if found else None
 
 
 def _number(argv: Sequence[str], names: Sequence[str]) -> float | None:
-    """The same as a number. Raises SettingsError for what is none: a user's own flags are text."""
+    """The value as a number. Raises SettingsError if it is not one, because a user's own flags are free text."""
     text = flag_value(argv, names)
     try:
         return None if text is None else float(text)
     except ValueError:
         raise SettingsError(
-            f"{names[0]} {text}: this is no number.", where="engine.extra_args or conf/", next_step="mend it there"
+            f"{names[0]} {text}: not a number.", where="engine.extra_args or conf/", next_step="set a number there"
         ) from None
 
 
 def kv_dtype(arm: Arm, argv: Sequence[str]) -> str:
-    """The cache's type under this command line."""
+    """The KV cache's type with this command line."""
     return adapter(arm.engine).kv_dtype(arm.hardware, flag_value(argv, ("--kv-cache-dtype",)) or "auto")
 
 
@@ -250,7 +250,7 @@ def memory(arm: Arm, recipe: Recipe) -> MemoryFit:
 
 
 def admitted(arm: Arm, recipe: Recipe) -> int | None:
-    """How many requests the server runs at once by its own settings; None where only memory limits them."""
+    """The number of requests that the server's settings let it run at once; None if only memory limits it."""
     running = adapter(arm.engine).running_flags
     given = _number(recipe.argv, running)
     if given is not None:
@@ -259,7 +259,7 @@ def admitted(arm: Arm, recipe: Recipe) -> int | None:
 
 
 def warnings(arm: Arm, recipe: Recipe, concurrencies: Sequence[int]) -> list[str]:
-    """What will make the curve go flat at these concurrencies, told before they are measured."""
+    """Warnings, before the measurement, about limits that will flatten the curve at these concurrencies."""
     fit, limit = memory(arm, recipe), admitted(arm, recipe)
     return [text for concurrency in concurrencies for text in _warnings(arm.workload, fit, limit, concurrency)]
 
@@ -277,7 +277,7 @@ def _warnings(w: Workload, fit: MemoryFit, limit: int | None, concurrency: int) 
 
 
 def estimates_s(arm: Arm, recipe: Recipe, concurrencies: Iterable[int]) -> list[float]:
-    """About how long warm-up and measurement take on the wall clock at each concurrency, from the roofline model."""
+    """Estimated seconds on the wall clock for warm-up and measurement at each concurrency, from the roofline model."""
     model = StepModel(arm.hardware, arm.checkpoint, arm.tp, arm.speculative, kv_dtype(arm, recipe.argv))
     limit, capacity = admitted(arm, recipe), memory(arm, recipe).capacity_tokens
     served = ((c, closed_loop_s(model, arm.workload, c, limit or c, capacity)) for c in concurrencies)
@@ -285,7 +285,7 @@ def estimates_s(arm: Arm, recipe: Recipe, concurrencies: Iterable[int]) -> list[
 
 
 def _awaited_s(w: Workload, served_s: float, concurrency: int) -> float:
-    """The same where requests wait to be due, conversations have turns, or the time is limited. A trace's own times are not known."""
+    """The time with waits for due requests, several turns, or a time limit. The due times of a trace are unknown and not included."""
     n = w.n_prompts(concurrency)
     thought_s = (w.turns - 1) * w.think_time_s * n / concurrency
     due_s = n / w.rate_rps if w.rate_rps is not None else 0.0
@@ -293,6 +293,12 @@ def _awaited_s(w: Workload, served_s: float, concurrency: int) -> float:
     return min(total_s, w.duration_s + served_s / max(1, w.prompts_per_concurrency)) if w.duration_s is not None else total_s
 
 
-def shell(recipe: Recipe) -> str:
-    """The command as one would type it, environment first."""
-    return " ".join([*(f"{k}={shlex.quote(v)}" for k, v in recipe.env.items()), *map(shlex.quote, recipe.argv)])
+def shell(recipe: Recipe, model_path: str = "$MODEL", host: str = "$HOST", port: str = "$PORT") -> str:
+    """The command as a shell line, environment first, with these values for what a node job fills in."""
+
+    def filled(word: str) -> str:
+        for name, value in (("$MODEL", model_path), ("$HOST", host), ("$PORT", port)):
+            word = word.replace(name, value)
+        return shlex.quote(word)
+
+    return " ".join([*(f"{k}={filled(v)}" for k, v in recipe.env.items()), *map(filled, recipe.argv)])

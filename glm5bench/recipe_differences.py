@@ -1,4 +1,4 @@
-"""What two arms' servers are told differently. Pure."""
+"""The flags, variables and images in which two arms' servers differ. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .values.point import Arm
 
 @dataclass(frozen=True)
 class Difference:
-    """One thing that two arms' servers are told differently; None where one is not told it. `groups`: which caused it."""
+    """One flag, variable or image that differs; None for the arm that does not set it. `groups`: the groups that set it."""
 
     name: str
     one: str | None
@@ -21,7 +21,7 @@ class Difference:
 
 
 def differences(one: Arm, other: Arm) -> tuple[Difference, ...]:
-    """Every flag, variable and the image in which two arms differ, `$C` and the like unbound."""
+    """Every flag and variable in which two arms differ, and the image; `$C` and similar names are not replaced."""
     told, otherwise = _told(one), _told(other)
     found = []
     for name in dict.fromkeys((*told, *otherwise)):
@@ -47,12 +47,12 @@ def _told(arm: Arm) -> dict[str, tuple[str | None, str]]:
 
 
 def in_words(value: Any) -> str:
-    """A flag's value as its group wrote it, a table of concurrencies spelled out; empty for a bare flag."""
+    """A flag's value as written in its group, with a table of concurrencies spelled out; empty for a bare flag."""
     if isinstance(value, Mapping):
         return ", ".join(f"{v} up to $C={limit}" if limit else f"{v} above" for limit, v in value["by_concurrency"])
     return "" if value is True else str(value)
 
 
 def more_than_speculative(one: Arm, other: Arm) -> tuple[Difference, ...]:
-    """What two arms that are meant to differ in the speculative setting differ in beside it."""
+    """The differences between two arms, except those that come only from the speculative setting."""
     return tuple(d for d in differences(one, other) if any(not group.startswith("speculative/") for group in d.groups))

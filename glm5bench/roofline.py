@@ -1,8 +1,8 @@
-"""What the hardware allows: memory fit, KV capacity and the time of one step. Pure arithmetic on the facts of conf/.
+"""The limits of the hardware: memory fit, KV capacity and the time of one step. Pure arithmetic on the facts of conf/.
 
-Enters: Hardware, Checkpoint, TP, speculative setting. Leaves: bytes, tokens and seconds per GPU. The one idea: a step reads the
-weights that it touches and the cache that it attends to, multiplies, reduces over the TP group, and pays a fixed price a layer;
-each of the first two at the fitted share of the spec sheet that `Efficiency` holds. Nothing here knows a request or a clock.
+Input: Hardware, Checkpoint, TP, speculative setting. Output: bytes, tokens and seconds per GPU. The model: a step reads the weights and
+the cache that it uses, multiplies, reduces over the TP group, and needs a fixed time per layer. Reading and multiplying run at the fitted
+share of the spec sheet in `Efficiency`. There are no requests and no clock in this module.
 
 Sizes are binary (GiB = 2**30 bytes): HBM "GB" on data sheets and the sizes in the recipes are binary within 0.6 % (docs/facts.md).
 """
@@ -23,7 +23,7 @@ GEMM_RATE = {"bf16": "bf16", "fp8": "fp8", "nvfp4": "fp4", "mxfp4": "fp4"}
 
 @dataclass(frozen=True)
 class LayerValues:
-    """Numbers of weights in one layer, by how tensor parallelism treats them."""
+    """Numbers of weights in one layer, grouped by how tensor parallelism distributes them."""
 
     expert: int
     shared: int
@@ -33,7 +33,7 @@ class LayerValues:
 
 
 def layer_values(a: Architecture) -> LayerValues:
-    """Weights of one layer. Multi-head latent attention shards by head; down projections, indexer and router are replicated."""
+    """Weights of one layer. Multi-head latent attention is sharded by head; down projections, indexer and router are replicated."""
     by_head = a.heads * (a.q_lora_rank * (a.qk_nope_dim + a.qk_rope_dim) + a.kv_lora_rank * (a.qk_nope_dim + a.v_dim) + a.v_dim * a.hidden)
     indexer = a.q_lora_rank * a.index_heads * a.index_dim + a.hidden * (a.index_dim + a.index_heads)
     down = a.hidden * (a.q_lora_rank + a.kv_lora_rank + a.qk_rope_dim)
@@ -47,7 +47,7 @@ def layer_values(a: Architecture) -> LayerValues:
 
 
 def total_parameters(a: Architecture, *, draft: bool) -> int:
-    """All weights of the model, with its draft layer if asked. GLM-5: 744e9 without, 754e9 with."""
+    """All weights of the model, including its draft layers if `draft`. GLM-5: 744e9 without, 754e9 with."""
     v = layer_values(a)
     attention = v.attention_sharded + v.attention_replicated
     moe = attention + v.expert * a.routed_experts + v.shared
@@ -56,21 +56,20 @@ def total_parameters(a: Architecture, *, draft: bool) -> int:
 
 
 def draft_layer_parameters(a: Architecture) -> int:
-    """Weights of one next-token-prediction layer: a MoE layer and the projection that joins state and token."""
+    """Weights of one next-token-prediction layer: a MoE layer, and the projection that combines state and token."""
     v = layer_values(a)
     return v.attention_sharded + v.attention_replicated + v.expert * a.routed_experts + v.shared + 2 * a.hidden * a.hidden
 
 
 def draft_bytes_per_value(checkpoint: Checkpoint) -> float:
-    """FP8 checkpoints keep the draft layer in FP8, 4-bit ones leave it in BF16 (layer 78 of the public 4-bit checkpoints)."""
+    """Bytes per weight of the draft layer: FP8 in FP8 checkpoints, BF16 in 4-bit ones (layer 78 of the public 4-bit checkpoints)."""
     return BYTES_PER_VALUE[checkpoint.dense_precision]
 
 
 def weights_per_gpu_gib(checkpoint: Checkpoint, tp: int, *, draft: bool) -> float:
-    """Weights as one GPU loads them: its shard, and a whole copy of what tensor parallelism replicates.
+    """Weights that one GPU loads: its shard, and a full copy of what tensor parallelism replicates.
 
-    The size on disk is the published one; it holds the draft layer where the checkpoint ships one, which is loaded only under
-    speculation.
+    The size on disk is the published one. It includes the draft layers if the checkpoint has any; these are loaded only with speculation.
     """
     a = checkpoint.architecture
     dense = BYTES_PER_VALUE[checkpoint.dense_precision]
@@ -81,9 +80,9 @@ def weights_per_gpu_gib(checkpoint: Checkpoint, tp: int, *, draft: bool) -> floa
 
 
 def kv_bytes_per_token(checkpoint: Checkpoint, kv_dtype: str, *, draft: bool) -> float:
-    """Bytes that one token holds in the cache of every GPU of the TP group: latent attention's cache is not sharded.
+    """Bytes that one token uses in the cache of every GPU of the TP group: the cache of latent attention is not sharded.
 
-    Per layer the latent and rotary parts in `kv_dtype`, and the indexer's key in FP8 with its scale.
+    Each layer stores the latent and rotary parts in `kv_dtype`, and the indexer's key in FP8 with its scale.
     """
     a = checkpoint.architecture
     layers = a.layers + (a.mtp_layers if draft else 0)
@@ -92,14 +91,14 @@ def kv_bytes_per_token(checkpoint: Checkpoint, kv_dtype: str, *, draft: bool) ->
 
 
 def kv_capacity_tokens(checkpoint: Checkpoint, kv_gib: float, kv_dtype: str, *, draft: bool, page_tokens: int = 64) -> int:
-    """Tokens that fit in `kv_gib` per GPU, in whole pages. vLLM's 64.49 GiB of BF16 cache for GLM-5: 691,392 (docs/memory.md)."""
+    """Tokens that fit in `kv_gib` per GPU, in whole pages. vLLM's 64.49 GiB of BF16 cache for GLM-5 hold 691,392 (docs/memory.md)."""
     page = kv_bytes_per_token(checkpoint, kv_dtype, draft=draft) * page_tokens
     return max(0, int(kv_gib * GIB // page)) * page_tokens
 
 
 @dataclass(frozen=True)
 class MemoryFit:
-    """Where one GPU's memory goes, GiB; capacity in tokens."""
+    """The use of one GPU's memory in GiB, and the capacity of its KV cache in tokens."""
 
     memory_gib: float
     fraction: float
@@ -111,7 +110,7 @@ class MemoryFit:
 
     @property
     def fits(self) -> bool:
-        """Whether weights and workspace leave room for any cache."""
+        """Whether weights and workspace leave room for a KV cache."""
         return self.capacity_tokens > 0
 
 
@@ -135,16 +134,16 @@ class StepModel:
     kv_dtype: str
 
     def decode_s(self, batch: int, context_tokens: float, sparse_tokens: float) -> float:
-        """One decode step of `batch` requests: drafts, and one pass that yields (or verifies) their next tokens.
+        """Seconds of one decode step of `batch` requests: drafts, and one pass that yields (or verifies) their next tokens.
 
-        context_tokens: sum of their contexts; sparse_tokens: sum of min(context, top-k), which attention reads.
+        context_tokens: sum of their contexts; sparse_tokens: sum of min(context, top-k), the tokens that attention reads.
         """
         queries = self.speculative.draft_tokens if self.speculative.steps else 1
         step = self._pass_s(batch * queries, context_tokens, sparse_tokens, queries)
         return step + self.speculative.steps * self._draft_pass_s(batch)
 
     def prefill_s(self, tokens: int, attended_tokens: float) -> float:
-        """One prefill step over `tokens` prompt tokens; attended_tokens: sum over them of the tokens before each."""
+        """Seconds of one prefill step over `tokens` prompt tokens; attended_tokens: the sum of the number of tokens before each."""
         a = self.checkpoint.architecture
         weights = self._weights_s(tokens)
         gemm = max(weights, self._gemm_s(tokens))
@@ -164,7 +163,7 @@ class StepModel:
         return sharded / self.tp / self._bandwidth() + self._layer_s()
 
     def experts_touched(self, tokens: int) -> float:
-        """Expected number of distinct experts that `tokens` tokens route to, routing taken as even."""
+        """Expected number of distinct experts that `tokens` tokens are routed to, if routing is uniform."""
         a = self.checkpoint.architecture
         return a.routed_experts * (1.0 - (1.0 - a.active_experts / a.routed_experts) ** tokens)
 
@@ -196,7 +195,7 @@ class StepModel:
         return 2.0 * tokens * ((expert_s + dense / dense_rate) / self.tp + a.layers * v.attention_replicated / dense_rate)
 
     def _attention_s(self, tokens: int, attended_tokens: float) -> float:
-        """Indexer over every token before (replicated), and attention over at most top-k of them (sharded by head)."""
+        """Seconds of the indexer over all earlier tokens (replicated), and of attention over at most top-k of them (sharded by head)."""
         a, eff = self.checkpoint.architecture, self.hardware.efficiency
         bf16 = self.hardware.tflop_s["bf16"] * 1e12
         index_flops = 2.0 * attended_tokens * a.index_heads * a.index_dim / self.checkpoint.index_period
@@ -206,7 +205,7 @@ class StepModel:
         return a.layers * (index_flops / (bf16 * eff.indexer) + attend_flops / (bf16 * eff.compute))
 
     def _reduce_s(self, tokens: int) -> float:
-        """Two ring all-reduces a layer of one BF16 hidden state a token."""
+        """Seconds of two ring all-reduces per layer, each of one BF16 hidden state per token."""
         a = self.checkpoint.architecture
         moved = 2 * a.layers * tokens * a.hidden * 2 * 2 * (self.tp - 1) / self.tp
         return moved / (self.hardware.scale_up_gb_s * 1e9)
@@ -220,9 +219,9 @@ class StepModel:
 
 
 def closed_loop_s(model: StepModel, workload: Workload, concurrency: int, max_running: int, capacity_tokens: int) -> float:
-    """Seconds that the workload takes in a steady state at `concurrency`, warm-ups and the last wave included. An estimate.
+    """Estimated seconds that the workload takes in a steady state at `concurrency`, including warm-ups and the last wave.
 
-    Every running request waits for the prefills of the others: one cycle is R prefills and the decode steps of one output.
+    Every running request waits for the prefills of the others, so one cycle is R prefills and the decode steps of one output.
     """
     isl, osl = workload.mean_isl_tokens, workload.mean_osl_tokens
     running = max(1, min(concurrency, max_running, int(capacity_tokens / (isl + osl / 2))))
@@ -235,5 +234,5 @@ def closed_loop_s(model: StepModel, workload: Workload, concurrency: int, max_ru
 
 
 def acceptance_length(model: StepModel) -> float:
-    """Expected tokens of one step: one, and each draft whose predecessors were all taken."""
+    """Expected tokens per step: one, plus each draft whose predecessors were all accepted."""
     return sum(model.checkpoint.mtp_accept**k for k in range(model.speculative.steps + 1)) if model.speculative.steps else 1.0

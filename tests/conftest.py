@@ -1,4 +1,4 @@
-"""What several test modules need: settings composed once each, and raw times small enough to work by hand."""
+"""Shared by several test modules: settings that are composed once each, and raw times that are small enough to check by hand."""
 
 import functools
 import hashlib
@@ -23,11 +23,11 @@ from glm5bench.settings import overrides
 from glm5bench.values.settings import together
 
 sys.path[:0] = [str(Path(__file__).resolve().parent / name) for name in ("slurm", "apptainer", "browser")]
-pytest_plugins = ("login", "contained", "chromium")  # the real Slurm with a login node on it; real images; a real browser
+pytest_plugins = ("login", "contained", "chromium")  # a real Slurm with a login node; real images; a real browser
 
-hypothesis.settings.register_profile("here", deadline=None)  # how long an example takes is the machine's business
+hypothesis.settings.register_profile("here", deadline=None)  # the time of an example depends on the machine
 hypothesis.settings.load_profile("here")
-compose = functools.cache(overrides.compose)  # 0.1 s a composition
+compose = functools.cache(overrides.compose)  # each composition takes 0.1 s
 
 
 def plan(composed, max_s=None):
@@ -75,12 +75,12 @@ def three_requests(**changes):
 
 
 def besides_waves(v):
-    """The verdict without `few_waves`: what is worked by hand has few requests."""
+    """The verdict without `few_waves`, because examples that are checked by hand have few requests."""
     return judged(reason for reason in v.reasons if reason.code != "few_waves")
 
 
 def waves(**changes):
-    """Two users, six requests, of three waves; steady from 3 to 5 s: two thirds of the third and of the fourth request."""
+    """Two users and six requests in three waves. Steady from 3 to 5 s: two thirds of the third and of the fourth request."""
     asked = {"prompt": [10, 20, 30, 60, 50, 40], "out": [3, 4, 6, 3, 5, 2]}
     return raw([0, 0, 2, 3, 5, 6], [1, 1, 3, 4, 6, 7], [2, 3, 5, 6, 8, 9], **{**asked, **changes})
 
@@ -108,27 +108,27 @@ POINT = {
 
 
 def change_column(file, table, column, values):
-    """Other values in a column of a raw table."""
+    """Replaces the values in a column of a raw table."""
     rows = file[table][()]
     rows[column] = values
     file[table][...] = rows
 
 
 def reseal(path):
-    """A changed file as one that a stranger wrote on purpose: with a seal that fits."""
+    """Gives a changed file a matching seal, as if another person had written it on purpose."""
     body = path.read_bytes()[BLOCK:]
     path.write_bytes((MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n").ljust(BLOCK, b"\0") + body)
 
 
 def reseal_quickly(path, change):
-    """A point file whose /summary, as JSON, was changed on purpose, with a seal that tells its place: HDF5 is never asked."""
+    """A point file whose /summary (JSON) was changed on purpose, with a seal that gives its position, so that HDF5 is not used."""
     with h5py.File(path, "r") as file:
         told = json.loads(file["summary"][()].tobytes())
         place, size = file["summary"].id.get_offset(), file["summary"].size
     change(told)
     text = json.dumps(told).encode()
     body = bytearray(path.read_bytes()[BLOCK:])
-    if len(text) > size:  # behind the end, where HDF5 does not look
+    if len(text) > size:  # after the end, where HDF5 does not look
         place, size = BLOCK + len(body), len(text)
         body += text
     body[place - BLOCK : place - BLOCK + size] = text.ljust(size)
@@ -144,7 +144,7 @@ def measured(key="a" * 20, *, requests=None, server=None, provenance=None, log="
 
 
 def power_of(watts, *, devices=("GPU-a",), start=-1, stop=12, **server):
-    """Telemetry of GPUs that draw `watts`, read once a second from `start` to `stop` s, and of a server that says the same all the time."""
+    """Telemetry of GPUs that draw `watts`, read once a second from `start` to `stop` s, and of a server with constant values."""
     at = [t * 10**9 for t in range(start, stop + 1)]
     gpus = [(Track(d, "power", "W"), at, [watts] * len(at)) for d in devices]
     return Telemetry.of([*gpus, *((Track("server", name, ""), at, [value] * len(at)) for name, value in server.items())])

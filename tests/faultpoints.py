@@ -1,4 +1,4 @@
-"""Fault points: every call by which a process changes the disk, counted, so that a test can end the process there or refuse the call."""
+"""Fault points: every call that changes the disk is counted, so that a test can kill the process there or make the call fail."""
 
 import contextlib
 import os
@@ -30,7 +30,7 @@ class _File:
 
 @contextlib.contextmanager
 def fault_points(reached):
-    """`reached(name, n, call)` is asked to make the n-th call; what it raises the call raises."""
+    """`reached(name, n, call)` makes the n-th call; an error that it raises is raised by the call."""
     n = 0
     opened = Path.open
 
@@ -71,7 +71,7 @@ def calls_of(work):
 
 
 def killed_at(n, work, *, is_done_first=False):
-    """Runs `work` in a process that ends without a word at its n-th call, before it or after. Whether it came so far."""
+    """Runs `work` in a process that is killed before or after its n-th call. Returns whether it reached that call."""
 
     def kill(name, i, call):
         if i == n and not is_done_first:
@@ -98,7 +98,7 @@ def killed_at(n, work, *, is_done_first=False):
 
 @contextlib.contextmanager
 def refused_at(n, names, errno_):
-    """From the n-th call of these names on, the operating system refuses each with this error: a disk does not become well again."""
+    """Every call of these names fails with this error from the n-th one on, like a disk that stays broken."""
     seen = 0
 
     def refuse(name, i, call):

@@ -1,4 +1,4 @@
-"""Results that other tools wrote, one of each form."""
+"""Results that other tools wrote, one file of each format."""
 
 from program import TESTS
 

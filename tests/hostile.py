@@ -1,4 +1,4 @@
-"""A server on loopback that is hostile in one way: endless, nested, compressed or dripping answers, to a request or beside it."""
+"""A server on loopback that is hostile in one way: endless, nested, compressed or very slow answers, to a request or to another path."""
 
 import asyncio
 import json
@@ -69,7 +69,7 @@ ANSWERS = {  # to a streamed request
     "endless refusal": lambda: endless(b"HTTP/1.1 500 X\r\ntransfer-encoding: chunked\r\n\r\n", piece=chunk(MEGABYTE)),
 }
 NESTED = b'{"a":' * 900 + b"1" + b"}" * 900
-SIDE = {  # path -> what it answers, beside an honest load
+SIDE = {  # path -> its answer; the load itself is answered correctly
     "endless information": ("/server_info", lambda: endless(STREAM, piece=chunk(MEGABYTE))),
     "nested information": ("/server_info", lambda: once(sized(NESTED))),
     "information of other types": (
@@ -83,7 +83,7 @@ SIDE = {  # path -> what it answers, beside an honest load
     ),
     "a bomb of metrics": ("/metrics", lambda: bomb(GZIP)),
 }
-MODELS = {  # of /v1/models
+MODELS = {  # answers of /v1/models
     "endless models": lambda: endless(STREAM, piece=chunk(MEGABYTE)),
     "nested models": lambda: once(sized(b"[" * 200_000 + b"]" * 200_000)),
     "models elsewhere": lambda: once(sized(b"", status="302 Found", headers="location: file:///etc/passwd\r\n")),

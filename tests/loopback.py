@@ -1,4 +1,4 @@
-"""An HTTP server on loopback in a thread, for tests: each request's path and JSON body become pieces of an answer."""
+"""An HTTP server on loopback in a thread, for tests: it turns each request's path and JSON body into pieces of an answer."""
 
 import asyncio
 import contextlib
@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 
 class Loopback:
-    """A context manager with a `url`. Subclasses say what `answer` is."""
+    """A context manager with a `url`. Subclasses implement `answer`."""
 
     def __enter__(self):
         ready = threading.Event()
@@ -26,7 +26,7 @@ class Loopback:
         raise NotImplementedError
 
     def begin(self) -> None:
-        """The loop runs."""
+        """Called when the event loop runs."""
 
     async def _serve(self, ready: threading.Event) -> None:
         self._loop, self._over, self._open = asyncio.get_running_loop(), asyncio.Event(), {}
@@ -39,7 +39,7 @@ class Loopback:
         for task in self._open:
             task.cancel()
         await asyncio.gather(*self._open, return_exceptions=True)
-        await asyncio.sleep(0.01)  # transports close in the next turns of the loop
+        await asyncio.sleep(0.01)  # transports close in the next iterations of the loop
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

@@ -1,6 +1,6 @@
 #!/bin/sh
-# The lowest versions of everything that pyproject.toml allows (tests/lowest.txt), in .venv-lowest: the quickstart, then plain tests.
-# Arguments choose tests; without any it runs all plain ones. PYTHON=python3.10 chooses another Python.
+# Runs the quickstart and plain tests in .venv-lowest, with the lowest versions that pyproject.toml allows (tests/lowest.txt).
+# Arguments select tests; without arguments all plain tests run. PYTHON=python3.10 chooses another Python.
 set -eu
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
@@ -9,6 +9,6 @@ python=${PYTHON:-.venv/bin/python}
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 .venv-lowest/bin/glm5bench sweep experiment=quickstart wait=true output_dir="$out" >/dev/null
-# old libraries use what newer ones call deprecated
+# old libraries use features that are now deprecated
 .venv-lowest/bin/pytest -n 3 -p no:cacheprovider -W ignore::DeprecationWarning \
     -m "not slurm and not apptainer and not browser and not engine" "$@"

@@ -1,4 +1,4 @@
-"""The program as a user runs it: a process of its own, in a directory of its own."""
+"""Runs the program as a user does: in its own process and its own directory."""
 
 import contextlib
 import importlib
@@ -26,7 +26,7 @@ PATIENCE_S = 300  # for what takes seconds on an idle machine
 
 
 def required(why_not: str) -> None:
-    """Skips a test whose real part is missing here; CI has to have it."""
+    """Skips a test if a real program that it needs is missing here. In CI it must be installed."""
     if why_not and os.environ.get("CI") == "true":
         pytest.fail(f"CI has to run these: {why_not}")
     if why_not:
@@ -34,15 +34,15 @@ def required(why_not: str) -> None:
 
 
 def environment(tmp_path: Path) -> dict[str, str]:
-    """A lock of its own, so that tests side by side do not wait for each other's machine lock."""
+    """Sets a separate lock, so that parallel tests do not wait for each other's machine lock."""
     (tmp_path / "tmp").mkdir(exist_ok=True)
     return {**os.environ, "GLM5BENCH_LOCK_DIR": str(tmp_path / "tmp"), "PYTHONPATH": str(ROOT)}
 
 
 def bench(tmp_path: Path, *arguments: str, timeout: float = PATIENCE_S, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Runs `glm5bench ARGUMENTS` to its end in tmp_path: a fork of this process, which has imported everything already.
+    """Runs `glm5bench ARGUMENTS` to its end in tmp_path, in a fork of this process, which has already imported everything.
 
-    With environment variables that Python itself may heed it is a new interpreter.
+    If there are environment variables that Python itself may use, it is a new interpreter instead.
     """
     if variables.keys() <= {"PATH"}:
         return _forked(arguments, tmp_path, {**environment(tmp_path), **variables}, timeout)
@@ -112,17 +112,17 @@ def sweep(tmp_path: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
 
 
 def status(tmp_path: Path, name: str = "c") -> dict:
-    """What `status --json` says."""
+    """The output of `status --json`."""
     return json.loads(bench(tmp_path, "status", "--json", str(tmp_path / "outputs" / name)).stdout)
 
 
 def point_files(tmp_path: Path, name: str = "c") -> dict[str, float]:
-    """Whole measurements and when they were written."""
+    """Complete measurements, and when they were written."""
     return {f.name: f.stat().st_mtime_ns for f in (tmp_path / "outputs" / name / "points").glob("*.h5")}
 
 
 def until(condition: Callable[[], object], what: str, seconds: float = PATIENCE_S) -> object:
-    """The condition's value as soon as it is true."""
+    """Waits until the condition is true, and returns its value."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         value = condition()
@@ -133,7 +133,7 @@ def until(condition: Callable[[], object], what: str, seconds: float = PATIENCE_
 
 
 def processes_of(tmp_path: Path) -> dict[int, str]:
-    """Living processes whose command line names this directory, but for this one."""
+    """Running processes, except this one, whose command line contains this directory."""
     found = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
@@ -160,7 +160,7 @@ def beats(tmp_path: Path, name: str = "c") -> list[dict]:
 
 
 def kill_everything(tmp_path: Path) -> None:
-    """kill -9 of every process of the campaign at one instant, but for servers and their guards."""
+    """Sends kill -9 to every process of the campaign at once, except servers and their guards."""
     for pid, command in processes_of(tmp_path).items():
         if "glm5bench.machine.guard" not in command and "glm5bench.simulator" not in command:
             os.kill(pid, signal.SIGKILL)

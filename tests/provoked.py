@@ -1,6 +1,6 @@
-"""A server on loopback that behaves badly in one stated way, and its client's measurement: what a run's verdict has to notice.
+"""A server on loopback that behaves badly in one way, and the measurement of its client: problems that a verdict must detect.
 
-Every answer has `n_tokens`, one a chunk, counted by usage. All streams step together, as a batch does.
+Every answer has `n_tokens`, one per chunk, counted by usage. All streams step together, like a batch.
 """
 
 import asyncio
@@ -21,9 +21,11 @@ MODELS = b'{"data": [{"id": "m", "owned_by": "test"}]}'
 
 @dataclass
 class Behaviour:
-    """What the server does. Seconds are real ones. `cap`: requests that stream at once; `stalls`: (from, until) since the first request;
-    `slow_from`: the request from which steps take `slow_times` as long; `buffered`: the share of an answer that is held back and then sent
-    at once; `cached`: prompt tokens that come from the cache, None: not said.
+    """How the server behaves. Seconds are real time.
+
+    `cap`: requests that stream at once. `stalls`: (from, until) since the first request. `slow_from`: the request from which steps take
+    `slow_times` as long. `buffered`: the share of an answer that is held back and then sent at once. `cached`: prompt tokens that come
+    from the cache; None: not reported.
     """
 
     step_s: float = 0.004
@@ -42,7 +44,7 @@ class Behaviour:
 
 
 class Provoked(Loopback):
-    """The server, and the bodies of what was sent to it."""
+    """The server, and the bodies of the requests that it received."""
 
     def __init__(self, behaviour: Behaviour) -> None:
         self.b, self.sent, self.n = behaviour, [], 0
@@ -107,12 +109,12 @@ def workload(**changes) -> Workload:
 
 
 def measured_at(url: str, concurrency: int = 4, *, stall_s: float = 20.0, vocabulary: int | None = 4000, **changes) -> Measurement:
-    """What the load client makes of a server at this address."""
+    """The load client's measurement of the server at this address."""
     asked = Asked(Endpoint(url, ""), "m", workload(**changes), concurrency, 7, {}, stall_s, vocabulary=vocabulary, processes=1)
     return load(asked, lambda: None, lambda done, of: None).measurement
 
 
 def provoked(concurrency: int = 4, *, behaviour: Behaviour | None = None, **changes) -> Measurement:
-    """The measurement of a server that behaves so."""
+    """The measurement of a server with this behaviour."""
     with Provoked(behaviour or Behaviour()) as server:
         return measured_at(server.url, concurrency, **changes)

@@ -1,4 +1,4 @@
-"""docs/recipes.md, from conf/: `python tests/recipes_page.py > docs/recipes.md`."""
+"""Writes docs/recipes.md from conf/: `python tests/recipes_page.py > docs/recipes.md`."""
 
 import shlex
 import sys
@@ -9,16 +9,17 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 HEAD = """\
 # The published arms
 
-Every arm of the public recipes (docs/facts.md says where they come from), as conf/ composes it; `glm5bench plan --show recipe` prints the
-same, bound. `$C` is the concurrency that the server is started for, `$MODEL $HOST $PORT` are the node's. A flag is written once, in the
-group that is named behind it. `python tests/recipes_page.py > docs/recipes.md` makes this page, and a test says when it is old.
+This page shows every arm of the public recipes as conf/ composes it. docs/facts.md has the sources. `glm5bench plan --show recipe`
+prints the same flags with their final values. `$C` is the concurrency for which the server is started. The node sets `$MODEL $HOST $PORT`.
+After each flag, a comment names the conf/ group that sets it. `python tests/recipes_page.py > docs/recipes.md` writes this page, and a test
+compares it with conf/.
 
-Of two arms that differ in MTP, most differ in more than MTP: the last section says in what, and `plan` notes it.
+Most pairs of arms with and without MTP also differ in other settings. The last section lists these differences, and `plan` notes them.
 """
 
 
 def page(arms, compose):
-    """The whole page."""
+    """The text of the page."""
     from glm5bench import recipe
     from glm5bench.recipe_differences import in_words
 
@@ -28,11 +29,11 @@ def page(arms, compose):
         env = [f"{name}={shlex.quote(value)}" for name, value in recipe.environment(arm).items()]
         lines = [" ".join([*env, *arm.engine.program])] + [_line(flag, s, in_words) for flag, s in recipe.flags(arm).items()]
         parts.append(
-            f"## `{overrides}`\n\nSource: {golden.source}. Image: {recipe.image(arm) or 'none is published'}.\n\n```\n"
+            f"## `{overrides}`\n\nSource: {golden.source}. Image: {recipe.image(arm) or 'none published'}.\n\n```\n"
             + "\n".join(lines)
             + "\n```\n"
         )
-    parts.append("## MTP against off\n\n| arms | differ, beside speculation, in |\n|---|---|\n" + "\n".join(_pairs(made, recipe)) + "\n")
+    parts.append("## MTP compared with off\n\n| arms | other differences |\n|---|---|\n" + "\n".join(_pairs(made, recipe)) + "\n")
     return "\n".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""Rows of a curve, as tables are made of: what tests of comparisons share."""
+"""Rows of a curve, shared by the tests of comparisons."""
 
 import dataclasses
 import math

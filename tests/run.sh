@@ -1,10 +1,10 @@
 #!/bin/sh
-# The tests, from nothing: installs into .venv, as root on Debian also a real Slurm, Apptainer and Chromium, then ruff, strict mypy and pytest.
-# Arguments go to pytest.
+# Runs all checks on a new machine: installs into .venv (as root on Debian also a real Slurm, Apptainer and Chromium), then runs ruff, strict
+# mypy and pytest. Arguments go to pytest.
 set -eu
 cd "$(dirname "$0")/.."
 sh environment.sh dev
-# HDF5 1.14.2, whose places of data are wrong (tests/archive/test_hdf5.py); there is no such wheel for Python 3.13 and later
+# HDF5 1.14.2 reports wrong positions of data (tests/archive/test_hdf5.py). It has no wheel for Python 3.13 and later.
 if [ ! -d .venv/h5py-3.11.0 ] && .venv/bin/python -c 'import sys; sys.exit(sys.version_info >= (3, 13))'; then
     .venv/bin/pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: --target .venv/h5py-3.11.0 'h5py==3.11.0'
 fi
@@ -16,11 +16,11 @@ fi
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
-.venv/bin/pytest -n 3 --dist worksteal -m "not slurm and not apptainer and not browser and not engine" "$@" || { code=$?; [ $# -gt 0 ] && [ $code = 5 ] || exit $code; } # 5: no such test in this part
-if [ $# -eq 0 ]; then # the lowest versions: tests of what the libraries do; `sh tests/lowest.sh` runs all plain ones
+.venv/bin/pytest -n 3 --dist worksteal -m "not slurm and not apptainer and not browser and not engine" "$@" || { code=$?; [ $# -gt 0 ] && [ $code = 5 ] || exit $code; } # 5: no test selected in this part
+if [ $# -eq 0 ]; then # the lowest versions: only tests that depend on the libraries; `sh tests/lowest.sh` runs all plain tests
     sh tests/lowest.sh tests/archive/test_archive.py tests/archive/test_pointfile.py tests/settings/test_settings.py tests/settings/test_compose_arms.py tests/report/test_tables.py \
         tests/report/test_report.py tests/client/test_stream.py tests/client/test_side.py tests/client/test_transport.py tests/simulator/test_simulator_http.py tests/exchange/test_exports.py
 fi
 .venv/bin/pytest -m apptainer "$@" || { code=$?; [ $# -gt 0 ] && [ $code = 5 ] || exit $code; }
 .venv/bin/pytest -m browser "$@" || { code=$?; [ $# -gt 0 ] && [ $code = 5 ] || exit $code; }
-.venv/bin/pytest -n 3 -m slurm "$@" || { code=$?; [ $# -gt 0 ] && [ $code = 5 ] || exit $code; } # these mostly wait
+.venv/bin/pytest -n 3 -m slurm "$@" || { code=$?; [ $# -gt 0 ] && [ $code = 5 ] || exit $code; } # these tests mostly wait

@@ -1,6 +1,6 @@
-"""A real server on loopback that plays a script: given bytes in given pieces, resets, hangs, TLS; and what it saw.
+"""A real server on loopback that plays a script (given bytes in given pieces, resets, hangs, TLS) and records the requests.
 
-What is played to each request is a list of steps: bytes are sent, a float is a pause in seconds, an End ends the connection or the server.
+The script for each request is a list of steps: bytes are sent, a float is a pause in seconds, an End ends the connection or the server.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from glm5bench.client.workload import Prompt
 
 
 class End(enum.Enum):
-    """How a connection goes on without an answer: hang waits until the client has gone; a server that dies refuses from then on."""
+    """How a connection ends without an answer. `hang` waits until the client has gone; after `die` the server refuses connections."""
 
     CLOSE, RESET, HANG, DIE = range(4)
 
@@ -34,7 +34,7 @@ Step = bytes | float | End
 
 @dataclass(frozen=True)
 class Request:
-    """One request as the server received it. `number`: how many came before it, of the same kind, on whatever connection."""
+    """One request as the server received it. `number`: the number of earlier requests of the same kind, on all connections."""
 
     method: str
     path: str
@@ -55,7 +55,7 @@ def head(*headers: str, status: str = "200 OK") -> bytes:
 
 
 def sized(body: bytes, *headers: str, status: str = "200 OK") -> bytes:
-    """An answer whose head tells its length."""
+    """An answer with its length in the header."""
     return head(*headers, f"content-length: {len(body)}", status=status) + body
 
 
@@ -64,12 +64,12 @@ def chunk(data: bytes) -> bytes:
 
 
 def chunked(*pieces: bytes) -> list[Step]:
-    """An answer of chunks, each sent by itself."""
+    """An answer in chunks, each sent separately."""
     return [head("content-type: text/event-stream", "transfer-encoding: chunked"), *map(chunk, pieces), chunk(b"")]
 
 
 def tokens(n: int, *, prompt: int = 3, finish: str = "length") -> list[bytes]:
-    """The events of a stream of n tokens, one in each, and its [DONE]."""
+    """The events of a stream of n tokens, one per event, and its [DONE]."""
     counts = [{"prompt_tokens": prompt, "completion_tokens": i} for i in range(1, n + 1)]
     choices = [[{"text": "a", "finish_reason": finish if i == n else None}] for i in range(1, n + 1)]
     said = [json.dumps({"choices": c, "usage": u}) for c, u in zip(choices, counts, strict=True)]
@@ -77,20 +77,20 @@ def tokens(n: int, *, prompt: int = 3, finish: str = "length") -> list[bytes]:
 
 
 def answer(n: int = 2) -> list[Step]:
-    """A whole answer of n tokens."""
+    """A complete answer of n tokens."""
     return chunked(*tokens(n))
 
 
-WARM = "/v1/models"  # what the load client asks for when it opens a connection
+WARM = "/v1/models"  # the load client's request when it opens a connection
 MODELS = sized(b'{"data": [{"id": "model"}]}')
 Play = Callable[[Request], Sequence[Step]]
 
 
 @dataclass
 class Scripted:
-    """Plays `play` to each request, but for GET /v1/models, which it answers with `models`.
+    """Plays `play` for each request except GET /v1/models, which it answers with `models`.
 
-    `greeting`: to each connection before anything is read from it; `early`: to each POST before its body is read.
+    `greeting`: sent on each connection before anything is read. `early`: sent for each POST before its body is read.
     """
 
     play: Play
@@ -116,7 +116,7 @@ class Scripted:
             thread.join()
 
     def die(self) -> None:
-        """Is gone: no connection is left, and none is taken."""
+        """Closes all connections and accepts no new ones."""
         with self._lock:
             for sock in (self._listener, *self._sockets):
                 _gone(sock)
@@ -180,11 +180,11 @@ class Scripted:
                 return False
         finally:
             with self._lock:
-                self.in_flight -= 1  # before its last byte: then the next request may come
+                self.in_flight -= 1  # before the last byte: the next request may come right after it
         return self._played(sock, [last])
 
     def _played(self, sock: socket.socket, steps: Sequence[Step]) -> bool:
-        """Whether the connection goes on after these steps."""
+        """Plays the steps; whether the connection stays open after them."""
         for step in steps:
             if isinstance(step, bytes):
                 sock.sendall(step)
@@ -197,7 +197,7 @@ class Scripted:
             elif step is End.DIE:
                 self.die()
                 return False
-            elif step is End.RESET:  # what the kernel sends for a process that is gone, when the socket is closed
+            elif step is End.RESET:  # the kernel sends a reset when the socket is closed, as for a process that has ended
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 return False
             else:
@@ -212,13 +212,13 @@ def _gone(sock: socket.socket) -> None:
 
 
 def nowhere() -> str:
-    """The address of a server that is not there."""
+    """An address at which no server listens."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
         return f"http://127.0.0.1:{sock.getsockname()[1]}"
 
 
 def sessions(n: int, *, turns: int = 1, n_out: int = 2, pause_s: float = 0.0, padding: str = "") -> list[tuple[Prompt, ...]]:
-    """Conversations whose requests say which they are."""
+    """Conversations whose requests contain their own number."""
 
     def prompt(i: int, turn: int) -> Prompt:
         body = json.dumps({"session": i, "turn": turn, "padding": padding}).encode()
@@ -238,7 +238,7 @@ def loaded(
     processes: int = 1,
     **traffic,
 ) -> Result:
-    """What the load client measures of these conversations."""
+    """The load client's measurement of these conversations."""
     prepared = Prepared.of(talks)
     target = Target(url, "/v1/completions", {"authorization": "Bearer s3cret"}, stall_s, check)
     try:
@@ -248,7 +248,7 @@ def loaded(
 
 
 def certificate(folder: Path) -> Path:
-    """A self-signed certificate of 127.0.0.1 and its key, in one file."""
+    """A file with a self-signed certificate for 127.0.0.1 and its key."""
     file = folder / "certificate.pem"
     new = ("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1")
     words = ["openssl", *new, "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(folder / "key.pem"), "-out", str(file)]

@@ -1,4 +1,4 @@
-"""Imports go down only, in rooms and inside them; each third-party package has one home; engines and schedulers are known in one room."""
+"""Imports only go down, between rooms and inside them. Each third-party package, engine and scheduler is used in one room only."""
 
 import ast
 import re
@@ -99,7 +99,7 @@ def modules() -> list[tuple[str, Path]]:
 
 
 def imports(path: Path) -> tuple[set[str], set[str]]:
-    """Rooms of the package and top-level names of other packages that a file imports, wherever in the file it does."""
+    """Rooms of the package, and top-level names of other packages, that a file imports anywhere."""
     depth = len(path.relative_to(PACKAGE).parts)
     rooms, others = set(), set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -146,7 +146,7 @@ MODULES = {named(path): path for _, path in modules()}
 
 
 def imported_modules(path: Path) -> tuple[set[str], set[str]]:
-    """Modules of the package that a module imports: in all, and only when something runs."""
+    """The package's modules that a module imports: all of them, and those that it imports inside functions."""
     here = path.relative_to(PACKAGE).parent.parts
     tree = ast.parse(path.read_text(encoding="utf-8"))
     blocks = [block for block in tree.body if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test)]
@@ -163,23 +163,23 @@ def imported_modules(path: Path) -> tuple[set[str], set[str]]:
 
 
 def test_no_module_imports_another_that_imports_it():
-    TopologicalSorter({name: imported_modules(path)[0] for name, path in MODULES.items()}).prepare()  # raises for a circle
+    TopologicalSorter({name: imported_modules(path)[0] for name, path in MODULES.items()}).prepare()  # raises an error for a cycle
 
 
 def test_only_verbs_import_when_they_run():
-    """The command line starts in a tenth of a second because a verb imports what it needs itself."""
+    """The command line starts in 0.1 s, because each command imports what it needs itself."""
     assert {name: lazy for name, path in MODULES.items() if (lazy := imported_modules(path)[1]) and not name.startswith("cli.")} == {}
 
 
 def code_texts(path: Path) -> list[str]:
-    """Texts of a module's code, without docstrings."""
+    """The strings in a module's code, without docstrings."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     docs = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr)}
     return [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str) and id(n) not in docs]
 
 
 ENGINES = {"sglang", "vllm", "tensorrt_llm"}
-FOREIGN_FORMATS = ("exchange", "cli.exchange", "report.console")  # results of other tools have the same names
+FOREIGN_FORMATS = ("exchange", "cli.exchange", "report.console")  # the results of other tools use the same names
 
 
 @pytest.mark.parametrize("name", [n for n in MODULES if not n.startswith(("engines.", *FOREIGN_FORMATS))])

@@ -1,6 +1,6 @@
-"""What must not change while code moves: point keys, plans, batch scripts, digests, exports, and the fields of every `--json`.
+"""Outputs that refactoring must not change: point keys, plans, batch scripts, digests, exports, and the fields of every `--json`.
 
-Each test makes one file of golden/ again. `GLM5BENCH_WRITE_GOLDEN=1 pytest tests/test_golden.py` writes them, after a change that is meant.
+Each test recreates one file of golden/. After an intended change, `GLM5BENCH_WRITE_GOLDEN=1 pytest tests/test_golden.py` writes the files.
 """
 
 import hashlib
@@ -27,11 +27,11 @@ OF_THE_TEXT_OF_CONF = (
     "model_recipe",
     "sets",
     "origin",
-)  # rules may move between files of conf/; what they say may not
+)  # rules may move between files of conf/, but their content may not change
 
 
 def same_as_before(name, text):
-    """Compares with golden/NAME, or writes it if asked to."""
+    """Compares the text with golden/NAME, or writes the file if GLM5BENCH_WRITE_GOLDEN is set."""
     path = GOLDEN / name
     if os.environ.get("GLM5BENCH_WRITE_GOLDEN"):
         path.parent.mkdir(exist_ok=True)
@@ -44,7 +44,7 @@ def as_text(value):
 
 
 def steady(value, places):
-    """The value without what differs from one commit, machine or directory to another; floats to nine digits."""
+    """The value without parts that depend on the commit, machine or directory; floats are rounded to nine digits."""
     if isinstance(value, dict):
         kept = {k: v for k, v in value.items() if k not in (*OF_THE_MOMENT, *OF_THE_TEXT_OF_CONF)}
         arm = kept.pop("arm_id", None)
@@ -55,7 +55,7 @@ def steady(value, places):
     if isinstance(value, str):
         for place, name in places.items():
             value = value.replace(place, name)
-        return re.sub(r"(?<=-)[0-9a-f]{10}\b", "NAME", value)  # of an array: it follows from the directory
+        return re.sub(r"(?<=-)[0-9a-f]{10}\b", "NAME", value)  # the name of an array, which depends on the directory
     return float(f"{value:.9g}") if isinstance(value, float) else value
 
 
@@ -64,7 +64,7 @@ def sha256(text):
 
 
 def brief(job):
-    """A node job whose arm stands as a digest, and whose points are one line each."""
+    """A node job with its arm as a digest, and with one line per point."""
 
     def line(p):
         return f"{p['key']}: concurrency {p['concurrency']}, seed {p['seed']}, repeat {p['repeat']}"

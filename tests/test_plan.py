@@ -1,4 +1,4 @@
-"""Points become node jobs."""
+"""Plans: how points are grouped into node jobs."""
 
 import dataclasses
 
@@ -182,7 +182,7 @@ def test_hardware_without_a_price_is_refused_with_what_to_type():
     with pytest.raises(SettingsError) as refused:
         price_of(price_table("own"), "b200")
 
-    assert refused.value.next_step == "price.usd_per_gpu_h.b200=2.50"
+    assert refused.value.next_step == "add your price: price.usd_per_gpu_h.b200=2.50"
 
 
 def test_a_job_without_its_done_points_keeps_its_binding():
@@ -229,13 +229,13 @@ def test_every_combination_of_the_axes_is_planned_exactly_once(concurrency, repe
 
 
 def test_a_binding_is_refused_under_point_scope_where_it_would_mean_nothing():
-    with pytest.raises(SettingsError, match="bind_concurrency=32 means nothing"):
+    with pytest.raises(SettingsError, match="bind_concurrency=32 has no effect"):
         plan([compose("concurrency=[4,8]", "server_scope=point", "bind_concurrency=32")])
 
 
 @pytest.mark.parametrize("other", ["server_scope=point", "price=rental", "bind_concurrency=64"])
 def test_what_holds_for_a_campaign_cannot_be_swept_inside_one(other):
-    with pytest.raises(SettingsError, match="is one for a campaign"):
+    with pytest.raises(SettingsError, match="a campaign has only one"):
         plan([compose("hardware=h200"), compose("hardware=h200", other)])
 
 

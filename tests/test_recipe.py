@@ -1,4 +1,4 @@
-"""Server command lines: the arms of the published recipes, flag by flag, and the combinations that cannot be."""
+"""Server command lines: the arms of the published recipes, flag by flag, and impossible combinations."""
 
 import dataclasses
 import shlex
@@ -17,7 +17,7 @@ from glm5bench.simulator.options import flags_of
 
 @dataclass(frozen=True)
 class Golden:
-    """One published arm, from a file of its own: what asks for it, where it is published, and what its server is told."""
+    """One published arm from its own file: its overrides, its source, and the command of its server."""
 
     source: str
     image: str
@@ -41,7 +41,7 @@ def arm(overrides):
 
 
 def flag_set(words):
-    """Each flag with its value, whatever the order."""
+    """Each flag with its value, in any order."""
     found = []
     for word in words:
         if word.startswith("--"):
@@ -196,17 +196,17 @@ def test_the_users_environment_and_arguments_come_last():
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [
-        ("hardware=b200 tp=4", "glm5_fp8 at TP=4 does not fit: 178 GiB of weights"),
+        ("hardware=b200 tp=4", "glm5_fp8 at TP=4 does not fit: each GPU needs 180 GiB (178 GiB of weights and"),
         ("hardware=h100", "glm5_fp8 at TP=8 does not fit"),
-        ("hardware=h200 checkpoint=glm5_nvfp4", "glm5_nvfp4 is nvfp4, which h200 (Hopper) has no tensor cores for"),
-        ("hardware=h100 checkpoint=glm5_nvfp4_community engine=vllm", "glm5_nvfp4_community is nvfp4, which h100 (Hopper)"),
-        ("hardware=mi325x checkpoint=glm5_nvfp4", "glm5_nvfp4 is nvfp4, which mi325x (CDNA3)"),
-        ("hardware=mi355x checkpoint=glm5_nvfp4", "glm5_nvfp4 is nvfp4, which mi355x (CDNA4)"),
+        ("hardware=h200 checkpoint=glm5_nvfp4", "glm5_nvfp4 is nvfp4, but h200 (Hopper) has no tensor cores for it"),
+        ("hardware=h100 checkpoint=glm5_nvfp4_community engine=vllm", "glm5_nvfp4_community is nvfp4, but h100 (Hopper)"),
+        ("hardware=mi325x checkpoint=glm5_nvfp4", "glm5_nvfp4 is nvfp4, but mi325x (CDNA3)"),
+        ("hardware=mi355x checkpoint=glm5_nvfp4", "glm5_nvfp4 is nvfp4, but mi355x (CDNA4)"),
         ("hardware=gb200", "TP=8 is more than the 4 GPUs of one gb200 node"),
         ("hardware=b200 tp=16", "TP=16 is more than the 8 GPUs of one b200 node"),
-        ("hardware=b200 engine=sglang_rocm", "the image of engine=sglang_rocm is ROCm's, and b200 is a CUDA GPU"),
-        ("hardware=mi355x engine=sglang", "the image of engine=sglang is CUDA's, and mi355x is a ROCm GPU"),
-        ("checkpoint=glm5_nvfp4_community engine=vllm tp=4", "lukealonso/GLM-5-NVFP4 ships none"),
+        ("hardware=b200 engine=sglang_rocm", "the image of engine=sglang_rocm is for ROCm, but b200 is a CUDA GPU"),
+        ("hardware=mi355x engine=sglang", "the image of engine=sglang is for CUDA, but mi355x is a ROCm GPU"),
+        ("checkpoint=glm5_nvfp4_community engine=vllm tp=4", "lukealonso/GLM-5-NVFP4 has none"),
         ("checkpoint=glm5_nvfp4_community tp=4 speculative=off", "glm5_nvfp4_community is served by vllm only, not by sglang"),
     ],
 )

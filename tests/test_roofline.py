@@ -1,4 +1,4 @@
-"""What the hardware allows."""
+"""The roofline model: memory, KV capacity and step times."""
 
 import dataclasses
 
@@ -121,7 +121,7 @@ def test_a_step_of_one_token_is_as_long_as_reading_what_it_touches():
     read += 78 * v.attention_replicated + 78 * (576 + 132)  # one token of FP8 cache
     eff = m.hardware.efficiency
 
-    reduced = 2 * 78 * 6144 * 2 * 2 * 7 / 8 / 900e9  # two ring all-reduces a layer of one BF16 hidden state
+    reduced = 2 * 78 * 6144 * 2 * 2 * 7 / 8 / 900e9  # two ring all-reduces per layer of one BF16 hidden state
     by_hand = read / (8e12 * eff.bandwidth) + 78 * (eff.layer_s + eff.quantise_s) + reduced
     assert m.decode_s(1, 1, 1) == pytest.approx(by_hand, rel=1e-6)
 

@@ -1,4 +1,4 @@
-"""A node job that is too long is cut between points, and arms that need half a node or less are marked to stand side by side."""
+"""Node jobs that are too long are split between points, and arms that need half a node or less are marked to run side by side."""
 
 import dataclasses
 import itertools
@@ -23,7 +23,7 @@ def whole(scope="arm"):
 
 
 def shape(made):
-    """Of every job its lanes and tensor parallel size."""
+    """The lanes and the tensor parallel size of every job."""
     return [(job.lanes, job.arm.tp) for job in made.jobs]
 
 

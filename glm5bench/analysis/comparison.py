@@ -1,7 +1,7 @@
-"""Frontiers of several series side by side: at the same interactivity, what each costs, and how a ratio of costs splits into steps.
+"""Compares the frontiers of several series: the cost of each at the same interactivity, and the steps that a ratio of costs consists of.
 
-Enters: rows, one a point. Leaves: frontier rows, iso rows and steps. A series is what one curve is drawn of: one source, hardware,
-engine, checkpoint, precision, speculative setting and workload; its TPs form one frontier. Prices and power come in as tables.
+Input: rows, one per point. Output: frontier rows, iso rows and steps. A series is the data of one curve: one source, hardware, engine,
+checkpoint, precision, speculative setting and workload. All its TPs form one frontier. Prices and power are passed in as tables.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .resampling import Bounds, bounds, ratio_interval
 from .rows import Row, Series, names, series_order, with_protocols
 from .steps import Curve, Curves, Step, steps
 
-PUBLISHED_GRID = (25.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 84.0, 100.0, 120.0, 140.0)  # of the table of 2026-05-25
+PUBLISHED_GRID = (25.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 84.0, 100.0, 120.0, 140.0)  # the grid of the published table of 2026-05-25
 MOST_WITH_INTERVALS = 5000  # configurations
 MEASURED = ("measured", "interpolated")
 Group = TypeVar("Group")
@@ -31,7 +31,7 @@ Group = TypeVar("Group")
 
 @dataclass(frozen=True)
 class Band:
-    """The ratio of a series to its baseline as a whole. It is defined where both were measured; the rest is over the table's grid."""
+    """The range of a series' cost ratio to its baseline. From, to: where both were measured; the rest: over the table's grid."""
 
     series: Series
     baseline: Series
@@ -47,8 +47,14 @@ class Band:
 class IsoRow:
     """One series at one interactivity; NaN outside the measured range.
 
-    status: measured, interpolated, `not measured` (a concurrency beyond the measured ones would give it), `not reached` (one user alone is
-    slower) or `no gain` (it was measured, and a higher interactivity has more throughput, too). `beyond` says where.
+    status is one of:
+
+    - measured, or interpolated
+    - `not measured`: a concurrency outside the measured range would reach it
+    - `not reached`: even a single user is slower
+    - `no gain`: it was measured, but a point with higher interactivity also has more throughput
+
+    `beyond` names the concurrency or interactivity at which the measured range ends.
     """
 
     series: Series
@@ -62,11 +68,11 @@ class IsoRow:
     baseline: Series | None
     is_baseline: bool
     steps: tuple[Step, ...]  # their product is the whole ratio
-    break_even_usd_per_gpu_h: float = float("nan")  # the price of a GPU at which it would cost what the baseline does
-    nearest: Row | None = None  # the measured point of the frontier that is nearest in interactivity
+    break_even_usd_per_gpu_h: float = float("nan")  # the GPU price at which it would cost as much as the baseline
+    nearest: Row | None = None  # the measured frontier point with the nearest interactivity
     beyond: str = ""
-    node_cost_usd_per_mtok: float = float("nan")  # with the idle GPUs of the node paid; NaN: none are idle
-    node_perf_per_dollar_vs_baseline: float = float("nan")  # both with the whole node paid; NaN: neither leaves GPUs idle
+    node_cost_usd_per_mtok: float = float("nan")  # including the cost of the node's idle GPUs; NaN: none are idle
+    node_perf_per_dollar_vs_baseline: float = float("nan")  # both including idle GPUs; NaN: neither leaves GPUs idle
     cost_interval: Interval | None = None
     throughput_interval: Interval | None = None
     ratio_interval: Interval | None = None
@@ -74,7 +80,7 @@ class IsoRow:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that is made of a set of rows."""
+    """All results for a set of rows."""
 
     rows: Sequence[Row]
     grouped: Mapping[Series, Sequence[Row]]
@@ -82,7 +88,7 @@ class Comparison:
     iso: Sequence[IsoRow]
     economy: Economy
     at: Sequence[float]  # interactivities of the iso table, tok/s/user
-    has_intervals: bool  # in the iso table: resampling takes a while where there is very much
+    has_intervals: bool  # in the iso table; left out for very many configurations, because resampling is slow
 
 
 def compared(
@@ -94,9 +100,9 @@ def compared(
     baseline: str = "",
     is_baseline: Callable[[Series], bool] | None = None,
 ) -> Comparison:
-    """Against the series that the words of `baseline` mean, or `is_baseline`.
+    """The comparison with the series that the words in `baseline` name, or that `is_baseline` selects.
 
-    Raises UsageError where the words name no series, or several of one workload.
+    Raises UsageError if the words name no series, or several series of one workload.
     """
     rows = with_protocols(rows)
     grouped = by_series(rows)
@@ -108,7 +114,7 @@ def compared(
 
 
 def by_series(rows: Sequence[Row]) -> dict[Series, list[Row]]:
-    """The configurations of each series: repeats as their mean, invalid points left out. The same in whatever order the rows come."""
+    """The configurations of each series: repeats as their mean, invalid points left out. The order of rows does not matter."""
     grouped: dict[Series, list[Row]] = {}
     for row in configurations(sorted(rows, key=lambda r: (r.tp, r.concurrency, r.key, r.digest))):
         grouped.setdefault(row.series, []).append(row)
@@ -116,7 +122,7 @@ def by_series(rows: Sequence[Row]) -> dict[Series, list[Row]]:
 
 
 def frontiers(grouped: Mapping[Group, Sequence[Row]]) -> dict[Group, list[Row]]:
-    """The frontier of each group of rows, by rising interactivity; groups of which none could be made are left out."""
+    """The frontier of each group of rows, by rising interactivity; groups without a frontier are left out."""
     fronts = {}
     for series, members in grouped.items():
         x = np.array([r.interactivity_tok_s_user for r in members])
@@ -127,7 +133,7 @@ def frontiers(grouped: Mapping[Group, Sequence[Row]]) -> dict[Group, list[Row]]:
 
 
 def arm_frontiers(grouped: Mapping[Series, Sequence[Row]]) -> dict[tuple[Series, int], list[Row]]:
-    """The frontier of each arm (one TP) of the series that have several; of the others it is the series'."""
+    """The frontier of each arm (one TP), for series with several TPs. Series with one TP are left out: their frontier is the arm's."""
     arms: dict[Series, dict[Any, list[Row]]] = {}
     for series, rows in grouped.items():
         tps = sorted({r.tp for r in rows})
@@ -145,9 +151,9 @@ def iso_table(
     is_baseline: Callable[[Series], bool] | None = None,
     grouped: Mapping[Series, Sequence[Row]] | None = None,
 ) -> list[IsoRow]:
-    """Every series at every interactivity. The baseline of each workload: the one asked for, else the cheapest GPU's first series.
+    """Every series at every interactivity. The baseline of a workload is the requested one, else the first series of the cheapest GPU.
 
-    With the configurations of each series, by `by_series`, the intervals too.
+    Intervals are computed only if `grouped` is given: the configurations of each series, from `by_series`.
     """
     grid = np.array(at, dtype=np.float64)
     curves = Curves({s: _curve(rows, (grouped or fronts).get(s, rows), economy, grid, method) for s, rows in fronts.items()})
@@ -164,7 +170,7 @@ def iso_table(
 def _iso_row(
     series: Series, base: Series | None, curves: Curves, front: Sequence[Row], own: Bounds | None, other: Bounds | None, i: int, x: float
 ) -> IsoRow:
-    """A series at the i-th interactivity of the grid. `own`, `other`: the bounds of its curve, and of another baseline's."""
+    """A series at the i-th interactivity of the grid. `own`, `other`: bounds of its curve, and of another baseline's."""
     curve, against = curves[series], curves[base] if base is not None else None
     cost, unit_cost, throughput = (float(of[i]) for of in (curve.cost, curve.unit_cost, curve.throughput))
     base_cost = float(against.cost[i]) if against is not None else float("nan")
@@ -185,7 +191,7 @@ def _iso_row(
 
 
 def _cost_interval(throughput: Interval | None, cost_times_throughput: float) -> Interval | None:
-    """The costs at the bounds of a throughput."""
+    """The costs at the two bounds of a throughput."""
     if throughput is None or not np.isfinite(cost_times_throughput):
         return None
     low, high = (cost_times_throughput / t if t > 0 else float("inf") for t in (throughput.high, throughput.low))
@@ -199,7 +205,7 @@ def _node_ratio(against: Curve | None, curve: Curve, i: int) -> float:
 
 
 def bands(iso: Sequence[IsoRow], fronts: Mapping[Series, Sequence[Row]]) -> list[Band]:
-    """Every series against the baseline, and those against each other that differ in the hardware alone: where a ratio is defined."""
+    """The bands of every series against the baseline, and of pairs that differ only in the hardware; only where a ratio is defined."""
     costs: dict[Series, dict[float, float]] = {}
     for r in iso:
         if np.isfinite(r.cost_usd_per_mtok):
@@ -256,7 +262,7 @@ def _curve(rows: Sequence[Row], measured: Sequence[Row], economy: Economy, grid:
 
 
 def _status(front: Sequence[Row], measured: Sequence[Row], at: float) -> tuple[str, str]:
-    """What is known of an interactivity, and, beyond the frontier, which concurrencies would give it. `measured`: dominated points, too."""
+    """The status of an interactivity, and the concurrencies outside the frontier that would reach it. `measured`: also dominated points."""
     x = [r.interactivity_tok_s_user for r in front]
     if x[0] <= at <= x[-1]:
         return ("measured" if at in x else "interpolated"), ""
@@ -269,7 +275,7 @@ def _status(front: Sequence[Row], measured: Sequence[Row], at: float) -> tuple[s
 
 
 def _beside(rows: Sequence[Row], at: float) -> Sequence[Row]:
-    """The measured points on both sides of an interactivity."""
+    """The nearest measured points on both sides of an interactivity."""
     below = [r for r in rows if r.interactivity_tok_s_user <= at][-1:]
     return [*below, *[r for r in rows if r.interactivity_tok_s_user >= at][:1]]
 
@@ -281,9 +287,9 @@ def _baseline(peers: Sequence[Series], economy: Economy, is_baseline: Callable[[
 
 
 def named(words: str, series: Sequence[Series]) -> Callable[[Series], bool] | None:
-    """Which series `words` mean, one a workload; None for no words.
+    """A function that tests whether a series matches all the words, one series per workload; None if there are no words.
 
-    Raises UsageError when no series, or several of one workload, hold all the words.
+    Raises UsageError if no series, or several of one workload, match.
     """
     if not words:
         return None
@@ -295,7 +301,7 @@ def named(words: str, series: Sequence[Series]) -> Callable[[Series], bool] | No
 
     found = [s for s in series if matches(s)]
     if not found or len(found) != len({s.workload for s in found}):
-        what = f"names {len(found)} series, and a workload has one baseline" if found else "names no series"
+        what = f"matches {len(found)} series, but each workload has one baseline" if found else "matches no series"
         labels = sorted({*of.values()})
-        raise UsageError(f"--baseline {words!r} {what}.", next_step=f"one of {', '.join(labels)}")
+        raise UsageError(f"--baseline {words!r} {what}.", next_step=f"use one of {', '.join(labels)}")
     return matches

@@ -1,4 +1,4 @@
-"""What tokens cost and how many a megawatt gives."""
+"""The cost of tokens, and the throughput per megawatt."""
 
 from __future__ import annotations
 
@@ -9,40 +9,40 @@ from .rows import Row
 
 
 def usd_per_mtok(price_usd_per_gpu_h: float, tput_per_gpu_tok_s: float) -> float:
-    """$ for a million tokens: ($/GPU/h) / (3600 x tok/s/GPU / 1e6); infinite where none are served."""
+    """$ per million tokens: ($/GPU/h) / (3600 x tok/s/GPU / 1e6); infinite if no tokens are served."""
     return float("inf") if tput_per_gpu_tok_s == 0 else price_usd_per_gpu_h / (3600.0 * tput_per_gpu_tok_s / 1e6)
 
 
 def node_usd_per_mtok(price_usd_per_gpu_h: float, tput_per_gpu_tok_s: float, gpus: int, gpus_per_node: int) -> float:
-    """The same when the whole node is paid for and only `gpus` of it serve."""
+    """$ per million tokens if the whole node is paid for but only `gpus` of its GPUs serve."""
     return usd_per_mtok(price_usd_per_gpu_h, tput_per_gpu_tok_s) * gpus_per_node / gpus
 
 
 def tput_per_mw_tok_s(tput_per_gpu_tok_s: float, power_kw_per_gpu: float) -> float:
-    """tok/s/MW = tok/s/GPU / (kW per GPU) x 1000, power assumed all-in."""
+    """tok/s/MW = tok/s/GPU / (kW per GPU) x 1000, with all-in power."""
     return tput_per_gpu_tok_s / power_kw_per_gpu * 1000.0
 
 
 @dataclass(frozen=True)
 class Economy:
-    """What the tables are made with: $ per GPU and hour and all-in kW per GPU, by hardware."""
+    """Prices and power for the tables, by hardware: $ per GPU and hour, and all-in kW per GPU."""
 
     usd_per_gpu_h: Mapping[str, float | None]
     power_kw: Mapping[str, float]
 
     def cost(self, row: Row) -> float:
-        """$ per million tokens of the GPUs that serve; NaN without a price."""
+        """$ per million tokens for the GPUs that serve; NaN without a price."""
         price = self.usd_per_gpu_h.get(row.series.hardware)
         return usd_per_mtok(price, row.total_tput_per_gpu_tok_s) if price is not None else float("nan")
 
     def node_cost(self, row: Row) -> float:
-        """The same with the idle GPUs of the node paid; NaN also where nobody says how many it has."""
+        """$ per million tokens including the node's idle GPUs; NaN without a price, or if the node's number of GPUs is unknown."""
         price = self.usd_per_gpu_h.get(row.series.hardware)
         if price is None or row.gpus_per_node < row.gpus:
             return float("nan")
         return node_usd_per_mtok(price, row.total_tput_per_gpu_tok_s, row.gpus, row.gpus_per_node)
 
     def per_mw(self, row: Row) -> float:
-        """tok/s/MW with the assumed power; NaN without one."""
+        """tok/s/MW with the assumed power; NaN if there is none."""
         power = self.power_kw.get(row.series.hardware)
         return tput_per_mw_tok_s(row.total_tput_per_gpu_tok_s, power) if power else float("nan")

@@ -1,7 +1,7 @@
-"""What happened during a run, from its raw times alone: reads that were shared, answers that were buffered, stalls, drift, queues.
+"""Events during a run, found from its raw times alone: shared reads, buffered answers, stalls, drift, queues.
 
-Pure numpy. Times are ns of the client's clock: a simulated server's runs faster, and ratios do not change. Each finding is a reason
-with the seconds or rates that it is about. A server that is slow and steady has none.
+Pure numpy. Times are ns of the client's clock. A simulated server's clock runs faster, but ratios do not change. Each finding is a reason
+with its seconds or rates. A server that is slow but steady has no findings.
 """
 
 from __future__ import annotations
@@ -11,28 +11,28 @@ import numpy as np
 from .metrics import SHARED_SHARE, STRAY_SHARE, Ints, Requests
 from .reasons import Reason
 
-BURST_NS = 50_000  # between chunks: no engine makes 20,000 tokens a second for one user
-BURST_STEPS = 0.12  # the same in steps, the 75th percentile of the gaps: what a proxy held back it writes faster than any engine
-BURST_SHARE, BURST_CHUNKS = 0.25, 4  # of an answer's chunks that came in one burst, and how many those must be
-STALL_TIMES = 3.0  # a gap of all streams that is so many times as long as its prefills explain
-TOGETHER_NS = 5_000_000  # first tokens so soon after one another are of one batch
-STALL_NS, STALL_SHARE = 200_000_000, 0.01  # shortest stall, and share of the window that stalls must take together
+BURST_NS = 50_000  # between chunks: no engine produces 20,000 tokens a second for one user
+BURST_STEPS = 0.12  # the same in steps (75th percentile of the gaps): a proxy writes buffered chunks faster than any engine
+BURST_SHARE, BURST_CHUNKS = 0.25, 4  # share of an answer's chunks that came in one burst, and their least number
+STALL_TIMES = 3.0  # a gap of all streams must be this many times longer than its prefills explain
+TOGETHER_NS = 5_000_000  # first tokens closer together than this belong to one batch
+STALL_NS, STALL_SHARE = 200_000_000, 0.01  # shortest stall, and least share of the window for all stalls together
 ENOUGH_GAPS = 50
 DRIFT_SHARE, ENOUGH_GROUPS, MOST_GROUPS = 0.05, 6, 40
-DRIFT_LIMITS = ((14, 6.5), (10, 8.0), (8, 9.0), (0, 12.0))  # waves, and how many times the noise a change must be: few waves, bad noise
-WITHOUT_LARGEST, LEAST_NOISE = 1.5, 0.008  # what leaving out the two largest differences takes away, and the least noise of a wave
-QUEUE_SHARE, QUEUE_ROOM = 0.8, 0.9  # of the time at the ceiling, and how far below the users it must lie
-QUEUE_TOKENS = 16  # of the median answer: shorter ones stream for too short a time
-BRIEF_SHARE = 1e-4  # of the time: a number of streams that was held for less is a moment between an end and a start
+DRIFT_LIMITS = ((14, 6.5), (10, 8.0), (8, 9.0), (0, 12.0))  # waves, and how many times the noise a change must be; few: noise uncertain
+WITHOUT_LARGEST, LEAST_NOISE = 1.5, 0.008  # correction for leaving out the two largest differences, and the least noise of a wave
+QUEUE_SHARE, QUEUE_ROOM = 0.8, 0.9  # share of the time at the ceiling, and the ceiling's largest share of the users
+QUEUE_TOKENS = 16  # least length of the median answer: shorter answers stream for too short a time
+BRIEF_SHARE = 1e-4  # share of the time: a number of streams that lasted less is a moment between an end and a start
 
 
 def of_run(r: Requests, concurrency: int, *, keeps_concurrency: bool, client_lag_p99_s: float | None = None) -> list[Reason]:
-    """All of them. `keeps_concurrency`: a closed loop without pauses, in which queues and drift can be recognised."""
+    """All findings. `keeps_concurrency`: a closed loop without pauses, in which queues and drift can be recognised."""
     stalls = _stalls(r)
     found = [*_shared(r), *_buffered(r, client_lag_p99_s), *stalls]
     if not keeps_concurrency:
         return found
-    return [*found, *([] if stalls else _drift(r, concurrency)), *_queue(r, concurrency)]  # a stall makes a stretch slow by itself
+    return [*found, *([] if stalls else _drift(r, concurrency)), *_queue(r, concurrency)]  # a stall alone makes a stretch slow
 
 
 def _shared(r: Requests) -> list[Reason]:
@@ -43,16 +43,16 @@ def _shared(r: Requests) -> list[Reason]:
     if s.shared_share <= SHARED_SHARE and half.sum() <= STRAY_SHARE * many.sum():
         return []
     names = [*(["TPOT", "interactivity"] if s.is_tpot_withheld else []), *(["ITL"] if s.is_itl_withheld else [])]
-    withheld = f"left out: {', '.join(names)}" if names else "ITL is affected"
+    withheld = f"left out: {', '.join(names)}" if names else "ITL is distorted"
     many_half = f", in {int(half.sum())} answers more than half" if half.any() else ""
-    text = f"{s.shared_share:.0%} of the chunks arrived in one read with another of their answer{many_half}"
+    text = f"{s.shared_share:.0%} of the chunks arrived in the same read as another chunk of their answer{many_half}"
     return [Reason("shared_reads", f"{text}: the client had too little CPU time, or chunks were sent together; {withheld}")]
 
 
 def _buffered(r: Requests, client_lag_p99_s: float | None) -> list[Reason]:
     n = np.diff(r.chunk_offsets)
     many = (n >= BURST_CHUNKS) & r.is_whole
-    if not many.any() or (client_lag_p99_s or 0.0) > 0.05:  # a client that was held up reads late by itself
+    if not many.any() or (client_lag_p99_s or 0.0) > 0.05:  # a client that was delayed causes bursts itself
         return []
     owner = np.repeat(np.arange(len(n)), n)
     gaps, same = np.diff(r.chunk_ns), owner[1:] == owner[:-1]
@@ -67,16 +67,16 @@ def _buffered(r: Requests, client_lag_p99_s: float | None) -> list[Reason]:
     if buffered.sum() <= STRAY_SHARE * many.sum():
         return []
     share = float(np.median(largest[buffered] / n[buffered]))
-    text = f"in {int(buffered.sum())} of {int(many.sum())} answers {share:.0%} of the chunks came at once"
-    return [Reason("buffered_answers", f"{text}: the server or a proxy holds them back, so TTFT and ITL are not the engine's")]
+    text = f"in {int(buffered.sum())} of {int(many.sum())} answers, {share:.0%} of the chunks arrived at once"
+    return [Reason("buffered_answers", f"{text}: the server or a proxy buffers them, so TTFT and ITL are not the engine's")]
 
 
 def _stalls(r: Requests) -> list[Reason]:
-    """Gaps without any chunk although requests were in flight, far longer than the prefills in them explain.
+    """Gaps without any chunk although requests were in flight, and far longer than the prefills in them explain.
 
-    A prefill is explained by its prompt tokens: those of the requests whose first tokens end the gap, and of the longest prompt that
-    still waits. The usual time a token is the median over the gaps that end with first tokens, or what a quick request (25th percentile)
-    took for its own, where other streams go on during a prefill.
+    The explained time of a gap is its prompt tokens times the usual time per token. The prompt tokens are those of the requests whose first
+    tokens end the gap, plus those of the longest prompt that still waits. The usual time per token is the larger of two values: the median
+    over the gaps that end with first tokens, and the 25th percentile over single requests, for servers that stream during a prefill.
     """
     known = (r.sent_ns >= 0) & (r.first_token_ns >= 0)
     if len(r.chunk_ns) < ENOUGH_GAPS or not known.any():
@@ -97,7 +97,7 @@ def _stalls(r: Requests) -> list[Reason]:
         last: Ints = np.searchsorted(ordered, end_ns + TOGETHER_NS, side="right")
         return before[last] - before[np.searchsorted(ordered, begin_ns, side="right")]  # type: ignore[no-any-return]
 
-    ends = np.unique(np.searchsorted(at, first))  # the gaps that first tokens end
+    ends = np.unique(np.searchsorted(at, first))  # the gaps that end with first tokens
     ends = ends[(ends > 0) & (ends < len(at))]
     rates = (at[ends] - at[ends - 1]) / np.maximum(prefilled(at[ends - 1], at[ends]), 1)
     per_token = max(float(np.median(rates)) if len(rates) else 0.0, float(np.percentile((first - sent) / tokens, 25)))
@@ -116,16 +116,17 @@ def _stalls(r: Requests) -> list[Reason]:
     if not n_long or lost <= STALL_SHARE * window:
         return []
     times = "once" if n_long == 1 else f"{n_long} times"
-    text = f"no stream had a token {times}, {lost / 1e9:.3g} s of {window / 1e9:.3g} s in all beyond what prefills explain"
+    text = f"all streams were silent {times}, {lost / 1e9:.3g} s of {window / 1e9:.3g} s more than prefills explain"
     return [Reason("stalled", f"{text}; the longest gap is {longest / 1e9:.3g} s")]
 
 
 def _drift(r: Requests, concurrency: int) -> list[Reason]:
     """Whether TPOT differs between one stretch of the run and the rest by more than it varies from wave to wave.
 
-    The mean TPOT of each wave (C requests in the order in which they ended) is one sample; the first wave, which is a herd, and the last,
-    which drains, are left out. The noise is taken from the differences of neighbours, less their median, without the two largest: a trend
-    makes the first, a change the second. The limits keep false alarms below 0.5 % for waves that vary by 4 %.
+    The mean TPOT of each wave (C requests in the order in which they ended) is one sample. The first wave, whose requests start together,
+    and the last wave, which drains, are left out. The noise is computed from the differences between neighbouring waves. Their median is
+    subtracted to remove a trend, and the two largest are left out to remove a change. The limits keep false alarms below 0.5 % for waves
+    that vary by 4 %.
     """
     if r.streaming.is_tpot_withheld:
         return []
@@ -159,15 +160,15 @@ def _drift(r: Requests, concurrency: int) -> list[Reason]:
 
 
 def _queue(r: Requests, concurrency: int) -> list[Reason]:
-    """Whether the streams meet a ceiling: most of the time their number is at its maximum, and that is below the users."""
+    """Whether the number of streams has a ceiling: for most of the time it is at its maximum, and that is below the number of users."""
     if r.streaming.is_tpot_withheld:
-        return []  # answers that come at once stream for no time
+        return []  # answers that arrive at once do not stream
     whole = r.is_whole & (r.first_token_ns >= 0)
     first, last = r.first_token_ns[whole], r.last_token_ns[whole]
     if len(first) < 2 * concurrency or np.median(r.output_tokens[whole]) < QUEUE_TOKENS:
-        return []  # streams of few tokens are as many as prefills allow
+        return []  # with few tokens, prefills limit the number of streams
     at = np.concatenate([last, first])
-    order = np.argsort(at, kind="stable")  # one that ends at the same time makes room
+    order = np.argsort(at, kind="stable")  # a stream that ends at the same time is counted first
     streams = np.cumsum(np.concatenate([np.full(len(last), -1), np.ones(len(first), dtype=np.int64)])[order])
     begin, end = int(first.min()), _last_send(r)
     times = np.clip(at[order], begin, end)

@@ -1,9 +1,9 @@
-"""Two sets of points over time: which settings differ, and which points got better or worse beyond their intervals.
+"""Compares two sets of points: which settings differ, and which points got better or worse beyond their intervals.
 
-Enters: rows of A and of B. Leaves: settings with their values on both sides, and pairs of configurations that are the same but for them.
-Only server starts can show that two systems differ, or that they do not: of a pair with fewer than two starts on a side nothing is
-decided. The interval of a ratio is Welch's over starts. All comparisons of a call are corrected together (Bonferroni), so that two
-identical systems get a `worse` in at most 5 % of calls. Source: benchmarks/coverage.py.
+Input: rows of A and of B. Output: the settings that differ with their values on both sides, and pairs of configurations that are otherwise
+equal. Only several server starts can show whether two systems differ, so a pair with fewer than two starts on a side is undecided. The
+interval of a ratio is Welch's over starts. All comparisons of a call are corrected together (Bonferroni), so two identical systems get a
+`worse` in at most 5 % of calls. Source: benchmarks/coverage.py.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from .resampling import welch_half
 from .rows import Row, series_order
 
 Word = Literal["better", "worse", "same", "undecided"]
-ASSUMED = 0.02  # spread from start to start, as a share, if no pair has two starts
-MOST_STARTS = 30  # that are worth naming
+ASSUMED = 0.02  # assumed spread from start to start, as a share, if no pair has two starts
+MOST_STARTS = 30  # a larger number of starts is not reported
 SETTINGS: dict[str, Callable[[Row], object]] = {
     "source": lambda r: r.series.source,
     "hardware": lambda r: r.series.hardware,
@@ -43,10 +43,10 @@ SETTINGS: dict[str, Callable[[Row], object]] = {
     "binding": lambda r: r.binding,
     "requests": lambda r: r.series.protocol,
 }
-TOLD_OTHERWISE = ("id", "file", "isl_tokens", "osl_tokens", "range_ratio", "endpoint")  # fields of a workload
+TOLD_OTHERWISE = ("id", "file", "isl_tokens", "osl_tokens", "range_ratio", "endpoint")  # fields of a workload that SETTINGS already covers
 OF_THE_NODE = ("--model-path", "--model", "--host", "--port", "--facts", "--served-model-name", "--tensor-parallel-size", "--tp-size")
 HOW_SERVED = ("engine_version", "image", "variant", "requests")
-NEVER_PAIRED_OVER = ("tp", "concurrency", "seed")  # other points, not another setting
+NEVER_PAIRED_OVER = ("tp", "concurrency", "seed")  # different values are different points, not a changed setting
 FIGURES = {"total_tput_per_gpu_tok_s": 1, "interactivity_tok_s_user": 1, "ttft_median_s": -1, "itl_chunk_p99_s": -1}  # 1: more is better
 
 
@@ -61,9 +61,9 @@ class Setting:
 
 @dataclass(frozen=True)
 class Change:
-    """One figure of one pair. `ratio` B over A; `low` and `high` its interval at the corrected level, NaN without two starts on each side.
+    """One figure of one pair. `ratio` is B over A; `low`, `high`: its interval at the corrected level, NaN without two starts per side.
 
-    `starts`: of an undecided one, how many starts on each side would decide it; None: more than are worth naming.
+    `starts`: if undecided, the number of starts on each side that would decide it; None if that is more than 30.
     """
 
     a: Row
@@ -78,9 +78,10 @@ class Change:
 
 @dataclass(frozen=True)
 class Difference:
-    """What differs. `only_a`, `only_b`: configurations without a counterpart; `invalid_b`: those of A whose counterpart is invalid.
+    """The differences between A and B.
 
-    `unclear`: those of A that have a counterpart and no figure in common with it.
+    `only_a`, `only_b`: configurations without a counterpart. `invalid_b`: configurations of A whose counterpart in B is invalid.
+    `unclear`: configurations of A that have a counterpart but no figure in common with it.
     """
 
     settings: tuple[Setting, ...]
@@ -92,12 +93,12 @@ class Difference:
 
     @property
     def is_worse(self) -> bool:
-        """Whether B is worse somewhere, or cannot be told from worse."""
+        """Whether any point of B is worse, invalid or not comparable."""
         return bool(self.invalid_b or self.unclear) or any(c.word == "worse" for c in self.changes)
 
 
 def difference(a: Sequence[Row], b: Sequence[Row], *, tolerance: float) -> Difference:
-    """B against A. A change within `tolerance` (a share) is none, however sure; `same` is shown to be within it."""
+    """The differences of B from A. A change within `tolerance` (a share) is never better or worse; `same` means surely within it."""
     ours, theirs = configurations(a), configurations(b)
     settings = _settings(ours, theirs)
     free = {s.name for s in settings if len(s.a) == len(s.b) == 1} - {*NEVER_PAIRED_OVER}
@@ -122,7 +123,7 @@ def difference(a: Sequence[Row], b: Sequence[Row], *, tolerance: float) -> Diffe
 
 
 def differing(a: Sequence[Mapping[str, str]], b: Sequence[Mapping[str, str]]) -> tuple[Setting, ...]:
-    """The settings in which points of A and points of B differ: a name, and the values that each side has; `none` if it lacks one."""
+    """The settings in which points of A and of B differ, with the values on each side; `none` for points without the setting."""
     found = []
     for name in dict.fromkeys(name for told in (*a, *b) for name in told):
         left, right = ({told.get(name, "none") for told in side} for side in (a, b))
@@ -132,9 +133,9 @@ def differing(a: Sequence[Mapping[str, str]], b: Sequence[Mapping[str, str]]) ->
 
 
 def settings_told(point: Mapping[str, Any]) -> dict[str, str]:
-    """Every setting that a point records beyond those of SETTINGS: its workload's, its server's flags and its environment.
+    """Every setting of a point that is not in SETTINGS: of its workload, its server's flags and its environment.
 
-    A flag that the engine sets by itself counts as if it had been asked for.
+    A flag that the engine sets by itself is treated like a flag in the command.
     """
     arm, recipe = point.get("arm") or {}, point.get("recipe") or {}
     workload = {f"workload.{k}": str(v) for k, v in (arm.get("workload") or {}).items() if k not in TOLD_OTHERWISE}
@@ -173,9 +174,9 @@ def _settings(a: Sequence[Row], b: Sequence[Row]) -> list[Setting]:
 
 
 def _place_function(a: Sequence[Row], b: Sequence[Row], free: set[str]) -> Callable[[Row], tuple[object, ...]]:
-    """What two rows must have in common to be compared: everything but the free settings.
+    """A function that returns the values that two rows must share to be compared: all settings except the free ones.
 
-    How a point was served and how often it was asked need not be the same either, unless a side has several such rows at one place.
+    The settings of HOW_SERVED may differ too, unless one side has several rows that differ only in them.
     """
     held = [of for name, of in SETTINGS.items() if name not in free and name not in HOW_SERVED]
     served = [SETTINGS[name] for name in HOW_SERVED if name not in free]
@@ -207,19 +208,19 @@ def _is_told(row: Row, figure: str) -> bool:
 
 
 def _spread(row: Row, figure: str) -> tuple[float, int]:
-    """The standard deviation from start to start, as a share, and its degrees of freedom; 0 of one start."""
+    """The standard deviation from start to start, as a share, and its degrees of freedom; NaN and 0 for one start."""
     values = [v for v in of_starts(row, figure) if 0 < v < math.inf] if level(row) == "starts" else []
     return (float(np.log(values).std(ddof=1)), len(values) - 1) if len(values) > 1 else (math.nan, 0)
 
 
 def _pooled(spreads: Sequence[tuple[float, int]]) -> float:
-    """One standard deviation for all of them."""
+    """The pooled standard deviation of all spreads."""
     degrees = sum(n for _, n in spreads)
     return math.sqrt(sum(n * sd**2 for sd, n in spreads if n) / degrees) if degrees else ASSUMED
 
 
 def _change(a: Row, b: Row, figure: str, tolerance: float, tail: float, typical: float) -> Change:
-    """`tail`: of the corrected interval, each side. `typical`: the spread from start to start, if this pair has none."""
+    """The change of one figure. `tail`: each side of the corrected interval. `typical`: spread between starts if this pair has none."""
     shift = math.log(getattr(b, figure) / getattr(a, figure))
     (one, n), (other, m) = _spread(a, figure), _spread(b, figure)
     half = welch_half(one / math.sqrt(n + 1), n, other / math.sqrt(m + 1), m, tail) if n and m else math.nan
@@ -239,11 +240,11 @@ def _change(a: Row, b: Row, figure: str, tolerance: float, tail: float, typical:
 
 
 def _room(tolerance: float) -> float:
-    """How far below 1 a ratio may be, as a logarithm."""
+    """How far below 1 a ratio may be within the tolerance, as a logarithm."""
     return -math.log1p(-tolerance) if tolerance < 1 else math.inf
 
 
 def _starts_needed(wanted: float, sd: float, tail: float) -> int | None:
-    """How many starts on each side make half the interval smaller than `wanted`, if starts go on to differ by `sd`."""
+    """The number of starts on each side that make half the interval smaller than `wanted`, if starts differ by `sd`; None above 30."""
     enough = (n for n in range(2, MOST_STARTS + 1) if student(2 * (n - 1), tail) * sd * math.sqrt(2 / n) < wanted)
     return next(enough, None)

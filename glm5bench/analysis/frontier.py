@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 
 def frontier(interactivity: NDArray[np.float64], throughput: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Indices of the frontier, by rising interactivity and strictly falling throughput.
+    """Indices of the frontier points, by rising interactivity and strictly falling throughput.
 
-    Shapes: both (N,). Points with a NaN in either, or nothing served, are never on it; of equal points the first is.
+    Shapes: both (N,). Points with a NaN or a value of 0 are never on it; of equal points, the first one is.
     """
     finite = np.flatnonzero(np.isfinite(interactivity) & np.isfinite(throughput) & (interactivity > 0) & (throughput > 0))
     best, kept = -np.inf, []

@@ -1,8 +1,8 @@
-"""Whether a server runs with the settings that its command asked for: its own account of them against the flags. Pure.
+"""Whether a server runs with the settings that its command asked for: compares the settings that it reports with the flags. Pure.
 
-Engines change settings with no more than a line in their log (SGLang's draft tokens follow its steps, say). Only what the server states
-under a flag's own name is compared; what it leaves at `auto` or adds by itself is no change. Source: SGLang's /server_info, of each
-data-parallel rank, and vLLM's log. Names and words of one thing that differ from version to version are the same: NSA became DSA.
+Engines may change settings with only a line in their log; for example, SGLang's draft tokens follow its steps. Only settings that the
+server reports under a flag's own name are compared. Settings at `auto`, or added by the engine, are not changes. Source: SGLang's
+/server_info, for each data-parallel rank, and vLLM's log. Names that changed between versions count as equal, such as NSA and DSA.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ SAME = {word: same for s in SYNONYMS for word, same in s.words.items()}
 RENAMED = tuple(dict.fromkeys(pair for s in SYNONYMS for pair in s.renamed))
 BECAME = {flag: setting for s in SYNONYMS for flag, setting in s.became.items()}
 HUMAN = re.compile(r"(\d+)([kKmM])")  # vLLM reads 32k as 32,000 and 32K as 32,768
-FILES = {flag for engine in engines().values() for flag in engine.file_flags}  # the server states a path, or nothing
+FILES = {flag for engine in engines().values() for flag in engine.file_flags}  # the server reports a path, or nothing
 NOT_COMPARED = {"--model-path", "--host", "--port", "--api-key", "--tokenizer-path", "--facts", *FILES}
 
 
 def settings_changed(argv: Sequence[str], info: Mapping[str, Any], ignored: Sequence[str] = ()) -> tuple[tuple[str, str, str], ...]:
-    """(flag, asked, has) of every flag whose value the server states otherwise. The last of a repeated flag counts, as in a parser.
+    """(flag, asked, has) for every flag for which the server reports another value. Of a repeated flag the last one counts, as in a parser.
 
-    `ignored`: flags that may differ, as the user says.
+    `ignored`: flags that the user allows to differ.
     """
     asked = _flags(argv)
     found: dict[tuple[str, str, str], None] = {}
@@ -42,26 +42,26 @@ def settings_changed(argv: Sequence[str], info: Mapping[str, Any], ignored: Sequ
 
 
 def in_words(changed: Sequence[tuple[str, str, str]]) -> str:
-    """The same in a sentence."""
+    """The changed settings in words."""
     told = ", ".join(f"{flag} {asked} became {has}" for flag, asked, has in changed)
     return f"runs with other settings than asked: {told}"
 
 
 def other_model(asked: str, stated: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
-    """(checkpoint, asked, has) where the server says that it serves another directory. A repository's name it may resolve as it likes."""
+    """(checkpoint, asked, has) if the server reports another directory. Repository names are not checked, because engines resolve them."""
     has = stated.get("model_path") or stated.get("model")
     return (("the checkpoint", asked, has),) if isinstance(has, str) and asked.startswith("/") and has != asked else ()
 
 
 def _names(flag: str) -> list[str]:
-    """The names under which a server may state a flag's value, the likeliest first."""
+    """The names under which a server may report a flag's value, the most likely first."""
     plain = flag.removeprefix("--").replace("-", "_")
     others = [plain.replace(old, new) for pair in RENAMED for old, new in (pair, pair[::-1])]
     return list(dict.fromkeys([NAMES.get(flag, plain), plain, *others]))
 
 
 def _flags(argv: Sequence[str]) -> dict[str, list[str]]:
-    """Each flag's words; `true` for a bare one."""
+    """Each flag's values; `true` for a bare flag."""
     found: dict[str, list[str]] = {}
     flag = ""
     for word in argv:
@@ -84,7 +84,7 @@ def _text(value: Any) -> str:
 
 
 def _read(text: str) -> Any:
-    """The value that a text stands for: numbers and JSON as such, so that 0.90 is 0.9."""
+    """The value of a text, with numbers and JSON parsed, so that 0.90 equals 0.9."""
     if (m := HUMAN.fullmatch(text)) is not None:
         return int(m[1]) * {"k": 10**3, "K": 2**10, "m": 10**6, "M": 2**20}[m[2]]
     try:

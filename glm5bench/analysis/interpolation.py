@@ -15,11 +15,11 @@ Floats = NDArray[np.float64]
 def interpolated(x: Floats, y: Floats, at: Floats, method: str = "steffen") -> Floats:
     """Y at `at`, NaN outside [x[0], x[-1]].
 
-    Shapes: x and y (N,), x strictly rising; at (M,); result (M,). One point answers at its own x only.
+    Shapes: x and y (N,), x strictly rising; at (M,); result (M,). A single point has a value only at its own x.
     method: steffen (M. Steffen, Astron. Astrophys. 239, 443, 1990), pchip (Fritsch and Butland 1984), linear.
     """
     if method not in METHODS:
-        raise AnalysisError(f"There is no interpolation {method!r}.", next_step="one of " + ", ".join(METHODS))
+        raise AnalysisError(f"Unknown interpolation {method!r}.", next_step="use one of " + ", ".join(METHODS))
     if len(x) == 0:
         return np.full(len(at), np.nan)
     if (np.diff(x) <= 0).any():
@@ -29,7 +29,7 @@ def interpolated(x: Floats, y: Floats, at: Floats, method: str = "steffen") -> F
 
 
 def interpolated_rows(x: Floats, y: Floats, at: Floats, method: str) -> Floats:
-    """The same for D curves of as many points each. Shapes: x and y (D, N), N at least 1; at (M,); result (D, M)."""
+    """The same as `interpolated`, for D curves with N points each. Shapes: x and y (D, N), N at least 1; at (M,); result (D, M)."""
     is_inside = (at >= x[:, :1]) & (at <= x[:, -1:])
     if x.shape[1] == 1:
         return np.where(is_inside, y, np.nan)
@@ -38,7 +38,7 @@ def interpolated_rows(x: Floats, y: Floats, at: Floats, method: str) -> Floats:
 
 
 def _linear_slopes(x: Floats, y: Floats) -> None:
-    """None: straight lines have no slopes to agree on."""
+    """None: straight lines need no slopes at the points."""
 
 
 def _steffen_slopes(x: Floats, y: Floats) -> Floats:
@@ -53,13 +53,13 @@ def _steffen_slopes(x: Floats, y: Floats) -> Floats:
 
 
 def _pchip_slopes(x: Floats, y: Floats) -> Floats:
-    from scipy.interpolate import PchipInterpolator  # it takes 0.3 s to import, and is not the default
+    from scipy.interpolate import PchipInterpolator  # imported here: it takes 0.3 s and is not the default
 
     return np.array([PchipInterpolator(one, values).derivative()(one) for one, values in zip(x, y, strict=True)])
 
 
 def _hermite(x: Floats, y: Floats, slopes: Floats | None, at: Floats, i: NDArray[np.int64]) -> Floats:
-    """The cubic of interval `i`, (D, M), or the line where there are no slopes."""
+    """The cubic of interval `i`, (D, M), or the straight line if there are no slopes."""
 
     def of(values: Floats, j: NDArray[np.int64]) -> Floats:
         return np.take_along_axis(values, j, axis=1)

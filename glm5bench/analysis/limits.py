@@ -1,7 +1,7 @@
-"""How far software is from the hardware: the roofline without its losses, and what two hardwares' spec sheets allow a dollar.
+"""The limits of the spec sheet: the roofline without losses, and the specifications of two hardwares per dollar.
 
-Enters: an arm with its facts. Leaves: throughput and interactivity at each concurrency if every byte moved and every operation ran at the
-rate of the spec sheet, and nothing cost anything besides. No server can be above that line.
+Input: an arm with its facts. Output: throughput and interactivity at each concurrency if all data moves and all operations run at the rates
+of the spec sheet, without any other cost. No server can be above that line.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ AXES = ("memory_gib", "bandwidth_tb_s", "bf16_tflop_s", "fp8_tflop_s", "fp4_tflo
 
 @dataclass(frozen=True)
 class Limit:
-    """The spec sheet's answer at one concurrency."""
+    """The spec sheet's limit at one concurrency."""
 
     concurrency: int
     interactivity_tok_s_user: float
@@ -32,7 +32,7 @@ class Limit:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of hardware and speculative settings by id, and of checkpoints by repository, as an arm of each."""
+    """Known hardware and speculative settings by id, and one arm for each known checkpoint, by repository."""
 
     hardware: Mapping[str, Hardware]
     arms: Mapping[str, Arm]
@@ -40,7 +40,7 @@ class Facts:
 
 
 def limits_of(fronts: Mapping[Series, Sequence[Row]], facts: Facts) -> dict[Series, list[tuple[int, list[Limit]]]]:
-    """Of the series whose facts are known, the line at each TP of their frontiers."""
+    """The limit line at each TP of the frontiers, for series whose facts are known."""
     found: dict[Series, list[tuple[int, list[Limit]]]] = {}
     for s, rows in fronts.items():
         if not _is_known(s, facts):
@@ -59,12 +59,12 @@ def _is_known(s: Series, facts: Facts) -> bool:
         return False
     checkpoint = facts.arms[s.checkpoint].checkpoint
     rates = {GEMM_RATE[checkpoint.precision], GEMM_RATE[checkpoint.dense_precision]}
-    # where the hardware lacks such a multiplication, what ran there is not what is known
+    # if the hardware has no rate for this precision, the facts do not describe what ran there
     return min(s.isl_tokens, s.osl_tokens) > 0 and rates <= facts.hardware[s.hardware].tflop_s.keys()
 
 
 def limit_curve(arm: Arm, isl_tokens: float, osl_tokens: float) -> list[Limit]:
-    """The line above which nothing can be, by rising concurrency."""
+    """The line that no server can exceed, by rising concurrency."""
     ideal = dataclasses.replace(arm.hardware.efficiency, bandwidth=1.0, compute=1.0, indexer=1.0, layer_s=1e-12, quantise_s=0.0)
     hardware = dataclasses.replace(arm.hardware, efficiency=ideal)
     model = StepModel(hardware, arm.checkpoint, arm.tp, arm.speculative, adapter(arm.engine).kv_dtype(hardware, "auto"))
@@ -87,7 +87,7 @@ def bounds_of(
     hardware: Mapping[str, Hardware],
     usd_per_gpu_h: Mapping[str, float | None],
 ) -> list[dict[str, Any]]:
-    """The bounds of each hardware and precision over those of its workload's baseline."""
+    """The bounds of each hardware and precision, relative to the baseline of its workload."""
     found: dict[tuple[str, str, str], dict[str, Any]] = {}
     for s in fronts:
         base = bases.get(s.workload)
@@ -102,9 +102,9 @@ def bounds_of(
 def bounds(
     hardware: Hardware, base: Hardware, usd_per_gpu_h: Mapping[str, float | None], precision: str, base_precision: str
 ) -> dict[str, float | None]:
-    """What each bound allows a dollar, over the baseline: the ratio of a spec over the ratio of prices; None without prices.
+    """Each bound per dollar, relative to the baseline: the ratio of specifications divided by the ratio of prices; None without prices.
 
-    Compute is at the rate of each one's precision.
+    Compute uses the rate for the precision of each side.
     """
     price, other = usd_per_gpu_h.get(hardware.id), usd_per_gpu_h.get(base.id)
     per_price = price / other if price and other else None
@@ -121,7 +121,7 @@ def _ratio(a: float | None, b: float | None) -> float | None:
 
 
 def specifications(group: Sequence[Hardware]) -> dict[str, dict[str, float]]:
-    """Each hardware's specifications over the best of the group, 0 to 1; a format that it lacks is 0."""
+    """Each hardware's specifications relative to the best of the group, 0 to 1; 0 for a format that it does not support."""
     raw = {h.id: _specification(h) for h in group}
     best = {axis: max(values[axis] for values in raw.values()) or 1.0 for axis in AXES}
     return {id_: {axis: values[axis] / best[axis] for axis in AXES} for id_, values in raw.items()}

@@ -1,8 +1,8 @@
 """Figures of one point from its raw times. Pure numpy; times in integer ns of one clock, figures in seconds and tokens.
 
-The definitions are those of the public protocol: TTFT to the first chunk that carries a token, TPOT = (E2EL - TTFT)/(n_out - 1),
-throughput over the whole wall time. A simulated point's clock ran `time_scale` times faster than what it simulates, so its times
-are multiplied by the scale here, and nowhere else.
+The definitions are those of the public protocol: TTFT is the time to the first chunk that carries a token,
+TPOT = (E2EL - TTFT)/(n_out - 1), and throughput is over the whole wall time. A simulated point's clock ran `time_scale` times faster than
+real time, so its times are multiplied by the scale here, and nowhere else.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 P99_NEEDS = 100
-NEEDED = {"p90": 10, "p95": 20, "p99": P99_NEEDS}  # samples, for at least one beyond the percentile
-STRAY_SHARE = 0.01  # of the requests: fewer than that are strays
-WITHHELD_SHARE = 0.05  # bias of TPOT, mean over the requests, from which it is left out
-SHARED_SHARE = 0.1  # of all chunks: with more that share a read, gaps between chunks are left out
+NEEDED = {"p90": 10, "p95": 20, "p99": P99_NEEDS}  # least number of samples, so that one is beyond the percentile
+STRAY_SHARE = 0.01  # share of the requests; a smaller share is ignored as stray
+WITHHELD_SHARE = 0.05  # mean bias of TPOT over the requests, above which TPOT is left out
+SHARED_SHARE = 0.1  # share of chunks that share a read, above which gaps between chunks are left out
 
 
 @dataclass(frozen=True)
 class Requests:
-    """Raw times of R requests, all (R,), ns since the run's start; -1 where it never happened. Chunks are flat, request by request."""
+    """Raw times of R requests, all (R,), ns since the run's start; -1 if it did not happen. Chunks are flat, request by request."""
 
     due_ns: Ints
     sent_ns: Ints
@@ -39,44 +39,45 @@ class Requests:
     output_tokens: Ints
     asked_tokens: Ints
     status: Ints
-    error: tuple[str, ...]  # "" for a whole answer
+    error: tuple[str, ...]  # "" for a complete answer
     chunk_ns: Ints  # (N,)
-    chunk_tokens: Ints  # (N,), -1 where the server did not say
+    chunk_tokens: Ints  # (N,), -1 if the server did not report it
     chunk_offsets: Ints  # (R + 1,)
-    asked_prompt_tokens: Ints | None = None  # 0 where nobody knew; None in files from before it was kept
-    verify_steps: Ints | None = None  # of speculative decoding; -1 where the server did not say, None where it said nothing
-    cached_tokens: Ints | None = None  # of the prompt, from a prefix cache; unknown as above
-    hidden_tokens: Ints | None = None  # of the answer, counted and not streamed; unknown as above
-    first_tokens: Ints | None = None  # in the first chunk, estimated from its text where chunks are not counted; unknown as above
+    asked_prompt_tokens: Ints | None = None  # 0 if unknown; None in older files, which do not contain it
+    verify_steps: Ints | None = None  # of speculative decoding; -1 if the server did not report it, None if it never did
+    cached_tokens: Ints | None = None  # prompt tokens from a prefix cache; unknown values as above
+    hidden_tokens: Ints | None = None  # answer tokens that were counted but not streamed; unknown values as above
+    first_tokens: Ints | None = None  # tokens in the first chunk, estimated from its text if chunks have no counts; unknown values as above
 
     @property
     def is_whole(self) -> NDArray[np.bool_]:
-        """Requests that ended well, (R,)."""
+        """Which requests ended without an error, (R,)."""
         return np.array([not e for e in self.error], dtype=bool)
 
     @functools.cached_property
     def streaming(self) -> Streaming:
-        """How their answers came."""
+        """How the answers arrived in chunks."""
         return _streaming(self)
 
     @property
     def has_prompt_tokens(self) -> bool:
-        """Whether the server counted the prompts, but for strays."""
+        """Whether the server counted the prompt tokens, except for a few strays."""
         whole = self.is_whole
         return bool((whole & (self.prompt_tokens <= 0)).sum() <= STRAY_SHARE * whole.sum())
 
 
 @dataclass(frozen=True)
 class Streaming:
-    """How answers came in chunks. `n_shared`: chunks of each request that have the time of the one before, (R,); `shared_share`: of all.
+    """How answers arrived in chunks.
 
-    Biases are the share by which TPOT is too low, mean over the whole answers of several tokens: by tokens of the first chunk after its
-    first, by tokens that were never streamed, and in all, with other chunks that came in the first read.
+    `n_shared`: chunks of each request with the same time as the chunk before, (R,). `shared_share`: their share of all chunks. Biases are
+    the share by which TPOT is too low, as the mean over complete answers with several tokens. `first_chunk_bias` comes from further tokens
+    in the first chunk, `hidden_bias` from tokens that were never streamed. `bias` is the total, including other chunks in the first read.
     """
 
     n_shared: Ints
     shared_share: float
-    first_tokens: float  # in the first chunk, mean; NaN if it is not known
+    first_tokens: float  # mean tokens in the first chunk; NaN if unknown
     first_chunk_bias: float
     hidden_bias: float
     n_hidden: int
@@ -115,7 +116,7 @@ def _streaming(r: Requests) -> Streaming:
     at_once = several & (r.last_token_ns == r.first_token_ns)
     gaps = np.maximum(r.output_tokens - 1, 1)
     of_first = np.where(np.isnan(first), 0.0, np.maximum(first - 1, 0) / gaps)
-    uncounted = np.where(several & (hidden > 0), np.minimum(hidden / gaps, 1.0), 0.0)  # in the first chunk's count, if there is one
+    uncounted = np.where(several & (hidden > 0), np.minimum(hidden / gaps, 1.0), 0.0)  # included in the first chunk's count, if any
     of_arrived = np.where(at_once, 1.0, np.maximum(arrived - 1, 0) / gaps)
 
     def mean(values: Floats) -> float:
@@ -133,17 +134,17 @@ def _streaming(r: Requests) -> Streaming:
 
 
 def stated(values: Ints) -> Ints | None:
-    """A column of what servers may say, -1 where one did not; None where none did."""
+    """A column of values that servers may report, with -1 for unknown ones; None if all are unknown."""
     return values if (values >= 0).any() else None
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of one quantity over the finished requests, seconds. NaN where n is 0."""
+    """Statistics of one quantity over the finished requests, in seconds. NaN if n is 0."""
 
     mean: float
     median: float
-    std: float  # of the population, as the other tools have it
+    std: float  # population standard deviation, as in the other tools
     p90: float
     p95: float
     p99: float
@@ -151,7 +152,7 @@ class Statistics:
 
     @property
     def has_p99(self) -> bool:
-        """Whether there are enough samples for a 99th percentile."""
+        """Whether there are enough samples for the 99th percentile."""
         return self.n >= P99_NEEDS
 
 
@@ -161,7 +162,7 @@ NOTHING = Statistics(_NAN, _NAN, _NAN, _NAN, _NAN, _NAN, 0)
 
 @dataclass(frozen=True)
 class Figures:
-    """What a point says. Seconds are those of the simulation where it is simulated."""
+    """The figures of one point. For a simulated point, seconds are simulated time."""
 
     n_requests: int
     n_failed: int
@@ -180,16 +181,16 @@ class Figures:
 
     @property
     def interactivity_tok_s_user(self) -> float:
-        """1 / median TPOT: tokens a second that the median user sees."""
+        """1 / median TPOT: tokens per second for the median user."""
         return 1.0 / self.tpot.median if self.tpot.median > 0 else float("nan")
 
 
 def figures(r: Requests, *, time_scale: float = 1.0, from_due: bool = False) -> Figures:
-    """All figures of a point. `from_due`: a request's clock starts when it was due and not when it was sent (an open loop).
+    """All figures of a point. `from_due`: a request's clock starts when it was due, not when it was sent (an open loop).
 
-    TPOT, ITL and figures of prompts that cannot stand are left out: NaN, with n = 0 (`Requests.streaming`, `has_prompt_tokens`).
+    Unreliable TPOT, ITL and prompt figures are left out: NaN, with n = 0 (see `Requests.streaming`, `has_prompt_tokens`).
 
-    Raises AnalysisError when a request's times run backwards (clocks of two hosts mixed).
+    Raises AnalysisError if a request's times run backwards (clocks of two hosts mixed).
     """
     whole = r.is_whole
     scale = np.float64(time_scale / 1e9)
@@ -223,7 +224,7 @@ def figures(r: Requests, *, time_scale: float = 1.0, from_due: bool = False) -> 
 
 
 def started_ns(r: Requests, *, from_due: bool) -> Ints:
-    """When each request's clock started, (R,)."""
+    """The start of each request's clock in ns, (R,)."""
     return np.where(r.due_ns >= 0, np.minimum(r.due_ns, r.sent_ns), r.sent_ns) if from_due else r.sent_ns
 
 
@@ -238,7 +239,7 @@ def _refuse_backwards(r: Requests, whole: NDArray[np.bool_]) -> None:
 
 
 def time_per_output_token_s(ttft_s: Floats, e2el_s: Floats, n_out: Ints) -> Floats:
-    """Mean gap between the output tokens of each request, the first token left out.
+    """Mean gap between the output tokens of each request, without the first token.
 
     Shapes: all (R,).   Unit: seconds.   Requests with one output token have no gap and are left out of the result.
     Source: the definition of `tpot` in vLLM's serving benchmark.
@@ -248,10 +249,10 @@ def time_per_output_token_s(ttft_s: Floats, e2el_s: Floats, n_out: Ints) -> Floa
 
 
 def inter_token_latencies_s(r: Requests, whole: NDArray[np.bool_], scale: np.float64) -> tuple[Floats, bool]:
-    """Gaps between chunks after each request's first, pooled; True beside them: these are gaps of chunks, not of tokens.
+    """Pooled gaps after each request's first chunk, and whether these are gaps between chunks (True) or between tokens (False).
 
-    A gap is divided among the tokens of the chunk that ends it where every count is known (then False); a chunk is no token under
-    speculation or a stream interval.
+    If every chunk's token count is known, a gap is divided among the tokens of the chunk that ends it. With speculation or a stream
+    interval, a chunk can have several tokens.
     """
     gaps, carried, _ = token_gaps(r, whole, scale)
     if len(carried) and (carried > 0).all():
@@ -260,13 +261,14 @@ def inter_token_latencies_s(r: Requests, whole: NDArray[np.bool_], scale: np.flo
 
 
 def chunk_latencies_s(r: Requests, *, time_scale: float = 1.0) -> Floats:
-    """Gaps between the chunks of each whole request that carry tokens, pooled, (G,): ITL as vLLM's and SGLang's clients count it."""
+    """Pooled gaps between chunks with tokens, for each complete request, (G,): ITL as vLLM's and SGLang's clients count it."""
     return _chunk_gaps(r, r.is_whole, np.float64(time_scale / 1e9))[0]
 
 
 def token_gaps(r: Requests, whole: NDArray[np.bool_], scale: np.float64) -> tuple[Floats, Ints, Ints]:
-    """The gap before each chunk but a request's first, a token; how many tokens the chunk has (-1: nobody knows, then the gap is the
-    chunk's); and whose it is. Shapes: all (G,). Chunks that carry no token are passed over.
+    """The gap per token before each chunk except a request's first, the chunk's number of tokens, and the index of its request.
+
+    Shapes: all (G,). If any number of tokens is unknown (-1), the gaps are per chunk. Chunks without a token are skipped.
     """
     gaps, carried, owner = _chunk_gaps(r, whole, scale)
     return (gaps / carried if (carried > 0).all() else gaps), carried, owner
@@ -277,7 +279,7 @@ def _chunk_gaps(r: Requests, whole: NDArray[np.bool_], scale: np.float64) -> tup
     owner = np.repeat(np.arange(len(n), dtype=np.int32), n)
     counted = (r.chunk_tokens != 0) & whole[owner]
     at, tokens = r.chunk_ns, r.chunk_tokens
-    if not counted.all():  # copies of millions of chunks, mostly for nothing
+    if not counted.all():  # avoids copying millions of chunks, which is rarely needed
         at, tokens, owner = at[counted], tokens[counted], owner[counted]
     same = owner[1:] == owner[:-1]
     return np.diff(at)[same] * scale, tokens[1:][same], owner[1:][same]

@@ -1,7 +1,7 @@
-"""Figures that no real run has: one check for sweeps, `load` and imports. Pure numpy.
+"""Finds figures that no real run can have: one check for sweeps, `load` and imports. Pure numpy.
 
-Enters: raw times, or the figures that a source states. Leaves: reasons, and of stated figures those that can stand. What is implausible
-is left out and named; it is not corrected.
+Input: raw times, or the figures that a source states. Output: reasons, and the stated figures that are plausible. Implausible figures are
+left out and reported; they are not corrected.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import numpy as np
 from .metrics import STRAY_SHARE, Figures, Requests
 from .reasons import Reason
 
-LENGTH_SHARE = 0.01  # by which all prompts together may miss their lengths
-ONE_LENGTH_SHARE, ONE_LENGTH_TOKENS = 0.02, 8  # and by which one prompt may: a chat's text has no exact length
+LENGTH_SHARE = 0.01  # largest deviation of all prompts together from the lengths asked for
+ONE_LENGTH_SHARE, ONE_LENGTH_TOKENS = 0.02, 8  # and of one prompt: the text of a chat has no exact length
 ENOUGH_WAVES = 5
-CONTRADICTORY = "contradictory: "  # the class of an imported request whose times contradict each other
+CONTRADICTORY = "contradictory: "  # prefix of the error of an imported request whose times contradict each other
 WAVES_BIAS = {1: "15 to 40 %", 2: "4 to 17 %", 3: "2 to 10 %", 4: "1 to 5 %"}  # benchmarks/waves.py
-NOTED_SHARE = 0.02  # bias of TPOT, mean over the requests, from which it is flagged; metrics.WITHHELD_SHARE is where it is left out
+NOTED_SHARE = 0.02  # mean bias of TPOT above which it is flagged; above metrics.WITHHELD_SHARE it is left out
 
 
 def of_requests(r: Requests, f: Figures, *, ends_by_itself: bool = False) -> list[Reason]:
-    """Reasons against raw times and counts. `ends_by_itself`: the requests did not ask for `ignore_eos`."""
+    """Reasons from raw times and counts. `ends_by_itself`: the requests did not ask for `ignore_eos`."""
     if f.n_requests == 0:
         return [Reason("no_requests", "no request was sent")]
     return [*_tokens(r, f, ends_by_itself=ends_by_itself), *_prompts(r), *_times(r, f)]
@@ -59,7 +59,7 @@ def _tokens(r: Requests, f: Figures, *, ends_by_itself: bool) -> list[Reason]:
 
 
 def _prompts(r: Requests) -> list[Reason]:
-    """Prompts as the server counted them, together and one by one, compared with the lengths asked for."""
+    """Reasons from the server's counts of prompt tokens, in total and for each prompt, compared with the lengths asked for."""
     found, whole, asked = [], r.is_whole, r.asked_prompt_tokens
     if not r.has_prompt_tokens:
         none = int((whole & (r.prompt_tokens <= 0)).sum())
@@ -70,11 +70,11 @@ def _prompts(r: Requests) -> list[Reason]:
     total, were = int(asked[known].sum()), int(r.prompt_tokens[known].sum())
     off = known & (np.abs(r.prompt_tokens - asked) > np.maximum(ONE_LENGTH_TOKENS, ONE_LENGTH_SHARE * asked))
     if abs(were - total) > LENGTH_SHARE * total:
-        found.append(Reason("prompt_lengths", f"the server counted {were:,} prompt tokens, {total:,} were to be sent"))
+        found.append(Reason("prompt_lengths", f"the server counted {were:,} prompt tokens, but {total:,} were asked for"))
     elif off.sum() > STRAY_SHARE * known.sum():
         i = int(np.argmax(np.where(off, np.abs(r.prompt_tokens - asked), 0)))
-        worst = f"one has {int(r.prompt_tokens[i]):,} tokens, {int(asked[i]):,} were to be sent"
-        found.append(Reason("prompt_lengths", f"{int(off.sum())} of {int(known.sum())} prompts have another length: {worst}"))
+        worst = f"one has {int(r.prompt_tokens[i]):,} tokens instead of {int(asked[i]):,}"
+        found.append(Reason("prompt_lengths", f"{int(off.sum())} of {int(known.sum())} prompts have another length than asked: {worst}"))
     return found
 
 
@@ -83,26 +83,26 @@ def _times(r: Requests, f: Figures) -> list[Reason]:
     several = whole & (r.output_tokens > 1) & (r.last_token_ns >= 0)
     zero = several & (r.last_token_ns == r.first_token_ns)
     if zero.sum() > STRAY_SHARE * several.sum():
-        found.append(Reason("zero_tpot", f"{int(zero.sum())} of {int(several.sum())} answers of several tokens came at one instant"))
+        found.append(Reason("zero_tpot", f"{int(zero.sum())} of {int(several.sum())} answers with several tokens arrived at one instant"))
     immediate = whole & (r.first_token_ns >= 0) & (r.first_token_ns <= r.sent_ns)
     if immediate.any():
         found.append(Reason("zero_ttft", f"{int(immediate.sum())} first tokens took no time"))
     s = r.streaming
     withheld = "; TPOT and interactivity are left out" if s.is_tpot_withheld else ""
     if s.hidden_bias > 0:
-        hidden = f"{s.n_hidden} answers have tokens that the server counted and did not stream"
+        hidden = f"{s.n_hidden} answers have tokens that the server counted but did not stream"
         found.append(Reason("hidden_tokens", hidden + (withheld or f"; TPOT is {s.hidden_bias:.1%} too low")))
     if s.first_chunk_bias > NOTED_SHARE:
-        text = f"the first chunk has {s.first_tokens:.1f} tokens on average, of which TPOT counts all but one as later"
-        found.append(Reason("first_chunk", text + (withheld or f", and is {s.first_chunk_bias:.1%} too low")))
+        text = f"the first chunk has {s.first_tokens:.1f} tokens on average; TPOT counts all but one of them as later"
+        found.append(Reason("first_chunk", text + (withheld or f" and is {s.first_chunk_bias:.1%} too low")))
     elif s.bias > NOTED_SHARE and not s.hidden_bias and not zero.sum() > STRAY_SHARE * several.sum():
-        text = "the first read of answers brought several chunks, of which TPOT counts all but one as later"
-        found.append(Reason("first_chunk", text + (withheld or f", and is {s.bias:.1%} too low")))
+        text = "the first read of answers contained several chunks; TPOT counts all but one of them as later"
+        found.append(Reason("first_chunk", text + (withheld or f" and is {s.bias:.1%} too low")))
     return found
 
 
 def too_few_waves(n_requests: int, concurrency: int) -> list[Reason]:
-    """Whether a closed loop had fewer than five requests a user, and the bias that is to be expected."""
+    """The reason `few_waves` with the expected bias, if a closed loop had fewer than five requests per user; else none."""
     if concurrency < 1 or n_requests >= ENOUGH_WAVES * concurrency or n_requests < 1:
         return []
     waves = n_requests / concurrency
@@ -110,12 +110,12 @@ def too_few_waves(n_requests: int, concurrency: int) -> list[Reason]:
     return [Reason("few_waves", f"{waves:.3g} requests for each user, at least {ENOUGH_WAVES} are needed: {bias}")]
 
 
-# what a source states
+# figures that a source states
 
 
 @dataclass(frozen=True)
 class Stated:
-    """Figures of a source that can stand, those that were left out, and why."""
+    """The plausible figures of a source, those that were left out, and the reasons."""
 
     figures: dict[str, float]
     left_out: dict[str, float]
@@ -127,7 +127,7 @@ INPUT_FIGURES = ("prompt_tokens", "input_tput_tok_s", "input_tput_per_gpu_tok_s"
 
 
 def of_stated(stated: Mapping[str, float], point: Mapping[str, Any]) -> Stated:
-    """What of stated figures can stand. `point`: its facts, of which lengths and concurrency are used."""
+    """The plausible part of stated figures. `point`: its facts; lengths and concurrency are used."""
     kept, reasons = dict(stated), _stated_counts(stated, point)
     dropped: set[str] = set()
     for metric, code in (("ttft", "zero_ttft"), ("tpot", "zero_tpot"), ("itl_chunk", None), ("itl_token", None), ("e2el", None)):
@@ -152,12 +152,12 @@ def of_stated(stated: Mapping[str, float], point: Mapping[str, Any]) -> Stated:
 
 
 def _is_zero(stated: Mapping[str, float], metric: str) -> bool:
-    """Whether the typical value of a latency is stated as 0."""
+    """Whether the source states the median or mean of a latency as 0."""
     return any(stated.get(f"{metric}_{kind}_s") == 0 for kind in ("median", "mean"))
 
 
 def _mean_output(stated: Mapping[str, float], point: Mapping[str, Any]) -> float:
-    """Mean tokens of an answer as far as the source says; infinite if it does not."""
+    """Mean tokens per answer according to the source; infinite if it does not state them."""
     whole = stated.get("n_requests", math.nan) - stated.get("n_failed", 0)
     if stated.get("output_tokens", -1) >= 0 and whole > 0:
         return stated["output_tokens"] / whole

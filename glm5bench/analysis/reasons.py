@@ -1,6 +1,6 @@
-"""Every reason code, what it means, and what it makes of a point. The codes are part of the format: new ones are added, none is renamed.
+"""Every reason code, its meaning, and its effect on a point. The codes are part of the format: codes can be added, but never renamed.
 
-An invalid point stays in archives and out of tables. Tables show a flagged one with a mark.
+An invalid point is kept in archives but not shown in tables. Tables show a flagged point with a mark.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ INVALID: dict[str, str] = {
     "zero_tokens": "answers contain no token",
     "concurrency_not_reached": "fewer requests were in flight than users (closed loops without pauses)",
     "incomplete": "the run ended early",
-    "server_settings": "the server says that it runs with other settings than its flags asked for",
+    "server_settings": "the server reports that it runs with other settings than its flags asked for",
     "latency_below_ttft": "an imported request ends before its first token",
     "paused": "the whole job was stopped for more than 1 % of the window",
 }
@@ -26,11 +26,11 @@ FLAGGED: dict[str, str] = {
     "admission_capped": "the server admits fewer requests than were sent",
     "kv_limited": "fewer requests ran than were sent, because the KV cache was full",
     "server_queue": "never more than a fixed number of requests streamed at once, although more were in flight",
-    "engine_version": "the server is another version than the recipe's",
+    "engine_version": "the server has another version than the recipe",
     "token_counters": "the server's own token counters disagree with its answers",
-    "no_container": "the engine ran from the node's PATH, where the recipe names an image",
+    "no_container": "the engine ran from the node's PATH, although the recipe names an image",
     "packed_alone": "a packed server's neighbours were not under load",
-    "server_unread": "the job ended before the server's own facts were read",
+    "server_unread": "the job ended before the server's counters and settings were read",
     "client_lag": "the client's event loop was late",
     "late_sends": "requests of an open loop were sent after they were due",
     "prompt_lengths": "prompts had other lengths than asked, according to the server",
@@ -41,7 +41,7 @@ FLAGGED: dict[str, str] = {
     "zero_ttft": "first tokens took no time",
     "first_chunk": "the first chunk of answers had several tokens",
     "hidden_tokens": "the server counted tokens that it did not stream",
-    "shared_reads": "chunks of one answer arrived in one read, and have one time",
+    "shared_reads": "several chunks of one answer arrived in one read and have the same time",
     "buffered_answers": "a large part of an answer arrived at once",
     "stalled": "all streams were silent at once, for longer than their usual gaps",
     "drift": "the speed changed between the thirds of the run",
@@ -52,7 +52,7 @@ FLAGGED: dict[str, str] = {
     "simulator_lag": "the simulated server fell behind its clock",
     "not_recomputable": "the source gives figures, not times",
     "power_gpu_missing": "not every GPU of the server was read",
-    "power_gap": "power was not read for a part of the window",
+    "power_gap": "power was not read for part of the window",
     "power_disagrees": "the energy counter and the power readings disagree",
     "gpu_slowed_down": "a GPU slowed itself down",
     "gpu_memory_errors": "a GPU counted uncorrected memory errors",
@@ -77,7 +77,7 @@ class Reason:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of the point."""
+    """The verdict on a point, with its reasons."""
 
     validity: Validity
     reasons: tuple[Reason, ...]
@@ -89,17 +89,17 @@ class Verdict:
 
 
 def meaning(code: str) -> str:
-    """What a code means. Raises KeyError for one that does not exist."""
+    """The meaning of a code. Raises KeyError for an unknown code."""
     return INVALID[code] if code in INVALID else FLAGGED[code]
 
 
 def is_code(text: str) -> bool:
-    """Whether this is a reason code."""
+    """Whether the text is a reason code."""
     return text in INVALID or text in FLAGGED
 
 
 def judged(reasons: Iterable[Reason]) -> Verdict:
-    """The verdict that these reasons make: the worst of them decides."""
+    """The verdict that follows from these reasons: the worst one decides."""
     found = tuple(reasons)
     if any(reason.is_invalidating for reason in found):
         return Verdict("invalid", found)

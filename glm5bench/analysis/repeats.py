@@ -1,13 +1,13 @@
-"""The runs of one point as one row, and the interval in which its figures lie.
+"""Combines the runs of one point into one row, and computes the intervals of its figures.
 
-Enters: rows, one a run. Leaves: rows, one a configuration: runs that differ in the repeat alone become their mean, whatever campaign they
-come from. An interval has a level, which says what its spread is taken over:
+Input: rows, one per run. Output: rows, one per configuration. Runs that differ only in the repeat become their mean, even if they come from
+different campaigns. An interval has a level, which states what its spread is computed over:
 
-- starts: the starts of a server. Only this one contains everything that would differ if the measurement were made again.
-- runs: runs of one start. It leaves out what differs from start to start.
-- requests: the requests of one run, by batch means. It leaves out what differs from run to run, too.
+- starts: the starts of a server. Only this level contains everything that would differ if the measurement were repeated.
+- runs: the runs of one start. It does not contain differences from start to start.
+- requests: the requests of one run, by batch means. It does not contain differences from run to run either.
 
-A run of which only figures are known has no interval.
+A run for which only figures are known has no interval.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 from .batches import n_batches
 from .rows import Row
 
-Level = Literal["requests", "runs", "starts"]  # in the order of what they contain
+Level = Literal["requests", "runs", "starts"]  # each contains the differences of the levels before it
 LEVELS: tuple[Level, ...] = ("requests", "runs", "starts")
 AVERAGED = (
     "total_tput_per_gpu_tok_s", "input_tput_per_gpu_tok_s", "output_tput_per_gpu_tok_s", "interactivity_tok_s_user", "tpot_median_s",
@@ -40,7 +40,7 @@ LEFT_OUT = "repeats_left_out"
 
 @dataclass(frozen=True)
 class Interval:
-    """Where a figure lies, 95 %, and over what. A bound may be infinite: an interactivity that the system may not reach."""
+    """The 95 % interval of a figure, and its level. A bound is infinite if the system may not reach the interactivity."""
 
     low: float
     high: float
@@ -49,7 +49,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Spread:
-    """How far a figure may be from its mean: the standard error as a share of it, its degrees of freedom, and the level."""
+    """The uncertainty of a mean: its standard error as a share of it, its degrees of freedom, and the level."""
 
     error: float
     degrees: float
@@ -62,12 +62,12 @@ class Spread:
 
 
 def configurations(rows: Sequence[Row]) -> list[Row]:
-    """Rows that are not invalid, the runs of a configuration as their mean, in the order of their first.
+    """One row per configuration, without invalid rows: the mean of its runs. The order is that of each configuration's first run.
 
-    Runs are repeats of one configuration if all but the number of the repeat is the same. If one number has several keys, the points differ
-    in something that rows do not show, for example a flag of a recipe: then only runs of one key are averaged. The mean is over server
-    starts, and of a start over its runs. If some runs are left out, because they are invalid or lack a figure, the row is flagged:
-    `repeats_left_out`.
+    Runs are repeats of one configuration if everything except the repeat number is the same. If one repeat number has several keys, the
+    points differ in something that rows do not show, for example a flag of a recipe. Then only runs with the same key are averaged. The
+    mean is over server starts, and within a start over its runs. If some runs are left out, because they are invalid or have no figure,
+    the row is flagged with `repeats_left_out`.
     """
     groups: dict[tuple[object, ...], list[Row]] = {}
     alike: dict[tuple[object, ...], set[str]] = {}
@@ -95,7 +95,7 @@ def _flagged(row: Row) -> Row:
 
 
 def _configuration(r: Row) -> tuple[object, ...]:
-    n_requests = r.n_requests if not r.series.protocol else 0  # without a rule for it, the number itself tells runs apart
+    n_requests = r.n_requests if not r.series.protocol else 0  # without a rule, the number itself distinguishes runs
     return (r.series, r.tp, r.gpus, r.gpus_per_node, r.concurrency, r.seed, r.server_scope, r.binding, n_requests)
 
 
@@ -118,18 +118,18 @@ def _mean(rows: Sequence[Row], *, n_left_out: int) -> Row:
 
 
 def _means(told: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Of what every run says."""
+    """The means of the figures that all runs have."""
     names = [name for name in told[0] if all(name in one for one in told)]
     return {name: fmean(one[name] for one in told) for name in names}
 
 
 def level(row: Row) -> Level:
-    """Over what the interval of a row is."""
+    """The level of a row's interval."""
     return "starts" if len(row.starts) > 1 else "runs" if row.repeats else "requests"
 
 
 def of_starts(row: Row, figure: str) -> list[float]:
-    """A figure of each server start: the mean of its runs."""
+    """A figure for each server start: the mean of its runs."""
     return [_mean_of(runs, figure) for runs in row.starts]
 
 
@@ -138,12 +138,12 @@ def _mean_of(runs: Sequence[Row], figure: str) -> float:
 
 
 def samples(row: Row, figure: str) -> list[float]:
-    """The values that the interval of a row is over: of its starts, or of its runs on one start."""
+    """The values behind a row's interval: one per start, or one per run of a single start."""
     return of_starts(row, figure) if level(row) == "starts" else [float(getattr(r, figure)) for r in row.repeats or (row,)]
 
 
 def spread(row: Row, figure: str) -> Spread | None:
-    """How far a figure of the row may be from its mean; None if there is too little to say."""
+    """The spread of a figure of the row; None if there are too few values."""
     middle, over = getattr(row, figure), level(row)
     if over == "requests":
         error, degrees = standard_error(row, figure), n_batches(row.n_requests, row.concurrency) - 1
@@ -155,38 +155,38 @@ def spread(row: Row, figure: str) -> Spread | None:
 
 
 def interval(row: Row, figure: str) -> Interval | None:
-    """The 95 % interval of a figure of the row; None if there is too little to say."""
+    """The 95 % interval of a figure of the row; None if there are too few values."""
     told, middle = spread(row, figure), getattr(row, figure)
     return Interval(middle * (1 - told.half), middle * (1 + told.half), told.level) if told else None
 
 
 def half_interval(row: Row, figure: str) -> float:
-    """Half the width of that interval; NaN if there is too little to say."""
+    """Half the width of that interval; NaN if there are too few values."""
     told = spread(row, figure)
     return told.half * float(getattr(row, figure)) if told else math.nan
 
 
 def standard_error(row: Row, figure: str) -> float:
-    """Of a figure of a single run, by batch means; NaN if nobody computed one."""
+    """The standard error of a figure of a single run, by batch means; NaN if there is none."""
     return float(getattr(row, STANDARD_ERRORS[figure])) if figure in STANDARD_ERRORS else math.nan
 
 
 def quantile(degrees: float) -> float:
-    """How many standard errors the 95 % interval of a mean reaches to each side: Student's quantile, widened for skewed noise.
+    """Half the width of a mean's 95 % interval in standard errors: Student's quantile, widened for skewed noise.
 
-    Server starts differ by a few slow ones. If their noise is exponential, Student's interval covers the truth in 88 to 90 % of cases
-    instead of 95 %. Widened, it covers 92 %, and 96 to 97 % of normal noise. Source: benchmarks/coverage.py.
+    Server starts differ mainly by a few slow ones. If their noise is exponential, Student's interval covers the true value in 88 to 90 % of
+    cases instead of 95 %. The widened one covers it in 92 % of cases, and in 96 to 97 % with normal noise. Source: benchmarks/coverage.py.
     """
     return (1.2 if degrees < 5 else 1.1) * student(degrees)
 
 
 def student(degrees: float, tail: float = 0.025) -> float:
-    """The quantile of Student's t that leaves so much above it. It is enough for differences: skewed noise of both sides cancels."""
-    from scipy.special import stdtrit  # it takes 0.3 s to import, which only intervals are worth
+    """The quantile of Student's t with the share `tail` above it. For differences it needs no widening, because skewed noise cancels."""
+    from scipy.special import stdtrit  # imported here: it takes 0.3 s and only intervals need it
 
     return float(stdtrit(degrees, 1 - tail))
 
 
 def lowest(levels: Sequence[Level]) -> Level:
-    """The level of what is made of figures of several levels."""
+    """The level of a result that combines figures of several levels."""
     return min(levels, key=LEVELS.index)

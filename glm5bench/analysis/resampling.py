@@ -1,14 +1,15 @@
-"""How far a curve may be from what was measured: its configurations are drawn anew, and every draw has a frontier of its own.
+"""The uncertainty of a curve by resampling: its configurations are drawn at random, and each draw gets its own frontier.
 
-Enters: the configurations of a series. Leaves: the bounds of its throughput at each interactivity of a grid, as shares of the estimate.
+Input: the configurations of a series. Output: the bounds of its throughput at each interactivity of a grid, as shares of the estimate.
 A configuration is drawn around its mean in the directions of its server starts. A start that measured several configurations moves them
-together: a slow node is slow at every concurrency. The draws are as wide as Student's quantile asks.
+together, because a slow node is slow at every concurrency. The width of the draws follows Student's quantile.
 
-Where two points are nearly tied, the better one of a draw is better by chance, so that draws and estimate are biased to one side. A bound
-therefore reaches as far from the estimate as the farther of the two sides of the draws. A draw that does not reach an interactivity has a
-throughput of 0 there. The system may not reach an interactivity, and the bound is 0, if more than 0.3 % of the draws do not, and within 3 %
-of the measured end: a cell is there only because the end was measured beyond it, which favours starts that happened to be fast. Below the
-lowest interactivity the system is at least as fast as at its end.
+If two points are nearly tied, the better one of a draw is better by chance, so draws and estimate are biased to one side. Both bounds
+therefore have the same distance from the estimate: that of the farther side of the draws.
+
+A draw that does not reach an interactivity has a throughput of 0 there. The lower bound is 0 in two cases: if more than 0.3 % of the draws
+do not reach the interactivity, and within 3 % of the measured end. Cells near the end exist only because the end was measured beyond them,
+which favours starts that happened to be fast. Below the lowest measured interactivity, the throughput is at least that of the lowest point.
 Coverage: benchmarks/coverage.py.
 """
 
@@ -28,10 +29,10 @@ from .rows import Row
 
 Floats = NDArray[np.float64]
 DRAWS = 1000
-FEWEST_DRAWS = 200  # of a series with very many configurations
-MOST_VALUES = 100_000  # drawn of each figure of a series
-UNREACHED = 0.003  # of the draws, from which a system may not reach an interactivity
-NEAR_THE_END = 0.03  # a few starts that happen to agree do not make the end of a curve surer than this
+FEWEST_DRAWS = 200  # for a series with very many configurations
+MOST_VALUES = 100_000  # largest number of values that are drawn for each figure of a series
+UNREACHED = 0.003  # share of draws that do not reach an interactivity, above which the system may not reach it
+NEAR_THE_END = 0.03  # least uncertainty of the end of a curve, even if a few starts happen to agree
 FAR = 2.0  # half intervals
 NORMAL_975 = 1.959964
 X, Y = "interactivity_tok_s_user", "total_tput_per_gpu_tok_s"
@@ -39,7 +40,7 @@ X, Y = "interactivity_tok_s_user", "total_tput_per_gpu_tok_s"
 
 @dataclass(frozen=True)
 class Bounds:
-    """Of a series on the grid, all (M,): natural logarithms of the throughput over its estimate; -inf: it may not be reached."""
+    """Bounds of a series on the grid, all (M,): natural logarithms of throughput over its estimate; -inf: it may not be reached."""
 
     below: Floats
     above: Floats
@@ -47,14 +48,14 @@ class Bounds:
     level: Level
 
     def interval(self, middle: float, i: int) -> Interval | None:
-        """Of a throughput of `middle` at the i-th interactivity; None where nothing is reached."""
+        """The interval around a throughput of `middle` at the i-th interactivity; None if the curve does not reach it."""
         if not math.isfinite(middle) or math.isnan(self.below[i]):
             return None
         return Interval(middle * math.exp(self.below[i]), middle * math.exp(self.above[i]), self.level)
 
 
 def bounds(rows: Sequence[Row], grid: Floats, method: str) -> Bounds | None:
-    """Of the curve of these configurations; None if one of them has no interval. The same rows give the same bounds."""
+    """The bounds of the curve of these configurations; None if one of them has no interval. The same rows give the same bounds."""
     spreads = [(spread(r, X), spread(r, Y)) for r in rows]
     known = [(r, x, y) for r, (x, y) in zip(rows, spreads, strict=True) if x is not None and y is not None]
     if not rows or len(known) < len(rows):
@@ -85,7 +86,7 @@ Known = tuple[Row, Spread, Spread]
 
 
 def _near(rows: Sequence[Known]) -> list[Known]:
-    """Rows that a draw could bring onto the frontier: not those that another beats in both by far more than either is unsure of."""
+    """Rows that a draw could put on the frontier. Rows beaten in both figures by far more than the uncertainty are left out."""
     x, y = (np.array([getattr(r, name) for r, _, _ in rows]) for name in (X, Y))
     hx, hy = x * [FAR * s.half for _, s, _ in rows], y * [FAR * s.half for _, _, s in rows]
     is_beaten: NDArray[np.bool_] = ((x - hx > (x + hx)[:, None]) & (y - hy > (y + hy)[:, None])).any(axis=1)
@@ -93,7 +94,7 @@ def _near(rows: Sequence[Known]) -> list[Known]:
 
 
 def _drawn(rows: Sequence[Known], middle: Floats, n_draws: int, rng: np.random.Generator) -> Floats:
-    """Logarithms of interactivity and throughput of each row, (2, D, N)."""
+    """Drawn logarithms of interactivity and throughput of each row, (2, D, N)."""
     made = np.repeat(middle[:, None, :], n_draws, axis=1)
     of_start: dict[str, Floats] = {}
     for i, (row, x, y) in enumerate(rows):
@@ -110,9 +111,9 @@ def _drawn(rows: Sequence[Known], middle: Floats, n_draws: int, rng: np.random.G
 
 
 def curves(x: Floats, y: Floats, grid: Floats, method: str) -> Floats:
-    """Throughput of D frontiers at each interactivity of the grid, (D, M), interpolated as costs are.
+    """Throughput of D frontiers at each interactivity of the grid, (D, M), interpolated like costs.
 
-    Shapes: x and y (D, N), both above 0. Below a frontier's lowest interactivity its throughput there; above its highest 0.
+    Shapes: x and y (D, N), both above 0. Below a frontier's lowest interactivity, the value is the throughput there; above its highest, 0.
     """
     order = np.lexsort((-y, -x), axis=-1)
     x, y = np.take_along_axis(x, order, axis=-1), np.take_along_axis(y, order, axis=-1)
@@ -130,7 +131,7 @@ def curves(x: Floats, y: Floats, grid: Floats, method: str) -> Floats:
 
 
 def ratio_interval(own: Bounds, other: Bounds, ratio: float, i: int) -> Interval | None:
-    """Of the throughput of one series over that of another, at the i-th interactivity: their errors are independent (Welch)."""
+    """The interval of one series' throughput over another's, at the i-th interactivity. Their errors are independent (Welch)."""
     if not math.isfinite(ratio) or math.isnan(own.below[i]) or math.isnan(other.below[i]):
         return None
     one, two = (float(b.above[i]) / quantile(b.degrees) for b in (own, other))
@@ -141,7 +142,7 @@ def ratio_interval(own: Bounds, other: Bounds, ratio: float, i: int) -> Interval
 
 
 def welch_half(one: float, n: float, two: float, m: float, tail: float = 0.025) -> float:
-    """Half the interval of a difference whose parts have these standard errors and degrees of freedom."""
+    """Half the width of the interval of a difference whose parts have these standard errors and degrees of freedom."""
     error = math.hypot(one, two)
     if error == 0:
         return 0.0

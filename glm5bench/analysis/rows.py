@@ -1,4 +1,4 @@
-"""What tables, plots and comparisons are made of: a point as a row, and the series whose curve it lies on."""
+"""The data of tables, plots and comparisons: a point as a row, and the series whose curve it belongs to."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 @dataclass(frozen=True)
 class Series:
-    """What one curve is drawn of."""
+    """The properties that all points of one curve share."""
 
     source: str
     hardware: str
@@ -16,20 +16,20 @@ class Series:
     checkpoint: str
     precision: str
     speculative: str
-    isl_tokens: int  # lengths and ratio below 0: an import that does not say
+    isl_tokens: int  # lengths and ratio below 0: an import that does not state them
     osl_tokens: int
     range_ratio: float = 1.0
     endpoint: str = "completions"
     model: str = "GLM-5"
     variant: str = ""  # a digest of overridden facts and flags that the other fields do not show
-    time_scale: float | None = None  # of a simulated one
-    engine_version: str = ""  # of the server; the one asked for, unless the server said another
-    image: str = ""  # with its digest, if that is known
-    protocol: str = ""  # how many requests were sent at a concurrency; empty: the source gives no rule
+    time_scale: float | None = None  # of a simulated series
+    engine_version: str = ""  # as the server reports it, else the version asked for
+    image: str = ""  # with its digest if known
+    protocol: str = ""  # rule for the number of requests at a concurrency; empty: the source gives none
 
     @property
     def workload(self) -> tuple[object, ...]:
-        """Only series with the same of this are compared: the kind of number, the model, and what was sent."""
+        """The values that two series must share to be compared: the source of the figures, the model, and what was sent."""
         sent = (self.isl_tokens, self.osl_tokens, self.range_ratio)
         nobody_knows = (self.label, self.checkpoint, self.variant) if min(sent) < 0 else ()
         return (self.source, self.model, *sent, self.endpoint, self.time_scale, *nobody_knows)
@@ -42,7 +42,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Row:
-    """One point as tables see it. NaN where a source does not give a figure; throughput and TPOT as DESIGN defines them."""
+    """One point as shown in tables. NaN if a source does not give a figure; throughput and TPOT as defined in docs/design.md."""
 
     series: Series
     key: str
@@ -58,7 +58,7 @@ class Row:
     total_tput_per_gpu_tok_s: float
     input_tput_per_gpu_tok_s: float
     output_tput_per_gpu_tok_s: float
-    interactivity_tok_s_user: float  # 1 / median TPOT, or as a source states it: it may round it apart from its TPOT
+    interactivity_tok_s_user: float  # 1 / median TPOT, or as a source states it (it may be rounded separately from TPOT)
     tpot_median_s: float
     ttft_median_s: float
     ttft_p99_s: float
@@ -68,38 +68,38 @@ class Row:
     origin: str
     mean_isl_tokens: float = float("nan")  # as the server counted them
     mean_osl_tokens: float = float("nan")
-    steady_tput_per_gpu_tok_s: float = float("nan")  # total tokens, while all users had a request in flight
+    steady_tput_per_gpu_tok_s: float = float("nan")  # total tokens, in the window in which all users had a request in flight
     peak_output_tput_per_gpu_tok_s: float = float("nan")  # of the best full second
     goodput_rps: float = float("nan")  # requests within the workload's bounds
     total_tput_per_gpu_se_tok_s: float = float("nan")  # standard errors within the run, over its requests
     interactivity_se_tok_s_user: float = float("nan")
     itl_chunk_p99_s: float = float("nan")
-    mean_concurrency: float = float("nan")  # requests in flight, over the whole time
+    mean_concurrency: float = float("nan")  # requests in flight, mean over the whole time
     acceptance_length: float = float("nan")
     node: str = ""
     job_id: str = ""
     started_utc: str = ""
     server_start: str = ""  # which start of a server it was measured on; empty: unknown
-    beside: Mapping[str, float] = field(default_factory=dict, compare=False)  # figures that few points have, by the summary's names
-    repeats: tuple[Row, ...] = ()  # the runs that this one is the mean of; none: it is one run
+    beside: Mapping[str, float] = field(default_factory=dict, compare=False)  # figures that only some points have, by the summary's names
+    repeats: tuple[Row, ...] = ()  # the runs whose mean this row is; empty: it is one run
 
     def of(self, figure: str) -> float:
-        """A figure of `beside`; NaN where it is not known."""
+        """A figure of `beside`; NaN if unknown."""
         return self.beside.get(figure, float("nan"))
 
     @property
     def engine_version(self) -> str:
-        """Of its series."""
+        """The engine version of its series."""
         return self.series.engine_version
 
     @property
     def image(self) -> str:
-        """Of its series."""
+        """The image of its series."""
         return self.series.image
 
     @property
     def n_repeats(self) -> int:
-        """How many runs it stands for."""
+        """The number of runs in this row."""
         return max(1, len(self.repeats))
 
     @property
@@ -111,11 +111,11 @@ class Row:
         return list(found.values())
 
 
-TELLING = ("checkpoint", "engine_version", "image", "protocol")  # what a name contains only if two series differ in it
+TELLING = ("checkpoint", "engine_version", "image", "protocol")  # fields that are part of a name only if two series differ in them
 
 
 def names(series: Iterable[Series]) -> dict[Series, str]:
-    """A name for each series that no other series of its workload has: a few words, and everything in which like-named series differ."""
+    """A name for each series, unique in its workload: its label, plus every field in which series with the same label differ."""
     peers: dict[tuple[object, ...], list[Series]] = {}
     for s in dict.fromkeys(series):
         peers.setdefault((s.workload, _name(s)), []).append(s)
@@ -133,20 +133,20 @@ def _told_apart(s: Series, alike: Sequence[Series]) -> list[str]:
 
 
 def _short(text: str) -> str:
-    """An image's digest cut to what tells two apart."""
+    """An image's reference with a shortened digest."""
     name, has_digest, digest = text.partition("@sha256:")
     return f"{name}@{digest[:12]}" if has_digest else text
 
 
 def is_told(word: str) -> bool:
-    """Whether a word of a variant says something to a reader: packing, the load by itself, a departure from the public protocol."""
+    """Whether a word of a variant is shown to readers: packing, the load by itself, or a difference from the public protocol."""
     return word.startswith("packed") or word == "load" or "=" in word
 
 
 def with_protocols(rows: Sequence[Row]) -> list[Row]:
-    """The same rows. A series without a rule for its numbers of requests is divided if no single rule explains them.
+    """The same rows. A series without a rule for its number of requests is divided if no single rule fits all its rows.
 
-    A rule is the same number at every concurrency, or the same number for each user.
+    A rule is either the same number at every concurrency, or the same number for each user.
     """
     of: dict[Series, set[tuple[int, float]]] = {}
     for r in rows:
@@ -162,8 +162,12 @@ def _with_protocol(r: Row) -> Row:
     return replace(r, series=replace(r.series, protocol=f"requests={r.n_requests / r.concurrency:.3g}xC"))
 
 
+SOURCE_ORDER = ("measured", "simulated", "published")  # your own come first
+
+
 def series_order(s: Series) -> tuple[object, ...]:
     """The order in which tables show series: by workload, then by hardware and recipe."""
-    workload = (s.source, s.model, s.isl_tokens, s.osl_tokens, s.range_ratio, s.endpoint, s.time_scale or 0.0)
+    rank = SOURCE_ORDER.index(s.source) if s.source in SOURCE_ORDER else len(SOURCE_ORDER)
+    workload = (rank, s.source, s.model, s.isl_tokens, s.osl_tokens, s.range_ratio, s.endpoint, s.time_scale or 0.0)
     return (*workload, s.hardware, s.engine, s.checkpoint, s.precision, s.speculative, s.variant,
             s.engine_version, s.image, s.protocol)  # fmt: skip

@@ -1,6 +1,6 @@
-"""Where an arm stops getting faster: the concurrency past which throughput no longer rises, which latency grows there, and what limits it.
+"""Where an arm stops getting faster: the concurrency above which throughput no longer rises, the latency that grows there, and the limit.
 
-Enters: the configurations of series. Leaves: one finding an arm (a series at one TP) that was measured at three concurrencies or more.
+Input: the configurations of series. Output: one finding per arm (a series at one TP) that was measured at three or more concurrencies.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from .rows import Row, Series
 
-RISE = 1.05  # of throughput, by any higher concurrency: less is none
+RISE = 1.05  # least rise of throughput at any higher concurrency; less does not count
 NEEDS = 3  # concurrencies
 MUCH = 1.5
 GIVES = {"ttft_median_s": "TTFT", "tpot_median_s": "TPOT", "itl_chunk_p99_s": "ITL p99"}
@@ -30,25 +30,25 @@ class Growth:
 
     @property
     def ratio(self) -> float:
-        """Of the two."""
+        """The higher latency divided by the lower one."""
         return self.to_s / self.from_s
 
 
 @dataclass(frozen=True)
 class Saturation:
-    """One arm. `knee` None: its throughput still rises at the highest concurrency that was measured."""
+    """The saturation of one arm. `knee` is None if throughput still rises at the highest measured concurrency."""
 
     series: Series
     tp: int
     knee: Row | None
     best: Row
-    gives: Growth | None  # the latency that grows most in one step, past the knee if it does
-    why: str  # the limit, as a point past the knee observed it; empty: none did
-    planned: str = ""  # the limit that the plan of such a point computes; empty: no recipe is known
+    gives: Growth | None  # the latency that grows most in one step, above the knee if one grows there
+    why: str  # the limit that a point at or above the knee observed; empty: none
+    planned: str = ""  # the limit according to the plan of such a point; empty: no recipe is known
 
 
 def saturations(grouped: Mapping[Series, Sequence[Row]], planned_limit: Callable[[Row], str] | None = None) -> list[Saturation]:
-    """Every arm, in the order of its series. `planned_limit` says of a row what would hold it back by its plan."""
+    """The saturation of every arm, in the order of its series. `planned_limit` returns the limit of a row according to its plan."""
     found = []
     for series, rows in grouped.items():
         for tp in sorted({r.tp for r in rows}):
@@ -59,7 +59,7 @@ def saturations(grouped: Mapping[Series, Sequence[Row]], planned_limit: Callable
 
 
 def _arm(rows: Sequence[Row]) -> list[Row]:
-    """By rising concurrency, of several at one (seeds, say) the fastest."""
+    """Rows by rising concurrency; if a concurrency has several rows (for example several seeds), the fastest."""
     best: dict[int, Row] = {}
     for r in rows:
         if r.concurrency > 0 and 0 < r.total_tput_per_gpu_tok_s < math.inf:
@@ -79,7 +79,7 @@ def _saturation(series: Series, tp: int, arm: Sequence[Row], planned_limit: Call
 
 
 def _gives(arm: Sequence[Row], knee: Row) -> Growth | None:
-    """The latency that grows most in one step past the knee; where none grows much there, on the way to it."""
+    """The latency that grows most in one step above the knee; if none grows much there, in any step."""
     steps = [
         Growth(words, getattr(low, name), getattr(high, name), high.concurrency)
         for name, words in GIVES.items()

@@ -1,7 +1,7 @@
-"""Multi-token prediction against none: the same series but for its speculative setting, at the same interactivity.
+"""Compares series with and without multi-token prediction, at the same interactivity and with all other settings equal.
 
-Enters: iso rows and frontiers. Leaves: one row for each interactivity that both reach, with the acceptance lengths behind it. Acceptance
-lengths of two engines are not comparable: each counts its own steps.
+Input: iso rows and frontiers. Output: one row for each interactivity that both reach, with its acceptance lengths. Acceptance
+lengths of two engines are not comparable, because each engine counts its own steps.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .rows import Row, Series
 
 @dataclass(frozen=True)
 class Gain:
-    """What speculation brings at one interactivity. Acceptance lengths of the frontier's points; NaN: nobody says."""
+    """The gain from speculation at one interactivity. Acceptance lengths are those of the frontier's points; NaN: unknown."""
 
     series: Series
     interactivity_tok_s_user: float
@@ -30,12 +30,12 @@ class Gain:
 
     @property
     def throughput_ratio(self) -> float:
-        """With speculation over without."""
+        """Throughput with speculation divided by throughput without."""
         return self.tput_per_gpu_tok_s / self.off_tput_per_gpu_tok_s
 
 
 def gains(iso: Sequence[IsoRow], fronts: Mapping[Series, Sequence[Row]]) -> list[Gain]:
-    """Of every series with speculation that has a twin without."""
+    """The gains of every series with speculation that has a counterpart without."""
     at = {(r.series, r.interactivity_tok_s_user): r for r in iso}
     found = []
     for row in iso:
@@ -52,5 +52,5 @@ def gains(iso: Sequence[IsoRow], fronts: Mapping[Series, Sequence[Row]]) -> list
 
 
 def engines_with_acceptance(fronts: Mapping[Series, Sequence[Row]]) -> list[str]:
-    """The engines whose acceptance lengths stand here, sorted: of more than one they are not comparable."""
+    """The engines with acceptance lengths on these frontiers, sorted. Lengths of different engines are not comparable."""
     return sorted({s.engine for s, rows in fronts.items() if any(math.isfinite(r.acceptance_length) for r in rows)})

@@ -1,7 +1,7 @@
-"""What it costs to start a server of an arm: seconds by phase, memory, and the KV cache that was planned against the one that came.
+"""The cost of starting a server of an arm: seconds by phase, memory, and the planned and actual size of the KV cache.
 
-Enters: rows. Leaves: one value an arm, the means of its starts; points of one server start tell of it once. Start-up is money: GPUs that
-load weights are paid for.
+Input: rows. Output: one value per arm, with means over its starts. A server start counts once, even if several points were measured on it.
+Start-up costs money, because GPUs that load weights are paid for.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FIGURES = (
 
 @dataclass(frozen=True)
 class Startup:
-    """Means over an arm's server starts, of FIGURES; NaN where no engine said."""
+    """Means of FIGURES over an arm's server starts; NaN if no engine reported the figure."""
 
     series: Series
     tp: int
@@ -40,7 +40,7 @@ class Startup:
 
 
 def startups(rows: Sequence[Row]) -> list[Startup]:
-    """Of every arm of which a start is known, invalid points too: their server started all the same."""
+    """The start-ups of every arm with a known start. Invalid points are included, because their server did start."""
     starts: dict[tuple[Series, int], dict[tuple[object, ...], Row]] = {}
     for row in rows:
         if math.isfinite(row.of("start_s")):

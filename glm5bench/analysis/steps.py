@@ -1,4 +1,4 @@
-"""The curves of several series at the same interactivities, and the steps from one to another, one setting at a time."""
+"""The curves of several series at the same interactivities, and the steps between series, one setting at a time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STEP_ORDER = ("hardware", "precision", "speculative")
 
 @dataclass(frozen=True)
 class Step:
-    """One setting changed on the way from the baseline. `also`: what else differs between the two series of the step."""
+    """One change of a setting on the way from the baseline. `also`: what else differs between the two series of the step."""
 
     setting: str
     ratio: float  # of costs
@@ -25,22 +25,22 @@ class Step:
 
 @dataclass(frozen=True)
 class Curve:
-    """A series on the grid, all (M,). Costs are interpolated; throughput and concurrency follow from them, so that a row agrees."""
+    """A series on the grid, all (M,). Costs are interpolated; throughput and concurrency are computed from them, so a row is consistent."""
 
     cost: NDArray[np.float64]
-    unit_cost: NDArray[np.float64]  # of a GPU at $1 an hour
+    unit_cost: NDArray[np.float64]  # cost at $1 per GPU and hour
     throughput: NDArray[np.float64]
     per_mw: NDArray[np.float64]
     concurrency: NDArray[np.float64]
-    node_cost: NDArray[np.float64]  # with the idle GPUs of the node paid
+    node_cost: NDArray[np.float64]  # including the node's idle GPUs
     has_idle_gpus: bool
     status: list[str]
     beyond: list[str]
-    served_by: list[Mapping[str, frozenset[object]]]  # what the points beside each interactivity were served by
+    served_by: list[Mapping[str, frozenset[object]]]  # how the points next to each interactivity were served (their TPs)
 
 
 class Curves(dict[Series, Curve]):
-    """The curves by their series; which series share a workload, and which share what a step holds still."""
+    """The curves by series. `peers`: series of the same workload; `alike`: also of the same engine and STEP_ORDER settings."""
 
     def __init__(self, curves: Mapping[Series, Curve]) -> None:
         super().__init__(curves)
@@ -52,7 +52,7 @@ class Curves(dict[Series, Curve]):
 
 
 def steps(base: Series, target: Series, curves: Curves, i: int) -> tuple[Step, ...]:
-    """The way from the baseline to the target, one setting at a time: hardware, precision, speculative, or as the arms allow."""
+    """The steps from the baseline to the target: hardware, precision, speculative, or another order if the arms require it."""
     differing = [setting for setting in STEP_ORDER if getattr(base, setting) != getattr(target, setting)]
     ways = (_way(base, target, order, curves, i) for order in itertools.permutations(differing))
     return next((way for way in ways if way), ())
@@ -72,7 +72,7 @@ def _way(base: Series, target: Series, order: Sequence[str], curves: Curves, i: 
 
 
 def _also(here: Series, following: Series, setting: str, curves: Curves, i: int) -> tuple[str, ...]:
-    """What differs between the two but the setting: of each, and of what their points were served by, where they have nothing in common."""
+    """What differs between the two series besides the setting, including how their points were served if that has nothing in common."""
     told = [name for name in (*STEP_ORDER, "engine", "checkpoint", "variant") if getattr(here, name) != getattr(following, name)]
     for name in ("engine_version", "image", "protocol"):
         one, other = getattr(here, name), getattr(following, name)
@@ -83,7 +83,7 @@ def _also(here: Series, following: Series, setting: str, curves: Curves, i: int)
 
 
 def _changed(here: Series, target: Series, setting: str, curves: Curves) -> Series | None:
-    """The series like `here` but for one setting, which is the target's. A precision brings its own checkpoint."""
+    """The series that equals `here` except for one setting, which is the target's. Another precision has another checkpoint."""
     wanted = {name: getattr(target if name == setting else here, name) for name in STEP_ORDER}
     fits = curves.alike.get((here.workload, target.engine, *(wanted[name] for name in STEP_ORDER)), [])
     kept = ("checkpoint", "engine_version", "image", "protocol", "variant")

@@ -1,6 +1,6 @@
-"""What a run did over parts of its time: while all users were served at once, in its best second, and within bounds. Pure numpy.
+"""Figures of parts of a run: the window in which all users were served at once, its best second, and its good requests. Pure numpy.
 
-Each is reported beside the whole, under its own name, and never in its place.
+Each is reported in addition to the figures of the whole run, under its own name, and never replaces them.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from .metrics import NOTHING, Figures, Floats, Requests, Statistics, started_ns,
 
 @dataclass(frozen=True)
 class Steady:
-    """The window between the first wave and the last: from the end of as many requests as there are users, or of the ramp, to the first
-    send of the last wave, whose requests end while the load drains.
+    """Figures of the window between the first and the last wave.
 
-    Throughput spreads the tokens of each request evenly over its time in flight: counted when they arrive, they would depend on where in
-    the rhythm of prefills the window begins and ends. TTFT and TPOT are of the requests sent in it.
-    Source of the choice: benchmarks/waves.py, bias against 60 waves.
+    The window starts when as many requests have ended as there are users, or at the end of the ramp if that is later. It ends at the first
+    send of the last wave, whose requests end while the load drains. For throughput, the tokens of each request are spread evenly over its
+    time in flight. If they were counted on arrival, the result would depend on where the window cuts the rhythm of prefills. TTFT and TPOT
+    are those of the requests sent in the window. Source of this choice: benchmarks/waves.py, bias compared with 60 waves.
     """
 
     start_s: float
@@ -34,7 +34,7 @@ class Steady:
 
 
 def steady(r: Requests, concurrency: int, *, time_scale: float = 1.0, ramp_s: float = 0.0) -> Steady | None:
-    """The steady window of a closed loop whose users came over `ramp_s`; None if there was none."""
+    """The steady window of a closed loop whose users started over `ramp_s`; None if there was none."""
     scale, ended = np.float64(time_scale / 1e9), (r.sent_ns >= 0) & (r.end_ns >= 0)
     sent = np.sort(r.sent_ns[ended])
     if len(sent) < 2 * concurrency:
@@ -63,7 +63,7 @@ def steady(r: Requests, concurrency: int, *, time_scale: float = 1.0, ramp_s: fl
 
 
 def peak_output_tput_tok_s(r: Requests, *, time_scale: float = 1.0) -> float:
-    """Output tokens of the best full second, seconds counted from the first send. NaN where no second was full, or tokens are unknown."""
+    """Output tokens of the best full second, counted from the first send. NaN if the run was shorter than 1 s or tokens are unknown."""
     sent = r.sent_ns[r.sent_ns >= 0]
     if not len(sent) or not len(r.chunk_ns) or (r.chunk_tokens < 0).any():
         return float("nan")
@@ -75,16 +75,16 @@ def peak_output_tput_tok_s(r: Requests, *, time_scale: float = 1.0) -> float:
 
 
 def peak_concurrency(r: Requests) -> int:
-    """The most requests that were in flight at one instant."""
+    """The largest number of requests that were in flight at one instant."""
     was_sent = (r.sent_ns >= 0) & (r.end_ns >= 0)
     at = np.concatenate([r.end_ns[was_sent], r.sent_ns[was_sent]])
     change = np.concatenate([-np.ones(was_sent.sum(), dtype=np.int64), np.ones(was_sent.sum(), dtype=np.int64)])
-    order = np.lexsort((change, at))  # one that ends when another is sent makes room for it
+    order = np.lexsort((change, at))  # a request that ends when another is sent is counted first
     return int(np.cumsum(change[order]).max()) if len(order) else 0
 
 
 def n_good(r: Requests, limits_s: Mapping[str, float], *, time_scale: float = 1.0, from_due: bool = False) -> int:
-    """Whole requests that keep every bound: ttft, tpot, e2el of the request, itl of its longest gap between tokens."""
+    """The number of complete requests that keep every limit: ttft, tpot and e2el of the request, itl of its longest gap between tokens."""
     scale, whole = time_scale / 1e9, r.is_whole
     start = started_ns(r, from_due=from_due)
     n_gaps = np.maximum(r.output_tokens - 1, 1)
@@ -109,5 +109,5 @@ def _longest_gaps_s(r: Requests, whole: NDArray[np.bool_], scale: float) -> Floa
 
 
 def goodput_rps(r: Requests, f: Figures, limits_s: Mapping[str, float], *, time_scale: float = 1.0, from_due: bool = False) -> float:
-    """Good requests a second over the whole run; NaN where no bound was given."""
+    """Good requests per second over the whole run; NaN if no limit was given."""
     return n_good(r, limits_s, time_scale=time_scale, from_due=from_due) / f.duration_s if limits_s else float("nan")

@@ -1,4 +1,4 @@
-"""What the readings beside the load say of a point, as columns of its summary: energy, clocks, memory, the server's own metrics."""
+"""Summary columns from the telemetry of a point: energy, clocks, memory and the server's own metrics."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .measurement import Measurement
 
 
 def beside_load(m: Measurement, f: Figures) -> dict[str, float]:
-    """The columns that can be said. Energy is of simulated joules where the point is."""
+    """The columns that were measured. Energy is in simulated joules for a simulated point."""
     t, window = m.telemetry, m.window_ns
     if t is None or window is None:
         return {}

@@ -1,4 +1,4 @@
-"""Every point of a file judged anew from its raw times, and its stored figures held against them. Reads in a reader's process."""
+"""Judges every point of a file again from its raw times, and compares them with its stored figures. Reads in a reader process."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from .union import Progress, no_progress
 from .writer import name_of
 
 POINTS_AT_ONCE = 32
-TOLERANCE = 1e-9  # of another numpy's sums
+TOLERANCE = 1e-9  # sums differ between versions of numpy
 
 
 @dataclass(frozen=True)
 class Checked:
-    """One point, judged. `differing`: figures that stand in the file and do not follow from its raw times."""
+    """One judged point. `differing`: figures in the file that do not follow from its raw times."""
 
     values: dict[str, Any]
     origin: str
@@ -36,22 +36,22 @@ class Checked:
 
     @property
     def is_good(self) -> bool:
-        """Whether it may stand in tables as it is."""
+        """Whether tables may use it without changes."""
         return self.verdict.validity != "invalid" and not self.differing
 
 
 @dataclass
 class Check(Gathered):
-    """What was found in the paths, each measurement once, and what is bad."""
+    """The measurements in the paths, each once, and the errors."""
 
     points: dict[str, Checked] = field(default_factory=dict)
 
     def members(self) -> dict[str, tuple[str, bool]]:
-        """As of any set."""
+        """See `Gathered.members`."""
         return {name: (c.values["digest"], c.is_whole) for name, c in self.points.items()}
 
     def add(self, each: Checked) -> None:
-        """One more; of copies of one measurement the first that has raw times."""
+        """Adds a point. If there are several copies of one measurement, the first with raw times is kept."""
         name = name_of(each.values)
         if name not in self.points or (each.is_whole and not self.points[name].is_whole):
             self.points[name] = each
@@ -67,7 +67,7 @@ class _Task:
 
 
 def check(paths: Sequence[str], *, jobs: int = 1, progress: Progress = no_progress) -> Check:
-    """Every point of the paths, judged. Raises UsageError when a path does not exist."""
+    """Every point of the paths, judged. Raises UsageError if a path does not exist."""
     found = Check()
     tasks: list[_Task] = []
     for each in surveys(paths, found, jobs=jobs):
@@ -82,13 +82,13 @@ def check(paths: Sequence[str], *, jobs: int = 1, progress: Progress = no_progre
 
 
 def _tasks(found: Survey) -> list[_Task]:
-    n = found.n + len(found.bad)  # those that are bad have a place, too
+    n = found.n + len(found.bad)  # bad points also have positions
     begins = range(0, n, POINTS_AT_ONCE)
     return [_Task(found.path, begin, begin + POINTS_AT_ONCE) for begin in begins]
 
 
 def _judged(task: _Task) -> list[Checked | FileError]:
-    """The points of a task. What the survey has told already is not told again."""
+    """The judged points of a task. A point that cannot be read is returned as its error."""
     return [
         each if isinstance(each, FileError) else _checked(*each, origin=str(task.path))
         for each in measurements(task.path, range(task.begin, task.end))
@@ -96,9 +96,9 @@ def _judged(task: _Task) -> list[Checked | FileError]:
 
 
 def _checked(m: Measurement | None, stored: dict[str, Any] | None, digest: str, *, origin: str) -> Checked | FileError:
-    if m is None:  # only its summary came along
+    if m is None:  # only its summary was merged
         assert stored is not None
-        reasons = tuple(Reason(code, "as it was stored: its raw times were left out") for code in stored["reasons"].split(",") if code)
+        reasons = tuple(Reason(code, "from the stored summary, without raw times") for code in stored["reasons"].split(",") if code)
         return Checked(stored, origin, Verdict(stored["validity"], reasons), is_whole=False)
     try:
         values = summary(m, digest, where=origin)
@@ -109,14 +109,14 @@ def _checked(m: Measurement | None, stored: dict[str, Any] | None, digest: str, 
 
 
 def _differing(stored: dict[str, Any], computed: dict[str, Any]) -> Iterator[str]:
-    if stored["definitions"] != computed["definitions"]:  # by definitions of another time: computed again wherever they are read
+    if stored["definitions"] != computed["definitions"]:  # other definitions: readers compute these figures again
         return
     for c in COLUMNS:
         said, is_ = stored[c.name], computed[c.name]
         if not (is_close(said, is_) if c.kind == "figure" else said == is_):
-            yield f"{c.name} is stored as {said!r}, and {is_!r} follows from the raw times"
+            yield f"{c.name} is stored as {said!r}, but the raw times give {is_!r}"
 
 
 def is_close(a: float, b: float) -> bool:
-    """Whether two figures are the same but for another numpy's sums."""
+    """Whether two figures are equal, apart from rounding that differs between versions of numpy."""
     return math.isclose(a, b, rel_tol=TOLERANCE) or (math.isnan(a) and math.isnan(b))

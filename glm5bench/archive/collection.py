@@ -1,7 +1,7 @@
-"""What paths hold: their HDF5 files, each once, and the measurements in them, each once.
+"""The HDF5 files in the given paths, each once, and the measurements in them, each once.
 
-Enters: paths as a user types them. Leaves: files, or the rows that tables are made of. Nothing bad is passed over in silence: each file
-or point left out comes back with its reason.
+Enters: paths as the user typed them. Leaves: files, or the rows from which tables are made. Each file or point that is left out is
+reported with its reason.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from .writer import PUBLISHED, set_digest
 
 @dataclass
 class Found:
-    """What is left out, with its reason; under `strict` the first one is raised."""
+    """What was left out, with reasons. With `is_strict` the first one is raised."""
 
     is_strict: bool = False
     bad: list[FileError] = field(default_factory=list)
 
     def refuse(self, error: FileError) -> None:
-        """One more bad file; under `strict` the error itself."""
+        """Adds the error of a bad file or point. With `is_strict` it is raised."""
         if self.is_strict:
             raise error
         if (error.path, error.message) not in {(e.path, e.message) for e in self.bad}:
@@ -38,40 +38,40 @@ class Found:
 
 @dataclass
 class Gathered(Found):
-    """A set of measurements, by their names, and of source tables."""
+    """A set of measurements and source tables, by name."""
 
     tables: dict[str, SourceTable] = field(default_factory=dict)
 
     def members(self) -> dict[str, tuple[str, bool]]:
-        """Of each measurement its digest, and whether its raw times are there."""
+        """For each measurement its digest, and whether its raw times are present."""
         raise NotImplementedError
 
     def digest(self) -> str:
-        """SHA-256 of the set: the same whatever the order, grouping and repetition of the sources."""
+        """SHA-256 of the set. It does not depend on the order, grouping or repetition of the sources."""
         return set_digest(self.members(), self.tables)
 
 
 @dataclass
 class Collected(Gathered):
-    """The rows of tables, each measurement once."""
+    """The rows of tables, one per measurement."""
 
     rows: dict[str, Row] = field(default_factory=dict)
     is_whole: dict[str, bool] = field(default_factory=dict)
 
     def members(self) -> dict[str, tuple[str, bool]]:
-        """As of any set."""
+        """See `Gathered.members`."""
         return {name: (row.digest, self.is_whole[name]) for name, row in self.rows.items()}
 
 
 def no_point(where: str) -> UsageError:
-    """The error of paths in which nothing was found."""
-    return UsageError(f"No point was found in {where}.", next_step="`glm5bench status DIR` says what a campaign holds")
+    """The error for paths that contain no points."""
+    return UsageError(f"No point was found in {where}.", next_step="run `glm5bench status DIR` to see what a campaign contains")
 
 
 def collect(paths: Sequence[str], *, strict: bool = False, jobs: int = 1) -> Collected:
-    """Every measurement in the paths, from their summaries. `published` is the archive that ships with the package.
+    """Every measurement in the paths, from its summary. `published` is the archive that ships with the package.
 
-    Raises UsageError when a path does not exist; FileError at the first bad file under `strict`.
+    Raises UsageError if a path does not exist; with `strict`, FileError for the first bad file.
     """
     found = Collected(is_strict=strict)
     for each in surveys(paths, found, jobs=jobs):
@@ -84,9 +84,9 @@ def collect(paths: Sequence[str], *, strict: bool = False, jobs: int = 1) -> Col
 
 
 def surveys(paths: Sequence[str], found: Found, *, jobs: int = 1) -> Iterator[Survey]:
-    """The survey of each file of the paths, made in readers' processes; what is bad in them goes to `found`.
+    """The survey of each file of the paths, made in reader processes. Errors are added to `found`.
 
-    Raises UsageError when a path does not exist.
+    Raises UsageError if a path does not exist.
     """
     with Readers(survey, lambda path: path, jobs=jobs) as readers:
         for _, result in readers.map(files(paths)):
@@ -97,9 +97,9 @@ def surveys(paths: Sequence[str], found: Found, *, jobs: int = 1) -> Iterator[Su
 
 
 def files(paths: Sequence[str]) -> Iterator[Path]:
-    """The HDF5 files that the paths mean, each once: files, folders with all below them, patterns, `published`.
+    """The HDF5 files in the paths, each once. A path is a file, a folder (searched recursively), a pattern or `published`.
 
-    Raises UsageError when a path does not exist.
+    Raises UsageError if a path does not exist.
     """
     seen: set[tuple[int, int] | Path] = set()
     for given in paths:
@@ -112,10 +112,10 @@ def files(paths: Sequence[str]) -> Iterator[Path]:
 
 
 def _which(file: Path) -> tuple[int, int] | Path:
-    """The same for every path and link that leads to one file."""
+    """A value that is the same for every path and link to one file."""
     try:
         told = os.stat(file)
-    except OSError:  # links in a circle, say
+    except OSError:  # for example circular links
         return file
     return told.st_dev, told.st_ino
 
@@ -128,14 +128,14 @@ def _meant(given: str) -> list[Path]:
         return [PUBLISHED]
     found = [Path(p) for p in sorted(glob.glob(given, recursive=True))]
     if not found:
-        raise UsageError(f"There is no {given}.", next_step="name a point file, a campaign's directory, an archive, or `published`")
+        raise UsageError(f"{given} does not exist.", next_step="give a point file, a campaign directory, an archive or `published`")
     return found
 
 
 def _below(directory: Path) -> Iterator[Path]:
-    """The HDF5 files of a directory tree, through links, each folder once, and folders that cannot be read.
+    """The HDF5 files of a directory tree, and its unreadable folders. Follows links, and visits each folder once.
 
-    A campaign's archive.h5 is derived from its points; hidden files and folders are those of writers at work.
+    Skips a campaign's archive.h5, which is derived from its points, and hidden files and folders, which belong to running writers.
     """
     seen: set[str] = set()
     unreadable: list[OSError] = []

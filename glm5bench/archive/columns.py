@@ -1,7 +1,7 @@
-"""The columns of the summary of a point: their names, kinds, units and definitions, and how a column's values are read.
+"""The columns of a point's summary: their names, kinds, units and definitions, and how their values are read.
 
-A figure's name is its definition: a mean and a median, a gap of chunks and one of tokens, total and output tokens have columns of their
-own. What a source does not say is absent: NaN for a figure, -1 for a count, an empty text.
+The name of a figure is its definition. Means and medians, gaps between chunks and between tokens, total and output tokens have separate
+columns. A value that the source does not state is absent: NaN for a figure, -1 for a count, an empty text.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-DEFINITIONS = 3  # of the figures; raised when one of them comes to mean something else, so that readers compute it again
+DEFINITIONS = 3  # version of the figures' definitions; increase it when a definition changes, so that readers compute the figures again
 Kind = Literal["text", "count", "figure"]
-Summaries = dict[str, Any]  # column -> P values: a list, or an array (texts as bytes) where there may be many
-MAX_TEXT = 4096  # bytes: in an archive every point takes as many as the longest
+Summaries = dict[str, Any]  # column -> P values: a list, or an array (texts as bytes) if there may be many
+MAX_TEXT = 4096  # bytes: in an archive, each text takes as many bytes as the longest one
 ABSENT: dict[Kind, Any] = {"text": "", "count": -1, "figure": math.nan}
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the summary: its name, its kind, its unit, and what it says."""
+    """A column of the summary: its name, kind, unit and definition."""
 
     name: str
     kind: Kind
@@ -173,7 +173,7 @@ FIGURES = tuple(c.name for c in COLUMNS if c.kind == "figure")
 
 
 def listed(column: Any) -> list[Any]:
-    """A column's values as plain ones: it is a list already, or an array with texts as bytes."""
+    """A column's values as plain Python values. `column` is a list, or an array with texts as bytes."""
     if isinstance(column, list):
         return column
     values: list[Any] = column.tolist()
@@ -181,7 +181,7 @@ def listed(column: Any) -> list[Any]:
 
 
 def plain(value: Any) -> Any:
-    """One value of a column as a plain one."""
+    """One value of a column as a plain Python value."""
     if isinstance(value, bytes):
         return value.decode("utf-8")
     return value.item() if isinstance(value, np.generic) else value

@@ -1,4 +1,4 @@
-"""What a file holds, as a survey of it says: plain values and arrays, so that it can come from a reader's process."""
+"""The content of a file, as its survey found it: plain values and arrays, so that a reader process can return it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Identity = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class SourceTable:
-    """A table of a source that holds no points: interpolated or aggregate values, as text."""
+    """A table from a source that contains no points: interpolated or aggregate values, as text."""
 
     name: str
     rows: tuple[dict[str, str], ...]
@@ -28,33 +28,33 @@ class SourceTable:
 
 @dataclass(frozen=True)
 class Survey:
-    """What one file holds. `stored` is None where its points must be read to be had."""
+    """What one file contains. `stored` is None if the positions of the stored bytes are not known."""
 
     path: Path
     identity: Identity
     summaries: Summaries = field(default_factory=dict)
-    is_whole: tuple[bool, ...] = ()  # whether the raw rows came along, of each point
+    is_whole: tuple[bool, ...] = ()  # for each point, whether its raw rows are present
     stored: Stored | None = None
-    is_verified: bool = False  # whether the stored bytes were held against their digests
+    is_verified: bool = False  # whether the stored bytes were checked against their digests
     tables: tuple[SourceTable, ...] = ()
     bad: tuple[FileError, ...] = ()
     rewritten: tuple[Path, ...] = ()
 
     @property
     def n(self) -> int:
-        """How many points it has."""
+        """Number of points."""
         return len(self.is_whole)
 
     def name(self, i: int) -> str:
-        """The name of one point in archives."""
+        """The name of point `i` in archives."""
         return measurement_name(plain(self.summaries["key"][i]), plain(self.summaries["digest"][i]))
 
     def values(self, i: int) -> dict[str, Any]:
-        """The summary of one point."""
+        """The summary of point `i`."""
         return {name: column[i] if type(column) is list else plain(column[i]) for name, column in self.summaries.items()}
 
     def first(self, n: int) -> Survey:
-        """The same of the first points only, at most so many."""
+        """The same survey with at most the first `n` points."""
         assert self.stored is not None
         return dataclasses.replace(
             self,
@@ -64,13 +64,13 @@ class Survey:
         )
 
     def source_tables(self) -> dict[str, SourceTable]:
-        """Its tables by their names in archives, which are digests of what they hold."""
+        """Its tables by their names in archives. A name is the digest of the table's content."""
         return {digest_of(table): table for table in self.tables}
 
 
 @dataclass(frozen=True)
 class Glance(Survey):
-    """What a point file says of itself, of which nothing is verified yet: `whole` is what all its bytes are to be held against."""
+    """What a point file states about itself, not verified yet. `whole` is the check for all its bytes."""
 
     columns: dict[str, Any] = field(default_factory=dict)
     whole: Check = ("", [], "")
@@ -86,13 +86,13 @@ def measurement_name(key: str, digest: str) -> str:
 
 
 def identity_of(descriptor: int) -> Identity:
-    """What tells this file, as it is now, from another and from itself after a change."""
+    """Identifies this file in its present state. It differs for another file, and after a change."""
     s = os.fstat(descriptor)
     return s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns
 
 
 def refuse_untold(told: Mapping[str, Any], path: Path) -> None:
-    """Raises FileError for a point's summary that no point has."""
+    """Raises FileError for a summary that no point can have."""
     refuse_impossible(told["key"], told["source"], told["digest"], str(path))
     if told["n_requests"] < 0 and told["source"] != "published" and not told["client"]:
-        raise FileError(f"It says {told['source']} and holds no times.", path=str(path))
+        raise FileError(f"The point is marked {told['source']} but contains no times.", path=str(path))

@@ -1,4 +1,4 @@
-"""The points of a file decoded one after another, each held against its digest. Runs in a reader's process (`reading`)."""
+"""The points of a file, decoded one after another and checked against their digests. Runs in a reader process (`reading`)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .layout import Spans, decoded, read_rows
 from .measurement import Measurement
 from .pointfile import checked, measurement_of, opened, read_summary, undamaged, what_is
 
-Each = tuple[Measurement | None, "dict[str, Any] | None", str]  # decoded, None: left out; its stored summary, if it has one; its digest
+Each = tuple[Measurement | None, "dict[str, Any] | None", str]  # decoded (None: left out); its stored summary, if it has one; its digest
 
 
 def measurements(path: Path, which: Sequence[int] | None = None) -> Iterator[Each | FileError]:
-    """Points of the file, all or some of them by their places, decoded and held against their digests, or why one cannot be had.
+    """Decoded points of the file, checked against their digests. A point that cannot be read is returned as its FileError.
 
-    Raises FileError for a file that is none.
+    `which`: positions of the points; None for all. Raises FileError if the file is not a readable glm5bench file.
     """
     with opened(path, is_verified=False) as file:
         if what_is(file, path) == "point":
@@ -46,7 +46,7 @@ def _of_archive(file: h5py.File, path: Path, which: Sequence[int] | None) -> Ite
 
 
 def decoded_point(file: h5py.File, path: Path, summaries: Summaries, spans: Spans, i: int) -> tuple[Measurement, str]:
-    """Point `i` of an archive that is open, and its digest. Raises FileError where it is not what that says."""
+    """Point `i` of an open archive, and its digest. Raises FileError if the content does not match the digest."""
     key, source, digest = (plain(summaries[name][i]) for name in ("key", "source", "digest"))
     return checked(lambda: decoded(read_rows(file, spans), key=key, source=source), lambda: digest, f"{path}:{key}")
 

@@ -1,4 +1,4 @@
-"""The summary and the index of an archive, as they are read: every value held against what its dataset can hold before it is."""
+"""The summary and the index of an archive. Before a dataset is read, its declared size is compared with its stored bytes."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ Numbers = NDArray[np.int64]
 
 
 def read_columns(file: h5py.File) -> Summaries:
-    """The summaries of an archive, every column of today. Raises ValueError for what is no table of points."""
+    """The summaries of an archive, with every current column. Raises ValueError if they are not a valid table of points."""
     group = child(file, "points")
     n = len(child(group, "key"))
     return {c.name: _column(group, c.name, c.kind, n) for c in COLUMNS}
 
 
 def _column(group: h5py.Group, name: str, kind: Kind, n: int) -> Any:
-    if name not in group:  # a column of later than this archive
+    if name not in group:  # the column was added after the archive was written
         return [ABSENT[kind]] * n
     values = array(child(group, name), n)
     stored = values.dtype.kind if kind == "text" else values.dtype.str
     if values.ndim != 1 or stored != {"text": "S", "count": "<i8", "figure": "<f8"}[kind]:
-        raise ValueError(f"{name} is no column of {kind}s")
+        raise ValueError(f"{name} is not a column of {kind}s")
     if kind == "text" and values.dtype.itemsize > MAX_TEXT:
         raise ValueError(f"{name} is a column of texts of {values.dtype.itemsize:,} bytes")
     listed(values)  # texts are UTF-8
@@ -36,9 +36,9 @@ def _column(group: h5py.Group, name: str, kind: Kind, n: int) -> Any:
 
 
 def array(dataset: h5py.Dataset, n: int) -> NDArray[Any]:
-    """Values of `n` points. Raises ValueError where the dataset declares what it cannot hold."""
+    """Values of `n` points. Raises ValueError if the dataset declares more than its stored bytes can hold."""
     if dataset.shape[:1] != (n,) or dataset.ndim > 2 or dataset.nbytes > MAX_DEFLATE * max(1, dataset.id.get_storage_size()):
-        raise ValueError(f"{dataset.name} declares {dataset.shape}, which {n:,} points and its stored bytes do not have")
+        raise ValueError(f"{dataset.name} declares the shape {dataset.shape}, which does not fit {n:,} points and its stored bytes")
     return np.asarray(dataset[()])
 
 
@@ -48,7 +48,7 @@ def numbers(dataset: h5py.Dataset, n: int) -> Numbers:
 
 
 def wholeness(file: h5py.File, n: int) -> list[bool]:
-    """Of each point, whether its raw rows came along."""
+    """For each point, whether its raw rows are present."""
     return [flag != 0 for flag in numbers(child(child(file, "index"), "is_whole"), n).tolist()]
 
 

@@ -1,8 +1,8 @@
-"""How raw data lie in HDF5, format 2: one chunked dataset a table, ragged over points, the same in a point file and in an archive.
+"""How raw data are stored in HDF5 (format 2): one chunked dataset per table, ragged over points, in point files and archives alike.
 
-A point has some rows of each table. In an archive the points of a table follow one another, each beginning on a chunk boundary, so
-that the stored bytes of a point's chunks are copied as they are: nothing is decoded. What the chunks hold, and why in this order:
-docs/archive-format.md.
+A point has some rows of each table. In an archive the points follow one another in each table, and each begins on a chunk boundary.
+The stored bytes of a point's chunks can therefore be copied without decoding. docs/archive-format.md describes the content of the
+chunks and the reason for their order.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from .sealed import BLOCK, LIBVER
 
 ABOUT = {"writer": f"glm5bench {__version__}", "documentation": "docs/archive-format.md of glm5bench"}  # at the root of every file
 Array = NDArray[Any]
-Spans = Mapping[str, tuple[int, int]]  # of one point: table -> its first row, and how many it has
+Spans = Mapping[str, tuple[int, int]]  # of one point: table -> its first row, and its number of rows
 PIPELINE = (h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32)
 FILTERS = {"compression": "gzip", "compression_opts": 4, "shuffle": True, "fletcher32": True}
-MAX_DEFLATE = 1100  # gzip packs at most about 1,032 to 1
+MAX_DEFLATE = 1100  # gzip compresses at most about 1,032 to 1
 ASKED, VERIFIED = "asked_prompt_tokens", "verify_steps"
-EARLY = "it is of a development version of format 2, from before it had telemetry: the glm5bench that wrote it reads it"
+EARLY = "it was written in a development version of format 2, without telemetry: read it with the glm5bench that wrote it"
 NS = "ns since the run's start"
 
 
@@ -48,7 +48,7 @@ class RawColumn:
 
 @dataclass(frozen=True)
 class RawTable:
-    """A raw table: its columns, what a row is, and how many rows a chunk of HDF5 has."""
+    """A raw table: its columns, the meaning of a row (`axis`), and the rows per HDF5 chunk."""
 
     name: str
     axis: str
@@ -57,22 +57,22 @@ class RawTable:
 
     @functools.cached_property
     def dtype(self) -> np.dtype[Any]:
-        """A row: its columns one after another, or the number itself where there is one column."""
+        """The type of a row: its columns in order, or a plain number if there is one column."""
         return np.dtype([(c.name, c.dtype) for c in self.columns] if len(self.columns) > 1 else self.columns[0].dtype)
 
     @functools.cached_property
     def stored_type(self) -> h5py.h5t.TypeID:
-        """The same as HDF5 has it."""
+        """The same type in HDF5."""
         return h5py.h5t.py_create(self.dtype)
 
     @functools.cached_property
     def most_bytes(self) -> int:
-        """Of a stored chunk: what gzip makes of rows that cannot be packed, and a checksum."""
+        """Largest size of a stored chunk: rows that gzip cannot compress, and a checksum."""
         n = self.dtype.itemsize * self.chunk_rows
         return n + n // 1000 + 1024
 
     def n_chunks(self, rows: int) -> int:
-        """How many chunks so many rows take."""
+        """Number of chunks for this number of rows."""
         return -(-rows // self.chunk_rows)
 
 
@@ -102,17 +102,17 @@ TABLES: dict[str, RawTable] = {
         RawTable("logs", "byte", 32768, (RawColumn("text", "|u1", "UTF-8 text: the server's log"),)),
     )
 }  # fmt: skip
-RAW = ("requests", "chunks", "telemetry")  # what `--raw summary` leaves out
+RAW = ("requests", "chunks", "telemetry")  # left out by `--raw summary`
 PARTS = ("point", "provenance", "server", "stated")
 
 
 def optional_columns(r: Requests) -> dict[str, Array | None]:
-    """What not every source of requests keeps."""
+    """Columns that some sources of requests do not have."""
     return {ASKED: r.asked_prompt_tokens, VERIFIED: r.verify_steps}
 
 
 def encoded(m: Measurement) -> dict[str, Array]:
-    """The measurement as rows of the tables. Raises ValueError for a number that its column cannot hold."""
+    """The measurement as rows of the tables. Raises ValueError for a number that does not fit its column."""
     r = m.requests
     errors = list(dict.fromkeys(filter(None, r.error))) if r is not None else None
     tracks = [[t.device, t.name, t.unit] for t in m.telemetry.tracks] if m.telemetry is not None else None
@@ -133,35 +133,35 @@ def encoded(m: Measurement) -> dict[str, Array]:
 
 
 def _typed(table: str, columns: Mapping[str, Any]) -> Array:
-    """The columns side by side, as the table has them."""
+    """The columns as rows of the table."""
     dtype = TABLES[table].dtype
     rows = np.empty(len(columns[TABLES[table].columns[0].name]), dtype)
     for name, values in columns.items():
         given = np.asarray(values, dtype=np.int64)
         rows[name] = given
         if (rows[name] != given).any():
-            raise ValueError(f"{name} {int(given[rows[name] != given][0])} is no number of 32 bits")
+            raise ValueError(f"{name} {int(given[rows[name] != given][0])} does not fit in 32 bits")
     return rows
 
 
 def _by_arrival(r: Requests) -> dict[str, Array]:
-    """Chunks in order of arrival, which packs best: a batch's chunks come together, and their requests come round again and again.
+    """Chunks in order of arrival. This order compresses best: the chunks of a batch arrive together, and its requests repeat at each step.
 
-    Any order may stand in a file: readers put the chunks of each request together in the order in which they find them.
+    A file may use any order: readers collect the chunks of each request in the order in which they find them.
     """
     request = np.repeat(np.arange(len(r.error)), np.diff(r.chunk_offsets))
     order = np.argsort(r.chunk_ns, kind="stable")
     restored = order[np.argsort(request[order], kind="stable")]
-    if (np.diff(restored) < 0).any():  # a request whose chunks run backwards: its order is kept
+    if (np.diff(restored) < 0).any():  # the chunk times of a request decrease: keep the given order
         order = np.arange(len(order))
     return {"gap_ns": np.diff(r.chunk_ns[order], prepend=0), "request": request[order], "tokens": r.chunk_tokens[order]}
 
 
 def decoded(rows: Mapping[str, Array], *, key: str, source: str) -> Measurement:
-    """The measurement of a point's rows. Raises ValueError when they contradict each other."""
+    """The measurement in a point's rows. Raises ValueError if they contradict each other."""
     record = json.loads(rows["records"].tobytes())
     if not isinstance(record, dict) or not all(isinstance(record[name], dict) for name in PARTS):
-        raise ValueError("its record is no record")
+        raise ValueError("its record does not have the required fields")
     return Measurement(
         key=key,
         source=source,
@@ -177,10 +177,10 @@ def _requests(rows: Mapping[str, Array], errors: list[str]) -> Requests:
     number, asked, verified, chunks = columns.pop("error"), columns.pop(ASKED), columns.pop(VERIFIED), rows["chunks"]
     n, owner = len(number), chunks["request"]
     if len(number) and not 0 <= number.min() <= number.max() <= len(errors):
-        raise ValueError("an error has a number that no text has")
+        raise ValueError("a request refers to an error text that does not exist")
     if len(owner) and not 0 <= owner.min() <= owner.max() < n:
-        raise ValueError("a chunk belongs to no request")
-    small = owner.astype(np.uint16) if n <= 65536 else owner  # sorted by radix
+        raise ValueError("a chunk refers to a request that does not exist")
+    small = owner.astype(np.uint16) if n <= 65536 else owner  # numpy sorts these by radix
     order = np.argsort(small, kind="stable")
     texts = ("", *map(str, errors))
     return Requests(
@@ -202,19 +202,19 @@ def _telemetry(rows: Array, tracks: list[list[str]]) -> Telemetry:
         rows["value"].astype(np.float64),
     )
     if len(rows) and not 0 <= made.track.min() <= made.track.max() < len(tracks):
-        raise ValueError("a reading belongs to no track")
+        raise ValueError("a reading refers to a track that does not exist")
     if not np.isfinite(made.value).all() or (np.diff(made.track) < 0).any() or _runs_backwards(made):
-        raise ValueError("its readings are no numbers, or not in their order")
+        raise ValueError("its readings are not finite, or not in order")
     return made
 
 
 def _runs_backwards(t: Telemetry) -> bool:
-    """Whether a track's times do not rise."""
+    """Whether the times of a track decrease."""
     return bool(((np.diff(t.at_ns) < 0) & (np.diff(t.track) == 0)).any())
 
 
 def make_tables(file: h5py.Group, rows: Mapping[str, Array] | None = None) -> None:
-    """The tables, with a point's rows, or empty."""
+    """Creates the tables, with the rows of a point or empty."""
     for table in TABLES.values():
         data = rows[table.name] if rows is not None else np.empty(0, table.dtype)
         dataset = file.create_dataset(table.name, data=data, dtype=table.dtype, maxshape=(None,), chunks=(table.chunk_rows,), **FILTERS)
@@ -222,19 +222,19 @@ def make_tables(file: h5py.Group, rows: Mapping[str, Array] | None = None) -> No
 
 
 def tables(file: h5py.Group) -> Iterator[tuple[RawTable, h5py.h5d.DatasetID]]:
-    """Every table's dataset, in the order of the format. Raises ValueError when one is missing or is not as this format has it."""
+    """The dataset of every table, in the order of the format. Raises ValueError if one is missing or does not follow the format."""
     if "telemetry" not in file and "chunks" in file:
         raise ValueError(EARLY)
     for table in TABLES.values():
         _refuse_link(file.id, table.name)
         dataset = h5py.h5o.open(file.id, table.name.encode())
         if not isinstance(dataset, h5py.h5d.DatasetID) or not _is_stored_so(dataset, table):
-            raise ValueError(f"{table.name} is stored in another way than this format's")
+            raise ValueError(f"{table.name} is not stored as this format requires")
         yield table, dataset
 
 
 def _is_stored_so(dataset: h5py.h5d.DatasetID, table: RawTable) -> bool:
-    """In chunks of this file, with this format's filters."""
+    """Whether the dataset is stored in chunks in this file, with the filters of this format."""
     how = dataset.get_create_plist()
     if how.get_layout() != h5py.h5d.CHUNKED or dataset.rank != 1 or how.get_chunk() != (table.chunk_rows,):
         return False
@@ -243,12 +243,12 @@ def _is_stored_so(dataset: h5py.h5d.DatasetID, table: RawTable) -> bool:
 
 
 def read_rows(file: h5py.Group, spans: Spans) -> dict[str, Array]:
-    """The rows of one point, decoded. Raises ValueError for rows that the file does not hold."""
+    """The decoded rows of one point. Raises ValueError for rows that are not in the file."""
     rows: dict[str, Array] = {}
     for table, dataset in tables(file):
         first, n = spans[table.name]
         if not 0 <= first <= first + n <= dataset.shape[0]:
-            raise ValueError(f"{table.name} has {dataset.shape[0]:,} rows, and none at {first:,} to {first + n:,}")
+            raise ValueError(f"{table.name} has {dataset.shape[0]:,} rows, but the point has rows {first:,} to {first + n:,}")
         if n * table.dtype.itemsize > MAX_DEFLATE * max(1, dataset.get_storage_size()):
             raise ValueError(f"{table.name} declares {n:,} rows, more than its stored bytes can hold")
         rows[table.name] = h5py.Dataset(dataset)[first : first + n]
@@ -256,16 +256,16 @@ def read_rows(file: h5py.Group, spans: Spans) -> dict[str, Array]:
 
 
 def whole_spans(file: h5py.Group) -> dict[str, tuple[int, int]]:
-    """Of a point file: all rows."""
+    """The spans of a point file: all rows of each table."""
     return {table.name: (0, dataset.shape[0]) for table, dataset in tables(file)}
 
 
 @functools.cache
 def place_shift() -> int:
-    """What must be added to the places that this HDF5 gives for chunks, bytes. Measured on a small file in memory, once.
+    """Bytes to add to the chunk positions that this HDF5 reports. Measured once, on a small file in memory.
 
-    HDF5 1.14.2 counts them from behind the user block, where all other versions count from the file's beginning.
-    Raises EnvironmentLacks if the places are wrong in another way.
+    HDF5 1.14.2 counts from the end of the user block; all other versions count from the beginning of the file.
+    Raises EnvironmentLacks if the positions are wrong in another way.
     """
     content = np.arange(3 * 64, dtype="<i8")
     with h5py.File("places", "w", driver="core", backing_store=False, userblock_size=BLOCK, libver=LIBVER) as file:
@@ -280,13 +280,13 @@ def place_shift() -> int:
         if found == stored:
             return shift
     raise EnvironmentLacks(
-        f"HDF5 {h5py.version.hdf5_version} does not say where it stores data, so that files could not be merged.",
+        f"HDF5 {h5py.version.hdf5_version} reports wrong chunk positions, so files cannot be merged.",
         next_step="install h5py from PyPI: pip install --force-reinstall --only-binary h5py h5py",
     )
 
 
 def chunk_places(dataset: h5py.h5d.DatasetID) -> list[tuple[int, int, int, int]]:
-    """Of each chunk of a dataset of one dimension: its first row, the mask of left-out filters, its place and its size in bytes."""
+    """For each chunk of a one-dimensional dataset: its first row, the mask of skipped filters, its offset and its size in bytes."""
     found: list[tuple[int, int, int, int]] = []
     shift = place_shift()
     dataset.chunk_iter(lambda chunk: found.append((*chunk.chunk_offset, chunk.filter_mask, chunk.byte_offset + shift, chunk.size)))
@@ -294,9 +294,9 @@ def chunk_places(dataset: h5py.h5d.DatasetID) -> list[tuple[int, int, int, int]]
 
 
 def stored_places(file: h5py.File) -> dict[str, Any]:
-    """Of a point file in the making: for each table its rows, the XXH3 of its stored bytes, and where its chunks lie.
+    """For each table of a point file in progress: its rows, the XXH3 of its stored bytes, and the positions of its chunks.
 
-    The digest is over chunk after chunk; `chunks` are offset and size by turns, bytes of the file.
+    The digest covers the chunks in order. `chunks` alternates offset and size, in bytes of the file.
     """
     found: dict[str, Any] = {}
     for table, dataset in tables(file):
@@ -309,7 +309,7 @@ def stored_places(file: h5py.File) -> dict[str, Any]:
 
 
 def child(group: h5py.Group, name: str) -> Any:
-    """A member of the group that stands in this file. Raises ValueError for links elsewhere and for data outside the file."""
+    """A member of the group that is stored in this file. Raises ValueError for a link, and for data in another file."""
     _refuse_link(group.id, name)
     member = group[name]
     if isinstance(member, h5py.Dataset) and (member.external or member.is_virtual):
@@ -318,10 +318,10 @@ def child(group: h5py.Group, name: str) -> Any:
 
 
 def _refuse_link(group: h5py.h5g.GroupID, name: str) -> None:
-    """Raises ValueError where the name is none, or leads out of this file."""
+    """Raises ValueError if the name is missing or is a link."""
     try:
         kind = group.links.get_info(name.encode()).type
     except (KeyError, RuntimeError, ValueError) as error:
         raise ValueError(f"{name} is missing") from error
     if kind != h5py.h5l.TYPE_HARD:
-        raise ValueError(f"{name} is a link to somewhere else")
+        raise ValueError(f"{name} is a link to another place")

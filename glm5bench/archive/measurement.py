@@ -1,7 +1,7 @@
-"""One measurement as a value: what a point file holds, whatever file it stands in.
+"""One measurement as a value: the content of a point, independent of the file that contains it.
 
-`point` and `provenance` are plain JSON; `requests` are raw times; a published point has stated figures in place of times. The
-content digest is over the values, not over HDF5's bytes, so that the same measurement has the same digest in every archive.
+`point` and `provenance` are plain JSON. `requests` are raw times. A published point has stated figures instead of times. The content
+digest covers the values, not the bytes of HDF5, so the same measurement has the same digest in every archive.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from ..analysis.validity import Circumstances, published_verdict, verdict, with_
 from ..values.plain import canonical_json
 
 SOURCES = ("measured", "simulated", "published")
-FULL = 0.9  # share of a cache in use, from which requests wait for it
-ACCEPTANCE_SHARE = 0.05  # by which two accounts of it may differ
-SEEN_OFTEN = 5  # readings of a server in a window, from which their highest is taken for the highest
+FULL = 0.9  # share of the KV cache in use, above which requests wait for space
+ACCEPTANCE_SHARE = 0.05  # allowed relative difference between the answers and the server
+SEEN_OFTEN = 5  # fewest readings of a server in a window for which their maximum is used
 TIMES = ("due_ns", "sent_ns", "first_byte_ns", "first_token_ns", "last_token_ns", "end_ns")
 COUNTS = ("prompt_tokens", "output_tokens", "asked_tokens", "status")
 OF_ANSWERS = ("cached_tokens", "hidden_tokens", "first_tokens")  # in the server's facts: format 2 has no columns for them
@@ -34,7 +34,7 @@ OF_ANSWERS = ("cached_tokens", "hidden_tokens", "first_tokens")  # in the server
 
 @dataclass(frozen=True)
 class Measurement:
-    """One whole measurement, or one published point."""
+    """One complete measurement, or one published point."""
 
     key: str
     source: str
@@ -48,44 +48,44 @@ class Measurement:
 
     @property
     def time_scale(self) -> float:
-        """How much faster than life the clock ran: 1 but for the simulator."""
+        """How much faster than real time the clock ran. 1 except in the simulator."""
         return float(self.point.get("time_scale") or 1.0)
 
     def figures(self) -> Figures | None:
-        """Recomputed from the raw times; None for a published point."""
+        """The figures, computed from the raw times; None for a point without times."""
         if self.requests is None:
             return None
         return figures(self.requests, time_scale=self.time_scale, from_due=self.is_open_loop)
 
     @property
     def workload(self) -> dict[str, Any]:
-        """The settings of what was sent, as they were resolved; empty where they are not told."""
+        """The resolved settings of the workload; empty if they are unknown."""
         told = self.point.get("arm", {}).get("workload", {})
         return told if isinstance(told, dict) else {}
 
     @property
     def is_open_loop(self) -> bool:
-        """Whether requests were due at times of their own, from which their clocks ran."""
+        """Whether each request had its own due time, from which its latency is measured."""
         return str(self.workload.get("arrivals", "closed")) != "closed"
 
     @property
     def keeps_concurrency(self) -> bool:
-        """Whether as many requests are in flight as there are users, who are counted: a closed loop without pauses."""
+        """Whether a known, constant number of requests is in flight: a closed loop without pauses."""
         return not self.is_open_loop and not self.workload.get("think_time_s") and self.point["concurrency"] is not None
 
     @property
     def _prompts_are_new(self) -> bool:
-        """Whether no prompt, and no beginning of one, was meant to be sent twice."""
+        """Whether no prompt and no prefix was meant to be sent twice."""
         w = self.workload
         return bool(w) and w.get("content", "random") == "random" and not w.get("prefix_tokens") and int(w.get("turns") or 1) == 1
 
     @property
     def ramp_s(self) -> float:
-        """Seconds over which the users came, or the rate grew."""
+        """Seconds over which the users arrived or the rate grew."""
         return float(self.workload.get("ramp_s") or 0.0)
 
     def energy(self) -> Energy | None:
-        """Of the server's GPUs over the window of the requests; None where no power was to be read."""
+        """Energy of the server's GPUs over the window of the requests; None if the point has no telemetry or no window."""
         told = self.provenance.get("telemetry")
         window = self.window_ns
         if not isinstance(told, dict) or window is None:
@@ -99,20 +99,20 @@ class Measurement:
 
     @property
     def devices(self) -> list[str]:
-        """The server's GPUs whose readings are here, by their UUIDs."""
+        """UUIDs of the server's GPUs that were read."""
         told = self.provenance.get("telemetry")
         return [str(d["uuid"]) for d in told.get("devices", [])] if isinstance(told, dict) else []
 
     @property
     def window_ns(self) -> tuple[int, int] | None:
-        """From the first request sent to the last end, on the clock of the requests; None where there is no such time."""
+        """From the first request sent to the last end, in ns on the clock of the requests; None if a time is missing."""
         r = self.requests
         if r is None or not (r.sent_ns >= 0).any() or not (r.end_ns >= 0).any():
             return None
         return int(r.sent_ns[r.sent_ns >= 0].min()), int(r.end_ns.max())
 
     def verdict(self) -> Verdict:
-        """Recomputed from the raw times and what was observed."""
+        """The verdict, computed from the raw times and the observed circumstances."""
         return self._verdict
 
     @functools.cached_property
@@ -125,13 +125,13 @@ class Measurement:
         return with_stated(self._with_implausible(told), self._stated_reasons())
 
     def _with_implausible(self, v: Verdict) -> Verdict:
-        """The verdict and what an import found implausible, and left out."""
+        """The verdict with the reasons for implausible figures that an import left out."""
         found = self.provenance.get("implausible") or {}
         reasons = [Reason(str(code), str(text)) for code, text in found.get("reasons", []) if code not in v.codes]
         return judged((*v.reasons, *reasons)) if reasons else v
 
     def _stated_reasons(self) -> list[str]:
-        """Reason codes that an imported point came with; it was not complete, where its source says so."""
+        """Reason codes of an imported point, and `incomplete` if its source reports that."""
         if "imported" not in self.provenance:
             return []
         codes = [code for code in str(self.provenance.get("reasons", "")).split(",") if code]
@@ -169,7 +169,7 @@ class Measurement:
         )
 
     def _accuracy_faults(self) -> tuple[Reason, ...]:
-        """What the accuracy gate says against the point, where there was one."""
+        """Problems that the accuracy gate found, if it ran."""
         told = self.server.get("accuracy")
         if not isinstance(told, dict):
             return ()
@@ -179,9 +179,9 @@ class Measurement:
         return tuple(Reason("accuracy_failed", _score_text(told, run)) for run in below[:1])
 
     def _seen_running(self) -> int | None:
-        """The most requests that a real server was seen to run while others waited for room in a cache that was full.
+        """The most requests that a real server ran while others waited for a full KV cache.
 
-        None: it was not in most of its readings.
+        None if this was not the case in most of the readings.
         """
         t, window = self.telemetry, self.window_ns
         if t is None or window is None:
@@ -201,9 +201,9 @@ class Measurement:
         return (*spent.faults, *(faults(self.telemetry, self.devices, *window) if self.telemetry is not None else ()))
 
     def _acceptance_faults(self) -> tuple[Reason, ...]:
-        """The answers' acceptance against the average that the server states since its cache was flushed, which was before the run.
+        """Compares the acceptance length of the answers with the server's average since its cache was flushed, before the run.
 
-        A prompt's pass makes an answer's first token and is no verify step. Data-parallel ranks have averages of their own.
+        Prefill makes the first token of an answer and is not a verify step. Data-parallel ranks have separate averages.
         """
         r, stated = self.requests, self.server.get("acceptance_length")
         ranks = self.server.get("info", {}).get("internal_states")
@@ -214,12 +214,10 @@ class Measurement:
         told = float((r.output_tokens - 1).sum() / r.verify_steps.sum())
         if abs(told - stated) <= ACCEPTANCE_SHARE * stated:
             return ()
-        return (
-            Reason("acceptance_disagrees", f"{told:.2f} tokens a verify step by the answers, {stated:.2f} by the server's own average"),
-        )
+        return (Reason("acceptance_disagrees", f"{told:.2f} tokens per verify step in the answers, {stated:.2f} in the server's average"),)
 
     def _settings_changed(self) -> tuple[tuple[str, str, str], ...]:
-        """Of a real engine: the simulated one states what it simulates, not its flags."""
+        """Changed settings of a real engine. The simulated engine states what it simulates, not its flags."""
         if self.source != "measured":
             return ()
         stated = {**self.server.get("info", {}), **self.server.get("settings", {})}
@@ -228,10 +226,10 @@ class Measurement:
         return (*settings_changed(argv, stated, may_differ), *other_model(str(self.server.get("model_path", "")), stated))
 
     def acceptance_length(self) -> float:
-        """Output tokens of a verify step, without the first token of each answer, which the prompt's pass makes: as the engines count.
+        """Output tokens per verify step, without the first token of each answer, which prefill makes. The engines count the same way.
 
-        From the answers if each states its steps, else from the server's counters over the run, else as the server states it. NaN: nobody
-        says, or nothing was speculated.
+        From the answers that state their steps, else from the server's counters over the run, else as the server states it.
+        NaN if unknown, or without speculative decoding.
         """
         r, counts = self.requests, self.server.get("counted_tokens") or {}
         if r is not None and r.verify_steps is not None and (known := r.is_whole & (r.verify_steps > 0)).any():
@@ -245,9 +243,9 @@ class Measurement:
         return float(told) if isinstance(told, int | float) else math.nan
 
     def digest(self, *, is_of_file: bool = False) -> str:
-        """SHA-256 over everything that was measured, 64 hex digits. From which file it was imported does not matter.
+        """SHA-256 over everything that was measured, 64 hex digits. It does not depend on the file from which the point was imported.
 
-        `is_of_file`: the digest with that file's name and hash, which imports had before.
+        `is_of_file`: include that file's name and hash, as the digest of earlier imports did.
         """
         h = hashlib.sha256()
         provenance = {k: v for k, v in self.provenance.items() if is_of_file or k != "imported"}
@@ -280,7 +278,7 @@ def _counted(server: dict[str, Any]) -> tuple[int, int] | None:
 
 
 def _cached_share(server: dict[str, Any]) -> float | None:
-    """Share of the prompt tokens that came from the prefix cache, by the server's counters."""
+    """Share of the prompt tokens that came from the prefix cache, according to the server's counters."""
     told = server.get("counted_tokens")
     if not told or not told.get("prompt_tokens"):
         return None
@@ -288,22 +286,22 @@ def _cached_share(server: dict[str, Any]) -> float | None:
 
 
 def answers_of(r: Requests) -> dict[str, list[int]]:
-    """What servers said of single answers beside their times, as it stands in the server's facts: by column, -1 where one did not say."""
+    """Values other than times that servers reported for each answer, as stored in the server's facts. By column; -1: not reported."""
     told = {name: getattr(r, name) for name in OF_ANSWERS}
     return {name: [int(v) for v in values] for name, values in told.items() if values is not None}
 
 
 def with_answers(r: Requests, server: dict[str, Any]) -> Requests:
-    """The requests with what the server's facts say of single answers. Raises ValueError for columns of another length."""
+    """The requests with the values per answer from the server's facts. Raises ValueError for columns of another length."""
     told = server.get("answers") or {}
     columns: dict[str, Any] = {name: np.array(told[name], dtype=np.int64) for name in OF_ANSWERS if name in told}
     if any(values.shape != r.sent_ns.shape for values in columns.values()):
-        raise ValueError("the server's facts are of another number of answers")
+        raise ValueError("the server's facts are for another number of answers")
     return dataclasses.replace(r, **columns) if columns else r
 
 
 def _neighbours(provenance: dict[str, Any]) -> tuple[int, int]:
-    """How many servers were to be under load on the same node, and the fewest that were, at the start or the end of the window."""
+    """How many other servers should be under load on the node, and the fewest that were, at the start or end of the window."""
     lanes = int(provenance.get("lanes", 1))
     seen = [provenance.get(name, []) for name in ("beside_before", "beside_after")]
     return lanes - 1, min(sum(str(said).endswith(("measuring", "warm-up")) for said in told) for told in seen) if lanes > 1 else 0

@@ -1,7 +1,7 @@
-"""Stored bytes on their way from one file into an archive: read once, held against their digests, written where libhdf5 wants them.
+"""Copies stored bytes from a file into an archive. They are read once, checked against their digests, and written where libhdf5 wants them.
 
-Runs in readers' processes (`reading`), beside the one that asks libhdf5 for places; nothing here knows HDF5. Bytes that are not those
-that were written go nowhere.
+Runs in reader processes (`reading`), while another process asks libhdf5 for positions. This module does not use HDF5. Bytes that do not
+match their digests are not written.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Piece = tuple[int, int, int]  # offset in the source, offset in the archive, byt
 
 @dataclass(frozen=True)
 class Destination:
-    """The archive in the making: the file, and the name that it is going to have."""
+    """The archive in progress: its temporary file, and its final name."""
 
     file: Path
     name: Path
@@ -33,23 +33,23 @@ class Destination:
 
 @dataclass(frozen=True)
 class Move:
-    """Bytes of a file to hold against digests, and those of them that are to go into the archive."""
+    """Bytes of a file to check against digests, and the pieces of them to copy into the archive."""
 
     path: Path
     identity: Identity
-    where: str  # what an error names
+    where: str  # used in error messages
     checks: tuple[Check, ...]
     pieces: tuple[Piece, ...] = ()
-    row: int = -1  # which of the archive's points they are, -1: none
+    row: int = -1  # row of the point in the archive, -1: none
 
     @property
     def n_bytes(self) -> int:
-        """How many are read."""
+        """How many bytes are read."""
         return sum(size for _, pieces, _ in self.checks for _, size in pieces)
 
 
 def joined(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
-    """The same pieces, those in one that follow one another in both files."""
+    """The same pieces, with those joined that follow one another in both files."""
     made: list[Piece] = []
     for begin, to, size in pieces:
         if made and (made[-1][0] + made[-1][2], made[-1][1] + made[-1][2]) == (begin, to):
@@ -60,7 +60,7 @@ def joined(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
 
 
 def moved(moves: Sequence[Move], to: Destination) -> list[FileError | None]:
-    """Makes the moves; of each why it was not made, None where it was. Raises EnvironmentLacks when the archive cannot be written."""
+    """Makes the moves. For each: None, or the error if it failed. Raises EnvironmentLacks if the archive cannot be written."""
     with writable(to.name), to.file.open("r+b", buffering=0) as archive:
         made = [_moved(move, archive.fileno()) for move in moves]
         written = [(at, at + size) for move in moves for _, at, size in move.pieces]
@@ -89,9 +89,9 @@ def _moved(move: Move, archive: int) -> FileError | None:
 
 
 def _verified(descriptor: int, move: Move) -> tuple[Bytes, tuple[Piece, ...]]:
-    """The bytes that are those of the digests, and the pieces of them. Raises FileError, OSError.
+    """The verified bytes, and the pieces to copy. Raises FileError, OSError.
 
-    Point files that were written with HDF5 1.14.2 state places that are one user block too low. Their digests tell.
+    Point files that were written with HDF5 1.14.2 state positions that are one user block too low. The digests reveal this.
     """
     try:
         return verified(descriptor, move.checks, move.where, _room()), move.pieces
@@ -108,19 +108,19 @@ def _verified(descriptor: int, move: Move) -> tuple[Bytes, tuple[Piece, ...]]:
 
 @contextlib.contextmanager
 def _readable(move: Move) -> Iterator[None]:
-    """Tells a file that cannot be read from an archive that cannot be written."""
+    """Turns a read error of the source into a FileError, to distinguish it from a write error of the archive."""
     try:
         yield
     except OSError as error:
-        raise FileError(f"It cannot be read any more: {error.strerror}.", path=str(move.path)) from error
+        raise FileError(f"The file can no longer be read: {error.strerror}.", path=str(move.path)) from error
 
 
 def _refuse_changed(move: Move, descriptor: int) -> None:
     if identity_of(descriptor) != move.identity:
-        raise FileError("It was changed while it was read.", path=str(move.path))
+        raise FileError("The file was changed while it was read.", path=str(move.path))
 
 
 @functools.cache
 def _room() -> bytearray:
-    """Memory that is used again and again: fresh one costs more than reading."""
+    """A buffer that is used repeatedly: allocating a new one costs more than reading."""
     return bytearray(ROOM_BYTES)

@@ -1,7 +1,7 @@
-"""Point files: one measurement in one HDF5 file, and what every file of glm5bench says of itself at its root.
+"""Point files: one measurement in one HDF5 file. Also the root attributes of every glm5bench file.
 
-History of the format. 1: a group a point, chunks by request. 2: ragged tables (`layout`), chunks in order of arrival, the summary
-beside them, so that archives are made by copying stored bytes and answer tables without the raw times.
+History of the format. 1: one group per point, chunks by request. 2: ragged tables (`layout`), chunks in order of arrival, and a stored
+summary. Archives can therefore be made by copying stored bytes, and tables do not need the raw times.
 
 Root attributes: format, kind, key, source, content_digest. /requests, /chunks, /records and /logs are the tables, each with the
 SHA-256 of its stored bytes; /summary is one JSON object with the columns of `summary`.
@@ -29,7 +29,7 @@ from .sealed import BLOCK, verify_seal, write_sealed
 from .summary import summary
 
 FORMAT = 2
-KEY = re.compile(r"[A-Za-z0-9_-]{1,64}")  # it becomes a name in archives
+KEY = re.compile(r"[A-Za-z0-9_-]{1,64}")  # used as a name in archives
 DIGEST = re.compile(r"[0-9a-f]{64}")
 KINDS = ("point", "archive")
 DAMAGED = (
@@ -46,13 +46,13 @@ DAMAGED = (
 )  # what h5py, json and zlib raise on hostile files
 MAX_TEXT_BYTES = 16 * 2**20
 KIND_TYPES: dict[Kind, tuple[type, ...]] = {"text": (str,), "count": (int,), "figure": (float, int)}
-# a column, its kind, what stands for null, and the type that needs no second look (bytes: JSON has none)
+# column, its kind, its value for null, and the type that needs no further check (bytes: none, because JSON has no bytes)
 SOUND = tuple((c.name, c.kind, ABSENT[c.kind], float if c.kind == "figure" else bytes) for c in COLUMNS)
 Value = TypeVar("Value")
 
 
 def write_point(path: Path, measurement: Measurement) -> str:
-    """Writes the file, whole or not at all, and returns its content digest. Raises Taken where one stands there."""
+    """Writes the file, completely or not at all, and returns its content digest. Raises Taken if the file already exists."""
     digest = measurement.digest()
     written: dict[str, Any] = {}
 
@@ -66,7 +66,7 @@ def write_point(path: Path, measurement: Measurement) -> str:
 
 
 def _refuse_wrong_places(body: bytes, stored: Mapping[str, Any]) -> None:
-    """Raises EnvironmentLacks if the bytes at the places that the file states are not those that its digests are of.
+    """Raises EnvironmentLacks if the bytes at the positions that the file states do not match their digests.
 
     `body`: the file without its user block.
     """
@@ -76,13 +76,13 @@ def _refuse_wrong_places(body: bytes, stored: Mapping[str, Any]) -> None:
             h.update(view[at - BLOCK : at - BLOCK + size])
         if h.hexdigest() != told["xxh3_128"]:
             raise EnvironmentLacks(
-                f"HDF5 {h5py.version.hdf5_version} stored {name} elsewhere than it says: the point was not written.",
+                f"HDF5 {h5py.version.hdf5_version} reports wrong positions for {name}: the point was not written.",
                 next_step="install h5py from PyPI: pip install --force-reinstall --only-binary h5py h5py",
             )
 
 
 def write_into(file: h5py.File, m: Measurement, digest: str) -> tuple[h5py.Dataset, dict[str, Any]]:
-    """The measurement as an empty file's content. The dataset that says what is stored where, and what it says of that."""
+    """Fills an empty file with the measurement. Returns the summary dataset, and the positions of the stored bytes."""
     file.attrs.update(format=FORMAT, kind="point", key=m.key, source=m.source, content_digest=digest, **ABOUT)
     make_tables(file, encoded(m))
     file.flush()
@@ -99,7 +99,7 @@ def write_text(group: h5py.Group, name: str, text: str) -> h5py.Dataset:
 
 
 def _told(m: Measurement, digest: str) -> dict[str, Any]:
-    """The summary, absent figures as null. Of times that contradict each other the reason why there is none: they are kept all the same."""
+    """The summary, with absent figures as null. If the times contradict each other: only the reason. The times are stored anyway."""
     try:
         values = summary(m, digest)
     except FileError as error:
@@ -108,9 +108,9 @@ def _told(m: Measurement, digest: str) -> dict[str, Any]:
 
 
 def columns_of(text: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a point file's /summary says: every column of today, and where its stored bytes lie.
+    """The content of a point file's /summary: every current column, and the positions of the stored bytes.
 
-    Raises ValueError when it is no summary, and where the point can have none.
+    Raises ValueError if the text is not a valid summary, or if the point cannot have one.
     """
     whole = json.loads(text)
     told, stored = whole["columns"], whole["stored"]
@@ -123,16 +123,16 @@ def columns_of(text: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def read_summary(file: h5py.Group) -> dict[str, Any]:
-    """The summary of a point file that is open. Raises ValueError as `columns_of` does."""
+    """The summary of an open point file. Raises ValueError as `columns_of` does."""
     return columns_of(text_of(child(file, "summary")))[0]
 
 
 def _as_kind(kind: Kind, value: Any) -> Any:
-    """The value, as a column of that kind holds it. Raises ValueError where it is of another kind."""
+    """The value as a column of this kind stores it. Raises ValueError if the value is of another kind."""
     if kind == "text" and type(value) is str and len(value) <= MAX_TEXT // 4:
         return value
     if type(value) not in KIND_TYPES[kind]:
-        raise ValueError(f"its summary says {value!r} where a {kind} stands")
+        raise ValueError(f"its summary has {value!r} in a {kind} column")
     if kind == "count" and abs(value) >= 2**63:
         raise ValueError("its summary has a count of more than 64 bits")
     if kind == "text" and len(value.encode("utf-8", "replace")) > MAX_TEXT:
@@ -141,7 +141,7 @@ def _as_kind(kind: Kind, value: Any) -> Any:
 
 
 def text_of(dataset: h5py.Dataset) -> bytes:
-    """The bytes of a text dataset. Raises ValueError for an absurd size."""
+    """The bytes of a text dataset. Raises ValueError for an impossible size."""
     if dataset.dtype != np.uint8 or dataset.ndim != 1 or dataset.size > MAX_TEXT_BYTES:
         raise ValueError(f"{dataset.name} declares {dataset.size:,} elements of {dataset.dtype}, not a text of bytes")
     if dataset.nbytes > MAX_DEFLATE * max(1, dataset.id.get_storage_size()):
@@ -150,19 +150,19 @@ def text_of(dataset: h5py.Dataset) -> bytes:
 
 
 def read_point(path: Path) -> tuple[Measurement, str]:
-    """The measurement of a point file, checked against its digest, which stands beside it.
+    """The measurement of a point file, and its verified digest.
 
-    For files of this machine's own; strangers' are read in a process of their own (`reading`). Raises FileError when the file is
-    unreadable, foreign, of another format, damaged, or not what its digest says.
+    Only for files from this machine; untrusted files are read in a separate process (`reading`). Raises FileError if the file is
+    unreadable, foreign, of another format or damaged, or does not match its digest.
     """
     with opened(path) as file:
         if what_is(file, path) != "point":
-            raise FileError("This is no point file.", path=str(path), next_step="`glm5bench check` says what it is")
+            raise FileError("This is not a point file.", path=str(path), next_step="run `glm5bench check` to see what it is")
         return measurement_of(file, str(path))
 
 
 def measurement_of(file: h5py.File, where: str) -> tuple[Measurement, str]:
-    """The measurement of a point file that is open, and its digest. Raises FileError for damage."""
+    """The measurement of an open point file, and its digest. Raises FileError for damage."""
 
     def read() -> Measurement:
         return decoded(read_rows(file, whole_spans(file)), key=str(file.attrs["key"]), source=str(file.attrs["source"]))
@@ -171,29 +171,29 @@ def measurement_of(file: h5py.File, where: str) -> tuple[Measurement, str]:
 
 
 def checked(read: Callable[[], Measurement], digest: Callable[[], str], where: str) -> tuple[Measurement, str]:
-    """What `read` gives and the digest that it has. Raises FileError for damage, and for what cannot be."""
+    """The measurement from `read`, and its verified digest. Raises FileError for damaged or impossible content."""
     m, said = undamaged(lambda: (read(), digest()), "The point is damaged", where)
     refuse_impossible(m.key, m.source, said, where)
     if m.requests is None and m.source != "published" and not m.provenance.get("imported"):
-        raise FileError(f"It says {m.source} and holds no times.", path=where)
+        raise FileError(f"The point is marked {m.source} but contains no times.", path=where)
     digests = [m.digest, *([lambda: m.digest(is_of_file=True)] if m.provenance.get("imported") else [])]
     if said not in [undamaged(each, "The point is damaged", where) for each in digests]:
-        raise FileError("The content is not what its digest says: the file was changed or damaged.", path=where)
+        raise FileError("The content does not match its digest: the file was changed or damaged.", path=where)
     return m, said
 
 
 def refuse_impossible(key: str, source: str, digest: str, where: str) -> None:
-    """Raises FileError for a key, a source or a digest that no point has: they become names."""
+    """Raises FileError for an invalid key, source or digest: they are used as names."""
     if not KEY.fullmatch(key):
-        raise FileError(f"Its key {key[:80]!r} is no key.", path=where)
+        raise FileError(f"Its key {key[:80]!r} is not valid.", path=where)
     if source not in SOURCES:
-        raise FileError(f"Its source is {source[:80]!r}, which is none of {', '.join(SOURCES)}.", path=where)
+        raise FileError(f"Its source {source[:80]!r} is unknown. Known are {', '.join(SOURCES)}.", path=where)
     if not DIGEST.fullmatch(digest):
-        raise FileError(f"Its digest {digest[:80]!r} is no digest.", path=where)
+        raise FileError(f"Its digest {digest[:80]!r} is not valid.", path=where)
 
 
 def undamaged(read: Callable[[], Value], what: str, where: str) -> Value:
-    """What `read` gives; what damage raises in it becomes a FileError that begins with `what`."""
+    """The result of `read`. An error from damaged data becomes a FileError that begins with `what`."""
     try:
         return read()
     except DAMAGED as error:
@@ -201,7 +201,7 @@ def undamaged(read: Callable[[], Value], what: str, where: str) -> Value:
 
 
 def opened(path: Path, *, is_verified: bool = True) -> h5py.File:
-    """The file, read without locks (NFS has none to give). Raises FileError when it is no HDF5 file or not what its seal says."""
+    """The file, opened without locks (NFS may not support them). Raises FileError if it is not HDF5 or does not match its seal."""
     if is_verified:
         verify_seal(path)
     try:
@@ -209,7 +209,7 @@ def opened(path: Path, *, is_verified: bool = True) -> h5py.File:
     except FileNotFoundError as error:
         raise FileError("There is no such file.", path=str(path)) from error
     except DAMAGED as error:
-        raise FileError(f"This is no readable HDF5 file: {short(error)}.", path=str(path)) from error
+        raise FileError(f"This is not a readable HDF5 file: {short(error)}.", path=str(path)) from error
 
 
 def what_is(file: h5py.Group, path: Path | str) -> str:
@@ -217,7 +217,7 @@ def what_is(file: h5py.Group, path: Path | str) -> str:
     format_, kind = undamaged(lambda: (file.attrs.get("format"), file.attrs.get("kind")), "The attributes are damaged", str(path))
     if format_ is None or str(kind) not in KINDS:
         raise FileError("This HDF5 file was not written by glm5bench.", path=str(path))
-    number = undamaged(lambda: int(format_), "Its format is no number", str(path))
+    number = undamaged(lambda: int(format_), "Its format is not a number", str(path))
     if number != FORMAT:
         step = "update glm5bench" if number > FORMAT else "measure it again: no released version of glm5bench wrote this format"
         raise FileError(f"Its format is {number}, and this version of glm5bench reads format {FORMAT}.", path=str(path), next_step=step)

@@ -1,4 +1,4 @@
-"""Points of files one by one: their summaries at once, their raw times when they are asked for, each in a reader's process."""
+"""The points of files, one by one: summaries at once, raw times on request. Files are read in reader processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Point = tuple[dict[str, Any], Callable[[], "Measurement | None"]]
 
 
 def each_point(paths: Sequence[str], bad: list[FileError]) -> list[Point]:
-    """Every measurement of the paths once: its summary, and how it is read. What is left out is added to `bad`."""
+    """Every measurement of the paths once: its summary, and a function that reads it. Errors are added to `bad`."""
     found: dict[str, tuple[bool, Point]] = {}
     for each in surveys(paths, Found(bad=bad)):
         for i in range(each.n):
@@ -34,10 +34,13 @@ def each_point(paths: Sequence[str], bad: list[FileError]) -> list[Point]:
 
 
 def each_made(paths: Sequence[str], wanted: Collection[str], make: Callable[[Measurement], Made]) -> Iterator[tuple[str, Made | FileError]]:
-    """What `make` makes of the measurements with these digests, in the processes that read them; each digest once, with its raw times."""
+    """The results of `make` for the measurements with these digests, each digest once. Only measurements with raw times are used.
+
+    `make` runs in the reader processes. A point that cannot be read is returned as its error.
+    """
     places: dict[Path, list[int]] = {}
     seen: set[str] = set()
-    for each in surveys(paths, Found()):  # whoever made the tables has told what is bad
+    for each in surveys(paths, Found()):  # the caller has already reported the errors
         for i in range(each.n):
             digest = str(plain(each.summaries["digest"][i]))
             if digest in wanted and digest not in seen and each.is_whole[i]:
@@ -60,11 +63,11 @@ def each_made(paths: Sequence[str], wanted: Collection[str], make: Callable[[Mea
 
 
 def _nothing() -> None:
-    """Its raw times were left out."""
+    """Nothing: the raw times were left out."""
 
 
 def measurement_at(path: Path, i: int) -> Measurement:
-    """Point `i` of a file, decoded and held against its digest. Raises FileError when it cannot be had."""
+    """Point `i` of a file, decoded and checked against its digest. Raises FileError if it cannot be read."""
     with Readers(_one, lambda task: task[0]) as readers:
         ((_, m),) = readers.map([(path, i)])
     if isinstance(m, FileError):

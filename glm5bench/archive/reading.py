@@ -1,8 +1,8 @@
-"""Strangers' files are read in processes of their own: what libhdf5 does over a hostile one costs that file and nothing else.
+"""Reads untrusted files in separate processes. If libhdf5 crashes on a file, only that file is affected.
 
-Enters: tasks, each with the file that it is about. Leaves: what the function makes of each, or a FileError where its process fell,
-hung, or wanted more memory than its file can need. What the machine lacks is no file's fault, and is raised; what one file has done to
-a process is not laid to the next. The processes are forks, so that starting one costs milliseconds.
+Enters: tasks, each about one file. Leaves: the result of each task, or a FileError if its process crashed, hung, or needed more memory
+than its file can need. An EnvironmentLacks of the machine is raised. If a process crashes that has read other files before, the task is
+repeated in a new process. The processes are forks, so starting one takes milliseconds.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 MEMORY_BYTES = 3 << 28
-MEMORY_PER_BYTE = 64  # of a file: ten times the bytes when decoded, and copies at work
+MEMORY_PER_BYTE = 64  # of a file: decoded data are about ten times larger, and working copies are needed
 SECONDS = 120.0  # a disk may be slow
-PROCESSOR_S = 10.0  # and libhdf5 goes round in circles over some damaged files
-BYTES_PER_S = 2e6  # a file has this much longer to be read
-TOO_LONG = "Reading it did not end in time: it is damaged, or hostile."
-NICENESS = 5  # whoever gives it work goes first
-GRACE_S = 1.0  # before a reader ends by itself that nobody ends
+PROCESSOR_S = 10.0  # libhdf5 loops forever on some damaged files
+BYTES_PER_S = 2e6  # adds (size of the file) / BYTES_PER_S to both limits
+TOO_LONG = "Reading the file took too long: it is damaged or hostile."
+NICENESS = 5  # the process that assigns the work has priority
+GRACE_S = 1.0  # after this extra time a reader ends itself
 
 
 @dataclass
@@ -50,24 +50,24 @@ class _Reader(Generic[Task]):
 
 
 class _Ahead(Generic[Task]):
-    """Tasks, of which one may be looked at before it is taken: making one takes time, too."""
+    """Tasks with a look-ahead of one, because making a task also takes time."""
 
     def __init__(self, tasks: Iterator[Task]) -> None:
         self._tasks, self._seen = tasks, deque[Task]()
 
     def look(self) -> None:
-        """Has the next one made."""
+        """Makes the next task, if none is waiting."""
         if not self._seen:
             self._seen.extend(itertools.islice(self._tasks, 1))
 
     def next(self) -> Task | None:
-        """The next one, None after the last."""
+        """The next task; None after the last."""
         self.look()
         return self._seen.popleft() if self._seen else None
 
 
 class Readers(Generic[Task, Result]):
-    """`jobs` processes in which `read` reads the files of tasks; `path_of` says which file a task is about."""
+    """`jobs` processes that run `read` on tasks. `path_of` gives the file of a task."""
 
     def __init__(self, read: Callable[[Task], Result], path_of: Callable[[Task], Path], *, jobs: int = 1) -> None:
         self._read, self._path_of, self._jobs = read, path_of, jobs
@@ -81,19 +81,19 @@ class Readers(Generic[Task, Result]):
             _end(reader)
 
     def map(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, Result | FileError]]:
-        """Each task with what came of it, as they are done; one more is asked for than there are processes to take them."""
-        for reader in [r for r in self._readers if r.task is not None]:  # of a map that nobody followed to its end
+        """Each task with its result, in order of completion. One more task is made than there are processes."""
+        for reader in [r for r in self._readers if r.task is not None]:  # left by a map that was not consumed to its end
             _end(reader)
             self._readers.remove(reader)
         waiting = _Ahead(iter(tasks))
         done: list[tuple[Task, Result | FileError]] = []
         while True:
-            self._give_all(waiting)  # before what is done is handed on: the readers work while that is looked at
+            self._give_all(waiting)  # before results are yielded: readers work while the caller handles them
             yield from done
             busy = [r for r in self._readers if r.task is not None]
             if not busy:
                 return
-            waiting.look()  # while they are at work
+            waiting.look()  # while the readers work
             soonest = max(0.0, min(r.until for r in busy) - time.monotonic())
             ready = wait([r.pipe for r in busy], soonest)
             done = [each for r in busy if r.pipe in ready or time.monotonic() > r.until for each in self._taken(r)]
@@ -108,7 +108,7 @@ class Readers(Generic[Task, Result]):
 
     def _started(self) -> _Reader[Task]:
         ours, theirs = multiprocessing.Pipe()
-        with warnings.catch_warnings():  # a fork beside threads: the child touches nothing that they could hold
+        with warnings.catch_warnings():  # a fork while threads run: the child uses nothing that they may have locked
             warnings.simplefilter("ignore", DeprecationWarning)
             process = multiprocessing.get_context("fork").Process(
                 target=_serve, args=(self._read, self._path_of, theirs, os.getpid()), daemon=True
@@ -122,11 +122,11 @@ class Readers(Generic[Task, Result]):
     def _give(self, reader: _Reader[Task], task: Task) -> None:
         reader.task, reader.path = task, self._path_of(task)
         reader.until = time.monotonic() + SECONDS + size_of(reader.path) / BYTES_PER_S
-        with contextlib.suppress(OSError):  # it has fallen meanwhile, which `_taken` finds
+        with contextlib.suppress(OSError):  # the reader has crashed meanwhile: `_taken` handles it
             reader.pipe.send(task)
 
     def _taken(self, reader: _Reader[Task]) -> Iterator[tuple[Task, Result | FileError]]:
-        """What has come of its task; nothing yet where the process fell over it and had read others before: it is read once more."""
+        """The result of the reader's task. Nothing if the process crashed after it had read other files: the task is run once more."""
         task, reader.task = reader.task, None
         assert task is not None
         try:
@@ -158,7 +158,7 @@ def _died(exitcode: int | None) -> str:
     if exitcode in (-signal.SIGPROF, -signal.SIGALRM):
         return TOO_LONG
     how = f"by {signal.Signals(-exitcode).name}" if exitcode is not None and exitcode < 0 else f"with exit code {exitcode}"
-    return f"The process that read it ended {how}: it is damaged, or hostile."
+    return f"The process that read the file ended {how}: the file is damaged or hostile."
 
 
 def _end(reader: _Reader[Task]) -> None:
@@ -169,7 +169,7 @@ def _end(reader: _Reader[Task]) -> None:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of the file, 0 where it is not there."""
+    """Size of the file in bytes; 0 if it does not exist."""
     try:
         return path.stat().st_size
     except OSError:
@@ -177,15 +177,15 @@ def size_of(path: Path) -> int:
 
 
 def _serve(read: Callable[[Task], Any], path_of: Callable[[Task], Path], pipe: Connection, parent: int) -> None:
-    """A reader's whole life: it ends with the process that it reads for, or, where that is gone, when its task's time is over."""
+    """The main loop of a reader. It ends when its parent process is gone, at the latest when the time of its task is over."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.nice(NICENESS)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libc's last words over a broken heap
-    faulthandler.disable()  # and Python's
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # hides what libc prints about a corrupted heap
+    faulthandler.disable()  # and what Python prints
     with contextlib.suppress(EOFError, OSError):
         while True:
             while not pipe.poll(1.0):
@@ -208,12 +208,12 @@ def _answer(read: Callable[[Task], Any], task: Task, path: Path) -> Any:
     except (FileError, EnvironmentLacks) as error:
         return error
     except MemoryError:
-        return FileError("Reading it takes more memory than a file of its size can need: it is damaged, or hostile.", path=str(path))
+        return FileError("Reading the file takes more memory than a file of its size can need: it is damaged or hostile.", path=str(path))
 
 
 @contextlib.contextmanager
 def _memory(limit: int) -> Iterator[None]:
-    """At most so many bytes more than there are now."""
+    """Limits the process to `limit` bytes more than it uses now."""
     now = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * os.sysconf("SC_PAGE_SIZE")
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     allowed = now + limit if hard == resource.RLIM_INFINITY else min(now + limit, hard)

@@ -1,6 +1,6 @@
-"""Points that have to be decoded to be had: those of archives whose structure is damaged.
+"""Points of archives whose structure is damaged. Each point must be decoded.
 
-Each is held against its digest and written again as a point file of today, of which the survey then gives the path.
+Each point is checked against its digest and written again as a current point file. The survey contains the path of that file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .summary import summary
 
 
 def salvaged(empty: Survey, scratch: Path | None, damage: FileError) -> Survey:
-    """An archive whose structure is damaged: what of it still has its digest is whole. Raises `damage` where nothing is."""
+    """The survey of a damaged archive: the points that still match their digests. Raises `damage` if there are none."""
     path = empty.path
     try:
         with opened(path, is_verified=False) as file:
@@ -38,15 +38,16 @@ def salvaged(empty: Survey, scratch: Path | None, damage: FileError) -> Survey:
         raise damage
     n = found.n or len(found.rewritten)
     told = FileError(
-        f"The archive is damaged: its bytes are not those that were written. What is whole was taken: {n} points, {len(tables)} tables.",
+        "The archive is damaged: its bytes are not those that were written. "
+        f"Only the undamaged part was read: {n} points, {len(tables)} tables.",
         path=str(path),
-        next_step="merge its sources again, or keep what the merge has made of it in its place",
+        next_step="merge its sources again, or replace it with the output of this merge",
     )
     return dataclasses.replace(found, tables=tables, bad=(told, *found.bad))
 
 
 def _whole_tables(file: h5py.File) -> tuple[SourceTable, ...]:
-    """The source tables of a damaged archive that are what their names say."""
+    """The source tables of a damaged archive whose content matches their names."""
     whole = []
     with contextlib.suppress(*DAMAGED):
         group = child(file, "tables")
@@ -58,13 +59,13 @@ def _whole_tables(file: h5py.File) -> tuple[SourceTable, ...]:
 
 
 def source_table(dataset: h5py.Dataset) -> SourceTable:
-    """One of an archive's /tables. Raises what json and h5py raise for damage."""
+    """One source table from an archive's /tables. Raises what json and h5py raise for damaged data."""
     table: SourceTable = from_plain(SourceTable, json.loads(text_of(dataset)))
     return table
 
 
 def _read_again(empty: Survey, found: Iterator[Each | FileError], scratch: Path | None) -> Survey:
-    """The survey of decoded points: with a scratch folder they are written there, else summed up."""
+    """The survey of decoded points. They are written to the scratch folder; without one, only their summaries are returned."""
     summaries: Summaries = {c.name: [] for c in COLUMNS}
     bad: list[FileError] = []
     rewritten: list[Path] = []
@@ -74,7 +75,7 @@ def _read_again(empty: Survey, found: Iterator[Each | FileError], scratch: Path 
                 raise each
             m, _, digest = each
             if m is None:
-                raise FileError("Its raw times were left out when it was merged: what is left cannot be verified.", path=str(empty.path))
+                raise FileError("Its raw times were left out when it was merged, so it cannot be verified.", path=str(empty.path))
             told = summary(m, digest, where=str(empty.path))
             if scratch is None:
                 for name, value in told.items():

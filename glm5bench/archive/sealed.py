@@ -1,9 +1,11 @@
-"""HDF5 files with a seal: a SHA-256 in front, so that damage is found before libhdf5 reads a byte of it.
+"""HDF5 files with a seal: a SHA-256 at the front, so that damage is found before libhdf5 reads the file.
 
-The seal stands in HDF5's user block (the first 512 bytes, which every HDF5 reader skips), one line of text. Of a point file it is the
-digest of all bytes after the block. Of an archive, which may be as large as a disk, it is the digest of its structure: a table of
-ranges at the file's end, and the bytes of those ranges, which are everything but the raw data. Raw data have digests of their own
-in the structure, one a point and table, so that opening reads no more than is needed, and one bad sector costs one point.
+The seal is one line of text in HDF5's user block (the first 512 bytes, which every HDF5 reader skips). In a point file it is the digest
+of all bytes after the block. An archive can be very large, so its seal is the digest of its structure only: a table of ranges at the end
+of the file, and the bytes of those ranges. The ranges cover everything except the raw data.
+
+The structure contains a digest of the raw data for each point and table. Opening an archive therefore reads only what is needed, and one
+bad sector damages one point.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ STRUCTURE = b"glm5bench sha256-structure "
 DAMAGED = "The file is damaged, or another program opened it for writing: its bytes are not those that were written."
 NO_TRAILER = "The archive has lost its trailer: another program opened it for writing (h5py with mode r+ or a, HDFView, MATLAB)."
 READ_ONLY = "use a copy that was not changed, or merge the points again; open these files with mode r"
-LIBVER = ("earliest", "v110")  # what HDF5 1.10 and its users can read
+LIBVER = ("earliest", "v110")  # can be read by HDF5 1.10
 
 
 def write_sealed(
@@ -40,12 +42,12 @@ def write_sealed(
     *,
     is_new: bool = False,
 ) -> str:
-    """Writes the file that `fill` makes, in memory first, whole or not at all. Its digest, 64 hex digits.
+    """Writes the file that `fill` makes, completely or not at all. Returns its digest, 64 hex digits. The file is made in memory first.
 
-    `check` gets the bytes behind the user block before they are written, and raises what refuses them.
+    `check` gets the bytes after the user block before they are written, and raises to reject them.
 
-    A dataset that `fill` gives back is found by its place in the seal (`quickly`), without HDF5.
-    Raises EnvironmentLacks when it cannot be written, Taken under `is_new` where a file stands there.
+    If `fill` returns a dataset, its position is stored in the seal, so that `quickly` finds it without HDF5.
+    Raises EnvironmentLacks if the file cannot be written; with `is_new`, Taken if the file already exists.
     """
     with h5py.File(path.name, "w", driver="core", backing_store=False, userblock_size=BLOCK, libver=LIBVER) as file:
         first = fill(file)
@@ -69,7 +71,7 @@ def _written(path: Path, block: bytes, body: bytes) -> None:
 
 
 def write_seal(sink: Sink, raw: NDArray[np.int64]) -> None:
-    """Seals an archive that is finished; `raw`: begin and end of each stretch of raw data, (n, 2), in any order."""
+    """Seals a finished archive. `raw`: begin and end of each range of raw data, (n, 2), in any order."""
     end = sink.seek(0, os.SEEK_END)
     ranges = np.ascontiguousarray(_complement(raw, end), dtype="<i8").tobytes()
     sink.write(ranges)
@@ -80,7 +82,7 @@ def write_seal(sink: Sink, raw: NDArray[np.int64]) -> None:
 
 
 def _complement(raw: NDArray[np.int64], end: int) -> NDArray[np.int64]:
-    """What lies between the stretches, from the user block to the end, (n, 2)."""
+    """The ranges between the raw data, from the user block to the end, (n, 2)."""
     stretches = raw[np.argsort(raw[:, 0])] if len(raw) else raw.reshape(0, 2)
     between = np.stack([np.append(BLOCK, stretches[:, 1]), np.append(stretches[:, 0], end)], axis=1)
     return between[between[:, 1] > between[:, 0]]
@@ -95,19 +97,19 @@ def _structure_digest(descriptor: int, ranges: bytes) -> str:
 
 
 def _told_of_structure(descriptor: int) -> tuple[bytes, int, int]:
-    """The digest, the end, and the number of ranges behind it, which end the file. Raises ValueError for what cannot be."""
+    """The digest, the end of the structure, and the number of ranges stored after it. Raises ValueError for an invalid seal."""
     line = os.pread(descriptor, BLOCK, 0).split(b"\n")[0]
     words = line[len(STRUCTURE) :].split(b" ")
     if not line.startswith(STRUCTURE) or len(words) != 3 or not (words[1].isdigit() and words[2].isdigit()):
-        raise ValueError("its seal is none of an archive")
+        raise ValueError("its seal is not the seal of an archive")
     end, n = int(words[1]), int(words[2])
     if end < BLOCK or end + 16 * n != os.fstat(descriptor).st_size:
-        raise ValueError("its seal tells of another size")
+        raise ValueError("its seal states another file size")
     return words[0], end, n
 
 
 def seal_of(path: Path) -> str | None:
-    """The digest that the file carries, not verified; None for a file without a seal."""
+    """The digest in the file's seal, not verified; None for a file without a seal."""
     try:
         with path.open("rb") as file:
             words = file.read(BLOCK).split(b"\n")[0].decode("ascii", "replace")
@@ -117,7 +119,7 @@ def seal_of(path: Path) -> str | None:
 
 
 def verify_seal(path: Path) -> None:
-    """Raises FileError when the file is not what its seal says. A file without one is left to its reader."""
+    """Raises FileError if the file does not match its seal. A file without a seal is accepted."""
     try:
         with path.open("rb") as file:
             is_whole = _is_whole(file)
@@ -128,7 +130,7 @@ def verify_seal(path: Path) -> None:
 
 
 def _has_lost_trailer(path: Path) -> bool:
-    """Whether an archive ends where HDF5's own bytes end: HDF5 cuts a file there that it opened for writing."""
+    """Whether an archive ends where its HDF5 data end: HDF5 truncates a file there after opening it for writing."""
     with path.open("rb") as file:
         words = file.read(BLOCK).split(b"\n")[0].removeprefix(STRUCTURE).split(b" ")
         size = file.seek(0, os.SEEK_END)
@@ -154,9 +156,9 @@ def _is_whole(file: io.BufferedReader) -> bool:
 
 @dataclass(frozen=True)
 class Place:
-    """Where in a point file the dataset lies that says where everything lies, bytes, and the XXH3 of all bytes behind the block.
+    """Position of the summary dataset in a point file, in bytes, and the XXH3 of all bytes after the user block.
 
-    The second digest finds damage as surely as SHA-256 and costs nothing beside reading.
+    XXH3 finds damage as reliably as SHA-256, and takes almost no time compared with reading.
     """
 
     begin: int
@@ -165,7 +167,7 @@ class Place:
 
 
 def place_in(block: bytes) -> Place | None:
-    """What the seal tells of it; None where it tells no place."""
+    """The place that the seal states; None if it states none."""
     line = block.split(b"\n")[0]
     words = line.split(b" ")
     if not line.startswith(MAGIC) or len(words) != 6 or not (words[3].isdigit() and words[4].isdigit()):
@@ -174,9 +176,9 @@ def place_in(block: bytes) -> Place | None:
 
 
 def quickly(content: memoryview, path: Path) -> memoryview | None:
-    """Of a file's bytes those of the dataset whose place the seal tells; None where it tells no place.
+    """The bytes of the dataset whose place the seal states; None if it states none.
 
-    Raises FileError when the bytes are not those that were written.
+    Raises FileError if the file's bytes are not those that were written.
     """
     place = place_in(bytes(content[:BLOCK]))
     if place is None:
@@ -187,7 +189,7 @@ def quickly(content: memoryview, path: Path) -> memoryview | None:
 
 
 def _is_structure_whole(file: io.BufferedReader) -> bool:
-    """The table of ranges ends the file, and its ranges follow one another inside of it."""
+    """Whether the table of ranges ends the file, its ranges are in order and inside the file, and their bytes match the digest."""
     try:
         digest, end, n = _told_of_structure(file.fileno())
     except ValueError:

@@ -1,6 +1,6 @@
-"""The summary of a point: one row of typed columns, written beside the raw times and answering tables without them.
+"""The summary of a point: one row of typed columns. It is stored with the raw times, so that tables do not need to read them.
 
-Enters: a measurement. Leaves: a mapping with every column of archive.columns.COLUMNS, and the `Row` that tables are made of.
+Enters: a measurement. Leaves: a mapping with every column of archive.columns.COLUMNS, and the `Row` from which tables are made.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .measurement import Measurement
 
 
 def summary(m: Measurement, digest: str, *, where: str = "") -> dict[str, Any]:
-    """Every column of the point. Raises FileError when a field that every point has is missing or garbled."""
+    """Every column of the point. Raises FileError if a required field is missing or invalid."""
     try:
         values = _told(m, digest) | _measured(m)
         values["few_samples"] = " ".join(few_samples(values))
@@ -32,11 +32,11 @@ def summary(m: Measurement, digest: str, *, where: str = "") -> dict[str, Any]:
     except AnalysisError as error:
         raise FileError(error.message, path=where) from error
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:
-        raise FileError(f"The point {m.key} lacks or garbles {error}.", path=where) from error
+        raise FileError(f"A field of point {m.key} is missing or invalid: {error}.", path=where) from error
 
 
 def few_samples(values: Mapping[str, Any]) -> list[str]:
-    """The percentiles of these columns that are of too few samples: 99 needs 100, 95 needs 20, 90 needs 10."""
+    """The percentile columns with too few samples: p99 needs 100, p95 needs 20, p90 needs 10."""
     found = []
     for metric, percentile in itertools.product(LATENCIES, NEEDED):
         name, n = f"{metric}_{percentile}_s", values.get(f"{metric}_n", -1)
@@ -48,9 +48,9 @@ def few_samples(values: Mapping[str, Any]) -> list[str]:
 
 
 def _told(m: Measurement, digest: str) -> dict[str, Any]:
-    """What the point and its provenance say."""
+    """The columns from the point and its provenance."""
     p, v, from_ = m.point, m.verdict(), m.provenance
-    gpus = int(p["gpus"]) if p["gpus"] is not None else 0  # 0: nobody said how many GPUs the server has
+    gpus = int(p["gpus"]) if p["gpus"] is not None else 0  # 0: the number of GPUs is unknown
     if p["gpus"] is not None and (gpus < 1 or int(p["gpus_per_node"] or 1) < 1):
         raise ValueError("a number of GPUs below 1")
     texts = ("hardware", "engine", "checkpoint", "model", "precision", "speculative", "endpoint", "server_scope")
@@ -89,7 +89,7 @@ def _told(m: Measurement, digest: str) -> dict[str, Any]:
 
 
 def _image_digest(m: Measurement) -> str:
-    """Of the OCI image that the file was made from; of the file itself, if it came without a record. `none`: no container."""
+    """Digest of the OCI image from which the image file was made; of the file itself if that is unknown. `none`: no container."""
     told = m.provenance.get("image") or {}
     if not isinstance(told, dict):
         return ""
@@ -99,7 +99,7 @@ def _image_digest(m: Measurement) -> str:
 
 
 def _server_start(m: Measurement) -> str:
-    """What tells one start of a server from another. Points of earlier versions record only the job."""
+    """Identifies one start of a server. Points of earlier versions record only the job."""
     told, job = m.provenance.get("server_start"), m.provenance.get("job_id")
     if told:
         return str(told)
@@ -109,7 +109,7 @@ def _server_start(m: Measurement) -> str:
 
 
 def protocol(workload: Mapping[str, Any]) -> str:
-    """How many requests are sent at a concurrency of C, and before them; empty if that is unknown."""
+    """Number of requests and of warm-up requests at a concurrency of C; empty if unknown."""
     prompts, each = workload.get("prompts"), workload.get("prompts_per_concurrency")
     if not prompts and not each:
         return ""
@@ -123,7 +123,7 @@ def _scores(m: Measurement) -> dict[str, float]:
 
 
 def _started(m: Measurement) -> dict[str, float]:
-    """What is known of the server's start; of a simulated one in simulated seconds."""
+    """What is known about the server's start; for a simulated server, in simulated seconds."""
     told = m.server.get("startup") or {}
     seconds = {name: _figure(told.get(name)) * m.time_scale for name in ("start_s", "image_s", "load_s", "compile_s", "graphs_s")}
     return {**{name: _figure(told.get(name)) for name in STARTED}, **seconds}
@@ -134,7 +134,7 @@ def _figure(value: Any) -> float:
 
 
 def _measured(m: Measurement) -> dict[str, Any]:
-    """The figures: from the raw times, or, without any, as the source states them."""
+    """The figures from the raw times; without raw times, the figures that the source states."""
     f, r, gpus = m.figures(), m.requests, float(m.point["gpus"] or math.nan)
     if f is None or r is None:
         return _stated(m.stated)
@@ -174,7 +174,7 @@ def _whole(f: Figures) -> dict[str, Any]:
 
 
 def _acceptance(r: Requests) -> dict[str, float]:
-    """The distribution of the answers' acceptance lengths, where they tell their steps."""
+    """The distribution of the answers' acceptance lengths, if the answers contain their verify steps."""
     if r.verify_steps is None or not (known := r.is_whole & (r.verify_steps > 0)).any():
         return {}
     p10, median, p90 = np.percentile((r.output_tokens[known] - 1) / r.verify_steps[known], (10, 50, 90))
@@ -186,7 +186,7 @@ def _statistics(name: str, s: Statistics) -> dict[str, Any]:
 
 
 def _stated(stated: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a point whose times are not known: what its source states under a name of this table; other names stay where they are."""
+    """The stated figures of a point without times, for names that are columns. Other names are ignored."""
     found = {name: float(value) for name, value in stated.items() if name in BY_NAME and BY_NAME[name].kind == "figure"}
     found |= {name: int(value) for name, value in stated.items() if name in BY_NAME and BY_NAME[name].kind == "count"}
     if "interactivity_tok_s_user" not in found and found.get("tpot_median_s", 0) > 0:
@@ -195,7 +195,7 @@ def _stated(stated: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def row_of(m: Measurement, digest: str, origin: str) -> Row:
-    """The measurement as tables see it, computed from its raw times. Raises FileError as `summary` does."""
+    """The measurement as a row of tables, computed from its raw times. Raises FileError as `summary` does."""
     return rows({name: [value] for name, value in summary(m, digest, where=origin).items()}, origin)[0]
 
 
@@ -220,7 +220,7 @@ BESIDE = (
 
 
 def rows(columns: Mapping[str, Any], origin: str) -> list[Row]:
-    """The points of summaries, column by column, as tables see them."""
+    """The points of the summaries as rows of tables. `columns`: the summaries, column by column."""
     series: dict[tuple[Any, ...], Series] = {}
     of_row = zip(*(listed(columns[name]) for name in OF_ROW), strict=True)
     of_series = zip(*(_hashable(listed(columns[name])) for name in OF_SERIES), strict=True)
@@ -233,7 +233,7 @@ def rows(columns: Mapping[str, Any], origin: str) -> list[Row]:
 
 
 def _beside(columns: Mapping[str, Any]) -> Iterator[Mapping[str, float]]:
-    """Of each point what it knows of BESIDE; without end, and quickly, where no point knows any."""
+    """For each point its known values of BESIDE. If all are unknown: empty mappings without end, which is fast."""
     finite = {name: np.isfinite(np.asarray(columns[name], dtype=np.float64)) for name in BESIDE}
     known = [name for name in BESIDE if finite[name].any()]
     if not known:
@@ -258,7 +258,7 @@ def _series(told: tuple[Any, ...]) -> Series:
 
 
 def _hashable(values: list[Any]) -> list[Any]:
-    """The same with one NaN for all: a NaN equals no other."""
+    """The values with one shared NaN object, because two NaN objects are never equal."""
     return [math.nan if v != v else v for v in values]  # noqa: PLR0124
 
 

@@ -1,6 +1,6 @@
-"""The survey of a file: its points' summaries, and where in it their stored bytes lie. Runs in a reader's process (`reading`).
+"""The survey of a file: the summaries of its points, and the positions of their stored bytes. Runs in a reader process (`reading`).
 
-A file whose seal holds is believed to be what its writer made, and nothing of it is decoded; others are left to `salvage`.
+A file that matches its seal is trusted, and is not decoded. Other files are handled by `salvage`.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ AT_ONCE_BYTES = 64 * 2**20
 
 
 def survey(path: Path, *, scratch: Path | None = None) -> Survey:
-    """What the file holds. With `scratch`: where its bytes lie, too, those of a point file held against their digests.
+    """What the file contains. With `scratch` also the positions of the stored bytes; those of a point file are verified.
 
-    `scratch` is a folder for points that have to be written again. Raises FileError when nothing in the file can be had.
+    `scratch`: a folder for points that must be written again. Raises FileError if nothing in the file can be read.
     """
     quick = at_once(path)
     if quick is not None:
@@ -53,9 +53,9 @@ def survey(path: Path, *, scratch: Path | None = None) -> Survey:
 
 
 def at_once(path: Path) -> Survey | None:
-    """The survey of a point file whose seal tells where everything lies, and whose bytes are those that were written: HDF5 is not asked.
+    """The survey of a point file whose seal states all positions and matches its bytes. HDF5 is not used.
 
-    None for any other file, and one that is large. Raises FileError for damage.
+    None for any other file, and for a large file. Raises FileError for damage.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
@@ -66,7 +66,7 @@ def at_once(path: Path) -> Survey | None:
                 return None
             content = memoryview(os.read(file.fileno(), identity[1]))
     except OSError:
-        return None  # said by who asks more closely
+        return None  # the full survey reports it
     told = quickly(content, path)
     if told is None or len(content) != identity[1]:
         return None
@@ -78,9 +78,9 @@ def at_once(path: Path) -> Survey | None:
 
 
 def glance(path: Path) -> Glance | None:
-    """What a point file says of itself.
+    """What a point file states about itself, from two reads of some kilobytes.
 
-    It costs two reads of some kilobytes. None for any file of which more has to be read to know what it is, or what is wrong with it.
+    None for any other file, and for a file that needs a full survey.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
@@ -101,7 +101,7 @@ def glance(path: Path) -> Glance | None:
 
 
 def _by_place(told: bytes, path: Path, n_bytes: int) -> tuple[dict[str, Any], stored.Stored]:
-    """Of a point file as it was written: its summary, and where its bytes lie. What stands where is in one place, and HDF5 is not asked."""
+    """The summary of an unchanged point file, and the positions of its bytes. `told` contains both, so HDF5 is not used."""
     values, places = columns_of(told)
     refuse_untold(values, path)
     return values, stored.told(places, n_bytes)
@@ -110,10 +110,10 @@ def _by_place(told: bytes, path: Path, n_bytes: int) -> tuple[dict[str, Any], st
 def _identity(path: Path) -> Identity:
     try:
         mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):  # those that can be are searched
+        if stat.S_ISDIR(mode):  # readable folders are searched
             raise FileError("The folder cannot be read.", path=str(path))
-        if not stat.S_ISREG(mode):  # a pipe would keep its reader waiting
-            raise FileError("This is no file of bytes.", path=str(path))
+        if not stat.S_ISREG(mode):  # reading a pipe would block
+            raise FileError("This is not a regular file.", path=str(path))
         with path.open("rb") as file:
             return identity_of(file.fileno())
     except OSError as error:
@@ -143,7 +143,7 @@ def _archive(file: h5py.File, path: Path, identity: Identity, *, is_stored: bool
 
 
 def _recomputed(file: h5py.File, path: Path, summaries: Summaries, is_whole: Sequence[bool]) -> list[FileError]:
-    """Figures by definitions of another version are computed again, where the raw rows came along."""
+    """Recomputes figures that follow another version of the definitions, if the raw rows are present. Returns the errors."""
     old = [i for i, version in enumerate(summaries["definitions"]) if version != DEFINITIONS and is_whole[i]]
     if not old:
         return []

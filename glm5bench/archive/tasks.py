@@ -1,4 +1,4 @@
-"""What a merge gives its readers to do: files to survey, and stored bytes to verify and to put into the archive."""
+"""The tasks of a merge's readers: survey files, or verify stored bytes and copy them into the archive."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FILES_AT_ONCE = 16
 
 @dataclass(frozen=True)
 class Task:
-    """What a reader is to do: survey files, or make moves."""
+    """A task of a reader: survey files, or make moves."""
 
     paths: tuple[Path, ...]
     scratch: Path
@@ -30,7 +30,7 @@ class Task:
 
 
 def read(task: Task) -> list[Any]:
-    """Does it: a survey or why there is none for each file, or for each move why it was not made, None where it was."""
+    """Runs the task. For each file its survey or its error; for each move None or its error."""
     if task.to is not None:
         return moved(task.moves, task.to)
     return [_surveyed(path, task.scratch) for path in task.paths]
@@ -44,7 +44,7 @@ def _surveyed(path: Path, scratch: Path) -> Survey | FileError:
 
 
 def surveys(paths: Sequence[Path], scratch: Path) -> Iterator[Task]:
-    """Small files in groups: a task costs as much as reading one of them."""
+    """Tasks that survey files. Small files are grouped, because a task costs as much as reading one of them."""
     most = max(1, min(FILES_AT_ONCE, len(paths) // 16))
     group: list[Path] = []
     n_bytes = 0
@@ -60,7 +60,7 @@ def surveys(paths: Sequence[Path], scratch: Path) -> Iterator[Task]:
 
 
 def batches(moves: Iterable[Move], scratch: Path, to: Destination) -> Iterator[Task]:
-    """Moves in groups of some megabytes."""
+    """Tasks that make moves, in groups of some megabytes."""
     batch: list[Move] = []
     n_bytes = 0
     for move in moves:

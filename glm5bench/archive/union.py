@@ -1,8 +1,7 @@
-"""The union of files: point files, campaign directories and archives made one archive, each measurement once.
+"""The union of point files, campaign directories and archives as one archive, with each measurement once.
 
-Enters: paths. Leaves: an archive. A measurement is (key, content digest): the same one found
-twice is kept once, different ones of one key are both kept. Nothing bad is passed over in silence: each file or point left out comes
-back with its reason.
+Enters: paths. Leaves: an archive. A measurement is identified by (key, content digest). Copies of one measurement are stored once;
+different measurements of one key are all stored. Each file or point that is left out is reported with its reason.
 """
 
 from __future__ import annotations
@@ -28,21 +27,25 @@ from .survey import glance
 from .tasks import Task, batches, read, surveys
 from .writer import Writer, writing
 
-SURVEYS = 256  # that are kept at once
-Candidate = tuple[Survey, int]  # a point that may come in
+SURVEYS = 256  # kept in memory at once
+Candidate = tuple[Survey, int]  # a point that may be added
 NOWHERE: tuple[int, tuple[Piece, ...]] = (-1, ())
-Progress = Callable[[int, int], None]  # files and points done, and how many there are so far
+Progress = Callable[[int, int], None]  # files and points done; how many are known so far
 
 
 def no_progress(done: int, total: int) -> None:
-    """Says nothing."""
+    """Reports nothing."""
 
 
 @dataclass
 class Merged(Found):
-    """What a merge has made."""
+    """The result of a merge. Points of the paths are read, except those of the archive that is extended (`n_kept`)."""
 
     n_points: int = 0
+    n_files: int = 0
+    n_read: int = 0
+    n_unselected: int = 0  # read, but excluded by `where`
+    n_kept: int = 0
     n_tables: int = 0
     digest: str = ""
 
@@ -58,10 +61,10 @@ def merge(
     progress: Progress = no_progress,
     tables: Sequence[SourceTable] = (),
 ) -> Merged:
-    """Writes the union of the paths to `output`, whole or not at all; its own points count only where it is one of the paths.
+    """Writes the union of the paths to `output`, completely or not at all. An existing `output` is included only if it is one of the paths.
 
-    Stored bytes are copied, those that are what their digests say. Without `is_raw_kept` per-request and per-chunk rows are left out.
-    Raises UsageError when there is nothing to merge, EnvironmentLacks when it cannot be written.
+    Stored bytes are copied if they match their digests. Without `is_raw_kept`, per-request and per-chunk rows are left out.
+    Raises UsageError if there is nothing to merge, EnvironmentLacks if the archive cannot be written.
     """
     sources = list(files(paths))
     with _scratch(output) as scratch, Readers(read, lambda task: task.paths[0], jobs=jobs) as readers:
@@ -71,7 +74,7 @@ def merge(
 def write_measurements(
     output: Path, measurements: Iterable[Measurement], tables: Sequence[SourceTable] = (), paths: Sequence[str] = ()
 ) -> Merged:
-    """Writes an archive of measurements that stand in no file yet, and of what the paths hold."""
+    """Writes an archive of measurements that are not in a file yet, together with the content of the paths."""
     with _scratch(output) as folder:
         for i, m in enumerate(measurements):
             write_point(folder / f"{i}.h5", m)
@@ -80,7 +83,7 @@ def write_measurements(
 
 @contextlib.contextmanager
 def _scratch(output: Path) -> Iterator[Path]:
-    """A folder beside the output, for as long as the block runs."""
+    """A temporary folder next to the output. It is removed when the block ends."""
     with contextlib.ExitStack() as stack:
         with writable(output):
             output.parent.mkdir(parents=True, exist_ok=True)
@@ -90,7 +93,7 @@ def _scratch(output: Path) -> Iterator[Path]:
 
 @dataclass
 class _Union:
-    """A merge at work."""
+    """A merge in progress."""
 
     readers: Readers[Task, Any]
     scratch: Path
@@ -100,14 +103,16 @@ class _Union:
     merged: Merged
     done: int = 0
     total: int = 0
-    under_way: dict[int, list[Candidate]] = field(default_factory=dict)  # row whose bytes are not here yet -> points passed over for it
+    under_way: dict[int, list[Candidate]] = field(default_factory=dict)  # row whose bytes have not arrived -> other copies of its point
     writer: Writer = field(init=False)
     to: Destination = field(init=False)
+    old: Path = field(init=False)
 
     def write(self, output: Path, sources: Sequence[Path], tables: Sequence[SourceTable]) -> Merged:
-        """The archive of all sources."""
+        """Writes the archive of all sources."""
         with writing(output) as self.writer:
             self.to = Destination(self.writer.path, output)
+            self.old = output
             self.writer.tables |= {digest_of(table): table for table in tables}
             self.take(sources)
             done = self.merged
@@ -120,12 +125,22 @@ class _Union:
         return done
 
     def take(self, paths: Sequence[Path]) -> None:
-        """Takes what the files hold: point files whose seals tell where everything lies, then those that have to be looked into."""
+        """Adds the content of the files: first point files whose seals state all positions, then files that need a survey."""
         self.total += len(paths)
+        self.merged.n_files += sum(path != self.old for path in paths)
         left: list[Path] = []
-        self._move(self._glanced(paths, left))
+        self._move(self._counted(self._glanced(paths, left)))
         for begin in range(0, len(left), SURVEYS):
             self._take_surveyed(left[begin : begin + SURVEYS])
+
+    def _counted(self, candidates: Iterable[Candidate]) -> Iterator[Candidate]:
+        for survey, i in candidates:
+            if survey.path == self.old:
+                self.merged.n_kept += 1
+            else:
+                self.merged.n_read += 1
+                self.merged.n_unselected += not self.where.matches(survey.values(i))
+            yield survey, i
 
     def _glanced(self, paths: Sequence[Path], left: list[Path]) -> Iterator[Candidate]:
         for path in paths:
@@ -140,7 +155,7 @@ class _Union:
         again: list[Path] = []
         alone: list[Path] = []
         for task, results in self.readers.map(surveys(paths, self.scratch)):
-            if isinstance(results, FileError) and len(task.paths) > 1:  # which of them it was, each has to say for itself
+            if isinstance(results, FileError) and len(task.paths) > 1:  # each file is surveyed alone, to find the bad one
                 alone += task.paths
                 continue
             for result in [results] if isinstance(results, FileError) else results:
@@ -154,16 +169,17 @@ class _Union:
                 again += result.rewritten
                 found.append(result)
                 self.total += result.n - 1
-        self._move((survey, i) for survey in found if survey.stored is not None for i in range(survey.n))
+        self._move(self._counted((survey, i) for survey in found if survey.stored is not None for i in range(survey.n)))
         for path in alone:
             self._take_surveyed([path])
         if again:
             self.take(again)
+            self.merged.n_files -= len(again)
             for path in again:
                 path.unlink(missing_ok=True)
 
     def _move(self, candidates: Iterable[Candidate]) -> None:
-        """Takes points in: libhdf5 gives them places here, and readers verify their bytes and put them there."""
+        """Adds points. libhdf5 assigns positions in this process; readers verify the bytes and write them there."""
         rivals: list[Candidate] = []
         alone: list[Move] = []
         for task, results in self.readers.map(batches(self._moves(candidates), self.scratch, self.to)):
@@ -177,7 +193,7 @@ class _Union:
             self._move(rivals)
 
     def _settled(self, task: Task, results: list[FileError | None] | FileError) -> list[Candidate]:
-        """Drops the points whose bytes did not come. Those that were passed over for them."""
+        """Drops the points whose bytes did not arrive. Returns the other copies of these points."""
         again: list[Candidate] = []
         for move, error in zip(task.moves, [results] if isinstance(results, FileError) else results, strict=True):
             self._tick()
@@ -198,7 +214,10 @@ class _Union:
                 self._tick()
 
     def _placed(self, survey: Survey, i: int) -> Move | None:
-        """What is to be moved of a point: nothing of one that is not meant, or here already. Of a point file all is verified even then."""
+        """The move for a point; None if it is not selected or already in the archive.
+
+        A point file always has a move, so that all its bytes are verified.
+        """
         assert survey.stored is not None
         values = survey.values(i)
         is_whole = self.is_raw_kept and survey.is_whole[i]

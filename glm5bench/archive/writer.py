@@ -1,8 +1,13 @@
 """Archives: many measurements in one HDF5 file, written by copying stored bytes.
 
-The raw tables of all points one after another (`layout`), /points with a column a dataset and a row a point (`summary`), /index with
-where in the tables each point's rows stand, and /tables with source tables as JSON. Everything but the raw data is written at the
-end, then the seal. An archive is whole or absent.
+An archive contains:
+
+- the raw tables of all points, one after another (`layout`);
+- /points, with one dataset per column and one row per point (`summary`);
+- /index, with the rows of each point in the raw tables;
+- /tables, with source tables as JSON.
+
+Everything except the raw data is written at the end, followed by the seal. An archive is complete or absent.
 """
 
 from __future__ import annotations
@@ -36,7 +41,7 @@ from .stored import Pieces, Stored
 
 PUBLISHED = Path(__file__).resolve().parent.parent / "published" / "published.h5"
 GROWTH = 1.5
-POINT_ROWS = 4096  # a chunk of /points and /index
+POINT_ROWS = 4096  # per chunk of /points and /index
 DTYPE = {"count": np.dtype("<i8"), "figure": np.dtype("<f8")}
 CODES = {"count": "q", "figure": "d"}
 NAMES = {kind: tuple(c.name for c in COLUMNS if c.kind == kind) for kind in ("text", *CODES)}
@@ -45,12 +50,12 @@ NOTHING = xxhash.xxh3_128().digest()
 
 
 def name_of(values: Mapping[str, Any]) -> str:
-    """The same of a summary."""
+    """The name, in archives, of the point with this summary."""
     return measurement_name(values["key"], values["digest"])
 
 
 def set_digest(points: Mapping[str, tuple[str, bool]], tables: Mapping[str, SourceTable]) -> str:
-    """SHA-256 of a set of points (name -> digest, and whether the raw rows came along) and tables, in whatever order they came."""
+    """SHA-256 of a set of points (name -> digest, and whether the raw rows are present) and tables. Their order does not matter."""
     h = hashlib.sha256()
     for name in sorted(points):
         digest, is_whole = points[name]
@@ -61,42 +66,42 @@ def set_digest(points: Mapping[str, tuple[str, bool]], tables: Mapping[str, Sour
 
 
 class Writer:
-    """An archive in the making. Points are added in any order; one added again takes the place of what was there."""
+    """An archive in progress. Points are added in any order. A point that is added again replaces the earlier copy."""
 
     def __init__(self, file: h5py.File, sink: Sink) -> None:
         self._file, self._sink = file, sink
         make_tables(file)
         self._datasets = {table.name: dataset for table, dataset in tables(file)}
-        self._extent = {name: dataset.shape[0] for name, dataset in self._datasets.items()}  # rows that there is room for
-        self._used = dict(self._extent)  # rows, up to a chunk's end
-        self._place: dict[str, int] = {}  # name -> its row below
+        self._extent = {name: dataset.shape[0] for name, dataset in self._datasets.items()}  # rows allocated
+        self._used = dict(self._extent)  # rows used, up to the end of a chunk
+        self._place: dict[str, int] = {}  # name -> its row in the lists below
         self._names: list[str] = []
-        self._texts: dict[str, str] = {}  # each text once
+        self._texts: dict[str, str] = {}  # each distinct text once
         self._summary: dict[str, Any] = {"text": [], **{kind: array(code) for kind, code in CODES.items()}}  # point after point
         self._first = {name: array("q") for name in TABLES}
         self._rows = {name: array("q") for name in TABLES}
         self._xxh3: dict[str, list[bytes]] = {name: [] for name in TABLES}
         self._is_whole = array("b")
-        self._before: dict[int, int] = {}  # row -> the row whose place it took
+        self._before: dict[int, int] = {}  # row -> the row that it replaced
         self._dropped: set[int] = set()
         self.tables: dict[str, SourceTable] = {}
 
     @property
     def path(self) -> Path:
-        """Where the archive is written, beside its place."""
+        """The temporary file of the archive, next to its final path."""
         return self._sink.path
 
     def __len__(self) -> int:
         return len(self._place)
 
     def row(self, values: Mapping[str, Any]) -> int:
-        """Which row the point has, -1 where it is not here."""
+        """The row of the point; -1 if it is not in the archive."""
         return self._place.get(name_of(values), -1)
 
     def is_better(self, values: Mapping[str, Any], *, is_whole: bool) -> bool:
-        """Whether this copy of a point is to be added: it is not here, or here without raw rows, or by earlier definitions.
+        """Whether to add this copy of a point: the point is not stored yet, or stored without raw rows or with older definitions.
 
-        Between two that differ in nothing but their figures, which no one writer made, the choice does not depend on the order.
+        If two copies differ only in their figures, they are not from one writer. The choice then does not depend on the order.
         """
         i = self.row(values)
         if i < 0:
@@ -105,16 +110,16 @@ class Writer:
         return _rank(here, bool(self._is_whole[i])) < _rank(values, is_whole)
 
     def add(self, stored: Stored, i: int, values: Mapping[str, Any], *, is_whole: bool) -> tuple[int, tuple[Piece, ...]]:
-        """Gives the point a row, and its stored bytes places, to which another is to copy them: the row and the pieces.
+        """Assigns the point a row, and positions to its stored bytes. Returns the row and the pieces that must be copied.
 
-        `is_whole`: with its raw rows, else without. Raises OSError when the archive cannot be written.
+        `is_whole`: whether to include its raw rows. Raises OSError if the archive cannot be written.
         """
         begun = dict(self._used)
         placed: list[Piece] = []
         for table in TABLES.values():
             if is_whole or table.name not in RAW:
                 placed += self._placed(stored.pieces(i, table.name), table)
-        for table in TABLES.values():  # nothing is noted of a point that was not copied to its end
+        for table in TABLES.values():  # only after all pieces have positions
             rows = int(stored.rows[table.name][i]) if is_whole or table.name not in RAW else 0
             self._first[table.name].append(begun[table.name])
             self._rows[table.name].append(rows)
@@ -146,7 +151,7 @@ class Writer:
         return zip([offset for offset, _ in pieces], self._sink.places_of(sizes, write), sizes, strict=True)
 
     def drop(self, row: int) -> None:
-        """Takes a point back whose bytes did not come; the one whose place it took stands there again."""
+        """Removes a point whose bytes did not arrive, and restores the copy that it replaced."""
         self._dropped.add(row)
         name = self._names[row]
         here: int | None = self._place.pop(name)
@@ -155,7 +160,7 @@ class Writer:
         if here is not None:
             self._place[name] = here
 
-        for table, dataset in self._datasets.items():  # what stands in its rows can be decoded, too
+        for table, dataset in self._datasets.items():  # its rows must be decodable
             n, begin = TABLES[table].chunk_rows, self._first[table][row]
             for at in range(begin, begin + self._rows[table][row], n):
                 h5py.Dataset(dataset)[at : at + n] = np.zeros(n, TABLES[table].dtype)
@@ -166,14 +171,14 @@ class Writer:
         return set_digest({name: (digests[i], bool(self._is_whole[i])) for name, i in self._place.items()}, self.tables)
 
     def _column(self, kind: Kind, name: str) -> Any:
-        """Of every point: a list of texts, or an array."""
+        """A column for all points: a list of texts, or an array."""
         names = NAMES[kind]
         if kind == "text":
             return self._summary[kind][names.index(name) :: len(names)]
         return np.frombuffer(self._summary[kind], DTYPE[kind])[names.index(name) :: len(names)]
 
     def finish(self) -> NDArray[np.int64]:
-        """Writes everything but the raw data. Begin and end of each stretch of raw data, (n, 2), bytes of the file."""
+        """Writes everything except the raw data. Returns begin and end of each range of raw data, (n, 2), in bytes of the file."""
         for table, dataset in self._datasets.items():
             dataset.set_extent((self._used[table],))
         kept = np.array([self._place[name] for name in sorted(self._place)], dtype=np.int64)
@@ -227,9 +232,9 @@ def _write(group: h5py.Group, name: str, values: NDArray[Any], unit: str, *, axe
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[Writer]:
-    """An archive to fill, which stands at `path`, whole, when the block ends; on any failure there is what there was.
+    """A writer for the archive at `path`. The complete archive replaces `path` when the block ends. A failure leaves `path` unchanged.
 
-    Raises EnvironmentLacks when it cannot be written or the disk is full.
+    Raises EnvironmentLacks if the archive cannot be written or the disk is full.
     """
     with whole(path) as beside, contextlib.closing(Sink(beside)) as sink:
         try:
@@ -238,26 +243,26 @@ def writing(path: Path) -> Iterator[Writer]:
                 yield writer
                 raw = writer.finish()
         except Exception:
-            sink.raise_error()  # what libhdf5 makes of a full disk is a full disk
+            sink.raise_error()  # report the full disk, not the libhdf5 error that it caused
             raise
         write_seal(sink, raw)
 
 
 def left_by_killed(path: Path) -> list[Path]:
-    """What merges into this archive have left beside it: a kill leaves no time to clean up."""
+    """Temporary files next to this archive, left by merges that were killed before they could clean up."""
     return sorted(path.parent.glob(f".{glob.escape(path.name)}.*.part"))
 
 
 def refuse_to_overwrite(path: Path) -> None:
-    """Raises UsageError when something stands there that is no archive of glm5bench, or a damaged one."""
+    """Raises UsageError if the path exists and is not an undamaged archive of glm5bench."""
     if not path.exists():
         return
-    with_what = "a directory" if path.is_dir() else "no file of bytes" if not path.is_file() else ""
+    with_what = "a directory" if path.is_dir() else "not a regular file" if not path.is_file() else ""
     if not with_what:
         try:
             with opened(path) as file:
                 with_what = "" if what_is(file, path) == "archive" else "a point file"
         except FileError as error:
-            with_what = f"no archive that can be read ({error.message.rstrip('.')})"
+            with_what = f"not a readable archive ({error.message.rstrip('.')})"
     if with_what:
         raise UsageError(f"{path} is {with_what}, and is not overwritten.", next_step="give -o another name")

@@ -1,4 +1,4 @@
-"""What this cluster has and lacks for a campaign: versions, the output directory, images, checkpoints, and its scheduler."""
+"""The findings of `glm5bench doctor`: versions, output directory, images, checkpoints and scheduler of this cluster."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..values.point import NodeJob
 
 
 def examine(outputs: Path, cluster: Cluster, hardware: Sequence[str], jobs: Sequence[NodeJob], *, is_probing: bool) -> list[Finding]:
-    """All findings, in the order in which a campaign of these node jobs needs them."""
+    """All findings for these node jobs, in the order in which a campaign needs them."""
     found = [*_here(outputs, cluster), *(need.finding for need in needs(jobs))]
     return [*found, *scheduler(cluster).examined(cluster, hardware, outputs, jobs, is_probing=is_probing)]
 
@@ -35,8 +35,8 @@ def _here(outputs: Path, cluster: Cluster) -> Iterator[Finding]:
         free = shutil.disk_usage(outputs).free / 2**30
         yield Finding("output directory", True, f"{outputs} can be written, {free:,.0f} GiB free")
     except EnvironmentLacks as error:
-        yield Finding("output directory", False, error.message, "output_dir=... on a shared file system")
+        yield Finding("output directory", False, error.message, "set output_dir=... to a directory on a shared file system")
     if cluster.checkpoint_dir is not None:
         is_there = Path(cluster.checkpoint_dir).is_dir()
-        said = f"{cluster.checkpoint_dir} is {'' if is_there else 'not '}seen from this machine"
-        yield Finding("checkpoints", is_there or None, said, "" if is_there else "compute nodes may see what this one does not: --probe")
+        said = f"{cluster.checkpoint_dir} is {'' if is_there else 'not '}visible from this machine"
+        yield Finding("checkpoints", is_there or None, said, "" if is_there else "compute nodes may still see it: check them with --probe")

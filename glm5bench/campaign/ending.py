@@ -1,4 +1,4 @@
-"""Ending a campaign's jobs by their ids."""
+"""Cancels the jobs of a campaign by their ids."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from .lock import refuse_a_copy, submitting
 
 
 def cancel(campaign: Campaign, *, poll_s: float, patience_s: float = 60.0) -> tuple[list[str], list[str], str]:
-    """Asks the campaign's live jobs to end, and waits: the ids that are gone, those that are not, and what their scheduler complains of."""
+    """The ids of the jobs that ended, the ids of those that did not, and the scheduler's error messages.
+
+    Asks all live jobs to end and waits up to `patience_s` seconds for them.
+    """
     with submitting(campaign):
         for name in {s.executor for s in read_sent(campaign) if not s.job_id and not s.refused} & set(schedulers()):
             schedulers()[name].settle(campaign)
@@ -27,7 +30,7 @@ def cancel(campaign: Campaign, *, poll_s: float, patience_s: float = 60.0) -> tu
             if asked[name]
         }
     for job in live:
-        if job.sent is None and job.beats:  # no record names it: its heartbeat does
+        if job.sent is None and job.beats:  # without a submission record, only the heartbeat identifies the process
             end_process(job.beats[0].host, job.beats[0].pid)
     is_polled = any(schedulers()[name].comes_again for name in said)
     still = _waited_for(campaign, live, poll_s if is_polled else 0.0, patience_s)
@@ -40,7 +43,7 @@ def cancel(campaign: Campaign, *, poll_s: float, patience_s: float = 60.0) -> tu
 
 
 def _waited_for(campaign: Campaign, asked: Sequence[Job], poll_s: float, patience_s: float) -> list[str]:
-    """The ids of those that still live after so long. Schedulers are asked no more often than ever."""
+    """The ids of the jobs that are still live after `patience_s` seconds. Schedulers are asked at most every `poll_s` seconds."""
     deadline, ids = time.monotonic() + patience_s, {job.job_id for job in asked}
     while True:
         still = [job.job_id for job in live_jobs(campaign, poll_s=poll_s) if job.job_id in ids] if ids else []

@@ -1,6 +1,6 @@
-"""What failed or is missing, of which class, how often it was tried, and what its policy says: what `resubmit` sends.
+"""Which points failed or are missing, why, how often they were tried, and which of them `resubmit` sends.
 
-Enters: a campaign's status and its failure set. Leaves: orders, and for what is not sent the reason. Nothing here asks Slurm.
+Input: a campaign's status and its failure set. Output: orders, and a reason for each point that is not sent. Nothing here asks Slurm.
 """
 
 from __future__ import annotations
@@ -22,55 +22,55 @@ from ..values.cluster import Failure
 from ..values.point import NodeJob
 from .jobs import Job
 
-TRANSPARENT = ("submit_refused", "cancelled", "preempted")  # say nothing of the point: what was known before holds
+TRANSPARENT = ("submit_refused", "cancelled", "preempted")  # not caused by the point: the class before them decides
 
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened to a point: an attempt that failed, or a job that ended before it came to the point."""
+    """One event of a point: an attempt that failed, or a job that ended before it reached the point."""
 
     failure_class: str
     node: str
-    counts: bool  # towards the limit of attempts
+    counts: bool  # whether it counts towards the limit of attempts
 
 
 @dataclass(frozen=True)
 class Missing:
-    """A point that is neither done nor in the charge of a live job, and what has happened to it, in order."""
+    """A point that is neither done nor assigned to a live job, with its events in order."""
 
     key: str
     events: tuple[Event, ...]
-    n_sent: int  # jobs that had it in their charge
+    n_sent: int  # jobs that it was assigned to
 
     @property
     def failure_class(self) -> str:
-        """The class of what happened last; empty: it was never sent."""
+        """The class of the last event. Empty if the point was never sent."""
         return self.events[-1].failure_class if self.events else ""
 
     @property
     def deciding_class(self) -> str:
-        """The class whose policy holds: a job that was refused, cancelled or preempted makes nothing forgotten."""
+        """The class whose policy applies: the last one that is not in TRANSPARENT, or the last one if all are."""
         telling = [e.failure_class for e in self.events if e.failure_class not in TRANSPARENT]
         return telling[-1] if telling else self.failure_class
 
     @property
     def tries(self) -> int:
-        """Attempts that count towards the limit."""
+        """Number of events that count towards the limit of attempts."""
         return sum(e.counts for e in self.events)
 
     def nodes(self, failure: Failure) -> tuple[str, ...]:
-        """Where something happened that is to happen elsewhere next time."""
+        """Nodes of the events whose policy retries on another node."""
         return tuple(sorted({e.node for e in self.events if failure.policy(e.failure_class).again == "elsewhere"} - {""}))
 
     def factor(self, failure: Failure, again: str) -> float:
-        """The factors of all events of this policy, multiplied: each time more."""
+        """Product of the factors of all events with this policy: each event increases it."""
         policies = [failure.policy(e.failure_class) for e in self.events]
         return math.prod(p.factor for p in policies if p.again == again)
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether a missing point is sent again, and why not."""
+    """Whether a missing point is sent again, and if not, why."""
 
     missing: Missing
     is_sent: bool
@@ -78,7 +78,7 @@ class Decision:
 
 
 def missing(keys: Sequence[str], attempts: Mapping[str, list[Attempt]], found: Sequence[Job], failure: Failure) -> list[Missing]:
-    """The points to decide about, in order."""
+    """The points that are neither done nor assigned to a live job, in the order of `keys`."""
     live = {key for job in found if job.is_live for key in job.keys}
     ended: dict[str, list[Job]] = {}
     for job in found:
@@ -97,7 +97,7 @@ def _missing(key: str, attempts: Sequence[Attempt], ended: Sequence[Job], failur
 
 
 def _events(key: str, attempts: Sequence[Attempt], ended: Sequence[Job], failure: Failure, fruitful: Collection[str]) -> Iterator[Event]:
-    """Job by job, in the order in which they were sent; attempts of jobs that nobody wrote down come first."""
+    """The events of a point, in the order in which its jobs were sent. Attempts of jobs without a record come first."""
     by_job: dict[str, list[Attempt]] = {}
     for attempt in attempts:
         by_job.setdefault(attempt.job_id.partition(".")[0], []).append(attempt)
@@ -118,7 +118,11 @@ def _attempted(attempt: Attempt, failure: Failure) -> Event:
 
 
 def _counts(job: Job, key: str, failure: Failure, fruitful: Collection[str]) -> bool:
-    """A job that died counts for the point that it was at, or for all where it had come to none; so does too short a time."""
+    """Whether the end of a job counts towards the limit of this point.
+
+    A job that died counts for the point that it was measuring, or for all its points if it had not reached any.
+    A time limit counts only if the job measured no point.
+    """
     at = {beat.key for beat in job.beats if beat.key}
     if job.failure_class == "time_limit":
         return job.job_id not in fruitful and not any(end.measured for end in job.ends)
@@ -126,9 +130,10 @@ def _counts(job: Job, key: str, failure: Failure, fruitful: Collection[str]) -> 
 
 
 def decisions(missed: Sequence[Missing], failure: Failure, *, only: Collection[str] = (), retries: int | None = None) -> list[Decision]:
-    """What becomes of each: by the policy of its class, which a class that the user names overrules where it says never.
+    """Whether each missing point is sent again, according to the policy of its class.
 
-    `retries`: it is the campaign itself that asks, and sends a point again so often. None: a person asks.
+    `only`: send only these classes, even those with the policy `never`.
+    `retries`: the limit of automatic retries. None if a person runs the command.
     """
     return [_decision(m, failure, only, retries) for m in missed]
 
@@ -137,22 +142,25 @@ def _decision(m: Missing, failure: Failure, only: Collection[str], retries: int 
     policy = failure.policy(m.deciding_class)
     named = {m.failure_class, m.deciding_class} & set(only)
     if only and not named:
-        return Decision(m, False, "of another class")
+        return Decision(m, False, "its class was not selected")
     if policy.again == "never" and not named:
-        return Decision(m, False, policy.why or "its policy says never")
+        return Decision(m, False, policy.why or "its policy is never")
     if retries is not None and not failure.policy(m.failure_class).automatic:
-        return Decision(m, False, "its policy waits for a person")
+        return Decision(m, False, "its policy needs a manual resubmit")
     if retries is not None and max(m.n_sent, m.tries) > retries:
         return Decision(m, False, f"tried {max(m.n_sent, m.tries)} times, retries={retries}")
     if m.tries >= failure.limit:
-        return Decision(m, False, f"{m.tries} attempts of {failure.limit}: the same sweep with failure.limit={m.tries + 1} allows one more")
+        return Decision(m, False, f"{m.tries} attempts of {failure.limit}: run the sweep with failure.limit={m.tries + 1} to try again")
     return Decision(m, True)
 
 
 def orders(
     jobs: Sequence[NodeJob], sent: Mapping[str, Missing], failure: Failure, *, away: Collection[str] = (), has_policies: bool = True
 ) -> list[Order]:
-    """Node jobs with only the points that are sent, each with what the policies of its points ask for together, if they hold."""
+    """Node jobs with only the points that are sent, each with the combined settings of its points' policies.
+
+    `has_policies`: whether policies apply.
+    """
     made = []
     for job in jobs:
         rest = without(job, {p.key for p in job.points} - set(sent))
@@ -167,7 +175,7 @@ def orders(
 
 
 def _with_patience(job: NodeJob, factor: float) -> NodeJob:
-    """A longer wait for the server: no part of the key."""
+    """The job with its server start timeout multiplied by `factor`. The timeout is not part of the key."""
     engine = replace(job.arm.engine, start_timeout_s=job.arm.engine.start_timeout_s * factor)
     return replace(job, arm=replace(job.arm, engine=engine)) if factor != 1.0 else job
 
@@ -175,9 +183,9 @@ def _with_patience(job: NodeJob, factor: float) -> NodeJob:
 def nodes_away(
     campaign: Campaign, attempts: Mapping[str, list[Attempt]], found: Sequence[Job], failure: Failure, *, is_dry: bool = False
 ) -> dict[str, dict[str, Any]]:
-    """Nodes to stay away from, from nodes.json and from faults of their own since: written there, and whoever knows better edits it.
+    """Excluded nodes, from nodes.json and from new node faults. New ones are written to nodes.json, which users may edit.
 
-    An entry without an end stays; one that was removed comes back only with a new fault.
+    An entry without an end time stays. An entry that a user removed returns only after a new fault.
     """
     known, seen = _read_nodes(campaign)
     faults: dict[str, set[str]] = {}
@@ -192,7 +200,7 @@ def nodes_away(
     until = time.time() + failure.node_away_h * 3600
     for node, ids in new.items():
         if known.get(node, {"until_utc_s": 0.0}).get("until_utc_s", math.inf) > until:
-            continue  # somebody knows better
+            continue  # a user excluded it for longer
         known[node] = {"why": f"{len(ids)} node faults", "jobs": ids, "until_utc_s": until, "until_utc": _utc(until)}
     if new and not is_dry:
         every = seen.union(*(ids for ids in faults.values() if len(ids) >= failure.node_faults))
@@ -201,13 +209,13 @@ def nodes_away(
 
 
 def _read_nodes(campaign: Campaign) -> tuple[dict[str, dict[str, Any]], set[str]]:
-    """The nodes of nodes.json, and the jobs whose faults it knows."""
+    """The nodes of nodes.json, and the ids of the jobs whose faults it already includes."""
     if not campaign.nodes.is_file():
         return {}, set()
     try:
         record = read_json(campaign.nodes)
     except FileError as error:
-        raise FileError(error.message, path=error.path, next_step='mend it; {"nodes": {}} stays away from none') from error
+        raise FileError(error.message, path=error.path, next_step='correct the file; {"nodes": {}} excludes no nodes') from error
     nodes = record.get("nodes") if isinstance(record, dict) else None
     seen = record.get("seen_jobs", []) if isinstance(record, dict) else None
     is_well = isinstance(nodes, dict) and all(
@@ -215,9 +223,9 @@ def _read_nodes(campaign: Campaign) -> tuple[dict[str, dict[str, Any]], set[str]
     )
     if not is_well or not isinstance(seen, list):
         raise FileError(
-            'nodes.json is not of the form {"nodes": {"NODE": {"why": "...", "until_utc_s": 0}}}.',
+            'nodes.json does not have the form {"nodes": {"NODE": {"why": "...", "until_utc_s": 0}}}.',
             path=str(campaign.nodes),
-            next_step='mend it; {"nodes": {}} stays away from none',
+            next_step='correct the file; {"nodes": {}} excludes no nodes',
         )
     assert isinstance(nodes, dict)
     return nodes, {str(job) for job in seen}

@@ -1,7 +1,7 @@
-"""What server starts and points of a campaign have taken so far, and node jobs whose estimates have learned from it.
+"""Measured times of server starts and points of a campaign, and node jobs with estimates based on them.
 
-Enters: the timing lines that its jobs left. Leaves: the same jobs with other estimates. An arm learns from its own starts and points, else
-from those of its hardware, checkpoint and engine. No key and no figure depends on any of it.
+Input: the timing lines that its jobs wrote. Output: the same jobs with new estimates. An arm uses its own starts and points if it has any,
+otherwise those of its hardware, checkpoint and engine. Keys and results do not depend on the estimates.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from ..directory import Campaign, read_lines
 from ..plan import reestimated
 from ..values.point import NodeJob, kind_of
 
-LOWEST, HIGHEST = 0.2, 10.0  # a pace beyond them is no pace but an accident
+LOWEST, HIGHEST = 0.2, 10.0  # the pace is limited to this range, because a value outside it is an outlier
 
 
 @dataclass
 class History:
-    """Seconds of server starts, and the ratios of what points took to what was estimated; by arm, and by the arm's kind."""
+    """Seconds of server starts, and the ratio of measured to estimated time of points; by arm and by kind of arm."""
 
     starts: dict[str, list[float]] = field(default_factory=dict)
     paces: dict[str, list[float]] = field(default_factory=dict)
 
 
 def history(campaign: Campaign) -> History:
-    """Of all jobs of the campaign so far; lines that a kill cut short are left out."""
+    """The history of all jobs of the campaign so far. Incomplete lines of killed jobs are skipped."""
     found = History()
     for path in sorted(campaign.jobs.glob("*/timing.jsonl")):
         for line in read_lines(path):
@@ -41,7 +41,7 @@ def history(campaign: Campaign) -> History:
 
 
 def learned(job: NodeJob, h: History) -> NodeJob:
-    """The job with the estimates that its campaign's history gives; as it was where there is none."""
+    """The job with estimates from the campaign's history, or unchanged if the history has no times for it."""
     start, pace = _median(h.starts, job), _median(h.paces, job)
     if start is None and pace is None:
         return job

@@ -1,6 +1,6 @@
-"""The jobs of a campaign and where each stands: from submissions, heartbeats and last words, and from what their scheduler says.
+"""The jobs of a campaign and their states, from submissions, heartbeats, end records and the scheduler.
 
-A job that nobody can tell of is `unknown`, and unknown is not over.
+A job without any information is `unknown`. An unknown job may still be running.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from ..schedulers.request import End, read_end
 from ..schedulers.scheduler import Look, State, Told
 from ..schedulers.submissions import Sent, read_sent
 
-CLOCKS_S = 3600.0  # that the clocks of nodes may be apart
+CLOCKS_S = 3600.0  # allowed difference between the clocks of nodes
 
 
 @dataclass(frozen=True)
 class Job:
-    """One job at one moment. `beats` and `ends`: what its lanes have written, those that have."""
+    """One job at one moment. `beats` and `ends`: one entry for each lane that has written one."""
 
     job_id: str
     sent: Sent | None
@@ -33,21 +33,21 @@ class Job:
     keys: tuple[str, ...]
     beats: tuple[Beat, ...]
     ends: tuple[End, ...]
-    is_node_suspect: bool = False  # Python started for other jobs of the campaign, on other nodes
+    is_node_suspect: bool = False  # whether Python started for other jobs of the campaign on other nodes
 
     @property
     def is_live(self) -> bool:
-        """Whether its points are, or may be, in its charge."""
+        """Whether the job may still measure its points."""
         return self.state in ("queued", "running", "unknown")
 
     @property
     def is_complete(self) -> bool:
-        """Whether it said that it came to every point in its charge."""
+        """Whether its end records report that it reached every assigned point."""
         return bool(self.ends) and all(end.is_complete for end in self.ends)
 
     @property
     def failure_class(self) -> str:
-        """Why it ended before the points that it left: a class of conf/failure."""
+        """Why the job ended before it reached all its points: a class of conf/failure."""
         whys = [end.why for end in self.ends if not end.is_complete]
         if self.state == "unconfirmed":
             return ""
@@ -63,13 +63,13 @@ class Job:
             return "preempted"
         if whys:
             return whys[0]
-        # the batch script ran there and Python never spoke, which it did elsewhere
+        # the batch script ran on this node but Python wrote no heartbeat; on other nodes it did
         return "node_fault" if self.node and not self.beats and self.is_node_suspect else "lost"
 
 
 @dataclass(frozen=True)
 class Seen:
-    """The jobs at one moment, and whether their scheduler answered; None: it need not be asked. `silence`: in words, if it did not."""
+    """The jobs at one moment. `answers`: whether the scheduler answered, None if it was not needed. `silence`: the reason if it did not."""
 
     jobs: tuple[Job, ...]
     answers: bool | None
@@ -77,7 +77,7 @@ class Seen:
 
 
 def look(campaign: Campaign, *, poll_s: float) -> Seen:
-    """Every job that was asked for or has left a heartbeat, with its state. Schedulers are asked if they were not within `poll_s`."""
+    """Every job that was submitted or has written a heartbeat, with its state. Schedulers are asked at most every `poll_s` seconds."""
     sent = read_sent(campaign)
     looks = {name: one.look(campaign, [s for s in sent if s.executor == name], poll_s) for name, one in schedulers().items()}
     known = {s.job_id for s in sent if s.job_id}
@@ -92,23 +92,26 @@ def look(campaign: Campaign, *, poll_s: float) -> Seen:
 
 
 def jobs(campaign: Campaign, *, poll_s: float = 10.0) -> list[Job]:
-    """The same without whether their scheduler answered."""
+    """The jobs of `look`, without the information whether the scheduler answered."""
     return list(look(campaign, poll_s=poll_s).jobs)
 
 
 def live_jobs(campaign: Campaign, *, poll_s: float = 10.0) -> list[Job]:
-    """The jobs that have points in their charge."""
+    """The jobs that may still measure their points."""
     return [job for job in jobs(campaign, poll_s=poll_s) if job.is_live]
 
 
 def jobs_for_sure(campaign: Campaign) -> list[Job]:
-    """All jobs, as their scheduler says now. Raises EnvironmentLacks where it does not answer: what looks over then may only be waiting."""
+    """All jobs, with their current states from the scheduler.
+
+    Raises EnvironmentLacks if the scheduler does not answer: a job that seems to have ended may still be queued.
+    """
     seen = look(campaign, poll_s=0)
     if seen.answers is False and any(job.job_id and not job.is_complete for job in seen.jobs):
         raise EnvironmentLacks(
-            f"{seen.silence}, and what became of the jobs that this campaign has sent cannot be known.",
+            f"{seen.silence}, so the state of this campaign's jobs is unknown.",
             where=str(campaign.root),
-            next_step="type the same command again when it does: nothing was sent",
+            next_step="nothing was sent; run the command again when the scheduler answers",
         )
     return list(seen.jobs)
 
@@ -120,8 +123,8 @@ def _job(campaign: Campaign, sent: Sent, looks: Mapping[str, Look]) -> Job:
     if not sent.job_id:
         return Job("", sent, "unconfirmed" if comes_again else "ended", None, "", sent.keys, (), ())
     lanes = lane_ids(sent.job_id, len(sent.requests))
-    since = sent.asked_utc_s - (CLOCKS_S if comes_again else 0)  # local ids are process ids, which come again
-    began_on, began = campaign.started(sent.job_id)  # its latest run: what an earlier one said is not its last word
+    since = sent.asked_utc_s - (CLOCKS_S if comes_again else 0)  # local ids are process ids, which the system reuses
+    began_on, began = campaign.started(sent.job_id)  # start of the latest run: end records of earlier runs are ignored
     beats = tuple(beat for lane in lanes if (beat := read_beat(campaign.heartbeat(lane))) is not None and beat.time_utc_s >= since)
     ends = tuple(end for lane in lanes if (end := read_end(campaign, lane)) is not None and end.utc_s >= max(since, began))
     look_ = looks.get(sent.executor)
@@ -131,7 +134,7 @@ def _job(campaign: Campaign, sent: Sent, looks: Mapping[str, Look]) -> Job:
 
 
 def _unrecorded(campaign: Campaign, job_id: str, looks: Mapping[str, Look]) -> Job | None:
-    """A job whose acceptance nobody wrote down, found by its heartbeat."""
+    """A job without a submission record, found by its heartbeat."""
     beat = read_beat(campaign.heartbeat(job_id))
     if beat is None:
         return None

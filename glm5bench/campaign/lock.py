@@ -1,4 +1,4 @@
-"""One command at a time acts on a campaign, and only on one that is where its jobs write."""
+"""Only one command at a time changes a campaign, and only in the directory that its jobs write to."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .jobs import Job
 
 @contextmanager
 def submitting(campaign: Campaign) -> Iterator[None]:
-    """One command at a time sends the jobs of a campaign. The lock is the kernel's: a killed command leaves none."""
+    """Holds the lock for sending jobs of a campaign. The kernel releases it when the process ends, even if it is killed."""
     path = campaign.root / ".submitting"
     with writable(path):
         campaign.root.mkdir(parents=True, exist_ok=True)
@@ -25,16 +25,16 @@ def submitting(campaign: Campaign) -> Iterator[None]:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX)
         except OSError as error:
-            print(f"{path}: {error.strerror}: no locks here, one command at a time sends jobs of this campaign", file=sys.stderr)
+            print(f"{path}: cannot lock ({error.strerror}): run only one command at a time for this campaign", file=sys.stderr)
         yield
 
 
 def refuse_a_copy(campaign: Campaign, live: Sequence[Job]) -> None:
-    """Raises UsageError where live jobs write elsewhere: this directory was moved, or copied, while they ran."""
+    """Raises UsageError if live jobs write to another directory: the campaign was moved or copied while they ran."""
     homes = {str(Path(job.sent.requests[0][0]).parents[1]) for job in live if job.sent is not None and job.sent.requests[0]}
     elsewhere = homes - {str(campaign.root)}
     if elsewhere:
         raise UsageError(
-            f"The jobs of this campaign write to {min(elsewhere)}, and this is {campaign.root}: it was moved or copied while they ran.",
-            next_step="name that directory, or wait until they are over",
+            f"The jobs of this campaign write to {min(elsewhere)}, not to {campaign.root}: it was moved or copied while they ran.",
+            next_step="use the first directory, or wait until the jobs end",
         )

@@ -1,4 +1,4 @@
-"""A plan becomes a campaign's directory, and is read from it again."""
+"""Writes a plan to the directory of a campaign, and reads it back."""
 
 from __future__ import annotations
 
@@ -22,35 +22,39 @@ PLAN_FORMAT = 1
 
 
 def opened(campaign: Campaign, plan: Plan, how: How, *, name: str, launcher: str, overrides: Sequence[str]) -> None:
-    """Writes the plan, if it is new or if this command changes its patience, paths, cluster or policies.
+    """Writes the plan if it is new, or if this command changes its timeouts, paths, cluster or policies.
 
-    Equal keys mean equal bindings, so that the jobs asked for now stand for those of plan.json.
-    Raises UsageError when the directory holds a campaign of other points, EnvironmentLacks when it cannot be written.
+    Equal keys mean equal bindings, so the requested jobs can replace those in plan.json.
+    Raises UsageError if the directory has a campaign with other points, EnvironmentLacks if it cannot be written.
     """
     record = plan_record(plan, how, name=name, launcher=launcher, overrides=overrides)
     if campaign.plan.is_file():
         known = campaign.read_plan()
-        _refuse_other_points(campaign, plan, known)
+        refuse_other_points(campaign, plan)
         if all(record[part] == known.get(part) for part in ("jobs", "cluster", "failure", "retries")):
             return
         record["created_utc"] = known.get("created_utc")
     campaign.write_plan(record)
 
 
-def _refuse_other_points(campaign: Campaign, plan: Plan, known: dict[str, Any]) -> None:
+def refuse_other_points(campaign: Campaign, plan: Plan) -> None:
+    """Raises UsageError if the directory already has a campaign with other points."""
+    if not campaign.plan.is_file():
+        return
+    known = campaign.read_plan()
     planned = {p.key for job in planned_jobs(known, str(campaign.plan)) for p in job.points}
     asked = {p.key for p in plan.points}
     if planned != asked:
         raise UsageError(
-            f"The campaign {campaign.root.name} holds {len(planned)} points, {len(asked - planned)} of those asked for are not among them"
+            f"Campaign {campaign.root.name} has {len(planned)} points, and {len(asked - planned)} requested points are not among them"
             f" (planned with glm5bench {known.get('glm5bench')}).",
             where=str(campaign.plan),
-            next_step="give this one a name of its own: name=...",
+            next_step="choose another name for this campaign: name=...",
         )
 
 
 def plan_record(plan: Plan, how: How, *, name: str, launcher: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """plan.json, and what `plan --json` prints: docs/json.md."""
+    """The content of plan.json and the output of `plan --json`, described in docs/json.md."""
     return {
         "format": PLAN_FORMAT,
         "name": name,
@@ -74,40 +78,44 @@ def plan_record(plan: Plan, how: How, *, name: str, launcher: str, overrides: Se
 
 
 def planned_jobs(record: dict[str, Any], where: str) -> tuple[NodeJob, ...]:
-    """The node jobs of a plan's record. Raises FileError where it is damaged or of another version."""
+    """The node jobs of a plan record. Raises FileError if the record is damaged or of another version."""
     try:
         return from_plain(tuple[NodeJob, ...], record["jobs"])
     except ValueError as error:
-        raise FileError(f"plan.json cannot be understood: {str(error).splitlines()[0]}.", path=where) from error
+        raise FileError(f"plan.json is not valid: {str(error).splitlines()[0]}.", path=where) from error
 
 
 def planned_how(record: dict[str, Any], where: str) -> How:
-    """The rules of a plan's record. Raises FileError where it has none."""
+    """The cluster, policies and retries of a plan record. Raises FileError if they are missing or not valid."""
     try:
         return How(from_plain(Cluster, record["cluster"]), from_plain(Failure, record["failure"]), int(record["retries"]))
     except (KeyError, TypeError, ValueError) as error:
         said = " ".join(str(error).split())[:200]
         raise FileError(
-            f"plan.json says nothing of cluster and policies ({said}).", path=where, next_step="type the sweep again: it writes them"
+            f"plan.json has no valid cluster and policies ({said}).", path=where, next_step="run the sweep again: it writes them"
         ) from error
 
 
 def resolved_cluster(launcher: str, overrides: Sequence[str], cluster: Cluster) -> Cluster:
-    """The cluster that a command means. Raises SettingsError where its launcher and its cluster contradict each other."""
+    """The cluster of a command. Raises SettingsError if its launcher and its cluster contradict each other."""
     if launcher == "slurm" and cluster.executor != "slurm":
         raise SettingsError(
-            f"hydra/launcher=slurm needs a cluster of Slurm, and {cluster.id} is none.",
-            next_step="cluster=example, or one of your own: conf/cluster/template.yaml says how",
+            f"hydra/launcher=slurm needs a Slurm cluster, but {cluster.id} is not one.",
+            next_step="set cluster=example, or describe your own cluster as in conf/cluster/template.yaml",
         )
     if "hydra/launcher=local" in overrides and cluster.executor == "slurm":
         raise SettingsError(
-            f"hydra/launcher=local, and cluster {cluster.id} is Slurm's.", next_step="leave one out, or cluster.executor=local to run here"
+            f"hydra/launcher=local cannot use the Slurm cluster {cluster.id}.",
+            next_step="remove one of the two, or set cluster.executor=local to run here",
         )
     return cluster
 
 
 def write_scripts(campaign: Campaign, plan: Plan, how: How) -> list[Path]:
-    """The scripts that `sweep` would send for the whole plan, under the campaign's directory; replaces those of before."""
+    """Writes the scripts that `sweep` would send for the whole plan to the campaign's directory, and returns their paths.
+
+    New scripts replace all old ones.
+    """
     made = scheduler(how.cluster).scripts(campaign, [Order(job) for job in plan.jobs], how.cluster)
     folder = campaign.root / "sbatch"
     if made:

@@ -1,4 +1,4 @@
-"""Missing points -> orders -> jobs: what `sweep` sends and what `resubmit` sends are one pipeline, with another rule of what is sent."""
+"""Sends missing points as jobs. `sweep` and `resubmit` share this pipeline and differ only in the rule that selects points."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Rule = Callable[[Sequence[Missing]], list[Decision]]
 
 @dataclass(frozen=True)
 class Sending:
-    """What was sent, or would be, and what not, with reasons."""
+    """What was sent or would be sent, and why other points were not."""
 
     decisions: tuple[Decision, ...]
     orders: tuple[Order, ...]
@@ -35,9 +35,9 @@ class Sending:
 
 
 def sweep(campaign: Campaign, jobs: Sequence[NodeJob], how: How) -> Sending:
-    """Sends every point that is neither done nor in the charge of a live job.
+    """Sends every point that is neither done nor assigned to a live job.
 
-    Whoever types the sweep again knows why: no policy holds anything back, only nodes to stay away from are left out.
+    The user asked for all points, so failure policies do not apply. Excluded nodes stay excluded.
     """
     return _send(campaign, jobs, how, lambda missed: [Decision(m, True) for m in missed], has_policies=False)
 
@@ -51,9 +51,10 @@ def resubmit(
     after: str = "",
     how: How | None = None,
 ) -> Sending:
-    """Sends what failed or is missing, by the policies of its classes; nothing under `is_dry`. `after`: what this job left or failed in.
+    """Sends points that failed or are missing, according to the policies of their failure classes.
 
-    Raises EnvironmentLacks where the scheduler's answer is needed and does not come.
+    `is_dry`: nothing is sent. `after`: the id of a job; only the points that it left or failed are considered.
+    Raises EnvironmentLacks if the scheduler is needed and does not answer.
     """
     record = campaign.read_plan()
     how = how or planned_how(record, str(campaign.plan))
@@ -83,7 +84,7 @@ def _send(
     among: Collection[str] | None = None,
     looks: bool = False,
 ) -> Sending:
-    """`looks`: whether what the orders need is looked for first."""
+    """Sends the points that `rule` selects. `looks`: whether images and checkpoints are checked first."""
     kind = scheduler(how.cluster)
     with submitting(campaign):
         if not is_dry:
@@ -111,7 +112,7 @@ def _send(
 
 
 def adopt(campaign: Campaign, keys: Sequence[str]) -> None:
-    """Takes the measurements of jobs that were ended before they had asked their server for its facts."""
+    """Keeps the measurements of jobs that were killed before they read the facts of their server."""
     for key in campaign.adopt(keys, lambda job_id: is_running(campaign.heartbeat(job_id))):
         print(
             f"{key}: measured by a job that was killed before it read the server's facts; the point is kept and flagged",

@@ -1,4 +1,4 @@
-"""Where every point and job of a campaign stands: from its files, refined by Slurm where it answers."""
+"""The state of every point and job of a campaign, from its files and, if it answers, from Slurm."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STATES = ("done", "running", "queued", "invalid", "failed", "missing")
 
 @dataclass(frozen=True)
 class PointState:
-    """One point: its state, and of its last attempt or of the job that never came to it why."""
+    """One point: its state, and the reason from its last attempt or from the job that did not reach it."""
 
     key: str
     arm: str
@@ -36,7 +36,7 @@ class PointState:
 
 @dataclass(frozen=True)
 class JobState:
-    """One live job, or one lane of it: what it does now. `state`: queued, running or unknown; `slurm`: Slurm's own word and reason."""
+    """One live job, or one lane of it, and what it does now. `state`: queued, running or unknown. `slurm`: Slurm's own state and reason."""
 
     job_id: str
     state: str
@@ -58,7 +58,7 @@ class JobState:
 
 @dataclass(frozen=True)
 class Status:
-    """A campaign at one moment. `slurm_answers` None: no job of it is Slurm's."""
+    """A campaign at one moment. `slurm_answers`: None if none of its jobs runs under Slurm."""
 
     name: str
     simulated: bool
@@ -68,7 +68,7 @@ class Status:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Points by state."""
+        """Number of points by state."""
         counted = dict.fromkeys(STATES, 0)
         for p in self.points:
             counted[p.state] += 1
@@ -76,7 +76,7 @@ class Status:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing runs and nothing waits."""
+        """Whether no job is queued, running or unknown."""
         return not self.jobs
 
     @property
@@ -85,7 +85,7 @@ class Status:
         return all(p.state == "done" for p in self.points)
 
     def as_json(self) -> dict[str, Any]:
-        """One plain object: docs/json.md."""
+        """The status as one JSON object, described in docs/json.md."""
         return {
             "campaign": self.name,
             "simulated": self.simulated,
@@ -101,9 +101,9 @@ _POINT_FIELDS = fields(PointState)
 
 
 def status(campaign: Campaign, *, poll_s: float | None = None) -> Status:
-    """The state of all points and live jobs. Slurm is asked no more often than the cluster's `poll_s`.
+    """The state of all points and live jobs. Slurm is asked at most every `poll_s` seconds; None: the cluster's `poll_s`.
 
-    Raises FileError where there is no campaign.
+    Raises FileError if the campaign does not exist.
     """
     record = campaign.read_plan()
     planned = _Planned(record, str(campaign.plan))
@@ -122,8 +122,18 @@ def status(campaign: Campaign, *, poll_s: float | None = None) -> Status:
     return Status(str(record.get("name", campaign.root.name)), planned.is_simulated, points, tuple(running), seen.answers)
 
 
+def unmeasured(campaign: Campaign) -> tuple[int, list[tuple[str, int]]]:
+    """The number of planned points, and arm and concurrency of each that has no whole measurement. Reads files only.
+
+    Raises FileError if there is no campaign.
+    """
+    planned = _Planned(campaign.read_plan(), str(campaign.plan)).points
+    attempts = campaign.attempts(key for key, *_ in planned)
+    return len(planned), [(arm, concurrency) for key, arm, concurrency, *_ in planned if not any(a.is_done for a in attempts[key])]
+
+
 class _Planned:
-    """What status needs of plan.json: its points, unvalidated but for their fields, because a plan may hold a hundred thousand."""
+    """The part of plan.json that status needs. Only the fields of points are checked, because a plan may have 100,000 points."""
 
     def __init__(self, record: dict[str, Any], where: str) -> None:
         try:
@@ -137,7 +147,7 @@ class _Planned:
                 for p in start["points"]
             ]
         except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise FileError(f"plan.json cannot be understood: {str(error).splitlines()[0]}.", path=where) from error
+            raise FileError(f"plan.json is not valid: {str(error).splitlines()[0]}.", path=where) from error
 
 
 def _point_state(
@@ -173,11 +183,11 @@ def _point_state(
 
 
 def _last_words(campaign: Campaign, job: Job) -> str:
-    """What a job that ended before its points said last."""
+    """The last messages of a job that ended before it reached its points."""
     if job.sent is not None and job.sent.refused:
         return f"submission {job.sent.name}: {job.sent.refused}"
     if job.state == "unconfirmed" and job.sent is not None:
-        return f"asked for as {job.sent.name}, and the command ended before it heard Slurm's answer: `glm5bench resubmit` looks it up"
+        return f"submitted as {job.sent.name}, but the command ended before Slurm answered: `glm5bench resubmit` checks it"
     log = campaign.submitit / f"{job.job_id}_0_log.err"
     try:
         with log.open("rb") as file:
@@ -189,16 +199,16 @@ def _last_words(campaign: Campaign, job: Job) -> str:
     node = f" on {job.node}" if job.node else ""
     slurm = f", Slurm: {job.told.state}" if job.told and job.told.is_over else ""
     slurm += f" ({job.told.note})" if job.told and job.told.is_over and job.told.note else ""
-    said = [f"it said: {e.why}; {len(e.measured)} points measured, {len(e.failed)} failed, {len(e.left)} left" for e in job.ends]
-    return "\n".join([f"job {job.job_id}{node} ended before it{slurm} ({log})", *(said or lines)])
+    said = [f"it reported: {e.why}; {len(e.measured)} points measured, {len(e.failed)} failed, {len(e.left)} left" for e in job.ends]
+    return "\n".join([f"job {job.job_id}{node} ended before this point{slurm} ({log})", *(said or lines)])
 
 
 def _job_states(job: Job) -> list[JobState]:
     told = "" if job.told is None else f"{job.told.state} {job.told.reason if job.state == 'queued' else ''}".strip()
     if job.state == "queued" or not job.beats:
         phase = {"queued": "queued", "unknown": "unknown"}.get(job.state, "starting")
-        stuck = "it does not start until somebody changes that" if job.told and job.told.never_starts else ""
-        node = "" if job.state == "queued" else job.node  # where an earlier run of it was
+        stuck = "it cannot start until this reason is resolved" if job.told and job.told.never_starts else ""
+        node = "" if job.state == "queued" else job.node  # a queued job may have the node of an earlier run
         return [JobState(job.job_id, job.state, told, node, phase, "", "", "", 0, 0, 0, len(job.keys), 0.0, -1.0, 0.0, stuck)]
     return [_beating(job, beat, lane, told) for lane, beat in enumerate(job.beats)]
 
@@ -213,7 +223,7 @@ def _beating(job: Job, beat: Beat, lane: int, told: str) -> JobState:
         job.state,
         told,
         beat.node or beat.host,
-        beat.phase,
+        "stopped" if beat.phase == "done" and beat.points_done < beat.points else beat.phase,
         beat.doing,
         beat.node_job,
         beat.key if measuring else "",
@@ -224,5 +234,5 @@ def _beating(job: Job, beat: Beat, lane: int, told: str) -> JobState:
         rate,
         max(0.0, beat.left_s - (now - beat.since_utc_s)) if beat.left_s >= 0 and measuring else beat.left_s,
         max(0.0, now - beat.time_utc_s),
-        "another local campaign holds this machine" if beat.phase == "queued" else beat.said,
+        "waiting for another local campaign on this machine" if beat.phase == "queued" else beat.said,
     )

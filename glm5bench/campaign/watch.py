@@ -1,4 +1,4 @@
-"""A campaign watched until nothing of it runs: a live table on a terminal, plain lines elsewhere."""
+"""Shows the progress of a campaign until no job is left: a live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from rich.text import Text
 from ..directory import Campaign
 from .status import JobState, Status, status
 
-POLL_S = 0.5  # of the files; Slurm is asked as rarely as the cluster says
+POLL_S = 0.5  # between reads of the files; Slurm is asked at most every `poll_s` of the cluster
 MAX_ROWS = 30
 
 
 def watch(campaign: Campaign) -> Status:
-    """Returns the last status when no job is left."""
+    """The last status, returned when no job is left."""
     console = Console(file=sys.stderr)
     return _live(campaign, console) if console.is_terminal else _plain(campaign)
 
@@ -49,24 +49,24 @@ def _live(campaign: Campaign, console: Console) -> Status:
 
 
 def _pause(now: Status) -> float:
-    """Reading a campaign of a hundred thousand points takes seconds: it is not read all the time."""
+    """Seconds until the next read. Large campaigns are read less often: reading 100,000 points takes seconds."""
     return POLL_S if len(now.points) < 1000 else 10 * POLL_S
 
 
 def table(now: Status) -> Group:
-    """Points by state, and a row for each live job: node, phase, how far, rate, time left."""
+    """Points by state, and a row for each running job: node, phase, progress, rate, time left."""
     word = " (simulated)" if now.simulated else ""
     counts = ", ".join(f"{n} {state}" for state, n in now.counts.items())
     rows = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("job", "node", "node job", "phase", "done", "requests/s", "left"):
-        rows.add_column(name, justify="right" if name in ("requests/s", "left") else "left", no_wrap=name != "phase")
+    for name in ("job", "node", "node job", "phase", "finished", "requests/s", "time left"):
+        rows.add_column(name, justify="right" if name in ("requests/s", "time left") else "left", no_wrap=name != "phase")
     running = [job for job in now.jobs if job.state == "running"]
     for job in running[:MAX_ROWS]:
         rows.add_row(*_row(job))
     waiting = Counter(f"{job.state}{f' ({job.slurm})' if job.slurm else ''}" for job in now.jobs if job.state != "running")
-    more = [f"{len(running) - MAX_ROWS} more jobs run"] if len(running) > MAX_ROWS else []
+    more = [f"{len(running) - MAX_ROWS} more running jobs"] if len(running) > MAX_ROWS else []
     more += [f"{n} jobs {what}" for what, n in waiting.items()]
-    more += ["Slurm does not answer: this is what the files say"] if now.slurm_answers is False else []
+    more += ["Slurm does not answer: this status is from the files only"] if now.slurm_answers is False else []
     return Group(Text(f"{now.name}{word}: {counts}"), *([rows] if running else []), *(Text(line) for line in more))
 
 
@@ -79,7 +79,7 @@ def _row(job: JobState) -> tuple[str, ...]:
         else job.phase
     )
     done = f"{job.requests_done}/{job.requests} requests" if job.phase == "measuring" else f"{job.points_done} of {job.points}"
-    silent = f", no beat for {job.beat_age_s:.0f} s" if job.beat_age_s > 60 else ""
+    silent = f", no heartbeat for {job.beat_age_s:.0f} s" if job.beat_age_s > 60 else ""
     rate = f"{job.rate_requests_s:.2f}" if job.rate_requests_s else ""
     left = f"{job.left_s / 60:.0f} min" if job.left_s >= 120 else f"{job.left_s:.0f} s" if job.left_s >= 0 else ""
     return (job.job_id, job.node, job.node_job, phase + silent, done, rate, left)

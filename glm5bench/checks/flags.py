@@ -1,7 +1,7 @@
-"""Server commands against the engine's own parser, on this machine, before a job waits in a queue for them.
+"""Checks server commands with the engine's own parser on this machine, before any job waits in the queue.
 
-Enters: the node jobs of a plan. Leaves: for each command that differs what the parser said, each refused flag with the conf/ group that it
-came from. The parser is that of the image where the cluster has one, without a GPU, else of an engine that is installed here.
+Input: the node jobs of a plan. Output: the parser's result for each different command, and the conf/ group of each refused flag.
+The parser comes from the image if the cluster has one, otherwise from an engine that is installed here. No GPU is needed.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from ..machine.container import Image, environment, executed
 from ..machine.programs import has_module
 from ..values.point import Arm, NodeJob, Recipe
 
-PARSER_S = 600.0  # importing an engine takes seconds, from a cold shared disk minutes
+PARSER_S = 600.0  # importing an engine takes seconds, or minutes from a cold shared disk
 GIVEN = {"$HOST": "127.0.0.1", "$PORT": "30000", "$MODEL": "model"}
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """One flag, or a whole command, that the engine would not take."""
+    """One flag, or a whole command, that the engine refuses."""
 
     words: tuple[str, ...]
     group: str
@@ -39,7 +39,10 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Validation:
-    """One command. `version`: of the engine whose parser looked; empty where none did: `lacks` says why, or that none need to."""
+    """The result for one command. `version`: of the engine whose parser checked it, empty if it was not checked.
+
+    `lacks`: why it was not checked. Empty if no check is needed.
+    """
 
     arm: str
     parser: str
@@ -50,7 +53,7 @@ class Validation:
 
 
 def validations(jobs: Sequence[NodeJob]) -> list[Validation]:
-    """What the engines' parsers say of every command of these node jobs, each different one once. An engine is imported once."""
+    """The parsers' results for all different commands of these node jobs. Each engine is imported once."""
     commands = {(job.image_dir, start.recipe.image, start.recipe.argv): (job, start.recipe) for job in jobs for start in job.starts}
     by_parser: dict[tuple[str, ...], list[tuple[NodeJob, Recipe]]] = {}
     for job, recipe in commands.values():
@@ -60,7 +63,7 @@ def validations(jobs: Sequence[NodeJob]) -> list[Validation]:
 
 
 def _looked_at(alike: Sequence[tuple[NodeJob, Recipe]]) -> list[Validation]:
-    """The commands that one parser looks at."""
+    """The results for commands that share one parser."""
     job, first = alike[0]
     engine = job.arm.engine
     kind = adapter(engine)
@@ -86,14 +89,14 @@ def _refusal(arm: Arm, recipe: Recipe, refused: dict[str, Any]) -> Refusal:
 
 
 def _flags(recipe: Recipe, kind: Adapter) -> list[str]:
-    """What follows the program: `python3 -m sglang.launch_server`, `vllm serve`."""
-    texts = kind.texts(recipe.argv)  # files that do not exist yet: neither they nor their flags are parsed
+    """The arguments after the program (`python3 -m sglang.launch_server` or `vllm serve`)."""
+    texts = kind.texts(recipe.argv)  # these files do not exist yet, so they and their flags are not parsed
     given = [GIVEN.get(word, word) for i, word in enumerate(recipe.argv) if not {i, i + 1} & texts.keys()]
     return given[3:] if given[1:2] == ["-m"] else given[2:]
 
 
 def _group(arm: Arm, recipe: Recipe, words: Sequence[str]) -> str:
-    """Where the words stand: a user's own come last and have the last word of a flag that a group sets, too."""
+    """The conf/ groups that set these flags. A user's own arguments come last, so they override the same flag of a group."""
     own = arm.engine.extra_args
     if any(own[i : i + len(words)] == tuple(words) for i in range(len(own))):
         return "engine.extra_args"
@@ -102,7 +105,7 @@ def _group(arm: Arm, recipe: Recipe, words: Sequence[str]) -> str:
 
 
 def _parser(job: NodeJob, recipe: Recipe, home: str) -> tuple[str, list[str]]:
-    """Whose parser it is, and the command that runs it with this home inside. Raises EnvironmentLacks where there is none here."""
+    """The path of the parser, and the command that runs it with this home directory. Raises EnvironmentLacks if this machine has none."""
     script = parsing.__file__
     if job.image_dir and recipe.image:
         image = Image(Path(job.image_dir), recipe.image, Path(home), job.binds)
@@ -113,13 +116,13 @@ def _parser(job: NodeJob, recipe: Recipe, home: str) -> tuple[str, list[str]]:
     python = _python_of(job.arm)
     if python is None:
         raise EnvironmentLacks(
-            f"the cluster names no image_dir, and {job.arm.engine.program[0]} of this machine's PATH has no {job.arm.engine.flavor}"
+            f"the cluster sets no image_dir, and {job.arm.engine.program[0]} on this machine's PATH has no {job.arm.engine.flavor}"
         )
     return python, [python, script]
 
 
 def _python_of(arm: Arm) -> str | None:
-    """The Python of this host in which the engine is installed, that of the program's first line where it is a script."""
+    """The Python on this host that has the engine. If the program is a script, this is the Python of its first line."""
     program = shutil.which(arm.engine.program[0])
     if program is None:
         return None
@@ -131,7 +134,7 @@ def _python_of(arm: Arm) -> str | None:
 
 
 def _answer(command: list[str], asked: dict[str, Any]) -> dict[str, Any]:
-    """What the parser's process prints. Raises EnvironmentLacks where it ends without an answer."""
+    """The answer of the parser process. Raises EnvironmentLacks if it ends without one."""
     try:
         done = subprocess.run(
             command, input=json.dumps(asked), capture_output=True, text=True, timeout=PARSER_S, check=False, env=environment({})

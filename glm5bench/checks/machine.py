@@ -1,8 +1,8 @@
-"""What a node has and lacks for a node job, looked at before weights are loaded: GPUs, driver, image, memory, disks, clock, file systems.
+"""Checks of a node before a node job loads weights: GPUs, driver, image, memory, disks, clock, file systems.
 
-Enters: a node job and the directory that it writes to. Leaves: findings, each with the fix. One that is not well ends the job before it
-costs an hour, as the node's fault or for want of an image or a checkpoint; one that nobody can tell, or that only a reader should know of,
-is None. `python -m glm5bench.checks.machine JOB.json DIR` prints them as JSON: so `glm5bench doctor --probe` asks a compute node.
+Input: a node job and the directory that it writes to. Output: findings, each with the fix. A finding that is not well ends the job early,
+with the class `node_fault`, `image_missing` or `checkpoint_missing`. A finding is None if it could not be checked or if it is only a note.
+`glm5bench doctor --probe` runs `python -m glm5bench.checks.machine JOB.json DIR` on a compute node, which prints the findings as JSON.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from ..values.point import NodeJob
 from .finding import Finding
 
 GIB = 2**30
-# the oldest driver that runs a CUDA's programs. Source: NVIDIA's CUDA compatibility document, tables of minor version compatibility
+# oldest driver branch for each major CUDA version. Source: NVIDIA's CUDA compatibility document, tables of minor version compatibility
 DRIVER_OF_CUDA = {11: 450, 12: 525, 13: 580}
-SHM_GIB, DISK_GIB, RANK_GIB = 8, 10, 4  # less is said; a hundredth of it does not do
+SHM_GIB, DISK_GIB, RANK_GIB = 8, 10, 4  # below these, a note; below 1/100 (memory: 1/10), a fault
 UNSYNCHRONISED = 0x40  # STA_UNSYNC of adjtimex(2)
 INSIDE = """
 echo "cuda=$CUDA_VERSION"
@@ -55,7 +55,7 @@ INSIDE_S = 120.0
 
 
 def findings(job: NodeJob, shared: Path) -> list[Finding]:
-    """Everything, in the order in which a job needs it. `shared`: the directory that it writes points to. Takes some seconds."""
+    """All findings, in the order in which a job needs them. `shared`: the directory that it writes points to. Takes some seconds."""
     real = not job.arm.engine.simulated
     return [
         _hdf5(),
@@ -68,12 +68,12 @@ def findings(job: NodeJob, shared: Path) -> list[Finding]:
 
 
 def _hdf5() -> Finding:
-    """Whether HDF5 says where it stores data: without that no point could be written."""
+    """Whether HDF5 reports where it stores data. Without this, points cannot be written."""
     try:
         place_shift()
     except EnvironmentLacks as error:
         return Finding("HDF5", False, error.message, error.next_step or "")
-    return Finding("HDF5", True, "it says where it stores data")
+    return Finding("HDF5", True, "it reports where it stores data")
 
 
 def _real(job: NodeJob) -> Iterator[Finding]:
@@ -82,8 +82,8 @@ def _real(job: NodeJob) -> Iterator[Finding]:
     image = Image(Path(job.image_dir), name, Path(job.cache_dir or tempfile.gettempdir()), job.binds) if job.image_dir and name else None
     if image is None:
         lacks = program_lacking(list(job.starts[0].recipe.argv))
-        step = "`glm5bench images pull` and cluster.image_dir, or engine=simulated"
-        yield Finding("engine", not lacks, lacks or "it is on the node's PATH", step if lacks else "", "image_missing")
+        step = "run `glm5bench images pull` and set cluster.image_dir, or use engine=simulated"
+        yield Finding("engine", not lacks, lacks or "found on the node's PATH", step if lacks else "", "image_missing")
     else:
         lacks = image.lacks()
         yield Finding(
@@ -97,17 +97,21 @@ def _real(job: NodeJob) -> Iterator[Finding]:
         seen = found(path, arm.checkpoint)
         said = seen.lacks or f"{seen.n_shards} files, {seen.size_bytes / GIB:,.0f} GiB, revision {seen.revision[:12] or 'unknown'}"
         yield Finding(
-            "checkpoint", not seen.lacks, said, "fetch it there, or set cluster.checkpoint_dir" if seen.lacks else "", "checkpoint_missing"
+            "checkpoint",
+            not seen.lacks,
+            said,
+            "download it, or set cluster.checkpoint_dir" if seen.lacks else "",
+            "checkpoint_missing",
         )
 
 
 def _digest(image: Image) -> str:
     record = image.record
-    return record.oci_digest[:19] if record and record.oci_digest else "of no known digest"
+    return record.oci_digest[:19] if record and record.oci_digest else "digest unknown"
 
 
 def _shared(directory: Path) -> Iterator[Finding]:
-    """A file is written, renamed and read back, as points are."""
+    """Whether a file can be written, renamed and read back, as points are."""
     name = directory / f".preflight-{secrets.token_hex(4)}"
     word = secrets.token_hex(8)
     try:
@@ -120,18 +124,23 @@ def _shared(directory: Path) -> Iterator[Finding]:
     except OSError as error:
         with contextlib.suppress(OSError):
             name.unlink(missing_ok=True)
-        yield Finding("shared file system", False, f"{directory}: {error.strerror or error}", "output_dir=... that this node can write")
+        yield Finding(
+            "shared file system",
+            False,
+            f"{directory}: {error.strerror or error}",
+            "set output_dir=... to a writable directory",
+        )
         return
-    yield Finding("shared file system", came_back == word, f"{directory} is written, renamed and read back, {free:,.0f} GiB free")
+    yield Finding("shared file system", came_back == word, f"{directory}: write, rename and read test, {free:,.0f} GiB free")
 
 
 def _disks(job: NodeJob, *, needs_much: bool) -> Iterator[Finding]:
     scratch = Path(tempfile.gettempdir())
-    yield _space("local disk", scratch, DISK_GIB if needs_much else 0, "TMPDIR on a larger disk, in cluster.slurm.setup")
+    yield _space("local disk", scratch, DISK_GIB if needs_much else 0, "set TMPDIR to a larger disk in cluster.slurm.setup")
     if needs_much:
-        yield _space("/dev/shm", Path("/dev/shm"), SHM_GIB, "ask the site for a larger /dev/shm: NCCL and the engines share memory there")  # noqa: S108
+        yield _space("/dev/shm", Path("/dev/shm"), SHM_GIB, "ask the site for a larger /dev/shm: NCCL and the engines share memory in it")  # noqa: S108
     if job.stage_dir:
-        yield _space("stage_dir", Path(job.stage_dir), 0, "another cluster.stage_dir, or stage=none")
+        yield _space("stage_dir", Path(job.stage_dir), 0, "set another cluster.stage_dir, or stage=none")
 
 
 def _space(what: str, directory: Path, wanted_gib: float, next_step: str) -> Finding:
@@ -144,7 +153,7 @@ def _space(what: str, directory: Path, wanted_gib: float, next_step: str) -> Fin
 
 
 def _memory(job: NodeJob, *, needs_much: bool) -> Iterator[Finding]:
-    """What the kernel says is available; a limit of the job's own may be less."""
+    """The memory that the kernel reports as available. The job's own limit may be lower."""
     try:
         told = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines())
         free = int(told["MemAvailable"].split()[0]) * 1024 / GIB
@@ -153,11 +162,11 @@ def _memory(job: NodeJob, *, needs_much: bool) -> Iterator[Finding]:
         return
     wanted = RANK_GIB * job.arm.tp if needs_much else 0
     is_well = False if free < wanted / 10 else None if free < wanted else True
-    yield Finding("memory", is_well, f"{free:,.0f} GiB are available", "" if is_well else "cluster.slurm.mem, or an exclusive node")
+    yield Finding("memory", is_well, f"{free:,.0f} GiB are available", "" if is_well else "set cluster.slurm.mem, or use an exclusive node")
 
 
 def clock() -> Finding:
-    """Whether something keeps the wall clock right: times of points are compared with other nodes' by their UTC alone."""
+    """Whether the wall clock is synchronised. Times of points on different nodes are compared by UTC only."""
 
     class Timex(ctypes.Structure):
         _fields_ = (("modes", ctypes.c_uint), *((name, ctypes.c_long) for name in ("offset", "freq", "maxerror", "esterror")),
@@ -171,7 +180,7 @@ def clock() -> Finding:
     if state < 0:
         return Finding("clock", None, f"adjtimex: {os.strerror(ctypes.get_errno())}")
     if told.status & UNSYNCHRONISED:
-        return Finding("clock", None, "nothing keeps it in step with others (adjtimex: unsynchronised)", "ask the site for chrony or ntpd")
+        return Finding("clock", None, "it is not synchronised (adjtimex: unsynchronised)", "ask the site for chrony or ntpd")
     return Finding("clock", True, f"synchronised, to within {told.maxerror / 1e3:,.0f} ms")
 
 
@@ -179,49 +188,53 @@ def _gpus(job: NodeJob) -> Iterator[Finding]:
     h = job.arm.hardware
     wrong = gpus.wrong(h, job.arm.tp)
     yield Finding(
-        "GPUs", not wrong, wrong or f"{job.arm.tp} of {len(gpus.shown())} {h.gpu_name}", "a node that has these GPUs" if wrong else ""
+        "GPUs", not wrong, wrong or f"{job.arm.tp} of {len(gpus.shown())} {h.gpu_name}", "use a node that has these GPUs" if wrong else ""
     )
     held = gpus.in_use(h)
-    yield Finding("GPUs' memory", None if held else True, held or "nobody uses it", "what holds it has a minute to end" if held else "")
+    yield Finding("GPUs' memory", None if held else True, held or "it is free", "its user has a minute to end" if held else "")
 
 
 def driver(branch: int, cuda: int, *, has_compat: bool = False) -> Finding:
-    """Whether a driver of this branch runs programs of this CUDA. An image may bring newer libraries for an older driver."""
+    """Whether a driver of this branch runs programs of this CUDA version. An image may have compatibility libraries for older drivers."""
     needs = DRIVER_OF_CUDA.get(cuda)
     said = f"branch {branch}, the image has CUDA {cuda}" + (f", which needs {needs} or later" if needs else "")
     if needs is None or branch >= needs:
         return Finding("driver", None if needs is None else True, said)
     if has_compat:
-        return Finding("driver", None, f"{said}, or the compatibility libraries that it brings")
-    return Finding("driver", False, said, "an image for an older CUDA (engine.image=...), or a node with a newer driver")
+        return Finding("driver", None, f"{said}, or the image's compatibility libraries")
+    return Finding("driver", False, said, "use an image for an older CUDA (engine.image=...), or a node with a newer driver")
 
 
 def _inside(job: NodeJob, image: Image) -> Iterator[Finding]:
-    """What the image itself says: its CUDA or ROCm, and whether DeepGEMM could compile in it."""
+    """Findings from inside the image: its CUDA or ROCm version, and whether DeepGEMM can compile in it."""
     with tempfile.TemporaryDirectory() as home:
         command = executed(["sh", "-c", INSIDE], image, home=Path(home), binds=[])
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=INSIDE_S, check=False, env=contained({}))
         except (OSError, subprocess.TimeoutExpired) as error:
-            yield Finding("inside the image", False, f"it does not run: {error}", "`glm5bench images verify`", "image_missing")
+            yield Finding("inside the image", False, f"the image does not run: {error}", "run `glm5bench images verify`", "image_missing")
             return
     told = dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
     if done.returncode and "cuda" not in told:
         words = " ".join(done.stderr.split()[-20:])
         yield Finding(
-            "inside the image", False, f"it does not run: {words}", "`glm5bench images verify`, `apptainer exec` by hand", "image_missing"
+            "inside the image",
+            False,
+            f"the image does not run: {words}",
+            "`glm5bench images verify`, then `apptainer exec` by hand",
+            "image_missing",
         )
         return
     yield from inside(job, told)
 
 
 def inside(job: NodeJob, told: dict[str, str]) -> Iterator[Finding]:
-    """Findings of what the image said: `cuda`, `compat`, `rocm`, `nvcc`, `deep_gemm`, `cutlass`."""
+    """Findings from the values that the image printed: `cuda`, `compat`, `rocm`, `nvcc`, `deep_gemm`, `cutlass`."""
     vendor = job.arm.hardware.vendor
     has = {"nvidia": told.get("cuda", ""), "amd": told.get("rocm", "")}.get(vendor, "")
     kind = {"nvidia": "CUDA", "amd": "ROCm"}.get(vendor, "")
     if kind:
-        yield Finding("inside the image", True if has else None, f"{kind} {has}" if has else f"it does not say its {kind}")
+        yield Finding("inside the image", True if has else None, f"{kind} {has}" if has else f"its {kind} version is unknown")
     branch = next((m[1] for line in gpus.shown() if (m := re.search(r", (\d+)\.\d+", line))), "")
     cuda = re.match(r"(\d+)\.", told.get("cuda", ""))
     if vendor == "nvidia" and branch and cuda:
@@ -230,19 +243,23 @@ def inside(job: NodeJob, told: dict[str, str]) -> Iterator[Finding]:
         return
     nvcc, cutlass = told.get("nvcc", ""), told.get("cutlass") == "True"
     if not told.get("deep_gemm"):
-        yield Finding("DeepGEMM", None, "the image has no package deep_gemm of its own", "")
+        yield Finding("DeepGEMM", None, "the image has no package deep_gemm", "")
         return
-    step = "an image with the CUDA toolkit, or SGLANG_ENABLE_JIT_DEEPGEMM=0 in engine.env"
+    step = "use an image with the CUDA toolkit, or set SGLANG_ENABLE_JIT_DEEPGEMM=0 in engine.env"
     yield Finding(
-        "nvcc", bool(nvcc), nvcc or "there is none, and DeepGEMM compiles its kernels with it", "" if nvcc else step, "image_missing"
+        "nvcc", bool(nvcc), nvcc or "not found, but DeepGEMM needs it to compile its kernels", "" if nvcc else step, "image_missing"
     )
     yield Finding(
-        "CUTLASS headers", cutlass, "in deep_gemm/include" if cutlass else "deep_gemm has none", "" if cutlass else step, "image_missing"
+        "CUTLASS headers",
+        cutlass,
+        "in deep_gemm/include" if cutlass else "deep_gemm has none",
+        "" if cutlass else step,
+        "image_missing",
     )
 
 
 def main(argv: Sequence[str]) -> int:
-    """Prints what this node has and lacks."""
+    """Prints the findings of this node as JSON."""
     job = from_json(NodeJob, Path(argv[0]).read_bytes())
     print(json.dumps([asdict(f) for f in findings(job, Path(argv[1]))]))
     return 0

@@ -1,7 +1,7 @@
-"""What a campaign needs and this machine can see that it lacks: images and checkpoints, looked at before anything waits in a queue.
+"""Images and checkpoints that a campaign needs, checked from this machine before any job waits in the queue.
 
-Enters: the node jobs of a plan. Leaves: one sentence for each thing that lacks, with what brings it there, and one for each that
-nobody here could look at. Nothing is hashed and no weight is read: it takes seconds.
+Input: the node jobs of a plan. Output: what is missing and how to get it, and what could not be checked from this machine.
+Nothing is hashed and no weights are read, so this takes seconds.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .finding import Finding
 
 @dataclass(frozen=True)
 class Need:
-    """One image or checkpoint that a plan needs. `is_seen`: whether its directory is one that this machine sees; `lacks`: or empty."""
+    """One image or checkpoint that a plan needs. `is_seen`: whether this machine sees its directory. `lacks`: what is missing, or empty."""
 
     kind: str
     name: str
@@ -34,20 +34,20 @@ class Need:
 
     @property
     def finding(self) -> Finding:
-        """What of it is there."""
+        """Whether it is complete, as a finding."""
         what = f"{self.kind} {self.name}"
         if not self.is_seen:
-            return Finding(what, None, f"{self.path}: its directory is not seen from this machine")
+            return Finding(what, None, f"{self.path}: its directory is not visible from this machine")
         return Finding(what, not self.lacks, self.lacks or self.said or self.path, self.next_step if self.lacks else "")
 
 
 def needs(jobs: Sequence[NodeJob]) -> list[Need]:
-    """Everything that the servers of these node jobs need from the file system, images first."""
+    """All images and checkpoints that the servers of these node jobs need, images first."""
     return [*_images(jobs), *_checkpoints(jobs)]
 
 
 def refuse_lacking(jobs: Sequence[NodeJob]) -> None:
-    """Raises EnvironmentLacks with everything that lacks and what brings it there: a job would find out after its time in the queue."""
+    """Raises EnvironmentLacks with everything that is missing and how to get it, before jobs wait in the queue for nothing."""
     lines = [f"\n  {line}" for need in needs(jobs) if need.lacks for line in need.finding.lines()]
     if lines:
         raise EnvironmentLacks(
@@ -56,7 +56,7 @@ def refuse_lacking(jobs: Sequence[NodeJob]) -> None:
 
 
 def images_of(jobs: Sequence[NodeJob]) -> dict[tuple[str, str], tuple[str, ...]]:
-    """(image directory, image) -> the arms that need it; the directory is empty where the cluster names none."""
+    """(image directory, image) -> the arms that need it. The directory is empty if the cluster sets none."""
     arms: dict[tuple[str, str], dict[str, None]] = {}
     for job in jobs:
         for start in job.starts:
@@ -68,7 +68,7 @@ def images_of(jobs: Sequence[NodeJob]) -> dict[tuple[str, str], tuple[str, ...]]
 def _images(jobs: Sequence[NodeJob]) -> Iterator[Need]:
     for (directory, name), arms in images_of(jobs).items():
         if not directory:
-            continue  # engines run from the node's PATH: the cluster says so
+            continue  # without image_dir, engines run from the node's PATH
         ref, is_seen = reference(name), Path(directory).is_dir()
         sif = Path(directory) / ref.sif
         lacks = lacking(Path(directory), ref) if is_seen else ""
@@ -76,12 +76,12 @@ def _images(jobs: Sequence[NodeJob]) -> Iterator[Need]:
 
 
 def _how_to_get(ref: Reference, arms: Sequence[str]) -> str:
-    return "`glm5bench images pull` with the same overrides" if ref.repository else "put the file there"
+    return "`glm5bench images pull` with the same overrides" if ref.repository else "copy the file to this path"
 
 
 def _said(sif: Path) -> str:
     record = read_record(sif)
-    return f"{sif.stat().st_size / 2**30:,.1f} GiB, {record.oci_digest[:19] or 'of no known digest' if record else 'of no record'}"
+    return f"{sif.stat().st_size / 2**30:,.1f} GiB, {record.oci_digest[:19] or 'digest unknown' if record else 'no record'}"
 
 
 def _checkpoints(jobs: Sequence[NodeJob]) -> Iterator[Need]:
@@ -93,7 +93,7 @@ def _checkpoints(jobs: Sequence[NodeJob]) -> Iterator[Need]:
         directory = Path(path)
         is_seen = _holds_something(
             directory.parent.parent
-        )  # DIR of DIR/zai-org/GLM-5-FP8; the empty mount point of a disk of the nodes' own
+        )  # DIR of DIR/zai-org/GLM-5-FP8. An empty DIR may be the mount point of a disk that only the nodes have
         seen = found(directory, checkpoint)
         fetch = f"`{fetch_command(checkpoint, directory)}`, on a machine with network"
         said = f"{seen.size_bytes / 2**30:,.0f} GiB in {seen.n_shards} files, revision {seen.revision[:12] or 'unknown'}"

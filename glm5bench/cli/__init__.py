@@ -21,7 +21,7 @@ from .app import app, as_called
 
 
 def main() -> int:
-    """The entry point. Exit code 0 done, 1 the answer is no, 2 wrong usage, 3 the environment lacks something."""
+    """The entry point: the exit code, 0, 1, 2, 3, 70 or 130, as the help of the program lists them."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character gets a question mark, and the rest
@@ -57,8 +57,27 @@ def _usage_or_defect(error: Exception) -> int:
 
 
 @app.callback(invoke_without_command=True)
-def program(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
-    """What it costs to serve GLM-5: plan, measure, merge and compare serving recipes."""
+def program(ctx: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """What it costs to serve GLM-5: plan, measure, merge and compare serving recipes.
+
+    Exit codes: 0 done; 1 the answer is no; 2 wrong usage; 3 something is missing on this machine; 70 a defect of
+    glm5bench; 130 interrupted.
+    """
     if version:
         print(__version__)
         raise typer.Exit
+    if ctx.invoked_subcommand is None:
+        print(ctx.get_help())
+        raise typer.Exit
+
+
+@app.command("help")
+def help_command(ctx: typer.Context, command: Annotated[str, typer.Argument(help="A command.")] = "") -> None:
+    """Print the help of the program or of one command."""
+    group = ctx.find_root()
+    if not command:
+        print(group.get_help())
+        return
+    _, found, _ = group.command.resolve_command(group, [command])  # type: ignore[attr-defined]
+    with found.make_context(command, [], parent=group, resilient_parsing=True) as of:
+        print(found.get_help(of))

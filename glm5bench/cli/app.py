@@ -3,44 +3,111 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import re
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from ..errors import UsageError, printable
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 NAME = "glm5bench"
 HYDRA = {"allow_extra_args": True, "ignore_unknown_options": True}
 
-GROUPS = ("experiment", "hardware", "checkpoint", "tp", "speculative", "engine", "workload", "cluster", "price", "failure",
-          "accuracy")  # fmt: skip
 VALUES = (
     "concurrency=4,8 repeat=0,1,2 repeat_scope=start|run seed=0 server_scope=arm|point bind_concurrency=N name=NAME "
     "output_dir=DIR retries=N pack=true wait=true"
 )
 
 
+class Commands(TyperGroup):
+    """The program: an unknown command gets a suggestion."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command, as Typer finds it. Raises UsageError if there is none of this name."""
+        word = args[0] if args else ""
+        if word and not word.startswith("-") and word not in self.commands and not ctx.resilient_parsing:
+            raise UsageError(
+                f"Unknown command {word!r}.{suggested(word, self.commands)}", next_step="`glm5bench --help` lists the commands"
+            )
+        return super().resolve_command(ctx, args)
+
+
 class OverridesCommand(TyperCommand):
-    """A command that takes Hydra overrides: its help lists what conf/ holds."""
+    """A command that takes Hydra overrides: its help lists the groups and their choices, and the shell completes them."""
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        """Groups with their choices, values, and how both are typed."""
+        """Groups with their choices and defaults, values, and how both are typed."""
+        from ..settings.typed import config_dir, defaults, groups
         from ..settings.validated import group_values
 
-        with formatter.section("OVERRIDES are Hydra's: group=choice or path.to.value=value; commas sweep"):
-            formatter.write_dl([(f"{group}=", " ".join(group_values(group))) for group in GROUPS])
+        folder, chosen = config_dir(sys.argv), defaults()
+        with formatter.section("OVERRIDES: group=choice or setting=value. Commas make a sweep. * is the default"):
+            rows = [(f"{g}=", " ".join(c + "*" * (c == chosen.get(g)) for c in group_values(g, folder))) for g in groups(folder)]
+            formatter.write_dl([*rows, ("hydra/launcher=", "local* slurm plan")])
             formatter.write_dl(
-                [("values:", VALUES), ("anything:", "engine.time_scale=50 workload.prompts=64 price.usd_per_gpu_h.b200=2.5 ...")]
+                [("values:", VALUES), ("any setting:", "engine.time_scale=50 workload.prompts=64 price.usd_per_gpu_h.b200=2.5 ...")]
             )
-            formatter.write_dl([("--config-dir DIR", "a directory with conf groups of your own, found before the shipped ones")])
+            formatter.write_dl([("--config-dir DIR", "a directory with your own groups, read before conf/; with --help it lists them too")])
+            formatter.write_dl([("all settings:", "glm5bench plan --show settings")])
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """Options, groups, the choices of a group, and settings. bash passes `hardware=b` as the three words `hardware`, `=` and `b`."""
+        typed = [*ctx.args, incomplete]
+        if len(typed) > 2 and typed[-2] == "=":
+            return [Word(c) for c in _choices(typed[-3], incomplete)]
+        if not incomplete and ctx.args and _choices(ctx.args[-1], ""):  # Typer makes nothing of a single `=`
+            return [Word(c) for c in _choices(ctx.args[-1], "")]
+        group, has_value, part = incomplete.partition("=")
+        words = [f"{group}={c}" for c in _choices(group, part)] if has_value else _names(incomplete)
+        return [*super().shell_complete(ctx, incomplete), *map(Word, words)]
+
+
+def suggested(word: str, known: Iterable[str]) -> str:
+    """` Did you mean 'x'?`, or nothing."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+class Word(NamedTuple):
+    """A completion, as Typer's shells read it."""
+
+    value: str
+    type: str = "plain"
+    help: str | None = None
+
+
+def _names(incomplete: str) -> list[str]:
+    """The groups and settings that begin so. If only one group does: its choices, so that the shell goes on without a space."""
+    from ..settings.typed import config_dir, groups, setting_paths
+
+    folder = config_dir(sys.argv)
+    known = setting_paths(folder) if "." in incomplete else [*groups(folder), *FREE, LAUNCHER]
+    found = [name for name in known if name.startswith(incomplete)]
+    choices = _choices(found[0], "") if len(found) == 1 else []
+    return [f"{found[0]}={c}" for c in choices] or [f"{name}=" for name in found]
+
+
+def _choices(group: str, part: str) -> list[str]:
+    """The choices of a group that complete this value; of several values behind commas the last one."""
+    from ..settings.typed import config_dir, groups
+    from ..settings.validated import group_values
+
+    folder = config_dir(sys.argv)
+    first, comma, last = part.rpartition(",")
+    known = ["local", "slurm", "plan"] if group == LAUNCHER else group_values(group, folder) if group in groups(folder) else []
+    return [f"{first}{comma}{c}" for c in known if c.startswith(last)]
+
+
+LAUNCHER = "hydra/launcher"
+FREE = tuple(word.partition("=")[0] for word in VALUES.split())
+app = typer.Typer(cls=Commands, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 def asked(ctx: typer.Context) -> list[str]:
@@ -49,9 +116,9 @@ def asked(ctx: typer.Context) -> list[str]:
 
 
 def one_of(option: str, value: str, choices: Any) -> None:
-    """Raises UsageError where the value is no choice of this option."""
+    """Raises UsageError if the value is not a choice of this option."""
     if value not in choices:
-        raise UsageError(f"{option} {value}: there is no such choice.", next_step=f"one of {', '.join(choices)}")
+        raise UsageError(f"{option} {value}: unknown choice.{suggested(value, choices)}", next_step=f"one of {', '.join(choices)}")
 
 
 def numbers(option: str, text: str) -> tuple[float, ...]:
@@ -61,14 +128,14 @@ def numbers(option: str, text: str) -> tuple[float, ...]:
     except ValueError:
         found = ()
     if not found or not all(0 < n < float("inf") for n in found):
-        raise UsageError(f"{option} {text}: these are no positive numbers.", next_step=f"{option} 25,30,40")
+        raise UsageError(f"{option} {text}: these are not positive numbers.", next_step=f"{option} 25,30,40")
     return found
 
 
 def tell_bad(bad: list[Any]) -> None:
-    """Names what was left out, and why."""
+    """Reports each skipped file, with the reason."""
     for error in bad:
-        say(printable(f"left out: {error.path}: {error.message}" + (f" Next: {error.next_step}." if error.next_step else "")))
+        say(printable(f"skipped: {error.path}: {error.message}" + (f" Next: {error.next_step}." if error.next_step else "")))
 
 
 def say(text: str) -> None:

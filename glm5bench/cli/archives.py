@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import math
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import printable
+from ..errors import counted, printable
 from .app import app, numbers, one_of, progress, say, tell_bad
 
 if TYPE_CHECKING:  # verbs import what they need when they run, so that `--help` and `status` start fast
@@ -34,16 +35,17 @@ PATHS = Annotated[list[str], typer.Argument(help="Point files, campaigns, archiv
 @app.command()
 def merge(
     paths: PATHS,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The archive; points that it already holds are kept.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The archive. If it exists, its points are kept.")],
+    is_new: Annotated[bool, typer.Option("--new", help="Replace an archive that exists, without keeping its points.")] = False,
     raw: Annotated[str, typer.Option(help="keep, or summary: without per-request and per-chunk rows.")] = "keep",
-    where: Annotated[str, typer.Option(help="Only points for which all of it holds: 'hardware=b200,precision=nvfp4,tp<=8'")] = "",
+    where: Annotated[str, typer.Option(help="Only points that match: 'hardware=b200,precision=nvfp4,tp<=8'")] = "",
     jobs: JOBS = 2,
     strict: Annotated[bool, typer.Option(help="Stop at the first bad file.")] = False,
     on: Annotated[str, typer.Option(help="here, or slurm: shards as jobs of an array, then their union here.")] = "here",
     shards: Annotated[int, typer.Option(min=1, help="With --on slurm: how many jobs.")] = 8,
     ask: Annotated[str, typer.Option(help="With --on slurm, of each job: 'partition=cpu,time=60,cpus_per_task=4,mem=8G'")] = "",
 ) -> int:
-    """Consolidate point files, campaigns and archives into one archive. Bad files are named and left out (exit code 1)."""
+    """Consolidate point files, campaigns and archives into one archive. Bad files are reported and skipped (exit code 1)."""
     from ..archive.selection import selection
     from ..archive.writer import left_by_killed, refuse_to_overwrite
 
@@ -52,19 +54,47 @@ def merge(
     refuse_to_overwrite(output)
     one_of("--on", on, ("here", "slurm"))
     for left in left_by_killed(output):
-        say(printable(f"{left} was left by a merge that was killed, or is of one that runs elsewhere: remove it if none does."))
-    sources = [*paths, str(output)] if output.exists() else paths
+        say(printable(f"{left} belongs to a killed merge, or to one that runs on another machine. Remove it if no merge is running."))
+    sources = [*paths, str(output)] if output.exists() and not is_new else paths
     how = {"is_raw_kept": raw == "keep", "where": selection(where), "jobs": jobs, "strict": strict}
     if on == "slurm":
         from ..schedulers.slurm.merging import merge_on_slurm, parameters
 
         how |= {"shards": shards, "asked": parameters(ask)}
-        return _tell_archive(output, lambda tick: merge_on_slurm(sources, output, progress=tick, **how))  # type: ignore[arg-type]
-    return write_archive_of(sources, output, **how)
+        code = _tell_archive(output, lambda tick: merge_on_slurm(sources, output, progress=tick, **how))  # type: ignore[arg-type]
+    else:
+        code = write_archive_of(sources, output, **how)
+    _tell_missing(paths)
+    return code
+
+
+def _tell_missing(paths: Sequence[str]) -> None:
+    """Reports the planned points without a measurement, for each path that is a campaign."""
+    from ..campaign.status import unmeasured
+    from ..directory import Campaign
+    from ..errors import BenchError
+
+    for path in paths:
+        campaign = Campaign(Path(path).absolute())
+        if not campaign.plan.is_file():
+            continue
+        try:
+            n, missing = unmeasured(campaign)
+        except BenchError as error:
+            say(printable(str(error)))
+            continue
+        of: dict[str, list[int]] = {}
+        for arm, concurrency in missing:
+            of.setdefault(arm, []).append(concurrency)
+        if missing:
+            say(f"{path}: {len(missing)} of {n} planned points are not measured:")
+            for arm, each in of.items():
+                say(printable(f"  {arm}, concurrency {', '.join(map(str, dict.fromkeys(each)))}"))
+            say(f"next: `glm5bench resubmit {shlex.quote(path)}` measures them")
 
 
 def write_archive_of(paths: Sequence[str], output: Path, **how: Any) -> int:
-    """Writes the union of the paths, and says what it holds. Exit code 1 for a bad file."""
+    """Writes the union of the paths and reports its content. Exit code 1 for a bad file."""
     from ..archive.union import merge as merged
 
     return _tell_archive(output, lambda tick: merged(paths, output, progress=tick, **how))
@@ -74,8 +104,14 @@ def _tell_archive(output: Path, make: Callable[[Progress], Merged]) -> int:
     with progress("merging") as tick:
         done = make(tick)
     tell_bad(done.bad)
-    tables = f" and {done.n_tables} tables of sources" if done.n_tables else ""
-    say(f"{output}: {done.n_points} points{tables}, digest {done.digest[:16]}.")
+    if done.n_files:
+        new = done.n_points - done.n_kept
+        there = done.n_read - done.n_unselected - new
+        words = [f"{new} new", *([f"{there} already there"] if there > 0 else [])]
+        words += [f"{done.n_unselected} excluded by --where"] if done.n_unselected else []
+        say(f"Read {counted(done.n_files, 'file')} with {counted(done.n_read, 'point')}: {', '.join(words)}.")
+    tables = f" and {counted(done.n_tables, 'source table')}" if done.n_tables else ""
+    say(f"{output}: {counted(done.n_points, 'point')}{tables}, digest {done.digest[:16]}.")
     return 1 if done.bad else 0
 
 
@@ -86,9 +122,9 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
     jobs: JOBS = 2,
 ) -> int:
-    """Verify files, judge every point anew from its raw times, and hold its stored figures against them.
+    """Verify files, judge every point again from its raw times, and compare its stored figures with them.
 
-    Exit code 1 for a bad file, an invalid point, or a figure that does not follow from the raw times.
+    Exit code 1 if a file is bad, a point is invalid, or a figure does not follow from the raw times.
     """
     from ..archive.checking import check as checked
 
@@ -135,7 +171,7 @@ def _checked(found: Check) -> dict[str, Any]:
 @app.command()
 def tables(
     paths: PATHS,
-    format_: Annotated[str, typer.Option("--format", help="md, csv, json or latex.")] = "md",
+    format_: Annotated[str, typer.Option("--format", help="text: for this terminal. Complete: md, csv, json or latex.")] = "text",
     at: AT = "",
     interpolation: INTERPOLATION = "steffen",
     price: PRICE = "hyperscaler",
@@ -143,13 +179,22 @@ def tables(
     only: Annotated[
         str, typer.Option("--table", help="points, frontier, arms, iso, bands, saturation, speculation, energy or startup.")
     ] = "",
-    startup: Annotated[bool, typer.Option(help="What server starts take, too: seconds, memory, dollars.")] = False,
+    is_all: Annotated[bool, typer.Option("--all", help="Every table, and a plot of the frontiers.")] = False,
+    startup: Annotated[bool, typer.Option(help="With md or latex: also what server starts take (seconds, memory, dollars).")] = False,
 ) -> int:
-    """Points, frontier, iso-interactivity and cost tables of any files; `published` is what ships."""
+    """Cost at equal interactivity and the frontier of any files (`published` is what ships); --all and --table print the rest."""
     from ..settings.prices import price_table
 
     return tables_of(
-        paths, price=price_table(price), format_=format_, at=at, interpolation=interpolation, baseline=baseline, only=only, startup=startup
+        paths,
+        price=price_table(price),
+        format_=format_,
+        at=at,
+        interpolation=interpolation,
+        baseline=baseline,
+        only=only,
+        is_all=is_all,
+        startup=startup,
     )
 
 
@@ -157,35 +202,44 @@ def tables_of(
     paths: list[str],
     *,
     price: Price,
-    format_: str = "md",
+    format_: str = "text",
     at: str = "",
     interpolation: str = "steffen",
     baseline: str = "",
     only: str = "",
+    is_all: bool = False,
     startup: bool = False,
 ) -> int:
     """Prints the tables of the paths."""
-    from ..report import readable
+    from ..report import readable, screen
     from ..report import tables as report
     from .planned import planned_limit
 
+    width = max(60, shutil.get_terminal_size((100, 60)).columns)
     writers: dict[str, Callable[[report.Tables], str]] = {
+        "text": lambda t: screen.one_table(t, only, width=width) if only else screen.as_screen(t, width=width, is_whole=is_all),
         "md": readable.as_markdown, "csv": report.as_csv, "json": report.as_json, "latex": readable.as_latex
     }  # fmt: skip
     one_of("--format", format_, writers)
     one_of("--table", only or "points", report.NAMES)
     gc.disable()  # a hundred thousand rows of plain values, and no cycle among them
     collected, compare = gathered(paths, price, at=at, interpolation=interpolation, baseline=baseline)
-    most = readable.READABLE if format_ in ("md", "latex") and compare.fronts and only != "points" else math.inf
-    made = report.tables(compare, price_id=price.id, method=interpolation, most_points=most, planned_limit=planned_limit)
+    is_long = format_ in ("csv", "json") or not compare.fronts or only == "points"
+    made = report.tables(
+        compare,
+        price_id=price.id,
+        method=interpolation,
+        most_points=math.inf if is_long else readable.READABLE,
+        planned_limit=planned_limit,
+    )
     if format_ in ("md", "latex") and not startup and only != "startup":
         made = report.without(made, "startup")
-    if format_ == "md" and not only and sys.stdout.isatty():
+    if is_all and format_ == "text" and sys.stdout.isatty():
         from ..report.terminal import frontier_plot
 
-        plot = frontier_plot(compare.fronts, shutil.get_terminal_size().columns, sys.stdout.encoding)
+        plot = frontier_plot(compare.fronts, width, sys.stdout.encoding)
         print(f"{plot}\n\n" if plot else "", end="")
-    print(writers[format_](report.only(made, only) if only else made), end="" if format_ == "md" else "\n" * (format_ == "json"))
+    print(writers[format_](report.only(made, only) if only else made), end="\n" * (format_ == "json"))
     tell_bad(collected.bad)
     return _refuse_nothing(collected, len(collected.rows), paths)
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import EnvironmentLacks, UsageError, printable
-from .app import HYDRA, OverridesCommand, app, as_called, asked, say
+from ..errors import EnvironmentLacks, UsageError, counted, printable
+from .app import HYDRA, OverridesCommand, app, as_called, asked, one_of, say
 from .archives import tables_of, write_archive_of
 from .multirun import Json, campaign_of, how_of, planned_of
 
@@ -26,9 +26,12 @@ if TYPE_CHECKING:  # verbs import what they need when they run, so that `--help`
     from ..values.settings import Price
 
 
+MOST_JOBS = 12  # printed when they are submitted
+
+
 @app.command(cls=OverridesCommand, context_settings=HYDRA)
 def sweep(ctx: typer.Context) -> int:
-    """Measure: plan OVERRIDES, submit what is missing, and come back (wait=true stays, merges and prints the tables)."""
+    """Measure: plan OVERRIDES, submit the missing points, and return. wait=true waits, merges and prints the tables."""
     from ..settings.overrides import run_hydra
 
     return run_hydra(asked(ctx), _sweep, program="glm5bench sweep")
@@ -46,11 +49,12 @@ def _sweep(multirun: Multirun) -> int:
     settings, campaign = multirun.asked.campaign, campaign_of(multirun)
     how, planned = how_of(multirun), planned_of(multirun)
     refuse_lacking(planned.jobs)
+    scheduler(settings.cluster).refuse(planned.jobs)
     opened(campaign, planned, how, name=multirun.name, launcher=multirun.launcher, overrides=multirun.overrides)
     _tell_plan(campaign, planned)
     outcome = send(campaign, planned.jobs, how).outcome
     if outcome is None:
-        say("Nothing to submit: every point is done or in the charge of a running job.")
+        say("Nothing to submit: every point is done, or a running job has it.")
     else:
         _tell_outcome(campaign, outcome, how)
     with_prices = price_option(settings.price, multirun.asked.hardware)
@@ -62,12 +66,24 @@ def _sweep(multirun: Multirun) -> int:
 
 
 def quoted(campaign: Campaign) -> str:
-    """The directory as one types it."""
+    """The directory, quoted for a shell."""
     return shlex.quote(str(campaign.root))
 
 
 def _tell_plan(campaign: Campaign, planned: Plan) -> None:
-    say(f"{campaign.root}: {len(planned.points)} points in {len(planned.jobs)} node jobs, {planned.n_server_starts} server starts.")
+    from ..report.campaign import duration
+
+    amounts = (
+        counted(len(planned.points), "point"),
+        counted(len(planned.jobs), "node job"),
+        counted(planned.n_server_starts, "server start"),
+    )
+    say(f"{campaign.root}: {amounts[0]} in {amounts[1]}, {amounts[2]}.")
+    for job in planned.jobs[:MOST_JOBS]:
+        concurrencies = ", ".join(dict.fromkeys(str(p.concurrency) for p in job.points))
+        say(f"  {job.arm.label}: concurrency {concurrencies}, about {duration(job.estimate_s)}, ${job.estimate_usd:.2f}")
+    if len(planned.jobs) > MOST_JOBS:
+        say(f"  and {counted(len(planned.jobs) - MOST_JOBS, 'more node job')}")
     for out in planned.left_out:
         say(f"left out: {out.arm}: {out.reason}")
     for line in (*planned.notes, *planned.warnings):
@@ -80,8 +96,10 @@ def _tell_outcome(campaign: Campaign, outcome: Outcome, how: How) -> None:
     for line in scheduler(how.cluster).said(outcome):
         say(line)
     if outcome.refused or outcome.n_waiting:
-        say("next: mend conf/cluster (`glm5bench doctor` with the same overrides says what of it is true), then type this sweep again;")
-        say(f"      `glm5bench resubmit {quoted(campaign)}` sends the rest by the rules of the last sweep")
+        say(
+            "next: correct the settings of the cluster (`glm5bench doctor` with the same overrides checks them), then run this sweep again."
+        )
+        say(f"      `glm5bench resubmit {quoted(campaign)}` submits the rest with the settings of the last sweep.")
 
 
 def _wait_and_report(campaign: Campaign, price: Price, how: How, with_prices: str) -> int:
@@ -95,11 +113,13 @@ def _wait_and_report(campaign: Campaign, price: Price, how: How, with_prices: st
             final = watch(campaign)
     except KeyboardInterrupt:
         here = quoted(campaign)
-        say(f"The jobs go on. `glm5bench status {here}` tells how far they are, `glm5bench cancel {here}` ends them.")
+        say(f"The jobs continue. `glm5bench status {here}` shows their progress, `glm5bench cancel {here}` ends them.")
         return 130
     if not final.is_complete:
         say(status_text(final.as_json()))
-        say(f"logs: {campaign.jobs}\nnext: `glm5bench resubmit {quoted(campaign)}`, or the same command: it measures only what is missing")
+        say(
+            f"logs: {campaign.jobs}\nnext: `glm5bench resubmit {quoted(campaign)}`, or the same command, which measures only missing points"
+        )
     if final.counts.get("done"):
         write_archive_of([str(campaign.root)], campaign.archive)
         code = tables_of([str(campaign.archive)], price=price)
@@ -114,7 +134,8 @@ def plan_command(
     ctx: typer.Context,
     as_json: Json = False,
     show: Annotated[
-        list[str] | None, typer.Option(help="recipe: every server's command and environment; memory: where memory goes.")
+        list[str] | None,
+        typer.Option(help="settings: every setting, its value, origin and meaning; recipe: server commands; memory: where memory goes."),
     ] = None,
     validate: Annotated[
         bool, typer.Option("--validate", help="Give every server command to the engine's own parser, from its image or installed here.")
@@ -124,9 +145,27 @@ def plan_command(
     from ..settings.overrides import run_hydra
 
     shown = tuple(show or ())
-    if set(shown) - {"recipe", "memory"}:
-        raise UsageError(f"--show {', '.join(shown)}: there is no such thing to show.", next_step="--show recipe, --show memory")
+    for word in shown:
+        one_of("--show", word, ("settings", "recipe", "memory"))
+    if shown and not as_json and not validate:
+        return run_hydra(asked(ctx), lambda m: _print_shown(m, shown, asked(ctx)), program="glm5bench plan")
     return run_hydra(asked(ctx), lambda m: _print_plan(m, as_json=as_json, show=shown, is_validating=validate), program="glm5bench plan")
+
+
+def _print_shown(multirun: Multirun, show: tuple[str, ...], arguments: Sequence[str]) -> int:
+    """Only what --show names, so that it can be pasted."""
+    from ..settings.described import described
+
+    if "settings" in show:
+        from ..report.campaign import settings_text
+
+        found = described(multirun.asked, multirun.overrides, arguments)
+        print(settings_text([(d.name, d.values, d.origin, d.help) for d in found]))
+    if set(show) - {"settings"}:
+        for job in planned_of(multirun).jobs:
+            for start in job.starts:
+                _show(job, start, show, multirun.asked.campaign.cluster.checkpoint_dir)
+    return 0
 
 
 def _print_plan(multirun: Multirun, *, as_json: bool, show: tuple[str, ...], is_validating: bool = False) -> int:
@@ -151,7 +190,7 @@ def _print_plan(multirun: Multirun, *, as_json: bool, show: tuple[str, ...], is_
     print(as_called("\n".join([plan_text(record), *needs_text, *validations_text(looked)])))
     for job in planned.jobs:
         for start in job.starts:
-            _show(job, start, show)
+            _show(job, start, show, multirun.asked.campaign.cluster.checkpoint_dir)
     return max(_show_scripts(scripts, how), refused)
 
 
@@ -168,25 +207,29 @@ def _repeat_scopes(multirun: Multirun) -> dict[str, dict[str, float]]:
     }
 
 
-def _show(job: NodeJob, start: ServerStart, show: tuple[str, ...]) -> None:
+def _show(job: NodeJob, start: ServerStart, show: tuple[str, ...], checkpoint_dir: str | None) -> None:
     from .. import recipe
 
     if "recipe" in show:
         image = start.recipe.image or (
-            "none is named" if job.arm.engine.image is None and not job.arm.engine.simulated else "none: the host's Python"
+            "no image in the recipe" if job.arm.engine.image is None and not job.arm.engine.simulated else "no container"
         )
         concurrencies = ", ".join(str(p.concurrency) for p in start.points)
-        print(f"\n{job.id}, concurrency {concurrencies}, image {image}:\n{recipe.shell(start.recipe)}")
+        repository = job.arm.checkpoint.repository
+        path = f"{checkpoint_dir}/{repository}" if checkpoint_dir else repository
+        print(
+            f"# {job.id}: {job.arm.label}, concurrency {concurrencies}, {image}\n{recipe.shell(start.recipe, path, '127.0.0.1', '30000')}\n"
+        )
     if "memory" in show:
         m = recipe.memory(job.arm, start.recipe)
         print(
-            f"\n{job.id}: {m.memory_gib:g} GiB x {m.fraction:g} = {m.memory_gib * m.fraction:.1f} GiB per GPU: weights {m.weights_gib:.2f},"
+            f"# {job.id}: {m.memory_gib:g} GiB × {m.fraction:g} = {m.memory_gib * m.fraction:.1f} GiB per GPU: weights {m.weights_gib:.2f},"
             f" workspace {m.workspace_gib:g}, KV cache {m.kv_gib:.2f} ({m.kv_dtype}), {m.capacity_tokens:,} tokens"
         )
 
 
 def _show_scripts(scripts: list[Path], how: How) -> int:
-    """Prints every script, and what its scheduler says of it. Exit code 1 where it would refuse one."""
+    """Prints every script, and the scheduler's answer to a test of it. Exit code 1 if it would refuse one."""
     from ..schedulers.known import scheduler
 
     judged = list(scheduler(how.cluster).judged(scripts))
@@ -195,17 +238,17 @@ def _show_scripts(scripts: list[Path], how: How) -> int:
         if judged:
             print(judged[i][0])
     if scripts and not judged:
-        print("\nNo Slurm answers here: the scripts are what it would be sent, and nobody has checked them.")
+        print("\nNo Slurm answers here, so these scripts are not checked.")
     return int(any(is_refused for _, is_refused in judged))
 
 
 @app.command()
 def status(
     directory: Path,
-    watch: Annotated[bool, typer.Option("--watch", help="A live table until nothing runs any more.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show a live table until all jobs have ended.")] = False,
     as_json: Json = False,
 ) -> int:
-    """Where every point and job of a campaign stands. Exit code 1 while points are missing, failed or invalid and nothing runs."""
+    """The state of every point and job of a campaign. Exit code 1 if points are missing, failed or invalid and nothing runs."""
     from ..campaign.status import status as read
     from ..campaign.watch import watch as watch_until_over
     from ..directory import Campaign
@@ -218,21 +261,19 @@ def status(
         return 130
     print(json.dumps(now.as_json(), indent=1) if as_json else as_called(status_text(now.as_json())))
     if not as_json and now.is_over and not now.is_complete:
-        say(f"next: `glm5bench resubmit {quoted(campaign)} --dry-run` says what would be sent again, and what not and why")
+        say(f"next: `glm5bench resubmit {quoted(campaign)} --dry-run` shows which points would be submitted again, and why")
     return 0 if now.is_complete or not now.is_over else 1
 
 
 @app.command()
 def resubmit(
     directory: Path,
-    classes: Annotated[
-        list[str] | None, typer.Option("--class", help="Only this class of failure; sent even where its policy says never.")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be sent, and send nothing.")] = False,
+    classes: Annotated[list[str] | None, typer.Option("--class", help="Only this class of failure, even if its policy is never.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be submitted, and submit nothing.")] = False,
     as_json: Json = False,
     after: Annotated[str, typer.Option("--after", hidden=True, help="What this job left, by the campaign's retries.")] = "",
 ) -> int:
-    """Send again what failed or is missing, by the policy of its class (docs/failures.md). Exit code 1 where points stay unsent."""
+    """Submit failed and missing points again, by the policy of their class (docs/failures.md). Exit code 1 if some are not submitted."""
     from ..campaign.opening import planned_how
     from ..campaign.sending import resubmit as send_again
     from ..directory import Campaign
@@ -284,7 +325,7 @@ def _resubmission(made: Sending) -> dict[str, object]:
 
 @app.command()
 def cancel(directory: Path) -> int:
-    """End the campaign's jobs, by job id. What is measured stays; `resubmit` or the same sweep measures the rest."""
+    """End the campaign's jobs. Measured points are kept; `resubmit` or the same sweep measures the rest."""
     from ..campaign.ending import cancel as end
     from ..campaign.opening import planned_how
     from ..directory import Campaign
@@ -294,9 +335,9 @@ def cancel(directory: Path) -> int:
     gone, still, said = end(campaign, poll_s=how.cluster.poll_s)
     if said:
         say(printable(said))
-    say(f"Ended: {_ids(gone)}." if gone else "No job of this campaign ran here." if not still else "No job has ended.")
+    say(f"Ended: {_ids(gone)}." if gone else "No job of this campaign was running." if not still else "No job has ended.")
     if still:
-        say(f"Still there: {_ids(still)}. `glm5bench status {quoted(campaign)}` tells when they are gone.")
+        say(f"Still there: {_ids(still)}. `glm5bench status {quoted(campaign)}` shows when they are gone.")
     return 1 if still else 0
 
 

@@ -23,7 +23,7 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 
 @images.command("list", cls=OverridesCommand, context_settings=HYDRA)
 def list_(ctx: typer.Context, as_json: Json = False) -> int:
-    """Which images a campaign of OVERRIDES needs, and what of them is in the cluster's image directory. Exit code 1 where one lacks."""
+    """Which images a campaign of OVERRIDES needs, and what of them is in the cluster's image directory. Exit code 1 if one is missing."""
     from ..images.record import lacking, read_record
     from ..report.campaign import images_text
 

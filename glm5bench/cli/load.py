@@ -9,7 +9,8 @@ import os
 import resource
 import secrets
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -17,12 +18,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import EnvironmentLacks, UsageError
+from ..errors import EnvironmentLacks, ServerError, UsageError
 from .app import app, say
 
 if TYPE_CHECKING:
     from ..archive.measurement import Measurement
-    from ..client.load import Progress
+    from ..client.endpoint import Endpoint
 
 
 FOLDER = Path("outputs/load")
@@ -34,39 +35,42 @@ class _Interrupted(Exception):
 
 @app.command()
 def load(
-    url: Annotated[str, typer.Argument(help="Where the server runs: http://127.0.0.1:30000")],
-    concurrency: Annotated[int, typer.Option("-c", "--concurrency", min=1, help="Users; in an open loop the most in flight.")] = 8,
+    url: Annotated[str, typer.Argument(help="Address of the server: http://127.0.0.1:30000")],
+    concurrency: Annotated[
+        int, typer.Option("-c", "--concurrency", min=1, help="Users. In an open loop: the most requests in flight.")
+    ] = 8,
     input_tokens: Annotated[int, typer.Option(min=1, help="Nominal prompt length.")] = 1024,
     output_tokens: Annotated[int, typer.Option(min=1, help="Nominal output length.")] = 128,
     range_ratio: Annotated[float, typer.Option(help="Lengths are uniform in [ratio x nominal, nominal].")] = 1.0,
     endpoint: Annotated[str, typer.Option(help="completions, chat or generate (SGLang's own).")] = "completions",
-    model: Annotated[str | None, typer.Option(help="The served model's name; else the server is asked.")] = None,
-    prompts: Annotated[int | None, typer.Option(min=1, help="Requests, or conversations; else 10 for each user.")] = None,
-    warmups: Annotated[int, typer.Option(min=0, help="Requests for each user before the clock starts.")] = 2,
-    arrivals: Annotated[str, typer.Option(help="closed; open: poisson, gamma, constant, trace.")] = "closed",
-    rate: Annotated[float | None, typer.Option(help="Requests due a second, in an open loop.")] = None,
-    burstiness: Annotated[float, typer.Option(help="Of gamma: 1 is Poisson, less comes in bursts.")] = 1.0,
-    ramp: Annotated[float, typer.Option(help="Seconds until all users, or the whole rate, are there.")] = 0.0,
-    duration: Annotated[float | None, typer.Option(help="Seconds after which nothing new is sent.")] = None,
-    content: Annotated[str, typer.Option(help="random; from --file: conversations (ShareGPT), trace (Mooncake).")] = "random",
-    file: Annotated[Path | None, typer.Option(help="JSON lines of conversations or of a trace.")] = None,
-    prefix_tokens: Annotated[int, typer.Option(min=0, help="With which every prompt begins.")] = 0,
-    turns: Annotated[int, typer.Option(min=1, help="Of a conversation.")] = 1,
+    model: Annotated[str | None, typer.Option(help="Name of the served model. Default: the server's first.")] = None,
+    prompts: Annotated[int | None, typer.Option(min=1, help="Requests, or conversations. Default: 10 per user.")] = None,
+    warmups: Annotated[int, typer.Option(min=0, help="Warm-up requests per user.")] = 2,
+    arrivals: Annotated[str, typer.Option(help="closed, or an open loop: poisson, gamma, constant, trace.")] = "closed",
+    rate: Annotated[float | None, typer.Option(help="Requests per second in an open loop.")] = None,
+    burstiness: Annotated[float, typer.Option(help="Gamma shape. 1 is Poisson; below 1 is burstier.")] = 1.0,
+    ramp: Annotated[float, typer.Option(help="Seconds until all users are active or the full rate is reached.")] = 0.0,
+    duration: Annotated[float | None, typer.Option(help="Seconds after which no new request is sent.")] = None,
+    content: Annotated[str, typer.Option(help="random, or of --file: conversations (ShareGPT), trace (Mooncake).")] = "random",
+    file: Annotated[Path | None, typer.Option(help="File with conversations or a trace.")] = None,
+    prefix_tokens: Annotated[int, typer.Option(min=0, help="Length of the common prefix of all prompts.")] = 0,
+    turns: Annotated[int, typer.Option(min=1, help="Turns of a conversation.")] = 1,
     think_time: Annotated[float, typer.Option(help="Mean seconds before each further turn.")] = 0.0,
-    goodput: Annotated[str, typer.Option(help="What a good request keeps: ttft<=2s,tpot<=50ms")] = "",
-    seed: Annotated[int | None, typer.Option(min=0, help="The same seed sends the same prompts; else it is drawn.")] = None,
-    processes: Annotated[int | None, typer.Option(min=1, help="Of the client; else as many as it needs.")] = None,
+    goodput: Annotated[str, typer.Option(help="Limits of a good request: ttft<=2s,tpot<=50ms")] = "",
+    seed: Annotated[int | None, typer.Option(min=0, help="The same seed sends the same prompts. Default: random.")] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="Client processes. Default: as many as needed.")] = None,
     stall_timeout: Annotated[float, typer.Option(help="Seconds without a token after which a request ends.")] = 300.0,
-    vocabulary: Annotated[int | None, typer.Option(min=64, help="Token ids of the model; else the server is asked.")] = None,
-    omit: Annotated[list[str] | None, typer.Option(help="A field that the server rejects: ignore_eos, continuous_usage_stats.")] = None,
-    api_key_env: Annotated[str, typer.Option(help="The variable that holds the server's key.")] = "OPENAI_API_KEY",
-    about: Annotated[list[str] | None, typer.Option(help="What tables should know of it: hardware=h200 gpus=8 precision=fp8")] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="The point file; else one in outputs/load/.")] = None,
-    save_json: Annotated[Path | None, typer.Option(help="Also a result in vLLM's format.")] = None,
-    save_detailed: Annotated[bool, typer.Option(help="With the times of every request in it.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="That result on standard output, in place of the block.")] = False,
+    vocabulary: Annotated[int | None, typer.Option(min=64, help="Number of token ids. Default: as the server reports.")] = None,
+    omit: Annotated[list[str] | None, typer.Option(help="Request field to leave out: ignore_eos, continuous_usage_stats.")] = None,
+    wait: Annotated[float, typer.Option(min=0.0, help="Seconds to wait for a server that does not answer yet.")] = 0.0,
+    api_key_env: Annotated[str, typer.Option(help="Environment variable with the server's key.")] = "OPENAI_API_KEY",
+    about: Annotated[list[str] | None, typer.Option(help="Facts for tables: hardware=h200 gpus=8 precision=fp8")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The point file. Default: a new one in outputs/load/.")] = None,
+    save_json: Annotated[Path | None, typer.Option(help="Also write a result in vLLM's format.")] = None,
+    save_detailed: Annotated[bool, typer.Option(help="With the times of every request.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print that result instead of the text.")] = False,
 ) -> int:
-    """The load client alone, against a server that is already running. Exit code 1 for a point that is not valid or flagged."""
+    """Measure a server that is already running. Exit code 1 if the point is invalid."""
     from ..archive.layout import place_shift
     from ..node.standalone import Asked, answering
     from ..node.standalone import load as measure
@@ -83,12 +87,12 @@ def load(
     path = _free_path(output)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a connection a user: often more than 1,024
-    server, name = answering(url, os.environ.get(api_key_env, ""), model)
+    server, name = _awaited(lambda: answering(url, os.environ.get(api_key_env, ""), model), wait)
     drawn = secrets.randbelow(2**31) if seed is None else seed  # a cache may know an earlier run's prompts
     asked = Asked(server, name, workload, concurrency, drawn, _pairs(about or []), stall_timeout, processes, vocabulary)
     unread = Unread(path)
-    with _interruptions() as check, _shown() as progress:
-        done = measure(asked, check, progress, unread.keep)
+    with _interruptions() as check, _shown() as shown:
+        done = measure(asked, check, shown, unread.keep, shown.phase)
     path = _kept(done.measurement, path)
     unread.remove()
     status = _told(done.measurement, path, save_json, as_json=as_json, detailed=save_detailed)
@@ -101,8 +105,23 @@ def load(
     return status
 
 
+def _awaited(ask: Callable[[], tuple[Endpoint, str]], seconds: float) -> tuple[Endpoint, str]:
+    """The server as soon as it answers. Raises its ServerError after this time."""
+    deadline, told = time.monotonic() + seconds, ""
+    while True:
+        try:
+            return ask()
+        except ServerError as error:
+            if time.monotonic() >= deadline:
+                raise
+            if error.message != told:
+                say(f"Waiting up to {seconds:g} s for the server. {error.message}")
+                told = error.message
+        time.sleep(min(1.0, max(0.05, deadline - time.monotonic())))
+
+
 class Unread:
-    """The point on disk before the server is asked what became of it: what is left of the run if that never ends."""
+    """The point on disk before the server is asked for its counters: all that is left of the run if that request never ends."""
 
     def __init__(self, output: Path | None) -> None:
         self._output = output
@@ -133,9 +152,7 @@ def _pairs(about: list[str]) -> dict[str, str]:
     for word in (w for text in about for w in text.split()):
         name, has_value, value = word.partition("=")
         if name not in (*WORDS, *NUMBERS) or not has_value or not value:
-            raise UsageError(
-                f"--about {word}: this is nothing that a table shows.", next_step=f"NAME=VALUE of {', '.join((*WORDS, *NUMBERS))}"
-            )
+            raise UsageError(f"--about {word}: tables have no such fact.", next_step=f"NAME=VALUE of {', '.join((*WORDS, *NUMBERS))}")
         pairs[name] = value
     return pairs
 
@@ -143,11 +160,11 @@ def _pairs(about: list[str]) -> dict[str, str]:
 def _free_path(output: Path | None) -> Path | None:
     """The file, if it can be written: that is known before anything is measured."""
     if output is not None and output.exists():
-        raise UsageError(f"{output} exists already: a measurement is never overwritten.", next_step="another -o FILE")
+        raise UsageError(f"{output} exists already, and a measurement is never overwritten.", next_step="choose another -o FILE")
     folder = output.parent if output is not None else FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):
-        raise EnvironmentLacks(f"{folder} cannot be written.", next_step="another -o FILE")
+        raise EnvironmentLacks(f"{folder} cannot be written.", next_step="choose another -o FILE")
     return output
 
 
@@ -168,7 +185,7 @@ def _kept(m: Measurement, path: Path | None) -> Path:
 def _tell_of_too_few_prompts(m: Measurement, duration_s: float | None) -> None:
     figures = m.figures()
     if duration_s is not None and figures is not None and figures.duration_s < 0.9 * duration_s and m.provenance["is_complete"]:
-        say(f"The prompts were sent within {figures.duration_s:.1f} s of the {duration_s:g}: --prompts N gives more.")
+        say(f"All prompts were sent after {figures.duration_s:.1f} of {duration_s:g} s. Use a larger --prompts.")
 
 
 def _told(m: Measurement, path: Path, save_json: Path | None, *, as_json: bool, detailed: bool) -> int:
@@ -187,7 +204,7 @@ def _told(m: Measurement, path: Path, save_json: Path | None, *, as_json: bool, 
         print(json.dumps({**result, "source": m.source, "validity": verdict.validity, "reasons": verdict.codes, "file": str(path)}))
     else:
         window = steady(r, int(m.point["concurrency"]), time_scale=m.time_scale, ramp_s=m.ramp_s) if m.keeps_concurrency else None
-        block, more = result_block(result), more_lines(r, figures, verdict, window, m.provenance["client"])
+        block, more = result_block(result), more_lines(r, figures, verdict, window, m.provenance["client"], m.acceptance_length())
         print("\n".join([*block[:-1], *more, block[-1]]))
     say(f"{path}: {m.source}, {verdict.validity}.")
     return 1 if verdict.validity == "invalid" else 0
@@ -218,8 +235,8 @@ def _interruptions() -> Iterator[Any]:
 
 
 @contextmanager
-def _shown() -> Iterator[Progress]:
-    """How far the run is: a bar on a terminal, a line now and then elsewhere."""
+def _shown() -> Iterator[_Lines | _Bar]:
+    """The progress of the run: a bar on a terminal, elsewhere a line for each tenth."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -229,18 +246,35 @@ def _shown() -> Iterator[Progress]:
         return
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("requests", total=None)
-        yield lambda done, of: bar.update(task, completed=done, total=of)
+        yield _Bar(bar)
+
+
+class _Bar:
+    """A bar that says which part of the run it shows."""
+
+    def __init__(self, bar: Any) -> None:
+        self._bar, self._task = bar, bar.add_task("requests", total=None)
+
+    def phase(self, name: str) -> None:
+        """Begins a new part."""
+        self._bar.reset(self._task, description=f"{name}: requests", total=None)
+
+    def __call__(self, done: int, of: int) -> None:
+        self._bar.update(self._task, completed=done, total=of)
 
 
 class _Lines:
     """A line for each tenth of the requests."""
 
     def __init__(self) -> None:
-        self._told = (0, 0)
+        self._told, self._phase = (0, 0), ""
+
+    def phase(self, name: str) -> None:
+        """Begins a new part."""
+        self._told, self._phase = (0, 0), f"{name}: "
 
     def __call__(self, done: int, of: int) -> None:
         tenth = (of, 10 * done // of if of else 0)
         if tenth != self._told:
             self._told = tenth
-            say(f"{done} of {of} requests")
+            say(f"{self._phase}{done} of {of} requests")

@@ -1,4 +1,4 @@
-"""The verbs that tell a reader: report and diff."""
+"""The commands report and diff."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def report(
     paths: PATHS,
     output: Annotated[Path, typer.Option("-o", "--output", help="The page; with --format the folder of the figures.")],
     format_: Annotated[str, typer.Option("--format", help="html, or figures for a paper: png,svg,pdf")] = "html",
-    title: Annotated[str, typer.Option(help="What stands above it.")] = "",
-    at: Annotated[str, typer.Option(help="Interactivities that the slider stops at besides round ones: 25,30,40")] = "",
+    title: Annotated[str, typer.Option(help="Title of the page.")] = "",
+    at: Annotated[str, typer.Option(help="More stops of the slider, tok/s/user: 25,30,40")] = "",
     interpolation: INTERPOLATION = "steffen",
     price: PRICE = "hyperscaler",
     baseline: BASELINE = "",
 ) -> int:
-    """One self-contained page with plots, tables and provenance of any files, or their figures as pictures."""
+    """Write one self-contained page with plots, tables and provenance of any files, or their figures as pictures."""
     from ..archive.collection import no_point
     from ..files import write_text
     from ..settings.prices import price_table
@@ -53,7 +53,7 @@ def report(
     for word in wanted or [""]:
         one_of("--format", word, ("html", *FIGURES))
     if "html" in wanted and len(wanted) > 1:
-        raise UsageError("--format html stands alone: -o is a page there and a folder for pictures.", next_step="run it twice")
+        raise UsageError("--format html cannot be combined: -o is a page for html and a folder for pictures.", next_step="run it twice")
     _refuse_to_overwrite(output, is_page="html" in wanted)
     prices = price_table(price)
     found, made = gathered(paths, prices, at=at, interpolation=interpolation, baseline=baseline)
@@ -77,7 +77,7 @@ def report(
 
 
 def _give_matplotlib_a_directory() -> None:
-    """A temporary one for its settings and fonts, if HOME cannot be written: otherwise it warns at length."""
+    """A temporary one for its settings and fonts if HOME cannot be written. Otherwise it prints long warnings."""
     home = os.environ.get("MPLCONFIGDIR") or os.environ.get("XDG_CONFIG_HOME") or str(Path.home())
     try:
         tempfile.TemporaryFile(dir=home).close()
@@ -88,15 +88,15 @@ def _give_matplotlib_a_directory() -> None:
 
 
 def _refuse_to_overwrite(output: Path, *, is_page: bool) -> None:
-    """Raises UsageError where something else stands than what would be written: an archive, say."""
+    """Raises UsageError if the path is something else than what would be written, for example an archive."""
     if not output.exists():
         return
     if not is_page:
         if not output.is_dir():
-            raise UsageError(f"{output} is a file, and the figures go into a folder.", next_step="give -o another name")
+            raise UsageError(f"{output} is a file, but the figures need a folder.", next_step="give -o another name")
     elif output.is_dir() or (output.stat().st_size and not output.read_bytes()[:64].lstrip().lower().startswith(b"<!doctype html")):
-        what = "a directory" if output.is_dir() else "no page"
-        raise UsageError(f"{output} is {what}, and is not overwritten.", next_step="give -o another name")
+        what = "a directory" if output.is_dir() else "not a report page"
+        raise UsageError(f"{output} is {what}, so it is not overwritten.", next_step="give -o another name")
 
 
 def _beside(
@@ -137,7 +137,7 @@ def _price_sets(chosen: Price) -> dict[str, Mapping[str, float | None]]:
 
 
 def _known_facts(fronts: Iterable[Series]) -> Facts:
-    """What conf/ says of the hardware, the checkpoints and the speculative settings of the series."""
+    """The facts of conf/ about the hardware, the checkpoints and the speculative settings of the series."""
     from ..analysis.limits import Facts
     from ..settings.overrides import compose
     from ..settings.prices import fact_table
@@ -159,7 +159,7 @@ def _details(made: Comparison, paths: Sequence[str]) -> dict[str, Detail]:
 
     wanted = list(dict.fromkeys(r.digest for rows in made.fronts.values() for r in rows if r.series.source != "published"))
     if len(wanted) > MOST_DETAILS:
-        say(f"{len(wanted)} points stand on frontiers: the page has command lines and times of {MOST_DETAILS} of them.")
+        say(f"{len(wanted)} points are on frontiers. The page has command lines and times of {MOST_DETAILS} of them.")
 
     def told(m: Measurement) -> Detail:
         command = shlex.join(map(str, m.provenance.get("argv", ())))
@@ -177,7 +177,7 @@ def _details(made: Comparison, paths: Sequence[str]) -> dict[str, Detail]:
 
 
 def _settings_of(paths: Sequence[str], rows: Sequence[Row]) -> list[dict[str, str]]:
-    """What one point of each arm and concurrency records of its settings."""
+    """The recorded settings of one point of each arm and concurrency."""
     from ..analysis.difference import settings_told
     from ..archive.points import each_made
 
@@ -190,16 +190,16 @@ def _settings_of(paths: Sequence[str], rows: Sequence[Row]) -> list[dict[str, st
 def diff(
     a: Annotated[str, typer.Argument(help="Before: a point file, campaign, archive, folder, or pattern.")],
     b: Annotated[str, typer.Argument(help="After.")],
-    tolerance: Annotated[float, typer.Option(min=0.0, help="A change of at most this share is none.")] = 0.02,
+    tolerance: Annotated[float, typer.Option(min=0.0, help="Changes up to this share count as the same.")] = 0.02,
     json_: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> int:
-    """Which settings differ between A and B, and which points got better or worse. Exit code 1 if one got worse. docs/intervals.md"""
+    """Settings that differ between A and B, and points that got better or worse. Exit code 1 if one got worse. docs/intervals.md"""
     from ..analysis.difference import difference, differing
     from ..archive.collection import collect, no_point
     from ..report.differing import as_plain, as_words
 
     if not math.isfinite(tolerance):
-        raise UsageError(f"--tolerance {tolerance} is no share.", next_step="--tolerance 0.02")
+        raise UsageError(f"--tolerance {tolerance} is not a valid share.", next_step="--tolerance 0.02")
     sides = [collect([path]) for path in (a, b)]
     for path, side in zip((a, b), sides, strict=True):
         if not side.rows:
@@ -215,5 +215,5 @@ def diff(
     for side in sides:
         tell_bad(side.bad)
     if not found.changes:
-        say("No point of A has a counterpart in B: nothing could be compared.")
+        say("No point of A is in B, so nothing can be compared.")
     return 1 if not found.changes or found.is_worse or any(side.bad for side in sides) else 0

@@ -1,8 +1,8 @@
-"""One clock: what the kernel stamped on arriving bytes, in ns of the monotonic clock.
+"""One clock for arriving bytes: the kernel's timestamps, in ns of the monotonic clock.
 
-The kernel stamps in real time (SO_TIMESTAMPNS), which an administrator or NTP may move; every stamp is carried over to the monotonic
-clock with an offset that is measured anew many times a second. It begins to stamp some time after the first socket has asked for it:
-one socket asks for as long as a Clock lives.
+The kernel stamps in real time (SO_TIMESTAMPNS), which an administrator or NTP may change. Every stamp is converted to the monotonic
+clock with an offset that is measured many times a second. The kernel begins to stamp some time after the first socket requests it, so
+one socket requests it as long as a Clock exists.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ import struct
 import sys
 import time
 
-STAMP_OPTION = getattr(socket, "SO_TIMESTAMPNS", 35)  # Python does not name it; Linux: asm-generic/socket.h
+STAMP_OPTION = getattr(socket, "SO_TIMESTAMPNS", 35)  # Python has no name for it; Linux: asm-generic/socket.h
 TIMESPEC = struct.Struct("@ll")
-unpack_stamp = TIMESPEC.unpack  # seconds and ns of the real-time clock; nothing else was asked to come with a read
+unpack_stamp = TIMESPEC.unpack  # seconds and ns of the real-time clock; no other ancillary data was requested
 ANCILLARY_BYTES = socket.CMSG_SPACE(TIMESPEC.size)
 
 
 class Clock:
-    """The monotonic clock, and the offset to it of the kernel's stamps. `has_stamps`: whether this kernel stamps at all."""
+    """The offset from the kernel's stamps to the monotonic clock. `has_stamps`: whether this kernel supports stamps."""
 
     def __init__(self) -> None:
         self.offset_ns = 0
-        self.steps_ns: list[int] = []  # by how much the real-time clock moved between two calibrations, where it was set
+        self.steps_ns: list[int] = []  # jumps of the real-time clock between two calibrations, if it was set
         self._asker = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.has_stamps = asks_for_stamps(self._asker)
         self.calibrate()
         self.steps_ns.clear()
 
     def calibrate(self) -> None:
-        """Measures the offset: the quickest of some looks at one clock between two looks at the other."""
+        """Measures the offset: reads one clock between two reads of the other, and keeps the quickest of five tries."""
         best, offset = 2**63, 0
         for _ in range(5):
             before, real, after = time.monotonic_ns(), time.time_ns(), time.monotonic_ns()
@@ -41,12 +41,12 @@ class Clock:
         self.offset_ns = offset
 
     def close(self) -> None:
-        """Asks for no stamps any more."""
+        """Stops requesting stamps."""
         self._asker.close()
 
 
 def asks_for_stamps(sock: socket.socket) -> bool:
-    """Asks the kernel to stamp what this socket receives; False where it knows no such thing."""
+    """Asks the kernel to stamp what this socket receives; False if it does not support this."""
     if not sys.platform.startswith("linux"):
         return False
     try:

@@ -1,8 +1,8 @@
-"""One TCP connection whose reads are stamped by the kernel, and nothing else done with them.
+"""One TCP connection whose reads are stamped by the kernel, and otherwise stored unprocessed.
 
-A read is one recvmsg into a buffer that is kept; llhttp finds the body in it; its bytes are appended, and beside them the stamp. Nobody is
-woken before the answer is whole. Plain HTTP/1.1 and TLS. Errors are httpx's own, their class before the colon. The bytes of an answer and
-of its head are limited. `stale` is the class of a request that was sent while the server closed the idle connection.
+A read is one recvmsg into a reused buffer. llhttp finds the body in it; the bytes of the body and the stamp are appended. No task is
+woken before the answer is whole. Plain HTTP/1.1 and TLS. Errors are httpx's own, with their class before the colon. The bytes of an
+answer and of its head are limited. `stale` is the class of a request that was sent while the server closed the idle connection.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from .clock import ANCILLARY_BYTES, Clock, asks_for_stamps, unpack_stamp
 from .exchange import Exchange, Readings
 
 READ_BYTES = 2**18
-MOST_BYTES = 2**26  # of an answer, unless the caller says otherwise
+MOST_BYTES = 2**26  # of an answer, unless the caller sets another limit
 MOST_HEAD_BYTES = 2**16  # of status line and headers, with interim answers (100 Continue)
-STALE_S = 1.0  # later than this after a request was sent, a connection that closes was not idle
+STALE_S = 1.0  # a connection that closes later than this after a request was sent was not idle
 PORTS = {"http": 80, "https": 443}
 Address = tuple[str, str, int]  # scheme, host, port
 
 
 def address(url: httpx.URL) -> Address:
-    """Where requests to this URL are sent."""
+    """The address to which requests to this URL are sent."""
     return url.scheme, url.host, url.port or PORTS.get(url.scheme, 80)
 
 
@@ -59,7 +59,7 @@ class Connection:
         self._now_ns = 0
         self._is_reused = False
         self._buffers = [buffer]
-        self.on_body: Callable[[bytes], None]  # what llhttp calls with some of the body: it goes to the exchange, past this class
+        self.on_body: Callable[[bytes], None]  # llhttp calls it with parts of the body, which go directly to the exchange
 
     @property
     def exchange(self) -> Exchange | None:
@@ -72,7 +72,7 @@ class Connection:
         return self._sock is not None
 
     def is_usable(self) -> bool:
-        """Whether a request could be sent now, as far as the kernel knows: a server may close after an answer without saying so."""
+        """Whether a request could be sent now, according to the kernel: a server may silently close the connection after an answer."""
         if self._sock is None:
             return False
         try:
@@ -86,7 +86,7 @@ class Connection:
         return not is_ended
 
     async def open(self, timeout_s: float | None = 30.0) -> None:
-        """Connects. Raises httpx.ConnectTimeout or httpx.ConnectError, which says whether it was the name, the port or TLS."""
+        """Connects. Raises httpx.ConnectTimeout or httpx.ConnectError, which names the cause: DNS, port or TLS."""
         self.close()
         try:
             await asyncio.wait_for(self._open(), timeout_s)
@@ -102,14 +102,14 @@ class Connection:
         scheme, host, port = self.where
         try:
             found = await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as error:  # a name that no name can be is none to the codec
+        except (OSError, UnicodeError) as error:  # UnicodeError: the codec rejects an invalid name
             raise httpx.ConnectError(f"dns: {host}: {getattr(error, 'strerror', None) or error}") from error
         failed: OSError | None = None
         for family, kind, protocol, _, sockaddr in found:
             try:
                 sock = socket.socket(family, kind, protocol)
             except OSError as error:
-                raise httpx.ConnectError(f"local: no socket can be made: {error.strerror or error}") from error
+                raise httpx.ConnectError(f"local: cannot create a socket: {error.strerror or error}") from error
             try:
                 sock.setblocking(False)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -132,7 +132,7 @@ class Connection:
         self._loop.add_reader(sock.fileno(), self._readable)
 
     async def _handshaken(self, host: str) -> None:
-        """TLS in memory: the records come through the same reads as plain text does, and have the same stamps."""
+        """Performs the TLS handshake in memory, so that records pass through the same reads as plain text, with the same stamps."""
         assert self._sock is not None
         assert self._context is not None
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -140,12 +140,12 @@ class Connection:
         try:
             while not await self._is_handshaken(tls, self._sock):
                 pass
-        except OSError as error:  # ssl.SSLError is one
+        except OSError as error:  # includes ssl.SSLError
             raise httpx.ConnectError(f"tls: {error}") from error
         self._tls = tls
 
     async def _is_handshaken(self, tls: ssl.SSLObject, sock: socket.socket) -> bool:
-        """One round of the handshake."""
+        """Performs one round of the handshake, and returns whether it is complete."""
         with contextlib.suppress(ssl.SSLWantReadError):
             tls.do_handshake()
             await self._loop.sock_sendall(sock, self._outgoing.read())
@@ -158,11 +158,11 @@ class Connection:
         return False
 
     def begin(self, request: bytes, most_bytes: int = MOST_BYTES) -> Exchange:
-        """Sends an encoded request, now; its answer is collected in the exchange. The connection was opened and is idle."""
+        """Sends an encoded request immediately; the exchange collects its answer. The connection must be open and idle."""
         assert self._exchange is None, "a connection has one exchange at a time"
         exchange = self._exchange = Exchange(self._loop, most_bytes, is_reused=self._is_reused)
         self.on_body = exchange.body.extend
-        if self._sock is None:  # the server closed it between its opening and now
+        if self._sock is None:  # the server has closed it since it was opened
             exchange.sent_ns = exchange.last_ns = exchange.token_ns = time.monotonic_ns()
             self._end(httpx.WriteError("reset: the connection was closed before anything was sent"))
             return exchange
@@ -208,11 +208,11 @@ class Connection:
         exchange = self._exchange
         if exchange is None:
             if self._tls is None or not n:
-                self.close()  # it ended, or speaks without being asked
+                self.close()  # the server closed it, or sent data without a request
             else:
-                self._decrypted(self._buffer[:n])  # session tickets come when they like
+                self._decrypted(self._buffer[:n])  # session tickets may arrive at any time
             return
-        if n == 0:  # its end has no bytes, and no stamp
+        if n == 0:  # the end of the connection has no bytes and no stamp
             self._now_ns = now
             self._ended_by_peer(exchange)
             return
@@ -221,10 +221,10 @@ class Connection:
             return  # session tickets, or half a record: no byte of the answer
         readings = self._readings
         readings.reads += 1
-        if ancillary:  # in this one place, for every chunk: no calls that are not needed
+        if ancillary:  # hot path, runs for every chunk: avoid function calls
             seconds, ns = unpack_stamp(ancillary[0][2])
             stamp = seconds * 1_000_000_000 + ns + self._clock.offset_ns
-            if exchange.sent_ns <= stamp <= now:  # a clock that was set between them is not believed
+            if exchange.sent_ns <= stamp <= now:  # ignore the stamp if the clock was set in between
                 at = stamp
                 readings.stamped += 1
                 readings.lag_ns.append(now - at)
@@ -256,24 +256,24 @@ class Connection:
             pass
         except ssl.SSLError as error:
             self._end(httpx.ReadError(f"tls: {error}"))
-        if self._outgoing.pending and self._sock is not None:  # the answer to a change of keys
+        if self._outgoing.pending and self._sock is not None:  # the reply to a key update
             if self._unsent:
                 self._unsent = memoryview(bytes(self._unsent) + self._outgoing.read())
             else:
-                with contextlib.suppress(OSError):  # a connection that does not take it ends by itself
+                with contextlib.suppress(OSError):  # if this fails, the connection ends by itself
                     self._sock.send(self._outgoing.read())
         return bytes(plain)
 
-    # what llhttp calls
+    # callbacks of llhttp
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header of the answer; what follows the body is ignored."""
+        """Stores a header of the answer; trailers after the body are ignored."""
         assert self._exchange is not None
         if self._exchange.status < 0:
             self._exchange.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        """The head of the answer is whole; an interim answer (100 Continue) is none."""
+        """Called when the head of an answer is complete. Interim answers (100 Continue) are skipped."""
         exchange, status = self._exchange, self._parser.get_status_code()
         assert exchange is not None
         if status < 200:
@@ -284,7 +284,7 @@ class Connection:
             exchange.head.set_result(None)
 
     def on_message_complete(self) -> None:
-        """The answer is whole."""
+        """Called when the answer is complete: ends the exchange."""
         if self._exchange is not None and self._exchange.status >= 0:
             is_kept = self._parser.should_keep_alive() and not self._unsent
             self._end(None)
@@ -293,7 +293,7 @@ class Connection:
 
     def _ended_by_peer(self, exchange: Exchange) -> None:
         has_length = exchange.header(b"content-length") or exchange.header(b"transfer-encoding")
-        if exchange.status >= 0 and not has_length:  # a body that ends with its connection
+        if exchange.status >= 0 and not has_length:  # a body without a length ends with its connection
             exchange.is_framed = False
             self._end(None)
             self.close()
@@ -303,7 +303,7 @@ class Connection:
             self._end(httpx.RemoteProtocolError("cut short: the connection was closed in the middle of the answer"))
 
     def abort(self, error: Exception) -> None:
-        """Ends the exchange in progress, if there is one, and the connection with it."""
+        """Ends the exchange in progress, if there is one, and closes the connection."""
         if self._exchange is not None:
             self._end(error)
         self.close()
@@ -323,7 +323,7 @@ class Connection:
                 future.set_result(None)
 
     def close(self) -> None:
-        """Closes the socket; what it was waiting for is dropped."""
+        """Closes the socket and drops unsent data."""
         sock, self._sock, self._tls, self._unsent = self._sock, None, None, memoryview(b"")
         if sock is not None:
             self._loop.remove_reader(sock.fileno())
@@ -333,6 +333,6 @@ class Connection:
 
 
 def _is_stale(exchange: Exchange, error: Exception) -> bool:
-    """Whether a request met a connection that the server was closing: nothing of an answer came, soon, where answers had come before."""
+    """Whether the server was closing the connection when a request was sent: a reused connection was reset soon, before any answer."""
     was_soon = exchange.end_ns - exchange.sent_ns < STALE_S * 1e9
     return exchange.is_reused and not exchange.at and was_soon and str(error).startswith("reset: ")

@@ -1,4 +1,4 @@
-"""How many tokens the server itself has counted: its Prometheus counters before and after a run. Source: SGLang's and vLLM's /metrics."""
+"""The server's own token counts: its Prometheus counters before and after a run. Source: SGLang's and vLLM's /metrics."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from .endpoint import Endpoint
 from .metrics import values
 
 ANSWER_S = 10.0
-SETTLE_S = 3.0  # engines of several processes write their counters some time after the last token
+SETTLE_S = 3.0  # engines with several processes update their counters some time after the last token
 
 
 @dataclass(frozen=True)
 class Counted:
-    """Tokens since the server's start, over all its ranks; and of speculative decoding what the engine counts of it, else 0."""
+    """Tokens since the server's start, over all its ranks, and its counts of speculative decoding; 0 if it has none."""
 
     prompt_tokens: int
     generation_tokens: int
     drafts: int = field(default=0, compare=False)
     accepted_tokens: int = field(default=0, compare=False)
     verify_steps: int = field(default=0, compare=False)
-    cache_hits: int = field(default=0, compare=False)  # of the prompt tokens
+    cache_hits: int = field(default=0, compare=False)  # prompt tokens that were in the cache
 
     def since(self, before: Counted) -> Counted:
         """What was counted after `before`."""
@@ -31,7 +31,7 @@ class Counted:
 
 
 def counted(server: Endpoint) -> Counted | None:
-    """What the server has counted so far; None where it has no such counters (SGLang without --enable-metrics)."""
+    """What the server has counted so far; None if it has no such counters (SGLang without --enable-metrics)."""
     try:
         told = values(server.ask("GET", "/metrics", within_s=ANSWER_S).text)
     except (httpx.HTTPError, ValueError):
@@ -42,7 +42,7 @@ def counted(server: Endpoint) -> Counted | None:
 
 
 def counted_since(server: Endpoint, before: Counted | None, expected: Counted) -> Counted | None:
-    """What it has counted since, as soon as that is what the client has counted, and after some seconds whatever it is."""
+    """The server's counts since `before`, as soon as they equal `expected`, or as they are after SETTLE_S. None if they are unknown."""
     deadline = time.monotonic() + SETTLE_S
     while before is not None and (now := counted(server)) is not None:
         since = now.since(before)

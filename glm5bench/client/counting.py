@@ -1,7 +1,7 @@
-"""How a server counts text: asked of the server itself, before the clock starts.
+"""How a server counts the tokens of text, measured on the server itself before the clock starts.
 
-Prompts that are text have the length that the server's tokenizer and chat template give them. Two short requests tell what the template
-adds and what a word is; an engine that has /tokenize tells how long a recorded answer is.
+The length of a text prompt depends on the server's tokenizer and chat template. Two short requests show how many tokens the template
+adds and how many a word has. Engines with /tokenize also count the tokens of recorded answers.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ ANSWER_S = 120.0
 
 
 def counting(endpoint: Endpoint, model: str) -> Counting:
-    """How many tokens a chat prompt of n words has. Raises ClientError where the server does not say."""
+    """How many tokens a chat prompt of n words has. Raises ClientError if the server does not report it."""
     few, many = (_prompt_tokens(endpoint, model, n) for n in (SHORT, LONG))
     per_word = (many - few) / (LONG - SHORT)
     if per_word <= 0:
-        raise ClientError(f"The server counts {few} tokens in {SHORT} words and {many} in {LONG}: no prompt of a given length can be made.")
+        raise ClientError(
+            f"The server counts {few} tokens in {SHORT} words and {many} in {LONG}: prompts of a given length cannot be made."
+        )
     return Counting(few - SHORT * per_word, per_word)
 
 
@@ -38,13 +40,13 @@ def _prompt_tokens(endpoint: Endpoint, model: str, words: int) -> int:
         return _count(endpoint.ask("POST", PATHS["chat"], body, within_s=ANSWER_S), "usage", "prompt_tokens")
     except (httpx.HTTPError, ValueError) as error:
         raise ClientError(
-            f"The server does not say how many tokens a chat prompt has (POST {PATHS['chat']}: {type(error).__name__}: {error}).",
-            next_step="workload.endpoint=completions sends token ids, whose number is known",
+            f"The server does not report how many tokens a chat prompt has (POST {PATHS['chat']}: {type(error).__name__}: {error}).",
+            next_step="use workload.endpoint=completions, which sends token ids",
         ) from error
 
 
 def _count(said: Said, *names: str) -> int:
-    """The count at this place of an answer. Raises ValueError if there is none."""
+    """The count under these names in an answer. Raises ValueError if there is none."""
     if said.status != 200:
         raise ValueError(f"HTTP {said.status}: {' '.join(said.text[:120].split())}")
     told = said.json()
@@ -57,7 +59,7 @@ def _count(said: Said, *names: str) -> int:
 
 @contextmanager
 def token_counter(endpoint: Endpoint, model: str) -> Iterator[Callable[[str], int] | None]:
-    """What says how many tokens a text has, where the server has POST /tokenize; else None."""
+    """A function that returns how many tokens a text has, if the server has POST /tokenize; else None."""
 
     @functools.cache
     def count(text: str) -> int:
@@ -65,7 +67,9 @@ def token_counter(endpoint: Endpoint, model: str) -> Iterator[Callable[[str], in
         try:
             return _count(side.ask("POST", "/tokenize", body, within_s=ANSWER_S), "count")
         except (httpx.HTTPError, ValueError) as error:
-            raise ClientError(f"The server does not say how long a text is (POST /tokenize: {type(error).__name__}: {error}).") from error
+            raise ClientError(
+                f"The server does not report how many tokens a text has (POST /tokenize: {type(error).__name__}: {error})."
+            ) from error
 
     with endpoint.asking() as side:
         try:

@@ -1,4 +1,4 @@
-"""A server that answers somewhere: its address, its key, and what it says of itself."""
+"""A running server: its address, its key, and the information that it reports."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ class Endpoint:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What every request carries."""
+        """The headers of every request."""
         return {"authorization": f"Bearer {self.api_key}"} if self.api_key else {}
 
     def redacted(self, text: str) -> str:
-        """The text without the key."""
+        """The text with the key redacted."""
         return text.replace(self.api_key, "<redacted>") if self.api_key else text
 
     @contextmanager
     def asking(self) -> Iterator[Side]:
-        """One connection for several requests beside the load."""
+        """One connection for several requests outside the load."""
         with Side(self.base_url, self.headers.items()) as side:
             yield side
 
@@ -41,7 +41,7 @@ class Endpoint:
             return side.ask(method, path, body, within_s=within_s)
 
     def get_json(self, path: str) -> Any:
-        """The JSON at a path of this server, or None where it has none."""
+        """The JSON at a path of this server; None if it has none."""
         try:
             said = self.ask("GET", path)
             return said.json() if said.status == 200 else None
@@ -49,11 +49,11 @@ class Endpoint:
             return None
 
     def model(self) -> str | None:
-        """The name under which it serves its first model; None where it does not say."""
+        """The name under which it serves its first model; None if it reports none."""
         return model_name(self.get_json("/v1/models"))
 
     def info(self) -> dict[str, Any]:
-        """What the server says of itself, at the first path that it answers; empty if it says nothing."""
+        """The server's information, from the first path that it answers; empty if there is none."""
         for path in dict.fromkeys(path for engine in engines().values() for path in engine.info_paths):
             info = self.get_json(path)
             if isinstance(info, dict):
@@ -62,7 +62,7 @@ class Endpoint:
 
 
 def model_name(models: Any) -> str | None:
-    """The name of the first model in an answer of /v1/models; None where there is none."""
+    """The name of the first model in an answer of /v1/models; None if there is none."""
     try:
         name = models["data"][0]["id"]
     except (KeyError, IndexError, TypeError):
@@ -71,7 +71,7 @@ def model_name(models: Any) -> str | None:
 
 
 def redacted_deeply(info: Any, endpoint: Endpoint) -> Any:
-    """Server information without keys and tokens, however deep they stand: every rank of SGLang's repeats all arguments."""
+    """Server information without keys and tokens at any depth, because every rank of SGLang repeats all arguments."""
     if isinstance(info, dict):
         return {k: "<redacted>" if "api_key" in k or k == "token" else redacted_deeply(v, endpoint) for k, v in info.items()}
     if isinstance(info, list):

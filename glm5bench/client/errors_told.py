@@ -1,4 +1,4 @@
-"""What a server says when it fails, in any of its forms."""
+"""The error message of a server, in any of the forms that servers use."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Any
 
 import msgspec
 
-UNREADABLE = (ValueError, RecursionError, msgspec.MsgspecError)  # before msgspec 0.21 its errors were not a ValueError
+UNREADABLE = (ValueError, RecursionError, msgspec.MsgspecError)  # before msgspec 0.21 its errors were not ValueErrors
 
 
-QUOTED = 200  # characters of what a server says
+QUOTED = 200  # characters quoted from a server's answer
 
 
 def unstreamed(body: bytes) -> str:
-    """What a body without any event is: nothing, an error in the server's words, or an answer that was not streamed."""
+    """Describes a body without any event: empty, an error in the server's words, or an answer that was not streamed."""
     text = body.strip()
     if all(line.partition(b":")[0].strip() in (b"", b"event", b"id", b"retry", b"data") for line in text.splitlines()):
-        return ""  # nothing, comments, or events that never ended
+        return ""  # empty, comments, or unfinished events
     quoted = _printed(text[: 4 * QUOTED].decode("utf-8", "replace"))
     try:
         told = json.loads(text)
@@ -33,7 +33,7 @@ def _printed(text: str) -> str:
 
 
 def error_words(told: dict[str, Any]) -> str:
-    """What a JSON object says that went wrong; empty for one that is not an error."""
+    """The error message in a JSON object; empty if the object is not an error."""
     error = told.get("error") or told.get("detail")
     if not error and (told.get("object") == "error" or told.get("type") == "error" or _is_error_code(told.get("code"))):
         error = told.get("message")
@@ -43,17 +43,17 @@ def error_words(told: dict[str, Any]) -> str:
 
 
 def _is_error_code(code: Any) -> bool:
-    """Whether a code is one of an error: 0 and 200 are said of success."""
+    """Whether a code is an error code: 0 and 200 mean success."""
     return (type(code) is int and (code >= 400 or code < 0)) or (isinstance(code, str) and bool(code) and not code.isdigit())
 
 
 def json_number(digits: str) -> float:
-    """The number; infinity for one that no counter reaches, and that Python takes long to read."""
+    """The number; infinity for 20 digits or more, which no counter reaches and Python parses slowly."""
     return int(digits) if len(digits) < 20 else float("inf")
 
 
 def error_in(data: bytes) -> str:
-    """What an event without an answer says that went wrong; empty for one that is not an error."""
+    """The error message in an event without an answer; empty if the event is not an error."""
     try:
         told = json.loads(data.decode("utf-8", "replace"), parse_int=json_number)
     except UNREADABLE:

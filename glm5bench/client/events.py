@@ -1,7 +1,7 @@
-"""The server-sent events of a body, and what each contains. Pure: bytes in, events and the places where they end out.
+"""The server-sent events of a body, and what each contains. Pure: takes bytes, returns events and the positions where they end.
 
-Comments, heartbeats and named events that are not answers are ignored. Errors are recognised in whatever form a server writes them, and
-values that are not of their type are left out.
+Comments, heartbeats and named events that are not answers are ignored. Errors are recognised in every form that servers use. Values of a
+wrong type are left out.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Count = Annotated[int, msgspec.Meta(ge=0, lt=MOST_COUNT)]
 
 
 class Delta(msgspec.Struct, gc=False):
-    """What a chunk of a chat adds. Engines call what a model thinks by either name."""
+    """The text that a chunk of a chat adds. Engines use either name for the text of reasoning."""
 
     content: str | None = None
     reasoning_content: str | None = None
@@ -38,13 +38,13 @@ class Delta(msgspec.Struct, gc=False):
 
 
 class PromptDetails(msgspec.Struct, gc=False):
-    """How many tokens of the prompt a prefix cache had."""
+    """How many tokens of the prompt were in a prefix cache."""
 
     cached_tokens: Count | None = None
 
 
 class AnswerDetails(msgspec.Struct, gc=False):
-    """How many tokens of the answer were thought."""
+    """How many tokens of the answer are reasoning."""
 
     reasoning_tokens: Count | None = None
 
@@ -60,7 +60,7 @@ class Usage(msgspec.Struct, gc=False):
 
 
 class Choice(msgspec.Struct, gc=False):
-    """One choice of a chunk: `text` of completions, `delta` of chat. Some servers state the usage inside of it."""
+    """One choice of a chunk: `text` of completions, `delta` of chat. Some servers put the usage inside it."""
 
     text: str | None = None
     delta: Delta | None = None
@@ -86,7 +86,7 @@ class Event(msgspec.Struct, gc=False):
     usage: Usage | None = None
     meta_info: Meta | None = None
     text: msgspec.Raw | None = None  # of /generate: cumulative
-    sglext: Any = None  # of SGLang's OpenAI routes: speculation, if it was asked for
+    sglext: Any = None  # of SGLang's OpenAI routes: speculation, if requested
     error: Any = None
     glm5bench_done: bool = False
 
@@ -96,9 +96,9 @@ EVENTS = msgspec.json.Decoder(list[Event])
 
 @dataclass
 class Events:
-    """The events of a body. `contents`: None where an event cannot be read; `ends`: where each ends in the body, in bytes, (E,).
+    """The events of a body. `contents`: None for an event that cannot be read; `ends`: where each ends in the body, in bytes, (E,).
 
-    `data` returns the data of the event at a place, as it came. `passed_over`: the name of an event that was ignored.
+    `data` returns the unparsed data of the event at an index. `passed_over`: the name of an event that was ignored.
     """
 
     contents: list[Event | None]
@@ -128,14 +128,14 @@ class _Found:
 def _plain_events(body: bytes) -> Events | None:
     """The events of a whole body in the form that most servers send, and where each ends; None for any other form.
 
-    It gives what `_events` and `_decoded_events` give, without an object of Python's for each event.
+    The result is that of `_events` and `_decoded_events`, without a Python object for each event.
     """
     if not (body.startswith(b"data: {") and body.endswith(b"\n\n")) or b"\r" in body:
         return None
     is_done = body.endswith(PLAIN_DONE)
     n = body.count(PLAIN_START) + 1
     ends: npt.NDArray[np.int64] = np.flatnonzero(np.frombuffer(body, dtype=np.uint8) == ord("\n"))
-    if len(ends) != 2 * (n + is_done):  # two after every event, and no others
+    if len(ends) != 2 * (n + is_done):  # two line ends after every event, and no others
         return None
     joined = body[6 : -len(PLAIN_DONE) if is_done else -2].replace(PLAIN_START, b",{")
     try:
@@ -150,15 +150,15 @@ def _plain_events(body: bytes) -> Events | None:
 
 
 def _events(body: bytes) -> _Found:
-    """Comments, heartbeats and other fields are ignored."""
+    """The data of the events of any body. Comments, heartbeats and other fields are ignored."""
     if b"\r" in body:
         return _kept(_blocks_of_any_line_end(body))
     blocks = body.split(b"\n\n")
-    if blocks[-1].strip() in (b"data: [DONE]", b"data:[DONE]"):  # a server that ends with it need not end its line twice
+    if blocks[-1].strip() in (b"data: [DONE]", b"data:[DONE]"):  # the last event may have no empty line after it
         blocks.append(b"")
     ends = list(accumulate(len(block) + 2 for block in blocks[:-1]))
     ends[-1:] = [min(ends[-1], len(body))] if ends else []
-    del blocks[-1]  # never ended
+    del blocks[-1]  # unfinished
     if all(block[:5] == b"data:" and b"\n" not in block for block in blocks):
         data = [block[5:].strip() for block in blocks]
         if all(each[:1] == b"{" or each == DONE for each in data):
@@ -195,7 +195,7 @@ def _kept(blocks: Sequence[tuple[list[bytes], int]]) -> _Found:
         elif name in HEARTBEATS or (name not in ("", "message") and not _is_answer(data)):
             found.passed_over = name
             continue
-        elif not data and not name and lines[0].startswith(b"{"):  # an error that was written past the stream's own form
+        elif not data and not name and lines[0].startswith(b"{"):  # an error that is not in the form of an event
             data = _bare_error(b"\n".join(lines))
         if not _is_heartbeat(data):
             found.data.append(data)
@@ -204,7 +204,7 @@ def _kept(blocks: Sequence[tuple[list[bytes], int]]) -> _Found:
 
 
 def _bare_error(block: bytes) -> bytes:
-    """The block, if it is an error as JSON, without `data:` before it."""
+    """The block if it is a JSON error without `data:` before it; else empty."""
     try:
         told = json.loads(block)
     except UNREADABLE:
@@ -218,7 +218,7 @@ def _is_heartbeat(data: bytes) -> bool:
 
 
 def _error_event(words: bytes) -> bytes:
-    """The data of an event named `error` as an error event, however the server writes it."""
+    """The data of an event named `error` as an error event, in any form that servers use."""
     try:
         told = json.loads(words)
     except UNREADABLE:
@@ -234,7 +234,7 @@ def _is_answer(data: bytes) -> bool:
 
 
 def _decoded_events(events: list[bytes]) -> list[Event | None]:
-    """What each event contains, None if it cannot be read. All at once, which costs a third; each by itself if that fails."""
+    """What each event contains; None if it cannot be read. Decodes all at once in a third of the time, or one by one if that fails."""
     try:
         decoded_ = EVENTS.decode(b"[" + b",".join(DONE_EVENT if event == DONE else event for event in events) + b"]")
     except UNREADABLE:
@@ -246,7 +246,7 @@ def _decoded_events(events: list[bytes]) -> list[Event | None]:
 
 def _decoded_event(event: bytes) -> Event | None:
     try:
-        text = (DONE_EVENT if event == DONE else event).decode("utf-8", "replace")  # a character may be cut
+        text = (DONE_EVENT if event == DONE else event).decode("utf-8", "replace")  # a character may be incomplete
         told = json.loads(text, parse_int=json_number)  # not strictly JSON: servers in Python write NaN and Infinity
         if isinstance(told, dict):
             streamed = told.pop("text", None)
@@ -265,7 +265,7 @@ def _decoded_event(event: bytes) -> Event | None:
 
 
 def _simplify(choice: dict[str, Any]) -> None:
-    """Texts that come as lists or objects of parts as plain texts, and the usage of a choice as counts."""
+    """Replaces texts in lists or objects of parts by plain texts, and the usage of a choice by counts."""
     if "usage" in choice:
         choice["usage"] = _counts(choice["usage"], Usage)
     delta = choice.get("delta")
@@ -284,7 +284,7 @@ def _plain_text(parts: Any) -> str:
 
 
 def _counts(told: Any, kind: type[Usage | Meta]) -> dict[str, Any] | None:
-    """The counts of a usage object that can be read: other values are left out, and what is not an object is absent."""
+    """The readable counts of a usage object. Other values are left out; the result is None or empty if it is not an object."""
     if not isinstance(told, dict):
         return {} if kind is Meta else None
     found = {name: count_in(told.get(name)) for name in ("prompt_tokens", "completion_tokens")}
@@ -297,7 +297,7 @@ def _counts(told: Any, kind: type[Usage | Meta]) -> dict[str, Any] | None:
 
 
 def count_in(told: Any) -> int | None:
-    """A count of tokens; None for what is none. Some servers write 8.0 or "8"."""
+    """A count of tokens; None for any other value. Some servers write 8.0 or "8"."""
     if isinstance(told, str) and told.isdigit() and len(told) < 11:
         told = int(told)
     if isinstance(told, float) and told.is_integer():

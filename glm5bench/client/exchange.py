@@ -1,6 +1,6 @@
-"""One request on its connection and what came back: bytes with the times at which they arrived, unparsed.
+"""One request on its connection and its answer: unparsed bytes with their arrival times.
 
-All times are integer ns of the monotonic clock, -1 where it never came to that.
+All times are integer ns of the monotonic clock; -1 if the event did not happen.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ WBITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # of zlib
 
 
 class Exchange:
-    """Filled in by a connection while the answer arrives. `head` and `ended` are set then; `error` is why it is not whole.
+    """Filled in by a connection while the answer arrives. `head` and `ended` are then set; `error` is why the answer is not whole.
 
-    `most_bytes`: of the whole answer. `is_reused`: an answer came on this connection before. `token_ns`: until when tokens are known to
-    have arrived, at first when the request was sent; `scanned`: how much of the body was searched for them.
+    `most_bytes`: limit of the whole answer. `is_reused`: the connection has received an answer before. `token_ns`: arrival of the last
+    known token, at first the time when the request was sent; `scanned`: how much of the body was searched for tokens.
     """
 
     __slots__ = (
@@ -32,16 +32,16 @@ class Exchange:
         self.most_bytes, self.is_reused = most_bytes, is_reused
         self.headers: list[tuple[bytes, bytes]] = []
         self.body = bytearray()
-        self.at: array[int] = array("q")  # arrival of what each read brought
-        self.cuts: array[int] = array("q")  # how much of the body was there then
+        self.at: array[int] = array("q")  # arrival of each read
+        self.cuts: array[int] = array("q")  # length of the body after each read
         self.error: Exception | None = None
-        self.is_framed = True  # HTTP itself said where the body ended
+        self.is_framed = True  # HTTP itself marked the end of the body
         self.head: asyncio.Future[None] = loop.create_future()
         self.ended: asyncio.Future[None] = loop.create_future()
 
     @property
     def first_byte_ns(self) -> int:
-        """Arrival of the first bytes of the answer."""
+        """Arrival of the first bytes of the answer; -1 if there are none."""
         return self.at[0] if self.at else -1
 
     @property
@@ -50,13 +50,13 @@ class Exchange:
         return self.header(b"content-encoding").decode("latin-1").lower()
 
     def header(self, name: bytes) -> bytes:
-        """The value of a header of the answer, empty where there is none. `name` in lower case."""
+        """The value of a header of the answer, empty if there is none. `name` in lower case."""
         return next((value for key, value in self.headers if key.lower() == name), b"")
 
 
 @dataclass(frozen=True)
 class Body:
-    """The body of an answer as it arrived. `at` and `cuts`: arrival of each read, and how much of the body was there then."""
+    """The body of an answer as it arrived. `at` and `cuts`: arrival of each read, and the length of the body after it."""
 
     data: bytes
     at: array[int]
@@ -83,7 +83,7 @@ class Body:
 
 
 def decoded(body: Body, most_bytes: int | None = None) -> Body:
-    """The body without its content encoding. What each piece adds is taken to have arrived with it.
+    """The body without its content encoding. The decoded bytes of a piece have the arrival time of the piece.
 
     Raises zlib.error, KeyError for an unknown encoding, and OverflowError for more than `most_bytes`.
     """
@@ -100,15 +100,15 @@ def decoded(body: Body, most_bytes: int | None = None) -> Body:
 
 @dataclass
 class Readings:
-    """How a client's connections have read: its own error, counted while it works."""
+    """Counts of the reads of a client's connections, from which the client's own error is known."""
 
     reads: int = 0
     stamped: int = 0
     connects: int = 0
     resends: int = 0  # requests that were sent once more, because the server had closed the idle connection
-    lag_ns: array[int] = field(default_factory=lambda: array("q"))  # from the kernel's stamp to the read, one a read
+    lag_ns: array[int] = field(default_factory=lambda: array("q"))  # from the kernel's stamp to the read, one for each stamped read
 
     def clear(self) -> None:
-        """Begins to count anew."""
+        """Resets the counts."""
         self.reads = self.stamped = self.connects = self.resends = 0
         del self.lag_ns[:]

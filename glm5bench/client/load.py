@@ -1,9 +1,9 @@
 """One run of the load client: requests sent in a closed or an open loop, answers kept as bytes with their times.
 
-Enters: encoded conversations, an address, a concurrency. Leaves: raw times and bytes; parsing waits until the window is over. Connections
-are opened and requests encoded beforehand, garbage collection is held, and an answer wakes nobody before it has ended. A dead or silent
-server ends the run within seconds. A request that met a connection which the server was closing is sent once more on a new one; nothing
-else is sent twice: what failed has its class, and stays failed.
+Enters: encoded conversations, an address, a concurrency. Leaves: raw times and bytes, which are parsed after the window. Connections
+are opened and requests encoded beforehand, garbage collection is paused, and an answer wakes no task before it has ended. A dead server
+ends the run within seconds, a silent one after the stall timeout. A request on a connection that the server was closing is sent once
+more on a new one. No other request is retried: failed requests keep their error class.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from .workload import PATHS
 
 TICK_S = 0.05
 WATCH_S = 0.25
-MOST_FAILURES = 16  # requests in a row without any answer, beside two for each user: the server is gone
-GONE_S = 5.0  # and so it is after as many that took longer than this
+MOST_FAILURES = 16  # requests in a row without any answer, plus two for each user: the server is gone
+GONE_S = 5.0  # it is also gone after MOST_FAILURES requests in a row if they failed over a longer time than this
 
 
 @dataclass
 class Load:
-    """What one run of the client saw. `ended_by`: why it ended before all was answered; None where it did not."""
+    """The raw result of one run of the client. `ended_by`: why it ended before all answers were there; None if it did not."""
 
     traces: list[Trace]
     start_ns: int
@@ -60,9 +60,9 @@ Take = Callable[[], "int | None"]
 
 
 def run_load(target: Target, prepared: Prepared, traffic: Traffic, progress: Progress) -> Load:
-    """Sends every conversation and waits for all answers, or until it is ended.
+    """Sends every conversation and waits for all answers, or until the run is ended.
 
-    It is ended by what `target.check` raises, and by a ServerError where the server is gone or no byte comes for the stall timeout.
+    An error raised by `target.check` ends it, and a ServerError if the server is gone or sends no token for the stall timeout.
     """
     took = iter(range(len(prepared.sessions)))
     run = Run(target, prepared, traffic, lambda: next(took, None))
@@ -70,13 +70,13 @@ def run_load(target: Target, prepared: Prepared, traffic: Traffic, progress: Pro
 
 
 def run_quietly(work: Coroutine[Any, Any, Load]) -> Load:
-    """Runs it on the quickest event loop that there is, without pauses for garbage."""
+    """Runs the coroutine on the fastest event loop available, without garbage collection."""
     gc.collect()
     gc.freeze()
     gc.disable()
     try:
         import uvloop
-    except ImportError:  # no Linux
+    except ImportError:  # not on Linux
         return asyncio.run(work)
     else:
         return uvloop.run(work)
@@ -86,7 +86,7 @@ def run_quietly(work: Coroutine[Any, Any, Load]) -> Load:
 
 
 class Run:
-    """One run in one process. `take` gives the number of the next conversation, None after the last; `ended_by` is why it ended early."""
+    """One run in one process. `take` returns the number of the next conversation, None after the last; `ended_by`: why it ended early."""
 
     def __init__(self, target: Target, prepared: Prepared, traffic: Traffic, take: Take) -> None:
         self.target, self.traffic, self._take = target, traffic, take
@@ -101,13 +101,13 @@ class Run:
         self._paused_s = 0.0
 
     async def whole(self, progress: Progress) -> Load:
-        """The run by itself: opened, started, watched, closed."""
+        """The whole run: opens connections, sends, watches and closes."""
         async with self.opened():
             return await self.sent(time.monotonic_ns(), progress)
 
     @contextlib.asynccontextmanager
     async def opened(self) -> Any:
-        """With every connection open, as far as the server takes them, and the kernel's stamps seen on them."""
+        """Opens as many connections as the server accepts, and waits for the kernel's stamps on them."""
         self._transport = Transport()
         url = httpx.URL(self.target.base_url + self.target.path)
         self._where = address(url)
@@ -125,11 +125,11 @@ class Run:
                 self._abort("stopped: the run was ended before it began")
             checking.cancel()
             await opening
-            self._transport.readings.clear()  # what opening read is not of the run
+            self._transport.readings.clear()  # reads during opening do not belong to the run
             yield self
 
     async def _checked(self) -> None:
-        """Returns never; raises what the target's check does."""
+        """Never returns; raises the error that the target's check raises."""
         while True:
             await asyncio.to_thread(self.target.check)
             await asyncio.sleep(WATCH_S)
@@ -139,7 +139,7 @@ class Run:
             if self.ended_by is not None:
                 return
             if not all(await asyncio.gather(*(self._warmed(c, request) for c in self._connections[begin : begin + 64]))):
-                return  # whoever sends will see for himself
+                return  # the requests will report the failure
         await self._stamps_seen(request)
 
     async def _warmed(self, connection: Connection, request: bytes) -> bool:
@@ -147,7 +147,7 @@ class Run:
         with contextlib.suppress(httpx.HTTPError):
             if not connection.is_open:
                 await connection.open()
-            if self.ended_by is not None:  # meanwhile: what is begun now nobody would end
+            if self.ended_by is not None:  # ended meanwhile: nothing would end a new exchange
                 return False
             exchange = connection.begin(request)
             await asyncio.wait([exchange.ended], timeout=min(self.target.stall_s, WITHIN_S))
@@ -157,7 +157,7 @@ class Run:
         return False
 
     async def _stamps_seen(self, request: bytes) -> None:
-        """Waits for the kernel to begin stamping, which it does some time after it was asked to."""
+        """Waits until the kernel begins to stamp, which takes some time after the request for it."""
         readings = self._transport.readings
         for _ in range(50 if self._transport.clock.has_stamps else 0):
             before = readings.stamped
@@ -166,7 +166,7 @@ class Run:
             await asyncio.sleep(0.01)
 
     async def sent(self, start_ns: int, progress: Progress) -> Load:
-        """Everything sent from `start_ns` on, and all answers; what was seen until then where the run is ended early."""
+        """Sends everything from `start_ns` on and returns all answers, or those received so far if the run is ended early."""
         self._start_ns = start_ns
         cpu, began = cpu_s(), time.monotonic()
         self._arriving = Arriving(max(start_ns, time.monotonic_ns()))
@@ -180,7 +180,7 @@ class Run:
             self.ended_by = why(watch)
             self._abort("stopped: the run was ended while it was in flight")
             for _ in range(3):
-                await asyncio.sleep(0)  # what was in flight is kept
+                await asyncio.sleep(0)  # keep what was in flight
             for task in tasks:
                 task.cancel()
             await work
@@ -201,7 +201,7 @@ class Run:
 
     @property
     def _is_over(self) -> bool:
-        """Whether the time for sending is."""
+        """Whether the time for sending is over."""
         limit = self.traffic.duration_s
         return limit is not None and time.monotonic_ns() - self._start_ns >= limit * 1e9
 
@@ -210,7 +210,7 @@ class Run:
         return [asyncio.create_task(self._user(c, i * share)) for i, c in enumerate(self._connections)]
 
     async def _user(self, connection: Connection, wait_s: float) -> None:
-        """One user: a conversation after another."""
+        """One user, who sends one conversation after another."""
         if wait_s:
             await asyncio.sleep(wait_s)
         while self.ended_by is None and not self._is_over and (number := self._take()) is not None:
@@ -220,7 +220,7 @@ class Run:
         return [asyncio.create_task(self._dispatcher())]
 
     async def _dispatcher(self) -> None:
-        """Every conversation when it is due, as soon as a connection is free; its further turns when they are."""
+        """Sends every conversation when it is due and a connection is free, and its further turns when they are due."""
         assert self.traffic.due_s is not None
         free: asyncio.Queue[Connection] = asyncio.Queue()
         for connection in self._connections:
@@ -234,7 +234,7 @@ class Run:
                     break
                 due_ns = self._start_ns + round(due_s[number] * 1e9)
                 await until(due_ns)
-                connection = await free.get()  # what was due in time is sent, however late: the longest waits are not left out
+                connection = await free.get()  # what was due in time is sent, however late; else the longest waits would be left out
                 if self.ended_by is not None:
                     break
                 task = asyncio.create_task(self._session(connection, self.sessions[number], due_ns))
@@ -247,19 +247,19 @@ class Run:
                 task.cancel()
 
     async def _session(self, connection: Connection, numbers: range, due_ns: int | None) -> None:
-        """The turns of one conversation, each after the answer to the one before; one that failed ends it."""
+        """Sends the turns of one conversation, each after the previous answer. A failed turn ends the conversation."""
         for number in numbers:
             trace = self.traces[number]
             if trace.pause_s:
                 due_ns = time.monotonic_ns() + round(trace.pause_s * 1e9)
                 while (ahead := due_ns - time.monotonic_ns()) > 0:
-                    await asyncio.sleep(max(ahead / 1e9, 1e-3))  # uvloop's timers know milliseconds, and end early
+                    await asyncio.sleep(max(ahead / 1e9, 1e-3))  # uvloop's timers have millisecond resolution and end early
             if number != numbers.start and self._is_over:
                 return
             trace.due_ns = time.monotonic_ns() if due_ns is None else due_ns
             await self._request(connection, trace)
             due_ns = None
-            if trace.error or trace.status != 200:  # what its body says is not read before the window is over
+            if trace.error or trace.status != 200:  # its body is not parsed before the window is over
                 for left in range(number + 1, numbers.stop):
                     self.traces[left].error = "not sent: the turn before it failed"
                 return
@@ -303,13 +303,13 @@ class Run:
         self._failures += 1
         is_long = self._failures >= MOST_FAILURES and now - self._failing_since > GONE_S
         if self.ended_by is None and (is_long or self._failures >= MOST_FAILURES + 2 * self.traffic.concurrency):
-            said = f"The server is gone: {self._failures} requests in a row had no answer, the last with: {error}."
+            said = f"The server is gone: {self._failures} requests in a row had no answer (last error: {error})."
             self.ended_by = ServerError(said, failure_class="server_crash", where=self.target.base_url)
 
     async def _lateness(self) -> None:
-        """How late the event loop wakes what sleeps, whatever holds it up; and the clocks' offset anew. Returns never.
+        """Records how late the event loop wakes a sleeping task, and measures the clocks' offset again. Never returns.
 
-        A wake-up that is late although this process neither ran nor waited for a core is a stop of the whole job.
+        If a wake-up is late although this process neither ran nor waited for a core, the whole job was stopped.
         """
         while True:
             due, wanted_s = time.monotonic() + TICK_S, wanted_cpu_s()
@@ -321,7 +321,7 @@ class Run:
             self._transport.clock.calibrate()
 
     async def _watch(self, progress: Progress) -> None:
-        """Looks at the server and at the flow of tokens; returns never, raises when the run is over."""
+        """Checks the server and the flow of tokens. Never returns; raises when the run must end."""
         stall_ns, stall_s = self.target.stall_s * 1e9, self.target.stall_s
         while True:
             await asyncio.sleep(WATCH_S)

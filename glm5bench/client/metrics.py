@@ -1,4 +1,4 @@
-"""What a server's /metrics say, in words that are the same for every engine."""
+"""A server's /metrics, under names that are the same for every engine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..engines.known import engines
 
 @dataclass(frozen=True)
 class Metric:
-    """One quantity of a server: its unit, and how the values of several ranks become one."""
+    """One quantity of a server: its unit, and how the values of several ranks are combined."""
 
     name: str
     unit: str
@@ -40,20 +40,20 @@ _OF = {name: m for m in METRICS for engine in engines().values() for name in eng
 
 
 def values(text: str) -> dict[str, float]:
-    """By METRICS' names, of those that the text has; one of which a rank gives no finite number is none.
+    """The metrics in the text, under the names of METRICS. A metric is left out if a rank's value is not finite.
 
-    Raises ValueError for what is no such text.
+    Raises ValueError if the text is not in Prometheus' format.
     """
     lines = [line for line in text.splitlines() if line.partition("{")[0].partition(" ")[0] in _OF]  # most are buckets of histograms
     told: dict[tuple[str, str], list[tuple[int, float]]] = {}  # by metric and replica: (tensor-parallel rank, value)
     for family in text_string_to_metric_families("\n".join(lines) + "\n"):
         for sample in family.samples:
             replica = f"{sample.labels.get('engine', '')} {sample.labels.get('dp_rank', '')}"
-            if sample.name not in _OF:  # a line that the parser reads as another name
+            if sample.name not in _OF:  # the parser read another name in the line
                 continue
             told.setdefault((_OF[sample.name].name, replica), []).append((_rank(sample.labels.get("tp_rank", "0")), sample.value))
     found: dict[str, list[float]] = {}
-    for (name, _), ranked in told.items():  # the ranks of one replica say the same; labels besides tell parts that add up
+    for (name, _), ranked in told.items():  # the ranks of one replica report the same values; other labels mark parts, which are added
         lowest = min(rank for rank, _ in ranked)
         found.setdefault(name, []).append(sum(value for rank, value in ranked if rank == lowest))
     finite = [m for m in METRICS if m.name in found and all(map(math.isfinite, found[m.name]))]

@@ -1,7 +1,7 @@
 """The load protocol of one point against a server that is ready: warm up, encode, measure.
 
-Enters: an address, a workload, a concurrency. Leaves: the raw times of every request, and how well the client itself did. It neither
-starts nor ends a server, and writes nothing.
+Enters: an address, a workload, a concurrency. Leaves: the raw times of every request, and the client's own health. It does not
+start or end a server, and writes no files.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from .workload import LAST_ID, PATHS, Counting, Encoder, Session
 
 @dataclass(frozen=True)
 class Measured:
-    """What one run of the load came to. Times are ns since `start_ns` of the monotonic clock."""
+    """The result of one run of the load. Times are ns since `start_ns` of the monotonic clock."""
 
     requests: Requests
     health: Health
     start_ns: int
-    ended_by: Exception | None = None  # why not all was answered
+    ended_by: Exception | None = None  # why the run ended early
 
     @property
     def n_failed(self) -> int:
@@ -43,14 +43,14 @@ class Measured:
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a silent server is waited for, in seconds, and who says that the run is over: it raises."""
+    """How long to wait for a silent server, in seconds, and a check that raises when the run must end."""
 
     stall_s: float
     check: Callable[[], None] = lambda: None
 
 
 class Protocol:
-    """One point's load. `time_scale`: how much faster than life the server's clock runs; 1 but for a simulated one."""
+    """One point's load. `time_scale`: how much faster than real time the server's clock runs; 1 unless it is simulated."""
 
     def __init__(
         self,
@@ -80,16 +80,16 @@ class Protocol:
         return self._workload.n_warmups(self._point.concurrency) > 0
 
     def warm_up(self) -> Measured:
-        """The warm-up's requests, in a closed loop."""
+        """Sends the warm-up's requests in a closed loop, and returns their result."""
         traffic = Traffic(self._point.concurrency)
         done = self._run(Prepared.of(self._encoder.warmups()), traffic, processes=self._processes or 1)
         self._cpu_share = done.health.cpu_share
         return done
 
     def encode(self) -> None:
-        """Makes everything that is to be measured ready to be sent.
+        """Encodes all requests of the measurement.
 
-        Raises SettingsError where the workload's file is wrong, FileError where it is not the file that was planned with.
+        Raises SettingsError if the workload's file is invalid, FileError if it is not the file that the plan used.
         """
         is_recorded = self._workload.content == "conversations"
         with token_counter(self._endpoint, self._model) if is_recorded else nullcontext() as count:
@@ -106,7 +106,7 @@ class Protocol:
         )
 
     def measure(self) -> Measured:
-        """Sends everything and waits for all answers, or until it is ended: by what the patience's check raises, or a ServerError."""
+        """Sends everything and waits for all answers, or until the run is ended by an error of the patience's check or a ServerError."""
         return self._run(self._prepared, self._traffic, processes=self._processes)
 
     def _run(self, prepared: Prepared, traffic: Traffic, *, processes: int | None) -> Measured:
@@ -136,4 +136,4 @@ class Protocol:
         except OSError as error:
             raise ClientError(f"The workload's file cannot be read here: {error.strerror or error}.", where=path) from error
         if found != self._workload.file_sha256:
-            raise FileError("The workload's file is not the one that this was planned with.", path=path, next_step="plan again")
+            raise FileError("The workload's file is not the one that the plan used.", path=path, next_step="plan again")

@@ -1,6 +1,6 @@
-"""A run as columns and as figures of the client's own health: parsed after the window, request by request, from the spool.
+"""The requests of a run as columns, and the client's own health: parsed from the spool after the window, request by request.
 
-Enters: what the client kept. Leaves: analysis.metrics.Requests, and Health. A broken answer has its class; nothing is left out.
+Enters: the Load that the client kept. Leaves: analysis.metrics.Requests, and Health. Broken answers are included, with their error class.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from .load import Load
 from .stream import UNKNOWN, Answer, fault, parsed
 from .traffic import Trace
 
-MOST_ERROR_BYTES = 2**20  # of the body of a refusal, decompressed
-LATE_S = 0.01  # a request of an open loop that was sent later than this after it was due was sent late
+MOST_ERROR_BYTES = 2**20  # of the decompressed body of an error answer
+LATE_S = 0.01  # a request of an open loop is late if it was sent later than this after it was due
 TIMES = ("due_ns", "sent_ns", "first_byte_ns", "first_token_ns", "last_token_ns", "end_ns")
 COLUMNS = (*TIMES, "prompt_tokens", "output_tokens", "asked_tokens", "asked_prompt_tokens", "verify_steps", "status")
 OF_ANSWERS = ("cached_tokens", "hidden_tokens", "first_tokens")
@@ -29,11 +29,11 @@ OF_ANSWERS = ("cached_tokens", "hidden_tokens", "first_tokens")
 
 @dataclass(frozen=True)
 class Health:
-    """How well the client itself did. Its error is in here: stamped arrivals were read `read_lag` later; one without a stamp
-    is late by as much, and `loop_lag` bounds it.
+    """The client's own health and error.
 
-    `event_loop`: uvloop or asyncio. `cpu_share`: of one core, of the busiest of its `processes`. `shared_read_share`: events that came in
-    one read with another of the same answer, whose times are the last one's. Late sends: of an open loop only.
+    Stamped arrivals were read `read_lag` later. Arrivals without a stamp are late by as much, at most by `loop_lag`.
+    `event_loop`: uvloop or asyncio. `cpu_share`: share of one core used by the busiest of its `processes`. `shared_read_share`: share of
+    events that arrived in one read with another event of the same answer; they have the time of the last one. Late sends: open loop only.
     """
 
     event_loop: str
@@ -56,7 +56,7 @@ class Health:
 
 @dataclass(frozen=True)
 class Result:
-    """The requests of a run that were sent or should have been, in order, and how the client did."""
+    """The requests of a run that were sent or should have been sent, in order, and the client's health."""
 
     requests: Requests
     health: Health
@@ -65,7 +65,7 @@ class Result:
 
 
 def results(load: Load) -> Result:
-    """The raw times of a run as columns, each answer parsed and judged, and its spool closed. What a run did not come to is left out."""
+    """The raw times of a run as columns, with each answer parsed and judged. Closes the spool. Requests that were never due are omitted."""
     columns: dict[str, array[int]] = {name: array("q") for name in (*COLUMNS, *OF_ANSWERS)}
     errors: list[str] = []
     chunk_ns, chunk_tokens, offsets = array("q"), array("q"), array("q", [0])
@@ -79,7 +79,7 @@ def results(load: Load) -> Result:
         chunk_tokens.extend(answer.tokens)
         n_shared += len(at) - len(set(at))
         offsets.append(len(chunk_ns))
-        errors.append(printable(wrong))  # what a stranger's server says becomes text of a file, and of a terminal
+        errors.append(printable(wrong))  # text from an unknown server goes into files and to terminals
         stamps = (trace.due_ns, trace.sent_ns, trace.first_byte_ns, at[0] if at else -1, at[-1] if at else -1, trace.end_ns)
         for name, stamp in zip(TIMES, stamps, strict=True):
             columns[name].append(stamp - load.start_ns if stamp >= 0 else -1)
@@ -120,7 +120,7 @@ def _judged(load: Load, trace: Trace) -> tuple[Answer, str]:
 
 
 def _plain(body: Body) -> bytes:
-    """The body without its content encoding, as far as that can be read."""
+    """The body without its content encoding; empty if it cannot be decoded."""
     try:
         return decoded(body, MOST_ERROR_BYTES).data if body.encoding not in ("", "identity") else body.data
     except (zlib.error, KeyError, OverflowError):
@@ -132,7 +132,7 @@ def _column(values: array[int]) -> np.ndarray:
 
 
 def health(load: Load, r: Requests, n_shared: int) -> Health:
-    """How well the client did in one process."""
+    """The health of a client of one process."""
     reads, lag_ns = load.readings, np.frombuffer(load.readings.lag_ns, dtype=np.int64)
     late = (r.sent_ns - r.due_ns)[(r.sent_ns >= 0) & load.is_open_loop] / 1e9
     return Health(

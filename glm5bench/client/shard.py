@@ -1,7 +1,7 @@
-"""A process of a run that is shared among several: told what to do on standard input, it says how far it is on standard output.
+"""One of several processes that share a run: it reads its instructions from standard input and writes its progress to standard output.
 
-Enters: one line of JSON (the key of the server is in it, and in no argument), the instant to start at, perhaps the word to stop. Leaves:
-an .npz of columns, also of a run that was ended. Where its standard input ends, so does it.
+Enters: one line of JSON (which contains the server's key, so that no argument does), the start time, possibly a request to stop. Leaves:
+an .npz of columns, also for a run that was ended early. The process ends when its standard input ends.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ NUMBER = struct.Struct("<q")
 
 
 def main() -> int:
-    """Runs the share that standard input tells of."""
+    """Runs the share of the load that standard input describes."""
     told = json.loads(sys.stdin.buffer.readline())
     traffic = replace(Traffic(**told["traffic"]), concurrency=told["concurrency"])
     prepared = _prepared(told)
     own = None if traffic.due_s is None else iter(range(told["shard"], len(prepared.sessions), told["shards"]))
 
     def take() -> int | None:
-        if own is not None:  # of an open loop every process has its own
+        if own is not None:  # in an open loop every process has its own conversations
             return next(own, None)
-        data = os.read(told["order_fd"], NUMBER.size)  # the position is shared, and moved atomically
+        data = os.read(told["order_fd"], NUMBER.size)  # the processes share the position, which moves atomically
         return int(NUMBER.unpack(data)[0]) if len(data) == NUMBER.size else None
 
     run = Run(Target(**told["target"]), prepared, traffic, take)
@@ -59,7 +59,7 @@ async def _whole(run: Run) -> Load:
     loop, stdin = asyncio.get_running_loop(), sys.stdin.fileno()
     async with run.opened():
         _say(word="ready")
-        start, _, more = (os.read(stdin, 64) or os._exit(1)).partition(b"\n")  # no buffer: the word to stop may come with it
+        start, _, more = (os.read(stdin, 64) or os._exit(1)).partition(b"\n")  # unbuffered: the request to stop may be in the same read
 
         def stop() -> None:
             loop.remove_reader(stdin)

@@ -1,8 +1,8 @@
-"""One run over as many processes as it needs, by one clock.
+"""One run over as many processes as it needs, on one clock.
 
-A process takes what its core can; more users, or more chunks a second than one core reads, are shared among several. In a closed loop all
-take the next conversation from one file whose position they share, in an open one each has every nth. They start at the same instant of
-the machine's monotonic clock and parse what they have seen; it is put together in the order in which it was encoded.
+A process uses one core. If there are more users, or more chunks a second, than one core can handle, several processes share them. In a
+closed loop all take the next conversation from one file with a shared position; in an open loop each has every nth conversation. They
+start at the same instant of the machine's monotonic clock and parse their own answers. The results are merged in the order of encoding.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from .results import COLUMNS, OF_ANSWERS, Health, Result, results
 from .traffic import Prepared, Target, Traffic
 
 USERS_A_PROCESS = 1024
-SHARE_OF_A_CORE = 0.6  # more than that in the warm-up, and the measurement gets another process
-LEAD_S = 0.3  # from the word to start until the start
+SHARE_OF_A_CORE = 0.6  # if the warm-up uses more, the measurement gets another process
+LEAD_S = 0.3  # from the message with the start time until the start
 READY_S = 120.0
 PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
 
 
 def processes_needed(concurrency: int, cpu_share: float, cores: int) -> int:
-    """How many processes a run needs, by its users and by how busy one was in the warm-up; never more than there are cores."""
+    """How many processes a run needs, from its users and the load of one process in the warm-up; at most one per core."""
     wanted = max(math.ceil(concurrency / USERS_A_PROCESS), math.ceil(cpu_share / SHARE_OF_A_CORE))
     return max(1, min(wanted, cores, concurrency))
 
@@ -49,10 +49,10 @@ def _cores() -> int:
 def measured(
     target: Target, prepared: Prepared, traffic: Traffic, progress: Progress, *, processes: int | None = None, cpu_share: float = 0.0
 ) -> Result:
-    """The result of a run, over `processes` of them; None: as many as it needs."""
+    """The result of a run over `processes` processes; None: as many as it needs."""
     n = processes or processes_needed(traffic.concurrency, cpu_share, _cores())
     n = min(n, traffic.concurrency, len(prepared.sessions))
-    if n <= 1 or prepared.spool.is_full:  # only one process has what is in memory
+    if n <= 1 or prepared.spool.is_full:  # other processes cannot read what is in memory
         return results(run_load(target, prepared, traffic, progress))
     with tempfile.TemporaryDirectory(prefix="glm5bench-shards-") as folder, tempfile.TemporaryFile() as order:
         order.write(np.arange(len(prepared.sessions), dtype="<i8").tobytes())
@@ -64,7 +64,7 @@ def measured(
 
 
 def order_of(target: Target, prepared: Prepared, traffic: Traffic, folder: Path, order_fd: int) -> dict[str, Any]:
-    """What every shard is told, on its standard input: the key of the server stands in no argument."""
+    """The instructions for every shard, sent to its standard input so that the server's key is in no argument."""
     traces = prepared.traces
     np.savez(
         folder / "traces.npz",
@@ -85,7 +85,7 @@ def order_of(target: Target, prepared: Prepared, traffic: Traffic, folder: Path,
 
 
 class Shard:
-    """A child process as its parent sees it. Its lines are JSON; at the end of its standard input it ends."""
+    """A child process as its parent sees it. It writes lines of JSON, and ends when its standard input ends."""
 
     def __init__(self, told: dict[str, Any], i: int, n: int) -> None:
         self._told, self._i, self._n = told, i, n
@@ -100,7 +100,7 @@ class Shard:
             stdout=subprocess.PIPE,
             pass_fds=(self._told["spool_fd"], self._told["order_fd"]),
             env={**os.environ, "PYTHONPATH": path},
-            start_new_session=True,  # Ctrl-C is the parent's to hear
+            start_new_session=True,  # only the parent receives Ctrl-C
         )
         share = len(range(self._i, self._told["traffic"]["concurrency"], self._n))
         self.tell(json.dumps({**self._told, "concurrency": share, "shard": self._i, "shards": self._n}))
@@ -111,22 +111,22 @@ class Shard:
         self._process.communicate()
 
     def fileno(self) -> int:
-        """Where it speaks, for select."""
+        """The descriptor of its standard output, for select."""
         assert self._process.stdout is not None
         return self._process.stdout.fileno()
 
     def tell(self, line: str) -> None:
-        """One line to it."""
+        """Sends it one line."""
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it is heard that it ended
+        with contextlib.suppress(BrokenPipeError):  # `hear` reports that it ended
             self._process.stdin.write(line.encode() + b"\n")
             self._process.stdin.flush()
 
     def hear(self) -> None:
-        """Takes what it has said. Raises ClientError where it has ended by itself."""
+        """Reads its messages. Raises ClientError if it ended unexpectedly."""
         data = os.read(self.fileno(), 65536)
         if not data and "ended" not in self.words:
-            raise ClientError("A process of the load client ended by itself.", next_step="its error stands above; please report it")
+            raise ClientError("A process of the load client ended unexpectedly.", next_step="see its error above, and report it")
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             said = json.loads(line)
@@ -135,7 +135,7 @@ class Shard:
             self.words.add(said.get("word", ""))
 
     def columns(self) -> dict[str, Any]:
-        """What it has written."""
+        """The columns that it has written."""
         with np.load(Path(self._told["folder"]) / f"{self._i}.npz", allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
 
@@ -173,14 +173,14 @@ def _hear(waiting: Sequence[Shard]) -> None:
 
 
 def _reason(shards: Sequence[Shard], target: Target) -> Exception | None:
-    """Why the run is to end: by a shard's word, or by the target's check."""
+    """Why the run must end: the failure that a shard reports, or the error of the target's check. None if it may continue."""
     said = next((s.failed for s in shards if s.failed), "")
     if said:
         class_, _, message = said.partition(": ")
         return ServerError(message, failure_class=class_, where=target.base_url)
     try:
         target.check()
-    except Exception as error:  # whatever it raises ends the run, and is passed on
+    except Exception as error:  # any error ends the run, and is passed on
         return error
     return None
 
@@ -208,7 +208,7 @@ def _put_together(parts: Sequence[dict[str, Any]]) -> Requests:
 
 
 def _health_of_all(told: Sequence[dict[str, Any]]) -> Health:
-    """The worst of what is a worst, the sum of what is a sum; shares and medians are means over the processes."""
+    """The combined health of the processes: maxima, sums, and means of shares and medians."""
     worst = ("cpu_share", "loop_lag_p99_s", "late_send_max_s", "is_spool_full", "paused_s")
     total = ("processes", "cpu_s", "late_sends", "connects", "resends")
     mean = ("kernel_stamp_share", "shared_read_share")

@@ -1,6 +1,6 @@
-"""Requests beside the load: what a server says of itself. Bytes, nesting and total time are limited, whatever the server does.
+"""Requests outside the load, for a server's information. Bytes, nesting and total time are limited, whatever the server does.
 
-They go over the load client's own connections, whose answers have a limit in bytes. Errors are httpx's, with the cause.
+They use the load client's own kind of connection, which limits the bytes of an answer. Errors are httpx's, with the cause.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Said:
         return self.body.decode("utf-8", "replace")
 
     def json(self) -> Any:
-        """The JSON value in the body. Raises ValueError for what is none, or is nested too deeply."""
+        """The JSON value in the body. Raises ValueError if it is not JSON or is nested too deeply."""
         try:
             value = json.loads(self.body)
         except UNREADABLE as error:
@@ -117,7 +117,7 @@ class Side:
             raise httpx.ReadTimeout(f"hang: no whole answer to {what} within {within_s:g} s") from None
 
     async def _sent(self, request: bytes, within_s: float, most_bytes: int) -> Exchange:
-        """Sent on the open connection; once more on a new one if the server had closed it."""
+        """Sends it on the open connection, and once more on a new one if the server had closed the first."""
         for _ in range(2):
             if not self._connection.is_usable():
                 await self._connection.open(within_s)
@@ -134,7 +134,7 @@ def _plain(exchange: Exchange, what: str, most_bytes: int) -> bytes:
         return bytes(exchange.body)
     try:
         return decoded(Body(bytes(exchange.body), exchange.at, exchange.cuts, exchange.encoding), most_bytes).data
-    except Exception as error:  # zlib, an unknown encoding, too many bytes: all the same to who asked
+    except Exception as error:  # zlib, an unknown encoding, too many bytes: one error for the caller
         raise httpx.DecodingError(f"unreadable: the answer to {what}: {error}") from error
 
 

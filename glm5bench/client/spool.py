@@ -1,6 +1,6 @@
-"""Bytes kept out of memory while a run lasts: requests before they are sent, answers until they are parsed.
+"""Bytes kept out of memory during a run: requests before they are sent, answers until they are parsed.
 
-One unnamed file in the directory for temporary files, gone with the process. What comes in when that disk is full stays in memory.
+One unnamed file in the directory for temporary files, which disappears with the process. If that disk is full, new bytes stay in memory.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .exchange import Body
 
 @dataclass(frozen=True)
 class Place:
-    """Where some bytes lie: in the file, or in memory where that was full."""
+    """Where some bytes are stored: in the file, or in memory if the disk was full."""
 
     offset: int
     length: int
@@ -25,7 +25,7 @@ class Place:
 
 @dataclass(frozen=True)
 class KeptBody:
-    """A body and its arrivals, as the spool has them."""
+    """A body and its arrivals in the spool."""
 
     data: Place
     at: Place
@@ -47,7 +47,7 @@ class Spool:
         return self._file.fileno()
 
     def put(self, data: bytes | bytearray | memoryview) -> Place:
-        """Keeps the bytes."""
+        """Stores the bytes."""
         if not self.is_full:
             try:
                 place = Place(self._size, len(data))
@@ -62,7 +62,7 @@ class Spool:
         return Place(0, len(data), bytes(data))
 
     def get(self, place: Place) -> bytes:
-        """The bytes again. Raises EnvironmentLacks where the disk does not give them back."""
+        """The stored bytes. Raises EnvironmentLacks if the disk does not return them."""
         if place.kept is not None:
             return place.kept
         data = os.pread(self._file.fileno(), place.length, place.offset)
@@ -75,22 +75,24 @@ class Spool:
         while done < place.length:
             part = os.pread(self._file.fileno(), place.length - done, place.offset + done)
             if not part:
-                raise EnvironmentLacks("The spool of this run lost bytes.", where=tempfile.gettempdir(), next_step="look at its disk")
+                raise EnvironmentLacks(
+                    "The spool of this run cannot be read back.", where=tempfile.gettempdir(), next_step="check the disk"
+                )
             parts.append(part)
             done += len(part)
         return parts
 
     def put_body(self, data: bytearray, at: array[int], cuts: array[int], encoding: str) -> KeptBody:
-        """Keeps a body with its arrivals."""
+        """Stores a body with its arrivals."""
         return KeptBody(self.put(data), self.put(memoryview(at).cast("B")), self.put(memoryview(cuts).cast("B")), encoding)
 
     def body(self, kept: KeptBody) -> Body:
-        """The body again."""
+        """The stored body."""
         at, cuts = array("q"), array("q")
         at.frombytes(self.get(kept.at))
         cuts.frombytes(self.get(kept.cuts))
         return Body(self.get(kept.data), at, cuts, kept.encoding)
 
     def close(self) -> None:
-        """Forgets everything."""
+        """Deletes everything."""
         self._file.close()

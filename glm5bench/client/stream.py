@@ -1,8 +1,8 @@
 """What a streamed answer contains, parsed after the clock has stopped, from bytes and the times at which they arrived. Pure.
 
-A server-sent event counts at the arrival of its last byte, wherever packets were cut. Text that arrives is the arrival of a token. Token
-counts of a server are used for chunks only if they agree with the text. An answer is whole if its token count, its finish reason and its
-end are there; otherwise the fault names what is missing, its class before the colon.
+A server-sent event has the arrival time of its last byte, wherever packets were cut. The arrival of text is the arrival of a token. Token
+counts of a server are used for chunks only if they agree with the text. An answer is whole if it has a token count, a finish reason and
+an end. Otherwise the fault names what is missing, with its class before the colon.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ UNKNOWN = -1
 
 @dataclass
 class Answer:
-    """One parsed stream. `at` and `tokens`: of the events that carry tokens, arrival in ns, and how many or UNKNOWN.
+    """One parsed stream. `at` and `tokens`: arrival in ns of the events that carry tokens, and how many tokens each has, or UNKNOWN.
 
     `cached_tokens`: of the prompt, from a prefix cache. `hidden_tokens`: of the answer, counted by the server but not streamed.
     `first_tokens`: in the first chunk, estimated from its share of the text if the server does not count each chunk.
@@ -55,7 +55,7 @@ def parsed(body: Body, most_bytes: int | None = None) -> Answer:
         try:
             body = decoded(body, most_bytes)
         except (zlib.error, KeyError) as error:
-            answer.error = f"unreadable: the body is no {body.encoding}: {error}"
+            answer.error = f"unreadable: the body is not valid {body.encoding}: {error}"
             return answer
         except OverflowError as error:
             answer.error = f"too large: {error}"
@@ -79,9 +79,9 @@ def last_token_ns(body: Body, most_bytes: int | None = None) -> int:
 
 
 def fault(answer: Answer, asked_tokens: int | None = None, *, is_framed: bool = True) -> str:
-    """What is wrong with the answer, its class before the colon; empty for a whole one.
+    """The fault of the answer, with its class before the colon; empty for a whole answer.
 
-    `is_framed`: HTTP itself said that the body is whole, so that its end needs no [DONE] (transformers sends none).
+    `is_framed`: HTTP itself marked the end of the body, so no [DONE] is needed (transformers sends none).
     """
     if answer.error:
         return answer.error
@@ -106,7 +106,7 @@ def fault(answer: Answer, asked_tokens: int | None = None, *, is_framed: bool = 
 
 @dataclass
 class _Seen:
-    """The events that could carry tokens, in order: their place, the characters of their text, and the server's count after them."""
+    """The events that could carry tokens, in order: their index, the characters of their text, and the server's count after them."""
 
     places: list[int] = field(default_factory=list)
     characters: list[int] = field(default_factory=list)
@@ -115,7 +115,7 @@ class _Seen:
 
 
 def _read(answer: Answer, events: Events) -> list[int]:
-    """Reads all events into the answer, and returns the places of those that carry tokens."""
+    """Reads all events into the answer, and returns the indices of those that carry tokens."""
     seen, cumulative, reasoning = _Seen(), -1, UNKNOWN
     add_place, add_characters, add_count = seen.places.append, seen.characters.append, seen.counts.append
     for place, event in enumerate(events.contents):
@@ -126,7 +126,7 @@ def _read(answer: Answer, events: Events) -> list[int]:
             answer.is_done = True
             continue
         choices, usage = event.choices, event.usage
-        if choices and event.error is None and event.sglext is None and len(choices) == 1:  # most events: no calls that are not needed
+        if choices and event.error is None and event.sglext is None and len(choices) == 1:  # most events: avoid function calls
             choice = choices[0]
             text = choice.text
             if text is None and (delta := choice.delta) is not None and delta.reasoning_content is None and delta.reasoning is None:
@@ -168,7 +168,7 @@ def _read(answer: Answer, events: Events) -> list[int]:
 
 
 def _taken(answer: Answer, usage: Usage) -> int:
-    """Takes the counts into the answer, and returns that of the answer so far. A 0 does not replace a count."""
+    """Stores the counts in the answer, and returns the tokens of the answer so far. A 0 does not replace a count."""
     if usage.prompt_tokens is not None:
         answer.prompt_tokens = usage.prompt_tokens or max(0, answer.prompt_tokens)
     if usage.prompt_tokens_details is not None and usage.prompt_tokens_details.cached_tokens is not None:
@@ -180,14 +180,14 @@ def _taken(answer: Answer, usage: Usage) -> int:
 
 
 def _see(answer: Answer, choices: Sequence[Choice], seen: _Seen, place: int, count: int) -> None:
-    """Notes an event with choices as one that could carry tokens."""
+    """Records an event with choices as one that could carry tokens."""
     was_over, n, is_empty_text = bool(answer.finish_reason), 0, False
     for choice in choices:
         answer.finish_reason = choice.finish_reason or answer.finish_reason
         n += _characters(choice, seen)
         is_empty_text |= choice.text is not None and not choice.finish_reason
     if not n and count >= 0 and seen.counts and seen.counts[-1] == UNKNOWN and seen.characters[-1] > 0:
-        seen.counts[-1] = count  # the count of the text before it, in an event of its own
+        seen.counts[-1] = count  # a separate event with the count of the text before it
     elif n or not was_over:  # a chunk without text after the finish carries no token
         seen.places.append(place)
         seen.characters.append(n or (-1 if is_empty_text else 0))
@@ -195,7 +195,7 @@ def _see(answer: Answer, choices: Sequence[Choice], seen: _Seen, place: int, cou
 
 
 def _characters(choice: Choice, seen: _Seen) -> int:
-    """How much text a choice adds."""
+    """How many characters of text a choice adds."""
     if choice.text is not None:
         return len(choice.text)
     if (delta := choice.delta) is None:
@@ -228,26 +228,26 @@ def _seen_of_generate(answer: Answer, event: Event, meta: Meta, seen: _Seen, pla
 
 
 def _steps(told: Any, before: int) -> int:
-    """Verify steps according to a server; a side figure that is none spoils no answer."""
+    """Verify steps according to a server. An invalid value is ignored, because it is only a side figure."""
     return told if type(told) is int and 0 <= told < MOST_COUNT else before
 
 
 def _carrying(answer: Answer, seen: _Seen) -> list[int]:
-    """The places of the events that carry tokens; their tokens go into the answer.
+    """The indices of the events that carry tokens; stores their tokens in the answer.
 
-    If the counts agree with the text they decide. Otherwise text does, and between the first text and the finish also a chunk of
-    completions without text: there a character may be unfinished.
+    If the counts agree with the text, the counts decide. Otherwise every chunk with text carries tokens. Between the first text and the
+    finish, a chunk of completions without text also does, because its character may be unfinished.
     """
     gains = _gains(seen, answer.output_tokens)
     if gains is not None:
         carrying = [i for i, gain in enumerate(gains) if gain > 0]
         answer.tokens = [gains[i] for i in carrying]
         answer.first_tokens = answer.tokens[0] if carrying else UNKNOWN
-        answer.hidden_tokens = min(answer.hidden_tokens, 0)  # those of the first chunk are counted in it
+        answer.hidden_tokens = min(answer.hidden_tokens, 0)  # hidden tokens of the first chunk are included in its count
         return [seen.places[i] for i in carrying]
     first = next((i for i, n in enumerate(seen.characters) if n > 0), len(seen.characters))
     carrying = [i for i, n in enumerate(seen.characters) if n > 0 or (n < 0 and i > first)]
-    if 0 <= answer.output_tokens < len(carrying):  # more than there are tokens: those without text are none
+    if 0 <= answer.output_tokens < len(carrying):  # more chunks than tokens: those without text carry none
         carrying = [i for i in carrying if seen.characters[i] > 0]
     if 0 < answer.output_tokens <= len(carrying):
         answer.hidden_tokens = min(answer.hidden_tokens, 0)  # a chunk for each token: nothing is hidden
@@ -260,10 +260,10 @@ def _carrying(answer: Answer, seen: _Seen) -> list[int]:
 
 
 def _gains(seen: _Seen, total: int) -> list[int] | None:
-    """By how much the server's count grew with each event; None if the counts contradict the text.
+    """The growth of the server's count with each event; None if the counts contradict the text.
 
-    A chunk with text has at least one token more than the one before; only the last may bring text that was held back. The counts
-    end at the total.
+    The count must grow with every chunk that has text; only the last chunk may add text that was held back. The last count must be the
+    total.
     """
     counts, characters = np.array(seen.counts, dtype=np.int64), np.array(seen.characters, dtype=np.int64)
     is_role = (counts < 0) & (characters == 0)  # the role chunk of a chat

@@ -1,4 +1,4 @@
-"""What a run is to send, where and when, as values: every request encoded and out of memory, and what became of it."""
+"""What a run sends, where and when, as values: every request, encoded and out of memory, and its result."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .workload import Session
 
 @dataclass(frozen=True)
 class Target:
-    """Where requests go, with which headers, how long a silent server is waited for, and who says that it is over.
+    """Where requests go, with which headers, and how long to wait for a silent server.
 
-    `check` is called several times a second, in a thread; it raises where the run is to end.
+    `check` is called several times a second, in a thread; it raises if the run must end.
     """
 
     base_url: str
@@ -25,7 +25,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Traffic:
-    """When what is sent. `due_s`: of each conversation, in an open loop; None: `concurrency` users, one after another."""
+    """When requests are sent. `due_s`: due time of each conversation, in an open loop; None: a closed loop of `concurrency` users."""
 
     concurrency: int
     due_s: Sequence[float] | None = None
@@ -35,7 +35,7 @@ class Traffic:
 
 @dataclass
 class Trace:
-    """One request as it went, ns of the monotonic clock; -1 where it never came to that. `error`: its class before the colon."""
+    """The course of one request, in ns of the monotonic clock; -1 if the event did not happen. `error` has its class before the colon."""
 
     number: int  # in the order in which they were encoded
     request: Place
@@ -48,13 +48,13 @@ class Trace:
     end_ns: int = -1
     status: int = -1
     error: str = ""
-    is_framed: bool = True  # HTTP itself said where the body ended
+    is_framed: bool = True  # HTTP itself marked the end of the body
     kept: KeptBody | None = None
 
 
 @dataclass
 class Prepared:
-    """Everything that is to be sent, encoded and out of memory. `sessions`: the numbers of each conversation's requests."""
+    """All requests of a run, encoded and out of memory. `sessions`: the numbers of each conversation's requests."""
 
     spool: Spool = field(default_factory=Spool)
     traces: list[Trace] = field(default_factory=list)
@@ -62,7 +62,7 @@ class Prepared:
 
     @classmethod
     def of(cls, sessions: Iterable[Session]) -> Prepared:
-        """Encodes nothing: keeps what is encoded."""
+        """Stores these encoded sessions."""
         made = cls()
         for session in sessions:
             begin = len(made.traces)

@@ -1,6 +1,6 @@
-"""An httpx transport over connections that stamp bytes as the kernel received them, and leave everything else for later.
+"""An httpx transport over connections that have the kernel's stamps on received bytes, and leave all other work for later.
 
-httpx's own path costs a parser in Python, four nested generators and a task switch for every chunk.
+httpx's own path needs a parser in Python, four nested generators and a task switch for every chunk.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from .exchange import Exchange, Readings
 
 
 def system_trust() -> ssl.SSLContext:
-    """Whom this system trusts: also where httpx, which brings certificates of its own, would not."""
+    """The certificates that this system trusts, which httpx does not use because it has its own."""
     return ssl.create_default_context()
 
 
 class Transport(httpx.AsyncBaseTransport):
-    """The transport for httpx.AsyncClient: one pool of connections for each address, as many as are asked for at once."""
+    """The transport for httpx.AsyncClient: one pool of connections for each address, with as many as are in use at once."""
 
     def __init__(self, context: ssl.SSLContext | None = None) -> None:
         self.clock, self.readings, self._context = Clock(), Readings(), context
-        self._buffer = memoryview(bytearray(READ_BYTES))  # one for all: what is read is copied before the next read
+        self._buffer = memoryview(bytearray(READ_BYTES))  # one for all connections: the bytes are copied before the next read
         self._idle: dict[Address, list[Connection]] = {}
         self._all: list[Connection] = []
 
     def connection(self, where: Address) -> Connection:
-        """A new connection, not yet open, which is the caller's to use."""
+        """A new connection for the caller, not yet open."""
         if where[0] == "https" and self._context is None:
-            self._context = system_trust()  # 30 ms: once, and not for each connection
+            self._context = system_trust()  # takes 30 ms, so only once
         made = Connection(where, self.clock, self.readings, self._buffer, self._context)
         self._all.append(made)
         return made
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Sends the request and returns when the head of its answer is there. Raises httpx's errors."""
+        """Sends the request and returns when the head of its answer has arrived. Raises httpx's errors."""
         where, timeouts = address(request.url), request.extensions.get("timeout", {})
         body = b"".join([part async for part in request.stream])  # type: ignore[union-attr]
         idle = self._idle.setdefault(where, [])
@@ -62,7 +62,7 @@ class Transport(httpx.AsyncBaseTransport):
 
 
 async def _within(future: asyncio.Future[None], exchange: Exchange, timeout_s: float | None, connection: Connection) -> None:
-    """Waits for as long as bytes come. A connection in the middle of an answer that nobody waits for any more is closed."""
+    """Waits as long as bytes arrive. If the wait is cancelled in the middle of an answer, the connection is closed."""
     try:
         while not future.done():
             silent_s = (time.monotonic_ns() - exchange.last_ns) / 1e9
@@ -76,7 +76,7 @@ async def _within(future: asyncio.Future[None], exchange: Exchange, timeout_s: f
 
 
 class _Body(httpx.AsyncByteStream):
-    """The body for httpx: it comes when it is whole."""
+    """The body for httpx, returned when it is whole."""
 
     def __init__(self, exchange: Exchange, connection: Connection, idle: list[Connection], timeout_s: float | None) -> None:
         self._exchange, self._connection, self._idle, self._timeout_s = exchange, connection, idle, timeout_s
@@ -88,7 +88,7 @@ class _Body(httpx.AsyncByteStream):
         yield bytes(self._exchange.body)
 
     async def aclose(self) -> None:
-        """Gives the connection back, or closes it where the answer was not awaited."""
+        """Returns the connection to the pool, or closes it if the answer was not awaited."""
         if not self._exchange.ended.done():
             self._connection.abort(httpx.ReadError("stopped: the answer was not awaited"))
         elif self._connection.is_open and self._connection not in self._idle:

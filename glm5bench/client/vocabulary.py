@@ -1,6 +1,6 @@
-"""How many token ids a server's model has: from what the server says of itself, else a number that is safe for every model.
+"""How many token ids a server's model has: from the server's information, else a number that is safe for every model.
 
-A token id outside the vocabulary can end the server: SGLang's embedding kernel fails, and with it every later request.
+A token id outside the vocabulary can crash the server: SGLang's embedding kernel fails, and then every later request fails.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ SAMPLE = (
     "Zylinderkopfdichtung, naïveté, œuvre, Łódź, façade; общественность и вычислительный; Ελληνικά; これは日本語の文章です; "
     "人工智能模型推理服务; 한국어 문장; ภาษาไทย; العربية; हिन्दी; def __init__(self, *args, **kwargs): return np.einsum('bhqd,bhkd', q, k) "
     "electroencephalographically 3.14159265358979 🙂 🚀 ≤ ∑ ∫ √ → ∎"
-)  # of many scripts: the ids of rare words are large
+)  # text in many scripts, because rare words have large ids
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Ids from 0 to `n` - 1 are certainly tokens of the model. `source`: who says so."""
+    """Ids from 0 to `n` - 1 are certainly tokens of the model. `source`: where the number is from."""
 
     n: int
     source: str
 
 
 def vocabulary(endpoint: Endpoint, model: str, info: Mapping[str, Any], told: int | None = None) -> Vocabulary:
-    """The vocabulary of a server's model. `told`: what the user says; `info`: what the server says of itself."""
+    """The vocabulary of a server's model. `told`: the user's number, if there is one; `info`: the server's information."""
     if told is not None:
         return Vocabulary(told, "--vocabulary")
     for where, facts in (
@@ -50,7 +50,7 @@ def vocabulary(endpoint: Endpoint, model: str, info: Mapping[str, Any], told: in
 
 
 def _card(endpoint: Endpoint, model: str) -> Any:
-    """What /v1/models says of this model; llama.cpp's server states its vocabulary there."""
+    """The entry of this model in /v1/models, where llama.cpp's server states its vocabulary."""
     models = endpoint.get_json("/v1/models")
     data = models.get("data") if isinstance(models, dict) else None
     return next((card for card in data if isinstance(card, dict) and card.get("id") == model), {}) if isinstance(data, list) else {}

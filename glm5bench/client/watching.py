@@ -7,11 +7,11 @@ import resource
 PAUSE_S = 0.1  # shortest stop of the job that is counted
 
 
-LONG_PAUSE_S = 1.0  # the same where the kernel does not say whether a core was waited for
+LONG_PAUSE_S = 1.0  # the same if the kernel does not report the time spent waiting for a core
 
 
 def wanted_cpu_s() -> float | None:
-    """Seconds in which this thread ran or waited for a core since its start; None if the kernel does not say.
+    """Seconds in which this thread ran or waited for a core since its start; None if the kernel does not report it.
 
     Source: /proc/thread-self/schedstat.
     """
@@ -24,7 +24,7 @@ def wanted_cpu_s() -> float | None:
 
 
 def stopped_s(lag_s: float, wanted_before_s: float | None, wanted_after_s: float | None) -> float:
-    """How much of a late wake-up was a stop of the whole job, and no lack of a core; 0 for less than PAUSE_S."""
+    """How much of a late wake-up was a stop of the whole job, not a wait for a core; 0 for less than PAUSE_S."""
     if wanted_before_s is None or wanted_after_s is None:
         return lag_s if lag_s > LONG_PAUSE_S else 0.0
     stopped = lag_s - (wanted_after_s - wanted_before_s)

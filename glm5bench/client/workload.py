@@ -1,9 +1,9 @@
 """The requests of a point as they are sent: prompts of drawn or recorded lengths, encoded before the clock starts.
 
-Enters: a workload, a point, what the server calls its model. Leaves: conversations, each a sequence of encoded requests. Token ids go
-to the endpoints that take them, so that prompt lengths are exact with any tokenizer; chat takes text, whose length is adjusted to the
-server's own count. No prompt repeats; the same point has the same prompts everywhere. The history of a further turn is drawn, too, and
-not what the server said: what is sent is known before the clock starts.
+Enters: a workload, a point, the server's name for its model. Leaves: conversations, each a sequence of encoded requests. Endpoints that
+accept token ids get token ids, so prompt lengths are exact with any tokenizer. Chat gets text, whose length is adjusted to the server's
+own count. No prompt repeats, and the same point has the same prompts everywhere. The history of a further turn is also drawn, not taken
+from the server's answers, so all requests are known before the clock starts.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..values.workload import Workload
 from .recorded import TRACE_BLOCK_TOKENS, Exchanged, Traced
 
 FIRST_ID, LAST_ID = 1000, 100_000  # past the special tokens
-SMALLEST = 64  # of vocabularies: with fewer ids prompts could not all be different
+SMALLEST = 64  # smallest vocabulary: with fewer ids prompts would repeat
 
 
 def ids(vocabulary: int) -> tuple[int, int]:
@@ -34,13 +34,13 @@ def ids(vocabulary: int) -> tuple[int, int]:
 
 WORDS = ("the", "of", "and", "to", "in", "is", "for", "that", "on", "with", "as", "are", "this", "by", "be", "at", "from", "or", "an", "it")
 PATHS = {"completions": "/v1/completions", "chat": "/v1/chat/completions", "generate": "/generate"}
-MEASURED, WARM, SHARED, PAUSES, DUE = range(5)  # streams of random numbers, apart
-DRAWS = 100  # of a prompt that is to be a new one
+MEASURED, WARM, SHARED, PAUSES, DUE = range(5)  # separate streams of random numbers
+DRAWS = 100  # attempts to draw a new prompt
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One request: its encoded body and the lengths asked for. `pause_s`: before it, since the answer to the one before."""
+    """One request: its encoded body and the lengths asked for. `pause_s`: pause between the previous answer and this request."""
 
     body: bytes
     prompt_tokens: int
@@ -53,7 +53,7 @@ Session = tuple[Prompt, ...]
 
 @dataclass(frozen=True)
 class Counting:
-    """How this server counts text: tokens of a prompt of n words = overhead + n x per_word. Of ids nothing need be known."""
+    """How this server counts text: tokens of a prompt of n words = overhead + n x per_word. Not needed for token ids."""
 
     overhead: float = 0.0
     per_word: float = 1.0
@@ -63,15 +63,15 @@ class Counting:
         return max(1, round((tokens - self.overhead) / self.per_word))
 
     def further_words(self, tokens: int) -> int:
-        """How many words are that many tokens more of a prompt."""
+        """How many words add that many tokens to a prompt."""
         return max(1, round(tokens / self.per_word))
 
 
 class Encoder:
-    """Prompts of one workload for one server, as they are sent.
+    """The prompts of one workload for one server, as they are sent.
 
-    `attempt`: of a point that is tried again, on a server whose prefix cache may know its first prompts: it has others. `wants_steps`:
-    SGLang is asked for the verify steps of each answer, which it tells unasked over its own endpoint; versions without pass it over.
+    `attempt`: a later attempt at a point has other prompts, because the server's prefix cache may contain the first ones. `wants_steps`:
+    request the verify steps of each answer from SGLang, whose own endpoint always reports them. Versions without this option ignore it.
     """
 
     def __init__(
@@ -93,8 +93,8 @@ class Encoder:
         self._first_id, self._last_id = ids(LAST_ID if self._is_text else vocabulary)
         if self._last_id < SMALLEST:
             raise ClientError(
-                f"The model's vocabulary has {vocabulary} tokens, and at least {SMALLEST} are needed.",
-                next_step="workload.endpoint=chat sends text",
+                f"The model's vocabulary has {vocabulary} tokens; at least {SMALLEST} are needed.",
+                next_step="use workload.endpoint=chat, which sends text",
             )
         self._sent: set[int] = set()
         n_shared = counting.further_words(workload.prefix_tokens) if self._is_text and workload.prefix_tokens else workload.prefix_tokens
@@ -104,7 +104,7 @@ class Encoder:
         return np.random.default_rng([self.point.seed, self.point.repeat, self.point.concurrency, stream, *self._more])
 
     def warmups(self) -> Iterator[Session]:
-        """What is sent before the clock starts: drawn prompts of their own, whatever is measured."""
+        """The requests before the clock starts: separately drawn random prompts, for every kind of workload."""
         rng = self._rng(WARM)
         n_in, n_out = self._lengths(rng, self.workload.n_warmups(self.point.concurrency))
         for i, o in zip(n_in, n_out, strict=True):
@@ -126,9 +126,9 @@ class Encoder:
             yield tuple(session)
 
     def conversations(self, recorded: Sequence[Sequence[Exchanged]], count: Callable[[str], int] | None = None) -> Iterator[Session]:
-        """The measured conversations of a file, each with a number of its own before it: they come again at every point, and within one.
+        """The measured conversations of a file. Each starts with a unique number, because they repeat within and between points.
 
-        `count` says how many tokens an answer has; without it they are estimated.
+        `count` returns the number of tokens of an answer; without it they are estimated.
         """
         w, pauses = self.workload, self._rng(PAUSES)
         order = self._rng(MEASURED).permutation(len(recorded)).tolist()
@@ -146,7 +146,7 @@ class Encoder:
             yield tuple(session)
 
     def traced(self, trace: Sequence[Traced]) -> Iterator[Session]:
-        """The requests of a trace, with the prefixes that they share there."""
+        """The requests of a trace, with the prefixes that they share in the trace."""
         rng = self._rng(MEASURED)
         for request in trace:
             n, whole = self._size(request.prompt_tokens), request.blocks[: request.prompt_tokens // TRACE_BLOCK_TOKENS]
@@ -180,13 +180,13 @@ class Encoder:
         return [int(x) for x in n_in], [int(x) for x in n_out]
 
     def _size(self, n: int, *, is_first: bool = True) -> int:
-        """How many ids, or words, n tokens are: at the beginning of a prompt, where the chat template counts, or further on."""
+        """How many ids, or words, n tokens are. At the beginning of a prompt (`is_first`) the chat template counts, too."""
         if not self._is_text:
             return n
         return self._counting.words(n) if is_first else self._counting.further_words(n)
 
     def _text(self, rng: np.random.Generator, n: int, *, is_first: bool = True) -> Any:
-        """Random content of this length that was not sent before: ids, or text of words for chat. The first of a prompt has the prefix."""
+        """Random content of this length that was not sent before: ids, or words for chat. The first part of a prompt has the prefix."""
         size = self._size(n, is_first=is_first)
         prefix = self._prefix[: size - 1] if is_first else []
         first, last = (0, len(WORDS)) if self._is_text else (self._first_id, self._last_id)
@@ -197,7 +197,7 @@ class Encoder:
                 self._sent.add(mark)
                 return self._as_text([*prefix, *drawn.tolist()])
         raise ClientError(
-            f"There are not enough different prompts of {n} tokens.", next_step="a larger workload.isl_tokens, or fewer prompts"
+            f"There are not enough different prompts of {n} tokens.", next_step="use a larger workload.isl_tokens or fewer prompts"
         )
 
     def _as_text(self, content: list[int]) -> Any:
@@ -228,7 +228,7 @@ class Encoder:
 
 
 def _joined(said: Sequence[Any]) -> Any:
-    """What was said in a conversation as one prompt: ids one after another, or a list of texts, user and assistant in turn."""
+    """A conversation so far as one prompt: concatenated ids, or a list of texts that alternate between user and assistant."""
     parts = [part for part in said if len(part)]
     return parts if parts and isinstance(parts[0], str) else list(itertools.chain.from_iterable(parts))
 
@@ -243,7 +243,10 @@ def _messages(text: Any) -> list[dict[str, str]]:
 
 
 def ramped(due_s: np.ndarray, rate_rps: float, ramp_s: float) -> np.ndarray:
-    """Due times of a rate that grows from nothing over `ramp_s` and stays. Shapes: (n,). By then half as many are due."""
+    """Due times of a rate that grows from zero over `ramp_s` and then stays constant. Shapes: (n,).
+
+    At the end of the ramp half as many requests are due as at a constant rate.
+    """
     if not ramp_s:
         return due_s
     count = due_s * rate_rps  # the full rate's clock, in requests

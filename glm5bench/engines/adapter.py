@@ -1,7 +1,7 @@
-"""What differs from one engine to another, and what holds for an engine of which nothing is said.
+"""The differences between engines, and the defaults for an engine that states none.
 
-An engine is one file in this room, with an `ENGINE`, and one file in conf/engine. Flags, renames, phases and fatal lines of its log are
-data in conf/; this room has what needs code. Nothing outside it compares names of engines. Pure.
+Each engine has one file in this folder, which defines `ENGINE`, and one file in conf/engine. Its flags, renames, phases and fatal log
+lines are data in conf/; this folder holds what needs code. No other module compares engine names. Pure.
 """
 
 from __future__ import annotations
@@ -20,93 +20,93 @@ from .log_lines import LogLines
 
 @dataclass(frozen=True)
 class Synonyms:
-    """Different words for one thing, in flags and in what a server states of its settings."""
+    """Different names for the same setting or value, in flags and in the settings that a server reports."""
 
-    names: Mapping[str, str] = field(default_factory=dict)  # flag -> the name under which its value is stated
+    names: Mapping[str, str] = field(default_factory=dict)  # flag -> the name under which the server reports its value
     words: Mapping[str, str | None] = field(default_factory=dict)  # value -> the value that means the same
     renamed: tuple[tuple[str, str], ...] = ()  # parts of names, from version to version
-    became: Mapping[str, str] = field(default_factory=dict)  # a flag that is stated as off once it has turned into another setting
+    became: Mapping[str, str] = field(default_factory=dict)  # a flag that the server reports as off because it turned it into this setting
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """An engine of which nothing is known but its name. Methods answer for one server: its command, what it states, its log."""
+    """An engine with default behaviour. Methods describe one server: its command, the settings it reports, and its log."""
 
     name: str  # in point files and tables
-    is_simulated: bool = False  # needs no GPU, no weights and no image, and its figures are no measurements
+    is_simulated: bool = False  # needs no GPU, weights or image; its figures are not measurements
     endpoints: frozenset[str] = frozenset({"completions", "chat"})
-    fraction_flags: tuple[str, ...] = ()  # of the share of a GPU's memory that it may take
-    running_flags: tuple[str, ...] = ()  # of the number of requests that it runs at once
-    file_flags: tuple[str, ...] = ()  # whose value is the text of a configuration file: the node writes it and gives its path
-    variables: tuple[str, ...] = ()  # prefixes of environment variables that change what it does
-    info_paths: tuple[str, ...] = ()  # where it describes itself
-    takes_key: bool = False  # it refuses requests without its API key; of others only the kernel says that the listener is theirs
-    health_path: str = "/health"  # answers 200 as soon as it serves
-    flush_path: str | None = None  # POST there empties its prefix cache
-    metrics: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # name in client.metrics -> its own names
+    fraction_flags: tuple[str, ...] = ()  # flags for the share of a GPU's memory that it may use
+    running_flags: tuple[str, ...] = ()  # flags for the number of requests that it runs at once
+    file_flags: tuple[str, ...] = ()  # flags whose value is the text of a configuration file; the node writes the file and passes its path
+    variables: tuple[str, ...] = ()  # prefixes of environment variables that change its behaviour
+    info_paths: tuple[str, ...] = ()  # URL paths that return its settings
+    takes_key: bool = False  # it rejects requests without its API key; for other engines only the kernel shows who listens on the port
+    health_path: str = "/health"  # returns 200 as soon as the server is ready
+    flush_path: str | None = None  # a POST to it empties the prefix cache
+    metrics: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # name in client.metrics -> the engine's own names
     log: LogLines = field(default_factory=LogLines)
     synonyms: Synonyms = field(default_factory=Synonyms)
-    parser: Callable[[], argparse.ArgumentParser] | None = None  # runs where the engine is installed; self-contained: its source is sent
+    parser: Callable[[], argparse.ArgumentParser] | None = None  # self-contained: its source is run where the engine is installed
 
     @property
     def source(self) -> str:
-        """What its figures are."""
+        """How its figures were obtained: measured or simulated."""
         return "simulated" if self.is_simulated else "measured"
 
     def is_server(self, info: Mapping[str, Any], owner: str) -> bool:
-        """Whether a server that describes itself so, and whose model is `owner`'s, is this engine."""
+        """Whether a server with this `info`, and a model owned by `owner`, is this engine."""
         return owner == self.name
 
     def kv_dtype(self, hardware: Hardware, asked: str) -> str:
-        """The type of the KV cache, fp8 or bf16, under this value of its flag."""
+        """The type of the KV cache, fp8 or bf16, for this value of its flag."""
         return "fp8" if asked.startswith("fp8") else "bf16"
 
     def texts(self, argv: Sequence[str]) -> dict[int, str]:
-        """Words of the command that are the text of a configuration file, by their place."""
+        """Arguments that are the text of a configuration file, by their position."""
         return {i: word for i, word in enumerate(argv) if i and argv[i - 1] in self.file_flags and word.lstrip().startswith("{")}
 
     def flags_of_the_node(self, argv: Sequence[str]) -> list[str]:
-        """Flags that every server gets beside its recipe, as it gets a port."""
+        """Flags that the node adds to the recipe for every server, like the port."""
         return []
 
     def keyed(self, argv: list[str], key_file: Path) -> list[str]:
-        """The command with a way to the API key. The key itself is never in a command."""
+        """The command, changed so that the server can read the API key. The key itself is never in a command."""
         return argv
 
     def environment(self, key: str, key_file: Path) -> dict[str, str]:
-        """Variables that every server gets, the API key among them if it is taken that way."""
+        """Environment variables for every server, with the API key if the engine reads it from one."""
         return {}
 
     def needs(self, job: NodeJob) -> frozenset[str]:
-        """What it needs from its image beside itself, as checks.machine names it: `deep_gemm`."""
+        """What the image must contain besides the engine, by the names of checks.machine: `deep_gemm`."""
         return frozenset()
 
     def reports_verify_steps(self, arm: Arm) -> bool:
-        """Whether every answer can say its number of verify steps."""
+        """Whether every answer can report its number of verify steps."""
         return False
 
     def settings(self, log: str) -> dict[str, Any]:
-        """Settings that its log states, by its own names."""
+        """Settings that its log reports, under the engine's own names."""
         return {}
 
     def stated(self, info: Mapping[str, Any], asked_tp: int) -> Mapping[str, Any]:
-        """What it states of its settings, as far as that can be compared with its flags."""
+        """The settings that the server reports, limited to those that can be compared with its flags."""
         return info
 
     def admitted(self, info: Mapping[str, Any], settings: Mapping[str, Any], argv: Sequence[str]) -> int | None:
-        """How many requests it runs at once, by its own account or its command; None if neither says."""
+        """How many requests it runs at once, as the server reports it or its command sets it; None if unknown."""
         return None
 
     def kv_tokens(self, info: Mapping[str, Any]) -> int | None:
-        """Tokens that its KV cache holds, over its data-parallel ranks; None if it does not say."""
+        """Tokens that its KV cache holds, summed over its data-parallel ranks; None if it does not report them."""
         return None
 
     def observed(self, info: Mapping[str, Any]) -> dict[str, Any]:
-        """`capacity_tokens`, `peak_running` and `acceptance_length` after a run, if it states them."""
+        """`capacity_tokens`, `peak_running` and `acceptance_length` after a run, if it reports them."""
         return {}
 
     def gpus(self, info: Mapping[str, Any]) -> int | None:
-        """How many GPUs it uses; None if it does not say."""
+        """How many GPUs it uses; None if it does not report it."""
         return None
 
 
@@ -114,16 +114,16 @@ SCRIPT = with_key.__file__
 
 
 def keyed_by_file(argv: list[str], key_file: Path) -> list[str]:
-    """`python -m MODULE FLAGS` with the key as its last flag, read from a file by the process itself."""
+    """`python -m MODULE FLAGS` with the key as its last flag; the process itself reads the key from a file."""
     return [argv[0], SCRIPT, str(key_file), *argv[2:]] if argv[1:2] == ["-m"] else argv
 
 
 def count(value: Any) -> int | None:
-    """A positive integer that a server states; None for anything else."""
+    """A positive integer that a server reports; None for anything else."""
     return value if type(value) is int and value > 0 else None
 
 
 def ranks(info: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """What each data-parallel rank states, if it repeats its settings."""
+    """The settings that each data-parallel rank reports, if it does."""
     told = info.get("internal_states")
     return [rank for rank in told if isinstance(rank, dict)] if isinstance(told, list) else []

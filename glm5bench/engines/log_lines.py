@@ -1,7 +1,7 @@
-"""What an engine's log says of its memory and of its start. Pure; of every rank, and of a draft model beside the target.
+"""Memory use and start-up times from an engine's log, over all ranks, for the target model and its draft model. Pure.
 
-SGLang's GB are 2^30 bytes. A figure is of one GPU, the highest over the ranks; a rank's lines of one kind add up: the target's and the
-draft's.
+SGLang's GB are 2^30 bytes. Each figure is for one GPU: the highest over the ranks. Lines of the same kind from one rank are added,
+because the target model and the draft model each write one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ NEVER = re.compile(r"(?!)")
 
 @dataclass(frozen=True)
 class LogLines:
-    """Expressions of an engine's lines. Groups: `rank`, `s` (seconds), `gib` or `k` and `v` (GiB), `tokens`."""
+    """Regular expressions for an engine's log lines. Groups: `rank`, `s` (seconds), `gib` or `k` and `v` (GiB), `tokens`."""
 
     weights: re.Pattern[str] = NEVER
     cache: re.Pattern[str] = NEVER
@@ -24,7 +24,7 @@ class LogLines:
     tokens: re.Pattern[str] = NEVER
 
     def memory(self, log: str) -> dict[str, float]:
-        """`weights_gib`, `kv_gib`, `graphs_gib`, seconds `load_s`, `graphs_s`, `compile_s`, and `kv_tokens`: those that the log says."""
+        """`weights_gib`, `kv_gib`, `graphs_gib`, `load_s`, `graphs_s`, `compile_s` and `kv_tokens`, where the log contains them."""
         lines = log.splitlines()
         weights, cache, graphs, compiled = (list(_matches(lines, e)) for e in (self.weights, self.cache, self.graphs, self.compiled))
         found = {
@@ -53,7 +53,7 @@ def _gib(m: re.Match[str]) -> tuple[str, float]:
 
 
 def _highest(name: str, told: Iterator[tuple[str, float]]) -> dict[str, float]:
-    """The highest over the ranks of the sum of a rank's lines."""
+    """The sum of each rank's lines, and the highest of these sums."""
     sums: dict[str, float] = {}
     for rank, value in told:
         sums[rank] = sums.get(rank, 0.0) + value

@@ -1,9 +1,9 @@
-"""An engine's own argument parser over commands: run by the Python that the engine is installed in, in its image or on this host.
+"""Checks commands with an engine's own argument parser. Runs in the engine's Python, in its image or on this host.
 
-Standard input: one JSON object: `package`, `source` (of the function `parser` of the engine's adapter) and `commands` (for each what
-follows the program). Standard output: a line that begins with the
-mark, and a JSON object: `version`, and `refused`, for each command the words refused and what the parser said. Standard library and the
-engine alone, and nothing of this package. Parsing is not resolving: what an engine refuses only once it sees its GPUs, it refuses there.
+Standard input is one JSON object: `package`, `source` (of the adapter's function `parser`) and `commands` (for each, the words after the
+program). Standard output is a line that begins with MARK, followed by a JSON object: `version`, and for each command in `refused` the
+rejected words and the parser's message. This file imports only the standard library and the engine, nothing from this package.
+It checks the syntax of flags only: errors that an engine finds once it sees its GPUs are not found here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MARK = "GLM5BENCH-PARSED "
 
 
 def refused(parser: argparse.ArgumentParser, argv: list[str]) -> list[dict[str, Any]]:
-    """Every flag that the parser refuses, by itself; the whole command where it refuses only the combination."""
+    """Each flag that the parser rejects by itself; the whole command if it rejects only the combination."""
     whole = said_of(parser, argv)
     if not whole:
         return []
@@ -47,25 +47,25 @@ def units(argv: list[str]) -> tuple[list[str], list[list[str]]]:
 
 
 def said_of(parser: argparse.ArgumentParser, argv: list[str]) -> str:
-    """What the parser says against a command; empty where it takes it."""
+    """The parser's error message for a command; empty if it accepts the command."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
             parser.parse_args(argv)
     except SystemExit:
         lines = [line for line in said.getvalue().splitlines() if "error:" in line]
-        return (lines or said.getvalue().splitlines() or ["it ended without a word"])[-1].partition("error: ")[2] or "refused"
-    except Exception as error:  # a value that a parser's own type function falls over
+        return (lines or said.getvalue().splitlines() or ["it ended without a message"])[-1].partition("error: ")[2] or "refused"
+    except Exception as error:  # a value that makes a parser's own type function fail
         return f"{type(error).__name__}: {error}"
     return ""
 
 
 if __name__ == "__main__":
-    sys.path[0] = os.getcwd()  # this file's own folder has modules with the names of engines
+    sys.path[0] = os.getcwd()  # this file's own folder has modules that are named like engines
     os.environ.update(HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1", VLLM_LOGGING_LEVEL="ERROR")
     asked = json.load(sys.stdin)
     scope: dict[str, Any] = {"argparse": argparse}
-    exec(asked["source"], scope)  # noqa: S102  this package's own text: the image has no glm5bench to import it from
+    exec(asked["source"], scope)  # noqa: S102  this package's own source: the image has no glm5bench to import it from
     made = scope["parser"]()
     answer = {"version": importlib.metadata.version(asked["package"]), "refused": [refused(made, argv) for argv in asked["commands"]]}
     print(MARK + json.dumps(answer), flush=True)

@@ -1,4 +1,4 @@
-"""SGLang, on CUDA and on ROCm. Source: its code and documents from 0.5.9 to 0.5.23."""
+"""SGLang, on CUDA and on ROCm. Source: its code and documentation from 0.5.9 to 0.5.23."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def parser() -> argparse.ArgumentParser:
 
 @dataclass(frozen=True)
 class SGLang(Adapter):
-    """SGLang's server."""
+    """An SGLang server."""
 
     def is_server(self, info: Mapping[str, Any], owner: str) -> bool:
         return isinstance(info.get("tp_size"), int) or owner == self.name
 
     def kv_dtype(self, hardware: Hardware, asked: str) -> str:
-        """`auto` is FP8 for sparse attention on NVIDIA's GPUs from compute capability 10 on, else BF16. Source: srt/server_args.py."""
+        """`auto` is FP8 for sparse attention on NVIDIA GPUs with compute capability 10 or higher, else BF16. Source: srt/server_args.py."""
         capability = re.fullmatch(r"sm(\d+)\d", hardware.compute)
         is_new = capability is not None and int(capability[1]) >= 10
         return "fp8" if asked.startswith("fp8") or (asked == "auto" and is_new) else "bf16"
@@ -57,7 +57,7 @@ class SGLang(Adapter):
         return keyed_by_file(argv, key_file)
 
     def needs(self, job: NodeJob) -> frozenset[str]:
-        """DeepGEMM compiles kernels for FP8 on NVIDIA's GPUs when the server starts, unless it is told not to."""
+        """`deep_gemm` for FP8 on NVIDIA GPUs: DeepGEMM compiles kernels when the server starts, unless that is disabled."""
         arm = job.arm
         asked = [start.recipe.env.get("SGLANG_ENABLE_JIT_DEEPGEMM", "1") for start in job.starts]
         is_fp8 = "fp8" in (arm.checkpoint.precision, arm.checkpoint.dense_precision)
@@ -71,7 +71,7 @@ class SGLang(Adapter):
         return sum(known) or count(info.get("max_running_requests"))
 
     def kv_tokens(self, info: Mapping[str, Any]) -> int | None:
-        """Data-parallel ranks have caches of their own."""
+        """Tokens that its KV caches hold: each data-parallel rank has its own cache."""
         usages = [rank.get("memory_usage") for rank in ranks(info)]
         each = [usage.get("token_capacity") if isinstance(usage, dict) else None for usage in usages]
         known = [n for n in each if isinstance(n, int)]
@@ -89,7 +89,7 @@ class SGLang(Adapter):
         }
 
     def gpus(self, info: Mapping[str, Any]) -> int | None:
-        """Replicas have GPUs of their own unless only attention is data-parallel."""
+        """How many GPUs it uses. Replicas have their own GPUs unless only attention is data-parallel."""
         if not isinstance(info.get("tp_size"), int):
             return None
         sizes = [info.get(name) for name in ("tp_size", "pp_size", *(() if info.get("enable_dp_attention") else ("dp_size",)))]
@@ -127,7 +127,7 @@ ENGINE = SGLang(
         },
         words={"nextn": "eagle", "dsa": "nsa"},
         renamed=(("nsa_", "dsa_"), ("cuda_graph_max_bs", "cuda_graph_max_bs_decode")),
-        # from 0.5.14 it turns the first into the second, and then states that the first is off
+        # since 0.5.14 it turns the first into the second, and then reports that the first is off
         became={"--enable-flashinfer-allreduce-fusion": "flashinfer_allreduce_fusion_backend"},
     ),
     parser=parser,

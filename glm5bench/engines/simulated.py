@@ -17,10 +17,10 @@ PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
 
 @dataclass(frozen=True)
 class Simulated(SGLang):
-    """The simulator's server."""
+    """A simulated server."""
 
     def is_server(self, info: Mapping[str, Any], owner: str) -> bool:
-        """If it says so anywhere: a simulated measurement must never be taken for another."""
+        """Whether the server reports anywhere that it is simulated: a simulated measurement must never pass for a real one."""
         return bool(info.get("simulated")) or owner == "simulated" or "simulated" in str(info.get("version", ""))
 
     def flags_of_the_node(self, argv: Sequence[str]) -> list[str]:
@@ -40,7 +40,7 @@ class Simulated(SGLang):
         return False
 
     def stated(self, info: Mapping[str, Any], asked_tp: int) -> Mapping[str, Any]:
-        """It states what it simulates and not its flags: only the number of its GPUs can be compared."""
+        """Only the number of its GPUs, because it reports what it simulates and not its flags."""
         return {"tp_size": info.get("tp_size", asked_tp)}
 
 

@@ -1,4 +1,4 @@
-"""vLLM. Source: its code and documents from 0.16 to 0.33."""
+"""vLLM. Source: its code and documentation from 0.16 to 0.33."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ LOG = LogLines(
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of `vllm serve`, whose module was moved twice.
+    """The parser of `vllm serve`. Its module was moved twice.
 
-    Without a GPU vLLM knows no platform and builds no parser. It is given one, as its own main() does for `vllm bench`.
+    Without a GPU, vLLM has no platform and cannot build the parser. This function sets one, as vLLM's own main() does for `vllm bench`.
     """
     import importlib
 
@@ -53,13 +53,13 @@ def parser() -> argparse.ArgumentParser:
 
 @dataclass(frozen=True)
 class VLLM(Adapter):
-    """vLLM's server."""
+    """A vLLM server."""
 
     def environment(self, key: str, key_file: Path) -> dict[str, str]:
         return {"VLLM_API_KEY": key}
 
     def settings(self, log: str) -> dict[str, Any]:
-        """Those of its configuration, else of its arguments."""
+        """Settings from the configuration in its log, else from its arguments."""
         found: dict[str, Any] = {}
         for line in log.splitlines():
             if (m := ARGUMENTS.search(line)) is not None:

@@ -1,7 +1,7 @@
-"""The published measurements as an archive: points where a source measured points, rows where it gives interpolated tables.
+"""The published measurements as an archive: points if a source measured points, source tables if it gives interpolated values.
 
-Enters: the CSV files of glm5bench/published/. Leaves: what `glm5bench tables published` reads (published.h5, made by
-`python -m glm5bench.exchange.published`; a test makes it again and compares the digest).
+Enters: the CSV files of glm5bench/published/. Leaves: published.h5, which `glm5bench tables published` reads. The command
+`python -m glm5bench.exchange.published` makes it. A test makes it again and compares the digest.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ GLM52_SOURCE = {"source": "glm52-8k2k", "definitions": {"tpot_mean_ms": "mean TP
 
 
 def published() -> tuple[list[Measurement], list[SourceTable]]:
-    """Everything that ships."""
+    """All published points and source tables that ship with the package."""
     folder = PUBLISHED.parent
     names = ("iso_interactivity_2026-05-25", "mtp_vs_off_b200_fp4_1k1k")
     tables = [SourceTable(name, tuple(_csv(folder / f"{name}.csv"))) for name in names]
@@ -56,7 +56,7 @@ def _inferencex(folder: Path) -> list[Measurement]:
 
 
 def _vllm(folder: Path) -> list[Measurement]:
-    """Lengths are fixed, so total tokens are output tokens x (2048 + 512)/512. Eight GPUs of one node."""
+    """Points with fixed lengths, so total tokens are output tokens x (2048 + 512)/512. Eight GPUs of one node."""
     point = {
         "hardware": "b200", "engine": "vllm", "engine_version": "0.16", "model": "GLM-5", "checkpoint": "zai-org/GLM-5-FP8",
         "precision": "fp8", "speculative": "off", "tp": 8, "gpus": 8, "isl_tokens": 2048, "osl_tokens": 512, "range_ratio": 1.0,
@@ -78,7 +78,7 @@ def _vllm(folder: Path) -> list[Measurement]:
 
 
 def _glm52(folder: Path) -> list[Measurement]:
-    """Two runs whose engine the source does not name: they are told apart by run, and no frontier holds them."""
+    """Two runs whose engine the source does not name. They are distinguished by run, and are in no frontier."""
     rows = []
     for r in _csv(folder / "glm52_b200_8k2k.csv"):
         stated = {k: float(v) for k, v in r.items() if k.endswith("_ms")}

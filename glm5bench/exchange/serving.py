@@ -1,4 +1,4 @@
-"""Fields that results of vLLM's and of SGLang's serving benchmark have in common, the one being the other's descendant."""
+"""Fields that are the same in the results of vLLM's and SGLang's serving benchmarks, because one tool is derived from the other."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A measurement in the words of `vllm bench serve --save-result`, with its definitions: ITL is the gap between chunks.
+"""A measurement in the format of `vllm bench serve --save-result`, with its definitions: ITL is the gap between chunks.
 
-Source: vllm/benchmarks/serve.py of vLLM 0.33. What that file says and is not known here (texts, the tokenizer) is left out.
+Source: vllm/benchmarks/serve.py of vLLM 0.33. Values that glm5bench does not know (texts, the tokenizer) are left out.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def vllm_result(m: Measurement, *, detailed: bool = False) -> dict[str, Any]:
     """
     f, r = m.figures(), m.requests
     if f is None or r is None:
-        raise UsageError("A published point has no times of requests.", next_step="measure it")
+        raise UsageError("A published point has no request times.", next_step="measure the point")
     w, scale, nan = m.workload, m.time_scale, float("nan")
     limits: dict[str, float] = {o.metric: o.limit_s for o in objectives(str(w.get("goodput", "")))}
     made = {
@@ -62,12 +62,15 @@ def vllm_result(m: Measurement, *, detailed: bool = False) -> dict[str, Any]:
 
 
 def _n(values: Any) -> int:
-    """How many samples: of ITL all gaps of all requests."""
+    """Number of samples. For ITL: all gaps of all requests."""
     return sum(map(len, values)) if isinstance(values, list) else len(values)
 
 
 def times_s(m: Measurement, r: Requests) -> dict[str, Any]:
-    """Of the whole requests, in order, seconds: ttft, tpot and e2el as arrays, itl as a list of the gaps between each one's chunks."""
+    """Times of the requests with a complete answer, in order, in seconds.
+
+    ttft, tpot and e2el are arrays; itl is a list with the gaps between the chunks of each request.
+    """
     whole, scale = r.is_whole, m.time_scale / 1e9
     start = started_ns(r, from_due=m.is_open_loop)
     ttft, e2el = ((at - start)[whole].astype(np.float64) * np.float64(scale) for at in (r.first_token_ns, r.last_token_ns))
@@ -83,13 +86,13 @@ def _statistics(name: str, values_s: Floats) -> dict[str, float]:
 
 
 def details(m: Measurement) -> dict[str, Any]:
-    """Every request in order, seconds of the run; of one that failed vLLM has zeros, empty lists and its error.
+    """Every request in order, in seconds of the run. A failed request has zeros, empty lists and its error, as in vLLM.
 
     Raises UsageError for a point without times.
     """
     r, scale = m.requests, m.time_scale
     if r is None:
-        raise UsageError("A point without times of requests has no details.", next_step="export it without --detailed")
+        raise UsageError("A point without request times has no details.", next_step="export it without --detailed")
     values, n, whole = times_s(m, r), len(r.error), r.is_whole
     place = np.cumsum(whole) - 1
     return {
@@ -104,5 +107,5 @@ def details(m: Measurement) -> dict[str, Any]:
 
 
 def _json(value: Any) -> Any:
-    """NaN is null: the file is strict JSON."""
+    """The value, with NaN as null, because the file is strict JSON."""
     return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -1,7 +1,7 @@
-"""Images into the image directory, each once: from a registry, or from a file that was carried in. Apptainer does the work.
+"""Puts images into the image directory, from a registry or from a local file. Apptainer does the work.
 
-The file appears whole or not at all, after its record; layers that were fetched before a pull was ended are kept until it is done. Two
-commands at once do not make the same image twice: the second is told who does.
+The file is complete or absent, and its record is written first. Layers of an interrupted pull are kept until the image is complete. Two
+commands never make the same image at once: the second one fails and names the first.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ Say = Callable[[str], None]
 
 
 def pull(directory: Path, ref: Reference, say: Say, *, source: Path | None = None, arch: str = "") -> Record:
-    """The record of the image, made now unless the file is there and is what its record says.
+    """The record of the image. The image is made now, unless the file exists and matches its record.
 
-    `source`: a SIF file or OCI archive in place of the registry; `arch`: of the nodes, empty: this machine's. Raises EnvironmentLacks where
-    the registry, Apptainer or the directory do not allow it, FileError for a source that is not the image.
+    `source`: a SIF file or OCI archive to use instead of the registry. `arch`: the nodes' architecture; empty: this machine's. Raises
+    EnvironmentLacks if the registry, Apptainer or the directory fails, FileError if the source is not the image.
     """
     sif = directory / ref.sif
     if source is not None:
@@ -48,7 +48,7 @@ def pull(directory: Path, ref: Reference, say: Say, *, source: Path | None = Non
         there = _there(sif, ref, say, source)
         if there is not None:
             return there
-        for old in directory.glob(f".{sif.name}.*.part"):  # of a pull that was killed
+        for old in directory.glob(f".{sif.name}.*.part"):  # left by a pull that was killed
             old.unlink(missing_ok=True)
         write_whole(sif, lambda part: _make(part, sif, ref, say, source, lock, ["--arch", arch] if arch else []))
     shutil.rmtree(_layers(sif), ignore_errors=True)
@@ -59,29 +59,29 @@ def pull(directory: Path, ref: Reference, say: Say, *, source: Path | None = Non
 
 
 def _there(sif: Path, ref: Reference, say: Say, source: Path | None) -> Record | None:
-    """The record of a file that is there and well; None where the image has to be made."""
+    """The record of a file that exists and is correct; None if the image must be made."""
     if not sif.is_file():
         if not ref.repository and source is None:
-            raise EnvironmentLacks(f"{ref.text} is a file of your own, and {sif} is not there.", next_step="--from FILE, or put it there")
+            raise EnvironmentLacks(f"{ref.text} is your own file, but {sif} does not exist.", next_step="copy it there or use --from FILE")
         return None
     wrong = verified(sif.parent, ref)
     if not wrong:
-        say(f"{ref.text}: {sif} is there")
+        say(f"{ref.text}: {sif} already exists")
         return read_record(sif)
     if record_path(sif).is_file() or ref.digest or source is not None:
         if not ref.repository and source is None:
-            step = f"remove {record_path(sif)} if you replaced the image on purpose, then type it again"
+            step = f"if you replaced the image on purpose, remove {record_path(sif)}; then run the command again"
             raise FileError(f"{wrong}.", path=str(sif), next_step=step)
         say(f"{ref.text}: {wrong}; making it again")
         return None
-    say(f"{ref.text}: {sif} was put there by hand; its hash is recorded")
+    say(f"{ref.text}: {sif} was copied there by hand; recording its hash")
     record = _record(ref, sif, "", "a file that was there")
     write_record(sif, record)
     return record
 
 
 def _make(part: Path, sif: Path, ref: Reference, say: Say, source: Path | None, lock: int, arch: list[str]) -> None:
-    """The image's file under the name `part`, and its record, which stands before the file does."""
+    """Makes the image's file under the name `part`, and writes its record, which exists before the final file does."""
     unpinned = sif.with_name(reference(ref.unpinned).sif)
     if source is None and ref.digest and _digest_of(unpinned) == ref.digest:
         digest, origin = ref.digest, str(unpinned)
@@ -103,7 +103,7 @@ def _make(part: Path, sif: Path, ref: Reference, say: Say, source: Path | None, 
 
 
 def _digest_of(sif: Path) -> str:
-    """The digest that a file of the image directory was made from, where it is what its record says; else empty."""
+    """The digest that a file in the image directory was made from, if the file matches its record; else empty."""
     try:
         record = read_record(sif) if sif.is_file() else None
         return record.oci_digest if record is not None and record.sif_sha256 == sha256(sif) else ""
@@ -119,19 +119,19 @@ def _record(ref: Reference, sif: Path, digest: str, origin: str) -> Record:
 
 
 def _carried(source: Path, ref: Reference) -> str:
-    """The digest of a SIF file that was carried in, from the record beside it. Raises FileError where it is not the pinned one."""
+    """The digest of a local SIF file, from the record next to it. Raises FileError if it is not the pinned digest."""
     known = read_record(source)
     if known is not None and known.sif_sha256 != sha256(source):
-        raise FileError(f"{source.name} is not the file that its record is of.", path=str(source), next_step="carry it in again")
+        raise FileError(f"{source.name} does not match the hash in its record.", path=str(source), next_step="copy it here again")
     digest = known.oci_digest if known is not None else ""
     if ref.digest and digest != ref.digest:
-        what = f"was made from {digest[:19]}" if digest else "says nothing of its digest: carry the .json that lies beside it, too"
-        raise FileError(f"{ref.unpinned} is pinned to {ref.digest[:19]}, and {source.name} {what}.", path=str(source))
+        what = f"was made from {digest[:19]}" if digest else "has no record of its digest: copy the .json file next to it, too"
+        raise FileError(f"{ref.unpinned} is pinned to {ref.digest[:19]}, but {source.name} {what}.", path=str(source))
     return digest
 
 
 def _archived(source: Path, ref: Reference) -> tuple[str, str]:
-    """The digest of an archive, and what Apptainer calls its kind. Raises FileError where it is none, or not the pinned one."""
+    """The digest of an archive, and Apptainer's name for its format. Raises FileError if it is not an image or not the pinned one."""
     try:
         with tarfile.open(source) as tar:
             names = set(tar.getnames())
@@ -139,32 +139,32 @@ def _archived(source: Path, ref: Reference) -> tuple[str, str]:
             digest = str(json.load(index)["manifests"][0]["digest"]) if index else ""
     except (OSError, EOFError, tarfile.TarError, zlib.error, lzma.LZMAError, ValueError, LookupError, TypeError, RecursionError) as error:
         said = " ".join(str(error).split())
-        raise FileError(f"This is no SIF file and no OCI archive: {said}.", path=str(source)) from error
+        raise FileError(f"This is neither a SIF file nor an OCI archive: {said}.", path=str(source)) from error
     transport = "oci-archive" if index else "docker-archive"
     if not index and "manifest.json" not in names:
         step = "`skopeo copy --preserve-digests docker://... oci-archive:FILE` makes one"
-        raise FileError("This tar file holds no image.", path=str(source), next_step=step)
+        raise FileError("This tar file does not contain an image.", path=str(source), next_step=step)
     if digest and not DIGEST.fullmatch(digest):
-        raise FileError(f"The archive's digest is {digest[:80]!r}.", path=str(source))
+        raise FileError(f"The archive's digest is not a valid sha256 digest: {digest[:80]!r}.", path=str(source))
     if ref.digest and digest != ref.digest:
         raise FileError(
-            f"{ref.unpinned} is pinned to {ref.digest[:19]}, and the archive is {digest[:19] or 'of no digest'}.", path=str(source)
+            f"{ref.unpinned} is pinned to {ref.digest[:19]}, but the archive has {digest[:19] or 'no digest'}.", path=str(source)
         )
     return digest, transport
 
 
 def _layers(sif: Path) -> Path:
-    """Where what was fetched of an image stays until it is whole: a pull that was ended goes on from there."""
+    """The directory that keeps an image's downloaded layers until it is complete, so that an interrupted pull can resume."""
     return sif.with_name(f".{sif.name}.layers")
 
 
 def _apptainer(arguments: list[str], directory: Path, lock: int) -> None:
-    """One command of Apptainer's, its cache and temporary files in this directory: a home is often too small for them.
+    """Runs one Apptainer command. Its cache and temporary files are in this directory, because a home directory is often too small.
 
-    It holds the lock too: where this process alone is killed, the other goes on, and nobody else begins.
+    Apptainer's process holds the lock too: if only this process is killed, Apptainer goes on, and no other command starts.
     """
     if shutil.which("apptainer") is None:
-        raise EnvironmentLacks("There is no apptainer on PATH.", next_step="load its module, or type it on a machine that has one")
+        raise EnvironmentLacks("apptainer is not on PATH.", next_step="load its module, or run the command on a machine that has it")
     own = {"APPTAINER_CACHEDIR": str(directory / "cache"), "APPTAINER_TMPDIR": str(directory / "tmp")}
     env = {**own, **os.environ}
     for name in own:
@@ -175,12 +175,12 @@ def _apptainer(arguments: list[str], directory: Path, lock: int) -> None:
     if done.returncode:
         said = " | ".join(line for line in done.stdout.splitlines() if "FATAL" in line or "ERROR" in line) or done.stdout[-300:]
         raise BenchError(
-            f"apptainer {arguments[0]} failed: {said.strip()}", next_step="mend that, then type it again: layers that came are kept"
+            f"apptainer {arguments[0]} failed: {said.strip()}", next_step="fix it, then run the command again; downloaded layers are kept"
         )
 
 
 def _lock(descriptor: int) -> None:
-    """Takes the lock, where the file system has any. Raises BlockingIOError where it is taken."""
+    """Takes the lock, if the file system supports locks. Raises BlockingIOError if another process holds it."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -190,7 +190,7 @@ def _lock(descriptor: int) -> None:
 
 @contextlib.contextmanager
 def _alone(sif: Path) -> Iterator[int]:
-    """While this descriptor is open, no other command makes the same image. Raises EnvironmentLacks where one does."""
+    """While this descriptor is open, no other command makes the same image. Raises EnvironmentLacks if one already does."""
     path = sif.with_name(f".{sif.name}.lock")
     with writable(path):
         descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
@@ -201,13 +201,13 @@ def _alone(sif: Path) -> Iterator[int]:
         yield descriptor
     except BlockingIOError:
         who = os.read(descriptor, 200).decode("utf-8", "replace") or "another command"
-        raise EnvironmentLacks(f"{sif.name} is being made by {who}.", next_step="wait for that one") from None
+        raise EnvironmentLacks(f"{sif.name} is being made by {who}.", next_step="wait until that command has ended") from None
     finally:
         os.close(descriptor)
 
 
 def verified(directory: Path, ref: Reference) -> str:
-    """Why the image is not what its record and its pin say, its whole file hashed; empty where it is."""
+    """Why the image does not match its record or its pin, after hashing the whole file; empty if it matches."""
     quickly = lacking(directory, ref)
     if quickly:
         return quickly
@@ -217,5 +217,5 @@ def verified(directory: Path, ref: Reference) -> str:
         return f"{sif} has no record: `glm5bench images pull` writes one"
     found = sha256(sif)
     return (
-        "" if found == record.sif_sha256 else f"{sif} has the hash {found[:12]}, and {record.sif_sha256[:12]} by its record: pull it again"
+        "" if found == record.sif_sha256 else f"{sif} has the hash {found[:12]}, but its record has {record.sif_sha256[:12]}: pull it again"
     )

@@ -1,6 +1,6 @@
-"""What is known of an image's file: a small JSON file beside it, with the digest that the registry gave and the file's own hash.
+"""The record of an image's file: a small JSON file next to it, with the registry's digest and the file's own hash.
 
-A SIF file made twice from one OCI image differs in bytes, and says nothing of the digest that it came from: the record does.
+Two SIF files made from one OCI image differ in bytes, and neither contains the digest that it was made from. The record does.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SIF_MAGIC = b"SIF_MAGIC"  # at byte 32 of the file. Source: the SIF specificatio
 
 @dataclass(frozen=True)
 class Record:
-    """One image's file. `oci_digest` is empty where nobody could know it: a SIF file that was carried in without its record."""
+    """One image's file. `oci_digest` is empty if it is unknown: for a SIF file that was copied here without its record."""
 
     reference: str
     oci_digest: Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64})?$")]
@@ -35,17 +35,17 @@ class Record:
 
 
 def record_path(sif: Path) -> Path:
-    """Where the record of an image's file stands."""
+    """The path of the record of an image's file."""
     return sif.with_name(sif.name + ".json")
 
 
 def write_record(sif: Path, record: Record) -> None:
-    """Writes it, whole or not at all."""
+    """Writes the record, complete or not at all."""
     write_json(record_path(sif), asdict(record))
 
 
 def read_record(sif: Path) -> Record | None:
-    """The record of an image's file; None where it has none. Raises FileError where it is damaged."""
+    """The record of an image's file; None if it has none. Raises FileError if the record is damaged."""
     path = record_path(sif)
     if not path.is_file():
         return None
@@ -53,37 +53,36 @@ def read_record(sif: Path) -> Record | None:
         return from_plain(Record, read_json(path))
     except ValueError as error:
         said = " ".join(str(error).split())[:200]
-        raise FileError(
-            f"The record of {sif.name} cannot be understood: {said}.", path=str(path), next_step="make the image again"
-        ) from error
+        raise FileError(f"The record of {sif.name} is not valid: {said}.", path=str(path), next_step="make the image again") from error
 
 
 def lacking(directory: Path, ref: Reference) -> str:
-    """Why nothing may be started from this image's file here, in half a sentence; empty where all that is quickly seen is well.
+    """Why no server may be started from this image's file, as part of a sentence; empty if the quick checks pass.
 
-    Looked at: the file, its size against its record, the record's digest against the pin. `images verify` also hashes the file.
+    Checks that the file exists, that its size matches its record, and that the record's digest matches the pin. `images verify` also
+    hashes the file.
     """
     sif = directory / ref.sif
     if not sif.is_file():
-        return f"there is no image {sif}"
+        return f"the image {sif} does not exist"
     try:
         record = read_record(sif)
     except FileError as error:
         return f"{error.message.rstrip('.')} ({error.path})"
     if ref.digest and record is None:
-        return f"{sif} has no record ({record_path(sif).name}), and {ref.unpinned} is pinned to {ref.digest[:19]}"
+        return f"{sif} has no record ({record_path(sif).name}), but {ref.unpinned} is pinned to {ref.digest[:19]}"
     if record is None:
         return ""
     if record.reference != ref.unpinned:
-        return f"{sif} is {record.reference} by its record, not {ref.unpinned}"
+        return f"{sif} is {record.reference} according to its record, not {ref.unpinned}"
     if ref.digest and record.oci_digest != ref.digest:
-        return f"{sif} was made from {record.oci_digest[:19] or 'an unknown digest'}, and {ref.unpinned} is pinned to {ref.digest[:19]}"
+        return f"{sif} was made from {record.oci_digest[:19] or 'an unknown digest'}, but {ref.unpinned} is pinned to {ref.digest[:19]}"
     size = sif.stat().st_size
-    return f"{sif} has {size:,} bytes, and {record.size_bytes:,} by its record" if size != record.size_bytes else ""
+    return f"{sif} has {size:,} bytes, but its record has {record.size_bytes:,}" if size != record.size_bytes else ""
 
 
 def is_sif(path: Path) -> bool:
-    """Whether the file begins as a SIF file does."""
+    """Whether the file begins like a SIF file."""
     try:
         with path.open("rb") as file:
             return file.read(64)[32 : 32 + len(SIF_MAGIC)] == SIF_MAGIC

@@ -1,4 +1,4 @@
-"""What a registry says: the digest that a tag means today. The rest of a pull is Apptainer's.
+"""The digest that a tag currently refers to, from the registry. Apptainer does the rest of a pull.
 
 Source: the OCI distribution specification.
 """
@@ -20,7 +20,7 @@ MANIFESTS = (
 
 
 def digest_of_tag(ref: Reference) -> str:
-    """`sha256:...` of the manifest that the tag names. Raises EnvironmentLacks where the registry does not answer or has no such image."""
+    """`sha256:...` of the tag's manifest. Raises EnvironmentLacks if the registry does not answer or does not have the image."""
     url = f"http{'' if ref.is_local else 's'}://{ref.registry}/v2/{ref.repository}/manifests/{ref.tag}"
     try:
         with httpx.Client(timeout=60, follow_redirects=True, trust_env=not ref.is_local) as client:
@@ -28,16 +28,16 @@ def digest_of_tag(ref: Reference) -> str:
             if answer.status_code == 401:
                 answer = client.head(url, headers={"accept": MANIFESTS, **_authorised(client, answer)})
     except httpx.HTTPError as error:
-        raise _unreachable(ref, f"does not answer: {error}") from error
+        raise _unreachable(ref, f"cannot be reached ({error})") from error
     digest = str(answer.headers.get("docker-content-digest", ""))
     if answer.status_code != 200 or not DIGEST.fullmatch(digest):
-        said = "has no such image" if answer.status_code == 404 else f"answers {answer.status_code} and no digest"
+        said = "does not have this image" if answer.status_code == 404 else f"answered with status {answer.status_code} and no digest"
         raise _unreachable(ref, said)
     return digest
 
 
 def _authorised(client: httpx.Client, refused: httpx.Response) -> dict[str, str]:
-    """The header that a registry's 401 asks for: a token of its own service, with the user's name and password where Apptainer has them."""
+    """The authorization header that a registry's 401 asks for: a token from its service, with Apptainer's user name and password if set."""
     asked = dict(re.findall(r'(\w+)="([^"]*)"', refused.headers.get("www-authenticate", "")))
     user = (os.environ.get("APPTAINER_DOCKER_USERNAME"), os.environ.get("APPTAINER_DOCKER_PASSWORD"))
     login = httpx.BasicAuth(user[0], user[1]) if user[0] and user[1] else None
@@ -48,11 +48,11 @@ def _authorised(client: httpx.Client, refused: httpx.Response) -> dict[str, str]
         said = client.get(asked["realm"], params=named, auth=login or httpx.USE_CLIENT_DEFAULT).json()
         return {"authorization": f"Bearer {said.get('token') or said['access_token']}"}
     except (ValueError, LookupError, TypeError, AttributeError):
-        return {}  # no token: the registry's second answer is as its first
+        return {}  # no token: the registry's second answer is the same as its first
 
 
 def _unreachable(ref: Reference, why: str) -> EnvironmentLacks:
     return EnvironmentLacks(
         f"{ref.registry} {why}: {ref.unpinned}.",
-        next_step="on a machine with network, or `glm5bench images pull --from FILE` with a SIF file or OCI archive that was carried here",
+        next_step="use a machine with network access, or copy a SIF file or OCI archive here for `glm5bench images pull --from FILE`",
     )

@@ -1,10 +1,16 @@
-"""A server's command inside its Apptainer image: what of the node it sees, and what it does not.
+"""A server's command inside its Apptainer image, and what the container can see of the node.
 
-Enters: the bound command, a SIF file, and what is to be seen. Leaves: one `apptainer exec`, and the environment to run it in. Inside are
-the image, the GPUs (--nv or --rocm), the checkpoint (read-only), the server's own folder, a home that is the cache and outlives it, a
-/tmp of its own on the node, a /dev/shm of half the memory (NCCL wants a large one), a process namespace that ends with the server, and
-nothing else of the host: not its home, no environment but the recipe's. What is secret goes through the environment or a file, never
-through a command line. As an ordinary user, without setuid.
+Input: the bound command, a SIF file, and the paths to show. Output: one `apptainer exec`, and the environment to run it in.
+The container sees:
+
+- the image and the GPUs (--nv or --rocm)
+- the checkpoint (read-only) and the server's own folder
+- a home directory that serves as the cache and outlives the server
+- its own /tmp on the node, and a /dev/shm of half the memory (NCCL needs a large one)
+- a process namespace that ends with the server
+
+It sees nothing else of the host: not its home, and no environment except the recipe's. Secrets are passed through the environment or a
+file, never through a command line. Runs as an ordinary user, without setuid.
 """
 
 from __future__ import annotations
@@ -19,16 +25,16 @@ from ..images.record import Record, lacking, read_record
 from ..images.reference import Reference, reference
 from ..values.groups import Hardware
 
-PREFIX = "APPTAINERENV_"  # a variable of this name reaches the inside in spite of --cleanenv
+PREFIX = "APPTAINERENV_"  # variables with this prefix are passed to the container in spite of --cleanenv
 GPU_OPTION = {"nvidia": ["--nv"], "amd": ["--rocm"]}
-APPTAINERS = 255  # its exit code where it could not run the command at all
-CACHE = "/glm5bench-cache"  # HOME inside: engines keep compiled kernels below it
-CACHE_VARIABLES = {"TORCHINDUCTOR_CACHE_DIR": f"{CACHE}/.cache/torchinductor"}  # else below /tmp, which ends with the server
+APPTAINERS = 255  # Apptainer's exit code if it could not run the command at all
+CACHE = "/glm5bench-cache"  # HOME in the container: engines store compiled kernels below it
+CACHE_VARIABLES = {"TORCHINDUCTOR_CACHE_DIR": f"{CACHE}/.cache/torchinductor"}  # the default is in /tmp, which ends with the server
 
 
 @dataclass(frozen=True)
 class Image:
-    """An image of the image directory, and what of the node its server is shown. `cache_root` outlives the job."""
+    """An image in the image directory, and the host paths that its server sees. `cache_root` outlives the job."""
 
     directory: Path
     name: str
@@ -37,7 +43,7 @@ class Image:
 
     @property
     def reference(self) -> Reference:
-        """What the image is called."""
+        """The image's reference."""
         return reference(self.name)
 
     @property
@@ -47,28 +53,28 @@ class Image:
 
     @property
     def record(self) -> Record | None:
-        """What is known of the file."""
+        """The record of the file; None if it has none."""
         return read_record(self.sif)
 
     def cache(self, hardware: Hardware) -> Path:
-        """Where kernels that were compiled by exactly this image for this GPU stay. Compilers rename into it: two jobs may share it."""
+        """The directory of kernels that exactly this image compiled for this GPU. Compilers write by renaming, so two jobs may share it."""
         record = self.record
         known = (record.oci_digest.partition(":")[2] or record.sif_sha256)[:12] if record else "unrecorded"
         return self.cache_root / f"{self.sif.stem}-{known}" / hardware.compute
 
     def lacks(self) -> str:
-        """Why nothing can be started from it here; empty where it can."""
+        """Why no server can be started from the image here; empty if one can."""
         if shutil.which("apptainer") is None:
-            return "there is no apptainer on PATH"
+            return "apptainer is not on PATH"
         return lacking(self.directory, self.reference)
 
 
 def inside(
     command: Sequence[str], image: Image, hardware: Hardware, *, reads: Sequence[str], folder: Path, scratch: Path, has_gpus: bool
 ) -> list[str]:
-    """The command that runs `command` inside the image.
+    """The command line that runs `command` inside the image.
 
-    `reads`: files and directories that it may read; `folder`: where it may write; `scratch`: a directory of the node for its /tmp.
+    `reads`: files and directories that it may read; `folder`: where it may write; `scratch`: a directory on the node for its /tmp.
     """
     cache = image.cache(hardware)
     cache.mkdir(parents=True, exist_ok=True)
@@ -78,14 +84,14 @@ def inside(
 
 
 def executed(command: Sequence[str], image: Image, *, home: Path, binds: Sequence[str], options: Sequence[str] = ()) -> list[str]:
-    """`apptainer exec` of a command that sees this home, these binds and the image's own, and nothing else of the node."""
+    """`apptainer exec` of a command that sees this home, these binds and the image's own binds, and nothing else of the node."""
     seen = [word for bind in (*binds, *image.binds) for word in ("--bind", bind)]
     kept = ["--cleanenv", "--no-eval", "--contain", "--home", f"{home}:{CACHE}"]
     return ["apptainer", "exec", *kept, *options, *seen, str(image.sif), *command]
 
 
 def environment(inner: Mapping[str, str]) -> dict[str, str]:
-    """The node's environment with what the inside gets and without what Apptainer would take from the user's shell."""
+    """The node's environment, with the container's variables, and without Apptainer's variables from the user's shell."""
     own = {k: v for k, v in os.environ.items() if not k.startswith(("APPTAINER", "SINGULARITY"))}
     kept = {k: v for k, v in os.environ.items() if k in ("APPTAINER_CACHEDIR", "APPTAINER_TMPDIR", "APPTAINER_DROP_CAPS")}
     return {**own, **kept, **{f"{PREFIX}{name}": value for name, value in {**CACHE_VARIABLES, **inner}.items()}}

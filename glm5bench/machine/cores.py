@@ -1,7 +1,7 @@
 """Cores of the node that only the load client uses while points are measured.
 
-A client that waits for a core reads several chunks at once, and their times are lost. On a node with many cores the server is started
-without the last few, and the client measures on these. On a small machine nothing is reserved.
+A client that waits for a core reads several chunks at once, and their separate times are lost. On a node with many cores, the server
+does not get the last few cores, and the client runs on these. On a small machine no cores are reserved.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 
-FROM = 32  # cores of the job: on fewer none is taken from the server
-SHARE = 32  # one of so many is reserved
+FROM = 32  # cores of the job: with fewer, none are reserved
+SHARE = 32  # one core in this many is reserved
 MOST = 8
-PRIORITY = -10  # of the client, where this user may raise it
+PRIORITY = -10  # of the client, if this user may raise it
 
 
 def reserved(cores: Sequence[int]) -> tuple[int, ...]:
-    """Which of the job's cores the client gets; none on a small machine."""
+    """The job's cores that are reserved for the client; none on a small machine."""
     if len(cores) < FROM:
         return ()
     return tuple(sorted(cores)[-min(MOST, max(2, len(cores) // SHARE)) :])
@@ -30,7 +30,7 @@ def of_the_job() -> tuple[int, ...]:
 
 @contextlib.contextmanager
 def measuring(own: Sequence[int]) -> Iterator[None]:
-    """The process, and what it starts meanwhile, on these cores and with a raised priority, as far as that is allowed."""
+    """Runs this process, and those it starts, on these cores and with a raised priority, as far as the system allows it."""
     cores, nice = os.sched_getaffinity(0), os.getpriority(os.PRIO_PROCESS, 0)
     with contextlib.suppress(OSError):
         if own:

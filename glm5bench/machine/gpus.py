@@ -1,4 +1,4 @@
-"""The GPUs of this node, as the vendors' tools show them: whether they are the arm's, and whether anybody still uses them."""
+"""The GPUs of this node according to the vendors' tools: whether they match the arm, and whether another process still uses them."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ MEMORY_QUERIES = {
 }
 VARIABLES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
 FREE_S = 60.0
-IDLE_MIB = 2048  # a driver keeps some hundred for itself
+IDLE_MIB = 2048  # a driver uses a few hundred itself
 
 
 def shown() -> list[str]:
-    """What the vendors' tools on this host say of its GPUs, a line each; empty where there is none."""
+    """One line for each GPU of this host, from the vendors' tools; empty if there are no tools."""
     return [line for query in QUERIES.values() if shutil.which(query[0]) for line in lines(query)]
 
 
 def wrong(hardware: Hardware, tp: int) -> str:
-    """Why this host cannot be what the arm says that it measures; empty where it can, and for hardware without GPUs."""
+    """Why this host does not match the arm's hardware; empty if it does, and for hardware without GPUs."""
     if hardware.vendor not in QUERIES:
         return ""
     there = shown()
     if sum(bool(re.search(rf"\b{hardware.gpu_name}\b", line)) for line in there) >= tp:
         return ""
-    return f"it needs {tp} {hardware.gpu_name} GPUs, and this node has {'; '.join(there) or 'none that nvidia-smi or rocm-smi shows'}"
+    return f"it needs {tp} {hardware.gpu_name} GPUs, but this node has {'; '.join(there) or 'none that nvidia-smi or rocm-smi shows'}"
 
 
 def still_in_use(hardware: Hardware, is_stopped: Callable[[], bool]) -> str:
-    """The same, after a minute at most for the last owner's memory to be given back; sooner where the job is told to stop."""
+    """The same as `in_use`, after up to one minute for the previous job to release its memory; sooner if the job must stop."""
     deadline = time.monotonic() + FREE_S
     while (held := in_use(hardware)) and time.monotonic() < deadline and not is_stopped():
         time.sleep(1)
@@ -48,13 +48,13 @@ def still_in_use(hardware: Hardware, is_stopped: Callable[[], bool]) -> str:
 
 
 def in_use(hardware: Hardware) -> str:
-    """Which of the GPUs that this job may use still hold memory of somebody's; empty where all are free or nobody tells."""
+    """The GPUs of this job whose memory is still in use; empty if all are free, or if it is unknown."""
     held = [f"GPU {name} holds {mib:,.0f} MiB" for name, mib in _memory_mib(hardware.vendor) if mib > IDLE_MIB]
     return ", ".join(held)
 
 
 def visible(environment: Mapping[str, str]) -> list[str] | None:
-    """What a job may use, by number or UUID, as its scheduler says; None where nobody says."""
+    """The GPUs that the scheduler gave to the job, by number or UUID; None if no variable names them."""
     return next(([n.strip() for n in environment[name].split(",")] for name in VARIABLES if environment.get(name)), None)
 
 
@@ -68,7 +68,7 @@ def _memory_mib(vendor: str) -> Iterator[tuple[str, float]]:
         try:
             index, uuid, mib = read(line)
         except (ValueError, IndexError):
-            continue  # a heading, or a figure that this GPU does not give
+            continue  # a heading, or a GPU that does not report this figure
         if names is None or index in names or any(uuid and name.startswith("GPU-") and uuid.startswith(name) for name in names):
             yield index, mib
 
@@ -79,13 +79,13 @@ def _nvidia(line: str) -> tuple[str, str, float]:
 
 
 def _amd(line: str) -> tuple[str, str, float]:
-    """`card0,309220868096,297123840`: the card, the bytes that it has, the bytes in use."""
+    """`card0,309220868096,297123840`: the card, its memory in bytes, the bytes in use."""
     card, _, used = (part.strip() for part in line.split(",")[:3])
     return card.removeprefix("card"), "", float(used) / 2**20
 
 
 def lines(command: list[str]) -> list[str]:
-    """The lines that a command prints; none where it fails or does not answer within half a minute."""
+    """The lines that a command prints; none if it fails or does not finish within 30 seconds."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):

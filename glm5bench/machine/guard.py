@@ -1,8 +1,8 @@
-"""The server's guardian: a process between the node job and the server, so that the server never outlives its job.
+"""A process between the node job and the server, so that the server never outlives its job.
 
-Its own session and process group; it starts the server and waits for one of two things: the server ends (it ends with the same
-code), or the pipe from the node job closes, because the job asks for the end or because it was killed, by whatever signal. Then it
-ends the whole group: SIGTERM, a grace period, SIGKILL. Standard library only: it must start in milliseconds.
+The guard has its own session and process group. It starts the server and waits for one of two events. If the server ends, the guard ends
+with the same exit code. If the pipe from the node job closes, the job asked for the end or was killed. Then the guard ends the whole
+group: SIGTERM, a grace period, SIGKILL. It uses the standard library only, because it must start in milliseconds.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import time
 
 GRACE_S = 10.0
 ASKED_TO_END = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP)
-KEY_FILE, LOG = "api_key", "server.log"  # in a server's folder
-SCRATCH_PREFIX = "glm5bench-"  # of a server's directory of temporary files
+KEY_FILE, LOG = "api_key", "server.log"  # names in a server's folder
+SCRATCH_PREFIX = "glm5bench-"  # starts the name of a server's directory of temporary files
 
 
 def main(argv: list[str]) -> int:
@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
     if (word, end) != ("--clean", "--") or not command:
         print("guard.py PIPE --clean FOLDER SCRATCH CORES -- COMMAND...", file=sys.stderr)
         return 2
-    with contextlib.suppress(OSError, ValueError):  # without cores of its own it has those of the job
+    with contextlib.suppress(OSError, ValueError):  # without its own cores it uses those of the job
         os.sched_setaffinity(0, [int(core) for core in cores.split(",")])
     try:
         return _guarded(int(pipe), command)
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
 
 
 def clean_up(folder: str, scratch: str) -> None:
-    """Removes what a server that is gone has left: its key, wherever it printed it, and its temporary files. Whoever comes first."""
+    """Removes the key (also from the log) and the temporary files of a server that has ended. The guard or the job calls it."""
     key_file = os.path.join(folder, KEY_FILE)
     with contextlib.suppress(OSError), open(key_file, "rb") as file:
         _redact(os.path.join(folder, LOG), file.read().strip())
@@ -48,7 +48,7 @@ def clean_up(folder: str, scratch: str) -> None:
 
 
 def _redact(log: str, key: bytes) -> None:
-    """Takes the key out of the log, which nobody else could read so far, and lets everybody read it."""
+    """Removes the key from the log. Until then only its owner can read the log; afterwards its permissions are the usual ones."""
     with open(log, "rb") as file:
         text = file.read()
     if key and key in text:
@@ -61,8 +61,8 @@ def _redact(log: str, key: bytes) -> None:
 
 
 def _guarded(pipe: int, command: list[str]) -> int:
-    """The server's exit code, when it has ended by itself or was ended because the job is gone."""
-    for signum in ASKED_TO_END:  # sent to the group below, and by Slurm to every process; the pipe is how the guard is told
+    """The server's exit code, after it ended by itself or because the job has ended."""
+    for signum in ASKED_TO_END:  # sent to the group below, and by Slurm to all; the guard ends only through its pipe
         signal.signal(signum, signal.SIG_IGN)
     try:
         server = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=_default_signals)  # noqa: PLW1509  single-threaded here
@@ -81,7 +81,7 @@ def _guarded(pipe: int, command: list[str]) -> int:
 
 def _default_signals() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # SIGUSR2, Slurm's warning, is the job's business: the server goes on until it is told
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # SIGUSR2, Slurm's warning, is for the job: the server goes on until the job ends it
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:
@@ -94,7 +94,7 @@ def _end(server: subprocess.Popen[bytes]) -> None:
 
 
 def _kill_group() -> None:
-    """Ends whatever is left in the group, this process too."""
+    """Kills every other process that is left in the group."""
     others = [pid for pid in _group_members() if pid != os.getpid()]
     for pid in others:
         try:

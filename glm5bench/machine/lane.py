@@ -1,7 +1,7 @@
-"""One of several servers side by side on a node: its GPUs, its cores, and the memory beside them.
+"""One of several servers side by side on a node: its GPUs, its cores, and the memory close to them.
 
-A lane keeps to a slice of what the job was given: the same number of GPUs for each, and cores in the order of their NUMA nodes, so that
-two lanes on a node of two sockets have a socket each. What it starts inherits both; memory comes from where a core first touches it.
+A lane uses a slice of the job's resources. Each lane gets the same number of GPUs, and cores in the order of their NUMA nodes, so that two
+lanes on a node with two sockets get one socket each. Child processes inherit both. Memory is allocated near the core that first uses it.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ NUMA = Path("/sys/devices/system/node")
 
 
 def keep_to(lane: int, job: NodeJob) -> None:
-    """From now on this process, and all that it starts, sees and uses what is this lane's."""
+    """Limits this process, and those that it starts, to the GPUs and cores of this lane."""
     names = VISIBLE.get(job.arm.hardware.vendor, VISIBLE["nvidia"])
     given = next((os.environ[name] for name in (*names, *VISIBLE["nvidia"]) if os.environ.get(name)), "")
     devices = given.split(",") if given else [str(i) for i in range(job.arm.hardware.gpus_per_node)]
-    for name in {*names, *VISIBLE["nvidia"]}:  # HIP honours CUDA's name too
+    for name in {*names, *VISIBLE["nvidia"]}:  # HIP reads CUDA's variable too
         os.environ.pop(name, None)
     os.environ[names[0]] = ",".join(slice_of(devices, lane, job.lanes, job.arm.tp))
     os.sched_setaffinity(0, [int(core) for core in cores_of(lane, job.lanes)])
 
 
 def slice_of(devices: Sequence[str], lane: int, lanes: int, size: int) -> list[str]:
-    """The lane's devices: `size` of them, none of which is another lane's."""
+    """The lane's devices: `size` of them, not shared with any other lane."""
     own = list(devices[lane * size : (lane + 1) * size])
     if len(own) < size:
         raise ValueError(f"{len(devices)} GPUs are not enough for {lanes} lanes of {size}")
@@ -37,7 +37,7 @@ def slice_of(devices: Sequence[str], lane: int, lanes: int, size: int) -> list[s
 
 
 def cores_of(lane: int, lanes: int) -> list[int]:
-    """The lane's cores of those that the job has, in the order of their NUMA nodes; all of them where there are fewer than lanes."""
+    """The lane's share of the job's cores, in the order of their NUMA nodes; all cores if there are fewer cores than lanes."""
     allowed = os.sched_getaffinity(0)
     ordered = [core for group in _numa_nodes() for core in group if core in allowed]
     ordered += sorted(allowed - set(ordered))
@@ -51,7 +51,7 @@ def _numa_nodes() -> list[list[int]]:
 
 
 def cores_in(text: str) -> list[int]:
-    """`0-3,8` is 0, 1, 2, 3, 8."""
+    """The core numbers in a kernel list: `0-3,8` is 0, 1, 2, 3, 8."""
     cores = []
     for part in text.strip().split(","):
         first, _, last = part.partition("-")

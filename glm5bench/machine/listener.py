@@ -1,4 +1,4 @@
-"""Who listens on a port of this host: the server that was started, or somebody who was quicker. From /proc alone. Source: proc(5)."""
+"""Which process listens on a port of this host: the server that was started, or another one. Reads /proc only. Source: proc(5)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ LISTEN = "0A"  # the state of a listening socket in /proc/net/tcp
 
 
 def stranger_on(port: int, guard: int) -> int | None:
-    """The process id of a listener on this port that neither descends from the guard nor shares its session; None where all is well.
+    """The process id of a listener on this port that neither descends from the guard nor shares its session; None if there is none.
 
-    None as well where the kernel does not show this user whose socket it is.
+    Also None if the kernel does not show this user who owns the socket.
     """
     sockets = {f"socket:[{inode}]" for inode in _listening(port)}
     owners = list(_owners(sockets)) if sockets else []
@@ -32,13 +32,13 @@ def _listening(port: int) -> Iterator[str]:
 def _owners(sockets: set[str]) -> Iterator[int]:
     for entry in os.listdir("/proc"):
         if entry.isdigit():
-            with suppress(OSError):  # gone meanwhile, or another user's
+            with suppress(OSError):  # it has ended meanwhile, or belongs to another user
                 if any(_link(f"/proc/{entry}/fd/{fd}") in sockets for fd in os.listdir(f"/proc/{entry}/fd")):
                     yield int(entry)
 
 
 def _link(path: str) -> str:
-    """Where a descriptor leads; empty for one that was closed meanwhile."""
+    """The target of a descriptor; empty if it was closed meanwhile."""
     try:
         return os.readlink(path)
     except OSError:
@@ -52,7 +52,7 @@ def _belongs(pid: int, guard: int) -> bool:
         try:
             fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         except OSError:
-            return True  # it is gone: nobody to accuse
+            return True  # the process has ended, so it is not reported
         parent, session = int(fields[1]), int(fields[3])
         if session == guard:
             return True

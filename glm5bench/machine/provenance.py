@@ -1,4 +1,4 @@
-"""Where and with what a measurement was made: host, GPUs, driver, versions, git state. Recorded beside the key, never in it."""
+"""Where and with what a measurement was made: host, GPUs, driver, versions, git state. Recorded next to the key, never in it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .container import Image
 
 
 def provenance(job_id: str, image: Image | None) -> dict[str, Any]:
-    """What this host says of itself, and the image file that the server runs from, with what is known of it."""
+    """Facts about this host, and the image file that the server runs from, with its record."""
     record = image.record if image is not None else None
     return {
         "host": socket.gethostname(),
@@ -38,7 +38,7 @@ def provenance(job_id: str, image: Image | None) -> dict[str, Any]:
 
 
 def git_state() -> str:
-    """The commit of the package's checkout, `-dirty` where it was changed; empty where it is installed."""
+    """The commit of the package's checkout, with `-dirty` if it was changed; empty if the package is installed."""
     here = Path(__file__).resolve().parents[2]
     if not (here / ".git").exists() or not shutil.which("git"):
         return ""

@@ -1,7 +1,7 @@
-"""A server's directory of temporary files on the node, and the removal of those that killed jobs have left.
+"""A server's directory of temporary files on the node, and the removal of directories that killed jobs left behind.
 
-The job holds a lock on a file in its directory as long as it lives. If the job and everything that it started are killed at once, nobody is
-left to clean up: the next server that starts on the node removes the directories whose lock is free.
+The job holds a lock on a file in its directory while it runs. If the job and all its child processes are killed at once, no process is left
+to clean up. The next server that starts on the node then removes the directories whose lock is free.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NEW_S = 3600.0  # a directory without a lock file may be about to get one
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
-    """A new directory in $TMPDIR, or where the system keeps temporary files; it is gone afterwards."""
+    """A new directory in $TMPDIR, or in the system's directory for temporary files; it is removed afterwards."""
     remove_abandoned(Path(tempfile.gettempdir()))
     folder = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX))
     try:
@@ -35,7 +35,7 @@ def scratch() -> Iterator[Path]:
 
 
 def remove_abandoned(place: Path) -> None:
-    """Removes this user's directories of servers whose job is gone."""
+    """Removes this user's server directories whose job has ended."""
     with contextlib.suppress(OSError):
         for folder in place.glob(f"{SCRATCH_PREFIX}*"):
             with contextlib.suppress(OSError):

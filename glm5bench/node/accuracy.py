@@ -1,8 +1,8 @@
-"""The accuracy gate: EleutherAI's lm-evaluation-harness against the server that is about to be measured, offline.
+"""The accuracy gate: runs EleutherAI's lm-evaluation-harness, offline, against the server that is measured next.
 
-Enters: a server that is ready, the questions' directory, concurrencies. Leaves: scores with their intervals, beside the threshold. The
-harness is a program of its own: where it is not installed, or fails, the points say so, and are measured all the same. A server that
-dies is the server's fault. Source of the definition: the harness's own task; only where its questions lie is changed.
+Enters: a ready server, the directory of questions, concurrencies. Leaves: scores with their confidence intervals, and the threshold.
+The harness is a separate program. If it is missing or fails, the points record the error and are measured anyway. A server that dies
+fails with a ServerError. Source of the definition: the harness's own task; only the path of its questions is changed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FILTERS = {"strict": "strict-match", "flexible": "flexible-extract"}
 
 @dataclass(frozen=True)
 class Score:
-    """One run of the questions. Shares with their 95 % interval (Wilson's); `n_empty`: answers without text, which count as wrong."""
+    """The score of one run of the questions: shares with 95 % intervals (Wilson). `n_empty`: answers without text, which count as wrong."""
 
     concurrency: int
     n_questions: int
@@ -49,9 +49,9 @@ class Score:
 
 
 def gate(server: Server, model: str, asked: Accuracy, concurrencies: Sequence[int], doing: Callable[[str], None]) -> dict[str, Any]:
-    """What is kept with every point of this server start: task, threshold, scores, and `error` where there are none.
+    """The accuracy record that is stored with every point of this server start: task, threshold, scores, and `error` if a run failed.
 
-    Raises ServerError where the server dies, Stopped where the job is to stop.
+    Raises ServerError if the server dies, Stopped if the job must stop.
     """
     threshold = asked.thresholds.get(server.arm.checkpoint.model, asked.thresholds.get("other", 0.0))
     told: dict[str, Any] = {"task": asked.task, "n_shots": asked.n_shots, "threshold": threshold, "runs": []}
@@ -68,14 +68,14 @@ def gate(server: Server, model: str, asked: Accuracy, concurrencies: Sequence[in
 
 
 def context_tokens(server: Server) -> int | None:
-    """Tokens of prompt and answer together that the server takes; None where it does not say."""
+    """The server's limit on prompt plus answer tokens; None if it does not report one."""
     cards = (server.get_json("/v1/models") or {}).get("data") or [{}]
     told = server.info().get("max_req_input_len") or cards[0].get("max_model_len")
     return told if isinstance(told, int) else None
 
 
 def within(asked: Accuracy, context: int | None) -> Accuracy:
-    """The same with answers that the context has room for beside the questions. Raises OSError where it has none."""
+    """The same settings, with answers shortened to fit the server's context. Raises OSError if the questions leave too little room."""
     room = None if context is None else context - PROMPT_TOKENS
     if room is None or room >= asked.generation.get("max_gen_toks", 0):
         return asked
@@ -85,20 +85,20 @@ def within(asked: Accuracy, context: int | None) -> Accuracy:
 
 
 def harness() -> Path | None:
-    """Where the harness is installed beside glm5bench; None: nowhere."""
+    """The directory of the installed harness; None if it is not installed."""
     found = importlib.util.find_spec(EXTRA)
     return Path(found.origin).parent if found is not None and found.origin else None
 
 
 def task_named(folder: Path, asked: Accuracy) -> str:
-    """Writes the harness's own task with the questions of the directory. Raises OSError where something is not there."""
+    """Writes a task that reads the questions from the directory, and returns its name. Raises OSError if anything is missing."""
     package = harness()
     if package is None:
         raise OSError("lm-evaluation-harness is not installed: pip install 'glm5bench[accuracy]'")
     directory = Path(asked.data or "")
     missing = [name for name in FILES if not (directory / name).is_file()]
     if missing:
-        raise OSError(f"{directory} lacks {' and '.join(missing)}")
+        raise OSError(f"{directory} does not contain {' and '.join(missing)}")
     definition = package / "tasks" / asked.task / f"{asked.task}.yaml"
     if not definition.is_file():
         raise OSError(f"lm-evaluation-harness has no task {asked.task} at {definition}")
@@ -116,7 +116,7 @@ def task_named(folder: Path, asked: Accuracy) -> str:
 
 
 def command(server: Server, model: str, asked: Accuracy, name: str, folder: Path, concurrency: int) -> list[str]:
-    """The harness's command line. The server's key is not in it: it goes through the environment."""
+    """The harness's command line, without the server's key, which is passed in the environment."""
     told = {
         "model": model,
         "base_url": f"{server.base_url}/v1/chat/completions",
@@ -135,7 +135,7 @@ def command(server: Server, model: str, asked: Accuracy, name: str, folder: Path
 
 
 def _run(server: Server, model: str, asked: Accuracy, name: str, folder: Path, concurrency: int) -> Score:
-    """Raises OSError with the harness's last words where it fails."""
+    """The score of one run. Raises OSError with the last line of the harness's log if it fails."""
     log = folder / f"c{concurrency}.log"
     env = {**os.environ, **OFFLINE, "HF_HOME": str(folder / "hf"), "OPENAI_API_KEY": server.api_key}
     with log.open("wb") as file:
@@ -158,23 +158,23 @@ def _run(server: Server, model: str, asked: Accuracy, name: str, folder: Path, c
             process.wait()
     if process.returncode:
         server.answers_or_raise()
-        last = next((line for line in reversed(log.read_text("utf-8", "replace").splitlines()) if line.strip()), "no word")
+        last = next((line for line in reversed(log.read_text("utf-8", "replace").splitlines()) if line.strip()), "no output")
         raise OSError(f"lm-evaluation-harness ended with exit code {process.returncode}: {server.redacted(last.strip())[:300]} ({log})")
     results, samples = (max((folder / f"c{concurrency}").rglob(name), default=None) for name in ("results_*.json", "samples_*.jsonl"))
     if results is None or samples is None:
-        raise OSError(f"lm-evaluation-harness left no results ({log})")
+        raise OSError(f"lm-evaluation-harness wrote no results ({log})")
     return score(json.loads(results.read_text(encoding="utf-8")), name, concurrency, empty_answers(samples))
 
 
 class _Progress:
-    """Whether tokens still come, by the server's own counters where it shows them."""
+    """Checks that the server still generates tokens, according to its own counters if it has them."""
 
     def __init__(self, server: Server) -> None:
         self._server, self._tokens = server, -1
         self._since = self._looked = time.monotonic()
 
     def look(self) -> None:
-        """Raises ServerError where the server has made no token for as long as its engine may be silent."""
+        """Raises ServerError if the server generated no token for the engine's stall timeout."""
         now = time.monotonic()
         if now - self._looked < LOOK_S:
             return
@@ -183,11 +183,11 @@ class _Progress:
         if told is None or told.generation_tokens != self._tokens:
             self._since, self._tokens = now, told.generation_tokens if told is not None else -1
         elif now - self._since > self._server.arm.engine.stall_timeout_s:
-            raise self._server.error(f"made no token for {now - self._since:.0f} s while its accuracy was asked", "server_hung")
+            raise self._server.error(f"generated no token for {now - self._since:.0f} s during the accuracy check", "server_hung")
 
 
 def empty_answers(samples: Path) -> int:
-    """Questions to which no text came: a model that ran out of tokens while it thought is scored as wrong without a word."""
+    """The number of questions answered without text, for example because the model ran out of tokens. The harness scores them as wrong."""
     empty = set()
     with samples.open(encoding="utf-8") as file:
         for line in file:
@@ -198,7 +198,7 @@ def empty_answers(samples: Path) -> int:
 
 
 def score(results: Mapping[str, Any], name: str, concurrency: int, n_empty: int = 0) -> Score:
-    """From the harness's own results. Raises KeyError for a score that it does not hold."""
+    """The score from the harness's own results. Raises KeyError if a score is missing."""
     of, n = results["results"][name], int(results["n-samples"][name]["effective"])
     shares = {ours: float(of[f"exact_match,{theirs}"]) for ours, theirs in FILTERS.items()}
     between = {ours: interval(share, n) for ours, share in shares.items()}
@@ -206,7 +206,7 @@ def score(results: Mapping[str, Any], name: str, concurrency: int, n_empty: int 
 
 
 def interval(share: float, n: int) -> tuple[float, float]:
-    """Where the share of n answers lies, 95 %. Source: E. B. Wilson, 1927."""
+    """The 95 % confidence interval (low, high) of a share of n answers; NaN if n is 0. Source: E. B. Wilson, 1927."""
     if n < 1:
         return math.nan, math.nan
     middle, half = share + Z * Z / (2 * n), Z * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))

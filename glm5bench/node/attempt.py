@@ -1,6 +1,6 @@
-"""What is kept of an attempt at a point: the record beside its file, and what stands inside it of the arm and of the server.
+"""The record of an attempt at a point, and the facts of the arm and the server that the point's file contains.
 
-Enters: a node job's values and what the server says of itself. Leaves: plain JSON. It knows no load and no signal.
+Enters: a node job's values and the server's own information. Leaves: plain JSON. It handles no load and no signals.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .server import Server
 
 @dataclass(frozen=True)
 class Trace:
-    """Who made an attempt, and where."""
+    """The job and the node that made an attempt."""
 
     job_id: str
     node_job: str
@@ -37,13 +37,13 @@ class Trace:
 
 
 class Watch:
-    """When a measurement began and ended, by three clocks. It begins when it is made."""
+    """The start and end of a measurement on three clocks. The measurement starts when the object is created."""
 
     def __init__(self) -> None:
         self._began_utc, self._wall_s, self._clock_s = now_utc(), time.time(), time.monotonic()
 
     def told(self, load: Measured) -> dict[str, Any]:
-        """What is kept of it now, at the end, and of how well the client did."""
+        """The record at the end of the measurement: times, clock steps and the client's health."""
         return {
             "start_utc": self._began_utc,
             "end_utc": now_utc(),
@@ -55,20 +55,20 @@ class Watch:
 
 
 def record_failure(campaign: Campaign, trace: Trace, key: str, class_: str, message: str) -> None:
-    """The record of a failed attempt at a point. Raises EnvironmentLacks where it cannot be written."""
+    """Writes the record of a failed attempt at a point. Raises EnvironmentLacks if it cannot be written."""
     record = {"status": "failed", "class": class_, "message": message}
     record_attempt(campaign, trace, key, campaign.next_attempt(key), record)
 
 
 def record_attempt(campaign: Campaign, trace: Trace, key: str, attempt: int, record: dict[str, Any]) -> None:
-    """What became of the attempt: a file beside the point's, and a line in the job's own list, which is quicker to read."""
+    """Writes the record of an attempt: a file next to the point's file, and a line in the job's own list, which is faster to read."""
     full = {"format": ATTEMPT_FORMAT, "key": key, "attempt": attempt, **asdict(trace), "ended_utc": now_utc(), **record}
     write_json(campaign.attempt_file(key, attempt), full)
     campaign.append_attempt(trace.job_id, full)
 
 
 def point_record(job: NodeJob, start: ServerStart, point: Point) -> dict[str, Any]:
-    """What /point holds: the facts that tables need, flat, and everything that was resolved."""
+    """The content of /point: the facts that tables need, as flat fields, and the resolved arm and recipe."""
     arm: Arm = job.arm
     return {
         "hardware": arm.hardware.id,
@@ -102,9 +102,7 @@ def point_record(job: NodeJob, start: ServerStart, point: Point) -> dict[str, An
 
 
 def variant(arm: Arm, lanes: int = 1) -> str:
-    """What makes two curves of the same name different: packing, and a digest of the user's own flags and variables, and of the facts
-    simulated with.
-    """
+    """Distinguishes curves of the same name: packing, workload changes, and a digest of the user's settings and the simulated facts."""
     own = [list(arm.engine.extra_args), arm.engine.env] if arm.engine.extra_args or arm.engine.env else []
     own += [arm.engine.image] if arm.engine.image else []
     facts = simulated_facts(arm) if arm.engine.simulated else None
@@ -113,7 +111,7 @@ def variant(arm: Arm, lanes: int = 1) -> str:
 
 
 def observed(info: dict[str, Any], server: Server, counted: Counted | None, facts: dict[str, Any]) -> dict[str, Any]:
-    """What the server said of itself after the run, with the numbers that the verdict needs taken out; `facts`: of its start."""
+    """The server's information after the run, and the numbers from it that the verdict needs. `facts`: those of its start."""
     engine, lag = adapter(server.arm.engine), info.get("lag") or {}
     return {
         **facts,
@@ -129,7 +127,7 @@ def observed(info: dict[str, Any], server: Server, counted: Counted | None, fact
 
 
 def whole(path: Path, digest: str, f: Figures, v: Verdict) -> dict[str, Any]:
-    """The record of a whole attempt: its verdict, a summary, and what the file is known by."""
+    """The record of a complete attempt: its verdict, a summary, and the digest, seal, size and time that identify its file."""
     summary = {
         "n_requests": f.n_requests,
         "n_failed": f.n_failed,
@@ -151,5 +149,5 @@ def whole(path: Path, digest: str, f: Figures, v: Verdict) -> dict[str, Any]:
 
 
 def now_utc() -> str:
-    """Now, as records write it."""
+    """The current UTC time, in the format of the records."""
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")

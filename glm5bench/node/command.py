@@ -1,7 +1,7 @@
-"""The process of a server on this node: its command line, its environment, and why it cannot be started here.
+"""The command line and environment of a server on this node, and the errors if it cannot start here.
 
-Enters: a bound recipe, an arm, and where things are on this node. Leaves: argv and environment for one process; placeholders are
-replaced here and nowhere else, so that no path and no key enters a recipe. It starts no server.
+Enters: a bound recipe, an arm, and the paths on this node. Leaves: argv and environment for one process. Placeholders are replaced only
+here, so that recipes contain no paths and no keys. This module does not start the server.
 """
 
 from __future__ import annotations
@@ -21,28 +21,29 @@ from ..machine import checkpoint, container, gpus
 from ..machine.programs import program_lacking
 from ..values.point import Arm, Recipe
 
-COMMUNICATION = ("NCCL_", "RCCL_")  # prefixes of variables that every engine heeds
+COMMUNICATION = ("NCCL_", "RCCL_")  # prefixes of variables that every engine reads
 PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
 NEXT_STEPS = {
-    "server_oom": "lower the memory fraction or the concurrency that $C is bound to",
-    "server_start_timeout": "raise engine.start_timeout_s, or look for what the log waits for",
+    "server_oom": "lower the memory fraction, or the concurrency that replaces $C",
+    "server_start_timeout": "raise engine.start_timeout_s, or check in the log what the server waits for",
     "server_hung": "raise engine.stall_timeout_s if the server is only slow",
-    "server_settings": "ask for what it runs with, or name the flags in engine.settings_may_differ where that is the same thing",
-    "image_missing": "`glm5bench images pull` with the same overrides puts it there (docs/cluster.md), or use engine=simulated",
-    "checkpoint_missing": "fetch it there, or set cluster.checkpoint_dir",
+    "server_settings": "request the settings that it uses, or list the flags in engine.settings_may_differ if the values are equivalent",
+    "image_missing": "run `glm5bench images pull` with the same overrides (docs/cluster.md), or use engine=simulated",
+    "checkpoint_missing": "download it there, or set cluster.checkpoint_dir",
     "node_fault": "run this arm on a node that has these GPUs, or use engine=simulated",
 }
 
 
 class Stopped(Exception):
-    """The job was asked to stop: by a signal, not by a fault."""
+    """The job must stop because of a signal or its time limit, not because of a fault."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where this server runs: its folder for facts, key and log, the model's path, who may say stop, the image (None: no container).
+    """Where a server runs: its folder for facts, key and log, the model's path, and the image (None: no container).
 
-    `begun` is called with what the server does, whenever that changes while it starts. `scratch`: its own on the node; None: none yet.
+    `is_stopped` returns whether the job must stop. `begun` is called with the phase of the start whenever it changes.
+    `scratch`: the server's own directory on the node; None: not created yet.
     """
 
     folder: Path
@@ -55,7 +56,7 @@ class Place:
 
 
 def command(recipe: Recipe, arm: Arm, place: Place, given: Mapping[str, str], key_file: Path) -> list[str]:
-    """The server's command line here. Raises ServerError where the program, image, checkpoint or GPUs are not there, or are not free."""
+    """The server's command line on this node. Raises ServerError if the program, image or GPUs are missing, or if the GPUs are in use."""
     engine = adapter(arm.engine)
     argv = with_files(engine, [*(given.get(word, word) for word in recipe.argv), *engine.flags_of_the_node(recipe.argv)], place.folder)
     if place.image is not None:
@@ -70,7 +71,7 @@ def command(recipe: Recipe, arm: Arm, place: Place, given: Mapping[str, str], ke
 
 
 def with_files(engine: seam.Adapter, argv: Sequence[str], folder: Path) -> list[str]:
-    """The command in which the text of a configuration file is replaced by the path of a file that holds it."""
+    """The command line in which the text of a configuration file is replaced by the path of a file that contains it."""
     words = list(argv)
     for i, text in engine.texts(argv).items():
         path = folder / f"{words[i - 1].lstrip('-')}.yaml"  # JSON is YAML
@@ -111,7 +112,7 @@ def _refuse_wrong_node(arm: Arm, place: Place) -> None:
 
 
 def cannot_start(arm: Arm, place: Place, why: str, failure_class: str) -> ServerError:
-    """The error of a server that was not started."""
+    """The error for a server that cannot start on this node."""
     return ServerError(
         f"{arm.engine.id} cannot start on node {place.host_name}: {why}.",
         failure_class=failure_class,
@@ -120,7 +121,10 @@ def cannot_start(arm: Arm, place: Place, why: str, failure_class: str) -> Server
 
 
 def environment(own: Mapping[str, str], arm: Arm, key: str, key_file: Path, *, is_contained: bool = False) -> dict[str, str]:
-    """The node's environment without what would change the engine unrecorded, and the recipe's own; a container sees the latter only."""
+    """The server's environment: the recipe's variables, and the node's except those that would change the engine unrecorded.
+
+    A container gets only the recipe's variables and the node's selection of GPUs.
+    """
     env = {**own, **adapter(arm.engine).environment(key, key_file)}
     if is_contained:
         env |= {name: os.environ[name] for name in gpus.VARIABLES if name in os.environ}

@@ -1,7 +1,7 @@
-"""Where a running job says that it lives, and what it is doing.
+"""The heartbeat file of a running job: that the job is alive, and what it is doing.
 
-One small JSON file, replaced every two seconds by a thread of its own, so that a job that hangs in a system call still beats and
-one that was killed stops. Who reads it needs no scheduler: on the same host the process is looked up, elsewhere its age tells.
+One small JSON file, replaced every two seconds by a separate thread. It is updated even if the job hangs in a system call, and no longer
+if the job was killed. Readers need no scheduler: on the same host they check the process, elsewhere the age of the file.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ SILENT_S = 60.0
 
 @dataclass
 class Beat:
-    """The content of the file. `host`, `pid` and `started_ticks` name one process on one machine; `node` is the scheduler's name of it."""
+    """The content of the file. `host`, `pid` and `started_ticks` identify a process; `node` is the scheduler's name for the machine."""
 
     host: str
     pid: int
     started_ticks: int
     time_utc_s: float
     phase: str = "starting"
-    doing: str = ""  # within the phase, as the engine's log or the copy of the checkpoint tells it
-    since_utc_s: float = 0.0  # of the phase
+    doing: str = ""  # step within the phase, from the engine's log or the copy of the checkpoint
+    since_utc_s: float = 0.0  # start of the phase
     node: str = ""
     node_job: str = ""
     key: str = ""
@@ -41,13 +41,13 @@ class Beat:
     requests: int = 0
     points_done: int = 0
     points: int = 0
-    left_s: float = -1.0  # about how long its points will still take; -1: it does not know
-    said: str = ""  # what whoever looks should know: another version's code
-    keys: list[str] = field(default_factory=list)  # of every point in this job's charge
+    left_s: float = -1.0  # estimated time for the remaining points; -1: unknown
+    said: str = ""  # a note for whoever reads the status, e.g. that the code is of another version
+    keys: list[str] = field(default_factory=list)  # of every point assigned to this job
 
 
 class Heartbeat:
-    """A thread that writes the beat until it is told to stop."""
+    """A thread that writes the beat until it is stopped."""
 
     def __init__(self, path: Path, keys: list[str]) -> None:
         self._path = path
@@ -68,12 +68,12 @@ class Heartbeat:
         self.phase("done")
 
     def phase(self, phase: str, doing: str = "") -> None:
-        """What the job does from now on, on disk when this returns."""
+        """Sets the phase of the job, and writes it to disk before it returns."""
         self.beat.phase, self.beat.doing, self.beat.since_utc_s = phase, doing, time.time()
         self._write()
 
     def tell(self, phase: str, doing: str) -> None:
-        """How far the phase is; of a phase that goes on, with the next beat: it may be told thousands of times."""
+        """Sets the step within the phase. In an unchanged phase the next beat writes it, so frequent calls are cheap."""
         if phase != self.beat.phase:
             self.phase(phase, doing)
         self.beat.doing = doing
@@ -83,18 +83,18 @@ class Heartbeat:
             self._write()
 
     def _write(self) -> None:
-        with self._writing, suppress(EnvironmentLacks):  # a full disk must not end a measurement; the point's own write will say so
+        with self._writing, suppress(EnvironmentLacks):  # a full disk must not end a measurement; writing the point will report it
             self.beat.time_utc_s = time.time()
             write_json(self._path, asdict(self.beat))
 
 
 def node_name() -> str:
-    """The scheduler's name of this node, which it takes in --exclude; the host's where there is no scheduler."""
+    """The scheduler's name of this node, as used in --exclude; without a scheduler, the host name."""
     return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
 def read_beat(path: Path) -> Beat | None:
-    """The last beat, or None where there is none."""
+    """The last beat, or None if the file is missing or cannot be read."""
     try:
         return Beat(**read_json(path))
     except (FileError, TypeError):
@@ -117,7 +117,7 @@ def is_alive(beat: Beat, now_utc_s: float) -> bool:
 
 
 def process_started_ticks(pid: int) -> int:
-    """When this process started, in kernel ticks; -1 for one that is gone or a zombie. Source: proc(5), field 22 of stat."""
+    """When this process started, in kernel ticks; -1 if it has ended or is a zombie. Source: proc(5), field 22 of stat."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:

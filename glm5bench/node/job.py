@@ -1,8 +1,8 @@
-"""One node job: start a server, measure its points, write each as it ends, and leave nothing running.
+"""One node job: starts a server, measures its points, writes each point when it ends, and leaves no process running.
 
-Enters: a NodeJob, complete in itself, and the campaign's directory. Leaves: point files and a record of every attempt. Nothing
-measured is lost: a point is written whole before the next begins; a fault costs the point that it hit, whose record says why, and
-the server is started again for what is left. SIGTERM, SIGINT and SIGUSR2 stop it cleanly; what was not measured is simply missing.
+Enters: a NodeJob, complete in itself, and the campaign's directory. Leaves: point files and a record of every attempt. No measurement is
+lost: a point is written completely before the next one begins. A fault costs only the point in progress. Its record contains the reason,
+and the server is started again for the remaining points. SIGTERM, SIGINT and SIGUSR2 stop the job cleanly; unmeasured points stay missing.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from .staging import weights
 from .telemetry.watching import SIMULATED_S, Observer, Wanted, observing
 from .work import Remaining, Work
 
-MAX_FAULTS_IN_A_ROW = 2  # of one server start: more, and what is left would only cost node-hours
+MAX_FAULTS_IN_A_ROW = 2  # of one server start: after that, the remaining points would only waste node-hours
 
 
 def run(
@@ -47,10 +47,10 @@ def run(
     progress: Progress,
     is_retried: Callable[[str], bool],
 ) -> None:
-    """Measures what of the job is not done yet. Never raises for a fault of a server or a point: the records say it.
+    """Measures the points of the job that are not done yet. Faults of a server or a point are recorded, not raised.
 
-    `is_retried` is asked of each point that has failed: where it says so, the point is tried again after the others, on a server that
-    runs already.
+    `is_retried` is called with the key of each failed point. If it returns True, the point is retried after the others, on a server that
+    is already running.
     """
     campaign.adopt([p.key for p in job.points], lambda other: other != job_id and is_running(campaign.heartbeat(other)))
     done = campaign.done(p.key for p in job.points)
@@ -64,7 +64,7 @@ def run(
 
 @dataclass
 class _Start:
-    """One server start of a job: its server is started again after a fault, as often as it makes sense."""
+    """One server start of a job. After a fault the server is started again, until there are MAX_FAULTS_IN_A_ROW faults in a row."""
 
     work: Work
     start: ServerStart
@@ -72,7 +72,7 @@ class _Start:
     notes: list[str] | None = field(init=False, default=None)
 
     def measure(self, left: Remaining) -> None:
-        """All points, as far as the time suffices."""
+        """Measures the points, as many as the time allows."""
         progress = self.work.progress
         while left and left.faults < MAX_FAULTS_IN_A_ROW and not progress.is_stopped():
             if not progress.has_time_for(self._before_s + left.estimate_s([left.first])):
@@ -83,12 +83,12 @@ class _Start:
 
     @property
     def _before_s(self) -> float:
-        """What a server start takes before its first point, by estimate."""
+        """The estimated time from the start of the server to its first point."""
         asked = self.work.job.accuracy
         return self.work.job.arm.engine.start_estimate_s + (asked.estimate_s if asked is not None else 0.0)
 
     def _live(self, left: Remaining) -> None:
-        """The life of one server, in which it measures what it can."""
+        """Starts one server and measures the remaining points on it."""
         work, is_ready = self.work, False
         try:
             work.heart.beat.key = ""
@@ -107,7 +107,7 @@ class _Start:
         except Stopped:
             work.progress.stopped("stopped")
         except (ServerError, OSError) as error:
-            if not work.progress.is_soon_stopped():  # whoever asks the job to end asks its server, too, and may ask that one first
+            if not work.progress.is_soon_stopped():  # a signal that ends the job also ends its server, and may reach the server first
                 left.life_ended(error if isinstance(error, ServerError) else _of_the_node(error), was_ready=is_ready)
 
     def _measure(self, measuring: Measuring, left: Remaining) -> None:
@@ -117,7 +117,7 @@ class _Start:
             if not progress.has_time_for(left.estimate_s([left.first])):
                 progress.stopped("time_limit")
                 raise Stopped
-            if self.work.campaign.done([left.first.key]):  # another job was quicker
+            if self.work.campaign.done([left.first.key]):  # another job has measured it
                 left.skip()
             else:
                 self._one(measuring, left)
@@ -130,7 +130,7 @@ class _Start:
             raise
         except BenchError as error:
             left.failed(error)
-        except Exception as error:  # the border around one point: a defect costs it, and not those after it
+        except Exception as error:  # the border around one point: a defect fails this point, but not the next ones
             traceback.print_exc()
             left.failed(ClientError(f"A defect of glm5bench, please report it: {type(error).__name__}: {error}."))
             left.faults += 1
@@ -138,7 +138,7 @@ class _Start:
             left.measured(time.monotonic() - began)
 
     def _preflight(self) -> list[str]:
-        """What this node has and lacks, looked at once: notes. Raises ServerError where it cannot do."""
+        """The notes of this node's preflight checks, which run once. Raises ServerError if the node cannot run the job."""
         if self.notes is not None:
             return self.notes
         self.work.heart.phase("preflight")
@@ -162,17 +162,17 @@ class _Start:
         )
 
     def _examine(self, server: Server) -> dict[str, Any]:
-        """The accuracy gate, where one is asked for, on the server that is measured after it."""
+        """Runs the accuracy gate, if it is requested, on the server that is measured next."""
         if self.work.job.accuracy is None:
             return {}
         self.work.heart.phase("accuracy")
-        at = self.work.job.accuracy_at or sorted({p.concurrency for p in self.start.points})  # a server of its own for each: its own
+        at = self.work.job.accuracy_at or sorted({p.concurrency for p in self.start.points})  # empty if each concurrency has a server
         told = accuracy.gate(server, model_name(server), self.work.job.accuracy, at, lambda doing: self.work.heart.tell("accuracy", doing))
         print(f"accuracy: {json.dumps(told)}", flush=True)
         return {"accuracy": told}
 
     def _observing(self, server: Server) -> contextlib.AbstractContextManager[Observer | None]:
-        """Who reads beside the load, where anything is to be read."""
+        """The observer that records telemetry during the load; None if telemetry is off."""
         arm, period_s = self.work.job.arm, self.work.job.telemetry_s
         if not period_s:
             return contextlib.nullcontext()
@@ -182,7 +182,7 @@ class _Start:
         return observing(server, server.place.scratch or server.place.folder, Wanted(whose, arm.tp, server.process.pid, period_s))
 
     def _image(self, folder: Path) -> Image | None:
-        """What the server is started from; None: the node's own PATH, because the cluster or the recipe names no image."""
+        """The image to start the server from; None: use the node's PATH, because the cluster or the recipe names no image."""
         name = self.start.recipe.image
         if not self.work.job.image_dir or not name:
             return None
@@ -191,6 +191,6 @@ class _Start:
 
 
 def _of_the_node(error: OSError) -> ServerError:
-    """A disk that is full or not to be written, a cache directory that cannot be made: this node cannot run the server."""
-    what = f"The server cannot be run here: {error.strerror or error}."
+    """The error for a full or read-only disk, or a cache directory that cannot be created: this node cannot run the server."""
+    what = f"The server cannot run on this node: {error.strerror or error}."
     return ServerError(what, failure_class="node_fault", where=str(error.filename or ""), next_step=NEXT_STEPS["node_fault"])

@@ -1,7 +1,7 @@
-"""A server's log as it grows: how far its start has come, and whether it has said its last word. Reads only what is new.
+"""A server's log as it grows: the phases of the start, and whether it contains a fatal line. Reads only new text.
 
 Enters: a file that another process appends to, and the expressions of conf/engine. Leaves: the phases of the start with their times,
-and the first line that says that the server is dead.
+and the first line that shows that the server is dead.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-MARGIN = 200  # bytes read before an end that is shown: the half of a key that they may begin with is not
-MOST_BYTES = 2**22  # of one look: a log that grows faster is read on at the next
+MARGIN = 200  # extra bytes read before a shown tail, then cut off: they may begin with half a key
+MOST_BYTES = 2**22  # read per look; the next look continues there
 
 
 @dataclass(frozen=True)
 class Phase:
-    """From `at_s` seconds after the start on the server did this; the line of its log that says so."""
+    """A phase of the start, which began `at_s` seconds after it. `line`: the line of the log that shows it."""
 
     name: str
     at_s: float
@@ -28,7 +28,7 @@ class Phase:
 
 @dataclass
 class Log:
-    """One server's log. `reached`: the phases of its start so far, each once, in order; `last_word`: the line that it died with."""
+    """One server's log. `reached`: the phases of its start so far, each once, in order; `last_word`: its fatal line, or empty."""
 
     path: Path
     phases: Mapping[str, str]
@@ -43,8 +43,8 @@ class Log:
     def __post_init__(self) -> None:
         self._phases = [(re.compile(expression), name) for expression, name in self.phases.items()]
         self._fatal = re.compile("|".join(f"(?:{expression})" for expression in self.fatal) or r"(?!)")
-        self._looking = threading.Lock()  # a look that was cancelled goes on in its thread
-        self._offset = self._start = self.path.stat().st_size if self.path.exists() else 0  # before it: another server's, of the same job
+        self._looking = threading.Lock()  # a cancelled look continues in its thread
+        self._offset = self._start = self.path.stat().st_size if self.path.exists() else 0  # skip text of an earlier server of the job
 
     def look(self) -> None:
         """Reads what was written since the last look."""
@@ -59,10 +59,10 @@ class Log:
         except OSError:
             return
         self._offset += len(new)
-        *lines, self._rest = re.split(rb"[\r\n]+", self._rest + new)  # a progress bar goes on with a carriage return
+        *lines, self._rest = re.split(rb"[\r\n]+", self._rest + new)  # progress bars use carriage returns
         for line in lines:
             self._take(line.decode("utf-8", "replace"))
-        self._heed(self._rest.decode("utf-8", "replace"))  # a last word need not end its line
+        self._heed(self._rest.decode("utf-8", "replace"))  # a fatal line may be incomplete
 
     def _heed(self, line: str) -> None:
         if not self.last_word and self._fatal.search(line):
@@ -81,11 +81,11 @@ class Log:
 
     @property
     def doing(self) -> str:
-        """What the server does now, as far as its log says; empty before its first known line."""
+        """The current phase according to the log; empty before the first known line."""
         return self.reached[-1].name if self.reached else ""
 
     def head(self, n_bytes: int = 2**22) -> str:
-        """The beginning of the log, without the key: what its start said."""
+        """The beginning of the log, which covers the start, with the key redacted."""
         try:
             with self.path.open("rb") as file:
                 file.seek(self._start)
@@ -94,7 +94,7 @@ class Log:
             return ""
 
     def tail(self, n_bytes: int = 4000) -> str:
-        """The end of the log, without the key."""
+        """The end of the log, with the key redacted."""
         try:
             with self.path.open("rb") as file:
                 before = max(0, self.path.stat().st_size - n_bytes - MARGIN)

@@ -1,4 +1,4 @@
-"""One point on a running server: warm-up, load, what was read beside it, and the file, whole before anything else begins."""
+"""Measures one point on a running server: warm-up, load, telemetry, and the point's file, which is complete before anything else begins."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from .work import Work
 
 @dataclass
 class Life:
-    """The life of one server: of which start, what it said when it was ready, and who reads beside it."""
+    """One running server: its start, the facts that it reported when it was ready, and its observer."""
 
     name: str
     start: ServerStart
@@ -52,12 +52,12 @@ class Measuring:
     life: Life
 
     def _poke(self) -> None:
-        """A reading at the edges of the window, where power changes most."""
+        """Requests a telemetry reading. Called at the edges of the window, where power changes most."""
         if self.life.observer is not None:
             self.life.observer.poke()
 
     def measure(self, point: Point) -> None:
-        """Writes the point's file. Raises ServerError where the server did not answer all, ClientError where this client failed."""
+        """Measures the point and writes its file. Raises ServerError if the server died or hung, ClientError if this client failed."""
         self.work.heart.beat.key = point.key
         arm = self.work.job.arm
         client = Protocol(
@@ -91,7 +91,7 @@ class Measuring:
         record = point_record(self.work.job, self.life.start, point)
         unread = Measurement(point.key, source, record, {**made, "is_server_unread": True}, requests, {**self.life.facts, **answers})
         _answered(self.server, load)
-        if load.n_failed:  # whose fault it is, the server says: nothing whole would be lost
+        if load.n_failed:  # raise if the server is dead; no complete measurement is lost
             self.server.alive_or_raise()
             self.server.answers_or_raise()
             return self._write(self._read(unread, load, before), point)
@@ -99,15 +99,15 @@ class Measuring:
         try:
             self.server.alive_or_raise()
             self._write(self._read(unread, load, before), point)
-        except ServerError:  # it answered all, and then died: the next point will notice
+        except ServerError:  # it died after all answers; the next point will report it
             self._write(replace(unread, log=self.server.log.tail(1_000_000)), point)
         kept.unlink(missing_ok=True)
         return None
 
     def _read(self, unread: Measurement, load: Measured, before: Counted | None) -> Measurement:
-        """The measurement with what the server says of itself after it, and with what was read beside it."""
+        """The measurement with the server's information after it, and with the telemetry."""
         requests, end_ns = load.requests, load.start_ns + int(load.requests.end_ns.max())
-        since = counted_since(self.server, before, _tokens(requests)) if requests.is_whole.all() else None  # of broken answers nobody knows
+        since = counted_since(self.server, before, _tokens(requests)) if requests.is_whole.all() else None  # unknown for broken answers
         beside = self.life.observer.told(load.start_ns, end_ns) if self.life.observer else None
         foreign = self.life.observer.foreign(load.start_ns, end_ns) if self.life.observer else []
         told = {**observed(self.server.info(), self.server, since, self.life.facts), "answers": unread.server["answers"]}
@@ -121,7 +121,7 @@ class Measuring:
         )
 
     def _made(self, watch: Watch, load: Measured, neighbours: list[str]) -> dict[str, Any]:
-        """How the measurement came about."""
+        """The provenance of the measurement."""
         return {
             **provenance(self.work.job_id, self.server.place.image),
             "checkpoint": self.life.weights.told,
@@ -136,14 +136,14 @@ class Measuring:
         }
 
     def _kept(self, m: Measurement) -> Path:
-        """The measurement on disk before the server is asked anything else: a server that takes the job down with it costs no point."""
+        """Writes the measurement to disk before any further request to the server, which may end the job with it."""
         path = self.work.campaign.unread(self.work.job_id, m.key)
         path.unlink(missing_ok=True)
         write_point(path, m)
         return path
 
     def _beside(self) -> list[str]:
-        """What the other lanes of this node are doing, as their heartbeats say; empty where the node is not shared."""
+        """The phases of the other lanes of this node, from their heartbeats; empty if the node is not shared."""
         beats = [
             read_beat(self.work.campaign.heartbeat(other))
             for other in lane_ids(self.work.job_id, self.work.job.lanes)
@@ -167,7 +167,7 @@ class Measuring:
         record_attempt(self.work.campaign, self.work.trace, point.key, attempt, record)
 
     def _write_point(self, m: Measurement, point: Point) -> int:
-        """The number of the attempt under which the file stands; a number that another job took meanwhile is left to it."""
+        """Writes the file and returns the number of its attempt. Skips numbers that another job has taken meanwhile."""
         while True:
             attempt = self.work.campaign.next_attempt(point.key)
             with contextlib.suppress(Taken):
@@ -179,19 +179,19 @@ class Measuring:
 
 
 def _answered(server: Server, load: Measured) -> Measured:
-    """The same, where it was not ended early."""
+    """The same load. Raises the error that ended it early, if there is one."""
     if load.ended_by is not None:
         raise server.said(load.ended_by)
     return load
 
 
 def _tokens(requests: Requests) -> Counted:
-    """The tokens of all answers."""
+    """The prompt and output tokens of all requests."""
     return Counted(int(requests.prompt_tokens.sum()), int(requests.output_tokens.sum()))
 
 
 def flush(server: Server) -> None:
-    """An empty prefix cache and fresh counters. Engines that cannot be asked for that keep theirs: no prompt comes twice."""
+    """Empties the prefix cache and resets counters. Engines without such a request keep theirs; prompts never repeat."""
     path = adapter(server.arm.engine).flush_path
     if path is None:
         return
@@ -199,4 +199,4 @@ def flush(server: Server) -> None:
         server.ask("POST", path, within_s=60)
     except httpx.HTTPError as error:
         server.answers_or_raise()
-        raise ClientError(f"The server does not answer POST {path}: {error}.") from error
+        raise ClientError(f"The server did not answer POST {path}: {error}.") from error

@@ -1,6 +1,6 @@
-"""What a node job has come to, and whether it is to go on: its deadline, and the signals that end it.
+"""The progress of a node job, and whether it may continue: its deadline, and the signals that end it.
 
-Enters: what each point came to, a deadline, signals. Leaves: whether something new may still begin, and why not. It measures nothing.
+Enters: the result of each point, a deadline, signals. Leaves: whether new work may begin, and why not. It measures nothing.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from types import FrameType
 
 SIGNAL_EARLY_S = 90.0  # Slurm sends the signal of --signal up to a minute early
-SIGNALS_APART_S = 2.0  # that the processes of a job hear of its end
+SIGNALS_APART_S = 2.0  # between the times at which the processes of a job receive a signal
 POLL_S = 0.05
 
 
 @dataclass
 class Progress:
-    """What the job has come to, and until when it may go on. `why` it stopped: a signal or time_limit; `fault`: the class of the last."""
+    """The results of the job so far, and its deadline. `why` it stopped: a signal or time_limit; `fault`: class of the last failure."""
 
     deadline_utc_s: float = math.inf
     measured: list[str] = field(default_factory=list)
@@ -27,35 +27,35 @@ class Progress:
     stop: bool = False
     why: str = ""
     fault: str = ""
-    estimated_s: float = 0.0  # of what it has measured
+    estimated_s: float = 0.0  # estimate for the points that it has measured
     took_s: float = 0.0
 
     @property
     def pace(self) -> float:
-        """How long points take against their estimates, from those of this job."""
+        """The measured time divided by the estimated time of this job's points; 1 before the first."""
         return self.took_s / self.estimated_s if self.estimated_s else 1.0
 
     def has_time_for(self, estimate_s: float) -> bool:
-        """Whether something of this estimate would end before the deadline. The first one of a job is always tried."""
+        """Whether work with this estimate would end before the deadline. Always True until a point is measured."""
         return not self.measured or time.time() + estimate_s * self.pace < self.deadline_utc_s
 
     def stopped(self, why: str) -> None:
-        """From now on nothing is begun; the first reason stands."""
+        """Prevents new work. Keeps the first reason."""
         self.why, self.stop = self.why or why, True
 
     @property
     def last_word(self) -> str:
-        """Why it left what it left."""
+        """Why points are left: the reason for stopping, the class of the last failure, or `lost`."""
         return self.why or self.fault or "lost"
 
     def is_stopped(self) -> bool:
-        """Whether the job is to end now: it was told to, or its time is over."""
+        """Whether the job must stop now, because of a signal or because its time is over."""
         if time.time() >= self.deadline_utc_s:
             self.stopped("time_limit")
         return self.stop
 
     def is_soon_stopped(self) -> bool:
-        """The same, once a signal that has reached another process of the job has had time to come here."""
+        """The same, but waits first for a signal that may already have reached another process of the job."""
         until = time.monotonic() + SIGNALS_APART_S
         while not self.is_stopped() and time.monotonic() < until:
             time.sleep(POLL_S)
@@ -63,9 +63,9 @@ class Progress:
 
 
 def catch_signals(progress: Progress) -> None:
-    """From here on a request to end is a flag, looked at several times a second. After submitit's own handlers.
+    """Makes signals that request an end set a flag, which is checked several times a second. Call it after submitit sets its handlers.
 
-    A signal that is ignored stays so: a local job does not hear the Ctrl-C of the terminal that it was started from.
+    Ignored signals stay ignored, so that Ctrl-C in the terminal that started a local job does not stop the job.
     """
 
     def stop(signum: int, frame: FrameType | None) -> None:

@@ -1,7 +1,8 @@
-"""One running inference server: started, known to be ready, watched, and ended with everything that it started.
+"""One running inference server: starts it, waits until it is ready, watches it, and ends it with all of its processes.
 
-Enters: a bound recipe and where things are on this node. Leaves: a base URL and a key. Ready is the engine's word, from the process that
-was started and no other, and one real token; dead is its process, or its log's last word. The log's end stands in every error.
+Enters: a bound recipe and the paths on this node. Leaves: a base URL and a key. The server is ready when its health route answers, when
+the answer is from the process that was started, and when it has generated one token. It is dead when its process has ended, or when its
+log contains a fatal line. Every error contains the end of the log.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from .log import Log
 POLL_S = 0.1
 HEALTH_S = 10.0
 LAST_WORD_S = 2.0
-GONE_S = 10.0  # how long a server may take to die after its last word
+GONE_S = 10.0  # how long GET /v1/models may fail after failed requests
 OUT_OF_MEMORY = ("out of memory", "OutOfMemoryError", "HIP out of memory")
 
 
@@ -52,7 +53,7 @@ class Server(Endpoint):
     start_s: float = 0.0
 
     def alive_or_raise(self) -> None:
-        """Raises ServerError when the process ended, Stopped when the job was asked to stop."""
+        """Raises ServerError if the process has ended or the log has a fatal line, Stopped if the job must stop."""
         if self.place.is_stopped():
             raise Stopped
         code = self.process.poll()
@@ -62,13 +63,13 @@ class Server(Endpoint):
             raise self.error(ended(code), "server_crash")
         self.log.look()
         if self.log.last_word:
-            with contextlib.suppress(subprocess.TimeoutExpired):  # its processes mostly follow, and their exit code says more
+            with contextlib.suppress(subprocess.TimeoutExpired):  # its process usually ends soon, and the exit code says more
                 code = self.process.wait(timeout=LAST_WORD_S)
-            how = "lives on" if code is None else ended(code)
-            raise self.error(f"is dead by its own log ({self.log.last_word}), its process {how}", "server_crash")
+            how = "is still running" if code is None else ended(code)
+            raise self.error(f"is dead according to its log ({self.log.last_word}); its process {how}", "server_crash")
 
     def answers_or_raise(self) -> None:
-        """After requests have failed: raises ServerError when it is the server that is gone, and not they that were wrong."""
+        """Raises ServerError if the server is gone. Call it after failed requests, which may also have been wrong themselves."""
         deadline = time.monotonic() + GONE_S
         while self.get_json("/v1/models") is None:
             self.alive_or_raise()
@@ -78,13 +79,13 @@ class Server(Endpoint):
         self.alive_or_raise()
 
     def said(self, error: Exception) -> Exception:
-        """The same error; one that the load client has of the server, with the end of the server's log."""
+        """The same error. If it is the load client's error about this server, the end of the server's log is added."""
         if not isinstance(error, ServerError) or error.where != self.base_url:
             return error
         return self.error(error.message.removeprefix("The server ").rstrip("."), error.failure_class)
 
     def error(self, what: str, failure_class: str) -> ServerError:
-        """The error of this server, with the end of its log."""
+        """An error about this server, with the end of its log."""
         tail = self.log.tail()
         if any(sign in tail for sign in OUT_OF_MEMORY):
             failure_class = "server_oom"
@@ -99,9 +100,9 @@ class Server(Endpoint):
 
 @contextlib.contextmanager
 def running(recipe: Recipe, arm: Arm, place: Place) -> Iterator[Server]:
-    """A server that is ready, until the block ends; then its whole process group is gone.
+    """A ready server until the block ends; then its whole process group is ended.
 
-    Raises ServerError with its class when it does not start, Stopped when the job is asked to stop meanwhile.
+    Raises ServerError with its class if the server does not start, Stopped if the job must stop meanwhile.
     """
     with scratch() as folder:
         yield from _running(recipe, arm, replace(place, scratch=folder))
@@ -121,7 +122,7 @@ def _running(recipe: Recipe, arm: Arm, place: Place) -> Iterator[Server]:
         os.close(pipe_read)
         if server is not None:
             _wait_gone(server.process)
-        guard.clean_up(str(place.folder), str(place.scratch))  # its own work, where it was killed or never came to it
+        guard.clean_up(str(place.folder), str(place.scratch))  # the guard's own cleanup, if it was killed or never reached it
 
 
 def _spawn(recipe: Recipe, arm: Arm, place: Place, pipe_read: int) -> Server:
@@ -135,7 +136,7 @@ def _spawn(recipe: Recipe, arm: Arm, place: Place, pipe_read: int) -> Server:
     called = command(recipe, arm, place, given, key_file)
     log_path = place.folder / guard.LOG
     log = Log(log_path, arm.engine.phases, arm.engine.fatal, lambda text: text.replace(key, "<redacted>"))
-    with open(os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as file:  # it may print its key
+    with open(os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as file:  # the server may print its key
         log_path.chmod(0o600)
         process = subprocess.Popen(
             [
@@ -161,13 +162,13 @@ def _spawn(recipe: Recipe, arm: Arm, place: Place, pipe_read: int) -> Server:
 
 
 def _cores() -> str:
-    """The cores of the server, by commas: those of the job without what the load client gets."""
+    """The server's cores, separated by commas: those of the job except the load client's."""
     cores = of_the_job()
     return ",".join(str(core) for core in cores if core not in reserved(cores))
 
 
 def free_port() -> int:
-    """A port on loopback that the kernel says is free."""
+    """A free port on loopback, chosen by the kernel."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port: int = s.getsockname()[1]
@@ -197,28 +198,31 @@ def _wait_until_ready(server: Server, deadline: float) -> None:
 
 
 def _refuse_a_stranger(server: Server, side: Side) -> None:
-    """Its port was free when it was chosen; until the server binds it, minutes later, anybody may have."""
+    """Raises ServerError if another process answers on the server's port.
+
+    The port was free when it was chosen, but the server binds it minutes later.
+    """
     port = int(server.base_url.rpartition(":")[2])
     pid = stranger_on(port, server.process.pid)
     if pid is not None:
-        raise server.error(f"does not answer: process {pid}, which it has not started, listens on its port {port}", "server_crash")
+        raise server.error(f"does not answer: another process ({pid}) listens on its port {port}", "server_crash")
     if not adapter(server.arm.engine).takes_key:
         return
     other = side.ask("GET", "/v1/models", headers=[("authorization", f"Bearer {secrets.token_urlsafe(24)}")])
     if other.status == 200:
-        raise server.error("answers without its key: it is another server, or it was not given one", "server_crash")
+        raise server.error("accepts a wrong key: it is another server, or it was started without a key", "server_crash")
 
 
 def _one_token(server: Server, side: Side, deadline: float) -> None:
-    """The smoke request: ready is who answers with a token. Kernels may still be compiled for it, within the start's deadline."""
+    """Sends the smoke request: a ready server answers with one token. Kernels may still be compiled for it, until the start's deadline."""
     body = {"model": model_name(server), "prompt": [1000, 1001, 1002], "max_tokens": 1, "temperature": 0}
     try:
         answer = side.ask("POST", "/v1/completions", body, within_s=max(HEALTH_S, deadline - time.monotonic()))
     except httpx.HTTPError as error:
         server.alive_or_raise()
-        raise server.error(f"says that it is ready and does not answer a one-token request ({error})", "server_crash") from error
+        raise server.error(f"reports that it is ready but does not answer a one-token request ({error})", "server_crash") from error
     if answer.status != 200:
-        raise server.error(f"says that it is ready and answers {answer.status} to a one-token request", "server_crash")
+        raise server.error(f"reports that it is ready but answers {answer.status} to a one-token request", "server_crash")
 
 
 def model_name(server: Server) -> str:
@@ -226,7 +230,7 @@ def model_name(server: Server) -> str:
     name = server.model()
     if name is None:
         server.alive_or_raise()
-        raise server.error("does not name its model (GET /v1/models)", "server_crash")
+        raise server.error("does not report the name of its model (GET /v1/models)", "server_crash")
     return name
 
 
@@ -234,6 +238,6 @@ def _wait_gone(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(timeout=30)
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, 9)  # only what the guard, had it been killed itself, could have left
+        os.killpg(process.pid, 9)  # ends only what the guard left, if the guard was killed
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(timeout=5)

@@ -1,7 +1,7 @@
-"""What a server became once it was ready: its memory and its start, by its own log, and whether it is the server that was asked for.
+"""The state of a ready server: its memory and start phases according to its log, and whether its settings are those requested.
 
-An engine may change a setting with no more than a line of its log. A server that runs with another one would measure another arm, and
-for hours: it is refused before the first request.
+An engine may change a setting and only report it in one line of its log. A server with other settings would measure another arm for
+hours, so it is refused before the first request.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ PHASES = {
     "preparing kernels": "compile",
     "profiling memory": "compile",
     "capturing graphs": "graphs",
-}  # of conf/engine -> what tables show; everything else is `other`
+}  # phases of conf/engine -> phases in tables; all others are `other`
 
 
 def start_facts(server: Server, recipe: Recipe) -> dict[str, Any]:
-    """`startup`: seconds of its phases, and its memory in GiB a GPU; `settings`: what it says that it runs with; `model_path`: as asked."""
+    """`startup`: seconds of each phase, and memory in GiB per GPU; `settings`: those in the server's log; `model_path`: as requested."""
     arm, head, info = server.arm, server.log.head(), server.info()
     started: dict[str, float] = {"start_s": server.start_s, **_phases(server)}
     engine = adapter(arm.engine)
@@ -41,7 +41,7 @@ def start_facts(server: Server, recipe: Recipe) -> dict[str, Any]:
 
 
 def _phases(server: Server) -> dict[str, float]:
-    """Seconds of each phase: `image` until the first line that is known, the others until the next begins, the last until it was ready."""
+    """Seconds of each phase: `image` until the first known line, each other phase until the next, the last until the server is ready."""
     reached = server.log.reached
     ends = [phase.at_s for phase in reached[1:]] + [server.start_s]
     found = {"image_s": reached[0].at_s} if reached else {}
@@ -52,7 +52,7 @@ def _phases(server: Server) -> dict[str, float]:
 
 
 def refuse_other_settings(server: Server, recipe: Recipe, facts: dict[str, Any]) -> None:
-    """Raises ServerError with what the server runs with in place of what was asked."""
+    """Raises ServerError with the settings that differ, if the server does not use those requested."""
     stated = adapter(server.arm.engine).stated({**server.info(), **facts["settings"]}, server.arm.tp)
     changed = [*settings_changed(recipe.argv, stated, server.arm.engine.settings_may_differ), *other_model(facts["model_path"], stated)]
     if changed:

@@ -1,7 +1,7 @@
-"""Where a job reads its weights: from where they lie, or from a copy on a disk of the node's own, made once and kept.
+"""The path of a job's weights: the original checkpoint, or a copy on a local disk of the node that is made once and kept.
 
-Enters: a node job. Leaves: a path for the server, and what a reader of its start-up time should know: revision, bytes, the seconds that the
-copy took, and how much of the weights was in memory before. Shared file systems feed one loading node well, and ten badly.
+Enters: a node job. Leaves: a path for the server, and facts that explain its start-up time: revision, bytes, the seconds that the
+copy took, and the share of the weights that was already in memory. Shared file systems are fast for one loading node and slow for ten.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ PIECE_BYTES = 2**26
 
 @dataclass(frozen=True)
 class Weights:
-    """The path that the server is given, and what is recorded of it."""
+    """The path that the server gets, and the recorded facts about it."""
 
     path: str
     told: dict[str, Any]
 
 
 def weights(job: NodeJob, tell: Callable[[str], None], is_stopped: Callable[[], bool]) -> Weights:
-    """Where this job's server reads its weights, copied to the node where the job says so. `tell`: what the copy has come to.
+    """The weights for this job's server, copied to the node if the job has a `stage_dir`. `tell` is called with the copy's progress.
 
-    Raises ServerError where they are not all there or the copy fails, Stopped where the job is asked to stop.
+    Raises ServerError if files are missing or the copy fails, Stopped if the job must stop.
     """
     lies = Path(job.model_path)
     if not lies.is_absolute() or adapter(job.arm.engine).is_simulated:
@@ -46,24 +46,24 @@ def weights(job: NodeJob, tell: Callable[[str], None], is_stopped: Callable[[], 
         raise ServerError(f"{seen.lacks}.", failure_class="checkpoint_missing", next_step=NEXT_STEPS["checkpoint_missing"])
     told = {"revision": seen.revision, "size_bytes": seen.size_bytes, "n_shards": seen.n_shards}
     if not job.stage_dir:
-        real = lies.resolve()  # a link to a snapshot of the hub's cache: what that links to is relative to where it lies
+        real = lies.resolve()  # a link to a snapshot of the hub's cache contains relative links, which need its real path
         return Weights(str(real), {**told, "page_cache_share": cached_share(real)})
     copy = Path(job.stage_dir) / job.arm.checkpoint.repository
     try:
         seconds = staged(lies, copy, tell, is_stopped)
     except OSError as error:
         what = f"The checkpoint cannot be copied to {copy}: {error.strerror or error}."
-        raise ServerError(what, failure_class="node_fault", next_step="stage=none, or another cluster.stage_dir") from error
+        raise ServerError(what, failure_class="node_fault", next_step="set stage=none or another cluster.stage_dir") from error
     if seconds is None:
         raise Stopped
     return Weights(str(copy), {**told, "stage_s": seconds, "page_cache_share": cached_share(copy)})
 
 
 def staged(source: Path, target: Path, tell: Callable[[str], None], is_stopped: Callable[[], bool]) -> float | None:
-    """Copies the checkpoint to a disk of the node's own, unless it is there: the seconds that took, None where it was told to stop.
+    """Copies the checkpoint to a local disk of the node, unless it is there. Returns the seconds this took; None if the job must stop.
 
-    A file is there when its length and time are the source's; each appears whole. Two jobs of a node do not copy the same twice.
-    Raises OSError where the disk does not hold it or cannot be written.
+    A file is there if its size and modification time equal the source's. Files appear only when they are complete, and two jobs of a node
+    do not copy the same file twice. Raises OSError if the disk is too small or cannot be written.
     """
     began = time.monotonic()
     target.mkdir(parents=True, exist_ok=True)
@@ -74,10 +74,10 @@ def staged(source: Path, target: Path, tell: Callable[[str], None], is_stopped: 
             with contextlib.suppress(BlockingIOError):
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            tell("another job of this node copies the checkpoint")
+            tell("waiting for another job of this node to copy the checkpoint")
             time.sleep(0.5)
         else:
-            return None  # told to stop while another copies
+            return None  # must stop while another job copies
         wanted = _wanted(source, target)
         total, done = sum(path.stat().st_size for path in wanted), 0
         if total > shutil.disk_usage(target).free:
@@ -92,7 +92,7 @@ def staged(source: Path, target: Path, tell: Callable[[str], None], is_stopped: 
 
 
 def _wanted(source: Path, target: Path) -> list[Path]:
-    """The files that the copy lacks, or has otherwise."""
+    """The source files that are missing in the copy or differ from it."""
     return [path for path in sorted(source.iterdir()) if path.is_file() and not _is_same(path, target / path.name)]
 
 
@@ -104,7 +104,7 @@ def _is_same(source: Path, target: Path) -> bool:
 
 
 def _copied(source: Path, target: Path) -> Iterator[int]:
-    """Copies a file in pieces, beside its place first, and yields the bytes of each."""
+    """Copies a file in pieces to a temporary name, yields the bytes of each piece, and renames the file when it is complete."""
     beside = target.with_name(f".{target.name}.part")
     try:
         with source.open("rb") as read, beside.open("wb") as write:

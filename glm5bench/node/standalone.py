@@ -1,7 +1,7 @@
-"""The load client by itself, against a server that somebody else has started.
+"""The load client on its own, against a server that glm5bench did not start.
 
-Enters: an address, a workload, a concurrency, and what the user says of the server. Leaves: a Measurement like any other. What nobody says
-stays unstated: without a number of GPUs there is no figure per GPU, without hardware no price.
+Enters: an address, a workload, a concurrency, and the user's facts about the server. Leaves: a Measurement like any other. Unknown facts
+stay unstated: without the number of GPUs there are no figures per GPU, without the hardware no prices.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ WORDS = ("hardware", "checkpoint", "precision", "speculative", "engine", "engine
 
 @dataclass(frozen=True)
 class Asked:
-    """What is to be sent to whom. `about`: what the user says of the server."""
+    """What to send, and to which server. `about`: the user's facts about the server."""
 
     endpoint: Endpoint
     model: str
@@ -45,12 +45,12 @@ class Asked:
     about: Mapping[str, str]
     stall_s: float
     processes: int | None = None
-    vocabulary: int | None = None  # token ids of its model, as the user says
+    vocabulary: int | None = None  # number of token ids of its model, according to the user
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What came of it. `ended_by`: why it ended before all was answered; what was measured until then is in the measurement."""
+    """The result of a load. `ended_by`: why it ended early, or None. The measurement contains what was measured until then."""
 
     measurement: Measurement
     ended_by: Exception | None
@@ -59,7 +59,7 @@ class Loaded:
 def answering(base_url: str, api_key: str, model: str | None) -> tuple[Endpoint, str]:
     """The server at this address and the name of its model.
 
-    Raises UsageError for what is no address, ServerError where the server does not answer or names no model.
+    Raises UsageError for an invalid address, ServerError if the server does not answer or names no model.
     """
     try:
         told = httpx.URL(base_url)
@@ -67,34 +67,36 @@ def answering(base_url: str, api_key: str, model: str | None) -> tuple[Endpoint,
     except httpx.InvalidURL:
         is_address = False
     if not is_address:
-        raise UsageError(f"{base_url} is no address of a server.", next_step="http://HOST:PORT")
+        raise UsageError(f"{base_url} is not a valid server address.", next_step="use http://HOST:PORT")
     if told.userinfo:
-        raise UsageError("A name and password in the address would be kept with the point.", next_step="--api-key-env NAME")
+        raise UsageError(
+            "The address contains a name and password, which would be stored with the point.", next_step="use --api-key-env NAME"
+        )
     if not api_key.isascii():
-        raise UsageError("The server's key is no text that a header can carry.", next_step="--api-key-env NAME")
+        raise UsageError("The server's key contains characters that an HTTP header cannot carry.", next_step="check --api-key-env NAME")
     endpoint = Endpoint(base_url.rstrip("/").removesuffix("/v1"), api_key)
     models = _models(endpoint)
     name = model or model_name(models.value)
     if name is None:
         raise ServerError(
-            f"The server does not name a model: GET /v1/models {models.said}.",
+            f"The server does not report a model: GET /v1/models {models.said}.",
             failure_class="server_crash",
             where=endpoint.base_url,
-            next_step="--model NAME, and --api-key-env NAME if the server needs a key",
+            next_step="pass --model NAME, and --api-key-env NAME if the server needs a key",
         )
     return endpoint, name
 
 
 @dataclass(frozen=True)
 class _Models:
-    """The JSON of /v1/models, None without one; and what the server answered, in words."""
+    """The JSON of /v1/models, or None; and `said`: the answer in words."""
 
     value: Any
     said: str
 
 
 def _models(endpoint: Endpoint) -> _Models:
-    """Raises ServerError with the cause if nothing answers there."""
+    """The answer to GET /v1/models. Raises ServerError with the cause if the server cannot be reached."""
     try:
         said = endpoint.ask("GET", "/v1/models")
     except httpx.ConnectError as error:
@@ -120,18 +122,24 @@ def _unreachable(endpoint: Endpoint, error: Exception) -> ServerError:
         f"Cannot reach the server: {words.rstrip('.')}.",
         failure_class="server_crash",
         where=endpoint.base_url,
-        next_step="check the address and that the server has started; a certificate of your own goes into SSL_CERT_FILE",
+        next_step="check the address and that the server has started; for a private certificate set SSL_CERT_FILE",
     )
 
 
 Keep = Callable[[Measurement], None]
 
 
-def load(asked: Asked, check: Callable[[], None], progress: Progress, keep: Keep = lambda m: None) -> Loaded:
-    """Warms up and measures.
+def load(
+    asked: Asked,
+    check: Callable[[], None],
+    progress: Progress,
+    keep: Keep = lambda m: None,
+    phase: Callable[[str], None] = lambda name: None,
+) -> Loaded:
+    """The measurement of a load, after a warm-up. `phase` gets the name of each part: `warm-up`, then `measuring`.
 
-    `check` raises what is to end the run. `keep` gets the measurement as soon as it is over, before the server is asked anything else:
-    the server's facts are still missing in it. Raises ServerError where the server is gone before anything was measured.
+    `check` raises an error to end the run. `keep` gets the measurement as soon as the load is over, before any further request, so the
+    server's facts are still missing in it. Raises ServerError if the server is gone before anything was measured.
     """
     w, info = asked.workload, _sound(asked.endpoint.info())
     scale = float(info.get("time_scale") or 1.0) if info.get("simulated") else 1.0
@@ -145,6 +153,7 @@ def load(asked: Asked, check: Callable[[], None], progress: Progress, keep: Keep
     client.encode()
     if client.has_warmups:
         before = counted(asked.endpoint)
+        phase("warm-up")
         warm = client.warm_up()
         if warm.ended_by is not None:
             raise warm.ended_by
@@ -152,6 +161,7 @@ def load(asked: Asked, check: Callable[[], None], progress: Progress, keep: Keep
     _flush(asked.endpoint)
     before = counted(asked.endpoint)
     watch = Watch()
+    phase("measuring")
     done = client.measure()
     made = {
         **provenance("", None),
@@ -184,14 +194,14 @@ def load(asked: Asked, check: Callable[[], None], progress: Progress, keep: Keep
 
 
 def _flush(endpoint: Endpoint) -> None:
-    """An empty prefix cache, if the server can be asked for one; else no prompt comes twice under another seed."""
+    """Empties the prefix cache, if the server supports it. Otherwise only another seed avoids repeated prompts."""
     for path in {engine.flush_path for engine in engines().values() if engine.flush_path is not None}:
         with contextlib.suppress(httpx.HTTPError):
             endpoint.ask("POST", path, within_s=60)
 
 
 def _sound(info: dict[str, Any]) -> dict[str, Any]:
-    """What the server says of itself, without fields that are not of their type."""
+    """The server's information, without fields of a wrong type."""
 
     def is_sound(name: str, value: Any) -> bool:
         if name in ("tp_size", "pp_size", "dp_size"):
@@ -204,7 +214,7 @@ def _sound(info: dict[str, Any]) -> dict[str, Any]:
 
 
 def _owner(endpoint: Endpoint) -> str:
-    """Who serves the model, as /v1/models says: vllm, sglang, tensorrt_llm, simulated; empty where it does not."""
+    """The owner of the model in /v1/models: vllm, sglang, tensorrt_llm, simulated; empty if it is not stated."""
     models = endpoint.get_json("/v1/models")
     cards = models.get("data") if isinstance(models, dict) else None
     owners = [str(card.get("owned_by") or "") for card in cards if isinstance(card, dict)] if isinstance(cards, list) else []
@@ -212,7 +222,7 @@ def _owner(endpoint: Endpoint) -> str:
 
 
 def key_of(asked: Asked, info: Mapping[str, Any], owner: str, known: Vocabulary) -> str:
-    """The key of such a point: what was sent, and what is said of the server."""
+    """The key of such a point, from what was sent and the facts about the server."""
     said = {k: v for k, v in facts(asked, info, owner).items() if v is not None}
     physics = {"load": PROTOCOL_VERSION, "workload": asked.workload.physics(), "server": said}
     physics |= {"vocabulary": known.n} if known.n < LAST_ID else {}
@@ -221,9 +231,9 @@ def key_of(asked: Asked, info: Mapping[str, Any], owner: str, known: Vocabulary)
 
 
 def facts(asked: Asked, info: Mapping[str, Any], owner: str) -> dict[str, Any]:
-    """Hardware, GPUs, checkpoint and engine: the user's word, else the server's, else unstated.
+    """Hardware, GPUs, checkpoint and engine, according to the user, else to the server, else unstated.
 
-    A version alone names no engine: trtllm-serve and others answer /version, too.
+    A version alone does not identify the engine: trtllm-serve and others also answer /version.
     """
     engine = serving(info, owner)
     told = {
@@ -248,7 +258,7 @@ def _number(name: str, value: Any) -> int:
     except (TypeError, ValueError):
         number = 0
     if number < 1:
-        raise SettingsError(f"--about {name}={value}: this is no number of GPUs.")
+        raise SettingsError(f"--about {name}={value}: this is not a valid number of GPUs.")
     return number
 
 

@@ -1,4 +1,4 @@
-"""What a node job works with, and the points that are still to be measured."""
+"""The context of a node job, and the points that it has not measured yet."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from .progress import Progress
 
 @dataclass(frozen=True)
 class Work:
-    """A node job, where it writes, and what says how far it is."""
+    """A node job with its campaign directory, heartbeat and progress."""
 
     campaign: Campaign
     job: NodeJob
     job_id: str
     heart: Heartbeat
     progress: Progress
-    is_retried: Callable[[str], bool]  # whether a point that failed is tried again on a server that runs already
+    is_retried: Callable[[str], bool]  # whether a failed point is retried on a server that is already running
 
     @property
     def trace(self) -> Trace:
-        """Who makes an attempt."""
+        """The job and the node that make an attempt."""
         return Trace(self.job_id, self.job.id, node_name())
 
     def took(self, what: str, took_s: float, estimate_s: float) -> None:
-        """A line from which later estimates of this campaign learn. Without it nothing is lost."""
+        """Records a duration for later estimates of this campaign. Write errors are ignored."""
         line = {"what": what, "arm": self.job.arm_id, "kind": kind_of(self.job.arm), "took_s": took_s, "estimate_s": estimate_s}
         with contextlib.suppress(EnvironmentLacks):
             append_line(self.campaign.job(self.job_id) / "timing.jsonl", line)
@@ -40,7 +40,7 @@ class Work:
 
 @dataclass
 class Remaining:
-    """The points that one server start has still to measure, in order, and how many faults there were in a row."""
+    """The points that one server start has not measured yet, in order, and the number of faults in a row."""
 
     work: Work
     start: ServerStart
@@ -52,20 +52,20 @@ class Remaining:
 
     @property
     def first(self) -> Point:
-        """The next one."""
+        """The next point."""
         return self.points[0]
 
     def estimate_s(self, points: Iterable[Point]) -> float:
-        """How long these points take, by the estimate of this campaign."""
+        """The estimated time for these points, with the pace of this campaign."""
         job = self.work.job
         return job.pace * sum(estimates_s(job.arm, self.start.recipe, [point.concurrency for point in points]))
 
     def skip(self) -> None:
-        """The first is measured already, by another job."""
+        """Removes the first point, because another job has measured it."""
         self.points.pop(0)
 
     def measured(self, took_s: float) -> None:
-        """The first was measured in this time."""
+        """Records that the first point was measured in this time, and removes it."""
         estimate_s, progress = self.estimate_s([self.first]), self.work.progress
         self.work.took("point", took_s, estimate_s / self.work.job.pace)
         progress.took_s += took_s
@@ -76,9 +76,9 @@ class Remaining:
         self.faults = 0
 
     def failed(self, error: BenchError) -> None:
-        """A record of the failed attempt at the first; one that is retried goes to the end.
+        """Records the failed attempt at the first point. A point that is retried moves to the end.
 
-        Raises EnvironmentLacks for a directory that cannot be written: nothing more would be kept.
+        Raises EnvironmentLacks if the directory cannot be written, because no further result could be stored.
         """
         point = self.points.pop(0)
         self.work.heart.beat.key = ""
@@ -91,9 +91,9 @@ class Remaining:
             self.work.progress.failed.append(point.key)
 
     def life_ended(self, error: BenchError, *, was_ready: bool) -> None:
-        """A server's life ended in a fault.
+        """Records that a server ended with a fault.
 
-        A server that never was ready would not be the next time either: all its points fail, and no second load is paid for.
+        A server that was never ready would probably fail again: all its points fail, and the server is not started a second time.
         """
         for _ in self.points[:1] if was_ready else list(self.points):
             self.failed(error)

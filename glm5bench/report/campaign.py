@@ -9,8 +9,9 @@ from typing import Any
 from tabulate import tabulate
 
 from ..checks.finding import Finding
-from ..errors import printable
+from ..errors import counted, printable
 
+MOST_OF_A_VALUE = 44  # characters
 SILENT_S = 60.0  # without a beat: a job that should have had thirty
 
 
@@ -25,20 +26,21 @@ def plan_text(record: Mapping[str, Any]) -> str:
             "concurrency": ",".join(dict.fromkeys(str(p["concurrency"]) for s in job["starts"] for p in s["points"])),
             "repeat": ",".join(sorted({str(p["repeat"]) for s in job["starts"] for p in s["points"]}, key=int)),
             "$C": ",".join(dict.fromkeys(str(s["recipe"]["binding"]) for s in job["starts"])),
-            "about": _duration(job["estimate_s"]),
+            "about": duration(job["estimate_s"]),
             "$": f"{job['estimate_usd']:.2f}",
         }
         for job in record["jobs"]
     ]
     parts = [
-        f"{record['name']}: {record['n_points']} points in {len(jobs)} node jobs, {record['n_server_starts']} server starts,"
+        f"{record['name']}: {counted(record['n_points'], 'point')} in {counted(len(jobs), 'node job')},"
+        f" {counted(record['n_server_starts'], 'server start')},"
         f" about {_node_time(record['estimate_node_h'])}, ${record['estimate_usd']:.2f}",
         "",
         tabulate(jobs, headers="keys", disable_numparse=True, maxcolwidths=[None, None, None, None, 40, *[None] * 4]),
     ]
     if record.get("repeat_scopes"):
         parts += ["", *_scopes_text(record["repeat_scopes"])]
-    left_out = [f"{lo['arm']} ({lo['n_points']} points): {lo['reason']}" for lo in record["left_out"]]
+    left_out = [f"{lo['arm']} ({counted(lo['n_points'], 'point')}): {lo['reason']}" for lo in record["left_out"]]
     sections = (("Left out", left_out), ("Notes", record["notes"]), ("Warnings", record["warnings"]))
     for title, lines in sections:
         if lines:
@@ -50,7 +52,24 @@ def _scopes_text(scopes: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """What the two scopes of repeats cost, a line each."""
     shows = {"start": "intervals over server starts", "run": "intervals leave out what differs between starts"}
     costs = {scope: f"{_node_time(s['estimate_node_h'])}, ${s['estimate_usd']:.2f}" for scope, s in scopes.items()}
-    return [f"repeat_scope={scope}: {s['n_server_starts']} server starts, {costs[scope]}: {shows[scope]}" for scope, s in scopes.items()]
+    return [
+        f"repeat_scope={scope}: {counted(s['n_server_starts'], 'server start')}, {costs[scope]}: {shows[scope]}"
+        for scope, s in scopes.items()
+    ]
+
+
+def settings_text(settings: Sequence[tuple[str, Sequence[str], str, str]]) -> str:
+    """A row for each setting (name, values, origin, help), its help below it. Values that differ between arms are separated by ` | `."""
+    rows = [(name, _cut(" | ".join(values)), origin) for name, values, origin, _ in settings]
+    table = str(tabulate(rows, headers=("setting", "value", "origin"), tablefmt="plain", disable_numparse=True)).splitlines()
+    lines = [table[0]]
+    for line, (*_, help_) in zip(table[1:], settings, strict=True):
+        lines += [line.rstrip(), *([f"    {help_}"] if help_ else [])]
+    return "\n".join(printable(line) for line in lines)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MOST_OF_A_VALUE else f"{text[: MOST_OF_A_VALUE - 4]} ..."
 
 
 def findings_text(findings: Sequence[Finding], heading: str = "") -> list[str]:
@@ -64,7 +83,7 @@ def validations_text(validations: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = []
     for v in validations:
         if not v["version"]:
-            said = f"NOT looked at: {printable(v['lacks'])}" if v["lacks"] else "the simulated server takes every flag"
+            said = f"NOT checked: {printable(v['lacks'])}" if v["lacks"] else "the simulated server takes every flag"
             lines.append(f"  {v['arm']}: {said}")
             continue
         lines.append(f"  {v['arm']}: {'REFUSED' if v['refused'] else 'taken'} by the parser of {v['version']} ({v['parser']})")
@@ -101,7 +120,8 @@ def _arm(arm: Mapping[str, Any]) -> str:
     return " ".join((*names, f"{w['isl_tokens']}/{w['osl_tokens']}"))
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """`40 s`, `18 min`, `2.5 h`."""
     return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
 
 
@@ -111,17 +131,21 @@ def status_text(record: Mapping[str, Any]) -> str:
     word = " (simulated)" if record["simulated"] else ""
     parts = [f"{record['campaign']}{word}: {counts}"]
     if record.get("slurm_answers") is False:
-        parts.append("  Slurm does not answer: this is what the files say; a job that they do not tell of is unknown, and not over")
+        parts.append("  Slurm does not answer. This status is from files; a job without a heartbeat is unknown, not over.")
     parts += [f"  job {job['job_id']}{_where(job)}: {doing(job)}" for job in record["jobs"]]
     told: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for point in record["points"]:
         if point["state"] in ("failed", "invalid") or (point["state"] == "missing" and point["message"]):
-            why = point["failure_class"] or point["validity"] or "no word"
-            told.setdefault((point["state"], point["arm"], f"{why}, {point['attempts']} attempts", point["message"]), []).append(point)
+            why = point["failure_class"] or point["validity"] or "no message"
+            told.setdefault((point["state"], point["arm"], f"{why}, {counted(point['attempts'], 'attempt')}", point["message"]), []).append(
+                point
+            )
+    printed: set[str] = set()
     for (state, arm, why, message), points in told.items():
         concurrencies = ", ".join(dict.fromkeys(str(p["concurrency"]) for p in points))
         parts.append(f"  {state}: {arm} concurrency {concurrencies} ({why})")
-        parts += [f"    {printable(line)}" for line in message.splitlines()]
+        parts += [f"    {printable(line)}" for line in (["(the same message)"] if message in printed else message.splitlines())]
+        printed.update([message] if message else [])
     return "\n".join(parts)
 
 
@@ -133,13 +157,13 @@ def doing(job: Mapping[str, Any]) -> str:
     """What a job does now, in a few words."""
     slurm = f" ({job['slurm']})" if job["slurm"] and job["state"] == "queued" else ""
     said = f"; {job['said']}" if job["said"] else ""
-    silent = f", no beat for {job['beat_age_s']:.0f} s" if job["beat_age_s"] > SILENT_S else ""
+    silent = f", no heartbeat for {job['beat_age_s']:.0f} s" if job["beat_age_s"] > SILENT_S else ""
     if job["state"] == "unknown":
-        return "nobody tells: Slurm does not, and the job is silent"
+        return "unknown: no answer from Slurm and no heartbeat from the job"
     if not job["node_job"]:
         return f"{job['phase']}{slurm}{silent}{said}"
-    left = f", about {_duration(job['left_s'])} left" if job["left_s"] >= 0 else ""
-    return f"{phase_of(job)}, {job['points_done']} of {job['points']} points of {job['node_job']}{left}{silent}{said}"
+    left = f", about {duration(job['left_s'])} of measuring left" if job["left_s"] >= 0 else ""
+    return f"{phase_of(job)}, {job['points_done']} of {counted(job['points'], 'point')} of {job['node_job']}{left}{silent}{said}"
 
 
 def phase_of(job: Mapping[str, Any]) -> str:
@@ -158,23 +182,23 @@ def resubmission_text(record: Mapping[str, Any], *, is_dry: bool) -> str:
         else:
             kept[p["class"], p["why"]] += 1
     if not record["points"]:
-        return "Nothing is missing: every point is done or in the charge of a live job."
+        return "Nothing is missing: every point is done, or a live job has it."
     verb = "would be sent" if is_dry else "to send"
-    parts = [f"{n} points {verb}: {class_}" for class_, n in sent.items()]
-    parts += [f"{n} points stay: {class_}: {why}" for (class_, why), n in kept.items()]
+    parts = [f"{counted(n, 'point')} {verb}: {class_}" for class_, n in sent.items()]
+    parts += [f"{counted(n, 'point')} not sent: {class_}: {why}" for (class_, why), n in kept.items()]
     jobs = [
         {
             "node job": job["node_job"],
             "points": job["points"],
             "not on": ",".join(job["exclude"]),
-            "time": f"x {job['time_factor']:g}" if job["time_factor"] != 1 else "",
+            "time": f"× {job['time_factor']:g}" if job["time_factor"] != 1 else "",
         }
         for job in record["jobs"]
     ]
     if jobs:
         parts += ["", tabulate(jobs, headers="keys", disable_numparse=True)]
     parts += [
-        f"stays away from {node} until {entry.get('until_utc', 'nodes.json says otherwise')}: {entry.get('why', 'nodes.json')}"
+        f"excluded: {node}, until {entry.get('until_utc', 'you remove it from nodes.json')}: {entry.get('why', 'entry in nodes.json')}"
         for node, entry in record["nodes_away"].items()
     ]
     return "\n".join(parts)

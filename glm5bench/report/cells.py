@@ -26,7 +26,7 @@ def _source(r: Mapping[str, Any]) -> str:
     return str(r["source"]) if r["time_scale"] is None else f"simulated x{r['time_scale']:g}"
 
 
-MAY_LACK = ("mean", "steady", "good req/s", "in flight", "ran", "accept", "runs", "interval", "$/Mtok node", "served by")
+MAY_LACK = ("mean", "steady", "good req/s", "in flight", "ran", "accept", "runs", "interval", "TTFT p99 ms", "$/Mtok node", "served by")
 
 
 def point_cells(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
@@ -54,6 +54,7 @@ def point_cells(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
             "accept": rounded(r["acceptance_length"], 2),
             "TPOT ms": rounded(r["tpot_ms"], 2),
             "TTFT ms": rounded(r["ttft_median_ms"], 0),
+            "TTFT p99 ms": rounded(r["ttft_p99_ms"], 0),
             "$/Mtok": rounded(r["cost_usd_per_mtok"], 2),
             "$/Mtok node": _node_cost(r),
             "validity": r["validity"] + (f" ({r['reasons']})" if r["reasons"] and r["reasons"] != "not_recomputable" else ""),
@@ -118,13 +119,13 @@ def ratio_text(r: Mapping[str, Any]) -> str:
     ratio = r["perf_per_dollar_vs_baseline"]
     if ratio is None:
         return ""
-    steps = [f"{name} {r[f'{name}_step']:.2f}x" for name in STEPS if r[f"{name}_step"] is not None]
+    steps = [f"{name} {r[f'{name}_step']:.2f}×" for name in STEPS if r[f"{name}_step"] is not None]
     node = r["node_perf_per_dollar_vs_baseline"]
     return (
-        f"{ratio:.2f}x"
+        f"{ratio:.2f}×"
         + _bracket(r, "perf_per_dollar_vs_baseline")
-        + (f", whole node {node:.2f}x" if node is not None else "")
-        + (f" = {' x '.join(steps)}" if len(steps) > 1 else "")
+        + (f", whole node {node:.2f}×" if node is not None else "")
+        + (f" = {' × '.join(steps)}" if len(steps) > 1 else "")
     )
 
 
@@ -138,8 +139,8 @@ def band_cells(r: Mapping[str, Any]) -> dict[str, str]:
     return {
         **_arm(r),
         "against": r["baseline"],
-        "peak": f"{r['peak']:.2f}x at {r['peak_at_tok_s_user']:g} tok/s/user",
-        "band": f"{r['low']:.2f}x to {r['high']:.2f}x",
+        "peak": f"{r['peak']:.2f}× at {r['peak_at_tok_s_user']:g} tok/s/user",
+        "band": f"{r['low']:.2f}× to {r['high']:.2f}×",
         "defined": f"{r['from_tok_s_user']:.1f} to {r['to_tok_s_user']:.1f} tok/s/user",
     }
 
@@ -173,7 +174,7 @@ def gain_cells(r: Mapping[str, Any]) -> dict[str, str]:
         "tok/s/user": f"{r['interactivity_tok_s_user']:g}",
         "tok/s/GPU off": rounded(r["off_tput_per_gpu_tok_s"], 1),
         "with": rounded(r["total_tput_per_gpu_tok_s"], 1),
-        "ratio": f"{r['throughput_ratio']:.2f}x",
+        "ratio": f"{r['throughput_ratio']:.2f}×",
         "$/Mtok off": rounded(r["off_cost_usd_per_mtok"], 2),
         "$/Mtok with": rounded(r["cost_usd_per_mtok"], 2),
         "acceptance length": "" if low is None else f"{low:.2f}" if high - low < 0.005 else f"{low:.2f} to {high:.2f}",

@@ -57,7 +57,9 @@ def row(name: str, value: float | int | str | None) -> str:
     return f"{name:<40} {value:<10.2f}".rstrip() if isinstance(value, float) else f"{name:<40} {value:<10}".rstrip()
 
 
-def more_lines(r: Requests, f: Figures, verdict: Verdict, steady: Steady | None, client: dict[str, Any]) -> list[str]:
+def more_lines(
+    r: Requests, f: Figures, verdict: Verdict, steady: Steady | None, client: dict[str, Any], acceptance: float = math.nan
+) -> list[str]:
     """What stands below the block: the steady window, lengths as they were, failures by class, the client's own error, the verdict."""
     n = max(1, f.n_requests - f.n_failed)
     lines = []
@@ -77,6 +79,8 @@ def more_lines(r: Requests, f: Figures, verdict: Verdict, steady: Steady | None,
         row("Mean output tokens:", f.output_tokens / n),
         row("Interactivity (tok/s/user):", f.interactivity_tok_s_user),
     ]
+    if math.isfinite(acceptance):
+        lines.append(row("Acceptance length (tokens per step):", acceptance))
     if not f.itl_is_per_chunk:
         lines += [row("Median ITL per token (ms):", f.itl.median * 1e3), row("P99 ITL per token (ms):", f.itl.p99 * 1e3)]
     lines += [f"{'Client':-^{WIDTH}}", *(row(name, value) for name, value in _client(client))]

@@ -14,8 +14,9 @@ from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from ..analysis.comparison import Comparison
 from ..analysis.repeats import half_interval
-from ..analysis.rows import Row, Series, names
+from ..analysis.rows import Row, Series
 from ..errors import EnvironmentLacks, printable
+from .titles import series_titles
 
 COLUMN_IN = (3.4, 2.9)  # inches
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F6000", "#6A3D9A")  # Okabe and Ito's, for the colour-blind
@@ -65,10 +66,10 @@ def _figure(c: Comparison, drawn: Sequence[Series], height: Callable[[Row], floa
     sources = {series.source for series in drawn}
     if len(sources) == 1 and sources != {"measured"}:
         axes.set_title(f"{sources.copy().pop().upper()} points", fontsize=7, loc="right", color="0.35")
-    named = names(drawn)
+    named = series_titles(drawn, with_source=len(sources) > 1)
     for i, series in enumerate(drawn):
         rows = c.fronts[series]
-        name = printable(named[series]) if len(sources) == 1 else f"{series.source.upper()} {printable(named[series])}"
+        name = printable(named[series])
         axes.errorbar(
             [r.interactivity_tok_s_user for r in rows], [height(r) for r in rows], yerr=_error(rows, height),
             color=COLORS[i % len(COLORS)], marker=MARKERS[(i + i // len(COLORS)) % len(MARKERS)], linestyle=LINES[series.source],

@@ -22,12 +22,15 @@ from ..analysis.comparison import Comparison, IsoRow, compared
 from ..analysis.cost import Economy
 from ..analysis.limits import Limit
 from ..analysis.metrics import Requests, chunk_latencies_s, started_ns
+from ..analysis.reasons import is_code, meaning
 from ..analysis.rows import Row, Series, names
 from ..analysis.steps import STEP_ORDER
 from ..analysis.telemetry import Curve, Telemetry
 from ..errors import printable
 from . import records
 from . import tables as flat
+from .advice import ADVICE
+from .titles import title_of, titles
 
 STEPS_OF_SLIDER = 120
 QUANTILES = (0.0, 1, 5, 10, 25, 50, 75, 90, 95, 99, 100.0)
@@ -146,7 +149,14 @@ def _data(c: Comparison, beside: Beside, asked: Sequence[float]) -> dict[str, An
     workloads, named = _workloads(list(number)), names(number)
     failed = flat.accuracy_failed(c)
     series_failed = {s for s, _ in failed}
-    labels = [named[s] + records.FAILED * (s in series_failed) for s in number]
+    rows = {s: records.series_row(s, named) for s in number}
+    titled = titles(rows.values(), with_source=True)
+    labels = [title_of(titled, row) + records.FAILED * (s in series_failed) for s, row in rows.items()]
+
+    def with_title(row: Mapping[str, Any]) -> dict[str, Any]:
+        against = {"baseline": printable(title_of(titled, {**row, "series": row["baseline"]}))} if "baseline" in row else {}
+        return {**_plain(row), "title": printable(title_of(titled, row)), **against}
+
     on_front = {id(r) for rows in c.fronts.values() for r in rows}
     return {
         "title": printable(beside.title),
@@ -154,6 +164,8 @@ def _data(c: Comparison, beside: Beside, asked: Sequence[float]) -> dict[str, An
         "version": beside.version,
         "method": beside.method,
         "notes": [printable(note) for note in made.notes],
+        "meanings": {code: f"{meaning(code)}. Advice: {ADVICE[code]}." if code in ADVICE else f"{meaning(code)}."
+                     for code in sorted({code for r in c.rows for code in r.reasons if is_code(code)})},
         "prices": {name: {h: table.get(h) for h in sorted(hardware)} for name, table in beside.prices.items()},
         "price": beside.price_id,
         "series": [_series(s, i, label, workloads[s.workload]) for (s, i), label in zip(number.items(), labels, strict=True)],
@@ -162,11 +174,11 @@ def _data(c: Comparison, beside: Beside, asked: Sequence[float]) -> dict[str, An
         "grid": grid_of(c, asked),
         "asked": list(asked),
         "iso": _iso(unit.iso, number),
-        "bands": [_plain(row) for row in made.bands],
-        "saturation": [_plain(row) for row in made.saturation],
-        "speculation": [_plain(row) for row in made.speculation],
-        "energy": [_plain(row) for row in made.energy[:MOST]],
-        "startup": [_plain(row) for row in made.startup[:MOST]],
+        "bands": [with_title(row) for row in made.bands],
+        "saturation": [with_title(row) for row in made.saturation],
+        "speculation": [with_title(row) for row in made.speculation],
+        "energy": [with_title(row) for row in made.energy[:MOST]],
+        "startup": [with_title(row) for row in made.startup[:MOST]],
         "details": {digest[:16]: _detail(d) for digest, d in beside.details.items()},
         "quantiles": list(QUANTILES),
         "limits": [

@@ -44,7 +44,7 @@ ENERGY_DEFINITION = (
     "conf/hardware; capped: share of the readings in which its power limit held a GPU back; used: share of the time with a kernel"
 )
 NUMBER = re.compile(
-    r"(not .*|no gain .*|no price|-?[\d.]+x?)?( \+/-[\d.]+)?( \[[-\d., inf]+\])?( starts| runs| requests)?( \(i\))?(, whole node [\d.]+x?)?"
+    r"(not .*|no gain .*|no price|-?[\d.]+×?)?( \+/-[\d.]+)?( \[[-\d., inf]+\])?( starts| runs| requests)?( \(i\))?(, whole node [\d.]+×?)?"
 )
 READABLE = 5000  # points; of more, Markdown shows the frontiers
 ISO_DEFINITION = (
@@ -82,31 +82,31 @@ def _as_text(t: Tables, style: Style) -> str:
         many = f"{t.n_points:,} points, too many to read: `--table points` prints them all, `--format csv` is quicker"
         parts += [heading("Points"), style.remark(many)]
     elif t.points:
-        parts += [heading("Points"), table(_point_columns(t.points))]
+        parts += [heading("Points"), table(point_columns(t.points))]
     if t.frontier:
-        parts += [heading("Frontier"), table(_point_columns(t.frontier))]
+        parts += [heading("Frontier"), table(point_columns(t.frontier))]
     if t.arms:
-        parts += [heading("Frontier of each arm, where a series has several TPs"), table(_point_columns(t.arms))]
+        parts += [heading("Frontier of each arm, where a series has several TPs"), table(point_columns(t.arms))]
     for workload in dict.fromkeys(lengths_and_spread(r) for r in t.iso):
         rows = [r for r in t.iso if lengths_and_spread(r) == workload]
         parts += [heading(f"Iso-interactivity: {workload}, interpolation {t.method}"), *_iso(rows, style)]
     for name, (title, cells) in SECTIONS.items():
         if getattr(t, name):
-            parts += [heading(title), table(_told([cells(r) for r in getattr(t, name)]))]
+            parts += [heading(title), table(told([cells(r) for r in getattr(t, name)]))]
     definitions = [
         *DEFINITIONS,
         *([ENERGY_DEFINITION] if t.energy else []),
         *([ISO_DEFINITION] if t.iso else []),
         *([INTERVAL_DEFINITION] if _has_interval(t) else []),
     ]
-    parts += ["", *map(style.remark, [*definitions, _prices(t), *t.notes])]
+    parts += ["", *map(style.remark, [*definitions, prices_line(t), *t.notes])]
     return "\n".join(_spaced(parts, heading(""))) + "\n"
 
 
-def _prices(t: Tables) -> str:
+def prices_line(t: Tables) -> str:
     """Every price that the costs are made with."""
-    told = ", ".join(f"{h} {'unknown' if usd is None else f'{usd:g}'}" for h, usd in t.prices.items())
-    return f"prices: {t.price_id}, $ per GPU and hour{': ' if told else ''}{told}"
+    each = ", ".join(f"{h} {'unknown' if usd is None else f'{usd:g}'}" for h, usd in t.prices.items())
+    return f"prices: {t.price_id}, $ per GPU and hour{': ' if each else ''}{each}"
 
 
 def _has_interval(t: Tables) -> bool:
@@ -120,17 +120,17 @@ def _spaced(parts: Sequence[str], heading: str) -> list[str]:
     return spaced[1:] if spaced[0] == "" else spaced
 
 
-def _point_columns(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+def point_columns(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     """The columns of the points, without those of which no source says anything."""
     cells = point_cells(rows)
     empty = {name for name in MAY_LACK if not any(row[name] for row in cells)}
     return [{name: text for name, text in row.items() if name not in empty} for row in cells]
 
 
-def _told(cells: list[dict[str, str]]) -> list[dict[str, str]]:
+def told(cells: list[dict[str, str]]) -> list[dict[str, str]]:
     """The cells without the columns in which nothing stands."""
-    told = [name for name in cells[0] if any(row[name] for row in cells)]
-    return [{name: row[name] for name in told} for row in cells]
+    names = [name for name in cells[0] if any(row[name] for row in cells)]
+    return [{name: row[name] for name in names} for row in cells]
 
 
 def _iso(rows: Sequence[Mapping[str, Any]], style: Style) -> list[str]:
@@ -177,7 +177,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Mapping[str, Any]], dict[str, str]]]] =
     "bands": ("Ratios as a whole", band_cells),
     "saturation": ("Saturation", saturation_cells),
     "speculation": ("Speculative decoding against none, at the same interactivity", gain_cells),
-    "energy": ("Energy of the frontiers' points, by the GPUs' own account", energy_cells),
+    "energy": ("Energy of the frontiers' points, measured by the GPUs", energy_cells),
     "startup": ("Server starts, means of an arm: seconds, and memory of one GPU", startup_cells),
 }
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import plotille
 
-from ..analysis.rows import Row, Series, names
+from ..analysis.rows import Row, Series
 from ..errors import printable
+from .titles import series_titles
 
 MARKERS = "ox+*#%@&$"
 MOST = len(MARKERS)  # series
@@ -16,7 +17,7 @@ MOST = len(MARKERS)  # series
 def frontier_plot(fronts: Mapping[Series, Sequence[Row]], width: int, encoding: str = "utf-8") -> str:
     """Throughput per GPU against interactivity, the workload with most series, `width` columns wide.
 
-    Empty where there is none, and where the terminal's encoding lacks the characters that it is drawn with.
+    Empty if there are no frontiers, or if the terminal's encoding does not have the characters.
     """
     of: dict[tuple[object, ...], list[Series]] = {}
     for series in fronts:
@@ -31,10 +32,10 @@ def frontier_plot(fronts: Mapping[Series, Sequence[Row]], width: int, encoding: 
     figure.set_y_limits(min_=0)
     figure.x_label, figure.y_label = "tok/s/user", "tok/s/GPU"
     figure.x_ticks_fkt = figure.y_ticks_fkt = lambda low, high: f"{low:8.0f}"
-    named = names(fronts)
+    named = series_titles(fronts, with_source=True)
     for series, marker in zip(drawn, MARKERS, strict=False):
         rows = fronts[series]
-        label = f"{series.source} {printable(named[series])}"
+        label = printable(named[series])
         figure.plot([r.interactivity_tok_s_user for r in rows], [r.total_tput_per_gpu_tok_s for r in rows], label=label, marker=marker)
     plot: str = figure.show(legend=True)
     return plot

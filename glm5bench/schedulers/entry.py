@@ -1,7 +1,7 @@
-"""What submitit runs on the node: an importable function of plain strings.
+"""The function that submitit runs on the node: importable, with plain strings as arguments.
 
-A pickle holds today's code only by name, so that what runs is the installed package; everything else comes from JSON files. It may be
-killed and run again at any instant (Slurm requeues): it looks at what is done and measures the rest.
+The pickle stores only the name of the function, so the installed package runs. Everything else comes from JSON files.
+Slurm may kill and requeue the job at any time. A new run checks which points are done and measures the rest.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ LOCK_VARIABLE = "GLM5BENCH_LOCK_DIR"
 
 
 def run_requests(root: str, lanes: Sequence[Sequence[str]]) -> dict[str, list[str]]:
-    """Runs the node jobs of this lane's request files one after another: keys measured, failed and left. Never raises.
+    """Runs the node jobs of this lane's request files one after another. Returns the keys measured, failed and left. Never raises.
 
-    `lanes`: the request files of each task of this job; a job without packing has one.
+    `lanes`: the request files of each task of this job. A job without packing has one task.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a connection a user, here and in the server: often more than 1,024
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # one connection per user, here and in the server: often more than 1,024
     campaign, progress, environment = Campaign(Path(root)), Progress(), JobEnvironment()
     catch_signals(progress)
     lane = environment.global_rank
@@ -55,9 +55,9 @@ def run_requests(root: str, lanes: Sequence[Sequence[str]]) -> dict[str, list[st
     keys = [p.key for r in requests for p in r.job.points]
     scheduler = schedulers()[environment.cluster]
     progress.deadline_utc_s = _deadline(campaign, job_id, requests[0], scheduler)
-    if scheduler.comes_again:  # a local job's id is the number of a process, which may be another job's
+    if scheduler.comes_again:  # a local job's id is a process id, which the system reuses
         record_an_earlier_run(campaign, requests, job_id)
-    campaign.ended(job_id).unlink(missing_ok=True)  # of an earlier run of this job, which was requeued
+    campaign.ended(job_id).unlink(missing_ok=True)  # the end record of an earlier run, if the job was requeued
     if requests[0].job.lanes > 1:
         keep_to(lane, requests[0].job)
     with Heartbeat(campaign.heartbeat(job_id), keys) as heart, this_machine(scheduler, heart, progress):
@@ -75,7 +75,7 @@ def run_requests(root: str, lanes: Sequence[Sequence[str]]) -> dict[str, list[st
 
 
 def run_request(campaign: Campaign, request: Request, job_id: str, heart: Heartbeat, progress: Progress) -> None:
-    """The node job, and each point that fails in it as often again as the campaign's retries and its policy allow on this node."""
+    """Runs one node job. Points that fail are retried on this node as often as the campaign's retries and the policy allow."""
     retried: Counter[str] = Counter()
 
     def is_retried(key: str) -> bool:
@@ -90,7 +90,7 @@ def run_request(campaign: Campaign, request: Request, job_id: str, heart: Heartb
         job = without(request.job, spent)
         if job is not None:
             run(campaign, job, job_id, heart, progress, is_retried)
-    except BenchError as error:  # nothing can be written, or a record is damaged: the log of the job holds why
+    except BenchError as error:  # nothing can be written, or a record is damaged: the job's log has the reason
         print(error, file=sys.stderr, flush=True)
         progress.fault = "lost"
         progress.left += [p.key for p in request.job.points if p.key not in progress.measured]
@@ -98,7 +98,7 @@ def run_request(campaign: Campaign, request: Request, job_id: str, heart: Heartb
 
 
 def spent_points(campaign: Campaign, request: Request, job_id: str) -> set[str]:
-    """The points that Slurm's own requeues have brought to the limit of attempts."""
+    """The points that reached the limit of attempts because Slurm requeued this job."""
     attempts = campaign.attempts(p.key for p in request.job.points)
     return {
         key
@@ -108,35 +108,35 @@ def spent_points(campaign: Campaign, request: Request, job_id: str) -> set[str]:
 
 
 def record_an_earlier_run(campaign: Campaign, requests: Sequence[Request], job_id: str) -> None:
-    """A run of this job that died without a word, and that Slurm runs again: the point that it was at has had an attempt.
+    """Records a failed attempt if an earlier run of this job died without an end record and Slurm requeued the job.
 
-    Otherwise a point that takes its node down would do so for ever.
+    The attempt belongs to the point that the run was measuring. Without it, a point that crashes its node would be retried for ever.
     """
     beat = read_beat(campaign.heartbeat(job_id))
     if beat is None or beat.phase == "done" or read_end(campaign, job_id) is not None:
         return
     points = [(r.job, p.key) for r in requests for p in r.job.points if beat.key == p.key or (not beat.key and beat.node_job == r.job.id)]
     done = campaign.done(key for _, key in points)
-    job, key = next(((job, key) for job, key in points if key not in done), (None, ""))  # while it loads it is at the first that is left
+    job, key = next(((job, key) for job, key in points if key not in done), (None, ""))  # while loading, it is the first point left
     if job is None:
         return
-    message = f"job {job_id} died without a word at this point, on {beat.node}; Slurm has run it again"
+    message = f"job {job_id} died at this point on {beat.node} without an end record; Slurm has requeued it"
     with contextlib.suppress(EnvironmentLacks):
         record_failure(campaign, Trace(job_id, job.id, beat.node), key, "lost", message)
 
 
 def _send_elsewhere(campaign: Campaign, job_id: str) -> None:
-    """Retries of this job's points that need another node or more time: by the program, where the site lets its nodes submit."""
+    """Resubmits points of this job that need another node or more time. This works only if the site allows nodes to submit jobs."""
     command = [sys.executable, "-m", "glm5bench", "resubmit", str(campaign.root), "--after", job_id]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode == 0:
         print(f"retries: {done.stdout.strip()}", flush=True)
     else:
-        print(f"retries: not all could be sent from this node, `glm5bench resubmit {shlex.quote(str(campaign.root))}` does it", flush=True)
+        print(f"retries: not all were sent from this node; run `glm5bench resubmit {shlex.quote(str(campaign.root))}`", flush=True)
 
 
 def _deadline(campaign: Campaign, job_id: str, request: Request, scheduler: Scheduler) -> float:
-    """When this job is to be done with ending, UTC seconds. Its time runs since the batch script began, or as its scheduler says."""
+    """When this job must stop measuring, UTC seconds. Based on the scheduler's end time, or on the start of the batch script."""
     told = scheduler.end_utc_s()
     if told is not None:
         return told - request.stop_before_s
@@ -151,21 +151,21 @@ def _say_the_end(campaign: Campaign, job_id: str, progress: Progress) -> None:
     why = progress.last_word if left else "complete"
     end = End(why, tuple(progress.measured), tuple(progress.failed), left, node_name(), time.time())
     print(f"{why}: {len(end.measured)} points measured, {len(end.failed)} failed, {len(left)} left", flush=True)
-    with contextlib.suppress(EnvironmentLacks):  # the points are safe, or their writing has said why not
+    with contextlib.suppress(EnvironmentLacks):  # the points are written, or their failure was already reported
         write_json(campaign.ended(job_id), asdict(end))
 
 
 @contextlib.contextmanager
 def this_machine(scheduler: Scheduler, heart: Heartbeat, progress: Progress) -> Iterator[None]:
-    """Local node jobs of one user wait for each other, over all campaigns: two at once would measure each other."""
+    """Holds the machine lock. A user's local node jobs wait for each other in all campaigns: two at once would disturb each other."""
     if scheduler.has_own_machine:
         yield
         return
-    path = Path(os.environ.get(LOCK_VARIABLE, "/tmp")) / f"glm5bench-{os.getuid()}.lock"  # noqa: S108  no TMPDIR: one place a machine
+    path = Path(os.environ.get(LOCK_VARIABLE, "/tmp")) / f"glm5bench-{os.getuid()}.lock"  # noqa: S108  not TMPDIR: one lock per machine
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        print(f"{path}: {error.strerror}: other local campaigns of this user are not waited for", flush=True)
+        print(f"{path}: {error.strerror}: cannot wait for other local campaigns of this user", flush=True)
         yield
         return
     try:

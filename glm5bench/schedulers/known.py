@@ -1,4 +1,4 @@
-"""The schedulers that there are: those of the modules of this room that have SCHEDULERS."""
+"""All known schedulers: those in the SCHEDULERS of the modules of this package."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ ROOM = __name__.rpartition(".")[0]
 
 @functools.cache
 def schedulers() -> dict[str, Scheduler]:
-    """Every scheduler by its name, which is a cluster's `executor`."""
+    """All schedulers by name. The name is the value of `executor` of a cluster."""
     names = [f"{m.name}.scheduler" if m.ispkg else m.name for m in pkgutil.iter_modules(importlib.import_module(ROOM).__path__)]
     found = [one for name in names for one in getattr(importlib.import_module(f"{ROOM}.{name}"), "SCHEDULERS", ())]
     return {scheduler.name: scheduler for scheduler in found}
 
 
 def scheduler(cluster: Cluster) -> Scheduler:
-    """The one that a cluster names. Raises SettingsError where there is none of that name."""
+    """The scheduler of a cluster. Raises SettingsError if its name is unknown."""
     found = schedulers().get(cluster.executor)
     if found is None:
         raise SettingsError(
-            f"cluster.executor={cluster.executor}: there is no such scheduler.",
+            f"Unknown scheduler: cluster.executor={cluster.executor}.",
             where=f"cluster {cluster.id}",
-            next_step=f"one of {', '.join(sorted(schedulers()))}",
+            next_step=f"use one of {', '.join(sorted(schedulers()))}",
         )
     return found

@@ -1,4 +1,4 @@
-"""Jobs on this machine, which is one node: all node jobs of a submission are one submitit job, which runs them one after another."""
+"""Jobs on this machine as a single node. One submitit job runs all node jobs of a submission one after another."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from ..checks.finding import Finding
 from ..checks.machine import findings
 from ..checks.needs import of_each_hardware
 from ..directory import Campaign
+from ..errors import EnvironmentLacks
+from ..machine import gpus
 from ..node.heartbeat import Beat, end_process, is_alive, process_started_ticks
 from ..values.cluster import Cluster
 from ..values.point import NodeJob
@@ -30,7 +32,7 @@ LIMIT_MIN = 14 * 24 * 60
 
 
 class LocalLook(Look):
-    """Jobs of processes: their heartbeats say where they stand."""
+    """The states of local processes, according to their heartbeats."""
 
     def state(self, sent: Sent, beats: Sequence[Beat], ends: Sequence[End], began: float) -> tuple[State, Told | None]:
         if beats:
@@ -42,11 +44,20 @@ class LocalLook(Look):
 
 
 class Local(Scheduler):
-    """A process of its own for each submission; `debug` runs it in this one."""
+    """Runs each submission in a separate process, or in this process if the name is `debug`."""
 
     @property
     def waits(self) -> bool:  # type: ignore[override]
         return self.name == "debug"
+
+    def refuse(self, jobs: Sequence[NodeJob]) -> None:
+        for job in of_each_hardware([job for job in jobs if not job.arm.engine.simulated]):
+            wrong = gpus.wrong(job.arm.hardware, job.arm.tp)
+            if wrong:
+                raise EnvironmentLacks(
+                    f"The jobs would run on this machine, which cannot run {job.arm.label}: {wrong}.",
+                    next_step="run them on Slurm (hydra/launcher=slurm cluster=NAME), or rehearse with engine=simulated",
+                )
 
     def submit(self, campaign: Campaign, orders: Sequence[Order], how: How) -> Outcome:
         jobs = [order.job for order in orders]
@@ -82,9 +93,9 @@ class Local(Scheduler):
 
 @contextmanager
 def _detached() -> Iterator[None]:
-    """Ctrl-C and a closing terminal reach this command, not the jobs: ignored signals stay ignored in what is started now.
+    """Starts jobs that Ctrl-C and a closing terminal do not reach: child processes inherit ignored signals.
 
-    Nor does it keep this command's output open: a `sweep | tee` would not end before the job does.
+    The jobs also do not keep this command's output open. Otherwise `sweep | tee` would not end before the jobs.
     """
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""What is written down of a submission, before it is asked for and after it was accepted; and the requests that its jobs read."""
+"""Writes the records of a submission, before it is sent and after it is accepted, and the request files that its jobs read."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .submissions import user
 
 
 def write_requests(campaign: Campaign, requests: Sequence[Request], stamp: int | None = None) -> list[str]:
-    """The request files of these jobs, as paths."""
+    """Writes the request files of these jobs and returns their paths."""
     paths = []
     for request in requests:
-        first = digest_of([p.key for p in request.job.points], 6)  # arms that differ in a rehearsed fault only share a name
+        first = digest_of([p.key for p in request.job.points], 6)  # arms that differ only in a rehearsed fault have the same name
         path = campaign.jobs / f"{request.job.id}.{first}.{stamp or time.time_ns()}.json"
         write_json(path, plain(request), is_synced=False)
         paths.append(str(path))
@@ -27,7 +27,7 @@ def write_requests(campaign: Campaign, requests: Sequence[Request], stamp: int |
 
 
 def ask(campaign: Campaign, name: str, executor: str, jobs: Sequence[tuple[Any, Sequence[str], float]]) -> None:
-    """Writes down that these jobs are asked for under this name, before they are. `jobs`: request files by lane, keys, limit in s."""
+    """Records the jobs of this submission before they are sent. `jobs`: request files by lane, keys, time limit in seconds."""
     campaign.append_submission(
         {
             "kind": "asked",
@@ -43,5 +43,5 @@ def ask(campaign: Campaign, name: str, executor: str, jobs: Sequence[tuple[Any, 
 
 
 def accept(campaign: Campaign, name: str, job_ids: Sequence[str], **more: Any) -> None:
-    """Writes down the ids that they were accepted under."""
+    """Records the job ids of an accepted submission."""
     campaign.append_submission({"kind": "accepted", "name": name, "job_ids": list(job_ids), "utc_s": time.time(), **more})

@@ -1,6 +1,6 @@
-"""What one lane of one Slurm job runs: a node job with the rules of its campaign, complete in itself, as plain JSON.
+"""The request and the end record of one lane of a job, as plain JSON.
 
-And what it says when it ends. Both are read by another process, perhaps of another version: nothing here is a pickle.
+A request contains a node job and the rules of its campaign. Both records may be read by another version, so neither is a pickle.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..values.point import NodeJob
 
 @dataclass(frozen=True)
 class Request:
-    """A node job as it was sent."""
+    """A node job as it was submitted."""
 
     job: NodeJob
     failure: Failure
@@ -30,14 +30,14 @@ class Request:
     git: str = field(default_factory=git_state)
 
     def mismatch(self) -> str:
-        """What is different about the code that runs now; empty where it is the one that planned."""
+        """How the code that runs now differs from the code that made the plan. Empty if it does not."""
         now, then = (__version__, git_state()), (self.glm5bench, self.git)
         return "" if now == then else f"runs glm5bench {' '.join(now).strip()}, was planned with {' '.join(then).strip()}"
 
 
 @dataclass(frozen=True)
 class End:
-    """What a job said when it ended: `why` is complete, a signal's name, time_limit, or the class of the fault that ended it."""
+    """The end record of a job. `why`: complete, the name of a signal, time_limit, or the class of the fault that ended it."""
 
     why: str
     measured: tuple[str, ...]
@@ -48,12 +48,12 @@ class End:
 
     @property
     def is_complete(self) -> bool:
-        """Whether it came to every point in its charge."""
+        """Whether the job reached every assigned point."""
         return not self.left
 
 
 def read_end(campaign: Campaign, job_id: str) -> End | None:
-    """The last words of a job, or None where it has not said them."""
+    """The end record of a job, or None if it has written none."""
     try:
         r: Any = read_json(campaign.ended(job_id))
         return End(r["why"], tuple(r["measured"]), tuple(r["failed"]), tuple(r["left"]), r["node"], r["utc_s"])

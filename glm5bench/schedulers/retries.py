@@ -1,4 +1,4 @@
-"""Whether a point that failed is tried again in the same job."""
+"""Whether a failed point is retried in the same job."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from ..values.cluster import Failure
 
 
 def class_of(attempt: Attempt) -> str:
-    """The class of a failed or an invalid attempt."""
+    """The failure class of a failed or invalid attempt."""
     return attempt.failure_class if attempt.status == "failed" else "invalid_point"
 
 
 def is_tried_again_here(campaign: Campaign, failure: Failure, key: str) -> bool:
-    """Whether a point that has just failed may be tried again on the same node at once."""
+    """Whether a point that has just failed may be retried immediately on the same node."""
     attempts = campaign.attempts([key])[key]
     policy = failure.policy(class_of(attempts[-1])) if attempts else None
     tries = sum(failure.policy(class_of(a)).counts for a in attempts)

@@ -1,6 +1,7 @@
-"""What differs from one scheduler to another, and what holds for one that runs jobs on this machine.
+"""The interface of a scheduler. The default values fit a scheduler that runs jobs on this machine.
 
-A scheduler is one module of this room with its `SCHEDULERS`, and files in conf/cluster. Nothing outside this room asks which one it is.
+A scheduler is one module of this package with its `SCHEDULERS`, and files in conf/cluster. Code outside this package must not depend on
+which scheduler is used.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ State = Literal["queued", "running", "ended", "unknown", "unconfirmed"]
 
 @dataclass(frozen=True)
 class Order:
-    """One node job to be sent, with what the policy of its failure adds."""
+    """One node job to send, with the nodes to exclude and the time factor of its failure policies."""
 
     job: NodeJob
     exclude: tuple[str, ...] = ()
@@ -32,7 +33,7 @@ class Order:
 
 @dataclass(frozen=True)
 class How:
-    """The rules that a campaign's jobs are sent by."""
+    """The cluster, failure policies and retries that apply to the jobs of a campaign."""
 
     cluster: Cluster
     failure: Failure
@@ -41,7 +42,7 @@ class How:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a submission: ids, what was refused with the scheduler's words, and how many node jobs wait for room."""
+    """The result of a submission. `refused`: in the scheduler's words. `n_waiting`: node jobs not sent because the queue is full."""
 
     job_ids: tuple[str, ...]
     n_points: int
@@ -51,7 +52,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Told:
-    """What a scheduler says of one job: `state` is its own word, `reason` why the job waits."""
+    """The scheduler's report on one job. `state`: in the scheduler's words. `reason`: why the job waits."""
 
     state: str
     node: str = ""
@@ -59,96 +60,99 @@ class Told:
 
     @property
     def is_over(self) -> bool:
-        """Whether the job will not run any more."""
+        """Whether the job has ended for good."""
         return False
 
     @property
     def failure_class(self) -> str:
-        """The class of conf/failure of a job that ended so; empty where the state does not say why."""
+        """The class of conf/failure for this end state. Empty if the state does not give a reason."""
         return ""
 
     @property
     def never_starts(self) -> bool:
-        """Whether it waits for somebody to do something."""
+        """Whether the job cannot start until a person acts."""
         return False
 
     @property
     def note(self) -> str:
-        """What a user should know of this state."""
+        """A note on this state for the user."""
         return ""
 
 
 class Look:
-    """What is known at one moment of the jobs that one scheduler runs. `answers`: whether it answered; None: it need not be asked."""
+    """The known states of one scheduler's jobs at one moment. `answers`: whether the scheduler answered, None if it was not needed."""
 
     answers: bool | None = None
-    silence = ""  # what to say if it did not answer
+    silence = ""  # the message if it did not answer
 
     def state(self, sent: Sent, beats: Sequence[Beat], ends: Sequence[End], began: float) -> tuple[State, Told | None]:
-        """Where an accepted job stands. `began`: its batch script, UTC s; 0: it has not."""
+        """The state of an accepted job. `began`: start of its batch script in UTC seconds, 0 if it has not started."""
         raise NotImplementedError
 
     def told(self, job_id: str) -> Told | None:
-        """What the scheduler says of a job that no record names."""
+        """The scheduler's report on a job without a submission record."""
         return None
 
 
 @dataclass(frozen=True)
 class Scheduler:
-    """Runs jobs somewhere."""
+    """One way to run jobs."""
 
     name: str  # cluster.executor
     waits = False  # jobs are over when `submit` returns
-    comes_again = False  # a job may be ended and run again under its id, which is never another job's
-    has_nodes = False  # a job may be sent to one of several nodes, and kept away from some
-    has_own_machine = False  # a job never shares its node with another of ours
+    comes_again = False  # a job may be requeued under the same id, and ids are never reused
+    has_nodes = False  # there are several nodes, and jobs can exclude some of them
+    has_own_machine = False  # two jobs of this tool never share GPUs, so they need no lock
 
     def limits_s(self, cluster: Cluster, hardware: Sequence[str]) -> dict[str, float]:
-        """The longest estimate that a job may have, seconds, by hardware, where there is a limit."""
+        """The longest allowed estimate of a job in seconds, by hardware. Hardware without a limit is missing."""
         return {}
 
+    def refuse(self, jobs: Sequence[NodeJob]) -> None:
+        """Raises EnvironmentLacks if this machine is to run the jobs and cannot, before anything is written."""
+
     def submit(self, campaign: Campaign, orders: Sequence[Order], how: How) -> Outcome:
-        """Sends the orders. Raises EnvironmentLacks where it does not answer: asking again could double the jobs."""
+        """Sends the orders. Raises EnvironmentLacks if the scheduler does not answer: sending again could create duplicate jobs."""
         raise NotImplementedError
 
     def settle(self, campaign: Campaign) -> None:
-        """Finds out what became of every submission that was never confirmed. Raises EnvironmentLacks where it does not answer."""
+        """Checks every submission that was never confirmed. Raises EnvironmentLacks if the scheduler does not answer."""
 
     def look(self, campaign: Campaign, sent: Sequence[Sent], poll_s: float) -> Look:
-        """Where its jobs of a campaign stand. It is asked if it was not within `poll_s`."""
+        """The states of its jobs in a campaign. The scheduler is asked at most every `poll_s` seconds."""
         raise NotImplementedError
 
     def cancel(self, jobs: Sequence[tuple[Sent, Beat | None]]) -> str:
-        """Ends jobs by id. What it complains of; empty where it does not."""
+        """Ends jobs by id. Returns the scheduler's error message, or an empty text."""
         raise NotImplementedError
 
     def scripts(self, campaign: Campaign, orders: Sequence[Order], cluster: Cluster) -> list[tuple[str, str]]:
-        """(name, text) of every script that `submit` would send."""
+        """(name, text) for every script that `submit` would send."""
         return []
 
     def judged(self, scripts: Sequence[Path]) -> Iterator[tuple[str, bool]]:
-        """For each script what it says of it, and whether it would refuse it; nothing where it does not answer."""
+        """The scheduler's answer for each script, and whether it would refuse it. Empty if the scheduler does not answer."""
         return iter(())
 
     def said(self, outcome: Outcome) -> list[str]:
-        """A submission in sentences."""
+        """The lines that report a submission to the user."""
         return [f"{outcome.n_points} points submitted as {self.name} job {', '.join(outcome.job_ids)}."] if outcome.job_ids else []
 
     def examined(
         self, cluster: Cluster, hardware: Sequence[str], outputs: Path, jobs: Sequence[NodeJob], *, is_probing: bool
     ) -> Iterator[Finding]:
-        """What it has and lacks for a campaign of these node jobs. `is_probing`: by a short job on each kind of node, too."""
+        """Findings about this scheduler for these node jobs. `is_probing`: also sends a short job to each kind of node."""
         raise NotImplementedError
 
     def end_utc_s(self) -> float | None:
-        """When the job that this runs in will be ended; None where nobody says."""
+        """When the scheduler will end the job that this code runs in, in UTC seconds. None if unknown."""
         return None
 
     def run_again(self, job_id: str) -> str:
-        """Puts the job that this runs in back into the queue. What it complains of; empty where it does not."""
+        """Requeues the job that this code runs in. Returns the scheduler's error message, or an empty text."""
         raise NotImplementedError
 
 
 def by_id(job_ids: Collection[str]) -> list[str]:
-    """Ids of jobs, arrays once, in the order of their numbers."""
+    """Job ids in numeric order. An array appears once."""
     return sorted({job_id.split("_")[0] for job_id in job_ids}, key=lambda i: (len(i), i))

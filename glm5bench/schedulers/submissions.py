@@ -1,7 +1,7 @@
-"""submissions.jsonl: what was asked of the executor, what it accepted, refused, and what was cancelled, read as one list of jobs.
+"""submissions.jsonl as a list of jobs: what was sent to the executor, accepted, refused and cancelled.
 
-A line `asked` is on disk before anything is asked for, one `accepted` or `refused` after the answer; a name without an answer is a
-command that was killed in between, and is looked up before anything is asked for again.
+A line `asked` is on disk before the submission is sent. A line `accepted` or `refused` follows after the answer. If a name has no
+answer, the command was killed in between: the name is checked with the scheduler before anything else is sent.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..errors import FileError
 
 @dataclass(frozen=True)
 class Sent:
-    """One job that was asked for. `job_id` is empty while nobody knows that it was accepted; `requests` are paths, by lane."""
+    """One job that was sent. `job_id`: empty until the job is known to be accepted. `requests`: paths, by lane."""
 
     name: str
     executor: str
@@ -36,7 +36,7 @@ class Sent:
 
 
 def read_sent(campaign: Campaign) -> list[Sent]:
-    """Every job that was asked for, in that order."""
+    """Every job that was sent, in that order. Raises FileError if a line is damaged."""
     asked: dict[str, list[Sent]] = {}
     cancelled: set[str] = set()
     for line in campaign.read_submissions():
@@ -52,9 +52,9 @@ def read_sent(campaign: Campaign) -> list[Sent]:
                 cancelled |= set(line["job_ids"])
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise FileError(
-                f"A line of submissions.jsonl cannot be understood ({type(error).__name__}: {error}).",
+                f"A line of submissions.jsonl is not valid ({type(error).__name__}: {error}).",
                 path=str(campaign.submissions),
-                next_step="mend or remove that line; jobs that it named are then found by their heartbeats",
+                next_step="correct or remove that line; its jobs are then found by their heartbeats",
             ) from error
     return [replace(s, is_cancelled=s.job_id in cancelled) for group in asked.values() for s in group]
 
@@ -71,12 +71,12 @@ def _accepted(sent: Sequence[Sent], line: dict[str, Any]) -> list[Sent]:
     at, ticks = float(line["utc_s"]), int(line.get("started_ticks", -1))
     ids = zip(sent, line["job_ids"], strict=True)
     if any(s.executor == "local" and not str(job_id).isdigit() for s, job_id in zip(sent, line["job_ids"], strict=True)):
-        raise ValueError("a local job's id is the number of its process")
+        raise ValueError("the id of a local job must be a process id")
     return [replace(s, job_id=str(job_id), accepted_utc_s=at, started_ticks=ticks, refused="") for s, job_id in ids]
 
 
 def user() -> str:
-    """Whose jobs this process sends, as Slurm sees it: $LOGNAME is only somebody's word."""
+    """The user of this process as Slurm sees it. $LOGNAME is not used, because it can have any value."""
     try:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:

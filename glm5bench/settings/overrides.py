@@ -1,8 +1,8 @@
 """Hydra overrides -> settings, one value an arm. With launchers/, the only place that knows Hydra.
 
-Enters: command-line overrides and conf/. Leaves: settings.Settings. The one idea: Hydra composes once per arm; concurrency, repeat
-and seed are lists inside a composition (`concurrency=4,8` and `concurrency=[4,8]` are the same), and an experiment is a union of
-products of overrides, with the command line on top of every arm. Past this module nobody sees an OmegaConf node.
+Input: command-line overrides and conf/. Output: settings.Settings. Hydra composes once per arm. Concurrency, repeat and seed are lists
+inside a composition, so `concurrency=4,8` and `concurrency=[4,8]` are the same. An experiment is a union of products of overrides; the
+command line is added to every arm. No other module uses OmegaConf.
 """
 
 from __future__ import annotations
@@ -25,13 +25,12 @@ from omegaconf.errors import OmegaConfBaseException
 from ..errors import BenchError, SettingsError
 from ..values.plain import digest_of, plain
 from ..values.settings import Asked, Settings, together
+from .typed import WHERE, config_dir, for_hydra, unknown_choice, unknown_setting
 from .validated import POINT_AXES, conf_dir, refuse_unknown, validate, validated
 
-HYDRA_OPTIONS = ("-m", "--multirun", "-cd", "--config-dir", "-c", "--cfg", "-p", "--package", "--resolve", "-i", "--info", "--hydra-help")
 # these change no point, and no campaign\'s name
 ABOUT_THE_RUN = ("wait", "name", "output_dir", "hydra", "cluster", "price", "experiment", "failure", "retries", "stage", "telemetry_s",
                  "accuracy", "repeat_scope")  # fmt: skip
-LAUNCHERS = ("hydra/launcher=slurm", "hydra/launcher=local", "hydra/launcher=plan")
 PATIENCE = ("engine.start_timeout_s", "engine.stall_timeout_s", "engine.start_estimate_s")  # nor do these
 
 
@@ -70,25 +69,25 @@ def run_hydra(arguments: Sequence[str], task: Callable[[Multirun], int], *, prog
     received: list[Multirun] = []
     decorated = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(received.append)
     # without --multirun Hydra composes twice, and where that fails it speaks of commas in place of the cause
-    with _arguments_and_errors([program, "--multirun", *_for_hydra(arguments)]):
+    with _arguments_and_errors([program, "--multirun", *for_hydra(arguments)]):
         try:
             decorated()
         except BenchError:
             raise
         except Exception as error:  # Hydra lets YAML's, Unicode's and its own type errors through: all are of what was asked
-            raise _settings_error(error) from error
+            raise _settings_error(error, config_dir(arguments)) from error
     return task(received[-1]) if received else 0
 
 
 def _plugins_on_path() -> None:
-    """In a checkout the Hydra plugins stand in launchers/, before the copy that an editable install has made; others find their own."""
+    """In a checkout the Hydra plugins are in launchers/, which comes before the copy of an editable install."""
     launchers = Path(__file__).resolve().parents[2] / "launchers"
     if launchers.is_dir() and sys.path[0] != str(launchers):
         sys.path.insert(0, str(launchers))
 
 
 class _arguments_and_errors:  # noqa: N801  a context manager reads as a verb
-    """hydra.main takes its arguments from sys.argv, and raises only where HYDRA_FULL_ERROR says so."""
+    """hydra.main reads its arguments from sys.argv, and raises errors only if HYDRA_FULL_ERROR is set."""
 
     def __init__(self, argv: list[str]) -> None:
         self._argv = argv
@@ -105,32 +104,24 @@ class _arguments_and_errors:  # noqa: N801  a context manager reads as a verb
             os.environ["HYDRA_FULL_ERROR"] = self._saved[1]
 
 
-def _for_hydra(arguments: Sequence[str]) -> list[str]:
-    """conf/config.yaml makes every run a multirun; and Hydra 1.3 refuses a bare number as the choice of a group, so tp=4 is quoted."""
-    for argument in arguments:
-        if argument.startswith(("hydra/", "hydra.")) and argument not in LAUNCHERS:
-            raise SettingsError(f"{argument}: of Hydra's own only the launcher can be chosen.", next_step=" or ".join(LAUNCHERS))
-        if argument.startswith("-") and argument.split("=")[0] not in HYDRA_OPTIONS:
-            raise SettingsError(f"There is no option {argument}.", where="the command line", next_step="`glm5bench plan --help`")
-    return [_quoted_choice(a) for a in arguments if a not in ("-m", "--multirun")]
-
-
-def _quoted_choice(override: str) -> str:
-    key, _, value = override.partition("=")
-    return f"tp={','.join(repr(v.strip()) if v.strip().isdigit() else v for v in value.split(','))}" if key == "tp" else override
-
-
-def _settings_error(error: Exception) -> SettingsError:
+def _settings_error(error: Exception, folder: Path | None = None) -> SettingsError:
+    """What Hydra refuses, in words of our own."""
     cause, override = error.__cause__, getattr(error, "override", None)
     text = (f"{override}: " if override else "") + " ".join(str(error).split()).partition(" Config search path:")[0]
-    text = re.sub(r" To append to your config use [^:]*", "", text)
+    unknown = re.search(r"Could not override '([^']+)'|Could not append to config. An item is already at '([^']+)'", text)
+    if unknown and unknown[1]:
+        return unknown_setting(unknown[1], folder)
+    if unknown:
+        return SettingsError(
+            f"The setting {unknown[2]} exists already.", where=WHERE, next_step=f"leave out the plus sign: {unknown[2]}=VALUE"
+        )
+    missing = re.search(r"Could not find '([^'/]+)/([^']+)'", text)
+    if missing:
+        return unknown_choice(missing[1], missing[2], folder)
     if isinstance(cause, OmegaConfBaseException) and str(cause).split("\n")[0] not in text:
         text += ": " + str(cause).split("\n")[0]
-    if override and "Lexer" in text:
-        key, _, value = str(override).partition("=")
-        text = f"{override}: the value has characters that Hydra's overrides do not take without quotes."
-        return SettingsError(text, where="the command line", next_step=f"""quote the value twice: "{key}='{value}'\"""")
-    return SettingsError(text, where="the command line or conf/", next_step="`glm5bench plan --help` lists groups and values")
+    text = re.sub(r" ?See https://hydra\S+.*| To append to your config use [^:]*", "", text)
+    return SettingsError(text, where=f"{WHERE} or conf/", next_step="`glm5bench plan --help` lists groups and values")
 
 
 def arm_overrides(experiment: Mapping[str, Any] | None, command_line: Sequence[Any], parse: Callable[[list[str]], Any]) -> list[list[str]]:
@@ -147,7 +138,7 @@ def arm_overrides(experiment: Mapping[str, Any] | None, command_line: Sequence[A
         shape = validate(Experiment, experiment, "experiment")
         refuse_unknown(experiment, plain(shape), "experiment")
         common, arms = list(shape.common), [list(arm) for arm in shape.arms]
-    return [job for arm in arms for job in _product([*parse([_quoted_choice(o) for o in (*common, *arm)]), *command_line])]
+    return [job for arm in arms for job in _product([*parse(for_hydra([*common, *arm], is_typed=False)), *command_line])]
 
 
 def _product(overrides: Sequence[Any]) -> list[list[str]]:
@@ -164,7 +155,7 @@ def _product(overrides: Sequence[Any]) -> list[list[str]]:
 
 def _values(override: Any) -> list[str]:
     if override.is_sweep_override():
-        if not override.is_discrete_sweep():
+        if not override.is_discrete_sweep() and not override.is_range_sweep():
             raise SettingsError(f"{override.input_line}: this kind of sweep is not read here.", next_step="list the values: a=1,2,3")
         return list(override.sweep_string_iterator())
     text = override.get_value_element_as_str()
@@ -218,7 +209,7 @@ def _axes(overrides: Sequence[str]) -> tuple[dict[str, list[Any]], list[str]]:
 
 
 def _replaced(asked: Any, values: Mapping[str, Any]) -> bool:
-    """Puts the values in their places; False where one has none or is no plain one, or where the composition is not final by itself."""
+    """Puts the values in their places. False if one is not a plain value of the composition, or if the composition has interpolations."""
     text = json.dumps(asked)
     if "${" in text or '"???"' in text:
         return False
@@ -249,7 +240,9 @@ def campaign_name(experiment: str | None, overrides: Sequence[str], explicit: st
     """The same for the same question: the experiment, and a hash of what else was asked that changes the points."""
     if explicit:
         if not all(c.isalnum() or c in "._-" for c in explicit) or explicit.startswith("."):
-            raise SettingsError(f"name={explicit!r} is no name for a directory.", next_step="use letters, digits, '.', '_' and '-'")
+            raise SettingsError(
+                f"name={explicit!r} is not a valid name for a directory.", next_step="use letters, digits, '.', '_' and '-'"
+            )
         return explicit
     keys = {o: o.lstrip("+~").partition("=")[0] for o in overrides}
     rest = sorted(o for o, key in keys.items() if re.split("[./@]", key)[0] not in ABOUT_THE_RUN and key not in PATIENCE)
@@ -266,7 +259,7 @@ def compose(*overrides: str) -> Settings:
 
     try:
         with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
-            return validated(_container(hydra_compose("config", overrides=_for_hydra(overrides))))
+            return validated(_container(hydra_compose("config", overrides=for_hydra(overrides, is_typed=False))))
     except BenchError:
         raise
     except Exception as error:  # as in run_hydra

@@ -1,7 +1,6 @@
-"""The values of an arm and of its points' axes, validated: what the rest of the program knows of the configuration.
+"""The settings of an arm and of its points' axes, validated.
 
-Enters: plain data as Hydra composed it (overrides.py). Leaves: Settings, frozen, or an error with the path and the value of the first
-thing that is wrong.
+Input: plain data as Hydra composed it (overrides.py). Output: frozen Settings, or an error with the path and value of the first fault.
 """
 
 from __future__ import annotations
@@ -52,10 +51,10 @@ def validated(asked: dict[str, Any]) -> Settings:
         settings.cluster.resources(hardware)
     if settings.stage == "local" and (settings.cluster.stage_dir is None or settings.cluster.checkpoint_dir is None):
         lacks = "stage_dir, a disk of the nodes' own" if settings.cluster.stage_dir is None else "checkpoint_dir to copy from"
-        raise SettingsError(f"stage=local: cluster {settings.cluster.id} names no {lacks}.", next_step="cluster.stage_dir=/local/scratch")
+        raise SettingsError(f"stage=local: cluster {settings.cluster.id} has no {lacks}.", next_step="cluster.stage_dir=/local/scratch")
     if settings.accuracy.task and settings.accuracy.data is None:
         raise SettingsError(
-            f"accuracy={settings.accuracy.id} lacks its questions.",
+            f"accuracy={settings.accuracy.id} needs its questions.",
             where="accuracy.data",
             next_step="accuracy.data=DIR, with train.jsonl and test.jsonl, on a file system that compute nodes see",
         )
@@ -65,7 +64,9 @@ def validated(asked: dict[str, Any]) -> Settings:
     strange = set(settings.cluster.hardware) - {settings.hardware.id, *_hardware_names()}
     if strange:
         known = ", ".join(_hardware_names())
-        raise SettingsError(f"cluster.hardware.{min(strange)} is no hardware.", where=f"cluster {settings.cluster.id}", next_step=known)
+        raise SettingsError(
+            f"cluster.hardware.{min(strange)} is not a known hardware.", where=f"cluster {settings.cluster.id}", next_step=known
+        )
     unknown = set(settings.failure.classes) ^ set(CLASSES)
     if unknown:
         raise SettingsError(f"failure.classes: {min(unknown)} is missing or no class.", where="conf/failure", next_step=", ".join(CLASSES))
@@ -97,7 +98,7 @@ def _refuse_bad_expressions(settings: Settings) -> None:
             try:
                 re.compile(expression)
             except re.error as error:
-                raise SettingsError(f"engine.{name}: {expression!r} is no regular expression: {error}.", where="conf/engine") from error
+                raise SettingsError(f"engine.{name}: {expression!r} is not a regular expression: {error}.", where="conf/engine") from error
 
 
 @functools.cache

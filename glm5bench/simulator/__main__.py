@@ -1,4 +1,4 @@
-"""`python -m glm5bench.simulator`: what a node job starts for engine=simulated."""
+"""`python -m glm5bench.simulator`: the server that a node job starts for engine=simulated."""
 
 from .serve import main
 

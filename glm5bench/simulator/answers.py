@@ -1,4 +1,4 @@
-"""What the simulated server's answers say, in the forms of its three endpoints."""
+"""The content of the simulated server's answers, in the forms of its three endpoints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ WORD = " tok"  # the text of every token
 
 @dataclass(frozen=True)
 class Asked:
-    """One generation request, whichever endpoint it came by."""
+    """One generation request, from any endpoint."""
 
     endpoint: str  # generate, completions, chat
     prompt_tokens: int
@@ -24,7 +24,7 @@ class Asked:
 
 
 def asked_of(endpoint: str, body: dict[str, Any]) -> Asked:
-    """What a request asks for."""
+    """The request in a JSON body. Raises ValueError, KeyError, TypeError or AttributeError for an invalid body."""
     if endpoint == "generate":
         prompt = body.get("input_ids") or body["text"]
         limit = int((body.get("sampling_params") or {}).get("max_new_tokens", 128))
@@ -80,7 +80,7 @@ def role_chunk(asked: Asked, id_: str) -> dict[str, Any]:
 
 
 def last_chunks(asked: Asked, id_: str, emitted: int, verify_steps: int) -> list[dict[str, Any]]:
-    """What follows the last token."""
+    """The chunks after the last token."""
     if asked.endpoint == "generate" or not asked.include_usage:
         return []
     told = {"sglext": {"spec_tokens_details": {"spec_verify_ct": verify_steps}}} if asked.wants_steps else {}

@@ -1,7 +1,7 @@
 """SGLang's HTTP surface over a simulated engine, as a Starlette application.
 
-Enters: HTTP. Leaves: the bodies, streams and status codes of SGLang 0.5 (its shapes were recorded from a real server). What stands
-in every place that a reader could mistake for a measurement: `simulated` and the time scale.
+Enters: HTTP. Leaves: the bodies, streams and status codes of SGLang 0.5 (its shapes were recorded from a real server). Pages that
+a reader could mistake for those of a real server contain `simulated`, and /server_info the time scale.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ OPEN_PATHS = ("/health", "/health_generate", "/metrics")  # SGLang leaves these 
 
 
 def application(options: Options) -> Starlette:
-    """The server of these options."""
+    """The simulated server with these options."""
     state = State(options)
     routes = [
         Route("/health", state.health),
@@ -72,7 +72,7 @@ class State:
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        """Starts the engine, and says when it is ready as SGLang's log does."""
+        """Starts the engine, and logs that it is ready as SGLang does."""
         self.engine = Engine(self.options)
         tasks = [asyncio.create_task(self.engine.run()), asyncio.create_task(self._become_ready())]
         yield
@@ -80,7 +80,7 @@ class State:
             task.cancel()
 
     async def _become_ready(self) -> None:
-        """The start, said as SGLang says it, phase by phase."""
+        """Logs the phases of the start as SGLang does."""
         o, m = self.options, self.options.memory
         extra = o.fault.number if o.fault and o.fault.kind == "slow_start" else 0
         left_gib = m.memory_gib - m.weights_gib
@@ -173,7 +173,7 @@ class State:
         return PlainTextResponse("\n".join(lines) + "\n", media_type="text/plain; version=0.0.4")
 
     async def gpus(self, request: HttpRequest) -> Response:
-        """Not in SGLang: what the simulated GPUs would say of themselves."""
+        """The readings of the simulated GPUs. SGLang has no such route."""
         return JSONResponse(readings(self.options, self.engine.meter))
 
     async def flush_cache(self, request: HttpRequest) -> Response:
@@ -213,7 +213,7 @@ class State:
         message = (
             f"The input ({asked.prompt_tokens} tokens) is longer than the model's context length ({self.options.context_length} tokens)."
         )
-        if asked.endpoint == "generate" and asked.stream:  # SGLang says it inside a 200
+        if asked.endpoint == "generate" and asked.stream:  # SGLang reports it inside a 200
             body = "data: " + json.dumps({"error": {"message": message, "code": 400}}) + "\n\ndata: [DONE]\n\n"
             return Response(body, media_type="text/event-stream")
         return JSONResponse({"object": "error", "message": message, "type": "BadRequestError", "code": 400}, status_code=400)
@@ -226,14 +226,14 @@ class State:
 
 
 class EventStream(Response):
-    """A streamed answer. Written to ASGI directly: one send a chunk, and the client's going away aborts the request."""
+    """A streamed answer. Written to ASGI directly: one send per chunk. If the client disconnects, the request is aborted."""
 
     def __init__(self, engine: Engine, asked: Asked, options: Options) -> None:
         super().__init__(None)
         self._engine, self.asked_of, self._options = engine, asked, options
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Streams until the answer is whole, cut or nobody listens."""
+        """Streams until the answer is whole or cut, or the client disconnects."""
         queue: asyncio.Queue[tuple[int, bool] | None] = asyncio.Queue()
         number = self._engine.count_stream()
         wanted = self._shortened(number)

@@ -1,7 +1,7 @@
 """The scheduler, paced in scaled real time: the part of the simulated server between HTTP and virtual time.
 
-Enters: requests with a callback. Leaves: calls of it as tokens come out. Steps end at absolute deadlines, so a late event loop does
-not slow the simulation down; how late it was is counted, because a server that lags makes figures that are not its model's.
+Enters: requests with a callback. Leaves: calls of the callback as tokens are generated. Steps end at absolute deadlines, so a late event
+loop does not slow the simulation down. Its lateness is counted, because the figures of a server that lags are not those of its model.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from .gpus import Meter, meter
 from .options import Options
 from .scheduler import Request, Scheduler
 
-Deliver = Callable[[int, bool], None]  # tokens that came out, and whether the request is done
+Deliver = Callable[[int, bool], None]  # new tokens, and whether the request is done
 
 
 @dataclass
 class Counters:
-    """What /metrics and /server_info tell, since the start or the last flush."""
+    """The counters of /metrics and /server_info, since the start or the last flush."""
 
     requests: int = 0
     prompt_tokens: int = 0
@@ -51,12 +51,12 @@ class Engine:
         self._deliver: dict[int, Deliver] = {}
         self._arrived = asyncio.Event()
         self._next_id = 0
-        self.streams = 0  # streamed requests: what faults count, not the health checks
+        self.streams = 0  # streamed requests, which faults count; health checks do not stream
         self.last_throughput = 0.0
 
     @property
     def is_busy(self) -> bool:
-        """Whether any request is inside."""
+        """Whether any request is running or waiting."""
         return self.scheduler.n_running + self.scheduler.n_waiting > 0
 
     def submit(self, prompt_tokens: int, output_tokens: int, deliver: Deliver) -> Request:
@@ -72,16 +72,16 @@ class Engine:
         return request
 
     def abort(self, request: Request) -> None:
-        """The client went away."""
+        """Removes a request whose client disconnected."""
         self._deliver.pop(request.id, None)
         self.scheduler.abort(request)
 
     def flush(self) -> None:
-        """A new measurement begins: counters since the last flush are zero."""
+        """Resets the counters since the last flush, for a new measurement."""
         self.counters = Counters()
 
     def count_stream(self) -> int:
-        """The number of this streamed request, from 1. Does not return where the fault `die` says so."""
+        """The number of this streamed request, from 1. Exits the process if the fault `die` is due."""
         self.streams += 1
         self._die_if_asked()
         return self.streams
@@ -100,7 +100,7 @@ class Engine:
         return fault is not None and fault.kind in ("hang", "panic") and self.streams > fault.number
 
     async def run(self) -> None:
-        """Steps for ever. Ends only by being cancelled."""
+        """Runs steps until it is cancelled."""
         scale = self.options.time_scale
         deadline = time.monotonic()
         while True:

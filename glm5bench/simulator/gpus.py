@@ -1,7 +1,7 @@
-"""What the GPUs of the simulated server would say of themselves: power, energy, memory. Invented by two constants, and never a measurement.
+"""Readings of the simulated server's GPUs: power, energy, memory. They are computed from two constants and are never a measurement.
 
-A GPU is busy while a step runs and idle between; its energy counter runs in simulated seconds. What is not simulated (clocks, temperature,
-errors) is not said. The shape is that of telemetry/double.py.
+A GPU is busy while a step runs and idle otherwise; its energy counter runs in simulated seconds. Quantities that are not simulated
+(clocks, temperature, errors) are missing. The format is that of telemetry/double.py.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ BUSY, IDLE = 0.4, 0.05  # shares of the hardware's all-in power, which includes 
 
 @dataclass
 class Meter:
-    """The energy of one GPU since the start. `turn` when a step begins or nothing is left to do."""
+    """The energy of one GPU since the start. Call `turn` when a step begins or when nothing is left to do."""
 
     time_scale: float
     busy_w: float
@@ -28,22 +28,22 @@ class Meter:
 
     @property
     def power_w(self) -> float:
-        """Now."""
+        """The power now."""
         return self.busy_w if self.is_busy else self.idle_w
 
     @property
     def joules(self) -> float:
-        """Until now."""
+        """The energy until now."""
         return self._joules + (time.monotonic() - self._since) * self.time_scale * self.power_w
 
     def turn(self, *, busy: bool) -> None:
-        """From now on it is busy, or idle."""
+        """Sets whether the GPU is busy from now on."""
         if busy != self.is_busy:
             self._joules, self._since, self.is_busy = self.joules, time.monotonic(), busy
 
 
 def meter(o: Options) -> Meter:
-    """The meter of each of the server's GPUs: they do the same."""
+    """The meter of each of the server's GPUs, which all have the same load."""
     watts = o.arm.hardware.power_kw * 1e3
     return Meter(o.time_scale, BUSY * watts, IDLE * watts)
 

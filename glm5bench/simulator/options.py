@@ -1,7 +1,7 @@
-"""The simulated server's command line: SGLang's flags, read for what changes a step or a limit, and its own.
+"""The simulated server's command line: those flags of SGLang that change a step or a limit, and its own flags.
 
-Enters: argv as a recipe composed it, and the facts (an Arm as JSON). Leaves: Options. Flags that change nothing here (backends,
-parsers, loader settings) are accepted as SGLang accepts them.
+Enters: argv as a recipe composed it, and the facts (an Arm as JSON). Leaves: Options. Other flags of SGLang
+(backends, parsers, loader settings) are accepted and ignored.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NO_SPECULATION_RUNNING = 4096
 
 @dataclass(frozen=True)
 class Fault:
-    """One way to misbehave, and its number."""
+    """One kind of fault, and its number N."""
 
     kind: str
     number: int
@@ -52,7 +52,7 @@ class Options:
 
     @property
     def time_scale(self) -> float:
-        """How many simulated seconds pass in one."""
+        """How many simulated seconds pass in one real second."""
         return self.arm.engine.time_scale
 
 
@@ -62,7 +62,7 @@ def parse_fault(text: str) -> Fault | None:
         return None
     kind, _, number = text.partition(":")
     if kind not in FAULTS or not (number or "1").isdigit() or number == "0":
-        raise UsageError(f"There is no fault {text!r}.", next_step="one of " + ", ".join(f"{k}:N ({v})" for k, v in FAULTS.items()))
+        raise UsageError(f"Unknown fault {text!r}.", next_step="use one of " + ", ".join(f"{k}:N ({v})" for k, v in FAULTS.items()))
     return Fault(kind, int(number or 1))
 
 
@@ -102,7 +102,7 @@ def from_arm(arm: Arm, known: argparse.Namespace, argv: tuple[str, ...], *, api_
 
 
 def flags_of(argv: Sequence[str]) -> argparse.Namespace:
-    """The flags that matter here, out of any SGLang command line."""
+    """The flags that the simulator uses, from any SGLang command line."""
     return _parser().parse_known_args(list(argv))[0]
 
 
@@ -123,4 +123,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _port(text: str) -> int:
-    return int(text) if text.isdigit() else 0  # a recipe's $PORT, not yet given
+    return int(text) if text.isdigit() else 0  # $PORT of a recipe, not yet replaced

@@ -1,9 +1,9 @@
-"""A continuous-batching scheduler in virtual time: what SGLang's does to requests, without the GPUs.
+"""A continuous-batching scheduler in virtual time: it schedules requests as SGLang does, without GPUs.
 
-Enters: requests (prompt and output tokens). Leaves: steps, each with its duration and the tokens that it gave to whom. Prefill
-goes first, in chunks; a request is admitted when a running slot and cache for all of its tokens are free; a speculative step gives
-each request one token and a geometric number of accepted drafts. No clock and no HTTP: the server paces these steps in scaled
-real time, `simulator.predict` drives them as fast as they go.
+Enters: requests (prompt and output tokens). Leaves: steps, each with its duration and the tokens of each request. Prefill goes first, in
+chunks. A request is admitted when a running slot and its reserved cache are free. A speculative step gives each request one token and a
+geometric number of accepted drafts. No clock and no HTTP: the server paces these steps in scaled real time, and `simulator.predict` runs
+them as fast as possible.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Limits:
 
 @dataclass
 class Request:
-    """One request inside the scheduler. Counts only grow, but `done`."""
+    """One request inside the scheduler. The counts only grow."""
 
     id: int
     prompt_tokens: int
@@ -41,7 +41,7 @@ class Request:
 
     @property
     def reserved_tokens(self) -> int:
-        """Cache set aside when it is admitted: SGLang counts on a part of the outputs only, its ratio falls from 0.7."""
+        """Cache reserved when it is admitted. SGLang reserves only a part of the output; its ratio falls from 0.7."""
         return self.prompt_tokens + int(NEW_TOKEN_RATIO * self.output_tokens)
 
 
@@ -84,7 +84,7 @@ class Scheduler:
         self._waiting.append(request)
 
     def abort(self, request: Request) -> None:
-        """Forgets a request whose client went away."""
+        """Removes a request whose client disconnected."""
         if request.done:
             return
         request.done = True
@@ -137,7 +137,7 @@ class Scheduler:
         return Step(duration, self._give(batch, 1 + self._accepted(len(batch))))
 
     def _accepted(self, n: int) -> np.ndarray:
-        """Accepted drafts of each of n requests, (n,): drafts are taken until the first refusal."""
+        """Accepted drafts of each of n requests, (n,): drafts are accepted until the first refusal."""
         steps = self.model.speculative.steps
         if not steps:
             return np.zeros(n, dtype=np.int64)

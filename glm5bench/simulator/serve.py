@@ -17,7 +17,7 @@ from .options import Options, options
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The program `python -m glm5bench.simulator`. Exit code as errors.py says."""
+    """The program `python -m glm5bench.simulator`. The exit code is that of errors.py."""
     try:
         key_file = os.environ.get(KEY_FILE_VARIABLE)
         key = Path(key_file).read_text(encoding="utf-8").strip() if key_file else None
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def serve(o: Options) -> None:
-    """Serves until SIGTERM or SIGINT. Raises EnvironmentLacks when the port is in use, UsageError when nothing fits."""
+    """Serves until SIGTERM or SIGINT. Raises EnvironmentLacks if the port is in use, UsageError if no memory is left for the KV cache."""
     if not o.memory.fits:
         raise UsageError(
             f"{o.arm.checkpoint.id} at TP={o.arm.tp} leaves no KV cache on {o.arm.hardware.id}.", next_step="see `glm5bench plan`"

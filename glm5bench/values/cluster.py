@@ -1,7 +1,7 @@
-"""Where node jobs run, what is asked of Slurm for them, and what becomes of failures: frozen values from conf/cluster and conf/failure.
+"""Where node jobs run, which Slurm options they use, and how failures are handled. Frozen values from conf/cluster and conf/failure.
 
-A cluster names an executor; where it is Slurm, `slurm` holds what every job asks for and `hardware` what the jobs of one hardware ask
-for instead. A failure set names, for every class of failure, whether and how its points are sent again. Pure: no file, no clock.
+A cluster names an executor. For Slurm, `slurm` holds the options of every job, and `hardware` the options that replace them for one
+hardware. A failure set states, for every class of failure, whether and how its points are submitted again. Pure: no file, no clock.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from .plain import from_plain, plain
 from .workload import Positive, PositiveFloat
 
 CLASSES = {
-    "node_fault": "the node lacks what the arm needs, or Slurm lost the node",
+    "node_fault": "the node does not have what the arm needs, or Slurm lost the node",
     "server_oom": "the server ran out of memory",
-    "server_crash": "the server ended, or no longer answers",
-    "server_hung": "the server lives and no token comes",
+    "server_crash": "the server ended, or stopped answering",
+    "server_hung": "the server runs but sends no tokens",
     "server_start_timeout": "the server was not ready in time",
-    "server_settings": "the server runs with other settings than were asked for",
-    "client_error": "the load client could not do its work against a server that lives",
-    "invalid_point": "measured whole, and invalid by its own reasons",
-    "preempted": "Slurm took the node for another job, or was told to requeue this one",
-    "time_limit": "the job's time was over before its points were",
-    "cancelled": "somebody ended the job",
-    "image_missing": "the node has no such image, program or module",
-    "checkpoint_missing": "the node does not see the checkpoint",
-    "submit_refused": "Slurm did not take the job",
-    "lost": "the job died without a word, or a file of its is gone",
+    "server_settings": "the server runs with other settings than its flags asked for",
+    "client_error": "the load client failed although the server was running",
+    "invalid_point": "the measurement is complete, but its verdict is invalid",
+    "preempted": "Slurm preempted the job, or the job was requeued",
+    "time_limit": "the job's time limit ended before all of its points were measured",
+    "cancelled": "the job was cancelled",
+    "image_missing": "the image, program or module is missing on the node",
+    "checkpoint_missing": "the checkpoint is missing on the node",
+    "submit_refused": "Slurm rejected the job",
+    "lost": "the job ended without a report, or one of its files is missing",
 }
 
 
@@ -40,7 +40,7 @@ Lines = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isi
 
 @dataclass(frozen=True)
 class Resources:
-    """What one Slurm job asks for. `$GPUS` in gres and gpus_per_node becomes the number of GPUs that the job's servers use."""
+    """The options of one Slurm job. `$GPUS` in gres and gpus_per_node is replaced by the number of GPUs that the job's servers use."""
 
     partition: str | None = None
     account: str | None = None
@@ -51,9 +51,9 @@ class Resources:
     gpus_per_node: str | None = None
     exclusive: bool = True
     cpus_per_task: Positive | None = None
-    mem: str | None = None  # as sbatch --mem takes it; '0' is all of the node's
-    time_limit_min: Positive | None = None  # of every job; None: from its estimate
-    max_time_min: Positive | None = None  # a longer node job is split; None: the partition's own limit, where Slurm tells it
+    mem: str | None = None  # in the form of sbatch --mem; '0' is all memory of the node
+    time_limit_min: Positive | None = None  # for every job; None: computed from its estimate
+    max_time_min: Positive | None = None  # a longer node job is split; None: the partition's limit, if Slurm reports it
     setup: Lines = ()
     sbatch: dict[str, str | int | bool] = field(default_factory=dict)
     wckey: str | None = None
@@ -62,14 +62,15 @@ class Resources:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where node jobs run. `executor` is submitit's; `checkpoint_dir` holds a directory for each checkpoint, None: by its name.
+    """Where node jobs run.
 
-    `image_dir` holds the recipes' images as SIF files, None: engines run from the node's PATH; `cache_dir` what they compile;
-    `stage_dir` copies of checkpoints on a disk of the node's own, under `stage=local`.
+    `checkpoint_dir` holds a directory for each checkpoint; None: engines get the repository's name. `image_dir` holds the recipes' images
+    as SIF files; None: engines run from the node's PATH. `cache_dir` holds compiled kernels. `stage_dir` holds copies of checkpoints on
+    the node's own disk, with `stage=local`.
     """
 
     id: str
-    executor: str  # a scheduler's name: slurm, or local and debug for this machine
+    executor: str  # slurm, or local or debug for this machine
     checkpoint_dir: str | None
     image_dir: str | None = None
     cache_dir: str | None = None
@@ -77,18 +78,18 @@ class Cluster:
     binds: tuple[str, ...] = ()
     slurm: Resources = Resources()
     hardware: dict[str, dict[str, Any]] = field(default_factory=dict)
-    stop_before_s: Annotated[Positive, Le(65535)] = 120  # before its time limit a job stops: long enough to end a server and to write
-    poll_s: Annotated[FiniteFloat, Ge(0)] = 10.0  # Slurm is asked at most this often
+    stop_before_s: Annotated[Positive, Le(65535)] = 120  # a job stops this long before its time limit, to end its server and write files
+    poll_s: Annotated[FiniteFloat, Ge(0)] = 10.0  # shortest time between two queries to Slurm
 
     def resources(self, hardware: str) -> Resources:
-        """What the jobs of this hardware ask for. Raises SettingsError for a name or a value that cannot be."""
+        """The options of this hardware's jobs. Raises SettingsError for an unknown name or an invalid value."""
         r = self._resources(hardware)
         most = min((limit for limit in (r.time_limit_min, r.max_time_min) if limit), default=None)
         if self.executor == "slurm" and most is not None and self.stop_before_s >= most * 60:
             raise SettingsError(
                 f"cluster.stop_before_s={self.stop_before_s}: a job of {most} min would stop before it begins.",
                 where=f"cluster {self.id}, hardware {hardware}",
-                next_step="a smaller stop_before_s, or more time",
+                next_step="set a smaller cluster.stop_before_s, or a longer time limit",
             )
         return r
 
@@ -100,7 +101,7 @@ class Cluster:
             raise SettingsError(
                 f"cluster.hardware.{hardware}.{min(unknown)} is not a setting.",
                 where=f"cluster {self.id}",
-                next_step=f"known here: {known}",
+                next_step=f"use one of {known}",
             )
         try:
             return from_plain(Resources, {**plain(self.slurm), **_one_kind_of_gpus(own), **own})
@@ -113,17 +114,17 @@ class Cluster:
 
 
 def _one_kind_of_gpus(own: dict[str, Any]) -> dict[str, None]:
-    """A hardware that names its GPUs in one of Slurm's two ways does not inherit the other."""
+    """Empty values for the option that is not inherited: a hardware that sets gres or gpus_per_node does not inherit the other."""
     names = {"gres", "gpus_per_node"}
     return dict.fromkeys(names - set(own)) if names & set(own) else {}
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What becomes of the points of one class of failure.
+    """How the points of one class of failure are submitted again.
 
     `again`: anywhere; elsewhere (not on the nodes where it happened); longer (the time limit times `factor`); patient (the start
-    timeout times `factor`); never. `automatic`: also by a campaign's own retries. `counts`: towards the limit of attempts.
+    timeout times `factor`); never. `automatic`: also by the campaign's own retries. `counts`: counts towards the limit of attempts.
     """
 
     again: Literal["anywhere", "elsewhere", "longer", "patient", "never"]
@@ -135,7 +136,7 @@ class Policy:
 
 @dataclass(frozen=True)
 class Failure:
-    """The policies of all classes. `limit`: attempts a point gets; `node_faults`: how many make a node one to stay away from."""
+    """The policies of all classes. `limit`: attempts for each point; `node_faults`: faults after which a node is excluded."""
 
     id: str
     limit: Positive
@@ -144,5 +145,5 @@ class Failure:
     classes: dict[str, Policy]
 
     def policy(self, class_: str) -> Policy:
-        """The policy of a class; a point without one was never tried and is sent."""
+        """The policy of a class. A point without a class was never tried, and can be submitted anywhere."""
         return self.classes.get(class_, Policy("anywhere", counts=False))

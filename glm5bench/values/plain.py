@@ -1,4 +1,4 @@
-"""Values as plain JSON and back, and their digests."""
+"""Converts values to plain JSON and back, and computes their digests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 
 def canonical_json(value: Any) -> str:
-    """The one JSON text of a value: sorted keys, no spaces, NaN refused."""
+    """The canonical JSON text of a value: sorted keys, no spaces. Raises ValueError for NaN."""
     return _canonical(plain(value))
 
 
@@ -38,7 +38,7 @@ def digest_of(value: Any, length: int = 20) -> str:
 
 
 def digest_of_plain(value: Any, length: int = 20) -> str:
-    """The same, of a value that is plain already."""
+    """The same digest, for a value that is already plain."""
     return hashlib.sha256(_canonical(value).encode()).hexdigest()[:length]
 
 
@@ -47,17 +47,17 @@ T = TypeVar("T")
 
 @functools.cache
 def type_adapter(kind: Any) -> TypeAdapter[Any]:
-    """Validates values of this kind; made once, which takes 10 ms."""
+    """The validator for this type; cached, because building one takes 10 ms."""
     return TypeAdapter(kind)
 
 
 def from_json(kind: type[T], text: str | bytes) -> T:
-    """A value of this kind from JSON. Raises ValueError that names the first field that is wrong."""
+    """A value of this type from JSON. Raises ValueError that names the first invalid field."""
     value: T = type_adapter(cast(Hashable, kind)).validate_json(text)
     return value
 
 
 def from_plain(kind: type[T], value: Any) -> T:
-    """A value of this kind from parsed JSON. Raises ValueError that names the first field that is wrong."""
+    """A value of this type from parsed JSON. Raises ValueError that names the first invalid field."""
     valid: T = type_adapter(cast(Hashable, kind)).validate_python(value)
     return valid

@@ -1,7 +1,7 @@
-"""The values a point is made of, and its key.
+"""The values that a point consists of, and its key.
 
-An Arm is one recipe under one workload with `$C` symbolic; a Point is an arm at one concurrency. The key is a hash of what changes the
-physics, so that the same measurement has the same key on any cluster. Everything here is frozen, and knows no file and no clock.
+An Arm is one recipe with one workload, before `$C` is replaced. A Point is an arm at one concurrency. The key is a hash of everything that
+can change the measurement, so the same measurement has the same key on any cluster. All values are frozen. Pure: no file, no clock.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from .groups import Accuracy, Checkpoint, Engine, Hardware, Speculative
 from .plain import digest_of, digest_of_plain, plain
 from .workload import Positive, PositiveFloat, Workload
 
-PROTOCOL_VERSION = 1  # of the load protocol: what is sent, when the clock starts and stops
-SIMULATOR_MODEL = 1  # of the simulator's scheduler and step model: raised when its figures change
+PROTOCOL_VERSION = 1  # version of the load protocol: what is sent, when the clock starts and stops
+SIMULATOR_MODEL = 1  # version of the simulator's scheduler and step model; raised when its figures change
 
-KEY_FILE_VARIABLE = "GLM5BENCH_API_KEY_FILE"  # names the file that holds a server's key: the key stands in no environment
+KEY_FILE_VARIABLE = "GLM5BENCH_API_KEY_FILE"  # names the file that holds a server's key; the key itself is in no environment variable
 
 ServerScope = Literal["arm", "point"]
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One recipe under one workload, before `$C` has a number."""
+    """One recipe with one workload, before `$C` is replaced by a number."""
 
     hardware: Hardware
     checkpoint: Checkpoint
@@ -39,19 +39,19 @@ class Arm:
 
     @property
     def label(self) -> str:
-        """The arm in a few words, as tables show it."""
+        """A short name of the arm, as shown in tables."""
         c, e = self.checkpoint, self.engine
         return f"{self.hardware.id} {c.id} tp{self.tp} {self.speculative.id} {e.id} {self.workload.isl_tokens}/{self.workload.osl_tokens}"
 
 
 def kind_of(arm: Arm) -> str:
-    """What arms have in common whose servers take about as long to start."""
+    """A name shared by all arms whose servers take about the same time to start."""
     return f"{arm.hardware.id} {arm.checkpoint.id} {arm.engine.id}"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one server is started. `argv` and `env` keep `$MODEL $HOST $PORT` for the node; `binding` is what `$C` became."""
+    """How one server is started. The node replaces `$MODEL $HOST $PORT` in `argv` and `env`; `binding` is the value of `$C`."""
 
     argv: tuple[str, ...]
     env: dict[str, str]
@@ -63,7 +63,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Point:
-    """One measurement to be made: an arm at one concurrency, seed and repeat, on a server of a bound recipe."""
+    """One planned measurement: an arm at one concurrency, seed and repeat, on a server with a bound recipe."""
 
     key: str
     arm: str
@@ -75,7 +75,7 @@ class Point:
 
 @dataclass(frozen=True)
 class ServerStart:
-    """One start of a server, and the points measured on it, ascending in concurrency."""
+    """One start of a server, and the points measured on it, by rising concurrency."""
 
     recipe: Recipe
     points: tuple[Point, ...]
@@ -83,25 +83,25 @@ class ServerStart:
 
 @dataclass(frozen=True)
 class NodeJob:
-    """What one Slurm job measures on one node; complete in itself, so that it runs from its JSON alone."""
+    """The work of one Slurm job on one node. It is self-contained: the job needs only this value's JSON."""
 
     id: str
     arm: Arm
     arm_id: str
     server_scope: ServerScope
-    model_path: str  # where the node finds the checkpoint: a directory, or the repository's name
+    model_path: str  # the checkpoint on the node: a directory, or the repository's name
     starts: tuple[ServerStart, ...]
     estimate_s: float
     estimate_usd: float
-    image_dir: str = ""  # where the node finds images; empty: engines run from its PATH
-    cache_dir: str = ""  # where compiled kernels outlive the job; empty: nowhere
-    stage_dir: str = ""  # where on the node the checkpoint is copied before it is read; empty: it is read where it lies
-    binds: tuple[str, ...] = ()  # what else of the node a container shows, as apptainer --bind takes it
-    lanes: Positive = 1  # servers side by side on the node; each is a node job
-    pace: PositiveFloat = 1.0  # what points of this campaign took so far, over what the roofline model estimates
-    accuracy: Accuracy | None = None  # what each server is asked before it is measured
-    accuracy_at: tuple[int, ...] = ()  # and at which concurrencies: the arm's median and highest, whichever points are left
-    telemetry_s: Annotated[FiniteFloat, Ge(0)] = 1.0  # between two readings beside the load; 0: none
+    image_dir: str = ""  # the images on the node; empty: engines run from its PATH
+    cache_dir: str = ""  # where compiled kernels are kept after the job; empty: they are not kept
+    stage_dir: str = ""  # where on the node the checkpoint is copied first; empty: it is read without a copy
+    binds: tuple[str, ...] = ()  # other host paths in the container, in the form of apptainer --bind
+    lanes: Positive = 1  # servers side by side on the node; each is its own node job
+    pace: PositiveFloat = 1.0  # time that this campaign's points took so far, divided by the roofline model's estimate
+    accuracy: Accuracy | None = None  # the accuracy test of each server, before it is measured
+    accuracy_at: tuple[int, ...] = ()  # its concurrencies: the arm's median and highest, even if their points are already measured
+    telemetry_s: Annotated[FiniteFloat, Ge(0)] = 1.0  # seconds between two telemetry readings; 0: none
 
     @property
     def points(self) -> tuple[Point, ...]:
@@ -110,7 +110,7 @@ class NodeJob:
 
 
 def physics(arm: Arm, recipe: Recipe, *, concurrency: int, repeat: int, seed: int, lanes: int = 1) -> dict[str, Any]:
-    """What changes the measurement, and nothing else: no path, date, host or cluster."""
+    """Everything that can change the measurement, and nothing else: no path, date, host or cluster."""
     packed = {"packed": lanes} if lanes > 1 else {}
     return {
         **packed,
@@ -140,7 +140,7 @@ def _simulator_physics(arm: Arm) -> dict[str, Any] | None:
 
 
 def simulated_facts(arm: Arm) -> dict[str, Any]:
-    """What a simulation computes with."""
+    """The facts that a simulation computes with."""
     return {
         "hardware": dataclasses.replace(arm.hardware, recipe=(), recipe_exceptions=()),
         "checkpoint": {k: v for k, v in plain(dataclasses.replace(arm.checkpoint, recipe=())).items() if k != "model_recipe"},
@@ -149,6 +149,6 @@ def simulated_facts(arm: Arm) -> dict[str, Any]:
 
 
 def point_keys(arm: Arm, recipe: Recipe, axes: Sequence[tuple[int, int, int]], *, lanes: int = 1) -> list[str]:
-    """The keys, 20 hex digits each, of an arm's points at these (concurrency, seed, repeat)."""
+    """The keys, 20 hex digits each, of an arm's points at these (concurrency, seed, repeat) axes."""
     same = plain(physics(arm, recipe, concurrency=0, repeat=0, seed=0, lanes=lanes))  # an arm may have thousands of points
     return [digest_of_plain({**same, "concurrency": c, "seed": seed, "repeat": repeat}) for c, seed, repeat in axes]

@@ -1,4 +1,4 @@
-"""What was asked for, validated."""
+"""The validated settings of a command."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RepeatScope = Literal["start", "run"]
 
 @dataclass(frozen=True)
 class Price:
-    """$ per GPU and hour, by hardware; None where the user has not said."""
+    """$ per GPU and hour, by hardware; None if the user has not set a price."""
 
     id: str
     usd_per_gpu_h: dict[str, PositiveFloat | None]
@@ -37,7 +37,7 @@ class TensorParallel:
 
 @dataclass(frozen=True, kw_only=True)
 class ArmSettings:
-    """One arm of a campaign with the axes of its points."""
+    """One arm of a campaign, with the axes of its points."""
 
     hardware: Hardware
     checkpoint: Checkpoint
@@ -57,7 +57,7 @@ class ArmSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class CampaignSettings:
-    """What holds for a campaign as a whole."""
+    """The settings of a whole campaign."""
 
     server_scope: ServerScope
     repeat_scope: RepeatScope
@@ -77,12 +77,12 @@ class CampaignSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(ArmSettings, CampaignSettings):
-    """One arm as Hydra composed it: conf/ holds the settings of the arm and of the campaign side by side."""
+    """One arm as Hydra composed it: conf/ holds the settings of the arm and of the campaign together."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What one command asked for."""
+    """The campaign and the arms that one command asked for."""
 
     campaign: CampaignSettings
     arms: tuple[ArmSettings, ...]
@@ -94,11 +94,11 @@ class Asked:
 
 
 def together(composed: Sequence[Settings]) -> Asked:
-    """The arms of one command and the settings that they share. Raises SettingsError if a setting of the campaign differs between arms."""
+    """The arms of one command and the settings that they share. Raises SettingsError if a campaign setting differs between arms."""
     names = [field.name for field in dataclasses.fields(CampaignSettings)]
     for name in names:
         if len({digest_of(getattr(s, name)) for s in composed}) > 1:
-            raise SettingsError(f"{name} differs between the arms, and is one for a campaign.", next_step=f"one sweep for each {name}")
+            raise SettingsError(f"{name} differs between the arms, but a campaign has only one.", next_step=f"run one sweep per {name}")
     of_the_arm = [field.name for field in dataclasses.fields(ArmSettings)]
     campaign = CampaignSettings(**{name: getattr(composed[0], name) for name in names})
     return Asked(campaign, tuple(ArmSettings(**{name: getattr(s, name) for name in of_the_arm}) for s in composed))

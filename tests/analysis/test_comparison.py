@@ -1,4 +1,4 @@
-"""Frontiers side by side at the same interactivity, and how a ratio of costs splits into steps."""
+"""Frontiers compared at the same interactivity, and the steps that a ratio of costs consists of."""
 
 import csv
 import dataclasses
@@ -92,7 +92,7 @@ def test_cost_is_interpolated_and_the_rest_of_the_row_follows_from_it():
     assert made.cost_usd_per_mtok == pytest.approx((0.5 + 1.0) / 2)
     assert made.total_tput_per_gpu_tok_s == pytest.approx(1.8 / (3600 * 0.75 / 1e6))
     assert made.tput_per_mw_tok_s == pytest.approx(made.total_tput_per_gpu_tok_s * 1000)
-    assert made.concurrency / made.total_tput_per_gpu_tok_s == pytest.approx((500 / 1000 + 167 / 500) / 2)  # users of a tok/s/GPU
+    assert made.concurrency / made.total_tput_per_gpu_tok_s == pytest.approx((500 / 1000 + 167 / 500) / 2)  # users per tok/s/GPU
 
 
 @pytest.mark.parametrize("method", ["steffen", "pchip", "linear"])
@@ -212,5 +212,5 @@ def test_a_ratio_splits_in_another_order_where_the_first_one_was_not_measured():
     table = iso_table(frontiers(by_series(rows)), economy, at=(25.0,), is_baseline=lambda s: (s.hardware, s.speculative) == ("b200", "off"))
 
     (nvfp4,) = [r for r in table if r.series.precision == "nvfp4"]
-    assert [step.setting for step in nvfp4.steps] == ["speculative", "precision"]  # no NVFP4 without MTP is published
+    assert [step.setting for step in nvfp4.steps] == ["speculative", "precision"]  # NVFP4 without MTP is not published
     assert nvfp4.steps[0].ratio * nvfp4.steps[1].ratio == pytest.approx(nvfp4.perf_per_dollar_vs_baseline)

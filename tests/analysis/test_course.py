@@ -1,4 +1,4 @@
-"""What happened during a run: each provocation with its reason code, and beside it the nearest harmless case."""
+"""Events during a run: each provoked problem with its reason code, and the most similar harmless case."""
 
 import dataclasses
 import json
@@ -31,7 +31,7 @@ def of_run(r, concurrency=4, **how):
 
 
 def closed_loop(concurrency, n_waves, *, tokens=40, step_s=0.05, prefill_s=0.2, pauses=(), slow_from=10**6, slow=1.0, jitter=0.3):
-    """A batch in virtual time: every step gives each stream a token; a prefill holds all streams up. `pauses`: (time, seconds)."""
+    """A batch in virtual time: every step gives each stream a token, and a prefill delays all streams. `pauses`: (time, seconds)."""
     rng = np.random.default_rng(3)
     now, sent, first, last, chunks, left = 0.0, [], [], [], [], []
     running, waiting, n = [], [], concurrency * n_waves
@@ -80,7 +80,7 @@ def test_a_pause_of_all_streams_is_a_stall_with_the_seconds_lost():
     found = of_run(closed_loop(4, 10, pauses=[(10.0, 6.0)]))
 
     assert set(found) == {"stalled"}
-    assert found["stalled"].startswith("no stream had a token once, 6 s of 30.8 s")
+    assert found["stalled"].startswith("all streams were silent once, 6 s of 30.8 s")
     assert "the longest gap is 6.0" in found["stalled"]
 
 
@@ -105,7 +105,7 @@ def test_a_run_of_few_waves_is_not_judged_for_drift():
 
 
 def shared(share, *, at_end=False):
-    """Twenty answers of twenty chunks, of which this share has the time of the chunk before: the first ones, or the last."""
+    """Twenty answers of twenty chunks. This share of the chunks, the first or the last ones, has the time of the chunk before."""
     n = round(share * 20)
     chunks = [[(i + 1 + 0.04 * (min(k, 19 - n) if at_end else max(0, k - n)), 1) for k in range(20)] for i in range(20)]
     return raw(range(20), [i + 1 for i in range(20)], [c[-1][0] for c in chunks], prompt=[9] * 20, out=[20] * 20, chunks=chunks)
@@ -190,7 +190,7 @@ def test_fewer_than_five_requests_a_user_are_too_few_and_the_bias_is_stated(prom
 
 
 def run_of_load(folder, url):
-    """`glm5bench load` as a process group of its own, under load: a minute of it."""
+    """`glm5bench load` in its own process group, under load for one minute."""
     words = ["-c", "2", "--prompts", "60", "--warmups", "0", "--input-tokens", "40", "--output-tokens", "24", "--vocabulary", "4000"]
     command = [sys.executable, "-m", "glm5bench", "load", url, *words, "-o", "p.h5"]
     return subprocess.Popen(

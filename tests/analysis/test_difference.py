@@ -1,4 +1,4 @@
-"""Two sets of points over time: which settings differ, and what got better or worse beyond its interval."""
+"""Two sets of points: which settings differ, and which figures got better or worse beyond their intervals."""
 
 import dataclasses
 import json
@@ -207,4 +207,4 @@ def test_a_tolerance_that_is_no_number_is_wrong_usage(tmp_path):
 def test_a_side_that_is_not_there_is_wrong_usage(tmp_path):
     told = bench(tmp_path, "diff", "nowhere", "published")
 
-    assert (told.returncode, "There is no nowhere" in told.stderr) == (2, True)
+    assert (told.returncode, "nowhere does not exist" in told.stderr) == (2, True)

@@ -1,4 +1,4 @@
-"""Whether a server ran with what it was asked, and counted what its answers hold."""
+"""Whether a server ran with the settings that were asked for, and whether its counters match its answers."""
 
 import dataclasses
 
@@ -14,7 +14,7 @@ from glm5bench.analysis.reasons import FLAGGED, INVALID
 from glm5bench.analysis.validity import Circumstances, verdict
 
 CALM = Circumstances(2, None, None, None, None, None, None, engine_version=None, has_no_container=False)
-B200 = {  # what SGLang states of itself under the recipe of a B200, at concurrency 64
+B200 = {  # settings that SGLang reports with the recipe of a B200, at concurrency 64
     "model_path": "/shared/models/zai-org/GLM-5-FP8",
     "host": "127.0.0.1",
     "port": 54155,
@@ -159,7 +159,7 @@ def test_counters_that_say_otherwise_than_the_answers_flag_a_point(counted):
 def test_both_counts_are_told():
     v = judged(raw([0, 0], [1, 1], [3, 3], prompt=[8000, 2000], out=[600, 500]), counted_tokens=(10_001, 1100))
 
-    told = "the server counted 10,001 prompt and 1,100 output tokens, its answers add up to 10,000 prompt and 1,100 output tokens"
+    told = "the server counted 10,001 prompt and 1,100 output tokens, but its answers add up to 10,000 prompt and 1,100 output tokens"
     assert v.reasons[0].text == told
 
 

@@ -111,7 +111,7 @@ def test_simulated_times_are_multiplied_by_the_time_scale():
 
     assert (f.duration_s, f.ttft.median, f.tpot.median) == (pytest.approx(120.0), pytest.approx(20.0), pytest.approx(10.0))
     assert f.total_tput_tok_s == pytest.approx(80 / 120)
-    assert f.mean_concurrency == pytest.approx(11 / 6)  # a ratio of times has no scale
+    assert f.mean_concurrency == pytest.approx(11 / 6)  # a ratio of times does not depend on the scale
 
 
 @pytest.mark.parametrize(("first", "last"), [([1, 2, 2.9], [3, 5, 6]), ([1, 2, 4], [3, 1.9, 6])])

@@ -1,4 +1,4 @@
-"""Figures that no real run has: each with its reason code, and beside it the nearest harmless case."""
+"""Figures that no real run can have: each with its reason code, and the most similar harmless case."""
 
 import dataclasses
 import re
@@ -21,7 +21,7 @@ def codes(r, **how):
 
 
 def hundred(**changes):
-    """A hundred requests of ten tokens, one a chunk."""
+    """A hundred requests with ten tokens each, one per chunk."""
     chunks = [[(i + 1 + 0.1 * k, 1) for k in range(10)] for i in range(100)]
     asked = {"prompt": [50] * 100, "out": [10] * 100, "chunks": chunks}
     return raw(range(100), [i + 1 for i in range(100)], [i + 1.9 for i in range(100)], **{**asked, **changes})

@@ -1,4 +1,4 @@
-"""Repeats become their mean with an interval, and intervals hold what they promise."""
+"""Repeats are combined into their mean with an interval, and intervals have the stated coverage."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ from glm5bench.archive.pointfile import write_point
 
 
 def measured_curve(rng, repeats, *, noise=0.03, series=SERIES, factor=1.0):
-    """Every configuration of the curve `repeats` times: each run is somewhat quick or slow as a whole."""
+    """Every configuration of the curve, `repeats` times; each run as a whole is a little fast or slow."""
     return [
         row(x * f, y * factor * f * (1 + noise / 3 * rng.standard_normal()), c, i, series=series)
         for x, y, c in CURVE
@@ -251,7 +251,7 @@ def test_a_run_of_fewer_than_five_waves_has_no_standard_error():
 def test_the_spread_within_a_run_is_that_of_its_middle_stretches():
     speeds = np.repeat(
         [5.0, 1.0, 1.1, 0.9, 1.0, 1.0, 1.05, 0.95, 1.0, 5.0], 4
-    )  # of waves of four requests, two stretches each; the ends do not count
+    )  # waves of four requests, two stretches each; the first and the last wave do not count
     starts = np.concatenate([[0.0], np.cumsum(10.0 / speeds[::4])[:-1]]).repeat(4)
     run = raw(starts.tolist(), (starts + 1e-6).tolist(), (starts + 10.0 / speeds).tolist(), prompt=[10] * 40, out=[11] * 40)
     rate, speed = relative_standard_errors(run, 1.0, 4)

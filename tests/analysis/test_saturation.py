@@ -1,4 +1,4 @@
-"""Where arms stop getting faster, what speculation brings, how ratios look as a whole, and what the hardware would allow."""
+"""Saturation of arms, gains from speculation, bands of ratios, and the limits of the hardware."""
 
 import dataclasses
 import math

@@ -55,7 +55,7 @@ def test_a_client_that_did_not_reach_the_concurrency_makes_a_point_invalid():
     v = judged(one_by_one)
 
     assert (v.validity, v.codes) == ("invalid", ("concurrency_not_reached",))
-    assert v.reasons[0].text == "1.0 requests were in flight, 2 were to be"
+    assert v.reasons[0].text == "1.0 requests were in flight instead of 2"
 
 
 def test_the_tail_of_a_closed_loop_does_not_count_against_its_concurrency():
@@ -94,7 +94,7 @@ def test_a_server_without_room_for_all_requests_flags_a_point_with_the_concurren
     v = judged(three_requests(), server_peak_running=1, server_capacity_tokens=12345)
 
     assert (v.validity, v.codes) == ("flagged", ("kv_limited",))
-    assert v.reasons[0].text == "at most 1 requests ran at once, 2 were sent; the KV cache holds 12,345 tokens"
+    assert v.reasons[0].text == "at most 1 requests ran at once, but 2 were sent; the KV cache holds 12,345 tokens"
 
 
 def test_a_capped_admission_is_not_also_called_a_full_cache():
@@ -189,7 +189,7 @@ def test_more_than_a_hundredth_sent_late_flags_an_open_loop(late, codes):
     v = judged(hundred, keeps_concurrency=False, late_sends=late, late_send_max_s=0.25)
 
     assert v.codes == codes
-    assert [r.text for r in v.reasons] == ["2 of 100 requests were sent after they were due, the latest 0.25 s"] * len(codes)
+    assert [r.text for r in v.reasons] == ["2 of 100 requests were sent late, by up to 0.25 s"] * len(codes)
 
 
 def test_late_sends_are_those_that_the_client_counted_and_of_an_open_loop_only():

@@ -22,7 +22,7 @@ def open_loop():
 
 @st.composite
 def closed_loops(draw):
-    """Up to four users, each one request after another, a token a chunk."""
+    """Up to four users, each with one request after another and one token per chunk."""
     sent, first, last, chunks = [], [], [], []
     for _ in range(draw(st.integers(1, 4))):
         now = draw(st.floats(0, 1))

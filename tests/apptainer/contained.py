@@ -1,4 +1,4 @@
-"""Real images for a real Apptainer: one that holds this Python, for the simulated server, and some that are wrong on purpose."""
+"""Real images for a real Apptainer: one with this Python for the simulated server, and some that are wrong on purpose."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ from program import ROOT, required
 HERE = Path(__file__).resolve().parent
 BIN = "/opt/glm5bench-apptainer/bin"
 PATH = f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}"
-# where the kernel withholds it from root, as in many containers, Apptainer must not ask for it
+# if the kernel does not give this capability to root, as in many containers, Apptainer must not request it
 ENV = {"PATH": PATH, "APPTAINER_DROP_CAPS": "CAP_SYS_RESOURCE"}
 SITE_PACKAGES = next(p for p in sys.path if p.endswith("site-packages"))
 SWITCHES = ("--trust-remote-code", "--enable-flashinfer-allreduce-fusion")
@@ -35,23 +35,23 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def apptainer():
-    """Skips where there is none, and says how to get one."""
+    """Skips the test if Apptainer is missing, with a hint how to install it."""
     is_there = shutil.which("apptainer", path=PATH)
-    required("" if is_there else "there is no apptainer: `sh tests/apptainer/install.sh` as root installs one")
+    required("" if is_there else "apptainer is missing: run `sh tests/apptainer/install.sh` as root")
 
 
 @pytest.fixture(scope="session")
 def simulated_image(apptainer, tmp_path_factory):
     """A directory with simulated.sif: this Python, for the simulated server."""
     folder = tmp_path_factory.mktemp("images")
-    folder.chmod(0o755)  # other users read it too
+    folder.chmod(0o755)  # other users must read it
     _build(folder / "simulated.sif", _with_python(_root(folder / "python", ["/bin/sh", "/bin/cat", "/usr/bin/touch", "/usr/bin/env"])))
     return folder
 
 
 @pytest.fixture(scope="session")
 def images(simulated_image):
-    """The same directory with the wrong ones beside."""
+    """The same directory, which also contains the wrong images."""
     folder = simulated_image
     shell = _root(folder / "shell", ["/bin/sh", "/bin/sleep", "/bin/cat", "/usr/bin/setsid"])
     for name, script in WRONG.items():
@@ -67,17 +67,17 @@ def images(simulated_image):
 
 
 def contained(directory, image, site_packages=SITE_PACKAGES):
-    """Overrides that start the simulated server from an image. What it imports is bound beside it."""
+    """Overrides that start the simulated server from an image. The packages that it imports are bind mounts."""
     return [f"engine.image={image}", f"++cluster.image_dir={directory}", f"++cluster.binds=[{site_packages}]", "engine.start_timeout_s=20"]
 
 
 def python_path(root=ROOT, site_packages=SITE_PACKAGES):
-    """What the simulated server imports from, inside and outside."""
+    """The paths from which the simulated server imports, inside and outside the image."""
     return f"{root}{os.pathsep}{site_packages}"
 
 
 def _root(root, programs):
-    """A root file system with these programs and what they are linked to."""
+    """A root file system with these programs and the libraries that they need."""
     for name in ("bin", "usr/bin", "etc", "proc", "sys", "dev", "tmp", "var/tmp", "root"):
         (root / name).mkdir(parents=True)
     for name in ("passwd", "group", "hosts", "resolv.conf"):
@@ -115,7 +115,7 @@ def _with_python(root):
         "libdl.so.2",
         "libutil.so.1",
         "libm.so.6",
-    ):  # what wheels expect of a system
+    ):  # system libraries that wheels expect
         _copy_with_libraries(root, f"/usr/lib/x86_64-linux-gnu/{name}")
     for extension in (library / "lib-dynload").glob("*.so"):
         _copy_with_libraries(root, str(extension))
@@ -125,10 +125,10 @@ def _with_python(root):
 
 
 def _with_engine(root):
-    """A package that has SGLang's parser, as far as its flags go."""
+    """A package with the flags of SGLang's parser."""
     packages = (
         root / sys.base_prefix.lstrip("/") / "lib" / f"python3.{sys.version_info.minor}"
-    )  # Debian's Python looks into no site-packages
+    )  # Debian's Python does not use site-packages
     flags = "--model-path --host --port --tp-size --tool-call-parser --reasoning-parser --mem-fraction-static --served-model-name"
     lines = [f"        parser.add_argument({flag!r})" for flag in flags.split()]
     lines += [f"        parser.add_argument({flag!r}, action='store_true')" for flag in SWITCHES]
@@ -148,7 +148,7 @@ def _build(sif, root):
 
 @pytest.fixture
 def apptainer_user(simulated_image):
-    """An ordinary user of this machine, with nothing but what every user has."""
+    """An ordinary user of this machine without special rights."""
     base = Path(tempfile.mkdtemp(prefix="g5u-"))
     base.chmod(0o755)
     made = OrdinaryUser(base, simulated_image)
@@ -157,7 +157,7 @@ def apptainer_user(simulated_image):
 
 
 class OrdinaryUser:
-    """`nobody`, in a mount namespace of its own where it sees this Python and this checkout, wherever root keeps them, and /dev/fuse."""
+    """The user `nobody` in a separate mount namespace with this Python, this checkout and /dev/fuse, even if they are in root's home."""
 
     def __init__(self, base, images):
         self.base, self.home, self.site, self.images = base, base / "home", base / "site", base / "images"
@@ -168,7 +168,7 @@ class OrdinaryUser:
         os.chown(self.home, 65534, 65534)
 
     def run(self, *arguments):
-        """Runs `glm5bench ARGUMENTS` to its end in the user's home."""
+        """Runs `glm5bench ARGUMENTS` in the user's home and waits for it."""
         binds = "".join(f"mount --bind '{theirs}' '{here}' && " for theirs, here in self._seen.items())
         fuse = f"mount -t tmpfs -o mode=755,dev tmpfs '{self.base}/dev' && mknod -m 666 '{self.base}/dev/fuse' c 10 229"
         script = f'{binds}mkdir -p "{self.base}/dev" && {fuse} && mount --bind "{self.base}/dev/fuse" /dev/fuse && exec "$@"'

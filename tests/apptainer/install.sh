@@ -1,7 +1,7 @@
 #!/bin/sh
-# A real Apptainer into DIR (default /opt/glm5bench-apptainer), for the tests: Debian 12 and 13 have none, Debian's unstable suite does.
-# It is fetched through an apt configuration of its own, which leaves the machine's as it is, with the C library that it was built for
-# beside it. Needs root for the packages that SIF files are made and mounted with.
+# Installs a real Apptainer into DIR (default /opt/glm5bench-apptainer) for the tests. Debian 12 and 13 have no package, Debian unstable has.
+# A separate apt configuration downloads it together with its C library, and does not change the configuration of the machine.
+# Needs root to install the packages that make and mount SIF files.
 set -eu
 dir=${1:-/opt/glm5bench-apptainer}
 [ -x "$dir/bin/apptainer" ] && exit 0
@@ -30,7 +30,7 @@ mkdir -p "$new/lib" "$new/bin"
 dpkg -x apptainer_*.deb "$new"
 for deb in lib*.deb; do dpkg -x "$deb" "$work/libs"; done
 cp -a "$work"/libs/usr/lib/x86_64-linux-gnu/lib*.so* "$work"/libs/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2 "$new/lib/"
-mv "$new/etc" "$new/usr/etc" # a prefix that was moved: the command looks below usr/, the starter below usr/lib/
+mv "$new/etc" "$new/usr/etc" # the prefix is moved: the command reads etc below usr/, the starter below usr/lib/
 mkdir -p "$new/usr/var/lib/apptainer/mnt/session"
 ln -s ../etc "$new/usr/lib/etc"
 ln -s ../var "$new/usr/lib/var"

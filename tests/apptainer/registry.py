@@ -1,8 +1,8 @@
-"""A real OCI registry on the loopback, and tiny images for it: enough of the distribution specification for Apptainer and for this tool.
+"""An OCI registry on the loopback interface, and tiny images for it. It implements what Apptainer and glm5bench need.
 
-`with Registry() as registry: registry.push(image, "team/tiny", "1.0")`; `registry.n_requests` counts what it was asked for. A layer can
-be held back until a test says so, or cut off in the middle. An image is one gzip layer for each directory; the same image can be
-written as an OCI archive. Source: the OCI image and distribution specifications.
+Use it as `with Registry() as registry: registry.push(image, "team/tiny", "1.0")`. `registry.n_requests` counts requests. A test can hold
+back a layer or cut it off in the middle. An image has one gzip layer for each directory, and can also be written as an OCI archive.
+Source: the OCI image and distribution specifications.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ TOKEN = "a-token-of-this-registry"
 
 
 def digest(content: bytes) -> str:
-    """`sha256:...` of these bytes."""
+    """The digest `sha256:...` of these bytes."""
     return "sha256:" + hashlib.sha256(content).hexdigest()
 
 
 @dataclass(frozen=True)
 class Oci:
-    """One image: its manifest, and what that names."""
+    """One image: its manifest, and the blobs that the manifest refers to."""
 
     manifest: bytes
     config: bytes
@@ -43,17 +43,17 @@ class Oci:
 
     @property
     def digest(self) -> str:
-        """What the image is pinned to."""
+        """The digest that pins the image."""
         return digest(self.manifest)
 
     @property
     def blobs(self) -> dict[str, bytes]:
-        """All that the manifest names, by digest."""
+        """All blobs that the manifest refers to, by digest."""
         return {digest(content): content for content in (self.config, *self.layers)}
 
 
 def oci_image(*roots: Path, label: str = "") -> Oci:
-    """The image of these directories, one above the other. The same again from the same files; another label is another digest."""
+    """The image with these directories as layers. The same files give the same image. Another label gives another digest."""
     plain = [_tar(root) for root in roots]
     layers = tuple(gzip.compress(tar, 1, mtime=0) for tar in plain)
     config = _json(
@@ -71,7 +71,7 @@ def oci_image(*roots: Path, label: str = "") -> Oci:
 
 
 def write_archive(image: Oci, path: Path, *, index: bytes | None = None) -> Path:
-    """The image as an OCI archive. `index`: an index.json in place of the right one."""
+    """The image as an OCI archive. `index`: an index.json that replaces the correct one."""
     right = _json({"schemaVersion": 2, "manifests": [_named(MANIFEST, image.manifest)]})
     files = {"oci-layout": _json({"imageLayoutVersion": "1.0.0"}), "index.json": right if index is None else index}
     for content in (image.manifest, *image.blobs.values()):
@@ -111,7 +111,7 @@ def _json(value: object) -> bytes:
 
 @dataclass(frozen=True)
 class Login:
-    """That a registry gives tokens, and to whom: to everybody where there is no user. `answer` is said in place of a token."""
+    """Whether a registry needs tokens, and who gets them: everybody if `user` is empty. `answer`: sent instead of a token."""
 
     user: str = ""
     password: str = ""
@@ -119,12 +119,12 @@ class Login:
 
 
 class Registry:
-    """A registry on a port of its own for as long as the context lasts."""
+    """A registry on its own port. It runs until the context ends."""
 
     def __init__(self, login: Login | None = None) -> None:
         self.login = login
         self.n_requests: Counter[str] = Counter()  # "GET /v2/team/tiny/blobs/sha256:..."
-        self.n_cuts: Counter[str] = Counter()  # how often the blob of this digest is still to be cut off in the middle
+        self.n_cuts: Counter[str] = Counter()  # how often the blob of this digest will still be cut off in the middle
         self._manifests: dict[tuple[str, str], bytes] = {}
         self._blobs: dict[str, bytes] = {}
         self._held: dict[str, _Hold] = {}
@@ -145,17 +145,17 @@ class Registry:
 
     @property
     def host(self) -> str:
-        """What images of this registry are called by: 127.0.0.1:PORT."""
+        """The host part of image names in this registry: 127.0.0.1:PORT."""
         return f"127.0.0.1:{self._server.server_address[1]}"
 
     def push(self, image: Oci, repository: str, tag: str) -> str:
-        """The image's name here. The tag is moved to it from what it named before, which is still there by its digest."""
+        """Stores the image and returns its name. An existing tag moves to it, and the previous image stays available by its digest."""
         self._blobs.update(image.blobs)
         self._manifests[repository, image.digest] = self._manifests[repository, tag] = image.manifest
         return f"{self.host}/{repository}:{tag}"
 
     def push_index(self, image: Oci, repository: str, tag: str) -> str:
-        """The digest of an index of images for several machines, of which this one is for ours."""
+        """Stores an index of images for several machine types and returns its digest. This image is the one for our machine."""
         ours = {**_named(MANIFEST, image.manifest), "platform": {"architecture": "amd64", "os": "linux"}}
         other = {**_named(MANIFEST, b"{}"), "platform": {"architecture": "arm64", "os": "linux"}}
         index = _json({"schemaVersion": 2, "mediaType": INDEX, "manifests": [other, ours]})
@@ -164,16 +164,16 @@ class Registry:
         return digest(index)
 
     def hold(self, content: bytes) -> _Hold:
-        """From now on nobody gets this blob's first byte until `free` is set; `asked` is set as soon as somebody waits for it."""
+        """Holds back this blob until `free` is set. `asked` is set as soon as a client waits for it."""
         hold = self._held[digest(content)] = _Hold(threading.Event(), threading.Event())
         return hold
 
     def cut(self, content: bytes, n: int) -> None:
-        """The next n times this blob is sent, the connection ends in its middle."""
+        """Cuts off the connection in the middle of this blob for the next n requests."""
         self.n_cuts[digest(content)] = n
 
     def n_fetches(self, *contents: bytes) -> int:
-        """How often these blobs were asked for, or any blob at all where none is named."""
+        """How often these blobs were requested, or any blob if no digest is given."""
         names = [f"/blobs/{digest(c)}" for c in contents] or ["/blobs/sha256:"]
         return sum(n for request, n in self.n_requests.items() if request.startswith("GET") and any(name in request for name in names))
 
@@ -186,18 +186,18 @@ class _Hold:
 
 class _Server(ThreadingHTTPServer):
     registry: Registry
-    daemon_threads = False  # none outlives its test
+    daemon_threads = False  # no thread outlives its test
 
     def handle_error(self, *_: object) -> None:
-        """A client that was killed is no news."""
+        """Ignores errors from clients that were killed."""
 
 
 class _Answer(BaseHTTPRequestHandler):
     server: _Server
-    timeout = 30  # of a connection that says nothing more
+    timeout = 30  # timeout of an idle connection
 
     def log_message(self, *_: object) -> None:
-        """Quiet: tests count what was asked."""
+        """Logs nothing: tests count requests instead."""
 
     def do_HEAD(self) -> None:
         self._answer()

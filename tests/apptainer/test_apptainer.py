@@ -1,4 +1,4 @@
-"""A node job whose server runs from a real image: it measures, sees what it is shown, and ends whatever the image does."""
+"""A node job whose server runs from a real image: it measures, sees only its binds, and ends even if the image misbehaves."""
 
 import json
 import os
@@ -64,7 +64,7 @@ def test_the_inside_sees_the_recipe_s_environment_and_nothing_of_the_user_s(imag
     )
     seen, root, home = json.loads(said.stdout)
 
-    assert (seen["ASKED"], seen["VLLM_API_KEY"], home) == ("$(echo 1) $HOME", "key", CACHE)  # word for word, as the key has it
+    assert (seen["ASKED"], seen["VLLM_API_KEY"], home) == ("$(echo 1) $HOME", "key", CACHE)  # exactly as in the key
     assert not {"MY_TOKEN", "LEAK"} & set(seen)
     assert "work" not in root
     assert "key" not in " ".join(command)

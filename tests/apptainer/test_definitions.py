@@ -20,11 +20,11 @@ def apptainer(*arguments):
 
 
 def base_directory(folder):
-    """What an image of this Python holds, its pip, and a wheel to install."""
+    """The files for an image of this Python, its pip, and a wheel to install."""
     root = _with_python(_root(folder / "root", ["/bin/sh", "/usr/bin/env", "/usr/bin/test", "/bin/rm", "/bin/cat", "/usr/bin/id"]))
     packages = (
         root / sys.base_prefix.lstrip("/") / "lib" / f"python3.{sys.version_info.minor}"
-    )  # Debian's Python looks into no site-packages
+    )  # Debian's Python does not use site-packages
     shutil.copytree(Path(pip.__file__).parent, packages / "pip", ignore=shutil.ignore_patterns("__pycache__"))
     (root / "wheels").mkdir()
     with zipfile.ZipFile(root / "wheels" / "tiny-1.0-py3-none-any.whl", "w") as wheel:
@@ -49,4 +49,4 @@ def test_packages_that_an_image_lacks_are_built_on_top_of_it(tmp_path):
     assert built.returncode == 0, built.stdout + built.stderr
     assert said.stdout == "42\n", said.stderr
     assert unnamed.returncode != 0
-    assert "say which: --build-arg packages" in unnamed.stdout + unnamed.stderr
+    assert "next: --build-arg packages" in unnamed.stdout + unnamed.stderr

@@ -17,7 +17,7 @@ from contained import ENV, _root
 from program import bench, environment, until
 from registry import Login, Registry, digest, oci_image, write_archive
 
-CARRIED = "127.0.0.1:9/team/tiny:1.0"  # an image whose registry nobody can reach
+CARRIED = "127.0.0.1:9/team/tiny:1.0"  # an image whose registry cannot be reached
 CARRIED_SIF = "127.0.0.1_9_team_tiny_1.0.sif"
 NOBODYS = "sha256:" + "0" * 64
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
@@ -34,7 +34,7 @@ def _nothing_of_the_user_s(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny(apptainer, tmp_path_factory):
-    """An image of two layers of which nothing runs, made in a tenth of a second."""
+    """An image of two layers without programs, made in a tenth of a second."""
     folder = tmp_path_factory.mktemp("tiny")
     for layer, name, content in (("below", "noise", random.Random(0).randbytes(100_000)), ("above", "hello", b"hello from above\n")):
         (folder / layer).mkdir()
@@ -44,7 +44,7 @@ def tiny(apptainer, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def archive(tiny, tmp_path_factory):
-    """The same image as it is carried to a machine without network."""
+    """The same image as an archive file for a machine without network."""
     return write_archive(tiny, tmp_path_factory.mktemp("archive") / "tiny.tar")
 
 
@@ -59,7 +59,7 @@ def made(archive, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def pulled(tiny, tmp_path_factory):
-    """Its registry, its name there, the directory with its image directory, and what the pull said."""
+    """The registry, the name of the image, the directory that contains the image directory, and the output of the pull."""
     folder = tmp_path_factory.mktemp("pulled")
     with Registry() as registry:
         name = registry.push(tiny, "team/tiny", "1.0")
@@ -70,7 +70,7 @@ def pulled(tiny, tmp_path_factory):
 
 @pytest.fixture
 def sif(made, tmp_path):
-    """A copy of it, the test's own."""
+    """A copy of the pulled image for one test."""
     shutil.copytree(made, tmp_path / "images")
     return tmp_path / "images" / CARRIED_SIF
 
@@ -83,14 +83,14 @@ def registry():
 
 @pytest.fixture
 def name(registry, tiny):
-    """What the image is called in the registry."""
+    """The name of the image in the registry."""
     return registry.push(tiny, "team/tiny", "1.0")
 
 
 def asked(tmp_path, verb, image, *more):
     """The arguments of `glm5bench images VERB` for one image in the directory tmp_path/images."""
     overrides = ("engine=sglang", "hardware=h200", f"engine.image={image}", f"cluster.image_dir={tmp_path / 'images'}")
-    tag = re.search(r":(\d\.\d)(@|'|$)", str(image))  # a tag that is a version has to be that of the engine
+    tag = re.search(r":(\d\.\d)(@|'|$)", str(image))  # a tag that is a version must be the engine's version
     return ("images", verb, *overrides, *((f"engine.version='{tag[1]}'",) if tag else ()), *more)
 
 
@@ -105,7 +105,7 @@ def _orderly(done):
 
 
 def started(tmp_path, verb, image):
-    """The same in the background, in a process group of its own."""
+    """The same command in the background, in a separate process group."""
     return subprocess.Popen(
         [sys.executable, "-m", "glm5bench", *asked(tmp_path, verb, image)],
         cwd=tmp_path,
@@ -228,7 +228,7 @@ def test_a_tag_that_the_registry_does_not_have_is_an_error_with_the_next_step(re
     done = images(tmp_path, "pull", other)
 
     assert done.returncode == 3
-    assert f"{registry.host} has no such image: {other}." in done.stderr
+    assert f"{registry.host} does not have this image: {other}." in done.stderr
     assert "--from FILE" in done.stderr
     assert sifs(tmp_path) == []
 
@@ -239,7 +239,7 @@ def test_a_registry_that_is_down_is_an_error_with_the_next_step(tiny, tmp_path):
     done = images(tmp_path, "pull", name)
 
     assert done.returncode == 3
-    assert f"{registry.host} does not answer" in done.stderr
+    assert f"{registry.host} cannot be reached" in done.stderr
     assert "--from FILE" in done.stderr
     assert sifs(tmp_path) == []
 
@@ -283,7 +283,7 @@ def test_a_token_service_that_answers_something_else_is_an_error_with_the_next_s
     assert "next:" in done.stderr
 
 
-# Pulls that are broken off, and two at once
+# Interrupted pulls, and two pulls at the same time
 
 
 def test_a_transfer_that_breaks_off_leaves_no_image_and_the_next_pull_makes_it(registry, name, tiny, tmp_path):
@@ -309,7 +309,7 @@ def test_a_killed_pull_leaves_no_image_and_the_next_one_needs_no_layer_that_was_
     pull.communicate()
     left = sifs(tmp_path)
     held.free.set()
-    registry.hold(whole)  # for ever: a pull that reads a byte of it does not end
+    registry.hold(whole)  # held for ever: a pull that reads this blob does not end
     again = images(tmp_path, "pull", name)
 
     assert left == []
@@ -328,12 +328,12 @@ def test_of_two_pulls_at_once_one_makes_the_image_and_the_other_says_who_does(re
 
     assert (first.returncode, second.returncode) == (0, 3), said
     assert f"is being made by process {first.pid} on {os.uname().nodename}" in second.stderr
-    assert "next: wait for that one" in second.stderr
+    assert "next: wait until that command has ended" in second.stderr
     assert registry.n_fetches(*tiny.layers) == 2
     assert images(tmp_path, "verify", name).returncode == 0
 
 
-# What is there: list and verify
+# list and verify
 
 
 def test_an_image_is_well_as_long_as_no_byte_of_it_changes(sif, tmp_path):
@@ -345,7 +345,9 @@ def test_an_image_is_well_as_long_as_no_byte_of_it_changes(sif, tmp_path):
 
     assert (before.returncode, before.stdout) == (0, f"{CARRIED}: well\n")
     assert after.returncode == 1
-    assert f"has the hash {hashlib.sha256(content).hexdigest()[:12]}, and {record_of(sif)['sif_sha256'][:12]} by its record" in after.stdout
+    assert (
+        f"has the hash {hashlib.sha256(content).hexdigest()[:12]}, but its record has {record_of(sif)['sif_sha256'][:12]}" in after.stdout
+    )
 
 
 def test_an_image_with_a_changed_byte_is_pulled_again_as_verify_advises(sif, archive, tmp_path):
@@ -366,7 +368,7 @@ def test_of_a_truncated_image_both_sizes_are_said(sif, tmp_path, verb):
     done = images(tmp_path, verb, CARRIED)
 
     assert done.returncode == 1
-    assert f"{sif} has 5,000 bytes, and {size:,} by its record" in done.stdout
+    assert f"{sif} has 5,000 bytes, but its record has {size:,}" in done.stdout
 
 
 def test_a_truncated_image_is_made_again_by_a_pull(sif, archive, tmp_path):
@@ -380,13 +382,13 @@ def test_a_truncated_image_is_made_again_by_a_pull(sif, archive, tmp_path):
 def test_an_image_that_was_put_there_by_hand_cannot_be_verified_until_a_pull_has_recorded_its_hash(sif, tmp_path):
     sif.with_name(sif.name + ".json").unlink()
     before = images(tmp_path, "verify", CARRIED)
-    pull = images(tmp_path, "pull", CARRIED, PATH="/nowhere")  # needs no registry, and no Apptainer
+    pull = images(tmp_path, "pull", CARRIED, PATH="/nowhere")  # needs neither a registry nor Apptainer
     record = record_of(sif)
 
     assert before.returncode == 1
     assert "has no record: `glm5bench images pull` writes one" in before.stdout
     assert pull.returncode == 0, pull.stderr
-    assert "was put there by hand" in pull.stderr
+    assert "was copied there by hand" in pull.stderr
     assert (record["oci_digest"], record["sif_sha256"]) == ("", hashlib.sha256(sif.read_bytes()).hexdigest())
     assert images(tmp_path, "verify", CARRIED).returncode == 0
 
@@ -425,8 +427,8 @@ def test_a_pinned_image_is_unfit_without_a_record_and_with_the_record_of_another
     other = images(tmp_path, "verify", f"{CARRIED}@{NOBODYS}")
 
     assert (without.returncode, other.returncode) == (1, 1)
-    assert f"has no record ({pinned.name}.json), and {CARRIED} is pinned to {NOBODYS[:19]}" in without.stdout
-    assert f"was made from {tiny.digest[:19]}, and {CARRIED} is pinned to {NOBODYS[:19]}" in other.stdout
+    assert f"has no record ({pinned.name}.json), but {CARRIED} is pinned to {NOBODYS[:19]}" in without.stdout
+    assert f"was made from {tiny.digest[:19]}, but {CARRIED} is pinned to {NOBODYS[:19]}" in other.stdout
 
 
 def test_a_list_says_which_images_are_there_of_which_digest_and_which_lack(sif, tiny, tmp_path):
@@ -435,14 +437,14 @@ def test_a_list_says_which_images_are_there_of_which_digest_and_which_lack(sif, 
 
     assert (row["is_well"], row["oci_digest"], row["size_bytes"], row["pin"]) == (True, tiny.digest, sif.stat().st_size, "")
     assert lacking.returncode == 1
-    assert f"there is no image {sif.with_name('mine.sif')}" in lacking.stdout
+    assert f"the image {sif.with_name('mine.sif')} does not exist" in lacking.stdout
 
 
 def test_a_file_of_one_s_own_that_is_not_there_is_an_error_with_the_next_step(tmp_path):
     done = images(tmp_path, "pull", "mine.sif", PATH="/nowhere")
 
     assert done.returncode == 3
-    assert "next: --from FILE, or put it there" in done.stderr
+    assert "next: copy it there or use --from FILE" in done.stderr
 
 
 def test_a_file_of_one_s_own_that_was_replaced_is_not_called_missing(sif, tmp_path):
@@ -452,10 +454,10 @@ def test_a_file_of_one_s_own_that_was_replaced_is_not_called_missing(sif, tmp_pa
     with mine.open("ab") as file:
         file.write(b"rebuilt")
 
-    assert "is not there" not in images(tmp_path, "pull", "mine.sif").stderr
+    assert "does not exist" not in images(tmp_path, "pull", "mine.sif").stderr
 
 
-# From files that were carried in
+# From files instead of a registry
 
 
 def test_of_an_oci_archive_its_digest_is_recorded_and_satisfies_the_pin(archive, tiny, tmp_path):
@@ -471,7 +473,7 @@ def test_an_oci_archive_of_another_digest_than_the_pin_is_refused(archive, tiny,
     done = images(tmp_path, "pull", f"{CARRIED}@{NOBODYS}", "--from", str(archive))
 
     assert done.returncode == 1
-    assert f"{CARRIED} is pinned to {NOBODYS[:19]}, and the archive is {tiny.digest[:19]}" in done.stderr
+    assert f"{CARRIED} is pinned to {NOBODYS[:19]}, but the archive has {tiny.digest[:19]}" in done.stderr
     assert sifs(tmp_path) == []
 
 
@@ -491,7 +493,7 @@ def test_a_carried_sif_file_without_a_record_is_of_no_known_digest_and_satisfies
     unpinned = images(tmp_path, "pull", CARRIED, "--from", str(alone))
 
     assert (pinned.returncode, unpinned.returncode) == (1, 0)
-    assert "carry the .json that lies beside it, too" in pinned.stderr
+    assert "copy the .json file next to it, too" in pinned.stderr
     assert left == []
     assert record_of(only_sif(tmp_path))["oci_digest"] == ""
     assert "pin it" not in unpinned.stderr
@@ -501,7 +503,7 @@ def test_a_carried_sif_file_of_another_digest_than_the_pin_is_refused(made, tiny
     done = images(tmp_path, "pull", f"{CARRIED}@{NOBODYS}", "--from", str(made / CARRIED_SIF))
 
     assert done.returncode == 1
-    assert f"is pinned to {NOBODYS[:19]}, and {CARRIED_SIF} was made from {tiny.digest[:19]}" in done.stderr
+    assert f"is pinned to {NOBODYS[:19]}, but {CARRIED_SIF} was made from {tiny.digest[:19]}" in done.stderr
     assert sifs(tmp_path) == []
 
 
@@ -512,8 +514,8 @@ def test_a_carried_sif_file_that_changed_on_its_way_is_refused(made, tmp_path):
     done = images(tmp_path, "pull", CARRIED, "--from", str(carried / CARRIED_SIF))
 
     assert done.returncode == 1
-    assert "is not the file that its record is of" in done.stderr
-    assert "next: carry it in again" in done.stderr
+    assert "does not match the hash in its record" in done.stderr
+    assert "next: copy it here again" in done.stderr
     assert sifs(tmp_path) == []
 
 
@@ -529,16 +531,16 @@ def _cut_compressed(archive, path):
 NO_IMAGES = {
     "nothing": (lambda *_: None, "No such file"),
     "folder": (lambda _, __, path: path.mkdir(), "Is a directory"),
-    "garbage": (lambda _, __, path: path.write_bytes(b"garbage" * 1000), "This is no SIF file and no OCI archive"),
-    "ordinary_tar": (lambda archive, _, path: _tar_of(archive, path), "This tar file holds no image"),
+    "garbage": (lambda _, __, path: path.write_bytes(b"garbage" * 1000), "This is neither a SIF file nor an OCI archive"),
+    "ordinary_tar": (lambda archive, _, path: _tar_of(archive, path), "This tar file does not contain an image"),
     "cut_archive": (lambda archive, _, path: path.write_bytes(archive.read_bytes()[:50_000]), "unexpected end of data"),
-    "empty_index": (lambda _, tiny, path: write_archive(tiny, path, index=b'{"manifests": []}'), "no OCI archive"),
+    "empty_index": (lambda _, tiny, path: write_archive(tiny, path, index=b'{"manifests": []}'), "nor an OCI archive"),
     "no_digest": (lambda _, tiny, path: write_archive(tiny, path, index=b'{"manifests": [{"digest": 7}]}'), "The archive's digest is '7'"),
     "missing_blob": (
         lambda _, tiny, path: write_archive(tiny, path, index=b'{"manifests": [{"digest": "%s"}]}' % NOBODYS.encode()),
         "apptainer build failed",
     ),
-    "cut_gzip": (lambda archive, _, path: _cut_compressed(archive, path), "This is no SIF file and no OCI archive"),
+    "cut_gzip": (lambda archive, _, path: _cut_compressed(archive, path), "This is neither a SIF file nor an OCI archive"),
 }
 
 
@@ -572,7 +574,7 @@ def test_no_pin_is_advised_for_a_file_of_one_s_own(archive, tmp_path):
     assert "pin it" not in done.stderr
 
 
-# Machines that lack something
+# Machines with missing programs
 
 
 def test_an_image_directory_that_cannot_be_made_is_named(archive, tmp_path):
@@ -589,7 +591,7 @@ def test_without_apptainer_on_path_a_pull_says_so_and_leaves_no_image(name, tmp_
     done = images(tmp_path, "pull", name, PATH="/nowhere")
 
     assert done.returncode == 3
-    assert "There is no apptainer on PATH." in done.stderr
+    assert "apptainer is not on PATH." in done.stderr
     assert sifs(tmp_path) == []
 
 

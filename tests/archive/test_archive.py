@@ -26,7 +26,7 @@ from glm5bench.errors import FileError, UsageError
 
 @pytest.fixture(scope="module")
 def six(tmp_path_factory):
-    """Six point files: four keys, one of them measured three times."""
+    """Six point files with four keys. One key was measured three times."""
     folder = tmp_path_factory.mktemp("six")
     attempts = [(f"{key:020d}", host) for key, host in ((1, "x"), (2, "x"), (3, "x"), (4, "x"), (4, "y"), (4, "z"))]
     for i, (key, host) in enumerate(attempts):
@@ -46,7 +46,7 @@ def archived(path, *sources, **how):
 
 
 def flip_raw(path, i):
-    """One bit of the raw bytes of an archive's point."""
+    """Flips one bit in the raw bytes of a point in an archive."""
     stored = survey(path, scratch=path.parent).stored
     offset, size = stored.pieces(i, "chunks")[0]
     content = bytearray(path.read_bytes())
@@ -145,7 +145,7 @@ def test_one_damaged_point_of_an_archive_does_not_lose_the_others(six, tmp_path)
 
 
 def test_a_path_that_does_not_exist_is_refused():
-    with pytest.raises(UsageError, match="There is no nowhere"):
+    with pytest.raises(UsageError, match="nowhere does not exist"):
         collect(["nowhere"])
 
 
@@ -192,7 +192,7 @@ def test_a_stored_figure_that_does_not_follow_from_the_raw_times_is_said(tmp_pat
 
     for found in (check([str(path)]), check([str(tmp_path / "a.h5")])):
         (point,) = found.points.values()
-        assert point.differing == ("tpot_median_s is stored as 0.25, and 0.5 follows from the raw times",)
+        assert point.differing == ("tpot_median_s is stored as 0.25, but the raw times give 0.5",)
         assert not point.is_good
 
 
@@ -215,7 +215,7 @@ def test_a_merge_names_what_an_earlier_one_left_when_it_was_killed(tmp_path):
     done = bench(tmp_path, "merge", "published", "-o", "all.h5")
 
     assert done.returncode == 0
-    assert f"{tmp_path}/.all.h5.17.part was left by a merge that was killed" in done.stderr
+    assert f"{tmp_path}/.all.h5.17.part belongs to a killed merge" in done.stderr
 
 
 def test_a_file_says_who_wrote_it_and_where_the_rows_of_its_points_are(tmp_path):

@@ -1,4 +1,4 @@
-"""What a job lists of its attempts is quicker to read than a file for each, and says the same."""
+"""A job's list of attempts has the same content as one file per attempt, and is faster to read."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from glm5bench.directory import ATTEMPT_FORMAT, LIST_FROM, Campaign
 from glm5bench.files import write_json
 
 A, B = "a" * 20, "b" * 20
-OTHERS = [f"{i:020x}" for i in range(LIST_FROM)]  # never tried: with them the lists are read, without them the files
+OTHERS = [f"{i:020x}" for i in range(LIST_FROM)]  # points without attempts: with them the lists are read, without them the files
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def campaign(tmp_path):
 
 
 def recorded(campaign, key, number, job_id, **record):
-    """The record of an attempt, as a job leaves it: a file, and a line in the job's list."""
+    """Writes the record of an attempt as a job does: a file, and a line in the job's list."""
     same = {"format": ATTEMPT_FORMAT, "key": key, "attempt": number, "node": "gpu1", "job_id": job_id, "node_job": "b200-1"}
     full = {**same, **record}
     write_json(campaign.attempt_file(key, number), full)
@@ -149,7 +149,7 @@ def test_a_point_file_that_was_exchanged_for_one_of_the_same_size_is_lost_althou
     whole(campaign, A)
     path = campaign.point_file(A, 1)
     body = bytearray(path.read_bytes())
-    body[20:30] = bytes(reversed(body[20:30]))  # of the seal
+    body[20:30] = bytes(reversed(body[20:30]))  # part of the seal
     path.write_bytes(body)
 
     assert [a.failure_class for a in by_list(campaign, A)[A]] == ["lost"]

@@ -1,4 +1,4 @@
-"""What was read beside the load, from the point file to its summary, verdict and tables."""
+"""Telemetry, from the point file to the summary, the verdict and the tables."""
 
 import dataclasses
 import math
@@ -97,7 +97,7 @@ def test_a_point_beside_which_nothing_was_to_be_read_lacks_nothing():
 @pytest.mark.parametrize(
     ("server", "says"),
     [
-        ({"running": 1.0, "queued": 1.0, "kv_usage": 0.95}, "at most 1 requests ran at once, 2 were sent; the KV cache is full"),
+        ({"running": 1.0, "queued": 1.0, "kv_usage": 0.95}, "at most 1 requests ran at once, but 2 were sent; the KV cache is full"),
         ({"running": 1.0, "queued": 1.0, "kv_usage": 0.5}, None),
         ({"running": 1.0, "queued": 0.0, "kv_usage": 0.95}, None),
         ({"running": 2.0, "queued": 1.0, "kv_usage": 0.95}, None),
@@ -130,15 +130,15 @@ def test_acceptance_is_of_the_answers_then_of_the_counters_then_of_the_servers_w
     ("stated", "ranks", "says"),
     [
         (2.2, 1, None),
-        (2.5, 1, "2.12 tokens a verify step by the answers, 2.50 by the server's own average"),
-        (1.9, 1, "2.12 tokens a verify step by the answers, 1.90 by the server's own average"),
+        (2.5, 1, "2.12 tokens per verify step in the answers, 2.50 in the server's average"),
+        (1.9, 1, "2.12 tokens per verify step in the answers, 1.90 in the server's average"),
         (2.5, 2, None),
         (0.0, 1, None),
         (None, 1, None),
     ],
 )
 def test_answers_and_the_server_s_own_average_are_held_against_each_other(stated, ranks, says):
-    """Of 20 tokens of three answers 17 came from 8 verify steps."""
+    """Three answers have 20 tokens, of which 17 came from 8 verify steps."""
     steps = dataclasses.replace(three_requests(), verify_steps=np.array([2, 2, 4]))
     m = measured(requests=steps, server={"acceptance_length": stated, "info": {"internal_states": [{}] * ranks}})
 
@@ -155,9 +155,9 @@ def test_verify_steps_come_back_from_their_file(tmp_path):
 @pytest.mark.parametrize(
     ("column", "values", "why"),
     [
-        ("track", [7] * 28, "belongs to no track"),
-        ("at_ns", list(range(28, 0, -1)), "not in their order"),
-        ("value", [math.nan] * 28, "no numbers"),
+        ("track", [7] * 28, "a track that does not exist"),
+        ("at_ns", list(range(28, 0, -1)), "not in order"),
+        ("value", [math.nan] * 28, "are not finite"),
     ],
 )
 def test_readings_of_a_stranger_are_looked_at(column, values, why):

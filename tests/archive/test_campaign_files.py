@@ -1,4 +1,4 @@
-"""A campaign's directory: its state is read from files and nothing else."""
+"""The state of a campaign is read only from the files in its directory."""
 
 import pytest
 from conftest import measured, three_requests
@@ -134,7 +134,7 @@ def test_a_plan_is_read_back(campaign):
 
 
 def test_a_directory_without_a_plan_is_no_campaign(campaign):
-    with pytest.raises(FileError, match="There is no campaign here"):
+    with pytest.raises(FileError, match="This is not a campaign directory"):
         campaign.read_plan()
 
 
@@ -143,7 +143,7 @@ def test_a_plan_of_another_program_is_refused(campaign, text):
     campaign.root.mkdir()
     campaign.plan.write_text(text)
 
-    with pytest.raises(FileError, match="not one of glm5bench's"):
+    with pytest.raises(FileError, match="was not written by glm5bench"):
         campaign.read_plan()
 
 

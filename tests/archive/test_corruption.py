@@ -1,4 +1,4 @@
-"""Whatever stands in a file: what comes out of it is what was measured, or the file is named with its reason, and no other is lost."""
+"""For any content of a file, the result is what was measured, or an error that names the file. Other files are not affected."""
 
 import json
 import multiprocessing
@@ -27,7 +27,7 @@ from glm5bench.archive.union import merge
 from glm5bench.errors import FileError
 
 many = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-some = settings(many, max_examples=12)  # of what takes some tenths of a second; benchmarks/fuzz_archives.py has a hundred thousand
+some = settings(many, max_examples=12)  # for slow tests; benchmarks/fuzz_archives.py tests a hundred thousand files
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def archive(originals, tmp_path):
 
 
 def changed(path, change):
-    """The file with another content and a seal that fits: what a stranger can write on purpose."""
+    """The file with other content and a matching seal, as an attacker could write it."""
     with h5py.File(path, "r+") as file:
         change(file)
     reseal(path)
@@ -59,7 +59,7 @@ def changed(path, change):
 
 
 def had(path):
-    """What can be had of a file as it is: of each point the digest of what was decoded. And what is bad."""
+    """What can be read from a file: the digests of the decoded points, and the errors."""
     try:
         found = survey(path)
         each = list(measurements(path)) if not found.bad else []
@@ -73,7 +73,7 @@ def digests(originals):
 
 
 def merged_digests(path, output):
-    """What a merge has taken of the file, decoded."""
+    """What a merge took from the file: the digests of the decoded points, and the errors."""
     try:
         done = merge([str(path)], output)
     except FileError as error:
@@ -96,7 +96,7 @@ def test_a_bit_that_flips_in_a_point_file_makes_it_bad_unless_nothing_is_told_ot
 
     found, bad = had(path)
 
-    assert bad or (at < BLOCK and found <= digests(originals))  # in the seal's line or behind it
+    assert bad or (at < BLOCK and found <= digests(originals))  # in the line of the seal, or after it in the user block
 
 
 @some
@@ -149,12 +149,12 @@ def test_of_an_archive_with_damaged_structure_every_point_is_taken_that_libhdf5_
     found, bad = merged_digests(archive, tmp_path / "new.h5")
 
     assert found == digests(originals)
-    assert "What is whole was taken: 3 points, 1 tables." in bad[0].message
+    assert "Only the undamaged part was read: 3 points, 1 tables." in bad[0].message
     assert collect([str(archive)]).tables == collect([str(tmp_path / "new.h5")]).tables == collect([str(originals / "archive.h5")]).tables
 
 
 def test_of_a_damaged_archive_a_point_whose_values_were_changed_is_not_taken(originals, archive, tmp_path):
-    """Nothing but its content digest says so: HDF5's own sums are right, the seal is not asked any more."""
+    """Only the content digest shows the change: HDF5's checksums are right, and the seal no longer matches anyway."""
     with h5py.File(archive, "r+") as file:
         tokens = file["requests"]["prompt_tokens"]
         tokens[1024] += 1  # of the first request of the second point
@@ -164,7 +164,7 @@ def test_of_a_damaged_archive_a_point_whose_values_were_changed_is_not_taken(ori
 
     assert len(found) == 2
     assert found < digests(originals)
-    assert ["not what its digest says" in error.message for error in bad] == [False, True]
+    assert ["does not match its digest" in error.message for error in bad] == [False, True]
 
 
 def test_a_point_whose_stored_bytes_have_another_digest_than_it_says_is_not_copied(originals, point, tmp_path):
@@ -179,11 +179,11 @@ def test_a_point_whose_stored_bytes_have_another_digest_than_it_says_is_not_copi
     assert [error.message for error in done.bad] == ["Its chunks are damaged: their bytes are not those that were written."]
 
 
-# What a stranger can write on purpose, with a seal that fits
+# What an attacker can write, with a matching seal
 
 
 def absurd(name):
-    """The dataset with a declared size that nothing stands behind."""
+    """A change that gives the dataset a much larger declared size than its data have."""
 
     def change(file):
         old = file[name]
@@ -208,7 +208,7 @@ IN_AN_ARCHIVE = [*IN_A_POINT[:-1], "points/key", "points/tp", "points/image", "p
 
 
 def is_bad(path, of_others, *, readers=(collect, check)):
-    """The file is bad for every reader, its neighbour is read, and nothing of the file is in the union."""
+    """Checks that every reader refuses the file, that its neighbour is read, and that the union contains nothing from the file."""
     for found in (read([str(path), of_others]) for read in readers):
         assert {error.path.split(":")[0] for error in found.bad} == {str(path)}
         assert len(found.points if hasattr(found, "points") else found.rows) == 1
@@ -219,7 +219,7 @@ def is_bad(path, of_others, *, readers=(collect, check)):
 
 @pytest.mark.parametrize("name", IN_A_POINT)
 def test_an_absurd_size_in_a_point_file_makes_it_bad(originals, point, name):
-    """Tables of figures ask its summary alone."""
+    """Only `check` finds it, because tables read only the summary."""
     assert is_bad(changed(point, absurd(name)), str(originals / "b.h5"), readers=(check,))
 
 
@@ -305,7 +305,7 @@ def test_tables_stored_in_another_way_are_refused(originals, tmp_path, kind, how
         del file["requests"]
         file.create_dataset("requests", data=values, **{"maxshape": (None,), **how} if how else {})
 
-    with pytest.raises(FileError, match="stored in another way"):
+    with pytest.raises(FileError, match="is not stored as this format requires"):
         survey(changed(path, change), scratch=tmp_path)
 
 
@@ -335,7 +335,7 @@ def test_a_link_or_data_in_another_file_is_not_followed(archive, tmp_path, name,
 
     with pytest.raises(FileError) as refused:
         survey(changed(archive, change), scratch=tmp_path)
-    said = ("is a link to somewhere else", "keeps its data in another file", "is stored in another way", "is no group")
+    said = ("is a link to another place", "keeps its data in another file", "is not stored as this format requires", "is no group")
     assert any(words in refused.value.message for words in said)
 
 
@@ -426,16 +426,16 @@ def test_a_figure_that_a_stranger_changed_is_named_by_check(point):
 
     ((_, judged),) = check([str(changed(point, change))]).points.items()
 
-    assert judged.differing == ("tp is stored as 4, and 8 follows from the raw times",)
+    assert judged.differing == ("tp is stored as 4, but the raw times give 8",)
 
 
-# What a file says of itself
+# What a file states about itself
 
 ATTRIBUTES = {
     "a newer format": ({"format": 99}, "reads format 2"),
-    "no number": ({"format": "new"}, "no number"),
+    "no number": ({"format": "new"}, "not a number"),
     "a negative format": ({"format": -1}, "reads format 2"),
-    "an array of formats": ({"format": np.arange(3)}, "no number"),
+    "an array of formats": ({"format": np.arange(3)}, "not a number"),
     "no kind": ({"kind": "poem"}, "not written by glm5bench"),
     "kinds": ({"kind": np.array([b"point", b"archive"])}, "not written by glm5bench"),
     "an empty kind": ({"kind": h5py.Empty("f")}, "not written by glm5bench"),
@@ -469,7 +469,7 @@ def test_a_seal_of_garbage_is_damage(originals, tmp_path, name, seal):
     assert found <= digests(originals)
 
 
-AROUND = [[BLOCK, 2**63 - 1], [-(2**63) + 5, -1], [BLOCK, BLOCK]]  # rising, in arithmetic of 64 bits
+AROUND = [[BLOCK, 2**63 - 1], [-(2**63) + 5, -1], [BLOCK, BLOCK]]  # increasing, in 64-bit arithmetic
 
 
 @pytest.mark.parametrize("ranges", [[[-(2**63), 2**62]], [[BLOCK, 2**62]], AROUND, [[0, 100]], [[5000, 600]]], ids=str)
@@ -484,11 +484,11 @@ def test_an_absurd_table_of_what_is_sealed_is_damage(archive, ranges, tmp_path):
     assert "its bytes are not those that were written" in bad[0].message
 
 
-# What stands in a folder
+# The content of a folder
 
 
 def test_a_folder_of_strange_things_is_gone_through_and_each_is_named(originals, tmp_path):
-    """Links in a circle, pipes, folders with the name of a file, names that are no text."""
+    """Circular links, pipes, folders with the name of a file, names that are not text."""
     folder = tmp_path / "folder"
     (folder / "is_a_folder.h5").mkdir(parents=True)
     shutil.copy(originals / "a.h5", folder / "is_a_folder.h5/good.h5")
@@ -508,7 +508,7 @@ def test_a_folder_of_strange_things_is_gone_through_and_each_is_named(originals,
     for verb, run in done.items():
         assert run.returncode == 1, verb
         assert "Traceback" not in run.stderr
-        named = [line.removeprefix("left out: ").split(": ")[0] for line in run.stderr.splitlines() if line.startswith("left out")]
+        named = [line.removeprefix("skipped: ").split(": ")[0] for line in run.stderr.splitlines() if line.startswith("skipped")]
         assert sorted(named) == sorted(f"folder/{name}" for name in strange)
     assert collect([str(tmp_path / "all.h5")]).digest() == collect([str(originals / "a.h5")]).digest()
 
@@ -523,7 +523,7 @@ def test_bad_names_are_printed_as_json_too(originals, tmp_path):
 
 
 def test_what_may_not_be_read_is_named(originals, tmp_path):
-    """In a process that is nobody: root may read everything."""
+    """Runs as the user nobody, because root may read everything."""
     folder = tmp_path / "folder"
     (folder / "closed").mkdir(parents=True)
     for name in ("open.h5", "secret.h5", "closed/c.h5"):
@@ -544,7 +544,7 @@ def test_what_may_not_be_read_is_named(originals, tmp_path):
 
 
 def as_nobody(work):
-    """What `work` gives in a process without rights of its own."""
+    """The result of `work` in a process without privileges."""
     ours, theirs = multiprocessing.Pipe()
     pid = os.fork()
     if not pid:
@@ -574,6 +574,6 @@ def test_the_program_names_a_bad_file_in_one_line_and_ends_with_1(originals, poi
     done = bench(tmp_path, verb, "bad.h5", str(originals / "b.h5"), *(["-o", "all.h5"] if verb == "merge" else []))
 
     assert (done.returncode, "Traceback" in done.stderr) == (1, False)
-    assert sum(line.startswith("left out: bad.h5: ") for line in done.stderr.splitlines()) == 1
+    assert sum(line.startswith("skipped: bad.h5: ") for line in done.stderr.splitlines()) == 1
     if damage == "newer":
         assert "update glm5bench" in done.stderr

@@ -1,4 +1,4 @@
-"""Files of every format that a release may have written are read, merged and checked, with the digests that they were written with."""
+"""Files of every released format are read, merged and checked, and keep the digests with which they were written."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ FILES = [PAST / f"format{version}" / f"{kind}.h5" for version in VERSIONS for ki
 
 
 def figures(found):
-    """What the rows say, but for where they stand."""
+    """The rows without their origin."""
     return {name: repr(dataclasses.replace(row, origin="")) for name, row in found.rows.items()}
 
 

@@ -1,6 +1,6 @@
-"""HDF5 1.14.2 gives places that are one user block too low: what is written there is right, and what was written wrong is read right.
+"""HDF5 1.14.2 reports positions that are one user block too low. New files are correct, and wrong files are read correctly.
 
-The bad HDF5 is h5py 3.11.0, which tests/run.sh puts into a directory of its own.
+The bad HDF5 is in h5py 3.11.0, which tests/run.sh installs in a separate directory.
 """
 
 import json
@@ -40,7 +40,7 @@ print(layout.place_shift())
 
 @pytest.fixture
 def bad():
-    """Runs Python with the bad HDF5."""
+    """A function that runs Python with the bad HDF5."""
     if sys.version_info >= (3, 13):
         pytest.skip("there is no wheel of h5py 3.11.0 for this Python")
     required("" if BAD.is_dir() else f"h5py 3.11.0 is not in {BAD}: tests/run.sh puts it there")
@@ -63,7 +63,7 @@ def same(a, b):
 
 
 def decoded(archive):
-    """The points of an archive with their raw times, which `check` decodes."""
+    """The exit code of `check`, which decodes the points of an archive."""
     done = bench(archive.parent, "check", archive.name)
     assert "damaged" not in done.stdout + done.stderr
     return done.returncode
@@ -127,6 +127,6 @@ def test_a_file_whose_places_are_wrong_in_another_way_is_refused_and_copied_nowh
 
 def test_a_point_whose_places_would_be_wrong_is_not_written(tmp_path, monkeypatch):
     monkeypatch.setattr("glm5bench.archive.layout.place_shift", lambda: 64)
-    with pytest.raises(EnvironmentLacks, match="elsewhere than it says"):
+    with pytest.raises(EnvironmentLacks, match="reports wrong positions"):
         write_point(tmp_path / "p.h5", measured())
     assert not list(tmp_path.iterdir())

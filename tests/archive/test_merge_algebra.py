@@ -1,4 +1,4 @@
-"""Merging is the union of sets of measurements: whatever the order, grouping, repetition and format of the sources, the same set."""
+"""Merging is a set union of measurements. The order, grouping, repetition and format of the sources do not matter."""
 
 import dataclasses
 from pathlib import Path
@@ -33,7 +33,7 @@ def published(key):
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory):
-    """Files of now and then: points, one key measured twice, a published point, archives that overlap them, a source table."""
+    """New and old files: points, one key measured twice, a published point, archives that overlap them, a source table."""
     folder = tmp_path_factory.mktemp("sources")
     for name, m in {
         "one": measured("a" * 20),
@@ -51,18 +51,18 @@ def sources(tmp_path_factory):
 
 
 def said(path):
-    """The digest that an archive says that it has."""
+    """The digest that an archive states."""
     with h5py.File(path) as file:
         return str(file.attrs["content_digest"])
 
 
 def digests_of(path):
-    """The digest of a set, as its archive says it, as its summaries give it, and as its judged points give it."""
+    """The digests of a set: stated in its archive, computed from its summaries, and computed from its judged points."""
     return {said(path), collect([str(path)]).digest(), check([str(path)]).digest()}
 
 
 def merged(folder, name, sources, **how):
-    """The archive of the sources."""
+    """The archive that a merge of the sources writes."""
     done = merge(sources, folder / f"{name}.h5", **how)
     assert (said(folder / f"{name}.h5"), []) == (done.digest, done.bad)
     return str(folder / f"{name}.h5")
@@ -85,7 +85,7 @@ def test_any_order_grouping_and_repetition_gives_the_same_set(sources, tmp_path_
 @settings(max_examples=4, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_with_summaries_among_them_every_grouping_gives_the_same_set(sources, tmp_path_factory, data):
-    """A summary is a subset of its point: of both the whole one stays."""
+    """A summary is a subset of its point: if both are merged, the complete point is kept."""
     some = data.draw(st.lists(st.sampled_from(sources), min_size=2, max_size=4))
     is_kept = data.draw(st.lists(st.booleans(), min_size=len(some), max_size=len(some)))
     folder = tmp_path_factory.mktemp("merge")
@@ -163,7 +163,7 @@ def test_different_measurements_of_one_key_are_both_kept_and_told_apart(tmp_path
 
 
 def test_of_two_figures_for_one_measurement_the_same_one_stays_whatever_the_order(tmp_path):
-    """No writer makes such files; somebody's changed one must not make the union depend on who came first."""
+    """No writer makes such files. A modified file must not make the union depend on the order of the sources."""
     for name in "ab":
         write_point(tmp_path / f"{name}.h5", measured(KEY))
     with h5py.File(tmp_path / "b.h5", "r+") as file:
@@ -193,7 +193,7 @@ def test_damaged_points_of_an_archive_are_left_out(tmp_path):
 
 
 def damaged_copy(path, to):
-    """The same point with a byte of its stored chunks that is another one."""
+    """A copy of the point with one changed byte in its stored chunks."""
     offset, size = survey(path, scratch=path.parent).stored.pieces(0, "chunks")[0]
     content = bytearray(path.read_bytes())
     content[offset + size // 2] ^= 1
@@ -204,7 +204,7 @@ def damaged_copy(path, to):
     "names", [("bad", "good"), ("good", "bad"), ("bad", "worse", "good"), ("bad", "archive"), ("worse", "bad", "archive")], ids="-".join
 )
 def test_a_damaged_file_takes_no_place_from_the_same_point_elsewhere(tmp_path, names):
-    """Which of them comes first is known before it is known which of them are damaged."""
+    """A merge selects the first copy before it knows which copies are damaged."""
     write_point(tmp_path / "good.h5", measured())
     for name in ("bad", "worse"):
         damaged_copy(tmp_path / "good.h5", tmp_path / f"{name}.h5")

@@ -1,4 +1,4 @@
-"""A merge may be killed, refused by the disk, or overtaken at any moment: the archive that stood there stands, or the whole new one."""
+"""A merge may be killed, fail on the disk, or be overtaken at any moment. The result is the old archive or the complete new one."""
 
 import contextlib
 import errno
@@ -23,12 +23,12 @@ from glm5bench.archive.pointfile import read_point, write_point
 from glm5bench.archive.union import merge
 from glm5bench.errors import EnvironmentLacks
 
-STRIDE = 151  # of the hundreds of writes that libhdf5 makes of one archive
+STRIDE = 151  # tests one of so many writes: libhdf5 makes hundreds for one archive
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """An archive of one point, and a point file that it does not have."""
+    """An archive of one point, and a point file that is not in it."""
     write_point(tmp_path / "a.h5", measured("a" * 20))
     write_point(tmp_path / "b.h5", measured("b" * 20))
     merge([str(tmp_path / "a.h5")], tmp_path / "all.h5")
@@ -44,7 +44,7 @@ def contents(folder):
 
 
 def told_apart(names, is_done_first):
-    """The numbers of the calls to look at: each but pwrite, and one pwrite of many (after one is before the next)."""
+    """The numbers of the calls to test: all except pwrite, and some pwrites (the time after one equals the time before the next)."""
     return [i for i, name in enumerate(names) if name != "pwrite" or (i % STRIDE == 0 and not is_done_first)]
 
 
@@ -66,7 +66,7 @@ def test_at_every_write_the_archive_that_stands_there_is_the_old_one_or_the_whol
     changed = [content for content in seen if content != before["all.h5"]]
     assert len(seen) > 100
     assert set(changed) <= {after}
-    assert len(changed) <= 5  # what comes after the rename: the folder's sync, and clearing up, which takes one call more on Python 3.10
+    assert len(changed) <= 5  # calls after the rename: the folder's sync and the cleanup, which needs one more call on Python 3.10
 
 
 @pytest.mark.parametrize("is_done_first", [False, True], ids=["before", "after"])
@@ -153,7 +153,7 @@ def test_a_disk_that_is_full_is_written_to_no_further(folder, monkeypatch):
     with pytest.raises(EnvironmentLacks, match=r"new\.h5 cannot be written: No space left"), full_in_the_moving(monkeypatch):
         merge([str(folder / "more")], folder / "new.h5")
 
-    assert 1 <= len(added) <= 3  # the one that is moved, the one after it, and one that is looked at meanwhile
+    assert 1 <= len(added) <= 3  # the point being moved, the next one, and one that is surveyed meanwhile
     assert [f.name for f in folder.iterdir() if f.name.startswith((".", "new"))] == []
 
 
@@ -173,7 +173,7 @@ code=$?; ls -A "$0"; sha256sum <"$0/all.h5"; exit $code
 
 
 def test_a_disk_that_is_really_full_is_exit_code_3_with_what_to_do(folder):
-    """A file system of 600 KiB that no other process sees."""
+    """Uses a file system of 600 KiB that no other process can see."""
     required("" if shutil.which("unshare") and os.geteuid() == 0 else "only root mounts a small disk")
     (folder / "disk").mkdir()
     for i in range(12):
@@ -210,7 +210,7 @@ CHANGES = {
     + [(kind, when, "cut") for kind in ("point", "large point", "archive") for when in ("first byte", "last byte")],
 )
 def test_a_source_that_changes_after_it_was_looked_at_is_bad_and_costs_no_other(folder, monkeypatch, kind, when, change):
-    if kind == "large point":  # which a reader looks at first
+    if kind == "large point":  # a large point file is surveyed by a reader
         monkeypatch.setattr(survey, "AT_ONCE_BYTES", 0)
     victim = folder / ("all.h5" if kind == "archive" else "b.h5")
     if kind == "archive":
@@ -223,12 +223,12 @@ def test_a_source_that_changes_after_it_was_looked_at_is_bad_and_costs_no_other(
     found = check([str(folder / "new.h5")])
     assert (found.digest(), found.bad) == (done.digest, [])
     assert done.digest == collect([str(folder / "a.h5")]).digest()
-    with h5py.File(folder / "new.h5") as file:  # rows of a place that was not filled can be read, too
+    with h5py.File(folder / "new.h5") as file:  # rows whose bytes were never written must also be readable
         assert {name: len(file[name][()]) for name in TABLES} == {name: file[name].size for name in TABLES}
 
 
 def changed_in_the_moving(monkeypatch, victim, change, when):
-    """Changes the victim before it is opened, or when it is held for the same for the first or for the second time."""
+    """Changes the victim before it is opened, or at the first or second check that it is unchanged."""
     name = "_moved" if when == "opened" else "_refuse_changed"
     original, seen = getattr(moving, name), []
 
@@ -249,7 +249,7 @@ def test_a_source_that_is_cut_while_its_bytes_are_moved_piece_by_piece_is_bad_an
 
     done = merge([str(folder / "b.h5"), "published"], folder / "new.h5")
 
-    assert [(e.path, e.message) for e in done.bad] == [(str(folder / "b.h5"), "It was changed while it was read.")]
+    assert [(e.path, e.message) for e in done.bad] == [(str(folder / "b.h5"), "The file was changed while it was read.")]
     assert done.digest == collect(["published"]).digest() == collect([str(folder / "new.h5")]).digest()
 
 

@@ -1,4 +1,4 @@
-"""Point files: whole, read back as they were, or refused."""
+"""Point files are complete and read back unchanged, or they are refused."""
 
 import dataclasses
 import json
@@ -35,7 +35,7 @@ def changed(path, change):
 
 
 def put(file, name, values):
-    """Other values in the place of a dataset's, stored as it was."""
+    """Replaces the values of a dataset, and stores them in the same way."""
     how = {k: getattr(file[name], k) for k in ("chunks", "compression", "shuffle", "fletcher32")}
     del file[name]
     if np.ndim(values) == 1:
@@ -115,7 +115,7 @@ def test_the_digest_covers_every_part(other):
     ids=["times", "chunks", "key", "digest", "point"],
 )
 def test_a_file_whose_content_was_changed_is_refused(written, damage):
-    with pytest.raises(FileError, match="not what its digest says"):
+    with pytest.raises(FileError, match="does not match its digest"):
         read_point(changed(written, damage))
 
 
@@ -191,7 +191,7 @@ def test_a_file_of_another_program_is_refused(tmp_path):
 def test_a_file_that_is_no_hdf5_is_refused(tmp_path, content):
     (tmp_path / "p.h5").write_bytes(content)
 
-    with pytest.raises(FileError, match="no readable HDF5 file"):
+    with pytest.raises(FileError, match="not a readable HDF5 file"):
         read_point(tmp_path / "p.h5")
 
 
@@ -213,14 +213,14 @@ def test_an_archive_is_no_point_file(tmp_path):
     write_point(tmp_path / "p.h5", measured())
     merge([str(tmp_path / "p.h5")], tmp_path / "a.h5")
 
-    with pytest.raises(FileError, match="no point file"):
+    with pytest.raises(FileError, match="not a point file"):
         read_point(tmp_path / "a.h5")
 
 
 def test_a_point_that_lacks_a_field_is_refused_with_its_file():
     m = measured()
 
-    with pytest.raises(FileError, match="lacks or garbles 'tp'") as refused:
+    with pytest.raises(FileError, match="is missing or invalid: 'tp'") as refused:
         row_of(dataclasses.replace(m, point={k: v for k, v in m.point.items() if k != "tp"}), "d", "x.h5")
     assert refused.value.path == "x.h5"
 
@@ -259,7 +259,7 @@ def test_any_requests_survive_a_file(tmp_path_factory, data):
 
 
 def test_fields_and_groups_of_a_later_program_are_passed_over(tmp_path):
-    """docs/multinode.md: what is absent means what it means today, what is there and unknown disturbs nobody."""
+    """docs/multinode.md: absent fields keep their present meaning, and unknown fields are ignored."""
     plain, later = tmp_path / "p.h5", tmp_path / "later.h5"
     write_point(plain, measured())
     m = measured(nodes=2, roles=[{"name": "decode", "tp": 16}], gpus=16, tp=16, provenance={"host": "a", "hosts": ["a", "b"]})

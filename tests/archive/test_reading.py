@@ -1,4 +1,4 @@
-"""Whatever a file does to the process that reads it, the others are read, and no process is left."""
+"""If a file crashes or blocks its reader, all other files are read, and no process is left."""
 
 import ctypes
 import multiprocessing
@@ -15,7 +15,7 @@ from glm5bench.archive.reading import Readers
 from glm5bench.errors import EnvironmentLacks, FileError
 
 GOOD = [f"good {i}" for i in range(6)]
-poisoned = []  # of a reader's own: what an earlier file has done to it
+poisoned = []  # in each reader: damage from an earlier file
 
 
 def read(what):
@@ -51,7 +51,7 @@ def path_of(what):
 
 
 def answers(tasks, jobs=2):
-    """What came of each task, and the processes that read."""
+    """The errors of tasks, and the results of the others."""
     with Readers(read, path_of, jobs=jobs) as readers:
         found = dict(readers.map(tasks))
     return {task: result for task, result in found.items() if isinstance(result, FileError)}, {
@@ -66,7 +66,7 @@ def small(monkeypatch):
 
 @pytest.fixture
 def hasty(small, monkeypatch):
-    """Three seconds for a file: a busy machine needs them even for a file that is read at once."""
+    """Allows three seconds per file: a busy machine needs them even for a file that is quick to read."""
     monkeypatch.setattr(reading, "SECONDS", 3.0)
 
 
@@ -111,7 +111,7 @@ def test_what_c_allocates_is_limited_too(small):
 
 def test_a_larger_file_may_take_more_memory(small, tmp_path):
     (tmp_path / "large").touch()
-    os.truncate(tmp_path / "large", 2**24)  # 16 MiB, of which 64 times as much may be made
+    os.truncate(tmp_path / "large", 2**24)  # 16 MiB, so 64 times as much memory is allowed
 
     with Readers(lambda path: np.ones(2**29, dtype=np.uint8).nbytes, lambda path: path) as readers:
         assert dict(readers.map([tmp_path / "large"])) == {tmp_path / "large": 2**29}

@@ -1,4 +1,4 @@
-"""Damage is found before libhdf5 reads it, and a file is still one that any HDF5 program reads."""
+"""Damage is found before libhdf5 reads it, and any HDF5 program can still read the file."""
 
 import errno
 
@@ -108,7 +108,7 @@ def test_a_measured_point_without_times_is_no_point(tmp_path):
     m = dataclasses.replace(measured(), requests=None, stated={"total_tput_per_gpu_tok_s": 9999.0})
     write_point(tmp_path / "p.h5", m)
 
-    assert "holds no times" in collect([str(tmp_path)]).bad[0].message
+    assert "contains no times" in collect([str(tmp_path)]).bad[0].message
 
 
 @pytest.mark.parametrize("what", ["text", "foreign", "point", "directory", "damaged"])

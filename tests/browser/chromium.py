@@ -32,31 +32,31 @@ class Page:
         self.driver = driver
 
     def run(self, script, *values):
-        """What the script returns in the page."""
+        """The value that the script returns in the page."""
         return self.driver.execute_script(script, *values)
 
     def until(self, script):
-        """The script's value as soon as it is true."""
+        """The value of the script as soon as it is true."""
         return WebDriverWait(self.driver, PATIENCE_S, poll_frequency=0.05).until(lambda _: self.run(script))
 
     def open(self, path):
-        """The page, when it is ready."""
+        """The page, returned when it is ready."""
         self.driver.get(Path(path).resolve().as_uri())
         self.until("return document.documentElement.dataset.ready")
         return self
 
     def errors(self):
-        """What the console said since it was asked last."""
+        """The console messages since the last call."""
         return self.driver.get_log("browser")
 
     def cells(self, id_):
-        """A table's rows, as texts."""
+        """The rows of a table as texts."""
         return self.run(
             "return [...document.querySelectorAll(arguments[0] + ' tbody tr')].map(r => [...r.cells].map(c => c.textContent))", f"#{id_}"
         )
 
     def set(self, id_, value, event="change"):
-        """What a user does to a field."""
+        """Changes a field as a user does."""
         self.run(
             "const e = document.getElementById(arguments[0]);"
             "if (e.type === 'checkbox') e.checked = arguments[1]; else e.value = arguments[1];"
@@ -66,8 +66,8 @@ class Page:
 
 @pytest.fixture(scope="session")
 def chromium():
-    """Skips where there is none, and says how to get one."""
-    required("" if CHROMIUM.exists() and DRIVER.exists() else "there is no Chromium: `sh tests/browser/install.sh` as root installs it")
+    """Skips the test if Chromium is missing, with a hint how to install it."""
+    required("" if CHROMIUM.exists() and DRIVER.exists() else "Chromium is missing: run `sh tests/browser/install.sh` as root")
     options = Options()
     options.binary_location = str(CHROMIUM)
     for option in OPTIONS:

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Debian's Chromium and its driver, for the tests of the report. Needs root.
+# Installs Debian's Chromium and its driver for the tests of the report. Needs root.
 set -eu
 [ -x /usr/bin/chromium ] && [ -x /usr/bin/chromedriver ] && exit 0
 export DEBIAN_FRONTEND=noninteractive

@@ -1,4 +1,4 @@
-"""The report in a real Chromium with the network cut: what it shows, what its controls change, and what strangers wrote."""
+"""The report in a real Chromium without a network: its content, its controls, and text from untrusted files."""
 
 import json
 
@@ -42,14 +42,14 @@ def test_it_loads_without_a_network_and_without_an_error(page):
 def test_it_says_what_was_published(page):
     stop_of(page, 80)
     rows = {row[0]: row for row in page.cells("iso-table")}
-    best = rows["PUBLISHED b200 sglang nvfp4 mtp"]
+    best = rows["B200 NVFP4 MTP, published"]
     bands = {(row[0], row[1]): row[2:5] for row in page.cells("bands-table")}
 
-    assert (best[6], best[8], best[9]) == ("3.65x", "1.82x", "hardware 1.22x x precision 2.98x (also checkpoint, tp)")
-    assert bands["PUBLISHED b200 sglang nvfp4 mtp, 8192/1024", "h200 sglang fp8 mtp"] == ["3.65x", "80", "3.24x to 3.65x"]
-    assert ("PUBLISHED mi355x sglang fp8 mtp, 8192/1024", "b200 sglang fp8 mtp") in bands
-    assert ("PUBLISHED mi355x sglang fp8 off, 8192/1024", "b200 sglang fp8 off") in bands
-    assert any(row[:3] == ["PUBLISHED b200 vllm fp8 off, 2048/512", "8", "128"] for row in page.cells("saturation-table"))
+    assert (best[6], best[8], best[9]) == ("3.65×", "1.82×", "hardware 1.22× x precision 2.98× (also checkpoint, tp)")
+    assert bands["B200 NVFP4 MTP, published, 8192/1024", "h200 sglang fp8 mtp"] == ["3.65×", "80", "3.24× to 3.65×"]
+    assert ("MI355X FP8 MTP, published, 8192/1024", "b200 sglang fp8 mtp") in bands
+    assert ("MI355X FP8 no MTP, published, 8192/1024", "b200 sglang fp8 off") in bands
+    assert any(row[:3] == ["B200 FP8 no MTP, published, 2048/512", "8", "128"] for row in page.cells("saturation-table"))
     assert "mtp_vs_off_b200_fp4_1k1k" in page.run("return document.getElementById('sources').textContent")
 
 
@@ -100,7 +100,7 @@ def test_an_arm_that_is_picked_off_leaves_figures_and_table(page):
     page.driver.find_element(By.CSS_SELECTOR, "#arms input").click()
 
     assert page.run("return document.getElementById('cost').data.length") == drawn - 2
-    assert "PUBLISHED b200 sglang nvfp4 mtp" not in [row[0] for row in page.cells("iso-table")]
+    assert "B200 NVFP4 MTP, published" not in [row[0] for row in page.cells("iso-table")]
 
 
 def test_another_workload_shows_its_own_arms(page):
@@ -108,7 +108,7 @@ def test_another_workload_shows_its_own_arms(page):
     (vllm,) = [o for o in options if "2048/512" in o]
     page.set("workload", vllm)
 
-    assert page.run("return [...document.querySelectorAll('#arms label .name')].map(l => l.textContent)") == ["PUBLISHED b200 vllm fp8 off"]
+    assert page.run("return [...document.querySelectorAll('#arms label .name')].map(l => l.textContent)") == ["B200 FP8 no MTP, published"]
 
 
 def test_axes_become_logarithmic(page):

@@ -1,4 +1,4 @@
-"""What failed is sent again by the policy of its class, or is not, with a reason."""
+"""Failed points are sent again according to the policy of their class, or skipped with a reason."""
 
 import time
 
@@ -16,7 +16,7 @@ from glm5bench.schedulers.retries import is_tried_again_here
 from glm5bench.schedulers.slurm.states import Told
 from glm5bench.schedulers.submissions import Sent
 
-FAILURE = compose().failure  # limit 3, two faults make a node one to stay away from
+FAILURE = compose().failure  # limit 3; a node is excluded after two faults
 SENT_BY_A_PERSON = {
     "node_fault", "server_crash", "server_hung", "server_start_timeout", "client_error", "invalid_point", "preempted", "time_limit",
     "cancelled", "submit_refused", "lost", "",
@@ -39,14 +39,14 @@ def invalid(*, job_id="1", number=1):
 
 
 def ended(job_id, *keys, why="", told="", at=None, node="gpu1", state="ended", measured=(), sent=None):
-    """A job that is over; `why` is what it said of the points that it left, `at` the point of its last beat."""
+    """A job that has ended. `why`: the reason in its end record. `at`: the point of its last heartbeat."""
     beats = () if at is None else (Beat(node, 1, 1, 0.0, key=at),)
     ends = (End(why, tuple(measured), (), keys, node, 0.0),) if why else ()
     return Job(job_id, sent, state, Told(told) if told else None, node, keys, beats, ends)
 
 
 def refused(*keys):
-    """A job that sbatch did not take."""
+    """A job that sbatch refused."""
     return ended("", *keys, node="", sent=Sent("c-1", "slurm", "login", "me", ((),), keys, 60.0, 0.0, refused="no such account"))
 
 
@@ -56,18 +56,18 @@ def decided(missed, **asked):
 
 
 def lacking(class_, *, tries=1, nodes=(), n_sent=1, key="k"):
-    """A point that failed so often in the same way; with no class one that was never sent."""
+    """A point that failed this often with the same class, or that was never sent if the class is empty."""
     where = [*nodes, *[""] * (max(tries, 1) - len(nodes))] if class_ else []
     return Missing(key, tuple(Event(class_, node, i < tries) for i, node in enumerate(where)), n_sent)
 
 
 def after(*classes):
-    """A point to which this happened, one after another, on gpu1, gpu2 and so on."""
+    """A point with events of these classes, in order, on gpu1, gpu2 and so on."""
     return Missing("k", tuple(Event(class_, f"gpu{i}", FAILURE.policy(class_).counts) for i, class_ in enumerate(classes, 1)), len(classes))
 
 
 def sent_again(class_, *, nodes=(), failure=FAILURE):
-    """The order that one failed point of a job of two becomes, and the job."""
+    """The order for one failed point of a job with two points, and the job."""
     (job,) = plan([compose("cluster=example", "hardware=b200", "concurrency=[4,8]")]).jobs
     key = job.points[0].key
     (order,) = orders([job], {key: lacking(class_, nodes=nodes, key=key)}, failure)
@@ -126,7 +126,7 @@ def test_a_class_of_last_and_the_class_that_decides_can_both_be_named():
 
 
 def test_what_a_person_has_to_decide_waits_for_one_whatever_happened_before():
-    assert decided(after("server_crash", "cancelled"), retries=9).why == "its policy waits for a person"
+    assert decided(after("server_crash", "cancelled"), retries=9).why == "its policy needs a manual resubmit"
 
 
 def test_every_job_that_was_too_short_makes_the_next_one_longer_still():
@@ -223,7 +223,7 @@ def test_a_class_that_the_user_names_overrules_never(class_):
 def test_a_class_that_the_user_did_not_name_is_not_sent():
     decision = decided(lacking("server_crash"), only=["time_limit", "lost"])
 
-    assert (decision.is_sent, decision.why) == (False, "of another class")
+    assert (decision.is_sent, decision.why) == (False, "its class was not selected")
 
 
 def test_the_limit_of_attempts_stops_a_point_and_says_what_allows_more():
@@ -258,7 +258,7 @@ def test_no_retries_are_none():
 def test_what_a_person_has_to_decide_a_campaign_does_not_send_by_itself(class_):
     decision = decided(lacking(class_, tries=0), retries=9)
 
-    assert (decision.is_sent, decision.why) == (False, "its policy waits for a person")
+    assert (decision.is_sent, decision.why) == (False, "its policy needs a manual resubmit")
 
 
 def test_only_the_points_that_are_sent_are_in_the_order():

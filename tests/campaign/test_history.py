@@ -1,4 +1,4 @@
-"""Estimates learn from what the campaign has seen: an arm from its own servers, else from those of its kind; no key changes."""
+"""Estimates use the campaign's own times: those of the arm, or else those of arms of the same kind. Keys do not change."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Where a job of Slurm's stands: from files first, refined by what Slurm says where it answers."""
+"""The state of a Slurm job comes from files first and, if Slurm answers, also from Slurm."""
 
 import math
 import os
@@ -24,12 +24,12 @@ LONG_AGO = 1000.0  # seconds
 @pytest.fixture
 def campaign(tmp_path, monkeypatch):
     (tmp_path / "bin").mkdir()
-    monkeypatch.setenv("PATH", str(tmp_path / "bin"))  # Slurm does not answer, until a test lets it
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))  # Slurm does not answer unless a test enables it
     return Campaign(tmp_path / "c")
 
 
 def slurm_says(campaign, *, queue="", accounting=""):
-    """From now on these are what squeue and sacct print."""
+    """Sets the output of squeue and sacct."""
     for name, text in (("squeue", queue), ("sacct", accounting)):
         said, program = campaign.root.parent / name, campaign.root.parent / "bin" / name
         said.write_text(text)
@@ -38,7 +38,7 @@ def slurm_says(campaign, *, queue="", accounting=""):
 
 
 def sent(campaign, *job_ids, ago_s=LONG_AGO, accepted_ago_s=None, lanes=1, name="c-1", limit_s=3600.0, by=None):
-    """One array of jobs, each with a point of its own, that Slurm has accepted."""
+    """One array of jobs that Slurm has accepted. Each job has one point."""
     now = time.time()
     asked = [{"requests": [["r.json"]] * lanes, "keys": [f"k{i}"], "limit_s": limit_s} for i, _ in enumerate(job_ids)]
     who = {"executor": "slurm", "host": "login", "user": by or user()}
@@ -373,7 +373,7 @@ def test_a_line_of_submissions_that_nobody_understands_is_named_with_its_file(ca
     sent(campaign, "7")
     campaign.append_submission(line)
 
-    with pytest.raises(FileError, match=r"A line of submissions\.jsonl cannot be understood") as refused:
+    with pytest.raises(FileError, match=r"A line of submissions\.jsonl is not valid") as refused:
         jobs(campaign)
 
     assert refused.value.path == str(campaign.submissions)
@@ -491,6 +491,6 @@ def test_a_phase_that_begins_again_begins_anew_and_one_that_is_told_goes_on(tmp_
 
     assert begun > 1
     assert (heart.beat.since_utc_s, heart.beat.doing) == (1.0, "copying 2 of 9")
-    assert written.doing == "copying 1 of 9"  # the next beat writes it: a copy tells thousands of times
+    assert written.doing == "copying 1 of 9"  # the next heartbeat writes it, because a copy reports progress thousands of times
     heart.phase("staging")
     assert heart.beat.since_utc_s > 1

@@ -1,4 +1,4 @@
-"""What is alive, what is left, and what a dead job said: from files and processes."""
+"""Live jobs, missing points and the last messages of dead jobs, from files and processes."""
 
 import os
 import signal
@@ -60,12 +60,12 @@ def request(planned):
 
 
 def died_at(campaign, key, *, phase="measuring"):
-    """The last beat of a run of job 7 on gpu3 that said nothing more."""
+    """The last heartbeat of a run of job 7 on gpu3 that wrote no end record."""
     write_json(campaign.heartbeat("7"), asdict(Beat("gpu3", 1, 1, time.time(), phase, node="gpu3", key=key)))
 
 
 def left(campaign, planned, found):
-    """The points that a sweep would send."""
+    """The points that `sweep` would send."""
     keys = [p.key for p in planned.points]
     return [m.key for m in missing(keys, campaign.attempts(keys), found, HOW.failure)]
 
@@ -96,7 +96,7 @@ def test_a_job_that_only_its_heartbeat_names_is_cancelled_too(campaign):
         write_json(campaign.heartbeat(str(process.pid)), asdict(beat))
 
         gone, still, said = cancel(campaign, poll_s=0, patience_s=30)
-        process.kill()  # nothing, if it was asked to end
+        process.kill()  # has no effect if `cancel` has ended the process
         code = process.wait()
 
     assert (gone, still, said) == ([str(process.pid)], [], "")
@@ -130,7 +130,7 @@ def test_a_job_says_that_it_waits_only_where_another_holds_the_machine(tmp_path,
 def test_a_campaign_of_other_points_is_not_taken_over(campaign, planned):
     opened(campaign, planned, HOW, name="c", launcher="local", overrides=())
 
-    with pytest.raises(UsageError, match="1 of those asked for are not among them"):
+    with pytest.raises(UsageError, match="1 requested points are not among them"):
         opened(
             campaign,
             plan([compose("engine=simulated", "concurrency=[2,8]", "bind_concurrency=4")]),
@@ -164,7 +164,7 @@ def test_the_points_of_a_submission_without_an_answer_are_missing_and_say_so(cam
     found = status(campaign)
 
     assert ({p.state for p in found.points}, found.jobs) == ({"missing"}, ())
-    assert all("asked for as c-1" in p.message and "resubmit" in p.message for p in found.points)
+    assert all("submitted as c-1" in p.message and "resubmit" in p.message for p in found.points)
 
 
 def test_a_run_that_died_without_a_word_has_had_an_attempt_at_the_point_that_it_was_at(campaign, planned):

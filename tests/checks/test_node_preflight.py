@@ -1,4 +1,4 @@
-"""What a node has and lacks for a job: each thing with its number and its fix, and nothing of a simulated job's that it does not need."""
+"""Checks of a node for a job: each finding has its value and its fix. A simulated job checks only what it needs."""
 
 import ctypes
 import dataclasses
@@ -45,9 +45,12 @@ def test_a_directory_that_cannot_be_written_is_the_nodes_fault(tmp_path):
     found = preflight.findings(job("engine=simulated"), tmp_path / "points" / "x")
 
     assert of(found, "shared file system").is_well is False
-    with pytest.raises(ServerError, match="Node gpu7 lacks what the job needs: shared file system: ") as raised:
+    with pytest.raises(ServerError, match="Node gpu7 cannot run the job: shared file system: ") as raised:
         refuse(found, "gpu7")
-    assert (raised.value.failure_class, raised.value.next_step) == ("node_fault", "output_dir=... that this node can write")
+    assert (raised.value.failure_class, raised.value.next_step) == (
+        "node_fault",
+        "set output_dir=... to a writable directory",
+    )
 
 
 @pytest.mark.parametrize(("free", "is_well"), [(100, True), (5, None), (0.01, False)])

@@ -1,4 +1,4 @@
-"""What a campaign needs and this machine lacks, told before anything waits in a queue."""
+"""Missing images and checkpoints are reported before any job waits in the queue."""
 
 import dataclasses
 import functools
@@ -25,19 +25,19 @@ def planned(*overrides):
 
 
 def placed(tmp_path, *overrides, **changes):
-    """The two jobs of a campaign whose image and checkpoint lie in this directory."""
+    """The two jobs of a campaign that expects its image and checkpoint in this directory."""
     there = {"image_dir": str(tmp_path / "images"), "model_path": str(tmp_path / "models/zai-org/GLM-5-FP8"), **changes}
     return [dataclasses.replace(job, **there) for job in planned(*overrides)]
 
 
 def directories(tmp_path):
-    """Both directories, with nothing that is looked for."""
+    """Creates both directories without the image and the checkpoint."""
     (tmp_path / "images").mkdir()
     (tmp_path / "models/other").mkdir(parents=True)
 
 
 def pulled(tmp_path, *, digest=DIGEST, size_bytes=2048, name=SIF):
-    """An image's file of 2 KiB, with its record."""
+    """Creates an image file of 2 KiB and its record."""
     sif = tmp_path / "images" / name
     sif.write_bytes(bytes(2048))
     write_record(sif, Record(IMAGE, digest, "00" * 32, size_bytes, "2026-05-25", "docker"))
@@ -87,9 +87,9 @@ def test_what_lacks_is_refused_all_at_once_with_what_brings_it_there(tmp_path):
         refuse_lacking(placed(tmp_path))
 
     said = raised.value.message
-    assert f"image {IMAGE}: there is no image {tmp_path / 'images' / SIF}" in said
+    assert f"image {IMAGE}: the image {tmp_path / 'images' / SIF} does not exist" in said
     assert "`glm5bench images pull` with the same overrides" in said
-    assert f"checkpoint zai-org/GLM-5-FP8: there is no checkpoint {tmp_path}/models/zai-org/GLM-5-FP8" in said
+    assert f"checkpoint zai-org/GLM-5-FP8: the checkpoint {tmp_path}/models/zai-org/GLM-5-FP8 does not exist" in said
     assert f"`{FETCH} {tmp_path}/models/zai-org/GLM-5-FP8`, on a machine with network" in said
 
 
@@ -122,7 +122,7 @@ def test_an_image_of_another_size_than_its_record_s_lacks(tmp_path):
     directories(tmp_path)
     pulled(tmp_path, size_bytes=9999)
 
-    assert "2,048 bytes, and 9,999 by its record" in needs(placed(tmp_path))[0].lacks
+    assert "2,048 bytes, but its record has 9,999" in needs(placed(tmp_path))[0].lacks
 
 
 def test_a_record_that_cannot_be_understood_lacks_and_is_named(tmp_path):
@@ -139,7 +139,7 @@ def test_an_image_without_a_record_is_taken_where_nothing_is_pinned(tmp_path):
 
     image = needs(placed(tmp_path))[0]
 
-    assert (image.lacks, image.said) == ("", "0.0 GiB, of no record")
+    assert (image.lacks, image.said) == ("", "0.0 GiB, no record")
 
 
 @pytest.mark.parametrize(("made_from", "is_well"), [(DIGEST, True), ("sha256:" + "cd" * 32, False), ("", False)])
@@ -154,7 +154,7 @@ def test_an_image_that_is_pinned_is_made_from_that_digest(tmp_path, made_from, i
 def test_an_image_that_no_registry_has_is_to_be_put_there(tmp_path):
     directories(tmp_path)
 
-    assert needs(placed(tmp_path, "engine.image=mine.sif"))[0].next_step == "put the file there"
+    assert needs(placed(tmp_path, "engine.image=mine.sif"))[0].next_step == "copy the file to this path"
 
 
 def test_engines_of_the_path_and_checkpoints_by_name_need_no_file(tmp_path):
@@ -171,9 +171,9 @@ def test_a_sweep_that_lacks_its_image_and_checkpoint_is_exit_code_3_and_begins_n
     done = bench(tmp_path, "sweep", "name=c", f"cluster.image_dir={tmp_path}/images", f"cluster.checkpoint_dir={tmp_path}/models")
 
     assert done.returncode == 3
-    assert f"image {IMAGE}: there is no image" in done.stderr
+    assert f"image {IMAGE}: the image " in done.stderr
     assert "`glm5bench images pull` with the same overrides" in done.stderr
-    assert "checkpoint zai-org/GLM-5-FP8: there is no checkpoint" in done.stderr
+    assert "checkpoint zai-org/GLM-5-FP8: the checkpoint " in done.stderr
     assert FETCH in done.stderr
     assert not (tmp_path / "outputs").exists()
 
@@ -186,8 +186,8 @@ def test_a_plan_shows_what_is_there_and_what_lacks_and_is_no_refusal(tmp_path):
     lines = done.stdout.partition("Needed on the nodes:\n")[2].splitlines()
 
     assert done.returncode == 0
-    assert lines[0] == f"  ok     image {IMAGE}: 0.0 GiB, {DIGEST[:19]}"
-    assert lines[1] == f"  LACKS  checkpoint zai-org/GLM-5-FP8: there is no checkpoint {tmp_path}/models/zai-org/GLM-5-FP8"
+    assert lines[0] == f"  ok       image {IMAGE}: 0.0 GiB, {DIGEST[:19]}"
+    assert lines[1] == f"  MISSING  checkpoint zai-org/GLM-5-FP8: the checkpoint {tmp_path}/models/zai-org/GLM-5-FP8 does not exist"
     assert lines[2].strip() == f"next: `{FETCH} {tmp_path}/models/zai-org/GLM-5-FP8`, on a machine with network"
 
 
@@ -195,9 +195,9 @@ def test_a_plan_says_of_a_directory_that_this_machine_does_not_see_that_nobody_l
     done = bench(tmp_path, "plan", f"cluster.image_dir={tmp_path}/images", f"cluster.checkpoint_dir={tmp_path}/models")
 
     assert done.returncode == 0
-    assert f"  ?      image {IMAGE}: {tmp_path}/images/{SIF}: its directory is not seen from this machine" in done.stdout
-    assert "  ?      checkpoint zai-org/GLM-5-FP8: " in done.stdout
-    assert "LACKS" not in done.stdout
+    assert f"  ?        image {IMAGE}: {tmp_path}/images/{SIF}: its directory is not visible from this machine" in done.stdout
+    assert "  ?        checkpoint zai-org/GLM-5-FP8: " in done.stdout
+    assert "MISSING" not in done.stdout
 
 
 def test_the_json_of_a_plan_holds_what_is_needed(tmp_path):
@@ -207,5 +207,5 @@ def test_the_json_of_a_plan_holds_what_is_needed(tmp_path):
     image, checkpoint = json.loads(done.stdout)["needs"]
 
     assert (image["name"], image["is_seen"]) == (IMAGE, True)
-    assert image["lacks"].startswith("there is no image")
+    assert image["lacks"].startswith("the image ")
     assert (checkpoint["name"], checkpoint["is_seen"], checkpoint["lacks"]) == ("zai-org/GLM-5-FP8", False, "")

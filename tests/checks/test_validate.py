@@ -1,4 +1,4 @@
-"""Server commands against an engine's own parser, before a job waits in a queue for them."""
+"""Server commands are checked with the engine's own parser before any job waits in the queue."""
 
 import argparse
 import dataclasses
@@ -80,7 +80,7 @@ def write(path, text):
 
 
 def sglang(tmp_path, version="0.5.12", *, lacks="", at_import="", more="pass"):
-    """A directory with a package that parses as SGLang does, but for the flag that it lacks."""
+    """A directory with a package that parses flags as SGLang does, without the flag in `lacks`."""
     valued = [flag for flag in VALUED if flag != lacks]
     write(tmp_path / "engine/sglang/srt/server_args.py", SERVER_ARGS.format(valued=valued, at_import=at_import, more=more))
     write(tmp_path / f"engine/sglang-{version}.dist-info/METADATA", f"Metadata-Version: 2.1\nName: sglang\nVersion: {version}\n")
@@ -88,7 +88,7 @@ def sglang(tmp_path, version="0.5.12", *, lacks="", at_import="", more="pass"):
 
 
 def vllm(tmp_path, cli_args):
-    """The same of vLLM, its parser in this module, and its program."""
+    """A directory with a package that parses flags as vLLM does in this module, and its program."""
     for name, text in {**VLLM, cli_args: CLI_ARGS}.items():
         write(tmp_path / "engine/vllm" / name, text)
     write(tmp_path / "engine/vllm-0.16.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: vllm\nVersion: 0.16.0\n")
@@ -97,14 +97,14 @@ def vllm(tmp_path, cli_args):
 
 
 def around(*engine):
-    """The environment of a machine on whose Python these directories are."""
+    """The environment of a machine with these directories on its Python path."""
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
     return {"PATH": path, "PYTHONPATH": os.pathsep.join(map(str, (*engine, ROOT)))}
 
 
 @pytest.fixture
 def here(monkeypatch):
-    """Puts an engine on this process's own Python path."""
+    """Puts an engine on the Python path of this process."""
 
     def put(engine):
         for name, value in around(engine).items():
@@ -143,14 +143,14 @@ def test_an_engine_that_is_not_here_is_exit_code_3_and_nobody_looked(tmp_path):
     done = shown(tmp_path, PATH=str(tmp_path / "empty"))
 
     assert done.returncode == 3
-    assert "NOT looked at: the cluster names no image_dir, and python3 of this machine's PATH has no sglang" in done.stdout
+    assert "NOT checked: the cluster sets no image_dir, and python3 on this machine's PATH has no sglang" in done.stdout
 
 
 def test_a_parser_that_cannot_be_loaded_is_exit_code_3_with_its_last_word(tmp_path):
     done = shown(tmp_path, sglang(tmp_path, at_import="raise ImportError('libcuda.so.1: cannot open shared object file')"))
 
     assert done.returncode == 3
-    assert "NOT looked at: the engine's parser could not be loaded: ImportError: libcuda.so.1" in done.stdout
+    assert "NOT checked: the engine's parser could not be loaded: ImportError: libcuda.so.1" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
 
 
@@ -255,7 +255,7 @@ def test_an_image_that_is_not_there_is_not_replaced_by_an_engine_that_is(tmp_pat
     (looked,) = validations(jobs)
 
     assert looked.version == ""
-    assert "there is no image" in looked.lacks or "there is no apptainer" in looked.lacks
+    assert "does not exist" in looked.lacks or "apptainer is not on PATH" in looked.lacks
 
 
 @pytest.mark.parametrize("place", ["openai", "launchers", "common"], ids=["0.16", "0.30", "0.33"])

@@ -32,7 +32,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def environment(tmp_path: Path) -> Path:
-    """A virtual environment that sees this one's dependencies, and no glm5bench of its own."""
+    """A virtual environment with the dependencies of this one, but without glm5bench."""
     folder = tmp_path / "venv"
     venv.create(folder, with_pip=False, symlinks=True)
     packages = Path(sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)}))
@@ -76,7 +76,7 @@ def test_the_documented_lines_install_without_an_index(tmp_path, checkout):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     clean = {**{k: v for k, v in os.environ.items() if k != "PYTHONPATH"}, "PATH": path}
     made = subprocess.run(wheels, shell=True, cwd=checkout, env=clean, capture_output=True, text=True, check=False)
-    required("" if made.returncode == 0 else f"pip makes no wheels here: {made.stderr[-300:]}")
+    required("" if made.returncode == 0 else f"pip cannot build a wheel here: {made.stderr[-300:]}")
 
     assert len(offline) == 3
     cluster = tmp_path / "cluster"
@@ -112,7 +112,7 @@ def test_a_python_that_does_not_work_is_refused_before_anything_is_installed(tmp
     env = {**os.environ, "PYTHON": str(python), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     done = subprocess.run(["sh", "environment.sh"], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
 
-    assert done.returncode != 0  # this one cannot make environments
+    assert done.returncode != 0  # this Python cannot create environments
     assert ("glm5bench needs Python 3.10 to 3.13" in done.stderr) != is_taken
 
 

@@ -1,4 +1,4 @@
-"""Recorded streams of servers and proxies that public bug reports describe: what the load client makes of each."""
+"""Streams of servers and proxies from public bug reports, and the load client's result for each."""
 
 import json
 
@@ -8,7 +8,7 @@ from provoked import measured_at
 from scripted import End, Scripted, chunk, head, sized
 
 CASES = TESTS / "data" / "client_cases"
-HONEST = [  # the usage object is odd, or there are events that are no answers: eight tokens all the same, one each 10 ms after 50 ms
+HONEST = [  # the usage object is odd, or some events are not answers: still eight tokens, one every 10 ms after 50 ms
     "good_chat", "zero_usage_each_chunk", "zero_usage_each_chunk_separate_end", "partial_usage_first_chunk", "null_usage_fields",
     "completions_empty_first_chunk", "completions_usage_with_empty_choice",
 ]  # fmt: skip

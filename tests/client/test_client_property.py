@@ -1,4 +1,4 @@
-"""Every recorded stream, framed as HTTP, cut at random places and laced with what a stream may hold beside its events, says the same."""
+"""Every recorded stream gives the same result when it is framed as HTTP, cut at random places, and mixed with comments and other lines."""
 
 import asyncio
 import bisect
@@ -49,7 +49,7 @@ def events(name):
 
 
 def said(answer):
-    """What an answer holds beside its times."""
+    """The content of an answer without its times."""
     return [n for _, n in answer.chunks], answer.prompt_tokens, answer.output_tokens, answer.finish_reason, fault(answer)
 
 
@@ -59,7 +59,7 @@ def laced(draw, name):
     end = draw(st.sampled_from([b"\n", b"\r\n", b"\r"]))
     body, ends = bytearray(), []
     for event in events(name):
-        if draw(st.booleans()):  # an event of its own, without data
+        if draw(st.booleans()):  # a separate event without data
             body += draw(st.sampled_from(LACE)) + end * 2
         lines = [*draw(st.lists(st.sampled_from(LACE), max_size=2)), event]
         body += end.join(draw(st.permutations(lines))) + end * 2
@@ -74,7 +74,7 @@ def pieces_of(draw, body, most=12):
 
 
 def carrying(name):
-    """Which events of a transcript carry tokens: it is read so far, and one more chunk is there."""
+    """Which events of a transcript carry tokens: those for which reading up to the event gives one more chunk."""
     bodies = itertools.accumulate(event + b"\n\n" for event in events(name))
     n = [0, *(len(stream.parsed(Body.of([(1, body)])).chunks) for body in bodies)]
     return [b > a for a, b in itertools.pairwise(n)]
@@ -99,7 +99,7 @@ def test_a_stream_laced_and_cut_anywhere_has_the_same_tokens_times_and_verdict(n
 
 
 async def taken(wire_pieces):
-    """The exchange of a connection that reads these bytes from a socket, and between which times it had each piece."""
+    """The exchange of a connection that reads these bytes from a socket, and the times between which it received each piece."""
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     clock, readings, times = Clock(), Readings(), []
@@ -119,7 +119,7 @@ async def taken(wire_pieces):
 
 
 def framed(draw, body, ends, how):
-    """The body as an HTTP answer, in chunks cut anywhere or with its length; and where in it the events end."""
+    """The body as an HTTP answer, in chunks cut anywhere or with its length; and the positions where the events end."""
     if how == "length":
         before = head(f"content-length: {len(body)}")
         return before + body, [len(before) + end for end in ends]
@@ -151,7 +151,7 @@ def test_a_stream_that_a_connection_read_cut_anywhere_has_the_same_tokens_times_
 
 
 def test_every_stream_has_its_verdict_through_the_whole_client():
-    """Each is answered by a server in pieces of a few bytes, whatever their borders."""
+    """A server sends each stream in pieces of a few bytes, cut anywhere."""
 
     def play(request):
         body = TRANSCRIPTS[sorted(TRANSCRIPTS)[request.said["session"]]]
@@ -188,7 +188,7 @@ def drawn_body(draw: random.Random) -> bytes:
 
 
 def test_a_comment_before_an_answer_changes_nothing_whatever_the_answer_is():
-    """With a comment the events are found one by one, without one all at once."""
+    """With a comment the events are parsed one by one; without a comment, all at once."""
     draw = random.Random(5)
     for _ in range(2000):
         body = drawn_body(draw)

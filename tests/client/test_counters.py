@@ -1,4 +1,4 @@
-"""A server's own count of tokens, as its Prometheus page tells it."""
+"""A server's own token counts, from its Prometheus page."""
 
 import contextlib
 import threading
@@ -42,7 +42,7 @@ def page(prompt, generated):
 
 @dataclass
 class Serving(Endpoint):
-    """A server whose pages follow each other; the last one stays. `n_asked`: how often it was asked."""
+    """A server that returns these pages in turn, then the last one. `n_asked`: the number of requests."""
 
     base_url: str = ""
     api_key: str = "key"
@@ -65,7 +65,7 @@ def serving(*pages):
             self.wfile.write(body)
 
         def log_message(self, *_):
-            """Nothing is said of a request."""
+            """Requests are not logged."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
@@ -85,7 +85,7 @@ def test_each_engine_s_own_counters_are_read(body, tokens):
 
 
 def test_a_recorded_server_s_metrics_are_read():
-    """Two of 82 families, beside histograms; no radix cache was on."""
+    """Two of 82 families, plus histograms; no radix cache was on."""
     page = (TESTS / "data/sglang_cpu/metrics.txt").read_text()
     with serving(page) as server:
         assert counted(server) == Counted(27510, 6863)
@@ -188,10 +188,10 @@ def test_a_brace_in_a_label_hides_no_counter():
 @pytest.mark.parametrize(
     ("labels", "running"),
     [
-        ([f'tp_rank="{i}",dp_rank="{i}"' for i in range(8)], 256),  # attention in parallel over the data
-        ([f'tp_rank="{i}"' for i in range(8)], 32),  # one replica, whose ranks all say the same
+        ([f'tp_rank="{i}",dp_rank="{i}"' for i in range(8)], 256),  # data-parallel attention
+        ([f'tp_rank="{i}"' for i in range(8)], 32),  # one replica, whose ranks all report the same
         ([f'engine="{i}"' for i in range(2)], 64),
-        ([f'tp_rank="0",priority="{i}"' for i in range(2)], 64),  # parts of one
+        ([f'tp_rank="0",priority="{i}"' for i in range(2)], 64),  # parts of one total
     ],
 )
 def test_replicas_add_up_and_the_ranks_of_one_do_not(labels, running):

@@ -1,4 +1,4 @@
-"""Servers that are hostile, or only broken: whatever they send, a run ends soon, in little memory, and what it measured is kept."""
+"""Hostile or broken servers: whatever they send, a run ends soon, uses little memory, and keeps what it measured."""
 
 import os
 import subprocess

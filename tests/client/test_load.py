@@ -1,4 +1,4 @@
-"""A run of the load client against a server that plays a script: what is sent when, what is kept, how it ends."""
+"""A run of the load client against a scripted server: what it sends and when, what it keeps, how it ends."""
 
 import dataclasses
 import errno
@@ -25,7 +25,7 @@ from glm5bench.values.point import Point
 from glm5bench.values.workload import Workload
 
 UNCOUNTED = b'data: {"choices": [{"text": "a", "finish_reason": "stop"}]}\n\n'
-FIRST = head("transfer-encoding: chunked") + chunk(tokens(9)[0])  # an answer as far as its first token
+FIRST = head("transfer-encoding: chunked") + chunk(tokens(9)[0])  # an answer up to its first token
 SMALL = Workload("small", 40, 3, 1.0, "completions", 2, None, 1)
 
 
@@ -51,12 +51,12 @@ def children():
 
 @pytest.fixture(autouse=True)
 def _often(monkeypatch):
-    """The watch looks often, so that a short stall is seen as a long one is: well before twice its time is over."""
+    """The watch checks often, so that a short stall is also noticed in less than twice the stall timeout."""
     monkeypatch.setattr("glm5bench.client.load.WATCH_S", 0.05)
 
 
 class Gone(Exception):
-    """What a check raises."""
+    """The error that a check raises."""
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ class Gone(Exception):
         ([sized(b"")], "empty: no token came"),
         (chunked(UNCOUNTED, b"data: [DONE]\n\n"), "uncounted: the server gave no token count"),
         (chunked(b"data: {\n\n", *tokens(4)), "unreadable: event '{'"),
-        ([sized(b"".join(tokens(4)), "content-encoding: br")], "unreadable: the body is no br"),
+        ([sized(b"".join(tokens(4)), "content-encoding: br")], "unreadable: the body is not valid br"),
         ([b"SSH-2.0\r\n"], "protocol: "),
         (answer(4), ""),
     ],
@@ -343,13 +343,13 @@ def test_a_constant_rate_is_due_at_equal_distances():
 
 
 def growing(request):
-    """An answer whose length says to which session it belongs."""
+    """An answer whose length identifies its session."""
     return answer(1 + request.said["session"] % 3)
 
 
 @pytest.fixture(scope="module")
 def shared():
-    """The same sessions over one, two and three processes: (result, what the server saw, what was seen of the children)."""
+    """The same sessions over one, two and three processes: (result, requests at the server, children)."""
 
     def run(processes, **traffic):
         seen = {}
@@ -409,7 +409,7 @@ def test_a_process_that_is_killed_is_an_error_of_the_client_and_takes_the_others
             os.kill(children()[0][0], signal.SIGKILL)
         return [End.HANG]
 
-    with Scripted(play) as server, pytest.raises(ClientError, match="ended by itself"):
+    with Scripted(play) as server, pytest.raises(ClientError, match="ended unexpectedly"):
         loaded(server.url, sessions(4), concurrency=2, processes=2)
 
     assert children() == []
@@ -456,7 +456,7 @@ def test_a_process_that_is_told_to_stop_as_it_starts_stops(tmp_path):
 
 
 def heard(shard, word):
-    """When the shard has said this word."""
+    """Waits until the shard has sent this word."""
     while word not in shard.words:
         shard.hear()
 

@@ -1,4 +1,4 @@
-"""Workloads that somebody recorded: read whole, or refused with where they are wrong."""
+"""Recorded workloads: read completely, or refused with the position of the error."""
 
 import hashlib
 import json
@@ -92,11 +92,11 @@ def test_what_follows_a_turn_without_an_answer_is_no_conversation(lines):
 @pytest.mark.parametrize(
     ("record", "why"),
     [
-        ("{oops", "line 2 is no JSON: Expecting property name"),
-        ({"messages": []}, "line 2 is no conversation of ShareGPT's form: it lacks 'conversations'."),
-        ({"conversations": [{"from": "human"}]}, "line 2 is no conversation of ShareGPT's form: it lacks 'value'."),
-        ({"conversations": None}, "line 2 is no conversation of ShareGPT's form: 'NoneType' object is not iterable."),
-        ("7", "line 2 is no conversation of ShareGPT's form: 'int' object is not subscriptable."),
+        ("{oops", "line 2 is not valid JSON: Expecting property name"),
+        ({"messages": []}, "line 2 is not a conversation in ShareGPT's format: 'conversations' is missing."),
+        ({"conversations": [{"from": "human"}]}, "line 2 is not a conversation in ShareGPT's format: 'value' is missing."),
+        ({"conversations": None}, "line 2 is not a conversation in ShareGPT's format: 'NoneType' object is not iterable."),
+        ("7", "line 2 is not a conversation in ShareGPT's format: 'int' object is not subscriptable."),
     ],
 )
 def test_a_line_that_is_no_conversation_is_refused_with_its_number(lines, record, why):
@@ -104,11 +104,11 @@ def test_a_line_that_is_no_conversation_is_refused_with_its_number(lines, record
 
 
 def test_a_record_of_a_list_is_refused_with_its_number(lines):
-    assert "record 2 is no conversation" in refused(conversations, lines(json.dumps([talk("q", "a"), {}])))
+    assert "record 2 is not a conversation" in refused(conversations, lines(json.dumps([talk("q", "a"), {}])))
 
 
 @pytest.mark.parametrize(
-    ("read", "why"), [(conversations, "holds no conversation with a question and an answer"), (trace, "holds no request")]
+    ("read", "why"), [(conversations, "contains no conversation with a question and an answer"), (trace, "contains no request")]
 )
 @pytest.mark.parametrize("content", ["", "\n\n", "[]"])
 def test_a_file_without_a_record_is_refused(lines, read, why, content):
@@ -133,17 +133,17 @@ def test_a_trace_is_read_in_the_order_of_its_times_from_its_first_request_on(lin
 @pytest.mark.parametrize(
     ("record", "why"),
     [
-        ({"timestamp": 0, "input_length": 1}, "line 2 is no request of a trace: it lacks 'output_length'."),
-        (request("soon"), "line 2 is no request of a trace: could not convert string to float"),
-        (request(-1), "line 2: timestamp -1, lengths 10 and 5."),
-        (request(0, n_in=0), "line 2: timestamp 0, lengths 0 and 5."),
-        (request(0, n_out=0), "line 2: timestamp 0, lengths 10 and 0."),
-        (request(0, hash_ids=[-3]), "line 2: "),
-        (request(0, hash_ids=7), "line 2 is no request of a trace: 'int' object is not iterable."),
-        (request(float("nan")), "line 2: timestamp nan"),
-        (request(float("inf")), "line 2: timestamp inf"),
-        (request(0, n_in=float("inf")), "line 2 is no request of a trace: cannot convert float infinity to integer."),
-        ("[1", "line 2 is no JSON"),
+        ({"timestamp": 0, "input_length": 1}, "line 2 is not a request of a trace: 'output_length' is missing."),
+        (request("soon"), "line 2 is not a request of a trace: could not convert string to float"),
+        (request(-1), "line 2 is not a request of a trace: timestamp -1, lengths 10 and 5."),
+        (request(0, n_in=0), "line 2 is not a request of a trace: timestamp 0, lengths 0 and 5."),
+        (request(0, n_out=0), "line 2 is not a request of a trace: timestamp 0, lengths 10 and 0."),
+        (request(0, hash_ids=[-3]), "line 2 is not a request of a trace: timestamp 0, lengths 10 and 5."),
+        (request(0, hash_ids=7), "line 2 is not a request of a trace: 'int' object is not iterable."),
+        (request(float("nan")), "line 2 is not a request of a trace: timestamp nan"),
+        (request(float("inf")), "line 2 is not a request of a trace: timestamp inf"),
+        (request(0, n_in=float("inf")), "line 2 is not a request of a trace: cannot convert float infinity to integer."),
+        ("[1", "line 2 is not valid JSON"),
     ],
 )
 def test_a_line_that_is_no_request_of_a_trace_is_refused_with_its_number(lines, record, why):
@@ -189,7 +189,7 @@ def test_a_file_that_was_changed_or_taken_away_after_planning_is_refused_on_the_
     node = Protocol(Endpoint("http://127.0.0.1:9", ""), "glm", w, Point("k", "a", 2, 0, 0, 2), Patience(1.0), lambda done, of: None)
     lines(talk("q", "another"))
 
-    with pytest.raises(FileError, match="not the one that this was planned with") as refused:
+    with pytest.raises(FileError, match="not the one that the plan used") as refused:
         node.encode()
     assert (refused.value.path, refused.value.next_step) == (w.file, "plan again")
     (tmp_path / "recorded.jsonl").unlink()

@@ -1,4 +1,4 @@
-"""Requests beside the load: limited in bytes, nesting and total time, and what they tell of a server."""
+"""Requests outside the load: limited in bytes, nesting and total time, and the information that they return about a server."""
 
 import json
 

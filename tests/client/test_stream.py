@@ -1,4 +1,4 @@
-"""What a streamed answer held, whatever the server and however the network cut it."""
+"""The content of a streamed answer, for any server and any cuts by the network."""
 
 import itertools
 import json
@@ -14,7 +14,7 @@ from glm5bench.client.exchange import Body
 from glm5bench.client.stream import UNKNOWN, fault
 
 TRANSCRIPTS = {path.stem: path.read_bytes() for path in (TESTS / "transcripts").glob("*.txt")}
-RECORDED = {  # chunks, tokens of each where the server said, prompt tokens, output tokens, fault
+RECORDED = {  # chunks, tokens of each if the server reports them, prompt tokens, output tokens, fault
     "sglang_completions": (7, None, 5, 9, ""),
     "sglang_chat_speculative": (8, [1, 1, 1, 1, 1, 1, 2, 1], 5, 9, ""),
     "sglang_too_long": (
@@ -175,14 +175,14 @@ def test_a_stream_has_the_times_of_the_bytes_that_ended_its_events_wherever_it_w
     cuts = [*sorted(data.draw(st.sets(st.integers(1, len(body) - 1), max_size=12))), len(body)]
     pieces = [(end, body[start:end]) for start, end in zip([0, *cuts], cuts, strict=False)]
 
-    # told as arrivals: a piece that ends at byte n arrives at n
+    # arrivals encode positions: a piece that ends at byte n arrives at n
     arrivals = [next(cut for cut in cuts if cut >= end) for end in ends]
 
     assert [at for at, _ in parsed(pieces).chunks] == [a for a, whole in zip(arrivals, carrying(body), strict=True) if whole]
 
 
 def carrying(body):
-    """Of each event of a body, whether it carries tokens: it is read up to there, and one more chunk is there."""
+    """For each event of a body, whether it carries tokens: whether reading up to it gives one more chunk."""
     ends = [i + 2 for i in range(len(body) - 1) if body[i : i + 2] == b"\n\n"]
     n = [0, *(len(parsed([(1, body[:end])]).chunks) for end in ends)]
     return [b > a for a, b in itertools.pairwise(n)]
@@ -201,8 +201,8 @@ def test_a_compressed_stream_holds_the_same(encoding, wbits):
 
 
 def test_a_body_that_is_not_compressed_as_it_says_is_unreadable():
-    assert fault(stream.parsed(Body.of([(1, b"data: {}\n\n")], "gzip"))).startswith("unreadable: the body is no gzip")
-    assert fault(stream.parsed(Body.of([(1, b"x")], "br"))).startswith("unreadable: the body is no br")
+    assert fault(stream.parsed(Body.of([(1, b"data: {}\n\n")], "gzip"))).startswith("unreadable: the body is not valid gzip")
+    assert fault(stream.parsed(Body.of([(1, b"x")], "br"))).startswith("unreadable: the body is not valid br")
 
 
 def chat(text="a", *, finish=None, usage=None, **more):

@@ -1,4 +1,4 @@
-"""SGLang's own endpoint: counts that come with every chunk, and what may go wrong inside a 200."""
+"""SGLang's own endpoint: counts in every chunk, and errors inside a 200."""
 
 import json
 
@@ -141,7 +141,7 @@ def test_an_engine_without_this_endpoint_cannot_measure_it():
     vllm = compose("engine=vllm", "speculative=off", "workload.endpoint=generate").arm
     sglang = compose("engine=sglang", "workload.endpoint=generate").arm
 
-    assert contradiction(vllm) == "workload.endpoint=generate: vllm has none; sglang, simulated have it"
+    assert contradiction(vllm) == "workload.endpoint=generate is not available in vllm; it is available in sglang, simulated"
     assert contradiction(sglang) is None
 
 

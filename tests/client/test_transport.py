@@ -1,4 +1,4 @@
-"""The transport against a real server that plays what it is told: what arrives, when, and how it fails."""
+"""The transport against a real scripted server: what arrives, when, and how it fails."""
 
 import asyncio
 import itertools
@@ -114,16 +114,16 @@ def test_arrivals_ascend_between_the_sending_and_the_end():
 
 @LINUX
 def test_a_piece_has_the_time_at_which_the_kernel_took_it_and_not_that_of_the_reading():
-    """The client is busy while the pieces arrive: all are read at once, later."""
+    """The client is busy while the pieces arrive, and reads all of them at once later."""
 
     async def busy(url):
         async with httpx.AsyncClient(transport=Transport(), trust_env=False) as client:
-            await client.get(url)  # the kernel stamps by now
+            await client.get(url)  # by now the kernel stamps
             sending = asyncio.ensure_future(client.get(url))
             while not server.requests[1:]:
                 await asyncio.sleep(0)
             while server.in_flight:
-                pass  # as a client does that has much to read elsewhere
+                pass  # as a client that has much to read elsewhere
             return time.monotonic_ns(), (await sending).extensions["exchange"]
 
     with Scripted(lambda request: [0.02, sized(EVENTS), 0.05, b""]) as server:

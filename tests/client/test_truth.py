@@ -55,7 +55,7 @@ def test_every_chunk_has_its_time_and_none_comes_before_it_is_due(ask):
     streamed(ask, 4)
     held = truth(ask)
 
-    assert held["offsets"].tolist() == [0, 3, 5]  # two tokens a chunk
+    assert held["offsets"].tolist() == [0, 3, 5]  # two tokens per chunk
     assert (held["chunk_ns"][held["offsets"][:-1]] - held["received_ns"] >= 50e6).all()
     assert (np.diff(held["chunk_ns"]) > 0).all()
     assert held["held_back"] == 0

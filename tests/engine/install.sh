@@ -1,6 +1,6 @@
 #!/bin/sh
-# Real engines without a GPU, for the tests marked `engine`, into DIR: SGLang's server on a CPU with a tiny model (DIR/sglang, DIR/models),
-# SGLang 0.5.12's sources for its parser (DIR/sglang-0.5.12), vLLM's parser in two versions (DIR/vllm-0.33.0, DIR/vllm-0.16.0).
+# Installs real engines without a GPU into DIR, for the tests marked `engine`: SGLang's server on a CPU with a tiny model (DIR/sglang,
+# DIR/models), the sources of SGLang 0.5.12 for its parser (DIR/sglang-0.5.12), vLLM's parser in two versions (DIR/vllm-0.33.0, DIR/vllm-0.16.0).
 # No CUDA package is installed. About 5 GB and six minutes.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)

@@ -1,5 +1,5 @@
 #!/bin/sh
-# SGLang for a CPU in VENV, without CUDA packages: install_sglang.sh VENV VERSION (0.5.23). About 2 GB and two minutes.
+# Installs SGLang for a CPU into VENV, without CUDA packages: install_sglang.sh VENV VERSION (0.5.23). About 2 GB and two minutes.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 venv=$1 version=$2
@@ -8,7 +8,7 @@ echo torch==2.13.0 >"$venv/constraint.txt"
 "$venv/bin/pip" install -q torch==2.13.0
 "$venv/bin/pip" install -q -c "$venv/constraint.txt" -r "$here/sglang-requirements.txt"
 "$venv/bin/pip" install -q --no-deps "sglang==$version" 'torchvision<0.29' compressed-tensors==0.18.0 xgrammar==0.2.7
-# torchvision's operators are built for CUDA and do not load beside CPU torch: the two that it asks for are declared without code
+# torchvision's operators are built for CUDA and do not load with CPU torch. The two that SGLang needs are declared without code.
 extension=$(echo "$venv"/lib/python3*/site-packages/torchvision/extension.py)
 cat >>"$extension" <<'P'
 

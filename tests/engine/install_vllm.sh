@@ -1,12 +1,12 @@
 #!/bin/sh
-# `vllm serve`'s own argument parser in VENV, without CUDA packages or vLLM's GPU libraries: install_vllm.sh VENV VERSION (0.33.0, 0.16.0).
+# Installs the argument parser of `vllm serve` into VENV, without CUDA packages or vLLM's GPU libraries: install_vllm.sh VENV VERSION (0.33.0, 0.16.0).
 set -eu
 venv=$1 version=$2
 python3 -m venv "$venv"
 echo torch==2.13.0 >"$venv/constraint.txt"
 "$venv/bin/pip" install -q torch==2.13.0
 "$venv/bin/pip" download -q --no-deps -d "$venv/wheel" "vllm==$version"
-# What importing the parser needs, each as this vLLM's metadata asks for it; xgrammar without Triton (1 GB), which parsing does not use.
+# The packages that importing the parser needs, in the versions of this vLLM's metadata; xgrammar without Triton (1 GB), which parsing does not use.
 "$venv/bin/python" - "$venv" <<'P'
 import email, pathlib, re, sys, zipfile
 
@@ -18,7 +18,7 @@ asked = {re.match(r"[\w.-]+", line)[0].lower().replace("_", "-"): line for line 
 need = """regex cachetools psutil numpy requests tqdm py-cpuinfo transformers huggingface-hub tokenizers fastapi openai pydantic pillow
 typing-extensions filelock cbor2 cloudpickle msgspec pyyaml pyzmq aiohttp pybase64 prometheus-client partial-json-parser gguf
 openai-harmony oss-harmony llguidance apache-tvm-ffi""".split()
-(venv / "needs.txt").write_text("\n".join([*(asked[name] for name in need if name in asked), "uvloop"]))  # fastapi[standard] brings uvloop
+(venv / "needs.txt").write_text("\n".join([*(asked[name] for name in need if name in asked), "uvloop"]))  # fastapi[standard] includes uvloop
 (venv / "alone.txt").write_text(asked["xgrammar"])
 P
 "$venv/bin/pip" install -q -c "$venv/constraint.txt" -r "$venv/needs.txt"

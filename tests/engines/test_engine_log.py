@@ -1,4 +1,4 @@
-"""Memory, start and settings as engines' logs say them; the lines are those of real servers, put together here."""
+"""Memory, start-up times and settings from engines' logs. The lines are from real servers, combined here."""
 
 import pytest
 from program import TESTS
@@ -19,7 +19,7 @@ def test_sglang_says_its_memory_of_target_and_draft_the_highest_over_the_ranks()
 
 
 def test_a_recorded_server_says_its_memory():
-    """Of two layers in BF16: 65,536 tokens x 2 heads x 32 x 2 bytes x 2 layers = 0.016 GiB of keys, and of values, each rounded by it."""
+    """Two layers in BF16: 65,536 tokens x 2 heads x 32 x 2 bytes x 2 layers = 0.016 GiB of keys, and of values; the log rounds each."""
     assert engines()["sglang"].log.memory((RECORDED / "server.log").read_text()) == {"weights_gib": 0.0, "load_s": 0.01, "kv_gib": 0.04}
 
 

@@ -1,4 +1,4 @@
-"""The seam of engines: what each of them knows, and what is done with the text of a configuration file."""
+"""The interface to engines: the facts of each engine, and the handling of a configuration file's text."""
 
 import dataclasses
 import json
@@ -32,7 +32,7 @@ def test_every_engine_of_conf_is_known():
         ({"tp_size": 8, "simulated": True}, "sglang", "simulated"),
         ({"version": "simulated 1"}, "", "simulated"),
         ({"version": "0.16.0"}, "vllm", "vllm"),
-        ({}, "sglang", "sglang"),  # a router in front of it describes nothing
+        ({}, "sglang", "sglang"),  # a router in front of it reports no settings
         ({"version": "1.0"}, "tensorrt_llm", None),
         ({}, "", None),
     ],
@@ -44,9 +44,9 @@ def test_a_server_is_recognised_by_what_it_says_and_a_simulated_one_always(info,
 
 
 def test_an_unknown_engine_is_refused_with_the_known_ones():
-    with pytest.raises(SettingsError, match=r"engine\.flavor=sgland: there is no such engine") as refused:
+    with pytest.raises(SettingsError, match=r"engine\.flavor=sgland: unknown engine") as refused:
         compose("engine.flavor=sgland")
-    assert refused.value.next_step == "one of sglang, simulated, vllm"
+    assert refused.value.next_step == "use one of sglang, simulated, vllm"
 
 
 @pytest.mark.parametrize(("compute", "dtype"), [("sm90", "bf16"), ("sm100", "fp8"), ("sm103", "fp8"), ("sm120", "fp8"), ("gfx950", "bf16")])

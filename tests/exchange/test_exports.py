@@ -1,4 +1,4 @@
-"""Points in the words of other tools, and back: the same numbers under the same definitions."""
+"""Points in the formats of other tools, and back: the same numbers with the same definitions."""
 
 import csv
 import io
@@ -34,7 +34,7 @@ WHOLE = [
     *LATENCIES, "duration_s", "total_tput_tok_s", "output_tput_tok_s", "total_tput_per_gpu_tok_s", "output_tput_per_gpu_tok_s",
     "request_rate_rps", "prompt_tokens", "output_tokens", "n_requests", "n_failed", "interactivity_tok_s_user", "acceptance_length",
 ]  # fmt: skip
-CARRIED = {  # columns that each format has a place for
+CARRIED = {  # columns that each format can store
     "vllm": [*WHOLE, "goodput_rps"],
     "sglang": [*WHOLE, "input_tput_tok_s", "mean_concurrency"],
     "inferencex": [
@@ -50,7 +50,7 @@ FACTS = ("hardware", "engine", "checkpoint", "model", "precision", "speculative"
 
 
 def of(m):
-    """A point as exports take it."""
+    """A point in the form that exports expect."""
     return summary(m, m.digest()), lambda: m
 
 
@@ -209,7 +209,7 @@ def test_several_points_in_vllms_form_are_a_file_each(tmp_path):
 def test_nothing_is_overwritten(tmp_path):
     (tmp_path / "out.csv").write_text("mine")
 
-    with pytest.raises(UsageError, match="exists already"):
+    with pytest.raises(UsageError, match="already exists"):
         export("csv", [of(measured())], tmp_path / "out.csv")
     assert (tmp_path / "out.csv").read_text() == "mine"
 

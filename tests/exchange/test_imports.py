@@ -1,4 +1,4 @@
-"""What other tools wrote, read as points: their own numbers, under names that say which definition each has."""
+"""Results of other tools, read as points: the tools' own numbers, under names that state each definition."""
 
 import json
 import math
@@ -82,7 +82,7 @@ def test_figures_of_a_detailed_vllm_file_are_computed_again_and_are_its_own():
         for kind in STATISTICS:
             assert values[f"{ours}_{kind}_s"] == pytest.approx(file[f"{kind}_{theirs}_ms"] / 1e3, rel=1e-6)
     assert (values["prompt_tokens"], values["output_tokens"]) == (file["total_input_tokens"], file["total_output_tokens"])
-    assert values["duration_s"] == pytest.approx(file["duration"], rel=0.02)  # the tool's holds the end of its tasks, too
+    assert values["duration_s"] == pytest.approx(file["duration"], rel=0.02)  # the tool's duration includes the end of its tasks
     assert math.isnan(values["itl_token_mean_s"])
     assert m.stated["ttft_p99.9_s"] == file["p99.9_ttft_ms"] / 1e3
 
@@ -104,7 +104,7 @@ def test_figures_of_a_plain_vllm_file_stand_as_stated():
     assert values["itl_chunk_p99_s"] == file["p99_itl_ms"] / 1e3
     assert values["total_tput_tok_s"] == file["total_token_throughput"]
     assert values["interactivity_tok_s_user"] == pytest.approx(1e3 / file["median_tpot_ms"])
-    assert values["e2el_mean_s"] == pytest.approx(np.mean(file["latencies"]))  # the file keeps these without details, too
+    assert values["e2el_mean_s"] == pytest.approx(np.mean(file["latencies"]))  # a file without details also contains these
     assert (values["concurrency"], values["isl_tokens"], values["tp"]) == (4, -1, -1)
     assert (values["validity"], values["reasons"]) == ("flagged", "not_recomputable,few_waves")
 
@@ -152,7 +152,7 @@ def test_a_detailed_file_whose_lists_contradict_each_other_is_refused(tmp_path):
 
     with pytest.raises(FileError, match="same length"):
         imported_text(tmp_path, "vllm", json.dumps(file | {"ttfts": file["ttfts"][:-1]}))
-    with pytest.raises(FileError, match="says that 11"):
+    with pytest.raises(FileError, match="states that 11"):
         imported_text(tmp_path, "vllm", json.dumps(file | {"completed": 11}))
 
 
@@ -257,7 +257,7 @@ def test_figures_of_aiperfs_requests_are_computed_again_and_are_those_of_its_sum
     assert {n: again[n] for n in names} == pytest.approx({n: stated[n] for n in names}, rel=1e-6)
     assert (again["prompt_tokens"], again["output_tokens"]) == (stated["prompt_tokens"], stated["output_tokens"])
     assert again["duration_s"] == pytest.approx(stated["duration_s"], rel=1e-3)
-    assert (again["concurrency"], again["peak_concurrency"]) == (-1, 4)  # the lines do not say how many were to be in flight
+    assert (again["concurrency"], again["peak_concurrency"]) == (-1, 4)  # the lines do not state the requested concurrency
 
 
 def test_other_figures_of_aiperf_keep_its_names_and_units():
@@ -284,7 +284,7 @@ def test_guidellm_is_computed_again_from_its_requests_and_its_tpot_keeps_its_own
     assert m.stated["tpot_with_first_token_mean_s"] == metrics["time_per_output_token_ms"]["successful"]["mean"] * 1e-3
     assert m.stated["tpot_token_weighted_median_s"] == metrics["inter_token_latency_ms"]["successful"]["median"] * 1e-3
     assert values["output_tokens"] == metrics["output_token_count"]["successful"]["total_sum"]
-    assert math.isnan(values["itl_chunk_mean_s"])  # it keeps no gaps
+    assert math.isnan(values["itl_chunk_mean_s"])  # GuideLLM stores no gaps
     assert (values["concurrency"], values["isl_tokens"], values["reasons"]) == (2, 64, "few_waves")
 
 
@@ -294,8 +294,8 @@ def test_guidellm_without_its_requests_is_taken_at_its_word(tmp_path):
     (m,) = imported_text(tmp_path, "guidellm", json.dumps(file))
 
     assert (m.requests, m.verdict().codes) == (None, ("not_recomputable", "few_waves"))
-    assert math.isnan(summed(m)["tpot_median_s"])  # which it does not have
-    assert math.isnan(summed(m)["ttft_median_s"])  # its percentiles are values that occurred
+    assert math.isnan(summed(m)["tpot_median_s"])  # GuideLLM does not state it
+    assert math.isnan(summed(m)["ttft_median_s"])  # its percentiles are observed values
     assert summed(m)["ttft_mean_s"] > 0
 
 
@@ -325,14 +325,14 @@ def _place(p):
         ("hardware,tpot_mean_ms\nb200,inf\n", "line 2, column tpot_mean_ms"),
         ("hardware,tpot_mean_ms\nb200,1\nb200\n", "line 3"),
         ("hardware,tp,ttft_mean_s\nb200,8.5,1\n", "column tp"),
-        ("hardware,ttft_meen_s\nb200,1\n", "nearly ttft_mean_s"),
+        ("hardware,ttft_meen_s\nb200,1\n", "you mean ttft_mean_s"),
         ("hardware,hardware\nb200,1\n", "twice"),
-        ("colour,weight\nred,1\n", "None of its columns"),
+        ("colour,weight\nred,1\n", "None of the columns"),
         ("hardware,tp\nb200,8\n", "no figure"),
         ("hardware,n_requests\nb200,-1\n", "count"),
         ("hardware,ttft_mean_s,definitions\nb200,1,99\n", "definitions"),
-        ("hardware,ttft_mean_s\n", "no row"),
-        ('hardware,ttft_mean_s\n"b200,1\n', "no CSV"),
+        ("hardware,ttft_mean_s\n", "no rows"),
+        ('hardware,ttft_mean_s\n"b200,1\n', "not valid CSV"),
     ],
 )
 def test_a_bad_csv_is_refused_by_line_and_column(tmp_path, text, said):
@@ -360,11 +360,11 @@ def test_the_points_table_as_csv_can_be_read_again(tmp_path):
 
 
 def test_a_figure_below_zero_is_refused(tmp_path):
-    with pytest.raises(FileError, match="never below 0"):
+    with pytest.raises(FileError, match="must be finite and not below 0"):
         imported_text(tmp_path, "csv", "hardware,ttft_mean_s\nb200,-1\n")
 
 
-# -- what the user says -----------------------------------------------------------------------------------------------------------------
+# -- what the user states ---------------------------------------------------------------------------------------------------------------
 
 
 def test_what_the_file_does_not_say_may_be_said_and_fills_the_row():
@@ -395,7 +395,7 @@ def test_a_fact_that_no_point_has_is_refused(pair):
         given([pair])
 
 
-# -- files of strangers -----------------------------------------------------------------------------------------------------------------
+# -- untrusted files --------------------------------------------------------------------------------------------------------------------
 
 BROKEN = {
     "empty": "",
@@ -436,7 +436,7 @@ def test_no_single_wrong_field_of_a_real_file_is_a_traceback(tmp_path, format_, 
 
 
 def points_or_error(format_, path):
-    """The points of a file; none where it is refused with the next step."""
+    """The points of a file; none if it is refused with a next step."""
     try:
         return imported(format_, path, given([]))
     except BenchError as error:
@@ -460,7 +460,7 @@ def test_times_and_counts_that_no_run_has_are_refused(tmp_path, key, value):
     (file,) = written("vllm/detailed.json")
     file[key][2] = value
 
-    with pytest.raises(FileError, match="A request of it"):
+    with pytest.raises(FileError, match="A request "):
         imported_text(tmp_path, "vllm", json.dumps(file))
 
 
@@ -492,7 +492,7 @@ OF_2024 = ("flagged", {
     "ttft_median_s": 0.2125, "itl_chunk_median_s": 0.0125, "e2el_mean_s": 1.8125, "output_tput_tok_s": 400.0, "total_tput_tok_s": 3600.0,
     "request_rate_rps": 3.125, "isl_tokens": 1024, "endpoint": "unstated", "tpot_median_s": math.nan,
 })  # fmt: skip
-FORMS = {  # each released form of a result: what comes of it
+FORMS = {  # each released format of a result, and its expected outcome
     "sglang_2024_few_figures.jsonl": OF_2024,
     "sglang_2024_first_names.jsonl": OF_2024,
     "sglang_before_9790_no_total_throughput.jsonl": ("flagged", {"total_tput_tok_s": 816773.1476989945 + 3267.0925907959777}),

@@ -1,4 +1,4 @@
-"""The published measurements as they ship."""
+"""The published measurements that ship with the package."""
 
 import collections
 import dataclasses
@@ -68,7 +68,7 @@ def test_vllms_throughput_is_divided_by_the_eight_gpus_of_its_node():
     (r,) = [r for r in rows("vllm-glm5-2048-512") if r.concurrency == 128]
 
     assert r.output_tput_per_gpu_tok_s == pytest.approx(2132 / 8)
-    assert r.total_tput_per_gpu_tok_s == pytest.approx(2132 * 5 / 8)  # 2048 prompt tokens to 512 output tokens
+    assert r.total_tput_per_gpu_tok_s == pytest.approx(2132 * 5 / 8)  # 2048 prompt tokens and 512 output tokens
 
 
 def test_a_tpot_of_another_definition_gives_no_interactivity():

@@ -1,4 +1,4 @@
-"""Names of container images: what a name means, which file it is, and what is no name."""
+"""References of container images: their parts, their file names, and invalid references."""
 
 import pytest
 from hypothesis import example, given, settings

@@ -1,4 +1,4 @@
-"""Checkpoints on a disk: whether all of one is there, which revision it is, and its copy on a node's own disk."""
+"""Checkpoints on a disk: completeness, revision, and the copy on a node's own disk."""
 
 import dataclasses
 import fcntl
@@ -30,14 +30,14 @@ Usage = namedtuple("Usage", "total used free")
 
 
 def safetensors(n_bytes, metadata=None):
-    """A file of one tensor of so many bytes, as the format's README describes it."""
+    """A file with one tensor of `n_bytes` bytes, as described in the format's README."""
     tensors = {"w": {"dtype": "U8", "shape": [n_bytes], "data_offsets": [0, n_bytes]}}
     header = json.dumps({**({"__metadata__": metadata} if metadata else {}), **tensors}).encode()
     return struct.pack("<Q", len(header)) + header + os.urandom(n_bytes)
 
 
 def downloaded(directory, n_bytes=2500):
-    """A whole checkpoint of two shards."""
+    """A complete checkpoint with two shards."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text("{}")
     (directory / "tokenizer.json").write_text("{}")
@@ -52,7 +52,7 @@ def index(weight_map, directory):
 
 
 def noted(directory, text):
-    """The hub's own note of what it downloaded."""
+    """Writes the hub's own metadata file for a download."""
     note = directory / ".cache/huggingface/download/config.json.metadata"
     note.parent.mkdir(parents=True)
     note.write_text(text)
@@ -72,7 +72,7 @@ def job(model_path, **changes):
 
 
 def silent(said):
-    """Nobody listens to what the copy has come to."""
+    """Ignores the progress of the copy."""
 
 
 def goes_on():
@@ -90,7 +90,7 @@ def test_a_whole_checkpoint_lacks_nothing_and_its_weights_are_summed(tmp_path):
 def test_a_small_model_of_one_file_needs_no_index(tmp_path):
     downloaded(tmp_path)
     (tmp_path / INDEX).unlink()
-    assert "lacks 1 of 1 weight files, the first is model.safetensors" in found(tmp_path, CHECKPOINT).lacks
+    assert "1 of 1 weight files are missing, the first is model.safetensors" in found(tmp_path, CHECKPOINT).lacks
 
     (tmp_path / "model.safetensors").write_bytes(safetensors(10))
 
@@ -98,13 +98,13 @@ def test_a_small_model_of_one_file_needs_no_index(tmp_path):
 
 
 def test_a_directory_that_is_not_there_is_named(tmp_path):
-    assert found(tmp_path / "gone", CHECKPOINT).lacks == f"there is no checkpoint {tmp_path / 'gone'}"
+    assert found(tmp_path / "gone", CHECKPOINT).lacks == f"the checkpoint {tmp_path / 'gone'} does not exist"
 
 
 def test_a_file_in_the_checkpoint_s_place_is_no_checkpoint(tmp_path):
     (tmp_path / "file").write_text("")
 
-    assert "there is no checkpoint" in found(tmp_path / "file", CHECKPOINT).lacks
+    assert "does not exist" in found(tmp_path / "file", CHECKPOINT).lacks
 
 
 def test_a_shard_that_the_index_names_and_nobody_downloaded_is_missing(tmp_path):
@@ -112,7 +112,7 @@ def test_a_shard_that_the_index_names_and_nobody_downloaded_is_missing(tmp_path)
 
     seen = found(tmp_path, CHECKPOINT)
 
-    assert seen.lacks == f"{tmp_path} lacks 1 of 2 weight files, the first is {SHARDS[1]}"
+    assert seen.lacks == f"{tmp_path}: 1 of 2 weight files are missing, the first is {SHARDS[1]}"
     assert seen.size_bytes == 0
 
 
@@ -125,14 +125,14 @@ def test_a_shard_that_ends_before_its_header_says_was_cut_off(tmp_path, kept):
 
     said = found(tmp_path, CHECKPOINT).lacks
 
-    assert said == f"{tmp_path / SHARDS[1]} has {len(cut):,} bytes, and its header declares {len(whole):,}: the download was cut off"
+    assert said == f"{tmp_path / SHARDS[1]} has {len(cut):,} bytes, but its header declares {len(whole):,}: the download is incomplete"
 
 
 def test_a_shard_that_is_longer_than_its_header_says_is_not_whole_either(tmp_path):
     with (downloaded(tmp_path) / SHARDS[0]).open("ab") as file:
         file.write(b"x")
 
-    assert "the download was cut off" in found(tmp_path, CHECKPOINT).lacks
+    assert "the download is incomplete" in found(tmp_path, CHECKPOINT).lacks
 
 
 @pytest.mark.parametrize("kept", [0, 5, 8, 20])
@@ -170,7 +170,7 @@ def test_each_kind_of_tokenizer_is_one(tmp_path, name):
 def test_an_index_of_another_shape_is_not_understood(tmp_path, text):
     (downloaded(tmp_path) / INDEX).write_text(text)
 
-    assert f"the checkpoint {tmp_path} cannot be understood" in found(tmp_path, CHECKPOINT).lacks
+    assert f"the checkpoint {tmp_path} cannot be read" in found(tmp_path, CHECKPOINT).lacks
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_an_index_of_another_shape_is_not_understood(tmp_path, text):
 def test_a_shard_whose_header_has_another_shape_is_not_understood(tmp_path, header):
     (downloaded(tmp_path) / SHARDS[0]).write_bytes(struct.pack("<Q", len(header)) + header)
 
-    assert "cannot be understood" in found(tmp_path, CHECKPOINT).lacks
+    assert "cannot be read" in found(tmp_path, CHECKPOINT).lacks
 
 
 @given(body=st.binary(max_size=60))
@@ -193,7 +193,7 @@ def test_no_bytes_in_a_shard_s_place_are_a_whole_shard(tmp_path_factory, body):
 def test_a_web_page_in_a_shard_s_place_is_no_safetensors_file(tmp_path):
     (downloaded(tmp_path) / SHARDS[0]).write_text("<!DOCTYPE html><html>Access denied</html>")
 
-    assert f"{SHARDS[0]} is no safetensors file" in found(tmp_path, CHECKPOINT).lacks
+    assert f"{SHARDS[0]} is not a safetensors file" in found(tmp_path, CHECKPOINT).lacks
 
 
 def test_the_revision_is_the_first_line_of_the_hub_s_own_note(tmp_path):
@@ -321,7 +321,7 @@ def test_what_the_copy_has_come_to_is_told_until_all_of_it_is_there(tmp_path, mo
 
     staged(downloaded(tmp_path / "shared"), tmp_path / "scratch", said.append, goes_on)
 
-    assert len(said) > 6  # two shards of three pieces, and the small files
+    assert len(said) > 6  # two shards with three pieces each, and the small files
     assert set(said) == {"copying the checkpoint, 0 of 0 GiB"}
 
 
@@ -375,7 +375,7 @@ def test_of_two_jobs_on_a_node_one_copies_and_the_other_waits_for_it(tmp_path):
         other = both.submit(staged, source, target, other_says, goes_on)
         assert None not in (one.result(60), other.result(60))
 
-    assert set(others) == {"another job of this node copies the checkpoint"}
+    assert set(others) == {"waiting for another job of this node to copy the checkpoint"}
     assert contents(target) == contents(source)
 
 
@@ -425,7 +425,7 @@ def test_a_simulated_server_needs_no_weights():
 def test_weights_that_are_not_all_there_are_checkpoint_missing(tmp_path):
     (downloaded(tmp_path) / SHARDS[0]).unlink()
 
-    with pytest.raises(ServerError, match="lacks 1 of 2 weight files") as raised:
+    with pytest.raises(ServerError, match="1 of 2 weight files are missing") as raised:
         weights(job(tmp_path, stage_dir=str(tmp_path / "scratch")), silent, goes_on)
 
     assert raised.value.failure_class == "checkpoint_missing"
@@ -476,7 +476,7 @@ def test_a_shard_s_absurd_header_is_named_and_nothing_is_raised(tmp_path, header
     downloaded(tmp_path)
     (tmp_path / SHARDS[0]).write_bytes(struct.pack("<Q", len(header)) + header)
 
-    assert "cannot be understood" in found(tmp_path, CHECKPOINT).lacks
+    assert "cannot be read" in found(tmp_path, CHECKPOINT).lacks
 
 
 def test_a_hub_s_note_that_is_no_text_says_no_revision(tmp_path):

@@ -1,4 +1,4 @@
-"""Whether a node has the arm's GPUs and they are free, by what the vendors' tools print."""
+"""Whether a node has the arm's GPUs and they are free, from the output of the vendors' tools."""
 
 import dataclasses
 
@@ -59,7 +59,7 @@ def test_a_node_with_too_few_of_them_is_wrong_and_says_what_it_has(tmp_path):
 
     said = gpus.wrong(hardware("b200"), 4)
 
-    assert said.startswith("it needs 4 B200 GPUs, and this node has NVIDIA B200, 580.95.05, GPU-0; ")
+    assert said.startswith("it needs 4 B200 GPUs, but this node has NVIDIA B200, 580.95.05, GPU-0; ")
     assert said.count("NVIDIA B200") == 3
 
 
@@ -108,7 +108,7 @@ def test_amd_s_gpus_are_counted_by_rocm_smi_without_its_heading(tmp_path, name):
 def test_a_node_without_a_vendor_s_tool_has_no_gpus():
     said = gpus.wrong(hardware("b200"), 8)
 
-    assert said == "it needs 8 B200 GPUs, and this node has none that nvidia-smi or rocm-smi shows"
+    assert said == "it needs 8 B200 GPUs, but this node has none that nvidia-smi or rocm-smi shows"
     assert gpus.shown() == []
 
 

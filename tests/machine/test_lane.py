@@ -1,4 +1,4 @@
-"""Servers side by side on a node: none sees another's GPUs, and each has cores of its own."""
+"""Servers side by side on a node: none sees another's GPUs, and each has its own cores."""
 
 import dataclasses
 import os
@@ -16,7 +16,7 @@ VARIABLES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICE
 
 @pytest.fixture
 def here(monkeypatch):
-    """This process, as it was when the test is over."""
+    """Restores this process's cores and environment after the test."""
     allowed = os.sched_getaffinity(0)
     for name in VARIABLES:
         monkeypatch.setenv(name, "")
@@ -34,7 +34,7 @@ def visible():
 
 
 def numa(folder, *lists):
-    """A machine of these NUMA nodes."""
+    """A machine with these NUMA nodes."""
     for i, text in enumerate(lists):
         (folder / f"node{i}").mkdir()
         (folder / f"node{i}" / "cpulist").write_text(text + "\n")

@@ -1,4 +1,4 @@
-"""Who listens on a port: the server that was started, or somebody else of this host."""
+"""Which process listens on a port: the server that was started, or another process on this host."""
 
 import contextlib
 import os
@@ -22,12 +22,12 @@ sys.stdin.read()
 
 
 def program(address="127.0.0.1", family="AF_INET", does="s.listen()"):
-    """A program that does this with a socket and prints its port."""
+    """A program that runs `does` with a socket and prints the socket's port."""
     return SOCKET.format(address=address, family=family, does=does)
 
 
 def starting(child, how=""):
-    """A program that starts this one and waits for it."""
+    """A program that starts another program and waits for it."""
     return f"import subprocess, sys; sys.exit(subprocess.call([sys.executable, '-c', {child!r}]{how}))"
 
 
@@ -53,7 +53,7 @@ has_ipv6 = pytest.mark.skipif(not os.path.exists("/proc/net/if_inet6"), reason="
 
 @contextlib.contextmanager
 def running(text):
-    """A process in a session of its own, as the guard is: its id, and the line that it printed first."""
+    """A process in its own session, like the guard: its id, and the first line that it printed."""
     with subprocess.Popen(
         [sys.executable, "-c", text], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
@@ -63,7 +63,7 @@ def running(text):
 
 @pytest.fixture
 def guard():
-    """A guard that has started nothing."""
+    """A guard without child processes."""
     with running(IDLE) as (pid, _):
         yield pid
 
@@ -121,6 +121,6 @@ def test_a_port_that_is_taken_and_not_listened_on_is_nobody_s(guard, does):
 
 def test_a_stranger_whose_descriptors_come_and_go_is_seen(monkeypatch):
     listed = os.listdir
-    monkeypatch.setattr(os, "listdir", lambda path: (["9999"] if path.endswith("/fd") else []) + listed(path))  # closed since
+    monkeypatch.setattr(os, "listdir", lambda path: (["9999"] if path.endswith("/fd") else []) + listed(path))  # closed meanwhile
     with running(IDLE) as (guard, _), socket.create_server(("127.0.0.1", 0)) as listening:
         assert stranger_on(listening.getsockname()[1], guard) == os.getpid()

@@ -1,4 +1,4 @@
-"""What killed jobs have left in /tmp is removed by the next server that starts on the node."""
+"""The next server that starts on a node removes the directories that killed jobs left in /tmp."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The accuracy gate: what the harness says becomes a score with its interval, a mark on the point, and a mark on every row of its arm."""
+"""The accuracy gate: the harness's results give a score with its interval, a mark on the point, and a mark on every row of its arm."""
 
 import dataclasses
 import json
@@ -28,7 +28,7 @@ RUN = {
 
 
 def results(strict, flexible, n):
-    """As lm-eval 0.4.13 writes them, without what is not read."""
+    """As lm-eval 0.4.13 writes them, without the fields that are not read."""
     scores = {"exact_match,strict-match": strict, "exact_match_stderr,strict-match": 0.0, "exact_match,flexible-extract": flexible}
     return {"results": {"gsm8k_local": {"alias": "gsm8k_local", **scores}}, "n-samples": {"gsm8k_local": {"original": n, "effective": n}}}
 
@@ -102,7 +102,10 @@ def test_every_row_of_a_failed_arm_carries_the_mark():
 
 @pytest.mark.parametrize(
     ("wrong", "says"),
-    [({"task": "nosuch"}, "not installed|has no task nosuch"), ({"data": "/nowhere"}, "not installed|lacks train.jsonl and test.jsonl")],
+    [
+        ({"task": "nosuch"}, "not installed|has no task nosuch"),
+        ({"data": "/nowhere"}, "not installed|does not contain train.jsonl and test.jsonl"),
+    ],
 )
 def test_a_gate_that_cannot_be_run_says_why(tmp_path, wrong, says):
     with pytest.raises(OSError, match=says):
@@ -117,7 +120,7 @@ def test_answers_without_text_are_counted_once_a_question(tmp_path):
 
 
 def test_questions_must_be_told_where_they_lie():
-    with pytest.raises(SettingsError, match="accuracy=gsm8k lacks its questions"):
+    with pytest.raises(SettingsError, match="accuracy=gsm8k needs its questions"):
         compose("accuracy=gsm8k")
     assert compose("accuracy=gsm8k", "accuracy.data=/shared/gsm8k").accuracy.thresholds == {"GLM-5": 0.94, "GLM-5.1": 0.93, "other": 0.9}
 

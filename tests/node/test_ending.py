@@ -1,4 +1,4 @@
-"""How a server ended, in words; cores of the client's own; a measurement that is on disk before its server is asked."""
+"""How a server ended, in words; the client's own cores; a measurement that is on disk before any further request to its server."""
 
 import os
 import resource

@@ -1,4 +1,4 @@
-"""What goes wrong on a node: each fault has its class or verdict, costs only its point, and leaves nothing running."""
+"""Faults on a node: each fault has its class or verdict, fails only its point, and leaves no process running."""
 
 import json
 import os
@@ -65,15 +65,19 @@ def test_a_server_that_never_starts_fails_all_its_points_and_is_loaded_once(tmp_
     assert log.read_text().count("Load weight begin") == 1
 
 
-@pytest.mark.parametrize(("engine", "said"), [("vllm", "there is no program 'vllm'"), ("sglang", "has no module 'sglang'")])
+@pytest.mark.parametrize(("engine", "said"), [("vllm", "the program 'vllm' is not on PATH"), ("sglang", "has no module 'sglang'")])
 def test_an_engine_that_is_not_installed_is_named(tmp_path, engine, said):
-    done = bench(tmp_path, "sweep", f"engine={engine}", "speculative=off", "name=c", "cluster.executor=debug")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/nvidia-smi").write_text("#!/bin/sh\nfor i in 0 1 2 3 4 5 6 7; do echo NVIDIA B200, 580.1, GPU-$i; done\n")
+    (tmp_path / "bin/nvidia-smi").chmod(0o755)
+    path = f"{tmp_path}/bin:{os.environ['PATH']}"
+    done = bench(tmp_path, "sweep", f"engine={engine}", "speculative=off", "name=c", "cluster.executor=debug", PATH=path)
 
     assert done.returncode == 1
     assert said in done.stderr
 
 
-def test_a_node_without_the_arm_s_gpus_measures_nothing_under_their_name(tmp_path):
+def test_a_machine_without_the_arm_s_gpus_is_refused_at_once(tmp_path):
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/vllm").write_text("#!/bin/sh\nexit 0\n")
     (tmp_path / "bin/vllm").chmod(0o755)
@@ -81,9 +85,10 @@ def test_a_node_without_the_arm_s_gpus_measures_nothing_under_their_name(tmp_pat
 
     done = bench(tmp_path, "sweep", "engine=vllm", "speculative=off", "name=c", "wait=true", PATH=path)
 
-    assert done.returncode == 1
+    assert done.returncode == 3
     assert "it needs 8 B200 GPUs" in done.stderr
-    assert status(tmp_path)["points"][0]["failure_class"] == "node_fault"
+    assert "hydra/launcher=slurm" in done.stderr
+    assert not (tmp_path / "outputs").exists()
 
 
 def test_a_fault_that_does_not_exist_is_refused_before_anything_starts(tmp_path):

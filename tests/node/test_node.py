@@ -1,4 +1,4 @@
-"""The pieces of a node job that must hold when things are killed: guard, heartbeat, client."""
+"""The parts of a node job that must work when processes are killed: guard, heartbeat, client."""
 
 import contextlib
 import dataclasses
@@ -72,7 +72,7 @@ def test_the_guard_ends_the_server_and_its_children_when_the_job_is_gone(tmp_pat
         assert guard.stdout.readline() == "up\n"
         until(lambda: len(group(guard.pid)) == 3, "guard, server and its child")
 
-        os.close(write)  # what the kernel does when the job is killed
+        os.close(write)  # as the kernel does when the job is killed
 
         guard.wait(timeout=30)
         until(lambda: not group(guard.pid), "the end of the group")
@@ -140,7 +140,7 @@ def test_a_job_that_was_killed_is_not_alive_whatever_its_last_beat_says(tmp_path
         heart.phase("measuring")
         beat = read_beat(tmp_path / "heartbeat.json")
         assert is_alive(beat, beat.time_utc_s)
-        beat.started_ticks += 1  # another process has the number now
+        beat.started_ticks += 1  # another process has this id now
 
         assert not is_alive(beat, beat.time_utc_s)
 
@@ -188,14 +188,14 @@ def test_the_client_counts_what_the_server_counts(tmp_path, workload):
 
 
 def sent(server, workload, point):
-    """What the client has measured of a point."""
+    """The client's measurement of a point."""
     client = Protocol(server, "model", workload, point, Patience(60, server.alive_or_raise), lambda done, of: None)
     client.encode()
     return client.measure()
 
 
 class _DiesLater:
-    """A process that looks alive a few times more: its guard has not noticed yet."""
+    """A process that seems alive for a few more polls, because its guard has not noticed yet."""
 
     def __init__(self, looks):
         self.looks = looks
@@ -206,7 +206,7 @@ class _DiesLater:
 
 
 def server(tmp_path, process=None):
-    """A server that was started, or looks so, and that nobody answers for."""
+    """A server that seems to be started and does not answer."""
     arm = compose("engine=simulated").arm
     place = Place(tmp_path, "model", "here", lambda: False)
     return Server(f"http://127.0.0.1:{free_port()}", "s3cret", bound(arm, 1), arm, place, process, Log(tmp_path / "log", {}, [], str))
@@ -232,7 +232,7 @@ def test_a_server_that_dies_between_two_points_is_a_crash_even_where_its_guard_l
 
 
 class _HearsLater(Progress):
-    """A job whose signal comes a moment after its server, which had it first, is gone."""
+    """A job that receives its signal a moment after its server, which received it first, has ended."""
 
     looks_after = 0
     is_server_gone = False
@@ -272,11 +272,11 @@ class Yes(http.server.BaseHTTPRequestHandler):
 server = http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Yes)
 print(server.server_port, flush=True)
 server.serve_forever()
-"""  # a server that says yes to everything and everybody
+"""  # a server that answers every request with success
 
 
 def started(tmp_path, *argv):
-    """The error of a server that is this program."""
+    """The error of a server that runs this program."""
     arm = compose("engine=simulated", "engine.start_timeout_s=30").arm
     recipe = dataclasses.replace(bound(arm, 1), argv=("python3", *argv))
     with pytest.raises(ServerError) as raised, running(recipe, arm, Place(tmp_path, "model", "here", lambda: False)):
@@ -291,18 +291,18 @@ def test_a_stranger_that_took_the_port_is_not_measured(tmp_path, monkeypatch):
         error = started(tmp_path, "-c", "import time; time.sleep(600)")
         stranger.kill()
 
-    assert f"process {stranger.pid}, which it has not started, listens on its port {port}" in str(error)
+    assert f"another process ({stranger.pid}) listens on its port {port}" in str(error)
     assert error.failure_class == "server_crash"
 
 
 def test_a_server_that_answers_everybody_is_not_measured(tmp_path):
     error = started(tmp_path, "-c", YES, "$PORT")
 
-    assert "answers without its key" in str(error)
+    assert "accepts a wrong key" in str(error)
 
 
 def test_a_slow_disk_under_the_log_holds_no_stamp_up(tmp_path, monkeypatch):
-    """The server is looked at, and its log read, in a thread beside the event loop."""
+    """The server is checked, and its log read, in a thread outside the event loop."""
     s = compose("engine=simulated", "workload.isl_tokens=600", "workload.osl_tokens=90", "workload.prompts=8", "engine.time_scale=4")
     looked = []
     with running(bound(s.arm, 2), s.arm, Place(tmp_path, "model", "here", lambda: False)) as server:

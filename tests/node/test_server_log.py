@@ -1,4 +1,4 @@
-"""A server's log as it grows, in the words that the engines really write."""
+"""A server's log as it grows, with lines from real engines."""
 
 import pytest
 from conftest import compose
@@ -330,7 +330,7 @@ def test_a_tail_that_begins_in_the_middle_of_the_key_shows_no_half_of_it(tmp_pat
 @pytest.mark.parametrize(
     ("line", "is_dead"),
     [
-        ("SIGQUIT received. frame=None", True),  # no end of the line
+        ("SIGQUIT received. frame=None", True),  # without a line end
         ("MultiDetokenizerRouter hit an exception: Traceback\n", True),
         ("Scheduler watchdog timeout (self.watchdog_timeout=300, self.soft=False)\n", True),
         ("TokenizerManager watchdog timeout (self.watchdog_timeout=300, self.soft=True)\n", False),

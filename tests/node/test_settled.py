@@ -1,4 +1,4 @@
-"""What a server became, over real HTTP: memory and start by its log, and whether it is the one that was asked for."""
+"""The state of a ready server, over real HTTP: memory and start phases in its log, and whether its settings are those requested."""
 
 import contextlib
 import json
@@ -29,7 +29,7 @@ B200 = {
 
 @contextlib.contextmanager
 def answering(tmp_path, info, *, log="", overrides=("hardware=b200",)):
-    """A server of this recipe that says this of itself."""
+    """A server of this recipe that reports this information."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):

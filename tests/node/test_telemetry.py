@@ -1,4 +1,4 @@
-"""Energy over exactly the window, from what GPUs say; and who says it: NVML, AMD's library and tools, as their documents have them."""
+"""Energy over exactly the window, from readings of GPUs, and the readers: NVML, AMD's library and tools, as documented."""
 
 import itertools
 import json
@@ -31,7 +31,7 @@ def of(*curves):
 
 
 def steady(device, watts, start=-1, stop=12, step=1.0, counter=True):
-    """Power and counter of a GPU that draws the same all the time."""
+    """Power and energy counter of a GPU with constant power."""
     at = np.arange(start, stop + step / 2, step)
     power = (device, "power", [(t, watts) for t in at])
     return [power, (device, "energy", [(t, 5000 + watts * (t - start)) for t in at])] if counter else [power]
@@ -70,10 +70,10 @@ def test_simulated_seconds_are_as_many_as_the_clock_was_fast():
 @pytest.mark.parametrize(
     ("told", "devices", "code", "says"),
     [
-        (steady(A, 700), [A, B], "power_gpu_missing", "1 of 2 GPUs gave no power, the first GPU-b"),
+        (steady(A, 700), [A, B], "power_gpu_missing", "1 of 2 GPUs reported no power, the first is GPU-b"),
         (steady(A, 700), [], "power_gpu_missing", "no GPU was read"),
-        (steady(A, 700, start=1), [A], "power_gap", "not read from before the window"),
-        (steady(A, 700, stop=8), [A], "power_gap", "not read from before the window"),
+        (steady(A, 700, start=1), [A], "power_gap", "do not cover the whole window"),
+        (steady(A, 700, stop=8), [A], "power_gap", "do not cover the whole window"),
         ([(A, "power", [(-1, 5), (0, 5), (4, 5), (11, 5)])], [A], "power_gap", "was not read for 7.0 s"),
         ([(A, "power", [(t, 500) for t in range(-1, 12)]), steady(A, 700)[1]], [A], "power_disagrees", "counted 7,000 J"),
     ],
@@ -96,7 +96,7 @@ def test_counter_and_power_may_differ_by_a_twentieth(off, is_told):
 
 
 def test_a_jump_between_two_readings_at_the_edge_is_no_disagreement():
-    """A GPU of 100 W that draws 900 from 0 to 5 s, read a moment before and after, and each second between."""
+    """A GPU of 100 W that draws 900 W from 0 to 5 s, read just before and after, and every second between."""
     at = [-1, -0.05, 0.9, 1.9, 2.9, 3.9, 5.05, 6]
     counted = [100 * (t + 1) + 800 * min(max(t, 0), 5) for t in at]
     t = of((A, "power", [(s, 900.0 if 0 <= s < 5 else 100.0) for s in at]), (A, "energy", list(zip(at, counted, strict=True))))
@@ -248,7 +248,7 @@ def test_why_a_tool_has_nothing_to_tell_is_told_in_its_own_words(tmp_path, monke
 
 
 class AmdSmi(types.SimpleNamespace):
-    """ROCm's library, as far as it is used."""
+    """The part of ROCm's library that is used."""
 
     class AmdSmiException(Exception):
         pass
@@ -382,7 +382,7 @@ def test_a_gpu_that_is_lost_from_the_start_costs_no_other():
 
 
 def test_a_source_that_fails_gives_no_old_reading_again():
-    turns = iter([[{"uuid": A, "name": "x", "energy_mj": 5000}]] * 3)  # two for the beginning, one to read
+    turns = iter([[{"uuid": A, "name": "x", "energy_mj": 5000}]] * 3)  # two for the start, one to read
     nvml = Nvml(Library(lambda: next(turns)))
 
     assert [nvml.read()[0]["energy"] for _ in range(2)] == [5.0, None]
@@ -407,7 +407,7 @@ def test_a_reading_between_two_windows_serves_both(tmp_path):
 
 
 def watched(tmp_path, pids):
-    """An observer of one GPU of the session 100, with these [process, session] at the edges of a window from 1 to 9 s."""
+    """An observer of one GPU of session 100, with these [process, session] at the edges of a window from 1 to 9 s."""
     path = tmp_path / "observed.jsonl"
     head = {"devices": [{"index": 0, "uuid": A, "name": "x", "driver": "d", "pids": [1]}], "why_none": ""}
     lines = [{"t": round(t * S), "gpus": [{"power": 5.0}], "cpu_s": 0, **({"pids": [pids]} if t in (1, 9) else {})} for t in range(11)]
@@ -427,7 +427,7 @@ def test_processes_that_were_there_at_another_time_are_not_of_this_window(tmp_pa
 
 
 class _Writing:
-    """A process that has written all that it will, and lives."""
+    """A running process that has written all its output."""
 
     def __init__(self, path):
         self.path = path

@@ -1,4 +1,4 @@
-"""The page without a browser, figures, and the plot of characters."""
+"""The page without a browser, the figures, and the plot in the terminal."""
 
 import dataclasses
 import json
@@ -76,8 +76,8 @@ def test_figures_are_written_and_the_same_points_make_the_same_bytes(made, tmp_p
 def test_the_terminal_shows_a_line_a_series_with_its_source(made):
     plot = frontier_plot(made.fronts, 100)
 
-    assert "o⠤ measured b200 sglang fp8 mtp" in plot.replace("⠤o⠤", "o⠤")
-    assert "x⠤ measured h200 sglang fp8 mtp" in plot.replace("⠤x⠤", "x⠤")
+    assert "o⠤ B200 FP8 MTP" in plot.replace("⠤o⠤", "o⠤")
+    assert "x⠤ H200 FP8 MTP" in plot.replace("⠤x⠤", "x⠤")
     assert max(map(len, plot.splitlines())) <= 100
     assert frontier_plot({}, 100) == frontier_plot(made.fronts, 100, "latin-1") == ""
 
@@ -93,10 +93,10 @@ def test_latex_escapes_and_keeps_remarks_as_comments(made):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("published", "-o", "r.html", "--format", "html,png"), "stands alone"),
+        (("published", "-o", "r.html", "--format", "html,png"), "cannot be combined"),
         (("published", "-o", "r.html", "--format", "gif"), "--format gif"),
-        (("nowhere", "-o", "r.html"), "There is no nowhere"),
-        (("published", "-o", "r.html", "--baseline", "h300"), "names no series"),
+        (("nowhere", "-o", "r.html"), "nowhere does not exist"),
+        (("published", "-o", "r.html", "--baseline", "h300"), "matches no series"),
     ],
 )
 def test_wrong_usage_is_said_and_nothing_is_written(tmp_path, arguments, said):
@@ -128,11 +128,11 @@ def test_a_variant_stands_in_a_label_where_it_tells_two_series_apart(made):
             s["label"] for s in data_of(page(compared(rows, ECONOMY, at=(30.0,), method="steffen"), BESIDE, asked=(30.0,)))["series"]
         )
 
-    assert labels("ac0d013b") == ["h200 sglang fp8 mtp"]
-    assert labels("ac0d013b rate=4") == ["h200 sglang fp8 mtp rate=4"]
+    assert labels("ac0d013b") == ["H200 FP8 MTP"]
+    assert labels("ac0d013b rate=4") == ["H200 FP8 MTP rate=4"]
     assert labels("ac0d013b", "fb5968c4") == [
-        "h200 sglang fp8 mtp ac0d013b",
-        "h200 sglang fp8 mtp fb5968c4",
+        "H200 FP8 MTP ac0d013b",
+        "H200 FP8 MTP fb5968c4",
     ]
 
 

@@ -41,7 +41,7 @@ TWO = (row(FAST, 20, 4000, tp=4), row(FAST, 40, 2000, tp=4), row(CHEAP, 60, 500)
 
 
 def cells(markdown, heading, after=""):
-    """The first table under a heading (and a text below it): column names, and rows of stripped cells."""
+    """The first table below a heading (and a text after it): column names, and rows of stripped cells."""
     section = markdown.split(f"## {heading}", 1)[1].split("## ")[0].split(after or "\n\n", 1)[1]
     section = section[section.index("|") :].split("\n\n")[0]
     lines = [[c.strip() for c in line.strip("|").split("|")] for line in section.splitlines() if line.startswith("|")]
@@ -158,7 +158,7 @@ def test_the_iso_table_has_a_line_an_interactivity_and_a_column_a_series():
 def test_a_ratio_to_the_baseline_stands_where_both_are_reached_only():
     ratios = cells(as_markdown(made(*TWO)), "Iso-interactivity", "perf/$ against h200 sglang fp8 mtp")
 
-    assert ratios[0]["b200 sglang fp8 mtp"] == "2.00x, whole node 1.00x"
+    assert ratios[0]["b200 sglang fp8 mtp"] == "2.00×, whole node 1.00×"
     assert [r["tok/s/user"] for r in ratios] == ["20", "30"]
     assert "h200 sglang fp8 mtp" not in ratios[0]
 
@@ -167,7 +167,7 @@ def test_a_ratio_of_several_steps_shows_them():
     fine = dataclasses.replace(FAST, precision="nvfp4", checkpoint="nvidia/GLM-5-NVFP4")
     (at_20,) = cells(as_markdown(made(*TWO, row(fine, 20, 10000), at=(20.0,))), "Iso-interactivity", "perf/$")
 
-    assert at_20["b200 sglang nvfp4 mtp"] == "5.00x = hardware 2.00x x precision 2.50x"
+    assert at_20["b200 sglang nvfp4 mtp"] == "5.00× = hardware 2.00× × precision 2.50×"
 
 
 def test_an_interactivity_without_a_price_says_so_and_no_number():
@@ -225,7 +225,7 @@ def test_the_words_of_a_series_name_choose_it_as_the_baseline():
     for words in ("h200 fp8 mtp 0.5.12", "h200 lmsysorg/sglang:v0.5.12"):
         made_of = compared(rows, ECONOMY, at=(20.0,), method="steffen", baseline=words)
         assert [r.series for r in made_of.iso if r.is_baseline] == [old]
-    with pytest.raises(UsageError, match="names 2 series") as raised:
+    with pytest.raises(UsageError, match="matches 2 series") as raised:
         compared(rows, ECONOMY, at=(20.0,), method="steffen", baseline="h200 fp8 mtp")
     assert "h200 sglang fp8 mtp 0.5.12 lmsysorg/sglang:v0.5.12" in raised.value.next_step
 

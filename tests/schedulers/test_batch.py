@@ -25,7 +25,7 @@ def example(**slurm):
 
 
 def job(hardware="b200", *, minutes=20, lanes=1, tp=8, **changes):
-    """A node job that is estimated to take so long."""
+    """A node job with this estimated duration."""
     (made,) = plan([compose("cluster=example", f"hardware={hardware}", "concurrency=[4,8]")]).jobs
     arm = dataclasses.replace(made.arm, tp=tp)
     return dataclasses.replace(made, arm=arm, estimate_s=minutes * 60.0, lanes=lanes, **changes)
@@ -245,7 +245,7 @@ def test_whether_slurm_may_run_a_job_again_is_the_sites_word(option):
      "parsable", "test-only", "partition", "account", "mem", "gres", "gpus-per-node", "cpus_per_task", "exclusive", "reservation", "wckey"],
 )  # fmt: skip
 def test_an_option_of_sbatch_that_is_this_tools_own_is_refused(option):
-    with pytest.raises(SettingsError, match=f"holds {option.replace('_', '-')}, which glm5bench sets itself") as refused:
+    with pytest.raises(SettingsError, match=f"contains {option.replace('_', '-')}, which glm5bench sets itself") as refused:
         one(job(), cluster=example(sbatch={"mail-type": "FAIL", option: "x"}))
 
     assert "example" in refused.value.where

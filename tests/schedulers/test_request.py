@@ -1,4 +1,4 @@
-"""What a job runs is plain JSON that says which version planned it, and its last word can be read by another."""
+"""Requests are plain JSON with the version that planned them, and end records can be read by another process."""
 
 from dataclasses import replace
 

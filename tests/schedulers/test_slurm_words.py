@@ -1,4 +1,4 @@
-"""What Slurm's commands print is read into plain values; a command that fails or is missing is no answer."""
+"""The output of Slurm's commands becomes plain values. A command that fails or is missing counts as no answer."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from glm5bench.schedulers.slurm.states import LIVE, TERMINAL, WAITING, Told
 
 @pytest.fixture
 def program(tmp_path, monkeypatch):
-    """Puts a small shell script in the place of a command of Slurm's; no other is there."""
+    """Replaces one Slurm command with a small shell script. All other commands are missing."""
     monkeypatch.setenv("PATH", str(tmp_path))
 
     def put(name, says="", *, code=0, first=""):

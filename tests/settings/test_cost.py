@@ -1,4 +1,4 @@
-"""What tokens cost."""
+"""The cost of tokens."""
 
 import csv
 
@@ -58,7 +58,7 @@ def test_a_gap_in_a_price_set_is_refused_with_what_to_type():
     with pytest.raises(SettingsError, match="no price for mi355x") as refused:
         refuse_gaps(price_table("b200=2.5"), {"b200", "mi355x", "unstated"})
 
-    assert refused.value.next_step == "--price b200=2.5,mi355x=USD"
+    assert refused.value.next_step == "put your own figures: --price b200=2.5,mi355x=1.48"
 
 
 def test_a_printed_command_has_the_prices_that_it_needs():

@@ -1,4 +1,4 @@
-"""An image of another version than the recipe's flags are named for is refused before anything is submitted."""
+"""An image whose version differs from that of the recipe's flags is refused before anything is submitted."""
 
 import pytest
 from conftest import plan
@@ -14,13 +14,13 @@ OWN = "engine.image=lmsysorg/sglang:"
 @pytest.mark.parametrize(
     ("settings", "said", "next_step"),
     [
-        ([OWN + "v0.5.13-cu130"], "is of version 0.5.13, and engine.version=0.5.12", "sglang:v0.5.12-cu130, or engine.version=0.5.13"),
-        (["engine.version=0.5.23"], "is of version 0.5.12, and engine.version=0.5.23", "engine.image=lmsysorg/sglang:v0.5.23-cu130"),
-        ([OWN + "v0.5.12.post1"], "is of version 0.5.12.post1", "engine.version=0.5.12.post1"),
-        (["engine.image=sglang_v0.5.13-cu130.sif"], "is of version 0.5.13", "engine.version=0.5.13"),
-        ([OWN + "latest"], "names another image each time", "engine.image=lmsysorg/sglang:v0.5.12"),
-        ([OWN + "nightly-dev-cu13"], "names another image each time", "engine.image=lmsysorg/sglang:v0.5.12"),
-        (["engine.image=registry:5000/mine/sglang"], "names another image each time", "engine.image=registry:5000/mine/sglang:v0.5.12"),
+        ([OWN + "v0.5.13-cu130"], "has version 0.5.13, but engine.version=0.5.12", "sglang:v0.5.12-cu130, or engine.version=0.5.13"),
+        (["engine.version=0.5.23"], "has version 0.5.12, but engine.version=0.5.23", "engine.image=lmsysorg/sglang:v0.5.23-cu130"),
+        ([OWN + "v0.5.12.post1"], "has version 0.5.12.post1", "engine.version=0.5.12.post1"),
+        (["engine.image=sglang_v0.5.13-cu130.sif"], "has version 0.5.13", "engine.version=0.5.13"),
+        ([OWN + "latest"], "points to a new image after each release", "engine.image=lmsysorg/sglang:v0.5.12"),
+        ([OWN + "nightly-dev-cu13"], "points to a new image after each release", "engine.image=lmsysorg/sglang:v0.5.12"),
+        (["engine.image=registry:5000/mine/sglang"], "points to a new image after each", "engine.image=registry:5000/mine/sglang:v0.5.12"),
     ],
 )  # fmt: skip
 def test_an_image_of_another_version_is_refused_with_the_one_that_fits(settings, said, next_step):
@@ -52,7 +52,7 @@ def test_an_image_that_may_be_of_this_version_is_taken(settings):
 
 @pytest.mark.parametrize("own", [["engine.image=mine.sif"], [], [OWN + "v0.5.13"]], ids=str)
 def test_two_versions_of_one_image_are_refused_with_the_way_to_compare_them(own):
-    with pytest.raises(SettingsError, match=r"engine\.version is 0\.5\.12 and 0\.5\.13, and both would run from ") as raised:
+    with pytest.raises(SettingsError, match=r"engine\.version is 0\.5\.12 and 0\.5\.13, but both use the image ") as raised:
         plan([compose("hardware=b200", f"engine.version={v}", *own) for v in ("0.5.12", "0.5.13")])
 
     assert "glm5bench diff" in raised.value.next_step

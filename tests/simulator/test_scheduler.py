@@ -79,7 +79,7 @@ def test_a_request_waits_while_its_tokens_do_not_fit_the_cache():
     s = scheduler(*(Request(i, 100, 100) for i in range(3)), limits=dataclasses.replace(ROOMY, capacity_tokens=300))
     s.step()
 
-    assert (s.n_running, s.n_waiting) == (2, 1)  # each sets 100 + 100/2 aside
+    assert (s.n_running, s.n_waiting) == (2, 1)  # each reserves 100 + 100/2
 
 
 def test_a_request_larger_than_the_cache_runs_alone_rather_than_never():

@@ -1,4 +1,4 @@
-"""The simulated server over real HTTP: SGLang's shapes, as transcripts of a real server show them."""
+"""The simulated server over real HTTP: the shapes of SGLang, compared with transcripts of a real server."""
 
 import json
 import subprocess

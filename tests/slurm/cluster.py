@@ -1,11 +1,14 @@
-"""A real Slurm of several nodes on this machine, with accounting, up in seconds, on loopback and in one directory.
+"""A real Slurm cluster of several nodes on this machine, with accounting, on loopback and in one directory. It starts in seconds.
 
-`python tests/slurm/cluster.py up DIR` makes it and prints `export SLURM_CONF=...`; `down DIR` ends it, by the process ids that stand in
-DIR; `kill DIR NODE` is a power cut, `start DIR NODE` brings the node back. Works as root and, where user namespaces are allowed, as an
-ordinary user. Needs Debian's packages of install.sh. DIR must be short: Unix sockets end at 107 characters.
+- `python tests/slurm/cluster.py up DIR` starts it and prints `export SLURM_CONF=...`.
+- `down DIR` stops it, by the process ids in DIR.
+- `kill DIR NODE` simulates a power cut, and `start DIR NODE` starts the node again.
 
-A node is a slurmd in its own PID, UTS and mount namespaces: its hostname is the node's, and when its first process is killed, its
-jobs are gone with it. GPUs are counted ones: the device of each is a symlink to /dev/null.
+It works as root and, if user namespaces are allowed, as an ordinary user. It needs the Debian packages of install.sh.
+DIR must be short: paths of Unix sockets have at most 107 characters.
+
+A node is a slurmd in its own PID, UTS and mount namespaces with its own hostname. If its first process is killed, the kernel kills its
+jobs too. GPUs are only counted: the device of each is a symlink to /dev/null.
 """
 
 from __future__ import annotations
@@ -29,12 +32,12 @@ PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbi
 
 
 def lacks() -> str:
-    """Why no cluster can be made here; empty where one can."""
+    """Why a cluster cannot be started here. Empty if it can."""
     missing = [p for p in PROGRAMS if not shutil.which(p, path=PATH)]
     if missing:
-        return f"{', '.join(missing)} not installed: `sh tests/slurm/install.sh` as root does it"
+        return f"{', '.join(missing)} not installed: run `sh tests/slurm/install.sh` as root"
     if subprocess.run([*_namespaces(), "true"], capture_output=True, check=False).returncode:
-        return "this kernel lets this user make no namespaces (unshare)"
+        return "this kernel does not let this user create namespaces (unshare)"
     return ""
 
 
@@ -54,11 +57,11 @@ class Cluster:
 
     @property
     def env(self) -> dict[str, str]:
-        """The environment of a login node of this cluster."""
+        """The environment variables of a login node of this cluster."""
         return {**os.environ, "SLURM_CONF": str(self.conf), "PATH": PATH}
 
     def up(self) -> Cluster:
-        """Starts every daemon and waits until all nodes are idle. On failure nothing is left running."""
+        """Starts every daemon and waits until all nodes are idle. After a failure no process is left."""
         try:
             return self._up()
         except BaseException:
@@ -85,7 +88,7 @@ class Cluster:
         return self
 
     def down(self) -> None:
-        """Ends everything that `up` and what ran on it started, and removes the directory."""
+        """Ends all processes of the cluster and of its jobs, and removes the directory."""
         for pid_file in sorted((self.base / "pid").glob("node.*")):
             self.kill_node(pid_file.name.removeprefix("node."))
         for name in ("unhold", "slurmctld", "slurmdbd", "mariadbd", "munged"):
@@ -96,15 +99,15 @@ class Cluster:
 
     @property
     def small(self) -> Path:
-        """A file system of 24 MiB that login node and nodes see (as root): it can be filled, and turned read-only."""
+        """A file system of 24 MiB that the login node and the nodes see (needs root). Tests can fill it or make it read-only."""
         return self.base / "small"
 
     def run(self, *command: str, check: bool = True) -> str:
-        """Standard output of one of Slurm's commands."""
+        """Standard output of a Slurm command."""
         return subprocess.run(command, env=self.env, capture_output=True, text=True, check=check, timeout=60).stdout.strip()
 
     def start_node(self, node: str) -> None:
-        """Boots a node."""
+        """Starts a node."""
         inside = (
             'hostname "$1" && mount --bind "$3/hosts" /etc/hosts; export SLURM_CONF=$3/slurm.conf;'
             ' "$2" -D -N "$1" -f "$3/slurm.conf" & p=$!; trap "kill -TERM $p" TERM; while kill -0 $p 2>/dev/null; do wait $p; done'
@@ -113,7 +116,7 @@ class Cluster:
         self._daemon(f"node.{node}", [*_namespaces(), "bash", "-c", inside, "node", node, slurmd, str(self.conf.parent)])
 
     def kill_node(self, node: str) -> None:
-        """A power cut: the first process of the node's namespace is killed, and with it the kernel kills all others."""
+        """Simulates a power cut: kills the first process of the node's namespace, so that the kernel kills all others."""
         outer = self._pid(f"node.{node}")
         for child in _children(outer):
             _signal(child, signal.SIGKILL)
@@ -122,14 +125,14 @@ class Cluster:
         (self.base / "pid" / f"node.{node}").unlink(missing_ok=True)
 
     def in_node(self, node: str, *command: str) -> None:
-        """Runs a command in the namespaces of a node; an ordinary user must enter its user namespace first."""
+        """Runs a command in the namespaces of a node. An ordinary user must enter its user namespace first."""
         inner = _children(self._pid(f"node.{node}"))[0]
         user = [] if os.geteuid() == 0 else ["--user", "--preserve-credentials"]
         entered = ["nsenter", "--target", str(inner), *user, "--mount", "--pid"]
         subprocess.run([*entered, *command], check=True, capture_output=True, timeout=30)
 
     def start_controller(self) -> None:
-        """Starts slurmctld; its jobs go on."""
+        """Starts slurmctld. Running jobs continue."""
         own_hosts = 'mount --bind "$1" /etc/hosts; shift; exec "$@"'
         user = [] if os.geteuid() == 0 else ["--user", "--map-current-user", "--keep-caps"]
         hosts = str(self.base / "etc" / "hosts")
@@ -138,7 +141,7 @@ class Cluster:
         until(lambda: self._answers("scontrol", "ping"), 30, "slurmctld")
 
     def stop_controller(self) -> None:
-        """Stops slurmctld; jobs and nodes go on."""
+        """Stops slurmctld. Jobs and nodes continue."""
         self._kill("slurmctld", signal.SIGTERM)
 
     def start_accounting(self) -> None:
@@ -147,7 +150,7 @@ class Cluster:
         until(lambda: self._answers("sacctmgr", "-n", "show", "cluster"), 60, "slurmdbd")
 
     def stop_accounting(self) -> None:
-        """Stops slurmdbd: sacct no longer answers."""
+        """Stops slurmdbd, so that sacct does not answer."""
         self._kill("slurmdbd", signal.SIGTERM)
 
     def _idle(self) -> list[str]:
@@ -162,7 +165,7 @@ class Cluster:
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.env, cwd=self.base, start_new_session=True
             )
         (self.base / "pid" / name).write_text(str(process.pid))
-        self._started[process.pid] = process  # to be waited for; another process that ends it knows the id only
+        self._started[process.pid] = process  # kept to wait for the process; another command that stops the cluster has only the id
 
     def _pid(self, name: str) -> int:
         try:
@@ -209,7 +212,7 @@ class Cluster:
         db, socket_, user = self.base / "db", self.base / "db" / "s.sock", getpass.getuser()
         install = ["mariadb-install-db", "--no-defaults", f"--user={user}", f"--datadir={db}", "--auth-root-authentication-method=normal"]
         (self.base / "tmp").mkdir()
-        tmp = f"--tmpdir={self.base}/tmp"  # a server that starts removes what another has in the same one
+        tmp = f"--tmpdir={self.base}/tmp"  # a server removes the files of others in the same directory when it starts
         subprocess.run([*install, "--skip-test-db", tmp], check=True, capture_output=True, env=self.env, timeout=120)
         small = "--innodb-buffer-pool-size=64M --innodb-log-file-size=64M --innodb-lock-wait-timeout=900 --performance-schema=OFF"
         own = f"--user={user} --datadir={db} --socket={socket_} --pid-file={db}/pid --bind-address=127.0.0.1 --port={self.port0 + 2}"
@@ -258,9 +261,9 @@ class Cluster:
         return f"NodeName={node} Name=gpu Type={kind} File={self.base}/dev/{node}/gpu[0-7] Flags={flag}\n"
 
     def unhold(self) -> None:
-        """Slurm lets every requeued job wait two minutes: here it is released as soon as nothing of its last run is left.
+        """Releases requeued jobs as soon as no process of their last run is left. Slurm itself makes them wait two minutes.
 
-        Sooner, slurmd says "Duplicate jobid" and the node is drained; and its credentials have a granularity of one second.
+        If a job is released sooner, slurmd reports "Duplicate jobid" and drains the node. Its credentials have a granularity of one second.
         """
         released: dict[str, str] = {}
         while True:
@@ -344,7 +347,7 @@ CommitDelay=1
 
 
 def until(condition: Callable[[], object], seconds: float, what: str) -> None:
-    """Waits until the condition holds. Raises TimeoutError that names what never came."""
+    """Waits until the condition is true. Raises TimeoutError with a description of the condition."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -391,7 +394,7 @@ def _step_daemons(job: str) -> bool:
 
 
 def main(arguments: list[str]) -> int:
-    """The commands of the module's docstring."""
+    """Runs the commands that the module's docstring lists."""
     if len(arguments) < 2:
         print(__doc__)
         return 2

@@ -1,4 +1,4 @@
-"""One real cluster a test worker, and a site on it: a directory of its own with a conf/cluster that says what this Slurm has."""
+"""One real cluster per test worker, and a site on it: a directory with a conf/cluster that describes this cluster."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from cluster import Cluster, lacks
 from program import ROOT, processes_of, required, until
 
 HERE = Path(__file__).resolve().parent
-# A window of half a second: a stall of a busy machine is no tenth of it, and the concurrency counts as reached.
+# Windows of half a second: a stall of a busy machine stays below a tenth of the window, so the concurrency counts as reached.
 SMALL = (
     "engine=simulated", "engine.time_scale=4", "workload.isl_tokens=1024", "workload.osl_tokens=128",
     "workload.prompts_per_concurrency=2", "workload.warmups_per_concurrency=0",
@@ -78,50 +78,50 @@ class Site:
         )
 
     def overrides(self, *more):
-        """`sweep` and the overrides of a campaign named c."""
+        """The arguments of `sweep` for a campaign named c."""
         return ["sweep", "--config-dir", "conf", "hydra/launcher=slurm", "cluster=test", "name=c", *more]
 
     def sweep(self, *more, **variables):
-        """A sweep that comes back at once. Raises where it fails."""
+        """Runs a sweep that returns immediately. Raises if it fails."""
         done = self.bench(*self.overrides(*more), **variables)
         assert done.returncode == 0, done.stderr
         return done
 
     def status(self, **variables):
-        """What `status --json` says."""
+        """The output of `status --json`."""
         done = self.bench("status", "--json", str(self.campaign), **variables)
         assert done.stdout, done.stderr
         return json.loads(done.stdout)
 
     def lines(self, kind=""):
-        """The lines of submissions.jsonl, of one kind."""
+        """The lines of submissions.jsonl with this kind."""
         lines = [json.loads(line) for line in (self.campaign / "submissions.jsonl").read_text().splitlines()]
         return [line for line in lines if kind in ("", line["kind"])]
 
     def resubmit(self, *more):
-        """What `resubmit --json` says."""
+        """The output of `resubmit --json`."""
         done = self.bench("resubmit", "--json", str(self.campaign), *more)
         assert done.stdout, done.stderr
         return json.loads(done.stdout)
 
     def over(self, seconds=150):
-        """The status when no job is live any more."""
+        """The status after the last job has ended."""
         return self.until(lambda: (s := self.status()) and not s["jobs"] and s, seconds, "the end of all jobs")
 
     def until(self, condition, seconds=60, what=""):
-        """The condition's value as soon as it is true; where it never is, with what there is to see."""
+        """The value of the condition as soon as it is true. If it never is, the error shows the state of the campaign."""
         try:
             return until(condition, what, seconds)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.tell()}") from error
 
     def tell(self):
-        """What there is to see when a test fails."""
+        """The state of the campaign and of Slurm, to print when a test fails."""
         logs = [f"{f.name}: {f.read_text()[-600:]}" for f in sorted(self.campaign.glob("jobs/submitit/*_log.err"))]
         return "\n".join([self.cluster.run("squeue", check=False), self.cluster.run("sinfo", "-NR", check=False), *logs])
 
     def beat(self, phase="measuring"):
-        """The heartbeat of some job in this phase, and its folder; None where there is none."""
+        """The heartbeat of a job in this phase, and its folder. None if no job is in this phase."""
         for path in self.campaign.glob("jobs/*/heartbeat.json"):
             beat = json.loads(path.read_text())
             if beat["phase"] == phase and time.time() - beat["time_utc_s"] < 5:
@@ -129,34 +129,34 @@ class Site:
         return None
 
     def measuring(self):
-        """The heartbeat of a job in mid-measurement."""
+        """The heartbeat of a job that is measuring."""
         return self.until(self.beat, 60, "a job that measures")
 
     def whole(self):
-        """Whole measurements, by key."""
+        """Complete measurements by key."""
         return Counter(f.name.partition(".")[0] for f in self.campaign.glob("points/*.h5"))
 
     def processes(self, word=""):
-        """Living processes of this site's jobs, by what their command line holds."""
+        """Live processes of this site's jobs whose command line contains this text."""
         found = {**processes_of(self.root), **processes_of(self.campaign)}
         return {pid: line for pid, line in found.items() if word in line}
 
     def job_pythons(self):
-        """The processes of the jobs themselves, on the nodes."""
+        """The job processes on the nodes, without srun."""
         return [pid for pid, line in self.processes("submitit.core._submit").items() if "srun" not in line]
 
     def job_executable(self):
-        """The Python that jobs are run with."""
+        """The Python that runs the jobs."""
         return sys.executable
 
     def assert_complete(self, n_points):
-        """Every point is whole, measured once, and nothing of this site runs any more."""
+        """Asserts that every point is complete and measured once, and that no process of this site is left."""
         now = self.over()
         assert now["counts"] == {"done": n_points}, [p for p in now["points"] if p["state"] != "done"] + [self.tell()]
         self.assert_once(n_points)
 
     def assert_once(self, n_points):
-        """So many whole points, none twice, all of them sound, and nothing left running."""
+        """Asserts this number of complete points, without duplicates and with valid files, and no process left."""
         assert self.whole() == dict.fromkeys(self.whole(), 1)
         assert len(self.whole()) == n_points
         checked = self.bench("check", str(self.campaign / "points"))
@@ -164,7 +164,7 @@ class Site:
         self.until(lambda: not self.processes(), 20, f"the end of {self.processes()}")
 
     def clean_up(self):
-        """Ends what a failed test left, and makes the cluster whole again for the next."""
+        """Ends the processes of a failed test, and repairs the cluster for the next test."""
         ids = self.cluster.run("squeue", "-h", "-o", "%A", check=False).split()
         if ids:
             self.cluster.run("scancel", *ids, check=False)

@@ -1,7 +1,7 @@
-"""A night in minutes: a campaign of many node jobs under random faults of every kind, resubmitted until it is complete.
+"""A campaign of many node jobs under random faults of every kind, resubmitted until it is complete.
 
-`python benchmarks/soak.py` runs the long one, the test run has a short one. It ends complete, with no point lost and none measured twice,
-or it says what is wrong.
+`python benchmarks/soak.py` runs the long version. The test suite runs a short one. The campaign must end complete, without lost points
+and without points that are measured twice. Otherwise the error shows what is wrong.
 """
 
 import os
@@ -18,19 +18,19 @@ PAUSE_S = (1.0, 4.0)  # between faults
 
 
 class Soak:
-    """One campaign, and who throws stones at it."""
+    """One campaign, and the random faults that are injected into it."""
 
     def __init__(self, site, n_jobs, seed):
         self.site, self.n_jobs, self.random = site, n_jobs, random.Random(seed)
         self.thrown = Counter()
-        self.down = {}  # node -> when it comes back
+        self.down = {}  # node -> time when it is started again
         self.faults = [
             self.power_cut, self.requeue, self.scancel, self.kill_job, self.kill_job, self.kill_server, self.kill_server,
             self.drain, self.restart_controller, self.stop_accounting, self.preempt,
         ]  # fmt: skip
 
     def run(self):
-        """The number of points when all is complete. Raises AssertionError for a lost or a doubled one."""
+        """The number of points of the complete campaign. Raises AssertionError for a lost or duplicate point."""
         isl = ",".join(str(256 + 8 * i) for i in range(self.n_jobs // 2))
         asked = [
             *SMALL,
@@ -55,7 +55,7 @@ class Soak:
         return n_points
 
     def until_over(self):
-        """Faults at random instants, until nothing of the campaign is queued or runs."""
+        """Injects faults at random times until no job of the campaign is queued or running."""
         while self.site.status()["jobs"]:
             time.sleep(self.random.uniform(*PAUSE_S))
             self.nodes_back()
@@ -64,7 +64,7 @@ class Soak:
                 self.thrown[fault.__name__] += 1
 
     def heal(self):
-        """All nodes, the controller and accounting are there again."""
+        """Starts all nodes, the controller and accounting again."""
         for node in list(self.down):
             self.site.cluster.start_node(node)
             del self.down[node]

@@ -16,7 +16,7 @@ def test_three_hardwares_in_three_partitions_over_more_tasks_than_an_array_holds
     scripts = [f.read_text() for f in site.campaign.glob("jobs/submitit/*submission.sh")]
     site.assert_complete(12)
     assert "12 points submitted to Slurm as 12 jobs" in done.stderr
-    assert len(scripts) == 6  # MaxArraySize is 3: the four jobs of a partition are an array of three and a job
+    assert len(scripts) == 6  # MaxArraySize is 3, so the four jobs of a partition become an array of three and a single job
     assert sorted(s.count("--array=0-2%3") for s in scripts) == [0, 0, 0, 1, 1, 1]
     assert {re.search("--partition=(.*)", s)[1] for s in scripts} == {"h200", "b200", "mi355x"}
     assert all(("export SITE=mine" in s) == ("--gpus-per-node=mi355x:8" in s) == ("--partition=mi355x" in s) for s in scripts)
@@ -95,7 +95,7 @@ def test_the_doctor_names_what_conf_has_and_the_cluster_lacks(site):
     wrong = ["h200.gres=gpu:h300:8", "b200.partition=nosuch", "mi355x.mem=1G"]
     wrong = [f"cluster.hardware.{setting}" for setting in wrong] + ["+cluster.hardware.mi355x.max_time_min=9999"]
     done = site.bench("doctor", "--config-dir", "conf", "cluster=test", "hardware=h200,b200,mi355x", *wrong)
-    lacks = [line for line in done.stdout.splitlines() if line.startswith("LACKS")]
+    lacks = [line for line in done.stdout.splitlines() if line.startswith("MISSING")]
 
     assert done.returncode == 1
     assert ["b200: partition nosuch" in lacks[0], "h200: GPUs" in lacks[1], "max_time_min 9999 is more" in lacks[2]] == [True] * 3

@@ -1,4 +1,4 @@
-"""What happens at night: nodes die, jobs are preempted, requeued, out of time, cancelled, killed. A point is whole or absent."""
+"""Nodes die, and jobs are preempted, requeued, out of time, cancelled or killed. Every point is either complete or absent."""
 
 import json
 import os
@@ -9,14 +9,14 @@ from login import LONG, SMALL
 
 from glm5bench.archive.pointfile import read_point
 
-# points of four seconds each, a load so light that they take no longer on a busy machine
+# points of four seconds each, with a load so light that they take no longer on a busy machine
 TWELVE = (*LONG, "hardware=h200", "concurrency=2", "workload.prompts_per_concurrency=12", "repeat=0,1,2,3,4,5,6,7,8,9,10,11",
           "repeat_scope=run")  # fmt: skip
 FOUR = (*LONG, "hardware=h200", "concurrency=2,3,4,5")
 
 
 def resubmitted(site):
-    """What one `resubmit` sent, by class."""
+    """The points that one `resubmit` sent, by failure class."""
     made = site.resubmit()
     return sorted({p["class"] for p in made["points"] if p["is_sent"]})
 
@@ -31,7 +31,7 @@ def test_a_power_cut_of_the_node_costs_the_point_being_measured(site):
         site.until(lambda: site.status()["counts"].get("done", 0) == 4, 150, "Slurm to run it on the other node")
     finally:
         site.cluster.start_node(beat["node"])
-    nodes = {read_point(f)[0].provenance["host"] for f in site.campaign.glob("points/*.h5")}  # the cut may have cost a point's record
+    nodes = {read_point(f)[0].provenance["host"] for f in site.campaign.glob("points/*.h5")}  # the power cut may cost a record
 
     assert len(nodes) == 2
     assert before.items() <= site.whole().items()
@@ -65,8 +65,8 @@ def test_a_preempted_job_stops_cleanly_and_is_run_again_by_slurm(site):
 
 
 def test_a_job_stops_before_its_time_is_over_and_resubmit_sends_the_rest_with_more(site):
-    # Slurm's warning comes half a minute early, or later: after 50 to 80 s here. A start that takes half a minute longer than its estimate
-    # leaves room for points of two seconds and a half, and never for all of them, in one job that its estimate does not split.
+    # Slurm sends its warning up to half a minute early, here after 50 to 80 s. The server start takes half a minute longer than estimated.
+    # This leaves time for some points of two and a half seconds, but never for all of them. The estimate does not split the job.
     short = ["+cluster.hardware.h200.time_limit_min=3", "cluster.stop_before_s=100", "engine.fault='slow_start:150'"]
     site.sweep(*TWELVE, f"repeat={','.join(map(str, range(23)))}", *short)
     now = site.over()
@@ -77,7 +77,7 @@ def test_a_job_stops_before_its_time_is_over_and_resubmit_sends_the_rest_with_mo
     assert {job["time_factor"] for job in made["jobs"]} == {1.5}
     site.resubmit()
     site.over()
-    site.resubmit()  # where the machine was so busy that half as much again was not enough, either
+    site.resubmit()  # needed if the machine was so busy that a time limit 1.5 times as long was not enough
     site.assert_complete(23)
 
 
@@ -137,7 +137,7 @@ def test_a_drained_node_gets_no_new_job_and_the_campaign_goes_on_elsewhere(site)
 
 
 def test_a_node_that_is_always_bad_is_left_out_after_two_faults(site):
-    """On this node Python does not start: its file is covered by one that fails."""
+    """Python does not start on this node: a file that fails is mounted over it."""
     python = os.path.realpath(site.job_executable())
     site.cluster.in_node("h200-1", "mount", "--bind", "/bin/false", python)
     try:
@@ -156,7 +156,7 @@ def test_a_node_that_is_always_bad_is_left_out_after_two_faults(site):
 
 
 def test_failed_points_are_sent_again_by_the_campaign_itself(site):
-    """A fault of the simulated server's that kills it in the first point: one retry, on the node itself, and no more."""
+    """A fault kills the simulated server in the first point: there is exactly one retry, on the same node."""
     site.sweep(*SMALL, "hardware=h200", "concurrency=2", "engine.fault='die:3'", "retries=1")
     now = site.over()
 
@@ -174,7 +174,7 @@ def test_an_array_task_sends_what_its_time_was_too_short_for_by_itself(site):
 
 
 def test_cancel_starts_nothing_new(site):
-    many = ",".join(map(str, range(2, 22)))  # so that a slow machine cancels before they are all measured
+    many = ",".join(map(str, range(2, 22)))  # a slow machine must cancel before all points are measured
     site.sweep(*FOUR, f"concurrency={many}", "retries=1", "workload.isl_tokens=512,640")
     site.until(site.whole, 60, "the first point")
     os.kill(max(site.job_pythons()), signal.SIGKILL)

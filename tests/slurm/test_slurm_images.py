@@ -1,4 +1,4 @@
-"""The whole node job through Apptainer under the real Slurm: the server runs from an image on a node, the job beside it."""
+"""A complete node job with Apptainer under a real Slurm: the server runs in an image on a node, and the job runs outside it."""
 
 import os
 
@@ -11,7 +11,7 @@ from glm5bench.archive.pointfile import read_point
 
 @pytest.fixture
 def inside(simulated_image):
-    """Overrides and variables for servers that run from an image."""
+    """Overrides and environment variables for servers that run from an image."""
     return contained(simulated_image, "simulated.sif"), {**ENV, "PYTHONPATH": python_path()}
 
 

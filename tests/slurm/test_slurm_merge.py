@@ -1,4 +1,4 @@
-"""A merge whose shards are jobs of Slurm."""
+"""A merge with one Slurm job per shard."""
 
 from conftest import measured
 
@@ -31,7 +31,7 @@ def test_what_a_job_left_out_is_said_where_the_merge_was_typed(site):
     done = on_slurm(site, "--where", "hardware=b200")
 
     assert done.returncode == 1
-    assert f"left out: {site.root}/points/bad.h5" in done.stderr
+    assert f"skipped: {site.root}/points/bad.h5" in done.stderr
     assert len(collect([str(site.root / "all.h5")]).rows) == 2
 
 

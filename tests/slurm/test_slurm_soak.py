@@ -1,4 +1,4 @@
-"""The short soak: what the long one does with 300 jobs, `python tests/slurm/soak.py`, with as many as CI has time for."""
+"""The short version of the soak test, with as few jobs as CI has time for. The long version (`python benchmarks/soak.py`) has 300 jobs."""
 
 from soak import Soak
 

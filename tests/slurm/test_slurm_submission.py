@@ -1,4 +1,4 @@
-"""The command that submits is killed, Slurm does not answer, the disk is full: nothing is sent twice and nothing is forgotten."""
+"""If the submitting command is killed, Slurm does not answer or the disk is full, no job is sent twice and none is lost."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ TWO = (*SMALL, "hardware=h200", "workload.isl_tokens=512,640", "concurrency=2")
 
 
 def wrapped(site, program, script):
-    """A PATH on which this program of Slurm's is a script of ours; $REAL is the real one."""
+    """A PATH on which a script replaces this Slurm program. $REAL is the real program."""
     folder = site.root / f"bin-{program}"
     folder.mkdir()
     real = shutil.which(program, path=site.env["PATH"])
@@ -42,7 +42,7 @@ def test_a_sweep_killed_while_it_submits_and_typed_again_doubles_nothing(site, i
 
 
 def names(site):
-    """The job names that the campaign has asked for."""
+    """The job names of all submissions of the campaign."""
     return [line["name"] for line in site.lines("asked")]
 
 
@@ -110,7 +110,7 @@ def test_status_tells_from_files_while_slurm_does_not_answer(site):
 def test_accounting_that_is_down_changes_nothing(site):
     site.cluster.stop_accounting()
     try:
-        site.sweep(*LONG, "hardware=h200", "concurrency=2,3,4,5,6,7")  # so that a slow machine cancels before all are measured
+        site.sweep(*LONG, "hardware=h200", "concurrency=2,3,4,5,6,7")  # a slow machine must cancel before all points are measured
         site.until(site.whole, 60, "the first point")
         done = site.bench("cancel", str(site.campaign))
         now = site.over()
@@ -134,7 +134,7 @@ def test_a_controller_that_restarts_loses_no_job(site):
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 @pytest.mark.parametrize("harm", ["full", "read-only"])
 def test_an_output_directory_that_cannot_be_written_costs_no_whole_point(site, harm):
-    """The campaign's file system fills up, or turns read-only for the node, while it measures."""
+    """During the measurement the campaign's file system fills up, or becomes read-only for the node."""
     small = site.cluster.small
     site.campaign = small / harm / "c"
     points = str(site.campaign / "points")

@@ -1,4 +1,4 @@
-"""A cluster says what the jobs of each hardware ask for; a failure set what becomes of each class."""
+"""Clusters: the Slurm options for each hardware. Failure sets: the policy for each class."""
 
 import dataclasses
 
@@ -90,7 +90,7 @@ def test_no_job_stops_earlier_than_slurm_can_signal():
 
 
 def test_a_hardware_that_is_none_is_refused_with_those_that_are():
-    with pytest.raises(SettingsError, match=r"cluster\.hardware\.h2000 is no hardware") as refused:
+    with pytest.raises(SettingsError, match=r"cluster\.hardware\.h2000 is not a known hardware") as refused:
         overrides.compose("cluster=example", "+cluster.hardware.h2000.partition=gpu")
 
     assert "h200" in refused.value.next_step

@@ -1,4 +1,4 @@
-"""The formats that can be exported, and points as files of one."""
+"""The export formats, and points written as files of one format."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from . import inferencex, sglang, table, vllm
 from .summary_row import SummaryRow, summary_row
 
 FORMATS = ("vllm", "sglang", "inferencex", "csv", "parquet")
-Point = tuple[Mapping[str, Any], Callable[[], Measurement | None]]  # its summary; and how it is read, None where it is left out
+Point = tuple[Mapping[str, Any], Callable[[], Measurement | None]]  # its summary, and a function that reads it
 ORDER = ("source", "model", "hardware", "engine", "checkpoint", "precision", "speculative", "variant", "isl_tokens", "osl_tokens",
          "tp", "concurrency", "seed", "repeat", "digest")  # fmt: skip
 
 
 def export(format_: str, points: Iterable[Point], output: Path, *, detailed: bool = False) -> list[Path]:
-    """The files that were written: one, or of vLLM's several points one each in a directory. Nothing is overwritten.
+    """The files that were written: one file, or for several points in vLLM's format one file each in a directory. Nothing is overwritten.
 
-    Only `detailed` reads the points' times. Raises UsageError where a file stands there already.
+    The points' times are read only with `detailed`. Raises UsageError if a file already exists.
     """
     found = [(summary_row(values), read) for values, read in points]
     found.sort(key=lambda pair: [_sortable(pair[0][name]) for name in ORDER])
@@ -43,7 +43,7 @@ def _text(format_: str, rows: Sequence[SummaryRow]) -> str:
         return table.csv_text(rows)
     if format_ == "inferencex":
         return json.dumps([inferencex.inferencex_row(row) for row in rows], indent=2, allow_nan=False) + "\n"
-    return "".join(json.dumps(sglang.sglang_line(row)) + "\n" for row in rows)  # its own Infinity is the only constant: absent is null
+    return "".join(json.dumps(sglang.sglang_line(row)) + "\n" for row in rows)  # SGLang writes a bare Infinity; absent values are null
 
 
 def _vllm(found: Sequence[tuple[SummaryRow, Callable[[], Measurement | None]]], output: Path, *, detailed: bool) -> list[Path]:
@@ -69,5 +69,5 @@ def _new(path: Path, write: Callable[[Path], None]) -> Path:
     try:
         write_whole(path, write, is_new=True)
     except Taken as error:
-        raise UsageError(f"{path} exists already, and is not overwritten.", next_step="another -o FILE") from error
+        raise UsageError(f"{path} already exists, and is not overwritten.", next_step="give another -o FILE") from error
     return path

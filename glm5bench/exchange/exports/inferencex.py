@@ -1,4 +1,4 @@
-"""A point as a row of InferenceX's aggregate files: seconds without a suffix, throughput a GPU, interactivity of each statistic of TPOT."""
+"""A point as a row of InferenceX's aggregate files: seconds without a suffix, throughput per GPU, interactivity per statistic of TPOT."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ METRICS = {"ttft": "ttft", "tpot": "tpot", "itl": "itl_chunk", "e2el": "e2el"}
 
 
 def inferencex_row(row: SummaryRow) -> dict[str, Any]:
-    """The row's object. Its readers take tp for the number of GPUs: where it is another, that stands in `glm5bench`."""
+    """The row as an object. Readers of these files use tp as the number of GPUs; `glm5bench` contains the actual number."""
     made: dict[str, Any] = {
         "hw": row["hardware"],
         "image": row["image"],

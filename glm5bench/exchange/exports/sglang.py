@@ -1,8 +1,8 @@
 """A point as a line of SGLang's serving benchmark.
 
-What that tool calls ITL depends on its backend and on the accept length (exchange.foreign.sglang): a gap is written under its name where
-that is what it means, and always under a name of its own, mean_itl_chunk_ms or mean_itl_token_ms. A closed loop has the request rate
-Infinity, bare, as the tool writes it.
+In that tool, the meaning of ITL depends on the backend and on the accept length (exchange.foreign.sglang). The gap with that meaning is
+written as ITL. Another gap gets its own name, mean_itl_chunk_ms or mean_itl_token_ms. A closed loop has the request rate Infinity,
+without quotes, as the tool writes it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ BACKENDS = {"completions": "sglang-oai", "chat": "sglang-oai-chat", "generate": 
 
 
 def sglang_line(row: SummaryRow) -> dict[str, Any]:
-    """The line's object."""
+    """The line as an object."""
     backend = row.backend(BACKENDS)
     made = {
         "tag": row.tag,
@@ -51,7 +51,7 @@ def sglang_line(row: SummaryRow) -> dict[str, Any]:
 
 
 def _gap(backend: str | None, acceptance_length: float | None) -> str | None:
-    """Which of our gaps is that backend's ITL."""
+    """The gap that this backend calls ITL; None if neither gap has that meaning."""
     if backend == "sglang":
         return "itl_token"
     return None if acceptance_length and backend in ("sglang-oai", "sglang-oai-chat") else "itl_chunk"

@@ -1,7 +1,7 @@
 """Points as a table with every column of the summary: CSV, a pandas frame, Parquet.
 
-Columns are those of archive.columns.COLUMNS, in their order and of their kinds; an absent value is an empty cell, or null. In Parquet
-each column's unit and definition stand in its field's metadata.
+The columns are archive.columns.COLUMNS, in the same order and with the same kinds. An absent value is an empty cell, or null. In Parquet
+the metadata of each field contains the column's unit and definition.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ KINDS = {"text": "string", "count": "Int64", "figure": "float64"}
 
 
 def csv_text(rows: Sequence[SummaryRow]) -> str:
-    """A line of names, and a line a point. A float is written so that it is read back the same."""
+    """One line of names, then one line per point. A float is written so that reading it gives the same value."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([c.name for c in COLUMNS])
@@ -37,7 +37,7 @@ def _cell(value: Any) -> str:
 
 
 def frame(rows: Sequence[SummaryRow]) -> pd.DataFrame:
-    """A row a point, columns of pandas' types that know what is absent."""
+    """One row per point, with pandas' nullable column types."""
     import pandas as pd  # it takes a second to import
 
     columns = {c.name: pd.Series([row[c.name] for row in rows], dtype=object) for c in COLUMNS}

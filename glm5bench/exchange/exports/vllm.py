@@ -1,7 +1,7 @@
-"""A point as `vllm bench serve --save-result` would write it, from its summary: also of a point without times of requests.
+"""A point in the format of `vllm bench serve --save-result`, made from its summary. Also works for points without request times.
 
-Its ITL is the gap between chunks; that of tokens stands beside it as mean_itl_token_ms and so on. Facts are flat fields, as
-`--metadata` makes them.
+ITL is the gap between chunks. The gap between tokens is written as mean_itl_token_ms and so on. Facts are flat fields, as `--metadata`
+writes them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ BACKENDS = {"completions": "openai", "chat": "openai-chat", "generate": "sglang"
 
 
 def vllm_json(row: SummaryRow, m: Measurement | None = None) -> dict[str, Any]:
-    """The file's one object. Of a measurement with the times of each request, where they are known."""
+    """The file's single object. With `m`, it also contains the times of each request, if they are known."""
     backend, rate = row.backend(BACKENDS), row.request_rate
     made = {
         "date": row["started_utc"].replace("-", "").replace(":", "").replace("T", "-")[:15],

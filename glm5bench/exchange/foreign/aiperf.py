@@ -1,9 +1,12 @@
-"""AIPerf's `profile_export_aiperf.json`, a summary of one run, and its `profile_export.jsonl`, a line a request.
+"""AIPerf's `profile_export_aiperf.json`, a summary of one run, and its `profile_export.jsonl`, one line per request.
 
-Source: aiperf/metrics/types of 0.13. What it calls inter-token latency is a request's mean, so TPOT here; its gap between chunks is
-inter_chunk_latency. Its `output_token_throughput_per_user` is a mean over requests of 1 / TPOT, which is none of ours. From the lines of
-requests the figures are computed again; how many requests were to be in flight only the summary says. If both files of a run are read
-together, they become one point: its times come from the lines, everything else from the summary.
+Source: aiperf/metrics/types of 0.13. Its terms differ from those of glm5bench:
+
+- Its inter-token latency is the mean of one request, which is TPOT here. Its gap between chunks is inter_chunk_latency.
+- Its `output_token_throughput_per_user` is a mean over requests of 1 / TPOT, which glm5bench does not have.
+
+Figures are computed again from the request lines. Only the summary states the concurrency that was asked for. If both files of a run are
+read together, they become one point: its times come from the lines, everything else from the summary.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ FIGURES = {
     "output_token_throughput_per_user": "mean_of_request_tok_s_user", "input_sequence_length": "mean_isl_tokens",
     "output_sequence_length": "mean_osl_tokens",
 }  # fmt: skip
-COUNTS = {"total_output_tokens": "output_tokens", "total_osl": "output_tokens", "total_isl": "prompt_tokens"}  # the second with reasoning
+COUNTS = {"total_output_tokens": "output_tokens", "total_osl": "output_tokens", "total_isl": "prompt_tokens"}  # osl: with reasoning
 TAKEN = (*LATENCIES, *FIGURES, *COUNTS, "benchmark_duration", "request_count", "error_request_count")
 DEFINITIONS = {
     "mean_of_request_tok_s_user": "mean over requests of 1 / TPOT",
@@ -37,7 +40,7 @@ DEFINITIONS = {
 
 
 def told(file: ForeignFile) -> Results:
-    """The one entry of a summary, or of all lines of requests. Raises FileError for what is none."""
+    """One entry: a summary, or all request lines of a file. Raises FileError for a file of another kind."""
     if any(isinstance(value, dict) and {"metadata", "metrics"} <= set(value) for value in documents(file)):
         read = entries(file, "aiperf_requests")
         return Results([_of_requests(read.entries, read.bad)], [])
@@ -45,7 +48,7 @@ def told(file: ForeignFile) -> Results:
 
 
 def joined(pairs: Sequence[Pair]) -> list[Pair]:
-    """The same, with the summary and the lines of one run as one."""
+    """The same pairs, with the summary and the lines of one run joined."""
     summaries = [pair for pair in pairs if pair[0].requests is None]
     found, used = [], []
     for told, file in (pair for pair in pairs if pair[0].requests is not None):
@@ -82,7 +85,7 @@ def _of_summary(entry: Entry) -> Told:
         definitions=defined(stated, DEFINITIONS | notes, CLIENT),
         workload=_workload(config),
         provenance={
-            "date": entry.text("start_time") or "",  # of a clock whose zone it does not say
+            "date": entry.text("start_time") or "",  # the time zone is not stated
             "client_version": entry.text("aiperf_version") or "",
             "is_complete": not entry.truth("was_cancelled"),
         },
@@ -90,7 +93,7 @@ def _of_summary(entry: Entry) -> Told:
 
 
 def _model(config: Entry) -> str | None:
-    """The first model, by the name of today for it or by that of earlier versions."""
+    """The first model, from the current field or from the field of earlier versions."""
     named = next((item.text("name") for item in config.child("models").children("items")), None)
     older = config.child("endpoint").listed("model_names")
     return named or next((name for name in older if isinstance(name, str) and name), None)
@@ -113,7 +116,7 @@ def _figures(entry: Entry) -> dict[str, float]:
 
 
 def _unit(metric: Entry) -> float:
-    """Seconds of its unit. Raises FileError for one that is no time."""
+    """The metric's unit in seconds. Raises FileError if it is not a unit of time."""
     unit = metric.text("unit")
     if unit not in SECONDS:
         raise metric.wrong("unit", f"one of {', '.join(SECONDS)}")
@@ -135,14 +138,14 @@ def _is_percentile(key: str) -> bool:
 
 
 def _requests(entry: Entry) -> dict[str, float]:
-    """Whole answers and errors: `request_count` is of the whole ones."""
+    """Counts of complete answers and of errors. `request_count` counts only complete answers."""
     whole = entry.child("request_count").count("avg")
     failed = entry.child("error_request_count").count("avg") or sum(e.count("count") or 0 for e in entry.children("error_summary"))
     return {} if whole is None else {"n_requests": whole + failed, "n_failed": failed}
 
 
 def _phase(config: Entry) -> Entry:
-    """How requests were sent: the phase that was measured, or `loadgen` of earlier versions."""
+    """How requests were sent: the measured phase, or `loadgen` of earlier versions."""
     return next((p for p in config.children("phases") if p.text("kind") == "profiling"), config.child("loadgen"))
 
 
@@ -168,7 +171,7 @@ def _workload(config: Entry) -> dict[str, Any]:
 
 
 def _of_requests(lines: list[Entry], bad: Sequence[FileError]) -> Told:
-    """The run of these requests: those of the phase that was measured. A line that cannot be read is a request that failed."""
+    """The run of these requests. Only the measured phase is used. A line that cannot be read counts as a failed request."""
     started: list[int] = []
     timed: list[tuple[float, float, list[float] | None, int, int, str]] = []
     seen: set[str] = set()
@@ -188,8 +191,8 @@ def _of_requests(lines: list[Entry], bad: Sequence[FileError]) -> Told:
         timed.append(told)
     if not timed:
         older = "request_start_ns" not in lines[0].child("metadata").values
-        why = "These are lines of AIPerf of before its pull request 325, which do not say when a request began"
-        raise lines[0].error(why if older else "No line is of a request that was measured")
+        why = "These lines are from AIPerf before its pull request 325, and do not state when a request began"
+        raise lines[0].error(why if older else "No line belongs to the measured phase")
     if all(_is_not_streamed(line) for line in lines):
         raise lines[0].error(
             f"{len(lines)} answers were not streamed: they have no time_to_first_token",
@@ -207,7 +210,7 @@ def _of_requests(lines: list[Entry], bad: Sequence[FileError]) -> Told:
 
 
 def _is_not_streamed(line: Entry) -> bool:
-    """Whether a line has the latency of an answer, but not that of its first token: without --streaming there is none."""
+    """Whether a line has the latency of an answer but not of its first token. This happens without --streaming."""
     metrics = line.values.get("metrics")
     return isinstance(metrics, dict) and "request_latency" in metrics and "time_to_first_token" not in metrics
 
@@ -220,7 +223,7 @@ def _timed_or_failed(line: Entry) -> tuple[float, float, list[float] | None, int
 
 
 def _timed(line: Entry) -> tuple[float, float, list[float] | None, int, int, str]:
-    """TTFT, latency, gaps, prompt and output tokens, error of a request. Raises FileError for a whole answer without its times."""
+    """TTFT, latency, gaps, prompt and output tokens, and error of a request. Raises FileError for a complete answer without times."""
     metrics = line.child("metrics")
     if line.values.get("error") or line.child("metadata").truth("was_cancelled"):
         return 0.0, 0.0, None, 0, 0, str(line.values.get("error") or "cancelled")

@@ -1,7 +1,7 @@
-"""A CSV with named columns, a row a point: what `export csv` writes, the published points.csv, or one's own.
+"""A CSV with named columns and one row per point: the output of `export csv`, the published points.csv, or your own file.
 
-Columns are the summary's (archive.columns.COLUMNS), latencies also in `_ms`, and the few names of points.csv. A column that is nearly one
-of them is an error; another one is kept under its own name: numbers among the figures, texts beside them.
+Known columns are those of the summary (archive.columns.COLUMNS), latencies also in `_ms`, and the few names of points.csv. A name that is
+similar to a known one is an error. Any other column is kept under its own name: numbers as figures, texts as metadata.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ CLIENT = "csv"
 ALIASES = {"isl": "isl_tokens", "osl": "osl_tokens", "tpot_ms": "tpot_median_s"}
 OF_THE_ROW = ("key", "digest", "validity", "reasons", "definitions", "source", "client", "few_samples")
 PROVENANCE = {"node": "host", "job_id": "job_id", "started_utc": "start_utc", "measured_on": "measured_on", "reasons": "reasons"}
-OTHERS = (  # of the tables, made with prices and windows
+OTHERS = (  # columns of the tables, computed with prices and windows
     "cost_usd_per_mtok", "input_cost_usd_per_mtok", "output_cost_usd_per_mtok", "node_cost_usd_per_mtok", "tput_per_mw_tok_s",
     "steady_tput_per_gpu_tok_s", "peak_output_tput_per_gpu_tok_s",
 )  # fmt: skip
 COST = {"cost_usd_per_mtok": "$ per million tokens, at the source's prices"}
-FURTHER = re.compile(r"(ttft|tpot|itl_chunk|itl_token|e2el)_(min|max|p[\d.]+)_m?s")  # statistics that no column has
-NEAR = 0.85  # of difflib's ratio: a mistyped name
+FURTHER = re.compile(r"(ttft|tpot|itl_chunk|itl_token|e2el)_(min|max|p[\d.]+)_m?s")  # statistics without a column
+NEAR = 0.85  # difflib's ratio from which a name counts as mistyped
 
 
 def told(file: ForeignFile) -> Results:
-    """One entry a row; a wrong one costs itself only. Raises FileError that names line and column for a header, or if no row is left."""
+    """One entry per row. A wrong row affects only itself. Raises FileError if the header is wrong or no row is valid."""
     reader = csv.reader(io.StringIO(file.text, newline=""), strict=True)
     results = Results([], [])
     try:
@@ -57,32 +57,32 @@ def told(file: ForeignFile) -> Results:
         except FileError as error:
             results.bad.append(error)
     if not results.told:
-        none = FileError("The file has no row under its names of columns.", path=file.path, next_step=_NEXT)
+        none = FileError("The file has no rows below its header.", path=file.path, next_step=_NEXT)
         raise results.bad[0] if results.bad else none
     return results
 
 
 def _no_csv(file: ForeignFile, line: int, error: Exception) -> FileError:
-    return FileError(f"The file is no CSV: {error}.", path=f"{file.path}, line {line}", next_step=_NEXT)
+    return FileError(f"The file is not valid CSV: {error}.", path=f"{file.path}, line {line}", next_step=_NEXT)
 
 
-_NEXT = "docs/exchange.md names the columns"
+_NEXT = "see docs/exchange.md for the columns"
 
 
 def _refuse_header(header: list[str], file: ForeignFile) -> None:
     known = [*BY_NAME, *ALIASES, *OTHERS, *PROVENANCE]
     for name in header:
         if header.count(name) > 1 or not name:
-            raise FileError(f"The column {name!r} stands there twice or has no name.", path=f"{file.path}, line 1", next_step=_NEXT)
+            raise FileError(f"The column {name!r} occurs twice or has no name.", path=f"{file.path}, line 1", next_step=_NEXT)
         near = difflib.get_close_matches(_figure(name)[0], known, 1, NEAR)
         if near and _figure(name)[0] not in known and not FURTHER.fullmatch(name):
-            raise FileError(f"There is no column {name!r}.", path=f"{file.path}, line 1", next_step=f"it is nearly {near[0]}: rename it")
+            raise FileError(f"Unknown column {name!r}.", path=f"{file.path}, line 1", next_step=f"rename the column if you mean {near[0]}")
     if not any(name in known for name in header):
-        raise FileError("None of its columns is one of a point.", path=f"{file.path}, line 1", next_step=_NEXT)
+        raise FileError("None of the columns is known.", path=f"{file.path}, line 1", next_step=_NEXT)
 
 
 def _figure(name: str) -> tuple[str, float]:
-    """The figure that a column holds, and its unit in ours: tpot_mean_ms is tpot_mean_s in thousandths."""
+    """The figure in a column, and the factor to its unit here: tpot_mean_ms is tpot_mean_s with a factor of 1e-3."""
     if name in ALIASES:
         return ALIASES[name], 1e-3 if name.endswith("_ms") else 1.0
     seconds = f"{name.removesuffix('_ms')}_s"
@@ -92,32 +92,32 @@ def _figure(name: str) -> tuple[str, float]:
 def _row(file: ForeignFile, line: int, header: list[str], cells: list[str]) -> _Row:
     where = f"{file.path}, line {line}"
     if len(cells) != len(header):
-        raise FileError(f"The line has {len(cells)} cells, and there are {len(header)} columns.", path=where, next_step=_NEXT)
+        raise FileError(f"The line has {len(cells)} cells, but the header has {len(header)} columns.", path=where, next_step=_NEXT)
     absent = ("", "nan")
     return _Row(where, {name: cell.strip() for name, cell in zip(header, cells, strict=True) if cell.strip().lower() not in absent})
 
 
 @dataclass(frozen=True)
 class _Row:
-    """The cells of a line by their column; an empty one is absent."""
+    """The cells of a line by column. Empty cells are absent."""
 
     where: str
     cells: Mapping[str, str]
 
     def wrong(self, column: str, what: str) -> FileError:
-        """A cell that is not what its column holds."""
-        said = f"{what}, and is {self.cells[column]!r:.60}"
+        """The error for a cell that does not fit its column."""
+        said = f"{what}, but is {self.cells[column]!r:.60}"
         return FileError(f"{said}.", path=f"{self.where}, column {column}", next_step="correct the cell, or leave it empty")
 
     def fact(self, column: str, name: str) -> Any:
-        """A fact of the point."""
+        """The cell as a fact of the point."""
         try:
             return fact(name, self.cells[column])
         except ValueError as error:
             raise self.wrong(column, str(error)) from error
 
     def number(self, column: str) -> float:
-        """A finite number."""
+        """The cell as a finite number."""
         number = _number(self.cells[column])
         if number is None:
             raise self.wrong(column, "it should be a finite number")
@@ -168,11 +168,11 @@ def _counted(row: _Row, column: str) -> int:
 
 def _refuse_definitions(row: _Row) -> None:
     if "definitions" in row.cells and row.number("definitions") != DEFINITIONS:
-        raise row.wrong("definitions", f"this program has version {DEFINITIONS} of the figures' definitions")
+        raise row.wrong("definitions", f"it should be {DEFINITIONS}, the version of the figures' definitions in this program")
 
 
 def _source(cells: Mapping[str, str]) -> str | None:
-    """Measured, simulated or published; another word names who published it."""
+    """Measured, simulated or published. Any other word is the name of the publisher."""
     word = cells.get("source")
     return None if word is None else word if word in SOURCES else "published"
 

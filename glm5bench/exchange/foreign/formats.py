@@ -1,4 +1,4 @@
-"""The formats that can be imported, and a file of one as measurements."""
+"""The import formats, and their files as measurements."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def imported(format_: str, path: Path, said: Given, bad: list[FileError] | None 
 
 
 def imported_together(format_: str, paths: Sequence[Path], said: Given, bad: list[FileError] | None = None) -> list[Measurement]:
-    """The points of some files of one format, with what the user says of them. Two files of one AIPerf run are one point.
+    """The points of files of one format, with the facts that the user gives. Two files of one AIPerf run become one point.
 
-    An entry that cannot be read is added to `bad`, and the others are read. Without `bad` it is raised. Raises FileError for a file of
-    another kind or without a readable entry, SettingsError if a file and the user contradict each other.
+    The error of an entry that cannot be read is added to `bad`; without `bad` it is raised. Raises FileError for a file of another kind
+    or without a readable entry, SettingsError if a file and the user contradict each other.
     """
     files = [foreign_file(path) for path in paths]
     results = [FORMATS[format_](file) for file in files]
@@ -45,7 +45,7 @@ def imported_together(format_: str, paths: Sequence[Path], said: Given, bad: lis
 
 
 def _measurements(pairs: Sequence[Pair], said: Given, format_: str) -> tuple[list[Measurement], list[FileError]]:
-    """A measurement for each entry, and why others are none."""
+    """A measurement for each valid entry, and the errors of the others."""
     points, wrong = [], []
     for told, file in pairs:
         try:

@@ -1,9 +1,14 @@
-"""GuideLLM's JSON report: one entry a benchmark of it.
+"""GuideLLM's JSON report: one entry per benchmark.
 
-Source: guidellm/schemas and guidellm/benchmark/schemas of 0.8. Where it keeps its requests (it does unless it samples), the figures are
-computed again from their start, first and last token; gaps between chunks it does not keep. Its own figures stand beside under names of
-their own: its TPOT counts the first token, its ITL weighs each request's mean by its tokens, its latency ends with the HTTP answer, and
-its percentiles are values that occurred.
+Source: guidellm/schemas and guidellm/benchmark/schemas of 0.8. GuideLLM stores its requests unless it samples them. If they are stored,
+figures are computed again from each request's start, first token and last token. Gaps between chunks are not stored.
+
+Its own figures are kept under separate names, because they are defined differently:
+
+- its TPOT counts the first token;
+- its ITL weighs the mean of each request by its tokens;
+- its latency ends with the HTTP answer;
+- its percentiles are observed values, without interpolation.
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ OWN = {
     "time_to_first_token_ms": ("ttft_of_occurred", 1e-3), "time_per_output_token_ms": ("tpot_with_first_token", 1e-3),
     "inter_token_latency_ms": ("tpot_token_weighted", 1e-3), "request_latency": ("e2el_of_http", 1.0),
 }  # fmt: skip
-TTFT = {"mean": "ttft_mean_s", "std_dev": "ttft_std_s", "count": "ttft_n"}  # only its percentiles are defined otherwise
+TTFT = {"mean": "ttft_mean_s", "std_dev": "ttft_std_s", "count": "ttft_n"}  # only its percentiles are defined differently
 RATES = {
     "requests_per_second": "request_rate_rps", "output_tokens_per_second": "output_tput_tok_s", "tokens_per_second": "total_tput_tok_s",
     "prompt_tokens_per_second": "input_tput_tok_s", "request_concurrency": "mean_concurrency",
@@ -39,9 +44,9 @@ DEFINITIONS = {
 
 
 def told(file: ForeignFile) -> Results:
-    """One entry a benchmark. Raises FileError for what is none."""
+    """One entry per benchmark. Raises FileError for a file of another kind."""
     read = entries(file, "guidellm")
-    report: dict[int, Entry] = {}  # of each benchmark, by its number in the file
+    report: dict[int, Entry] = {}  # number of a benchmark in the file -> the entry that contains it
     benchmarks: list[Entry] = []
     for entry in read.entries:
         for value in entry.listed("benchmarks"):
@@ -51,7 +56,7 @@ def told(file: ForeignFile) -> Results:
             report[len(benchmarks)] = entry
             benchmarks.append(Entry(value, file, len(benchmarks), f"benchmarks[{len(benchmarks)}]."))
     if not benchmarks:
-        raise read.bad[0] if read.bad else read.entries[0].error("It holds no benchmark")
+        raise read.bad[0] if read.bad else read.entries[0].error("The report contains no benchmark")
 
     def told_of(benchmark: Entry) -> Told:
         entry = report[benchmark.index]
@@ -61,7 +66,7 @@ def told(file: ForeignFile) -> Results:
 
 
 def _lengths(entry: Entry) -> dict[str, Any]:
-    """Nominal lengths, of synthetic prompts that are all as long."""
+    """Nominal lengths, if the prompts are synthetic and all have the same length."""
     data = list(entry.child("config").child("spec").children("data"))
     if len(data) != 1 or data[0].values.get("kind") != "synthetic_text":
         return {}
@@ -138,7 +143,7 @@ def _workload(strategy: Entry) -> dict[str, Any]:
 
 
 def _requests(b: Entry) -> Any:
-    """The raw times of all requests that ended; None where some are not in the file. What the run's own end cut short is left out."""
+    """The raw times of all requests that ended; None if some are not in the file. Requests cut off by the end of the run are left out."""
     groups, totals = b.child("requests"), b.child("metrics").child("request_totals")
     timed = [_timed(request, name == "successful") for name in ("successful", "errored") for request in groups.children(name)]
     n = (totals.count("successful") or 0) + (totals.count("errored") or 0)
@@ -149,7 +154,7 @@ def _requests(b: Entry) -> Any:
 
 
 def _timed(request: Entry, is_whole: bool) -> tuple[float, float, float, int, int, str] | None:
-    """Start, TTFT, latency, prompt and output tokens, error of a request; None where one is not in the file."""
+    """Start, TTFT, latency, prompt and output tokens, and error of a request; None if a value is not in the file."""
     times = request.child("info").child("timings")
     start, first, last = (times.number(key) for key in ("request_start", "first_token_iteration", "last_token_iteration"))
     prompt, output = request.count("prompt_tokens"), request.count("output_tokens")

@@ -1,8 +1,8 @@
-"""What a foreign result says, and the Measurement that becomes of it.
+"""The content of a foreign result, and the Measurement that is made from it.
 
-Enters: what an importer read (`Told`), and what the user says of it (`--set`). Leaves: a Measurement whose point names every fact that
-every point has; what neither says is absent: `unstated`, or None. Figures stand under the names of archive.summary's columns where they
-are that column by definition, and under names of their own where not.
+Enters: what an importer read (`Told`), and the facts that the user gives (`--set`). Leaves: a Measurement whose point has every required
+fact. A fact from neither source is `unstated` or None. A figure gets the name of an archive.summary column if both have the same
+definition, and a separate name otherwise.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ...errors import FileError, SettingsError
 from ...values.plain import digest_of
 from .reading import MAX_TEXT, Entry, ForeignFile, Read
 
-UNSTATED = "unstated"  # the word of `glm5bench load`
+UNSTATED = "unstated"  # the same word as in `glm5bench load`
 TEXTS: dict[str, str] = {
     "hardware": UNSTATED, "engine": UNSTATED, "engine_version": "", "image": "", "model": UNSTATED, "checkpoint": UNSTATED,
     "precision": UNSTATED, "speculative": UNSTATED, "endpoint": UNSTATED, "server_scope": UNSTATED, "variant": "",
@@ -40,7 +40,7 @@ RATES_BY_SCALE = re.compile(r"_tok_s$|_tok_s_user$|_rps$|_per_s$")
 
 @dataclass(frozen=True)
 class Told:
-    """What one entry says. `point`: facts; `guessed`: facts that the user may say otherwise; `stated`: figures, seconds and tokens."""
+    """The content of one entry. `point`: facts; `guessed`: facts that the user may override; `stated`: figures, in seconds and tokens."""
 
     client: str
     entry: int
@@ -52,8 +52,8 @@ class Told:
     provenance: dict[str, Any] = field(default_factory=dict)
     requests: Requests | None = None
     source: str | None = None
-    is_simulated_time: bool = False  # figures of a simulated server are in its time already, and not of its clock
-    summary: ForeignFile | None = None  # a second file of the same run, which facts and figures are from
+    is_simulated_time: bool = False  # figures of a simulated server are already in simulated time
+    summary: ForeignFile | None = None  # a second file of the same run, from which facts and figures come
 
 
 Pair = tuple[Told, ForeignFile]
@@ -61,14 +61,14 @@ Pair = tuple[Told, ForeignFile]
 
 @dataclass(frozen=True)
 class Results:
-    """What the entries of a file say, and why others say nothing."""
+    """The entries of a file that could be read, and the errors of the others."""
 
     told: list[Told]
     bad: list[FileError]
 
 
 def each(read: Read, told: Callable[[Entry], Told]) -> Results:
-    """What each entry says; one that is wrong costs itself only. Raises FileError if none is left."""
+    """The results of `told` for all entries. A wrong entry affects only itself. Raises FileError if no entry is valid."""
     results = Results([], list(read.bad))
     for entry in read.entries:
         try:
@@ -82,35 +82,35 @@ def each(read: Read, told: Callable[[Entry], Told]) -> Results:
 
 @dataclass(frozen=True)
 class Given:
-    """What the user says of the files: facts, and the source."""
+    """What the user states about the files: facts, and the source."""
 
     facts: dict[str, Any] = field(default_factory=dict)
     source: str | None = None
 
 
 def given(pairs: Sequence[str], source: str | None = None) -> Given:
-    """The facts of `--set name=value`. Raises SettingsError for a name that no point has, or a value of another kind."""
+    """The facts from `--set name=value`. Raises SettingsError for an unknown name or an invalid value."""
     facts: dict[str, Any] = {}
     for pair in pairs:
         name, has_value, value = pair.partition("=")
         if name not in FACTS or not has_value:
-            raise SettingsError(f"--set {pair}: a point has no such fact.", next_step=f"NAME=VALUE of {', '.join(FACTS)}")
+            raise SettingsError(f"--set {pair} is not NAME=VALUE with a known name.", next_step=f"use one of {', '.join(FACTS)}")
         try:
             said = fact(name, value)
         except ValueError as error:
             raise SettingsError(f"--set {pair}: {error}.", next_step=f"--set {name}=VALUE") from error
         if facts.setdefault(name, said) != said:
-            raise SettingsError(f"--set {name}={facts[name]} and --set {pair} contradict each other.", next_step="say it once")
+            raise SettingsError(f"--set {name}={facts[name]} and --set {pair} contradict each other.", next_step="give it once")
     if source is not None and source not in SOURCES:
-        raise SettingsError(f"--source {source}: there is no such source.", next_step=f"one of {', '.join(SOURCES)}")
+        raise SettingsError(f"--source {source}: unknown source.", next_step=f"use one of {', '.join(SOURCES)}")
     return Given(facts, source)
 
 
 def fact(name: str, value: Any) -> Any:
-    """The value of a fact in its type, from a text or a JSON value. Raises ValueError that says what it should be."""
+    """The value of a fact in its type, from a text or a JSON value. Raises ValueError with the expected kind of value."""
     if name in TEXTS:
         if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) <= MAX_TEXT:
-            raise ValueError(f"{name} is a text")
+            raise ValueError(f"{name} must be a text")
         return value
     try:
         number = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
@@ -118,28 +118,28 @@ def fact(name: str, value: Any) -> Any:
         number = math.nan
     if name in FIGURES:
         if not 0 < number < 1e9 or (name == "range_ratio" and number > 1):
-            raise ValueError(f"{name} is a number above 0" + (", and at most 1" if name == "range_ratio" else ""))
+            raise ValueError(f"{name} must be a number above 0" + (", and at most 1" if name == "range_ratio" else ""))
         return number
     lowest = 0 if name in FROM_ZERO else 1
     if not lowest <= number < 2**31 or number != int(number):
-        raise ValueError(f"{name} is a whole number from {lowest}")
+        raise ValueError(f"{name} must be a whole number from {lowest}")
     return int(number)
 
 
 def facts_in(entry: Entry, names: Mapping[str, str]) -> dict[str, Any]:
-    """Facts that a file says: `names` are its fields and the facts that they are. Raises FileError for values of another kind."""
+    """The facts in a file. `names` maps its fields to facts. Raises FileError for values of another kind."""
     found = {}
     for key, name in names.items():
         if not entry.is_absent(key):
             try:
                 found[name] = fact(name, entry.values[key])
             except ValueError as error:
-                raise entry.error(f"{entry.path}{key} is {entry.values[key]!r:.60}, and {error}") from error
+                raise entry.error(f"{entry.path}{key} is {entry.values[key]!r:.60}, but {error}") from error
     return found
 
 
 def metadata(entry: Entry, known: Sequence[str] = ()) -> tuple[dict[str, Any], dict[str, Any], str | None]:
-    """Facts, further words, and the source among the fields that are not `known`: what a user added to the file."""
+    """Facts, further metadata, and the source, from the fields that are not `known`, which a user added to the file."""
     plain = metadata_words(entry, known)
     facts = facts_in(entry, {name: name for name in FACTS if name in plain})
     source = plain.get("source")
@@ -148,7 +148,7 @@ def metadata(entry: Entry, known: Sequence[str] = ()) -> tuple[dict[str, Any], d
 
 
 def metadata_words(entry: Entry, known: Sequence[str]) -> dict[str, Any]:
-    """The texts and numbers of an entry under names that are not `known`."""
+    """The texts and numbers of an entry whose names are not `known`."""
     words = {key[:MAX_TEXT]: value for key, value in entry.values.items() if key not in known}
     return {key: _bounded(value) for key, value in words.items() if isinstance(value, str | int | float | bool)}
 
@@ -156,11 +156,11 @@ def metadata_words(entry: Entry, known: Sequence[str]) -> dict[str, Any]:
 def _bounded(value: Any) -> Any:
     if isinstance(value, str):
         return value[:MAX_TEXT]
-    return value if abs(value) < 2**63 else str(value)[:MAX_TEXT]  # infinity, NaN and numbers past any integer of JSON's readers
+    return value if abs(value) < 2**63 else str(value)[:MAX_TEXT]  # infinity, NaN and integers that are too large for JSON readers
 
 
 def measurement(told: Told, said: Given, file: ForeignFile, format_: str) -> Measurement:
-    """The entry as a measurement. Raises SettingsError where file and user contradict each other."""
+    """The entry as a measurement. Raises SettingsError if the file and the user contradict each other."""
     where = f"{file.path}, entry {told.entry}"
     source = _source(told, said, where)
     point = _point(told, said, where)
@@ -190,12 +190,12 @@ def _summary(told: Told) -> dict[str, Any]:
 
 
 def _implausible(judged: Stated) -> dict[str, Any]:
-    """Figures that were left out because no real run has them, and why."""
+    """Figures that were left out because no real run can have them, and the reasons."""
     return {"left_out": judged.left_out, "reasons": [[why.code, why.text] for why in judged.reasons]}
 
 
 def with_totals(stated: Mapping[str, float]) -> dict[str, float]:
-    """Also the rates that follow from others, where the source does not state them: counts over the duration, input and output together."""
+    """The figures, with rates that the source does not state but that follow from others: counts per duration, and input plus output."""
     found = dict(stated)
     duration = found.get("duration_s", 0.0)
     for kind, tokens in (("input", "prompt_tokens"), ("output", "output_tokens")):
@@ -214,16 +214,16 @@ def _refuse_absurd(stated: Mapping[str, float], where: str) -> None:
     for name, value in stated.items():
         if not math.isfinite(value) or (value < 0 and is_column(name)):
             raise FileError(
-                f"{name} would be {value:g}, and is never below 0, nor without end.",
+                f"{name} is {value:g}, but must be finite and not below 0.",
                 path=where,
-                next_step="look at what the tool wrote there",
+                next_step="check what the tool wrote there",
             )
 
 
 def _source(told: Told, said: Given, where: str) -> str:
     if told.source is not None and said.source not in (None, told.source):
         raise SettingsError(
-            f"The file says that this was {told.source}, and --source says {said.source}.", where=where, next_step="leave --source away"
+            f"The source is {told.source} in the file, but --source is {said.source}.", where=where, next_step="remove --source"
         )
     return told.source or said.source or "measured"
 
@@ -232,9 +232,9 @@ def _point(told: Told, said: Given, where: str) -> dict[str, Any]:
     for name, value in said.facts.items():
         if name != "variant" and told.point.get(name, value) != value:
             raise SettingsError(
-                f"The file says {name}={told.point[name]}, and --set says {name}={value}.",
+                f"The file has {name}={told.point[name]}, but --set has {name}={value}.",
                 where=where,
-                next_step=f"leave --set {name} away",
+                next_step=f"remove --set {name}",
             )
     point = {**TEXTS, **COUNTS, **FIGURES, **told.guessed, **told.point, **said.facts}
     words = [word for word in str(point["variant"]).split() if word]
@@ -246,13 +246,13 @@ def _point(told: Told, said: Given, where: str) -> dict[str, Any]:
 
 
 def _scaled(stated: Mapping[str, float], scale: float) -> dict[str, float]:
-    """Figures of a simulated server whose clock ran `scale` times faster, in simulated time."""
+    """The figures of a simulated server whose clock ran `scale` times faster, converted to simulated time."""
     factors = {name: 1 / scale if RATES_BY_SCALE.search(name) else scale if TIMES_BY_SCALE.search(name) else 1.0 for name in stated}
     return {name: value * factors[name] if factors[name] != 1 else value for name, value in stated.items()}
 
 
 def _with_per_gpu(stated: dict[str, float], gpus: int | None) -> dict[str, float]:
-    """Also the throughput of a GPU, where the number of GPUs is known and the source gives that of the server."""
+    """The figures, with the throughput per GPU if the number of GPUs and the server's throughput are known."""
     if not gpus:
         return stated
     per_gpu = {
@@ -262,14 +262,14 @@ def _with_per_gpu(stated: dict[str, float], gpus: int | None) -> dict[str, float
 
 
 def latency(metric: str, statistic: str) -> str:
-    """The name of a statistic of a latency, in seconds: a column's where there is one. 50, 90.0 and the like are percentiles."""
+    """The name of a statistic of a latency, in seconds. It is a column's name if there is one: p50 is the median, p100 the maximum."""
     if STATISTIC.fullmatch(statistic) is None:
-        raise ValueError(f"{statistic} is no statistic")
+        raise ValueError(f"{statistic} is not a known statistic")
     return f"{metric}_{ {'p50': 'median', 'p100': 'max'}.get(statistic, statistic) }_s"
 
 
 def figures_in(entry: Entry, names: Mapping[str, str]) -> dict[str, float]:
-    """Figures and counts of an entry: `names` are its fields and our names."""
+    """Figures and counts of an entry. `names` maps its fields to glm5bench's names."""
     found: dict[str, float] = {}
     for key, name in names.items():
         is_count = name in BY_NAME and BY_NAME[name].kind == "count"
@@ -280,11 +280,11 @@ def figures_in(entry: Entry, names: Mapping[str, str]) -> dict[str, float]:
 
 
 def defined(stated: Mapping[str, float], notes: Mapping[str, str], client: str) -> dict[str, str]:
-    """What each figure means where that is not all in a column's name: the first note whose name it begins with, else the tool's word."""
+    """The definition of each figure, unless a column's name is enough: the first note whose name is a prefix, else the tool's own."""
     found = {name: next((text for start, text in notes.items() if name.startswith(start)), "") for name in stated}
     return {name: text or f"as {client} defines it" for name, text in found.items() if text or not is_column(name)}
 
 
 def is_column(name: str) -> bool:
-    """Whether a name is a column of the summary."""
+    """Whether this is the name of a column of the summary."""
     return name in BY_NAME

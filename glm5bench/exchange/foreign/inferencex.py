@@ -1,8 +1,8 @@
 """Rows of InferenceX's aggregate files: an object, or a list of them.
 
-Source: utils/process_result.py of InferenceX. Seconds without a suffix; `tput_per_gpu` is total tokens a second and GPU; X_intvty =
-1000 / X_tpot in ms. Of a row with prefill and decode on servers of their own, output tokens are divided by the decode GPUs and input
-tokens by the prefill GPUs: those stand under names of their own. A row says neither its duration nor how many requests failed.
+Source: utils/process_result.py of InferenceX. Times are in seconds and have no suffix. `tput_per_gpu` is total tokens per second and GPU.
+X_intvty = 1000 / X_tpot in ms. If prefill and decode run on separate servers, output tokens are divided by the decode GPUs and input
+tokens by the prefill GPUs; these figures get separate names. A row states neither its duration nor the number of failed requests.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ OTHERS = (
     "source",
     "glm5bench",
 )
-APART = 0.02  # by which input and output of one server may miss the total: rounding
-OF_OTHERS = "interactivity_of_"  # statistics of TPOT than the median
+APART = 0.02  # allowed relative difference between input + output and the total, for rounding
+OF_OTHERS = "interactivity_of_"  # prefix for statistics of TPOT other than the median
 SPECULATIVE = {"none": "off", "on": "mtp", "true": "mtp", "false": "off"}
 DEFINITIONS = {
     "output_tput_per_decode_gpu_tok_s": "output tokens a second over the GPUs that decode",
@@ -40,7 +40,7 @@ DEFINITIONS = {
 
 
 def told(file: ForeignFile) -> Results:
-    """One entry a row. Raises FileError for what is none."""
+    """One entry per row. Raises FileError for a file of another kind."""
     return each(entries(file, "inferencex"), _told)
 
 
@@ -78,23 +78,23 @@ _LAYOUT = (
 
 
 def _parallel(entry: Entry, split: dict[str, int | None]) -> dict[str, Any]:
-    """GPUs are those by which the row divided: tp of one server, or all that prefill and decode. The variant tells a split row apart."""
+    """The GPUs by which the row was divided: tp of one server, or all prefill and decode GPUs. The variant identifies a split row."""
     if not split:
         tp = facts_in(entry, {"tp": "tp"})
         return {**tp, "gpus": tp["tp"]} if tp else {}
     prefill, decode = (split.get(key) or 0 for key in ("num_prefill_gpu", "num_decode_gpu"))
     if not prefill + decode:
-        raise entry.error("It is split into prefill and decode and has no GPUs")
+        raise entry.error("The row is split into prefill and decode but has no GPUs")
     return {"gpus": prefill + decode, "variant": f"prefill_gpus={prefill} decode_gpus={decode}"}
 
 
 def _speculative(entry: Entry) -> dict[str, Any]:
-    word = entry.text("spec_decoding") or entry.text("mtp")  # the second of rows from before the first
+    word = entry.text("spec_decoding") or entry.text("mtp")  # older rows have mtp
     return {"speculative": SPECULATIVE.get(word, word)} if word else {}
 
 
 def _is_divided_apart(entry: Entry) -> bool:
-    """Whether input and output tokens were divided by other numbers of GPUs than the total: together they are not the total."""
+    """Whether input and output tokens were divided by different numbers of GPUs: their sum is then not the total."""
     total, output, input_ = (entry.number(f"{kind}tput_per_gpu") for kind in ("", "output_", "input_"))
     return total is not None and output is not None and input_ is not None and abs(output + input_ - total) > APART * total
 
@@ -111,7 +111,7 @@ def _latencies(entry: Entry) -> dict[str, float]:
     for match in filter(None, map(STATED.fullmatch, entry.values)):
         statistic, metric = match[1], match[2]
         number = entry.number(match[0])
-        if number is None or match[0] == "std_intvty":  # one over a spread is the spread of nothing
+        if number is None or match[0] == "std_intvty":  # the inverse of a standard deviation has no meaning
             continue
         try:
             found[_interactivity(statistic) if metric == "intvty" else latency(METRICS[metric], statistic)] = number

@@ -1,7 +1,7 @@
-"""Files of other tools as values that were looked at: bounded bytes, JSON objects, and their fields in their types.
+"""Files of other tools as checked values: files of limited size, JSON objects, and fields of the expected types.
 
-Enters: a path. Leaves: entries, whose fields come as numbers, counts and texts, or not at all. These files are data from strangers:
-whatever is not as it should be is a FileError that names the file, the entry and the field; nothing in them is run.
+Enters: a path. Leaves: entries whose fields are numbers, counts or texts, or absent. These files are untrusted. Anything invalid raises
+a FileError with the file, the entry and the field. Nothing in the files is executed.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Any
 from ...errors import FileError
 
 MAX_BYTES = 2**30
-MAX_COUNT = 2**53  # beyond it a JSON number is no exact integer
+MAX_COUNT = 2**53  # larger JSON numbers may not be exact integers
 MAX_SECONDS = 1e8  # of a run: three years
 MAX_TEXT = 2000
-REPLACED, MOST_REPLACED = "\ufffd", 0.01  # what stands for bytes that are no text, and their share of a text
-KEYS_OF = {  # by which a file of each tool is known
+REPLACED, MOST_REPLACED = "\ufffd", 0.01  # the character for invalid bytes, and its largest share of a text
+KEYS_OF = {  # fields that identify a file of each tool
     "vllm": ("model_id", "duration", "completed"),
     "sglang": ("backend", "total_output_tokens", "mean_e2e_latency_ms"),
     "inferencex": ("hw", "conc", "tput_per_gpu"),
@@ -29,15 +29,15 @@ KEYS_OF = {  # by which a file of each tool is known
     "aiperf_requests": ("metadata", "metrics"),
     "guidellm": ("benchmarks", "metadata"),
 }
-RENAMED = {  # names that fields had in earlier releases, and have today
-    "sglang": {  # of July 2024. Its latencies are in ms although their names do not say so
+RENAMED = {  # names of fields in earlier releases, and their current names
+    "sglang": {  # July 2024. Latencies are in ms, although their names do not show it
         "total_input": "total_input_tokens", "total_output": "total_output_tokens",
         "total_output_retokenized": "total_output_tokens_retokenized", "output_token_throughput": "output_throughput",
         "mean_e2e_latency": "mean_e2e_latency_ms", "median_e2e_latency": "median_e2e_latency_ms",
         "median_ttft": "median_ttft_ms", "median_itl": "median_itl_ms", "benchmark_duration": "duration",
     },
 }  # fmt: skip
-OLDER = (  # forms that are recognised and not read: fields that they have, fields that they lack, and what they are
+OLDER = (  # formats that are recognised but not read: fields present, fields missing, description, next step
     (("benchmarks",), ("metadata",), "GuideLLM before 0.5, whose figures are defined otherwise", "run it again with GuideLLM 0.5 or later"),
     (
         ("records", "input_config"),
@@ -50,7 +50,7 @@ OLDER = (  # forms that are recognised and not read: fields that they have, fiel
 
 @dataclass(frozen=True)
 class Read:
-    """What could be read of a file, and why the rest could not."""
+    """The entries of a file that could be read, and the errors of the others."""
 
     entries: list[Entry]
     bad: list[FileError]
@@ -67,29 +67,29 @@ class ForeignFile:
 
 
 def foreign_file(path: Path) -> ForeignFile:
-    """The whole file. Raises FileError where it is missing, empty, too large or no text."""
+    """The whole file. Raises FileError if it is missing, empty, too large or not text."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise FileError(f"The file cannot be read: {error.strerror or error}.", path=str(path), next_step="look at its name") from error
-    text = data.decode("utf-8-sig", "replace")  # a byte that is no text costs its line at most
+        raise FileError(f"The file cannot be read: {error.strerror or error}.", path=str(path), next_step="check the path") from error
+    text = data.decode("utf-8-sig", "replace")  # an invalid byte affects its line at most
     if text.count(REPLACED) > MOST_REPLACED * len(text):
-        raise FileError("The file is no UTF-8 text.", path=str(path), next_step=_OTHER)
+        raise FileError("The file is not UTF-8 text.", path=str(path), next_step=_OTHER)
     if len(data) > MAX_BYTES:
         raise FileError(f"The file has more than {MAX_BYTES:,} bytes.", path=str(path), next_step="import it without per-request details")
     if not text.strip():
-        raise FileError("The file is empty.", path=str(path), next_step="look whether the benchmark ended, and run it again")
+        raise FileError("The file is empty.", path=str(path), next_step="check that the benchmark finished, or run it again")
     return ForeignFile(str(path), path.name, text, hashlib.sha256(data).hexdigest())
 
 
-_OTHER = "name the file that the tool itself wrote"
+_OTHER = "give the file that the tool itself wrote"
 
 
 def documents(file: ForeignFile) -> Iterator[Any]:
-    """The JSON values of a file one after another: one, several, or one a line. What is cut or no JSON comes as its FileError.
+    """The JSON values of a file: one, several, or one per line. A value that is cut off or not JSON is returned as its FileError.
 
-    In a file of lines a bad one costs that line only.
+    In a file with one value per line, a bad line affects only itself.
     """
     values, wrong = _one_after_another(file)
     lines = [(number, line) for number, line in enumerate(file.text.split("\n"), start=1) if line.strip()]
@@ -101,7 +101,7 @@ def documents(file: ForeignFile) -> Iterator[Any]:
 
 
 def _one_after_another(file: ForeignFile) -> tuple[list[Any], FileError | None]:
-    """The JSON values as far as they can be read, and why no further."""
+    """The JSON values up to the first error, and that error."""
     at, decoder = 0, json.JSONDecoder()
     values: list[Any] = []
     while (at := _after_blanks(file.text, at)) < len(file.text):
@@ -144,7 +144,7 @@ def _short(error: Exception) -> str:
 
 
 def entries(file: ForeignFile, format_: str) -> Read:
-    """The results in a file of this tool, and why others are none. Raises FileError if there is no result."""
+    """The results of this tool in a file, and the errors of other values. Raises FileError if there are no results."""
     values = [value for document in documents(file) for value in (document if isinstance(document, list) else [document])]
     read = Read([], [])
     for i, value in enumerate(values):
@@ -156,12 +156,12 @@ def entries(file: ForeignFile, format_: str) -> Read:
         else:
             read.entries.append(entry)
     if not read.entries:
-        raise read.bad[0] if read.bad else FileError("The file holds no result.", path=file.path, next_step=_OTHER)
+        raise read.bad[0] if read.bad else FileError("The file contains no result.", path=file.path, next_step=_OTHER)
     return read
 
 
 def _renamed(value: Mapping[str, Any], format_: str) -> Mapping[str, Any]:
-    """The same fields under the names of today; where both are there, that of today counts."""
+    """The same fields under their current names. If a field is present under both names, the current one is used."""
     names = RENAMED.get(format_, {})
     return {names.get(key, key): field for key, field in value.items()} | {key: value[key] for key in names.values() if key in value}
 
@@ -182,25 +182,25 @@ def _refuse_others(entry: Entry, format_: str) -> None:
         if all(key in entry.values for key in has) and not any(key in entry.values for key in not_):
             raise entry.error(f"This is a result of {what}", next_step=next_step)
     likely = [name for name, keys in KEYS_OF.items() if all(key in entry.values for key in keys)]
-    next_step = f"`glm5bench import {likely[0].split('_')[0]} ...`: it looks like one of those" if likely else _OTHER
+    next_step = f"run `glm5bench import {likely[0].split('_')[0]} ...`: the file looks like its output" if likely else _OTHER
     raise entry.error(f"This is no result of {format_}: it has no {' and no '.join(lacks)}", next_step=next_step)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One object of a foreign file. A field that is missing, null or NaN is None; one of another type is a FileError."""
+    """One object of a foreign file. A field that is missing, null or NaN is None. A field of another type raises FileError."""
 
     values: Mapping[str, Any]
     file: ForeignFile
     index: int
-    path: str = ""  # of the object within its entry, with a dot at its end
+    path: str = ""  # path of the object within its entry, with a dot at its end
 
     def error(self, message: str, *, next_step: str = _OTHER) -> FileError:
-        """What is wrong with this entry."""
+        """An error about this entry."""
         return FileError(f"{message}.", path=f"{self.file.path}, entry {self.index}", next_step=next_step)
 
     def wrong(self, key: str, wanted: str) -> FileError:
-        """A field that is not what it should be."""
+        """An error about a field with a wrong value."""
         return self.error(f"{self.path}{key} is {_kind(self.values.get(key))}, and should be {wanted}")
 
     def number(self, key: str) -> float | None:
@@ -216,7 +216,7 @@ class Entry:
         return number
 
     def needed(self, key: str) -> float:
-        """A number without which there is no result."""
+        """A number that must be present."""
         number = self.number(key)
         if number is None:
             raise self.error(f"{self.path}{key} is missing")
@@ -232,28 +232,28 @@ class Entry:
         return int(number)
 
     def clock_ns(self, key: str) -> int:
-        """A time in whole ns, which may be an epoch's and more than a float can tell apart."""
+        """A time in whole ns. It may be an epoch time, which a float cannot represent exactly."""
         value = self.values.get(key)
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
             raise self.wrong(key, "a time in ns")
         return value
 
     def text(self, key: str) -> str | None:
-        """A text, cut where it is too long to be a name; None for an empty one."""
+        """A text, cut to MAX_TEXT characters; None if it is empty."""
         value = self.values.get(key)
         if value is not None and not isinstance(value, str):
             raise self.wrong(key, "a text")
         return value[:MAX_TEXT] if value else None
 
     def truth(self, key: str) -> bool:
-        """True or false; false where nothing is said."""
+        """True or false; false if the field is absent."""
         value = self.values.get(key)
         if value is not None and not isinstance(value, bool):
             raise self.wrong(key, "true or false")
         return bool(value)
 
     def child(self, key: str) -> Entry:
-        """The object in a field; an empty one where there is none."""
+        """The object in a field; an empty one if the field is absent."""
         value = self.values.get(key)
         if value is not None and not isinstance(value, dict):
             raise self.wrong(key, "an object")
@@ -265,21 +265,21 @@ class Entry:
         return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
 
     def children(self, key: str) -> Iterator[Entry]:
-        """The objects of a list; none where there is no list."""
+        """The objects of a list; no objects if the list is absent."""
         for i, value in enumerate(self.listed(key)):
             if not isinstance(value, dict):
                 raise self.wrong(key, "a list of objects")
             yield Entry(value, self.file, self.index, f"{self.path}{key}[{i}].")
 
     def listed(self, key: str) -> Sequence[Any]:
-        """A list; an empty one where there is none."""
+        """A list; an empty one if the field is absent."""
         value = self.values.get(key)
         if value is not None and not isinstance(value, list):
             raise self.wrong(key, "a list")
         return value or []
 
     def seconds(self, key: str) -> list[float]:
-        """A list of times or durations; NaN for what the tool has as NaN."""
+        """A list of times or durations. NaN is kept."""
         return [self._second(key, value) for value in self.listed(key)]
 
     def gaps(self, key: str) -> list[list[float]]:
@@ -291,7 +291,7 @@ class Entry:
 
     def _second(self, key: str, value: Any) -> float:
         number = _float(value)
-        if number is None or not (0 <= number <= MAX_SECONDS * 100 or math.isnan(number)):  # an epoch's seconds are below it
+        if number is None or not (0 <= number <= MAX_SECONDS * 100 or math.isnan(number)):  # epoch times in seconds are below this limit
             raise self.error(f"{self.path}{key} holds {_kind(value)}, and should hold seconds")
         return number
 
@@ -304,7 +304,7 @@ class Entry:
 
 
 def _float(value: Any) -> float | None:
-    """None for what is no number; NaN and infinity stay."""
+    """The value as a float; None if it is not a number. NaN and infinity are kept."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
@@ -314,7 +314,7 @@ def _float(value: Any) -> float | None:
 
 
 def _kind(value: Any) -> str:
-    """A value in a few words."""
+    """A short description of a value."""
     if isinstance(value, dict | list):
         return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
     return "nothing" if value is None else repr(value)[:60]

@@ -1,9 +1,13 @@
-"""Lines of SGLang's serving benchmark, of its Python client and of the Rust one, one result a line.
+"""Lines of SGLang's serving benchmark, from its Python client or its Rust client, one result per line.
 
-Source: sglang/benchmark/serving.py of 0.5.23. Three things are called ITL there: the native backend divides the gap of a chunk by the
-tokens that the server counts in it; the OpenAI backends keep the gap of a chunk; and where the server tells an accept length, they
-divide it by the tokens that the client's own tokenizer makes of the chunk's text. No line says when a request began, so figures are
-taken as they stand.
+Source: sglang/benchmark/serving.py of 0.5.23. ITL has three meanings there:
+
+- The native backend divides the gap of a chunk by the tokens that the server counts in it.
+- The OpenAI backends use the gap of a chunk.
+- If the server reports an accept length, the OpenAI backends divide the gap by the tokens that the client's own tokenizer finds in the
+  chunk's text.
+
+No line states when a request began, so the stated figures are used.
 """
 
 from __future__ import annotations
@@ -48,7 +52,7 @@ DEFINITIONS = {
 
 
 def told(file: ForeignFile) -> Results:
-    """One entry a line. Raises FileError for what is none."""
+    """One entry per line. Raises FileError for a file of another kind."""
     return each(entries(file, "sglang"), _told)
 
 
@@ -86,22 +90,22 @@ def _told(entry: Entry) -> Told:
 
 
 def _counted(entry: Entry, ours: Entry) -> dict[str, float]:
-    """How many answers the latencies are of. How many failed only a line with details says, by its errors."""
+    """The number of answers behind the latencies. Only a line with details shows how many requests failed, by its errors."""
     completed, errors = entry.count("completed"), entry.listed("errors")
     found: dict[str, float] = {} if completed is None else {"ttft_n": completed, "e2el_n": completed}
     if errors:
-        failed = sum(bool(error) for error in errors)  # it keeps empty texts for refusals without a reason
+        failed = sum(bool(error) for error in errors)  # a refusal without a reason has an empty text
         found |= {"n_requests": len(errors), "n_failed": max(failed, len(errors) - completed) if completed is not None else failed}
     return found | figures_in(ours, {"n_requests": "n_requests", "n_failed": "n_failed"})
 
 
 def _is_of_2024(entry: Entry) -> bool:
-    """Whether a line is of one of the first forms, which have few figures. Backend `sglang` used /v1/completions or /generate then."""
+    """Whether a line has one of the first formats, with few figures. The backend `sglang` then used /v1/completions or /generate."""
     return "mean_ttft_ms" not in entry.values
 
 
 def _gap(entry: Entry) -> tuple[str, str]:
-    """The name of what the line calls ITL, and its definition."""
+    """The name and the definition of the figure that the line calls ITL."""
     backend, accepted = entry.text("backend"), entry.number("accept_length") or 0.0
     if backend in NATIVE and not _is_of_2024(entry):
         return "itl_token", "gaps of chunks divided by the tokens that the server counts in them"
@@ -118,16 +122,16 @@ def _name(entry: Entry, metric: str, statistic: str, gap: str) -> str:
 
 
 def _sent(entry: Entry) -> dict[str, Any]:
-    """What was sent: lengths are said of random prompts only."""
+    """What was sent. Lengths are stated for random prompts only."""
     facts = facts_in(entry, {"max_concurrency": "concurrency"})
     if not (entry.text("dataset_name") or "").startswith("random"):
         return facts
-    ratio = {"random_range_ratio": "range_ratio"} if entry.number("random_range_ratio") else {}  # 0, its default: from one token
+    ratio = {"random_range_ratio": "range_ratio"} if entry.number("random_range_ratio") else {}  # 0, the default: lengths from one token
     return facts | facts_in(entry, {"random_input_len": "isl_tokens", "random_output_len": "osl_tokens", **ratio})
 
 
 def _served(server: Entry) -> dict[str, Any]:
-    """Of /server_info: never its arguments whole, which hold the server's key."""
+    """Facts from /server_info. The complete arguments are never stored, because they contain the server's key."""
     facts = facts_in(server, {"tp_size": "tp", "version": "engine_version"})
     if "tp" in facts:
         facts["engine"] = "simulated" if server.truth("simulated") else "sglang"
@@ -136,7 +140,7 @@ def _served(server: Entry) -> dict[str, Any]:
 
 
 def _gpus(server: Entry) -> int:
-    """Replicas have GPUs of their own unless only attention is data-parallel."""
+    """Number of GPUs. Replicas have separate GPUs, unless only attention is data-parallel."""
     names = ["tp_size", "pp_size", *(() if server.truth("enable_dp_attention") else ("dp_size",))]
     return math.prod(server.count(name) or 1 for name in names)
 

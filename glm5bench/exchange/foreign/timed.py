@@ -1,4 +1,4 @@
-"""Per-request times of other tools as ours are kept: raw times in integer ns, from which figures are computed again."""
+"""Converts per-request times of other tools to glm5bench's raw times: integer ns, from which figures are computed again."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from ...analysis.plausibility import CONTRADICTORY
 from ...errors import printable
 from .reading import MAX_SECONDS, MAX_TEXT, Entry
 
-MAX_TOKENS = 2**31 - 1  # of a request: point files keep 32 bits
+MAX_TOKENS = 2**31 - 1  # per request: point files store 32 bits
 
 
 @dataclass(frozen=True)
 class Timed:
-    """Per-request times as other tools keep them: seconds, gaps between an answer's chunks. An empty error is a whole answer."""
+    """Per-request times as other tools store them: seconds, and gaps between an answer's chunks. An empty error means a complete answer."""
 
     started_s: Sequence[float]
     ttft_s: Sequence[float]
     latency_s: Sequence[float]
-    gaps_s: Sequence[Sequence[float] | None]  # None: nobody says
+    gaps_s: Sequence[Sequence[float] | None]  # None: unknown
     prompt_tokens: Sequence[int]
     output_tokens: Sequence[int]
     errors: Sequence[str]
 
 
 def requests_of(entry: Entry, t: Timed) -> Requests:
-    """Raw times as ours are kept: ns since the first send, -1 where nobody says; chunks without their counts of tokens.
+    """Raw times as glm5bench stores them: ns since the first send, -1 if unknown. Chunks have no token counts.
 
-    Raises FileError for times and counts that no run has.
+    Raises FileError for times and counts that no run can have.
     """
     t = _with_known_starts(t)
     _refuse_absurd(entry, t)
@@ -55,7 +55,7 @@ def requests_of(entry: Entry, t: Timed) -> Requests:
 
 
 def _with_known_starts(t: Timed) -> Timed:
-    """The same; a request whose start is NaN has failed, and begins with the first."""
+    """The same times, with an error for each request whose start is NaN. Its start becomes the earliest start."""
     starts = [start for start in t.started_s if not math.isnan(start)]
     if len(starts) == len(t.started_s):
         return t
@@ -66,12 +66,12 @@ def _with_known_starts(t: Timed) -> Timed:
 
 
 def _add_up(gaps_s: Sequence[float] | None, span_s: float) -> bool:
-    """Whether gaps are those of an answer that took so long from its first chunk to its last; NaN and others are not."""
+    """Whether the gaps add up to `span_s`, the time from an answer's first chunk to its last. False for NaN."""
     return gaps_s is not None and abs(sum(gaps_s) - span_s) <= 0.001 + 0.05 * span_s
 
 
 def contradiction(ttft_s: float, latency_s: float) -> str:
-    """The error of a request whose times contradict each other; empty for one without. What is not measured is no contradiction."""
+    """The error of a request whose times contradict each other; empty if there is none. Times that are NaN are unstated."""
     if math.isnan(ttft_s) or math.isnan(latency_s):
         return "unstated: its times are NaN"
     if ttft_s < 0:
@@ -83,18 +83,18 @@ def _refuse_absurd(entry: Entry, t: Timed) -> None:
     start = min(t.started_s, default=0.0)
     longest = [s - start for s in t.started_s], [max(0.0, s) for s in t.ttft_s], t.latency_s, [sum(gaps or ()) for gaps in t.gaps_s]
     if any(not 0 <= s <= MAX_SECONDS and not math.isnan(s) for seconds in longest for s in seconds):
-        raise entry.error(f"A request of it began or took longer than {MAX_SECONDS:g} s")
+        raise entry.error(f"A request began later or took longer than {MAX_SECONDS:g} s")
     if max((*t.prompt_tokens, *t.output_tokens), default=0) > MAX_TOKENS:
-        raise entry.error(f"A request of it has more than {MAX_TOKENS:,} tokens")
+        raise entry.error(f"A request has more than {MAX_TOKENS:,} tokens")
 
 
 def _words(error: str) -> str:
-    """An error on one line, of characters that a file keeps; empty only where it was."""
+    """An error on one line, in characters that a file can store. It is empty only if it was empty before."""
     return error and (printable(" ".join(error.split()))[:MAX_TEXT] or "unstated")
 
 
 def _chunks(first_ns: np.int64, gaps_s: Sequence[float] | None) -> Ints:
-    """When the chunks of an answer came; none where nobody says."""
+    """Arrival times of an answer's chunks; empty if they are unknown."""
     return np.zeros(0, dtype=np.int64) if gaps_s is None else first_ns + _ns(np.concatenate([[0.0], np.cumsum(gaps_s)]))
 
 
@@ -103,7 +103,7 @@ def _ns(seconds: Sequence[float] | np.ndarray) -> Ints:
 
 
 def refuse_contradictions(entry: Entry, errors: Sequence[str], n_whole: int | None) -> None:
-    """Raises FileError where the requests of a file are not as many as it says."""
+    """Raises FileError if a file does not contain as many answers as it states."""
     n = sum(not error for error in errors)
     if n_whole is not None and n != n_whole:
-        raise entry.error(f"It says that {n_whole} requests were answered, and contains {n} answers")
+        raise entry.error(f"The file states that {n_whole} requests were answered, but contains {n} answers")

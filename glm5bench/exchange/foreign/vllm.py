@@ -1,8 +1,8 @@
 """Results of `vllm bench serve --save-result`, with and without `--save-detailed`, and of older forks.
 
-Source: vllm/benchmarks/serve.py of 0.33 and the forks' shapes in docs/exchange.md. A detailed file holds each request's start, TTFT,
-gaps and latency: its figures are computed again. Its ITL is the gap between chunks. What a user added with `--metadata NAME=VALUE` is
-read where a point has such a fact, and kept as words where not.
+Source: vllm/benchmarks/serve.py of 0.33 and the forks' formats in docs/exchange.md. A detailed file contains the start, TTFT, gaps and
+latency of each request; its figures are computed again. ITL is the gap between chunks. A value from `--metadata NAME=VALUE` becomes a
+fact of the point if NAME is a known fact, and is kept as metadata otherwise.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ METRICS = {"ttft": "ttft", "tpot": "tpot", "itl": "itl_chunk", "e2el": "e2el"}
 STATED_MS = re.compile(r"(mean|median|std|p[\d.]+)_(\w+)_ms")
 FIGURES = {
     **serving.FIGURES, "total_input": "prompt_tokens", "total_output": "output_tokens", "request_goodput": "goodput_rps",
-    "request_goodput:": "goodput_rps",  # until vllm#9338, and in InferenceX's fork to this day
+    "request_goodput:": "goodput_rps",  # until vllm#9338, and still in InferenceX's fork
     "total_token_throughput": "total_tput_tok_s",
     "spec_decode_acceptance_length": "acceptance_length", "spec_decode_acceptance_rate": "acceptance_rate_percent",
     "spec_decode_num_drafts": "n_drafts", "spec_decode_draft_tokens": "draft_tokens", "spec_decode_accepted_tokens": "accepted_tokens",
@@ -51,7 +51,7 @@ DEFINITIONS = {
 
 
 def told(file: ForeignFile) -> Results:
-    """One entry a result: a file has one, or one a line with `--append-result`. Raises FileError for what is none."""
+    """One entry per result: one per file, or one per line with `--append-result`. Raises FileError for a file of another kind."""
     return each(entries(file, "vllm"), _told)
 
 
@@ -83,8 +83,8 @@ def _guessed(entry: Entry, served: str | None) -> dict[str, Any]:
 
 
 def workload(entry: Entry) -> dict[str, Any]:
-    """How requests were due, where they were due at times of their own; their clocks start when they are sent."""
-    if ramp := entry.text("ramp_up_strategy"):  # it then writes the rate inf
+    """How requests were scheduled, if they had due times of their own. Latencies are measured from the send."""
+    if ramp := entry.text("ramp_up_strategy"):  # the tool then writes the rate as inf
         rates = {name: entry.number(name) for name in ("ramp_up_start_rps", "ramp_up_end_rps")}
         return {"arrivals": f"ramp_{ramp}", **{name: rate for name, rate in rates.items() if rate is not None}}
     rate = entry.values.get("request_rate")
@@ -99,7 +99,7 @@ def _stated(entry: Entry) -> dict[str, float]:
     found = figures_in(entry, FIGURES)
     completed, failed, asked = (entry.count(key) for key in ("completed", "failed", "num_prompts"))
     if completed is not None and asked is not None and completed > asked:
-        raise entry.error(f"It says that {completed} of {asked} requests were completed")
+        raise entry.error(f"The file states that {completed} of {asked} requests were completed")
     if completed is not None and (failed is not None or asked is not None):
         n_failed = failed if failed is not None else max(0, (asked or 0) - completed)
         found |= {"n_requests": completed + n_failed, "n_failed": n_failed}
@@ -110,7 +110,7 @@ def _stated(entry: Entry) -> dict[str, float]:
 
 
 def _latencies(entry: Entry) -> dict[str, float]:
-    """mean_ttft_ms and its like, and the forks' percentiles_ttft_ms: [[99, 12.5]]."""
+    """Latencies from fields such as mean_ttft_ms, and from the forks' percentiles_ttft_ms: [[99, 12.5]]."""
     found = {}
     for key in entry.values:
         if match := STATED_MS.fullmatch(key):
@@ -135,7 +135,7 @@ def _name(entry: Entry, metric: str, statistic: str) -> str:
 
 
 def _end_to_end(entry: Entry, completed: int | None) -> dict[str, float]:
-    """E2EL from the requests' latencies, which stand in the file without details, too; where all were answered."""
+    """E2EL from the requests' latencies, which are also in a file without details. Only if all requests were answered."""
     latencies = [s for s in entry.seconds("latencies") if not math.isnan(s)]
     if not latencies or len(latencies) != completed:
         return {}
@@ -144,7 +144,7 @@ def _end_to_end(entry: Entry, completed: int | None) -> dict[str, float]:
 
 
 def _requests(entry: Entry) -> Any:
-    """The raw times of a detailed file; None where one of them is missing."""
+    """The raw times of a detailed file; None if some are missing."""
     if not all(entry.values.get(key) for key in DETAILS):
         return None
     times = {key: entry.seconds(key) for key in ("ttfts", "latencies", "start_times")}
@@ -152,9 +152,9 @@ def _requests(entry: Entry) -> Any:
     errors = [str(error or "") for error in entry.listed("errors")] or [""] * len(gaps)
     lists: list[Sequence[Any]] = [*times.values(), gaps, prompt, output, errors]
     if len({len(values) for values in lists}) != 1:
-        raise entry.error("Its lists of requests do not have the same length")
+        raise entry.error("The lists of requests do not have the same length")
     errors = [error or ("unstated" if latency_s <= 0 else "") for error, latency_s in zip(errors, times["latencies"], strict=True)]
     refuse_contradictions(entry, errors, entry.count("completed"))
     if sum(not error and ttft == 0 for error, ttft in zip(errors, times["ttfts"], strict=True)) > STRAY_SHARE * len(errors):
-        return None  # nobody measured a first token: figures stand as they are stated, as far as they can
+        return None  # first tokens were not measured: the stated figures are used
     return requests_of(entry, Timed(times["start_times"], times["ttfts"], times["latencies"], gaps, prompt, output, errors))

@@ -1,1 +1,1 @@
-"""What a node measures beside the load: readings of GPUs and of the server's metrics, taken by a process of their own."""
+"""Telemetry during the load: readings of the GPUs and of the server's metrics, taken by a separate process."""

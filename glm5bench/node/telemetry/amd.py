@@ -1,7 +1,7 @@
-"""AMD's GPUs: through ROCm's Python library `amdsmi`, else from what `amd-smi` prints as JSON.
+"""AMD's GPUs, read through ROCm's Python library `amdsmi`, or from the JSON that `amd-smi` prints.
 
-Source: ROCm's documentation of both. A figure that a GPU does not have reads "N/A", or the highest number of its type. The tool takes
-a good part of a second of a core each time; the library does not. Energy: the accumulator times its resolution, in microjoules.
+Source: ROCm's documentation of both. A quantity that a GPU does not support reads "N/A", or the highest number of its type. The tool
+uses a large part of a core-second per call; the library does not. Energy: the accumulator times its resolution, in microjoules.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ HOT = ("prochot_thrm", "socket_thrm", "vr_thrm", "hbm_thrm")
 
 
 def amd() -> Reader:
-    """Who reads AMD's GPUs here. Raises OSError where nobody can."""
+    """The reader of AMD's GPUs on this node. Raises OSError if neither the library nor the tool works."""
     try:
         import amdsmi
     except Exception as error:  # without its shared library the import raises KeyError
@@ -33,11 +33,11 @@ def amd() -> Reader:
             why = str(error)
     if shutil.which(AmdSmiTool.PROGRAM):
         return AmdSmiTool(run)
-    raise OSError(f"{why}; there is no amd-smi")
+    raise OSError(f"{why}; amd-smi is not installed")
 
 
 def number(value: Any, scale: float = 1.0) -> float | None:
-    """The number, times `scale`; None for what says that there is none. A tool's figure may be text, or {"value": ..., "unit": ...}."""
+    """The number times `scale`; None if the value is not available. The tool writes numbers, text or {"value": ..., "unit": ...}."""
     if isinstance(value, dict):
         value = value.get("value")
     try:
@@ -48,12 +48,12 @@ def number(value: Any, scale: float = 1.0) -> float | None:
 
 
 def first(*values: Any) -> float | None:
-    """The first that is a number."""
+    """The first value that is a number; None if there is none."""
     return next((found for value in values if (found := number(value)) is not None), None)
 
 
 class AmdSmi:
-    """The library. Raises OSError where it finds no driver."""
+    """Reads through the library. Raises OSError if it finds no driver."""
 
     def __init__(self, library: Any) -> None:
         self._smi, self._turn = library, 0
@@ -70,7 +70,7 @@ class AmdSmi:
         return Device(i, str(self._smi.amdsmi_get_gpu_device_uuid(h)), str(name), str(driver))
 
     def read(self) -> Sequence[Values]:
-        """Of each device. Whether one is slowed down takes the library a tenth of a second: one is asked each time, in turn."""
+        """The values of each device. The throttle status takes 0.1 s, so each call reads it for one device, in turn."""
         self._turn = (self._turn + 1) % max(1, len(self._handles))
         return [self._read(h, is_its_turn=i == self._turn) for i, h in enumerate(self._handles)]
 
@@ -111,7 +111,7 @@ class AmdSmi:
             return None
 
     def processes(self, device: Device) -> Sequence[int]:
-        """The process ids that hold it."""
+        """The ids of the processes that use the device."""
         try:
             held = self._smi.amdsmi_get_gpu_process_list(self._handles[device.index])
         except self._smi.AmdSmiException:
@@ -123,7 +123,7 @@ Run = Callable[[Sequence[str]], Any]
 
 
 def run(command: Sequence[str]) -> Any:
-    """The JSON that a command prints, after whatever warning stands before it. Raises OSError, with its last words, where there is none."""
+    """The JSON that a command prints, after any warnings. Raises OSError with its last line if there is none."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TOOL_S, check=False, errors="replace")
     except subprocess.SubprocessError as error:
@@ -138,7 +138,7 @@ def run(command: Sequence[str]) -> Any:
 
 
 class AmdSmiTool:
-    """`amd-smi metric --json`: a list, in newer versions below `gpu_data`. Raises OSError where it prints nothing."""
+    """`amd-smi metric --json`: a list, in newer versions under `gpu_data`. Raises OSError if it prints nothing."""
 
     PROGRAM = "amd-smi"
 
@@ -153,7 +153,7 @@ class AmdSmiTool:
         return [g for g in gpus if isinstance(g, dict) and str(g.get("gpu", "")).isdigit()]
 
     def read(self) -> Sequence[Values]:
-        """Of each device; nothing of any where the tool fails."""
+        """The values of each device; all empty if the tool fails."""
         try:
             of = {int(g["gpu"]): g for g in self._gpus(["amd-smi", "metric", "--json"])}
         except OSError:
@@ -183,5 +183,5 @@ class AmdSmiTool:
         }
 
     def processes(self, device: Device) -> Sequence[int]:
-        """None: the tool takes too long to be asked."""
+        """Always empty, because the tool is too slow."""
         return []

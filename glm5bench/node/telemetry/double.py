@@ -1,8 +1,8 @@
-"""A double of NVML's Python library, for GPUs that are not there: its readings come from a simulated server, or from a recording.
+"""A double of NVML's Python library for nodes without GPUs: its readings come from a simulated server, or from a recording.
 
-It has the functions, units and errors of pynvml that `nvml.Nvml` uses, so that what reads it is what reads a GPU. A source gives one
-reading each time that the number of GPUs is asked for: a list with a mapping for each GPU, by the names of `FIELDS`. A field that lacks
-is a quantity that this GPU does not support.
+It has the functions, units and errors of pynvml that `nvml.Nvml` uses, so the same code reads it and a real GPU. A source returns one
+reading each time the number of GPUs is requested: a list with one mapping per GPU, whose keys are in `FIELDS`. A missing field is a
+quantity that the GPU does not support.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ Reading = Sequence[Mapping[str, Any]]
 
 
 class NVMLError(Exception):
-    """The error of every function of NVML."""
+    """The base of NVML's errors."""
 
 
 class NVMLError_NotSupported(NVMLError):
-    """The quantity is none of this GPU's."""
+    """The GPU does not support this quantity."""
 
 
 class NVMLError_FunctionNotFound(NVMLError):
-    """The function is none of this driver's."""
+    """The driver does not have this function."""
 
 
 class NVMLError_GpuIsLost(NVMLError):
-    """The GPU was there, and is not any more."""
+    """The GPU was present before and is now gone."""
 
 
 class Library:
-    """The module's functions. A handle is the GPU's number."""
+    """The functions of the pynvml module. A handle is the GPU's number."""
 
     NVMLError = NVMLError
     NVMLError_NotSupported = NVMLError_NotSupported
@@ -49,20 +49,20 @@ class Library:
         self._now: Reading = ()
 
     def nvmlInit(self) -> None:
-        """Raises NVMLError where there is nothing to read."""
+        """Raises NVMLError if no reading is available."""
         self.nvmlDeviceGetCount()
 
     def nvmlSystemGetDriverVersion(self) -> str:
-        """Of the driver."""
+        """The version of the driver."""
         return self._driver
 
     def nvmlDeviceGetCount(self) -> int:
-        """How many there are; a new reading begins."""
+        """The number of GPUs. Takes the next reading."""
         self._now = ()
         try:
             self._now = self._source()
         except (OSError, ValueError, StopIteration) as error:
-            raise NVMLError(f"there is no reading: {error}") from error
+            raise NVMLError(f"no reading: {error}") from error
         return len(self._now)
 
     def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
@@ -70,31 +70,31 @@ class Library:
         return index
 
     def nvmlDeviceGetUUID(self, h: int) -> str:
-        """Its name anywhere."""
+        """The GPU's globally unique name."""
         return str(self._field(h, "uuid"))
 
     def nvmlDeviceGetName(self, h: int) -> str:
-        """What it is."""
+        """The name of the GPU's model."""
         return str(self._field(h, "name"))
 
     def nvmlDeviceGetPowerUsage(self, h: int) -> int:
-        """Milliwatts."""
+        """Power in milliwatts."""
         return int(self._field(h, "power_mw"))
 
     def nvmlDeviceGetTotalEnergyConsumption(self, h: int) -> int:
-        """Millijoules since the driver was loaded."""
+        """Energy in millijoules since the driver was loaded."""
         return int(self._field(h, "energy_mj"))
 
     def nvmlDeviceGetClockInfo(self, h: int, kind: int) -> int:
-        """MHz."""
+        """Clock in MHz."""
         return int(self._field(h, "sm_mhz" if kind == self.NVML_CLOCK_SM else "memory_mhz"))
 
     def nvmlDeviceGetTemperature(self, h: int, sensor: int) -> int:
-        """Degrees Celsius."""
+        """Temperature in degrees Celsius."""
         return int(self._field(h, "temperature_c"))
 
     def nvmlDeviceGetTemperatureV(self, h: int, sensor: int) -> int:
-        """A function that this library is too old for."""
+        """Raises NVMLError_FunctionNotFound, as a library that is too old for this function does."""
         raise NVMLError_FunctionNotFound("nvmlDeviceGetTemperatureV")
 
     def nvmlDeviceGetUtilizationRates(self, h: int) -> SimpleNamespace:
@@ -114,7 +114,7 @@ class Library:
         return int(self._field(h, "ecc_uncorrected"))
 
     def nvmlDeviceGetComputeRunningProcesses(self, h: int) -> list[Any]:
-        """Those that the reading names; a simulated GPU has none."""
+        """The processes in the reading; a simulated GPU has none."""
         return [SimpleNamespace(pid=pid) for pid in (self._now[h].get("pids", ()) if h < len(self._now) else ())]
 
     def _field(self, h: int, name: str) -> Any:
@@ -126,7 +126,7 @@ class Library:
 
 
 def recorded(path: Path) -> Callable[[], Reading]:
-    """The readings of a recording, one a line as JSON, in their order; then OSError."""
+    """A source of the readings in a recording, one line of JSON each, in order. After the last it raises OSError."""
     lines: Iterator[str] = iter(path.read_text(encoding="utf-8").splitlines())
 
     def source() -> Reading:

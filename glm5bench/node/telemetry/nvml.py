@@ -1,7 +1,7 @@
-"""NVIDIA's GPUs through NVML. Source: the NVML API reference; power in mW, energy in mJ, memory in bytes.
+"""NVIDIA's GPUs, read through NVML. Source: the NVML API reference; power in mW, energy in mJ, memory in bytes.
 
-On Ampere and later `nvmlDeviceGetPowerUsage` is the mean of the last second. The library is a parameter: the double of this package takes
-NVML's place where there is no GPU.
+On Ampere and later `nvmlDeviceGetPowerUsage` is the mean of the last second. The library is a parameter, so that the double of this
+package can replace NVML on nodes without GPUs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ POWER_CAPPED, SLOWED_DOWN = 0x4, 0x20 | 0x8 | 0x40 | 0x80
 
 
 class Nvml:
-    """Reads the GPUs that this process may see (Slurm's cgroups hide the others). Raises OSError where there is no driver."""
+    """Reads the GPUs that this process may see (Slurm's cgroups hide the others). Raises OSError if the driver is missing."""
 
     def __init__(self, library: Any) -> None:
         self._nvml = library
@@ -31,7 +31,7 @@ class Nvml:
         self._handles: list[Any] = []
         self.devices: list[Device] = []
         for i in range(n_gpus):
-            try:  # one that is lost is none of those that are read
+            try:  # a lost GPU is not read
                 h = library.nvmlDeviceGetHandleByIndex(i)
                 device = Device(i, self._text(library.nvmlDeviceGetUUID(h)), self._text(library.nvmlDeviceGetName(h)), driver)
             except library.NVMLError:
@@ -40,7 +40,7 @@ class Nvml:
             self.devices.append(device)
 
     def read(self) -> Sequence[Values]:
-        """Of each device; the number of GPUs is asked for first, so that one that was lost is missed."""
+        """The values of each device. Requests the number of GPUs first, so that a lost GPU is noticed."""
         self._value(self._nvml.nvmlDeviceGetCount)
         return [self._read(handle) for handle in self._handles]
 
@@ -63,28 +63,28 @@ class Nvml:
         }
 
     def _temperature(self, h: Any) -> float:
-        """By the function of newer libraries, which drops the older one with CUDA 14."""
+        """Uses the function of newer libraries, because CUDA 14 drops the older one."""
         try:
             return float(self._nvml.nvmlDeviceGetTemperatureV(h, self._nvml.NVML_TEMPERATURE_GPU))
         except (AttributeError, self._nvml.NVMLError_FunctionNotFound):
             return float(self._nvml.nvmlDeviceGetTemperature(h, self._nvml.NVML_TEMPERATURE_GPU))
 
     def _event_reasons(self, h: Any) -> float:
-        """Under the name of this driver: `throttle reasons` until R535."""
+        """The clock event reasons, which drivers until R535 call throttle reasons."""
         try:
             return float(self._nvml.nvmlDeviceGetCurrentClocksEventReasons(h))
         except (AttributeError, self._nvml.NVMLError_FunctionNotFound):
             return float(self._nvml.nvmlDeviceGetCurrentClocksThrottleReasons(h))
 
     def _value(self, ask: Callable[[], float]) -> float | None:
-        """None where this GPU does not support it, or is lost, or this library does not know the function."""
+        """The value; None if the GPU does not support it or is lost, or if the library does not have the function."""
         try:
             return float(ask())
         except (AttributeError, self._nvml.NVMLError):
             return None
 
     def processes(self, device: Device) -> Sequence[int]:
-        """The process ids that compute on it."""
+        """The ids of the processes that compute on the device."""
         try:
             handle = self._handles[self.devices.index(device)]
             return [int(p.pid) for p in self._nvml.nvmlDeviceGetComputeRunningProcesses(handle)]

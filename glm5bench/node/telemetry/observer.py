@@ -1,9 +1,9 @@
-"""The process that reads beside the load: GPUs and the server's metrics, once a period, a line of JSON each time.
+"""The process that records telemetry during the load: GPUs and the server's metrics, one line of JSON per period.
 
-`python -m glm5bench.node.telemetry.observer FILE`: its first line of standard input says what to read, each further byte asks for a
-reading at once, with the processes on each GPU, and it ends when that input does, however its job ended. It is a process of its own, so
-that no reading delays the load client's clock. A line: `t` the time in ns of the machine's monotonic clock, `gpus` the readings of each,
-`server` its metrics, `pids` the processes, `cpu_s` what this process has used so far.
+`python -m glm5bench.node.telemetry.observer FILE`. The first line of its standard input says what to read. Each further byte requests an
+immediate reading with the processes on each GPU. The observer ends when its standard input ends, however the job ended. It is a separate
+process, so that readings do not delay the load client's clock. Fields of a line: `t`, the time in ns of the machine's monotonic clock;
+`gpus`, the readings of each GPU; `server`, its metrics; `pids`, the processes; `cpu_s`, the CPU time of the observer so far.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from .double import Library
 from .nvml import Nvml
 from .quantities import Reader
 
-MOST_S = 1.0  # to wait for a server's answer: a server that hangs must cost no reading of a GPU
+MOST_S = 1.0  # longest wait for the server's answer: a hung server must not stop the readings of the GPUs
 
 
 class Asked:
-    """What the job asks for. `gpus`: nvidia, amd, simulated or none; `server`: where it answers; `key`: what it wants to be told."""
+    """The job's request. `gpus`: nvidia, amd, simulated or none; `server`: its base URL; `key`: its API key."""
 
     def __init__(self, line: str) -> None:
         told: dict[str, Any] = json.loads(line)
@@ -42,7 +42,7 @@ class Asked:
 
 
 class Connection:
-    """One connection to the server, made again when it breaks."""
+    """One connection to the server, which is reopened when it breaks."""
 
     def __init__(self, base_url: str, key: str) -> None:
         self._side = Side(base_url, {"authorization": f"Bearer {key}"}.items() if key else ()).__enter__()  # until this process ends
@@ -59,7 +59,7 @@ class Connection:
 
 
 def reader(asked: Asked) -> Reader | None:
-    """Who reads the GPUs. Raises OSError where there is nobody; None: nobody was asked for."""
+    """The reader of the GPUs; None if no GPUs are requested. Raises OSError if they cannot be read."""
     if asked.gpus == "simulated":
         connection = Connection(asked.server, asked.key)
         return Nvml(Library(lambda: json.loads(connection.get("/simulated_gpus")), driver="simulated"))
@@ -74,12 +74,12 @@ def reader(asked: Asked) -> Reader | None:
 
 def main(argv: Sequence[str]) -> int:
     """Reads until its standard input ends."""
-    for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR2):  # Slurm tells every process of a job of its end: the job decides
+    for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR2):  # Slurm signals all processes of a job, but the job ends this one
         signal.signal(signum, signal.SIG_IGN)
     try:
         return _observe(Asked(_first_line()), argv[0])
-    except OSError as error:  # a full disk: the points are measured all the same, and say that nobody read
-        print(f"nobody reads beside the load any more: {error}", file=sys.stderr)
+    except OSError as error:  # a full disk: the points are measured anyway, and report missing telemetry
+        print(f"telemetry stopped: {error}", file=sys.stderr)
         return 3
 
 
@@ -87,7 +87,7 @@ def _observe(asked: Asked, path: str) -> int:
     with open(path, "a", encoding="utf-8", buffering=1) as file:
         try:
             gpus, why = reader(asked), ""
-        except Exception as error:  # whatever a vendor's library raises: the server's metrics are read all the same
+        except Exception as error:  # vendors' libraries raise many types; the server's metrics are still read
             gpus, why = None, f"{type(error).__name__}: {error}"
         _write(file, _head(gpus, why))
         server = Connection(asked.server, asked.key)
@@ -101,7 +101,7 @@ def _observe(asked: Asked, path: str) -> int:
 
 
 def _first_line() -> str:
-    """Byte by byte: what follows it is waited for by select, and must not lie in a buffer."""
+    """The first line of standard input. Read byte by byte, because `select` waits for what follows and does not see buffered bytes."""
     line = b""
     while not line.endswith(b"\n") and (byte := os.read(sys.stdin.fileno(), 1)):
         line += byte
@@ -114,7 +114,7 @@ def _head(gpus: Reader | None, why: str) -> dict[str, Any]:
 
 
 def _processes(gpus: Reader) -> list[list[list[int]]]:
-    """[process id, its session] of what computes on each GPU; without those that have ended or cannot be seen from here."""
+    """[process id, its session] of the processes on each GPU, without those that have ended or are not visible from here."""
     found = []
     for device in gpus.devices:
         sessions = []
@@ -129,15 +129,15 @@ def _reading(gpus: Reader | None, server: Connection) -> dict[str, Any]:
     before = time.monotonic_ns()
     try:
         read = [dict(values_) for values_ in gpus.read()] if gpus else []
-    except Exception:  # a reading that fails is one that is missing
+    except Exception:  # a failed reading is a missing reading
         read = []
     made: dict[str, Any] = {"t": (before + time.monotonic_ns()) // 2, "gpus": read}
     try:
         asked_at = time.monotonic_ns()
         made |= {"server": values(server.get("/metrics")), "server_t": (asked_at + time.monotonic_ns()) // 2}
     except (OSError, ValueError):
-        pass  # it has none, or is busy: the line without it says so
-    used = os.times()  # of its children, too: AMD's tools
+        pass  # no metrics, or the server is busy: the line has no `server`
+    used = os.times()  # including its children: AMD's tools
     return {**made, "cpu_s": sum(used[:4])}
 
 

@@ -1,4 +1,4 @@
-"""What is read of every GPU, whatever its vendor: names and units, in the order of a reading. Standard library only: it starts fast."""
+"""The quantities read from every GPU: names and units, in the order of a reading. Uses only the standard library, to start fast."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ UNITS = {
     "slowed_down": "1: slowed down by heat or by its power supply",
     "ecc_uncorrected": "errors since the driver was loaded",
 }
-Values = Mapping[str, float | None]  # by the names above; None, or no entry: this GPU does not say
+Values = Mapping[str, float | None]  # keys: the names above; None or no entry: not supported by this GPU
 
 
 @dataclass(frozen=True)
 class Device:
-    """One GPU. `index`: its number on this node; `uuid`: its name anywhere."""
+    """One GPU. `index`: its number on this node; `uuid`: its globally unique name."""
 
     index: int
     uuid: str
@@ -32,14 +32,14 @@ class Device:
 
 
 class Reader(Protocol):
-    """The GPUs of a node, as one vendor's library or tool shows them."""
+    """The GPUs of a node, read through one vendor's library or tool."""
 
     @property
     def devices(self) -> Sequence[Device]:
-        """In the order of their numbers."""
+        """The GPUs, ordered by number."""
 
     def read(self) -> Sequence[Values]:
-        """Now, of each device in their order. Raises nothing: what cannot be read is None."""
+        """The current values of each device, in order. Values that cannot be read are None; nothing is raised."""
 
     def processes(self, device: Device) -> Sequence[int]:
-        """The process ids that compute on it; none where nobody tells."""
+        """The ids of the processes that compute on the device; empty if unknown."""

@@ -1,7 +1,7 @@
-"""The job's side of the observer: it is started with a server, and asked for what it read of a window.
+"""The job's side of the observer: starts it with a server, and returns its readings of a window.
 
-Enters: a server that is ready. Leaves: Telemetry on the clock of the requests, and which GPUs are the server's. Nothing here raises for a
-reading that is missing: what was not read is not there, and the point's reasons say so.
+Enters: a ready server. Leaves: Telemetry on the clock of the requests, and which GPUs are the server's. Missing readings raise no error:
+they are absent, and the point's reasons report them.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from ...machine.gpus import VARIABLES, visible
 from ..command import PACKAGE_ROOT
 from .quantities import UNITS
 
-READY_S = 20.0  # for the observer to say which GPUs there are
+READY_S = 20.0  # for the observer to list the GPUs
 POWER_LAG_NS = 500_000_000  # NVML's power is the mean of the second before
 LATER_S = 3.0  # longest wait for a reading after the window
-SIMULATED_S = 0.1  # of a simulation whose clock runs fast: read no oftener
+SIMULATED_S = 0.1  # shortest period for a simulation whose clock runs fast
 POLL_S = 0.02
-EDGE_S = 2.0  # from the edge of a window, within which a reading is one of its edge
+EDGE_S = 2.0  # a reading within this time of an edge of the window belongs to the edge
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to be read: whose GPUs (nvidia, amd, simulated, none), how many the server uses, its session, and how often, in s."""
+    """What to read: whose GPUs (nvidia, amd, simulated, none), how many the server uses, its session, and the period in seconds."""
 
     gpus: str
     n_gpus: int
@@ -43,7 +43,7 @@ class Wanted:
 
 
 class Observer:
-    """A running observer. `devices`: the server's GPUs, by their UUIDs; `why_none`: why none could be read."""
+    """A running observer. `devices`: the server's GPUs, by their UUIDs; `why_none`: why no GPU was read."""
 
     def __init__(self, process: subprocess.Popen[str], path: Path, wanted: Wanted) -> None:
         self._process, self._path, self._offset = process, path, 0
@@ -54,15 +54,15 @@ class Observer:
         self._edges: list[dict[str, Any]] = []
         head = self._head()
         self.why_none: str = head["why_none"]
-        each = [d | {"place": i} for i, d in enumerate(head["devices"])]  # its place in a reading; its number on the node may be another
+        each = [d | {"place": i} for i, d in enumerate(head["devices"])]  # position in a reading; may differ from the number on the node
         self.devices = used(each, wanted, os.environ)
         if head["devices"] and not self.devices:
             told = next((f"{name}={os.environ[name]}" for name in VARIABLES if os.environ.get(name)), "no variable")
-            self.why_none = f"none of {len(head['devices'])} GPUs that were read is the server's: {told}"
+            self.why_none = f"none of the {len(head['devices'])} GPUs found is the server's: {told}"
 
     @property
     def pid(self) -> int:
-        """Its process."""
+        """The observer's process id."""
         return self._process.pid
 
     def _head(self) -> dict[str, Any]:
@@ -78,14 +78,14 @@ class Observer:
         return {"devices": [], "why_none": "the observer did not start"}
 
     def account(self) -> dict[str, Any]:
-        """What is kept of it with a point: the server's GPUs, how often they are read, and why none is."""
+        """The record that is stored with a point: the server's GPUs, the period, and why no GPU was read."""
         devices = [{name: d[name] for name in ("uuid", "name", "driver")} for d in self.devices]
         return {"devices": devices, "period_s": self._period_s, "why_none": self.why_none}
 
     def told(self, start_ns: int, end_ns: int) -> Telemetry | None:
-        """What was read of the window, from the last reading before it to the first one after it, on a clock that begins at its start.
+        """The telemetry of the window, from the last reading before it to the first one after it. Its clock begins at the window's start.
 
-        The two times are of the machine's monotonic clock. None: nothing was read.
+        Both times are on the machine's monotonic clock. None if nothing was read.
         """
         deadline, after_ns = time.monotonic() + LATER_S, end_ns + self._lag_ns
         lines = self._kept
@@ -101,9 +101,9 @@ class Observer:
         return telemetry(lines[max(0, first - 1) : last + 1], self.devices, start_ns, self._lag_ns)
 
     def foreign(self, start_ns: int, end_ns: int) -> list[int]:
-        """Processes of others that were seen on the server's GPUs at an edge of the window, which `told` has read.
+        """Ids of other processes on the server's GPUs at an edge of the window. Call `told` for this window first.
 
-        Only on GPUs where the server's own processes are seen: elsewhere process ids are those of another namespace.
+        Considers only GPUs on which the server's own processes are visible. On others the process ids belong to another namespace.
         """
         found: set[int] = set()
         slack_ns = round(EDGE_S * 1e9)
@@ -117,7 +117,7 @@ class Observer:
         return sorted(found)
 
     def poke(self) -> None:
-        """A reading now, with the processes on each GPU, beside the periodic ones."""
+        """Requests an immediate reading with the processes on each GPU, in addition to the periodic ones."""
         with contextlib.suppress(OSError, ValueError):
             assert self._process.stdin is not None
             self._process.stdin.write(".")
@@ -130,12 +130,12 @@ class Observer:
                 if not line.endswith(b"\n"):
                     break
                 self._offset += len(line)
-                with contextlib.suppress(ValueError):  # half a line, of a disk that was full for a while
+                with contextlib.suppress(ValueError):  # a partial line, written while the disk was full
                     yield json.loads(line)
 
 
 def used(devices: Sequence[dict[str, Any]], wanted: Wanted, environment: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The server's GPUs: those that a process of its session computes on; where nobody can tell, the first of those that it may see."""
+    """The server's GPUs: those used by processes of its session. If that is unknown, the first ones of those visible to it."""
     own = [d for d in devices if any(_session(pid) == wanted.session for pid in d["pids"])]
     if len(own) == wanted.n_gpus:
         return own
@@ -154,7 +154,7 @@ def _session(pid: int) -> int:
 
 
 def telemetry(lines: Sequence[dict[str, Any]], devices: Sequence[dict[str, Any]], start_ns: int, lag_ns: int = 0) -> Telemetry | None:
-    """The lines of an observer as tracks, of these GPUs alone; None where nothing was read. `lag_ns`: by which power is of before."""
+    """The lines of an observer as tracks, for these GPUs only; None if nothing was read. `lag_ns`: age of a power value when it is read."""
     at = [line["t"] - start_ns for line in lines]
     earlier = [t - lag_ns for t in at]
     curves: list[tuple[Track, list[int], list[float | None]]] = []
@@ -172,7 +172,7 @@ def telemetry(lines: Sequence[dict[str, Any]], devices: Sequence[dict[str, Any]]
 
 @contextlib.contextmanager
 def observing(server: Endpoint, folder: Path, wanted: Wanted) -> Iterator[Observer]:
-    """An observer of this server, until the block ends."""
+    """A running observer of this server until the block ends."""
     path = folder / "observed.jsonl"
     with contextlib.suppress(OSError):
         path.unlink()
@@ -192,7 +192,7 @@ def observing(server: Endpoint, folder: Path, wanted: Wanted) -> Iterator[Observ
         yield Observer(process, path, wanted)
     finally:
         with contextlib.suppress(BrokenPipeError):
-            process.stdin.close()  # it ends
+            process.stdin.close()  # the observer ends
         try:
             process.wait(timeout=2 * LATER_S)
         except subprocess.TimeoutExpired:

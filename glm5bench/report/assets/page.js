@@ -33,7 +33,7 @@
   const color = (id) => (isDark() ? DARK : COLORS)[place.get(id) % COLORS.length];
   const symbol = (id) => SYMBOLS[(place.get(id) + Math.floor(place.get(id) / COLORS.length)) % SYMBOLS.length];
   const open = (id) => (series[id].source === "measured" ? "" : "-open");
-  const name = (id) => (series[id].source === "measured" ? "" : series[id].source.toUpperCase() + " ") + series[id].label;
+  const name = (id) => series[id].label;
   const priceOf = (set, hardware) => (data.prices[set] || {})[hardware] ?? NaN;
   const usd = (id) => priceOf(state.price, series[id].hardware);
   const ofWorkload = () => series.filter((s) => s.workload === state.workload);
@@ -118,7 +118,9 @@
     const listed = [];
     for (const s of shown()) for (let i = 0; i < n && listed.length < MOST; i++) if (points.series[i] === s.id) listed.push(i);
     table($("points-table"), [["arm"], ["TP", "number"], ["concurrency", "number"], ["tok/s/user", "number"], ["total tok/s/GPU", "number"], ["$/Mtok", "number"], ["on the frontier"], ["validity"]], listed, (i) => [
-      name(points.series[i]), points.tp[i] ?? "?", points.concurrency[i] ?? "?", fixed(points.interactivity_tok_s_user[i], 2), fixed(points.total_tput_per_gpu_tok_s[i], 1), fixed(priced(i), 3), points.front[i] ? "yes" : "", points.validity[i]]);
+      name(points.series[i]), points.tp[i] ?? "?", points.concurrency[i] ?? "?", fixed(points.interactivity_tok_s_user[i], 2), fixed(points.total_tput_per_gpu_tok_s[i], 1), fixed(priced(i), 3), points.front[i] ? "yes" : "", points.validity[i] + (points.reasons[i] ? ` (${points.reasons[i].replace(/,/g, ", ")})` : "")]);
+    const told = new Set(listed.flatMap((i) => (points.reasons[i] || "").split(",").filter(Boolean)));
+    $("points-fine").replaceChildren(...[...told].map((code) => el("p", `flagged (${code}): ${data.meanings[code] || "unknown code"}`, { class: "fine" })));
     for (const [id, height, lo, hi, title] of [
       ["throughput", tput, low, high, "total tok/s/GPU"],
       ["cost", priced, (i) => (high(i) === null ? null : cost(high(i), points.series[i])), (i) => (low(i) === null || low(i) <= 0 ? null : cost(low(i), points.series[i])), `$/Mtok, ${state.price}`],
@@ -151,14 +153,14 @@
       const baseNode = base ? base.node_cost_usd_per_mtok[i] ?? base.cost_usd_per_mtok[i] : null, hasIdle = node !== null || (base && base.node_cost_usd_per_mtok[i] !== null);
       const nodeRatio = hasIdle && own !== null && baseNode !== null && !isBase ? (baseNode / own) * by : null;
       const steps = ["hardware", "precision", "speculative"].filter((step) => isDefault && row[step + "_step"][i] !== null)
-        .map((step) => `${step} ${fixed(row[step + "_step"][i] * (step === "hardware" ? by : 1), 2)}x${row[step + "_step_also"][i] ? ` (also ${row[step + "_step_also"][i].replace(/,/g, ", ")})` : ""}`);
+        .map((step) => `${step} ${fixed(row[step + "_step"][i] * (step === "hardware" ? by : 1), 2)}×${row[step + "_step_also"][i] ? ` (also ${row[step + "_step_also"][i].replace(/,/g, ", ")})` : ""}`);
       const near = row.nearest_measured_tok_s_user[i];
       return [
         name(row.series) + (isBase ? " (baseline)" : ""), row.total_tput_per_gpu_tok_s[i] === null ? row.status[i] : !Number.isFinite(price) ? "no price" : fixed(times(row.cost_usd_per_mtok[i], price), 3),
         between(row.cost_usd_per_mtok_low[i], row.cost_usd_per_mtok_high[i], price, row.interval[i]), node === null ? "" : fixed(times(node, price), 3), fixed(row.total_tput_per_gpu_tok_s[i], 1), fixed(row.concurrency[i], 1),
-        isBase || times(ratio, by) === null ? "" : fixed(ratio * by, 2) + "x",
+        isBase || times(ratio, by) === null ? "" : fixed(ratio * by, 2) + "×",
         isDefault ? between(row.perf_per_dollar_vs_baseline_low[i], row.perf_per_dollar_vs_baseline_high[i], by, row.ratio_interval[i]) : "",
-        nodeRatio === null || !Number.isFinite(nodeRatio) ? "" : fixed(nodeRatio, 2) + "x", steps.join(" x "),
+        nodeRatio === null || !Number.isFinite(nodeRatio) ? "" : fixed(nodeRatio, 2) + "×", steps.join(" × "),
         near === null ? "" : `${fixed(near, 1)} tok/s/user, TP ${row.nearest_measured_tp[i] ?? "?"}, concurrency ${row.nearest_measured_concurrency[i] ?? "?"}`, row.status[i] + (row.beyond[i] ? ` (${row.beyond[i]})` : ""),
       ];
     });
@@ -198,13 +200,13 @@
   }
 
   function lists() {
-    const arm = (r) => `${r.source === "measured" ? "" : r.source.toUpperCase() + " "}${r.series}, ${r.isl_tokens ?? "?"}/${r.osl_tokens ?? "?"}`;
+    const arm = (r) => `${r.title}, ${r.isl_tokens ?? "?"}/${r.osl_tokens ?? "?"}`;
     const dearer = (hardware) => priceOf(state.price, hardware) / priceOf(data.price, hardware);
     const by = (r) => dearer(r.baseline_hardware) / dearer(r.hardware);
-    table($("bands-table"), [["arm"], ["against"], ["peak", "number"], ["at tok/s/user", "number"], ["band", "number"], ["defined, tok/s/user", "number"]], data.bands, (r) => [arm(r), r.baseline, `${fixed(r.peak * by(r), 2)}x`, `${r.peak_at_tok_s_user}`, `${fixed(r.low * by(r), 2)}x to ${fixed(r.high * by(r), 2)}x`, `${fixed(r.from_tok_s_user, 1)} to ${fixed(r.to_tok_s_user, 1)}`]);
+    table($("bands-table"), [["arm"], ["against"], ["peak", "number"], ["at tok/s/user", "number"], ["band", "number"], ["defined, tok/s/user", "number"]], data.bands, (r) => [arm(r), r.baseline, `${fixed(r.peak * by(r), 2)}×`, `${r.peak_at_tok_s_user}`, `${fixed(r.low * by(r), 2)}× to ${fixed(r.high * by(r), 2)}×`, `${fixed(r.from_tok_s_user, 1)} to ${fixed(r.to_tok_s_user, 1)}`]);
     $("bands").hidden = !data.bands.length;
     table($("speculation-table"), [["arm"], ["tok/s/user", "number"], ["tok/s/GPU off", "number"], ["with", "number"], ["ratio", "number"], ["$/Mtok off", "number"], ["with", "number"], ["acceptance length", "number"]], data.speculation, (r) => [
-      arm(r), r.interactivity_tok_s_user, fixed(r.off_tput_per_gpu_tok_s, 1), fixed(r.total_tput_per_gpu_tok_s, 1), fixed(r.throughput_ratio, 2) + "x", ...[r.off_cost_usd_per_mtok, r.cost_usd_per_mtok].map((c) => (c === null ? "" : fixed(c * dearer(r.hardware), 2))),
+      arm(r), r.interactivity_tok_s_user, fixed(r.off_tput_per_gpu_tok_s, 1), fixed(r.total_tput_per_gpu_tok_s, 1), fixed(r.throughput_ratio, 2) + "×", ...[r.off_cost_usd_per_mtok, r.cost_usd_per_mtok].map((c) => (c === null ? "" : fixed(c * dearer(r.hardware), 2))),
       r.acceptance_length_low === null ? "unknown" : r.acceptance_length_high - r.acceptance_length_low < 0.005 ? fixed(r.acceptance_length_low, 2) : `${fixed(r.acceptance_length_low, 2)} to ${fixed(r.acceptance_length_high, 2)}`]);
     $("speculation").hidden = !data.speculation.length;
     table($("saturation-table"), [["arm"], ["TP", "number"], ["saturated at", "number"], ["total tok/s/GPU", "number"], ["grows most"], ["limit"]], data.saturation, (r) => [
@@ -228,7 +230,7 @@
       Plotly.react("radar", names.map((id, k) => ({ type: "scatterpolar", r: [...Object.keys(axes), "memory_gib"].map((a) => data.specifications[id][a]), theta: [...Object.values(axes), "memory"], name: entities(id), line: { color: (isDark() ? DARK : COLORS)[k % COLORS.length], dash: ["solid", "dash", "dot", "dashdot"][k % 4] }, marker: { symbol: SYMBOLS[k % SYMBOLS.length] }, mode: "lines+markers" })), look, CONFIG);
     }
     table($("specifications-table"), [["hardware"], ...Object.values(axes).map((a) => [a, "number"])], names, (id) => [id, ...Object.keys(axes).map((a) => `${Math.round(100 * data.specifications[id][a])} %`)]);
-    table($("bounds-table"), [["hardware"], ["against"], ["precision"], ["compute", "number"], ["bandwidth", "number"], ["interconnect", "number"]], data.bounds, (r) => [r.hardware, r.baseline, r.precision, ...["compute", "bandwidth", "interconnect"].map((b) => (r[b] === null ? "" : fixed(r[b], 2) + "x"))]);
+    table($("bounds-table"), [["hardware"], ["against"], ["precision"], ["compute", "number"], ["bandwidth", "number"], ["interconnect", "number"]], data.bounds, (r) => [r.hardware, r.baseline, r.precision, ...["compute", "bandwidth", "interconnect"].map((b) => (r[b] === null ? "" : fixed(r[b], 2) + "×"))]);
     $("sources").replaceChildren(...data.sourceTables.flatMap((t) => {
       const made = el("table"), names = Object.keys(t.rows[0] || {});
       table(made, names.map((h) => [h]), t.rows, (row) => names.map((h) => row[h]));
@@ -299,12 +301,14 @@
   if (data.notes.length) { $("notes").hidden = false; $("notes").replaceChildren(...data.notes.map((text) => el("p", text))); }
   const workloads = [...new Set(series.map((s) => s.workload))];
   const size = (w) => { let most = 0; for (let i = 0; i < n; i++) if (points.front[i] && series[points.series[i]].workload === w) most++; return most; };
-  workloads.sort((a, b) => size(b) - size(a));
+  const RANK = ["measured", "simulated", "published"]; // the page opens on what the user measured
+  const rank = (w) => RANK.indexOf(series.find((s) => s.workload === w).source);
+  workloads.sort((a, b) => rank(a) - rank(b) || size(b) - size(a));
   $("workload").replaceChildren(...workloads.map((w) => el("option", w, { value: w })));
   $("price").replaceChildren(...Object.keys(data.prices).map((p) => el("option", p, { value: p })));
   $("price").value = state.price;
   const middle = (of) => { // of the interactivities that most arms reach
-    const reach = data.grid.map((_, i) => of.filter((s) => isoOf.get(s.id).status[i] !== "unreachable").length), most = Math.max(...reach);
+    const reach = data.grid.map((_, i) => of.filter((s) => isoOf.get(s.id).total_tput_per_gpu_tok_s[i] !== null).length), most = Math.max(...reach);
     const best = data.grid.map((_, i) => i).filter((i) => reach[i] === most);
     return best.length ? best[best.length >> 1] : 0;
   };

@@ -1,6 +1,6 @@
-"""What is asked of Slurm: node jobs grouped by what they ask for into arrays, and each array as submitit's parameters and sbatch script.
+"""Slurm arrays of node jobs with equal resources, and the submitit parameters and sbatch script of each array.
 
-Pure but for the paths that stand in a script: the same text is printed by `plan`, with no Slurm installed, and sent by `sweep`.
+Pure, except for the paths in a script. `plan` prints the same text without Slurm that `sweep` sends.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from ...values.point import NodeJob
 from ..scheduler import Order
 
 STEPS_MIN = (10, 15, 20, 30, 45, 60, 90, 120, 180, 240, 360, 480, 720, 1080, 1440, 2160, 2880, 4320, 5760, 7200, 10080)
-MARGIN = 1.5  # of a time limit over the estimate
+MARGIN = 1.5  # time limit = MARGIN * estimate + MARGIN_MIN
 MARGIN_MIN = 10
 OWN = (
     "job-name", "array", "output", "error", "open-mode", "ntasks", "ntasks-per-node", "nodes", "signal", "time", "wait", "parsable",
     "test-only", "wrap", "export", "export-file", "chdir", "quiet", "wait-all-nodes",
-)  # fmt: skip  # options of sbatch that are this tool's
-RESERVED = {*OWN, *(name.replace("_", "-") for name in Resources.__dataclass_fields__)}  # or that have a line of their own in conf/cluster
+)  # fmt: skip  # sbatch options that glm5bench sets itself
+RESERVED = {*OWN, *(name.replace("_", "-") for name in Resources.__dataclass_fields__)}  # and options that conf/cluster has settings for
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One array (or one job): every member is the lanes of one Slurm job; all ask for the same."""
+    """One array (or one job). Each member holds the lanes of one Slurm job. All members have the same resources."""
 
     members: tuple[tuple[NodeJob, ...], ...]
     hardware: str
@@ -44,14 +44,14 @@ class Batch:
 
     @property
     def jobs(self) -> tuple[NodeJob, ...]:
-        """All node jobs of it."""
+        """All node jobs of the batch."""
         return tuple(job for member in self.members for job in member)
 
 
 def batches(
     orders: Sequence[Order], cluster: Cluster, *, max_array_size: int = 1001, partition_max_min: Mapping[str, float] | None = None
 ) -> list[Batch]:
-    """The orders as arrays, as few as their resources and Slurm's MaxArraySize allow; no time above what a hardware's partition allows."""
+    """The orders in as few arrays as their resources and Slurm's MaxArraySize allow. No time limit exceeds that of the partition."""
     groups: dict[str, Batch] = {}
     for member in _members(orders):
         first = member[0]
@@ -72,7 +72,7 @@ def batches(
 
 
 def _members(orders: Sequence[Order]) -> Iterable[tuple[Order, ...]]:
-    """One order a Slurm job; packed ones with as many of their kind as stand side by side."""
+    """The orders of each Slurm job: one, or for packed jobs up to `lanes` orders of the same kind."""
     waiting: dict[str, list[Order]] = {}
     for order in orders:
         job = order.job
@@ -88,7 +88,10 @@ def _members(orders: Sequence[Order]) -> Iterable[tuple[Order, ...]]:
 
 
 def time_limit_min(job: NodeJob, cluster: Cluster, factor: float = 1.0, partition_max_min: float | None = None) -> int:
-    """The time asked for, minutes: the cluster's, or the estimate with a margin, in steps so that jobs share an array; never too much."""
+    """The time limit in minutes: the cluster's, or the estimate with a margin, rounded up to a step so that jobs share an array.
+
+    It never exceeds the cluster's `max_time_min` or the limit of the partition.
+    """
     r = cluster.resources(job.arm.hardware.id)
     wanted = factor * (r.time_limit_min or job.estimate_s / 60 * MARGIN + MARGIN_MIN)
     stepped = math.ceil(wanted) if r.time_limit_min else next((step for step in STEPS_MIN if step >= wanted), math.ceil(wanted))
@@ -96,27 +99,27 @@ def time_limit_min(job: NodeJob, cluster: Cluster, factor: float = 1.0, partitio
 
 
 def longest_s(resources: Resources, stop_before_s: float, partition_max_min: float | None) -> float | None:
-    """The longest estimate that a job may have, seconds: its limit without the margin; None where there is no limit."""
+    """The longest allowed estimate of a job in seconds: its time limit without the margin. None if the time is not limited."""
     limits = [limit for limit in (resources.time_limit_min, resources.max_time_min, partition_max_min) if limit]
     return max(60.0, (min(limits) - MARGIN_MIN) * 60 / MARGIN, min(limits) * 60 / 2 - stop_before_s) if limits else None
 
 
 def parameters(batch: Batch, cluster: Cluster, campaign: Campaign, name: str) -> dict[str, Any]:
-    """What submitit's Slurm executor is told. None leaves an option out, wckey too, which submitit would send by itself."""
+    """The parameters for submitit's Slurm executor. None omits an option. wckey stays in as None, because submitit has a default for it."""
     r = cluster.resources(batch.hardware)
     reserved = sorted({option.replace("_", "-") for option in r.sbatch} & RESERVED)
     if reserved:
         raise SettingsError(
-            f"slurm.sbatch holds {reserved[0]}, which glm5bench sets itself or has a setting for.",
+            f"slurm.sbatch contains {reserved[0]}, which glm5bench sets itself or has a setting for.",
             where=f"cluster {cluster.id}",
-            next_step=f"cluster.slurm.{reserved[0].replace('-', '_')}, or leave it out",
+            next_step=f"set cluster.slurm.{reserved[0].replace('-', '_')} if it exists, or remove the option",
         )
     strange = [option for option in r.sbatch if not re.fullmatch(r"[a-z][a-z0-9_-]+", option)]
     if strange:
         raise SettingsError(
-            f"slurm.sbatch holds {strange[0]!r}, which is no long option's name.",
+            f"slurm.sbatch contains {strange[0]!r}, which is not the name of a long option.",
             where=f"cluster {cluster.id}",
-            next_step="mail-type: FAIL",
+            next_step="write options as in mail-type: FAIL",
         )
     options: dict[str, Any] = {option: value for option, value in r.sbatch.items() if value is not False and option != "exclude"}
     gres, gpus_per_node = _gpus(r, batch.gpus)
@@ -142,7 +145,7 @@ def parameters(batch: Batch, cluster: Cluster, campaign: Campaign, name: str) ->
         "array_parallelism": r.concurrent_jobs,
         "wckey": r.wckey,
         "setup": [*_first_lines(campaign), *r.setup],
-        "srun_args": ["--cpu-bind=none"],  # the job's one task is a server with all its workers
+        "srun_args": ["--cpu-bind=none"],  # the job's only task is a server with all its workers
         "additional_parameters": options or None,
     }
     return {key: value for key, value in asked.items() if value is not None or key == "wckey"}
@@ -163,14 +166,14 @@ def _first_lines(campaign: Campaign) -> list[str]:
 
 
 def script(batch: Batch, cluster: Cluster, campaign: Campaign, name: str) -> str:
-    """The sbatch script, word for word as submitit writes it for this batch."""
+    """The sbatch script exactly as submitit writes it for this batch."""
     executor = _executor(batch, cluster, campaign, name)
     text: str = executor._make_submission_file_text(executor._submitit_command_str, "")
     return text
 
 
 def command_script(batch: Batch, cluster: Cluster, campaign: Campaign, name: str, command: str) -> str:
-    """A script that asks for what this batch asks for, sets up the same, and runs a shell's command in place of the job."""
+    """A script with the resources and setup of this batch that runs a shell command instead of the job."""
     executor = _executor(batch, cluster, campaign, name)
     executor.update_parameters(use_srun=False)
     text: str = executor._make_submission_file_text(command, "")
@@ -186,7 +189,7 @@ def _executor(batch: Batch, cluster: Cluster, campaign: Campaign, name: str) -> 
 
 
 class _Anywhere(SlurmExecutor):  # type: ignore[misc]  # submitit has no types
-    """submitit's executor refuses to be made where there is no srun; to write a script it needs none."""
+    """An executor that can write scripts on a machine without srun. submitit's own executor raises an error there."""
 
     @classmethod
     def affinity(cls) -> int:
@@ -194,7 +197,7 @@ class _Anywhere(SlurmExecutor):  # type: ignore[misc]  # submitit has no types
 
 
 def batch_name(campaign: Campaign, batch: Batch, nth: int) -> str:
-    """A job name that no other submission has: Slurm is asked for it when sbatch gave no answer."""
+    """A unique job name. If sbatch gives no answer, Slurm is asked for this name."""
     keys = [point.key for job in batch.jobs for point in job.points]
     readable = re.sub(r"[^A-Za-z0-9._-]", "-", campaign.root.name)[:40]
     return f"{readable}-{digest_of([str(campaign.root), nth, keys], 10)}"

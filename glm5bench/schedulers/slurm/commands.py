@@ -1,7 +1,7 @@
-"""What Slurm says: one batched query a question, read into plain values. Submitit's sbatch aside, only this runs Slurm's commands.
+"""Runs Slurm's commands and returns their output as plain values, one batched query per question. Only submitit's sbatch runs elsewhere.
 
-None means no answer: the command is missing, the controller is down, accounting is not there. No answer is never read as an end: a
-job is over only where the controller answers and does not know it any more, or says so.
+None means no answer: the command is missing, the controller is down, or accounting is not available. A missing answer never means that
+a job has ended. A job has ended only if the controller reports its end, or answers and does not list the job any more.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from .states import Told
 
-TIMEOUT_S = 30.0  # a squeue without its controller tries for a minute
+TIMEOUT_S = 30.0  # without a controller, squeue retries for a minute
 
 KEPT = ("SLURM_CONF",)
 FOREIGN = (
@@ -25,7 +25,7 @@ FOREIGN = (
 
 
 def config() -> dict[str, str] | None:
-    """The running configuration of the controller."""
+    """The running configuration of the controller, or None if it does not answer."""
     said = _output(["scontrol", "show", "config"])
     if said is None:
         return None
@@ -34,7 +34,7 @@ def config() -> dict[str, str] | None:
 
 
 def partitions() -> dict[str, dict[str, str]] | None:
-    """Every partition with its settings as scontrol shows them."""
+    """Every partition with its settings from scontrol, or None if it does not answer."""
     said = _output(["scontrol", "--oneliner", "show", "partition"])
     if said is None:
         return None
@@ -43,12 +43,12 @@ def partitions() -> dict[str, dict[str, str]] | None:
 
 
 def max_time_min(partition: dict[str, str]) -> float | None:
-    """The longest time of a partition, minutes; None where it has no end."""
+    """The time limit of a partition in minutes. None if it is unlimited."""
     return _minutes(partition.get("MaxTime", "UNLIMITED"))
 
 
 def partition_limits_min(partition_of: Mapping[str, str | None]) -> dict[str, float]:
-    """The longest time, minutes, for each name by its partition (None: the default one); nothing where Slurm does not answer."""
+    """The time limit in minutes of each name's partition (None: the default one). Empty if Slurm does not answer."""
     shown = partitions() or {}
     default = next((p for p in shown.values() if p.get("Default") == "YES"), {})
     chosen = {name: shown.get(partition, {}) if partition else default for name, partition in partition_of.items()}
@@ -57,7 +57,7 @@ def partition_limits_min(partition_of: Mapping[str, str | None]) -> dict[str, fl
 
 
 def _minutes(text: str) -> float | None:
-    """Minutes of Slurm's D-HH:MM:SS; None for UNLIMITED."""
+    """Minutes of Slurm's D-HH:MM:SS. None for UNLIMITED."""
     match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
     if match is None:
         return None
@@ -66,7 +66,7 @@ def _minutes(text: str) -> float | None:
 
 
 def nodes(partition: str | None) -> dict[str, tuple[str, str]] | None:
-    """Every node of a partition (None: the default one and all others) with its state and its gres."""
+    """Every node of a partition (None: of all partitions) with its state and its gres."""
     where = ["--partition", partition] if partition else []
     said = _output(["sinfo", "--noheader", "--Node", *where, "--format=%N|%T|%G"])
     if said is None:
@@ -75,7 +75,7 @@ def nodes(partition: str | None) -> dict[str, tuple[str, str]] | None:
 
 
 def queue(users: Iterable[str]) -> dict[str, Told] | None:
-    """Every job of these users that the controller knows, an array's tasks apart; those that are over for some minutes (MinJobAge)."""
+    """Every job of these users in squeue, with one entry per array task. Jobs that ended stay for some minutes (MinJobAge)."""
     said = _output(["squeue", "--noheader", "--all", "--states=all", "--array", _of(users), "--format=%i|%T|%N|%r"])
     if said is None:
         return None
@@ -88,7 +88,7 @@ def _of(users: Iterable[str]) -> str:
 
 
 def accounting(job_ids: Sequence[str]) -> dict[str, Told] | None:
-    """What accounting knows of these jobs. A task that was cancelled while it waited has no record."""
+    """The accounting records of these jobs. A task that was cancelled while it was queued has no record."""
     if not job_ids:
         return {}
     masters = sorted({job.split("_")[0] for job in job_ids})
@@ -105,7 +105,7 @@ def accounting(job_ids: Sequence[str]) -> dict[str, Told] | None:
 
 
 def _tasks(job: str) -> list[str]:
-    """`12_[3-5,7%2]` is 12_3, 12_4, 12_5, 12_7."""
+    """The task ids of a job id: `12_[3-5,7%2]` is 12_3, 12_4, 12_5, 12_7."""
     match = re.fullmatch(r"(\d+)_\[([\d,-]+)(?:%\d+)?\]", job)
     if match is None:
         return [job]
@@ -117,13 +117,13 @@ def _tasks(job: str) -> list[str]:
 
 
 def find(name: str, user: str) -> list[str] | None:
-    """The ids of the jobs and arrays of this exact name that are not over: what sbatch accepted, whoever got to hear of it."""
+    """The ids of the jobs and arrays with this exact name that have not ended. They show whether sbatch accepted a submission."""
     said = _output(["squeue", "--noheader", "--all", "--array", _of([user]), f"--name={name}", "--format=%i"])
     return None if said is None else sorted({line.strip().split("_")[0] for line in said.splitlines() if line.strip()})
 
 
 def find_ended(name: str, user: str, since: str) -> list[str]:
-    """The same among those that are over, where accounting knows."""
+    """The ids of the jobs and arrays with this name that have ended, if accounting is available."""
     said = _output(
         ["sacct", "--noheader", "--parsable2", "--allocations", "--format=JobID", f"--name={name}", f"--user={user}", f"-S{since}"]
     )
@@ -131,7 +131,7 @@ def find_ended(name: str, user: str, since: str) -> list[str]:
 
 
 def cancel(job_ids: Sequence[str]) -> str:
-    """Ends jobs by id. What scancel complains of; empty where it does not."""
+    """Ends jobs by id. Returns the error message of scancel, or an empty text."""
     if not job_ids:
         return ""
     done = _run(["scancel", *job_ids])
@@ -139,13 +139,13 @@ def cancel(job_ids: Sequence[str]) -> str:
 
 
 def requeue(job_id: str) -> str:
-    """Puts a running job back into the queue. What scontrol complains of; empty where it does not."""
+    """Requeues a running job. Returns the error message of scontrol, or an empty text."""
     done = _run(["scontrol", "requeue", job_id])
     return "scontrol did not answer" if done is None else done.stderr.strip()
 
 
 def test_only(script: Path) -> str | None:
-    """What `sbatch --test-only` says of a script; None where there is no sbatch."""
+    """The answer of `sbatch --test-only` for a script. None if sbatch is missing or does not answer."""
     done = _run(["sbatch", "--test-only", str(script)])
     return None if done is None else (done.stderr or done.stdout).strip() or f"exit code {done.returncode}"
 
@@ -172,8 +172,8 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[str] | None:
 
 
 def clean(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment without a user's own options for Slurm's commands and without the variables of the job that this may run in.
+    """The environment without the user's options for Slurm commands and without the variables of a surrounding job.
 
-    A job that is sent from inside another would otherwise take that one's array index and GPUs for its own.
+    Otherwise a job that is sent from inside another job would use the array index and GPUs of that job.
     """
     return {k: v for k, v in environment.items() if k in KEPT or not k.startswith(FOREIGN)}

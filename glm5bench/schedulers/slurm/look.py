@@ -1,7 +1,7 @@
-"""Where Slurm's jobs of a campaign stand: from heartbeats and last words, and from what Slurm says where it answers.
+"""The states of a campaign's Slurm jobs, from heartbeats, end records and, if it answers, from Slurm.
 
-Truth is in files. Slurm's word decides only what files cannot: whether a job still waits, and whether one that is silent will come
-again. A job that nobody can tell of is `unknown`, and unknown is not over.
+Files decide. Slurm is used only for what files cannot show: whether a job is still queued, and whether a job without a heartbeat will
+run again. A job without any information is `unknown`. An unknown job may still be running.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from ..submissions import Sent, user
 from . import commands as slurm
 from .states import Told
 
-LATE_S = 300.0  # after its time limit a job is over, whatever its file says
+LATE_S = 300.0  # this long after its time limit, a job has ended even if no file shows it
 
 
 @dataclass(frozen=True)
 class View:
-    """What Slurm said at one moment. `queue` None: it did not answer."""
+    """Slurm's answers at one moment. `queue`: None if Slurm did not answer."""
 
     asked_utc_s: float
     queue: dict[str, Told] | None
@@ -35,7 +35,7 @@ class View:
 
 
 class SlurmLook(Look):
-    """What Slurm and the files say."""
+    """The states of jobs from Slurm's answers and from files."""
 
     silence = "Slurm does not answer (squeue)"
 
@@ -44,11 +44,11 @@ class SlurmLook(Look):
         self.answers = seen.queue is not None if has_jobs else None
 
     def state(self, sent: Sent, beats: Sequence[Beat], ends: Sequence[End], began: float) -> tuple[State, Told | None]:
-        """Where an accepted job stands, and Slurm's word."""
+        """The state of an accepted job, and Slurm's report on it."""
         return _state(sent, beats, ends, self.seen, began)
 
     def told(self, job_id: str) -> Told | None:
-        """What squeue said of it."""
+        """The job's entry in squeue, if any."""
         return (self.seen.queue or {}).get(job_id.partition(".")[0])
 
 
@@ -61,8 +61,8 @@ def _state(sent: Sent, beats: Sequence[Beat], ends: Sequence[End], view: View, b
         if told.is_waiting:
             has_begun = any(beat.time_utc_s > view.asked_utc_s and beat.phase != "done" for beat in beats)
             has_ended = any(end.utc_s > view.asked_utc_s for end in ends) and _has_said_all(sent, ends)
-            return "ended" if has_ended else "running" if has_begun else "queued", told  # since Slurm was asked
-        return "ended" if _has_said_all(sent, ends) else "running", told  # it is only not gone yet
+            return "ended" if has_ended else "running" if has_begun else "queued", told  # files that are newer than Slurm's answer
+        return "ended" if _has_said_all(sent, ends) else "running", told  # Slurm still lists a job that has ended
     if told is not None:
         return "ended", told
     if sent.accepted_utc_s >= view.asked_utc_s:
@@ -74,12 +74,15 @@ def _state(sent: Sent, beats: Sequence[Beat], ends: Sequence[End], view: View, b
 
 
 def _has_said_all(sent: Sent, ends: Sequence[End]) -> bool:
-    """Whether every lane has said its last word. What a signal ended may be run again by Slurm."""
+    """Whether every lane has written its final end record. Slurm may requeue a job that a signal ended."""
     return len(ends) == len(sent.requests) and not any(end.why.startswith("SIG") for end in ends)
 
 
 def _state_by_files(sent: Sent, beats: Sequence[Beat], ends: Sequence[End], began: float) -> State:
-    """Slurm may run a silent job again: it is over when it has said so, or when its time must be. `began`: its batch script, UTC s."""
+    """The state of a job without Slurm's answer. `began`: start of its batch script, UTC seconds.
+
+    Slurm may requeue a job without a heartbeat. Such a job has ended only if it has written its end records or its time limit has passed.
+    """
     now = time.time()
     if any(is_alive(beat, now) for beat in beats):
         return "running"
@@ -89,7 +92,7 @@ def _state_by_files(sent: Sent, beats: Sequence[Beat], ends: Sequence[End], bega
 
 
 def view(campaign: Campaign, sent: Sequence[Sent], poll_s: float) -> View:
-    """Slurm's word, from the file of the last question where that is young enough; no question where there is no such job."""
+    """Slurm's answers, from a file if they are younger than `poll_s` seconds. Slurm is not asked if no job was sent to it."""
     if not sent:
         return View(0.0, None)
     kept = _kept_view(campaign)
@@ -101,12 +104,12 @@ def view(campaign: Campaign, sent: Sequence[Sent], poll_s: float) -> View:
     if queue is not None:
         gone = [s.job_id for s in sent if s.job_id and s.job_id not in queue and s.job_id not in accounted]
         accounted |= slurm.accounting(gone) or {}
-        over = {job: told for job, told in queue.items() if told.is_over}  # the controller forgets it in minutes
+        over = {job: told for job, told in queue.items() if told.is_over}  # the controller forgets them after some minutes
         accounted = {job: told for job, told in accounted.items() if job not in queue} | {
             s.job_id: over[s.job_id] for s in sent if s.job_id in over
         }
     made = View(now, queue, accounted)
-    with contextlib.suppress(BenchError):  # a directory that cannot be written can still be looked at
+    with contextlib.suppress(BenchError):  # a read-only directory can still be displayed
         write_json(_view_file(campaign), asdict(made))
     return made
 

@@ -1,7 +1,7 @@
-"""A merge that outgrows one machine: shards of the sources through Slurm, each an archive of its own, then their union here.
+"""A merge that is too large for one machine: Slurm jobs merge shards of the sources, then this machine merges the shards.
 
-A merge is a set union, so that the shards' union has the digest that one merge of everything has. Shards are written beside the
-output, on the file system that every node sees, and removed when the union stands.
+A merge is a set union, so the result has the same digest as one merge of all sources. Shards are written next to the output, on
+the shared file system, and removed after the final merge.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TIME_MIN = 60
 
 @dataclass(frozen=True)
 class Shard:
-    """What one job merges into which file."""
+    """The sources that one job merges, and its output file."""
 
     sources: tuple[str, ...]
     output: Path
@@ -44,12 +44,12 @@ class Shard:
 
 
 def parameters(text: str) -> dict[str, Any]:
-    """What the jobs ask for, from `partition=cpu,time=60,mem=8G`. Raises UsageError for what is no such thing."""
+    """The resources of the jobs, from `partition=cpu,time=60,mem=8G`. Raises UsageError for an unknown name."""
     asked: dict[str, Any] = {"time": TIME_MIN, "wckey": None}
     for part in filter(None, text.split(",")):
         name, equals, value = part.strip().partition("=")
         if not equals or name not in PARAMETERS:
-            raise UsageError(f"--ask {part}: there is no such thing to ask for.", next_step=f"one of {', '.join(PARAMETERS)}")
+            raise UsageError(f"--ask {part}: not a known parameter with a value.", next_step=f"use one of {', '.join(PARAMETERS)}")
         asked[name] = int(value) if value.isdigit() else value
     return asked
 
@@ -66,12 +66,14 @@ def merge_on_slurm(
     strict: bool = False,
     progress: Progress = no_progress,
 ) -> Merged:
-    """Writes the union of the paths to `output`, read and verified by the jobs of an array.
+    """Writes the union of the paths to `output`. The jobs of an array read and verify them.
 
-    Raises EnvironmentLacks where there is no Slurm, and where a job of it fails; else as `merge` does.
+    Raises EnvironmentLacks if Slurm is missing or one of its jobs fails, and the errors of `merge`.
     """
     if not slurm.is_there():
-        raise EnvironmentLacks("Slurm's commands are not on PATH.", where=os.uname().nodename, next_step="merge here: without --on slurm")
+        raise EnvironmentLacks(
+            "Slurm's commands are not on PATH.", where=os.uname().nodename, next_step="remove --on slurm to merge on this machine"
+        )
     with _folder_beside(output) as folder:
         groups = _balanced([str(path.resolve()) for path in files(paths)], shards)
         made = [Shard(g, folder / f"{i}.h5", is_raw_kept, where or Selection(), jobs) for i, g in enumerate(groups)]
@@ -89,12 +91,12 @@ def merge_on_slurm(
 
 
 def merge_shard(shard: Shard) -> list[FileError]:
-    """One job's work: the shard's archive, if it holds a point. What was left out."""
+    """Writes the archive of one shard, if it has points. Returns the errors of files that were left out."""
     try:
         return merge(shard.sources, shard.output, is_raw_kept=shard.is_raw_kept, where=shard.where, jobs=shard.jobs).bad
-    except FileError as error:  # nothing in it can be read
+    except FileError as error:  # no source can be read
         return [error]
-    except UsageError:  # nothing in it is a point, or is meant
+    except UsageError:  # no source has a point, or none is selected
         return []
 
 
@@ -104,7 +106,7 @@ def _folder_beside(output: Path) -> Iterator[Path]:
     with writable(folder):
         folder.mkdir(parents=True)
     yield folder
-    shutil.rmtree(folder)  # after a failure it stays: the jobs' logs are in it
+    shutil.rmtree(folder)  # kept after a failure, because it has the jobs' logs
 
 
 def _balanced(sources: Sequence[str], n: int) -> list[tuple[str, ...]]:
@@ -129,7 +131,7 @@ def _results(folder: Path, shards: Sequence[Shard], asked: Mapping[str, Any], pr
         with clean_environment():
             jobs = executor.map_array(merge_shard, shards)
     except (FailedJobError, FailedSubmissionError) as error:
-        raise EnvironmentLacks(f"Slurm did not take the jobs: {_last(str(error))}.", next_step="--ask partition=...,account=...") from error
+        raise EnvironmentLacks(f"Slurm refused the jobs: {_last(str(error))}.", next_step="set --ask partition=...,account=...") from error
     try:
         while (done := sum(job.done() for job in jobs)) < len(jobs):
             progress(done, len(jobs))
@@ -149,7 +151,7 @@ def _result(job: Any) -> list[FileError]:
         raise EnvironmentLacks(
             f"Job {job.job_id} of the merge failed: {_last(str(error))}.",
             where=str(log),
-            next_step="the same command again with more --ask time=...,mem=..., or more --shards",
+            next_step="run the command again with more --ask time=...,mem=..., or with more --shards",
         ) from error
     except BenchError as error:
         raise EnvironmentLacks(f"Job {job.job_id} of the merge failed: {error.message}", where=error.where) from error

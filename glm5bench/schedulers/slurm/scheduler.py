@@ -1,4 +1,4 @@
-"""Slurm: each node job is a job of its own, in arrays of equal resources."""
+"""The Slurm scheduler. Each node job is a separate Slurm job, in arrays of equal resources."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from .look import SlurmLook, view
 
 
 class Slurm(scheduler.Scheduler):
-    """Slurm's commands, through submitit for what is submitted."""
+    """Runs jobs with Slurm's commands. Jobs are submitted through submitit."""
 
     comes_again = True
     has_nodes = True
-    has_own_machine = True  # the cluster gives each job its own GPUs; where nodes are shared the user has said so
+    has_own_machine = True  # Slurm gives each job its own GPUs; nodes are shared only if the user chose it
 
     def limits_s(self, cluster: Cluster, hardware: Sequence[str]) -> dict[str, float]:
-        """By conf/cluster, and by the partitions where Slurm answers."""
+        """The limits of conf/cluster and, if Slurm answers, of its partitions."""
         most = commands.partition_limits_min({h: cluster.resources(h).partition for h in hardware})
         limits = {h: longest_s(cluster.resources(h), cluster.stop_before_s, most.get(h)) for h in hardware}
         return {h: limit for h, limit in limits.items() if limit is not None}
@@ -37,15 +37,15 @@ class Slurm(scheduler.Scheduler):
         return submission.submit(campaign, orders, how)
 
     def settle(self, campaign: Campaign) -> None:
-        """Looks up submissions without an answer by their names."""
+        """Checks submissions without an answer by their names."""
         submission.settle(campaign)
 
     def look(self, campaign: Campaign, sent: Sequence[Sent], poll_s: float) -> Look:
-        """Asks squeue, and sacct for jobs that are gone from it."""
+        """The states of jobs from squeue, and from sacct for jobs that squeue does not list any more."""
         return SlurmLook(view(campaign, sent, poll_s), has_jobs=bool(sent))
 
     def cancel(self, jobs: Sequence[tuple[Sent, Beat | None]]) -> str:
-        """By scancel."""
+        """Ends jobs with scancel."""
         said = commands.cancel([sent.job_id for sent, _ in jobs])
         return f"scancel: {said}" if said else ""
 
@@ -55,14 +55,14 @@ class Slurm(scheduler.Scheduler):
         return [(name, script(batch, cluster, campaign, name)) for name, batch in named]
 
     def judged(self, scripts: Sequence[Path]) -> Iterator[tuple[str, bool]]:
-        """By `sbatch --test-only`."""
+        """The answers of `sbatch --test-only`."""
         for path in scripts if commands.config() is not None else ():
             said = commands.test_only(path)
             if said is not None:
                 yield f"sbatch --test-only: {said}", " to start at " not in said
 
     def said(self, outcome: Outcome) -> list[str]:
-        """Arrays by their ids."""
+        """Reports submitted arrays by id, refusals, and node jobs that were not sent."""
         n, ids = len(outcome.job_ids), ", ".join(by_id(outcome.job_ids))
         lines = [f"{outcome.n_points} points submitted to Slurm as {n} jobs: {ids}."] if ids else []
         lines += [f"refused by Slurm: {refused}" for refused in outcome.refused]
@@ -71,16 +71,16 @@ class Slurm(scheduler.Scheduler):
     def examined(
         self, cluster: Cluster, hardware: Sequence[str], outputs: Path, jobs: Sequence[NodeJob], *, is_probing: bool
     ) -> Iterator[Finding]:
-        """Its commands, controller, limits, accounting and partitions."""
+        """Findings about Slurm's commands, controller, limits, accounting and partitions."""
         return examined.examined(cluster, hardware, outputs, jobs, is_probing=is_probing)
 
     def end_utc_s(self) -> float | None:
-        """Since Slurm 23.02 the job is told."""
+        """The end time from SLURM_JOB_END_TIME, which Slurm sets since 23.02."""
         told = os.environ.get("SLURM_JOB_END_TIME", "")
         return float(told) if told.isdigit() else None
 
     def run_again(self, job_id: str) -> str:
-        """Slurm warns of a preemption before it takes the node. A job that has ended by then is not run again: it asks for that itself."""
+        """Requeues the job after a preemption warning. Slurm does not requeue a job that ends before the node is taken."""
         return commands.requeue(job_id)
 
 

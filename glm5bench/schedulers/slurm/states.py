@@ -1,4 +1,4 @@
-"""Slurm's words for the states of jobs, and what they mean. Source: squeue(1), JOB STATE CODES."""
+"""Slurm's job states and their meaning. Source: squeue(1), JOB STATE CODES."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from .. import scheduler
 
-# What is in neither set is live: an unknown word is not an end.
+# A state in neither set counts as live.
 WAITING = frozenset((
     "PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT", "POWER_UP_NODE",
 ))  # fmt: skip
@@ -18,7 +18,7 @@ TERMINAL = frozenset((
 NEVER_STARTS = frozenset((
     "PartitionTimeLimit", "PartitionNodeLimit", "BadConstraints", "InvalidAccount", "InvalidQOS", "JobHeldUser", "JobHeldAdmin",
     "PartitionDown", "PartitionInactive",
-))  # fmt: skip  # reasons to wait that pass only when somebody does something
+))  # fmt: skip  # reasons to wait that a person must resolve
 CLASS_OF_STATE = {
     "TIMEOUT": "time_limit",
     "DEADLINE": "time_limit",
@@ -28,35 +28,35 @@ CLASS_OF_STATE = {
     "NODE_FAIL": "node_fault",
     "BOOT_FAIL": "node_fault",
     "LAUNCH_FAILED": "node_fault",
-    "OUT_OF_MEMORY": "lost",  # the job's host memory, slurm.mem, not the GPUs'
+    "OUT_OF_MEMORY": "lost",  # host memory of the job (slurm.mem), not GPU memory
 }
 
 
 @dataclass(frozen=True)
 class Told(scheduler.Told):
-    """What Slurm says of one job."""
+    """Slurm's report on one job."""
 
     @property
     def is_over(self) -> bool:
-        """Whether Slurm says so. An unknown word is not an end."""
+        """Whether the job has ended. An unknown state is not an end."""
         return self.state in TERMINAL
 
     @property
     def is_waiting(self) -> bool:
-        """Whether it is in the queue."""
+        """Whether the job is queued."""
         return self.state in WAITING
 
     @property
     def failure_class(self) -> str:
-        """The class of a job that ended in this state."""
+        """The failure class of a job that ended in this state."""
         return CLASS_OF_STATE.get(self.state, "")
 
     @property
     def never_starts(self) -> bool:
-        """Whether its reason to wait passes only if somebody does something."""
+        """Whether a person must resolve the reason why the job waits."""
         return self.reason in NEVER_STARTS
 
     @property
     def note(self) -> str:
-        """Which memory was short."""
-        return "the job's host memory: cluster.slurm.mem" if self.state == "OUT_OF_MEMORY" else ""
+        """Which memory was exhausted, if any."""
+        return "host memory of the job: raise cluster.slurm.mem" if self.state == "OUT_OF_MEMORY" else ""

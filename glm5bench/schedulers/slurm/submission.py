@@ -1,4 +1,4 @@
-"""Node jobs -> Slurm: what is asked for is on disk before it is asked, and what was accepted is on disk before anything else."""
+"""Sends node jobs to Slurm. A submission is on disk before it is sent, and its ids are on disk immediately after it is accepted."""
 
 from __future__ import annotations
 
@@ -23,26 +23,28 @@ from ..submissions import Sent, read_sent
 from . import commands as slurm
 from .batch import Batch, batch_name, batches, parameters
 
-LOOKS = 4  # for a name that sbatch gave no answer for
+LOOKS = 4  # queries for a submission that sbatch did not answer
 LOOK_S = 2.0
 NO_ANSWER = ("timed out", "unable to contact", "zero bytes", "socket", "connection refused", "connect failure", "unexpected message")
 
 
 def submit(campaign: Campaign, orders: Sequence[Order], how: How) -> Outcome:
-    """Sends the orders as arrays. Raises EnvironmentLacks where there is no Slurm here, or none that answers."""
+    """Sends the orders as arrays. Raises EnvironmentLacks if Slurm is missing on this machine or does not answer."""
     if not slurm.is_there():
         raise EnvironmentLacks(
             "Slurm's commands (sbatch, srun, squeue, scontrol, scancel) are not on PATH.",
             where=f"{os.uname().nodename}, cluster {how.cluster.id}",
-            next_step="type the same command on a login node, `glm5bench plan` with the same overrides writes the scripts anywhere",
+            next_step="run the command on a login node; `glm5bench plan` with the same overrides writes the scripts on any machine",
         )
     settle(campaign)
     config = slurm.config()
     if config is None:
-        raise EnvironmentLacks("Slurm's controller does not answer (scontrol show config).", next_step="type the same command again later")
+        raise EnvironmentLacks("Slurm's controller does not answer (scontrol show config).", next_step="run the command again later")
     room = _number(config.get("MaxJobCount"), 10_000)
     if "%" in str(campaign.root):
-        raise UsageError(f"Slurm gives % a meaning in the names of files: {campaign.root}.", next_step="output_dir=... without it")
+        raise UsageError(
+            f"The path contains %, which Slurm replaces in file names: {campaign.root}.", next_step="set output_dir=... without %"
+        )
     ids: list[str] = []
     refused: list[str] = []
     n_waiting, n_points = 0, 0
@@ -61,7 +63,7 @@ def submit(campaign: Campaign, orders: Sequence[Order], how: How) -> Outcome:
 
 
 def named_batches(campaign: Campaign, orders: Sequence[Order], cluster: Cluster, config: Mapping[str, str]) -> list[tuple[str, Batch]]:
-    """The arrays of these orders within Slurm's limits, each with a job name that is the next submission's. `config`: Slurm's, or empty."""
+    """The arrays of these orders within Slurm's limits, each with a new job name. `config`: Slurm's configuration, or empty."""
     most = slurm.partition_limits_min({h: cluster.resources(h).partition for h in {o.job.arm.hardware.id for o in orders}})
     made = batches(orders, cluster, max_array_size=_number(config.get("MaxArraySize"), 1001), partition_max_min=most)
     nth = len({s.name for s in read_sent(campaign)})
@@ -69,12 +71,12 @@ def named_batches(campaign: Campaign, orders: Sequence[Order], cluster: Cluster,
 
 
 def _refuse_nowhere(campaign: Campaign, batch: Batch, how: How) -> None:
-    """Raises _Refused where every node of the partition is one to stay away from."""
+    """Raises _Refused if every node of the partition is excluded."""
     known = slurm.nodes(how.cluster.resources(batch.hardware).partition) if batch.exclude else None
     if known and set(known) <= set(batch.exclude):
         raise _Refused(
-            f"{batch.hardware}, {len(batch.members)} jobs: all {len(known)} nodes of its partition are to be stayed away from"
-            f' ({", ".join(sorted(known))}). If they are well again, empty "nodes" in {campaign.nodes}, and type the sweep again'
+            f"{batch.hardware}, {len(batch.members)} jobs: all {len(known)} nodes of its partition are excluded"
+            f' ({", ".join(sorted(known))}). If they are repaired, empty "nodes" in {campaign.nodes} and run the sweep again'
         )
 
 
@@ -83,11 +85,11 @@ def _number(text: str | None, otherwise: int) -> int:
 
 
 class _Refused(Exception):
-    """Slurm's words."""
+    """An array was refused, by Slurm or because all its nodes are excluded."""
 
 
 def _send(campaign: Campaign, batch: Batch, how: How, name: str) -> list[str]:
-    """Sends one array. Slurm's ids of its members, in order."""
+    """Sends one array and returns Slurm's ids of its members, in order."""
     limit_s = batch.time_min * 60.0
     stamp = time.time_ns()
     members = []
@@ -124,7 +126,7 @@ def _sbatch(campaign: Campaign, batch: Batch, how: How, name: str, members: Sequ
 
 @contextmanager
 def clean_environment() -> Iterator[None]:
-    """Sbatch takes options from the environment, and hands all of it to the job."""
+    """Removes Slurm's variables from the environment: sbatch reads options from it and passes all of it to the job."""
     saved = dict(os.environ)
     for name in set(saved) - set(slurm.clean(saved)):
         del os.environ[name]
@@ -135,16 +137,16 @@ def clean_environment() -> Iterator[None]:
 
 
 def _last_line(text: str) -> str:
-    """What sbatch complains of first, among what submitit and the shell say around it."""
+    """The first error line of sbatch, without the lines of submitit and the shell around it."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     own = [line for line in lines if line.startswith("sbatch:") and not line.startswith("sbatch: Try") and "--help" not in line]
     return (own or lines or ["no word"])[0 if own else -1]
 
 
 def settle(campaign: Campaign) -> None:
-    """Finds out what became of every array that was asked for and never confirmed, by its name: adopted, or never accepted.
+    """Checks by name every array that was sent and never confirmed. It is adopted, or recorded as never accepted.
 
-    Raises EnvironmentLacks where Slurm does not answer: asking again could double the jobs.
+    Raises EnvironmentLacks if Slurm does not answer: sending again could create duplicate jobs.
     """
     open_names: dict[str, list[Sent]] = {}
     for sent in read_sent(campaign):
@@ -156,14 +158,14 @@ def settle(campaign: Campaign) -> None:
 
 
 def _found(campaign: Campaign, name: str, members: Sequence[Sent]) -> list[str]:
-    """The ids of an array of this name that Slurm has, which is adopted; of several, the later ones are cancelled."""
+    """The ids of the array with this name in Slurm, which is adopted. If there are several, the later ones are cancelled."""
     masters: list[str] = []
     for look in range(LOOKS):
         found = slurm.find(name, members[0].user)
         if found is None and look == LOOKS - 1:
             raise EnvironmentLacks(
-                f"Slurm gave no answer to a submission, and gives none to the question whether it was accepted ({name}).",
-                next_step="type the same command again later: it asks for the name first, and never sends twice",
+                f"Slurm did not answer a submission, and squeue does not show whether it was accepted ({name}).",
+                next_step="run the command again later: it checks the name first and never sends twice",
             )
         masters = found or []
         if masters:
@@ -178,7 +180,10 @@ def _found(campaign: Campaign, name: str, members: Sequence[Sent]) -> list[str]:
 
 
 def _adopted(campaign: Campaign, master: str, name: str, members: Sequence[Sent]) -> list[str]:
-    """An array that Slurm accepted and nobody heard of gets what it is to run, and is written down. Its tasks wait a minute for it."""
+    """Writes the missing job files of an array that Slurm accepted without an answer, and records its ids.
+
+    The tasks of the array wait a minute for these files.
+    """
     ids = [f"{master}_{i}" for i in range(len(members))] if len(members) > 1 else [master]
     for job_id, sent in zip(ids, members, strict=True):
         pickle = Path(JobPaths(folder=campaign.submitit, job_id=job_id, task_id=0).submitted_pickle)

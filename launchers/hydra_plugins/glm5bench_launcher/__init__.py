@@ -1,1 +1,1 @@
-"""How Hydra hands a sweep over to glm5bench: a sweeper that reads an experiment's arms, launchers that take all of them at once."""
+"""How Hydra passes a sweep to glm5bench: a sweeper that reads an experiment's arms, and launchers that receive all arms at once."""

@@ -1,6 +1,6 @@
-"""The launchers: compose every arm, validate it, and hand all of them to the command's task at once.
+"""The launchers: compose every arm, validate it, and pass all arms to the command's task at once.
 
-They differ by name only. Which jobs run where is glm5bench.launch's business; here Hydra ends.
+The launchers differ only in their names. Hydra's part ends here; glm5bench decides which jobs run where.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from omegaconf import DictConfig
 from glm5bench.settings.overrides import Arms, Multirun
 
 _TARGET = "hydra_plugins.glm5bench_launcher.launcher.CampaignLauncher"
-for _kind in ("slurm", "local", "plan"):  # plain nodes: Hydra loads plugins outside sys.modules, where dataclasses cannot read annotations
+for _kind in ("slurm", "local", "plan"):  # dicts: Hydra loads plugins outside sys.modules, where dataclasses cannot read annotations
     _node = {"_target_": _TARGET, "kind": _kind}
     ConfigStore.instance().store(group="hydra/launcher", name=_kind, node=_node, provider="glm5bench")
 
 
 class CampaignLauncher(Launcher):
-    """Receives a whole multirun."""
+    """Receives all jobs of a multirun in one call."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keeps what launch needs."""
+        """Stores the arguments that `launch` needs."""
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Calls the task once, with every arm."""
+        """Calls the task once with all arms, and returns one completed result per arm."""
         loader = self.hydra_context.config_loader
         parse = OverridesParser.create(config_loader=loader).parse_overrides
         options = set(loader.get_group_options("", ObjectType.GROUP))

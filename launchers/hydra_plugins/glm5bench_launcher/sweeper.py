@@ -1,4 +1,4 @@
-"""The sweeper: an experiment's arms and the command line on top of them -> one override list an arm, all to one launch."""
+"""The sweeper: makes one list of overrides per arm from an experiment and the command line, and launches all arms together."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class ArmsSweeper(Sweeper):
     """Reads `experiment.arms`, a union of products."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keeps the context and makes the launcher that the configuration names."""
+        """Stores the context and creates the launcher that the configuration names."""
         self.hydra_context, self.config = hydra_context, config
         self.launcher = Plugins.instance().instantiate_launcher(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def sweep(self, arguments: list[str]) -> Any:
-        """One launch with the override lists of all arms."""
+        """The result of one launch with the override lists of all arms."""
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         chosen = self.config.get("experiment")
         experiment = OmegaConf.to_container(chosen, resolve=True) if chosen is not None else None

@@ -1,0 +1,72 @@
+"""The lines below the tables of a terminal: an explanation of each column and mark on the screen, and of nothing else."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..analysis.reasons import meaning
+from ..errors import printable
+from .advice import ADVICE
+from .readable import prices_line
+from .tables import Tables
+
+LEFT_OUT = "Too narrow for (`--format md` prints all):"
+MEANINGS = {
+    "tok/s/user": "tok/s/user: interactivity, 1000 / median TPOT in ms",
+    "tok/s/GPU": "tok/s/GPU: prompt and output tokens over the wall time, divided by the GPUs that the server uses",
+    "conc.": "conc.: concurrency, the number of users",
+    "TTFT": "TTFT: time to first token, median and 99th percentile (p99)",
+    "TPOT": "TPOT: time per output token without the first, median",
+    "$/Mtok": "$/Mtok: cost of a million prompt and output tokens at the prices below",
+    "whole node": "whole node: the cost if you also pay for the node's GPUs that the server leaves idle",
+}
+INTERVAL = (
+    "95 %: interval over server starts, runs of one start, or requests of one run. Only `starts` can show that systems differ. "
+    "inf: no upper bound"
+)
+
+
+def footer(t: Tables, body: str, rows: Sequence[Mapping[str, Any]], width: int) -> list[str]:
+    """An explanation of each column and mark that is on the screen, the prices, and the flags with what to do about them."""
+    body = "\n".join(line for line in body.splitlines() if not line.startswith(LEFT_OUT))
+    words = set(body.split())
+    lines = [text for name, text in MEANINGS.items() if name in words or (" " in name and name in body)]
+    for sign, way in (("<", "below"), (">", "above")):
+        marks = sorted({word for word in words if word.startswith(f"c{sign}")}, key=lambda m: int(m[2:]))
+        if marks:
+            bound = "the number" if len(marks) > 1 else marks[0][2:]
+            lines.append(f"{', '.join(marks)}: not measured; it needs a concurrency {way} {bound}")
+    if "none" in words:
+        lines.append("none: not reached, even by a single user")
+    if "no gain" in body:
+        lines.append("no gain: measured, but the end of the frontier is better in both figures")
+    if "× vs" in body:
+        lines.append("× vs: tokens per dollar, compared with that system at the same interactivity")
+    if "95 %" in body:
+        lines.append(INTERVAL)
+    if "$/Mtok" in body:
+        lines.append(prices_line(t))
+    by_all = flags_of_all(rows) if rows and "reasons" in rows[0] else set()
+    for code in sorted(by_all):
+        lines.append(f"All {len(rows)} points are flagged {code}: {meaning(code)}. Advice: {ADVICE[code]}.")
+    if rows and "reasons" in rows[0]:
+        some = dict.fromkeys(code for r in rows for code in flags(r) if code not in by_all)
+        lines += [f"{code}: {meaning(code)}. Advice: {ADVICE[code]}." for code in some if code in words]
+    return [line for text in lines for line in textwrap.wrap(printable(text), width, subsequent_indent="  ")]
+
+
+def flags(r: Mapping[str, Any]) -> list[str]:
+    """The reason codes of a row."""
+    return [code for code in (r["reasons"] or "").split(",") if code]
+
+
+def flags_of_all(rows: Sequence[Mapping[str, Any]]) -> set[str]:
+    """The flags that every row has, if there are several rows."""
+    return set.intersection(*(set(flags(r)) for r in rows)) if len(rows) > 1 else set()
+
+
+def wrapped(text: str, width: int) -> str:
+    """The text in lines of this width, the further ones indented."""
+    return "\n".join(textwrap.wrap(printable(text), width, subsequent_indent="  "))

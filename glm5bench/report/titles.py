@@ -1,0 +1,53 @@
+"""The names of series as people write them: `B200 NVFP4 MTP, published`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ..analysis.rows import Series, names
+from .records import FAILED, series_row
+
+Key = tuple[Any, ...]
+
+
+def titles(rows: Iterable[Mapping[str, Any]], *, with_source: bool) -> dict[Key, str]:
+    """A title for the series of each of these flat rows. The engine is part of it only if its workload has several.
+
+    `with_source` appends `, published` or `, simulated` to what was not measured.
+    """
+    rows = list(rows)
+    engines: dict[Key, set[str]] = {}
+    for r in rows:
+        engines.setdefault(_workload(r), set()).add(r["engine"])
+    of = {_key(r): _title(r, has_engines=len(engines[_workload(r)]) > 1) for r in rows}
+    return {key: f"{title}, {key[0]}" if with_source and key[0] != "measured" else title for key, title in of.items()}
+
+
+def series_titles(series: Iterable[Series], *, with_source: bool) -> dict[Series, str]:
+    """The same for series."""
+    series = list(series)
+    named = names(series)
+    rows = {s: series_row(s, named) for s in series}
+    made = titles(rows.values(), with_source=with_source)
+    return {s: made[_key(r)] for s, r in rows.items()}
+
+
+def _workload(r: Mapping[str, Any]) -> Key:
+    return (r["source"], r["model"], r["isl_tokens"], r["osl_tokens"], r["range_ratio"], r["endpoint"])
+
+
+def _key(r: Mapping[str, Any]) -> Key:
+    return (*_workload(r), r["series"])
+
+
+def title_of(named: Mapping[Key, str], r: Mapping[str, Any]) -> str:
+    """The title of a row's series, with a mark if it failed its accuracy gate."""
+    return named[_key(r)] + (FAILED if r.get("accuracy") else "")
+
+
+def _title(r: Mapping[str, Any], *, has_engines: bool) -> str:
+    label = " ".join((r["hardware"], r["engine"], r["precision"], r["speculative"]))
+    speculative = "no MTP" if r["speculative"] == "off" else r["speculative"].upper()
+    words = [r["hardware"].upper(), *([r["engine"]] if has_engines else []), r["precision"].upper(), speculative]
+    return " ".join([*words, *r["series"].removeprefix(label).split()])
