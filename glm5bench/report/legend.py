@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,7 +31,7 @@ INTERVAL = (
 
 def footer(t: Tables, body: str, rows: Sequence[Mapping[str, Any]], width: int) -> list[str]:
     """An explanation of each column and mark that is on the screen, the prices, and the flags with what to do about them."""
-    body = "\n".join(line for line in body.splitlines() if not line.startswith(LEFT_OUT))
+    body = re.sub(rf"^{re.escape(LEFT_OUT)}.*(\n  .*)*", "", body, flags=re.MULTILINE)
     words = set(body.split())
     lines = [text for name, text in MEANINGS.items() if name in words or (" " in name and name in body)]
     for sign, way in (("<", "below"), (">", "above")):

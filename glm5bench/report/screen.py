@@ -249,7 +249,7 @@ def _fitted(cells: Sequence[Cells], width: int, least: Sequence[str] = LEAST_NEE
             break
         names.remove(goes)
         gone.append(goes)
-    left_out = f"{LEFT_OUT} {', '.join(gone)}."
+    left_out = wrapped(f"{LEFT_OUT} {', '.join(gone)}.", width)
     return text + (f"\n{left_out}" if gone else "")
 
 
