@@ -10,6 +10,7 @@ command -v "$python" >/dev/null || { echo "Cannot find $python. next: install Py
 "$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' ||
     { echo "$python is $("$python" -V), but glm5bench needs Python 3.10 to 3.13. next: set PYTHON=python3.11" >&2; exit 3; }
 if [ ! -x .venv/bin/pip ]; then
+    echo "Creating .venv with $("$python" -V)." >&2
     rm -rf .venv
     if ! "$python" -m venv .venv 2>/dev/null; then # on Debian, venv is a separate package
         [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null ||
@@ -20,8 +21,10 @@ if [ ! -x .venv/bin/pip ]; then
     fi
 fi
 if [ "${LOCKED:-yes}" = yes ]; then
+    echo "Installing the versions of requirements.lock into .venv. The first time this takes about a minute." >&2
     .venv/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock ||
         { echo "pip cannot install the versions of requirements.lock (its error is above). next: use an index that has them, or set LOCKED=no" >&2; exit 3; }
 fi
 extra=${1:+[$1]}
+echo "Installing glm5bench${1:+ with the extra $1} into .venv." >&2
 .venv/bin/pip install --quiet --disable-pip-version-check --editable ".$extra"

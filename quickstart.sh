@@ -3,4 +3,5 @@
 set -eu
 cd "$(dirname "$0")"
 sh environment.sh
+echo "Sweeping three arms against the simulated server. This takes about a minute and a half." >&2
 .venv/bin/glm5bench sweep experiment=quickstart wait=true "$@"

@@ -272,6 +272,7 @@ class _Lines:
     def phase(self, name: str) -> None:
         """Begins a new part."""
         self._told, self._phase = (0, 0), f"{name}: "
+        say(f"{name}: started")
 
     def __call__(self, done: int, of: int) -> None:
         tenth = (of, 10 * done // of if of else 0)

@@ -285,7 +285,7 @@ def _section(name: str, t: Tables, width: int) -> str:
         cells = told([make(r) for r in rows])
     same = {name: cells[0][name] for name in OF_ALL if name in cells[0] and len(cells) > 1 and len({row.get(name) for row in cells}) == 1}
     cells = [{name: text for name, text in row.items() if name not in same} for row in cells]
-    always = ("hardware", "precision", "MTP", "conc.", "total tok/s/GPU", "tok/s/user", "$/Mtok")
+    always = ("hardware", "precision", "MTP", "conc.", "total tok/s/GPU", "tok/s/user", "$/Mtok", "limit")
     first = ("mean", "steady", "in flight", "ran", "served by", "engine", "source", "interval")
     least = [*(name for name in first if name in cells[0]), *(name for name in reversed(list(cells[0])) if name not in (*always, *first))]
     return "\n".join(

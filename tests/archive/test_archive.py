@@ -9,6 +9,7 @@ import pytest
 from conftest import measured, reseal
 from program import ROOT, bench
 
+from glm5bench import api
 from glm5bench.archive import summary
 from glm5bench.archive import survey as survey_
 from glm5bench.archive.checking import check
@@ -216,6 +217,29 @@ def test_a_merge_names_what_an_earlier_one_left_when_it_was_killed(tmp_path):
 
     assert done.returncode == 0
     assert f"{tmp_path}/.all.h5.17.part belongs to a killed merge" in done.stderr
+
+
+def test_a_merge_reports_what_it_read_and_what_was_already_there(tmp_path):
+    write_point(tmp_path / "a.h5", measured())
+    write_point(tmp_path / "b.h5", measured("b" * 20, hardware="h200"))
+    first = bench(tmp_path, "merge", "a.h5", "-o", "all.h5").stderr
+    second = bench(tmp_path, "merge", "a.h5", "b.h5", "-o", "all.h5").stderr
+    chosen = bench(tmp_path, "merge", "a.h5", "b.h5", "-o", "h200.h5", "--where", "hardware=h200").stderr
+
+    assert "Read 1 file with 1 point: 1 new." in first
+    assert "Read 2 files with 2 points: 1 new, 1 already there." in second
+    assert "all.h5: 2 points, digest" in second
+    assert "Read 2 files with 2 points: 1 new, 1 excluded by --where." in chosen
+
+
+def test_new_replaces_an_archive(tmp_path):
+    write_point(tmp_path / "a.h5", measured())
+    write_point(tmp_path / "b.h5", measured("b" * 20))
+    bench(tmp_path, "merge", "a.h5", "-o", "all.h5")
+    done = bench(tmp_path, "merge", "b.h5", "-o", "all.h5", "--new")
+
+    assert "Read 1 file with 1 point: 1 new." in done.stderr
+    assert list(api.points(api.open(tmp_path / "all.h5")).key) == ["b" * 20]
 
 
 def test_a_file_says_who_wrote_it_and_where_the_rows_of_its_points_are(tmp_path):

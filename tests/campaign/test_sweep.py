@@ -201,3 +201,12 @@ def test_a_point_holds_what_was_read_beside_its_load(tmp_path):
     assert m.server["startup"]["weights_gib"] == pytest.approx(89.8, rel=0.05)
     assert "Energy of the frontiers' points" in bench(tmp_path, "tables", "outputs/c", "--all").stdout
     assert "of its start" not in done.stdout
+
+
+def test_merge_reports_the_planned_points_that_are_not_measured(tmp_path):
+    sweep(tmp_path, "concurrency=1,2", "engine.fault='die:3'")
+    done = bench(tmp_path, "merge", "outputs/c", "published", "-o", "all.h5")
+
+    assert " of 2 planned points are not measured:" in done.stderr
+    assert "b200 glm5_fp8 tp8 mtp simulated 1024/128, concurrency " in done.stderr
+    assert "resubmit outputs/c` measures them" in done.stderr

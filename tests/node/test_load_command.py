@@ -5,6 +5,7 @@ import io
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 
@@ -234,3 +235,33 @@ def test_a_client_that_has_read_nothing_says_so_and_keeps_the_point(tmp_path):
     assert done.returncode == 1
     assert {e.partition(":")[0] for e in m.requests.error} == {"reset"}
     assert bench(tmp_path, "check", "p.h5").returncode == 1
+
+
+def test_progress_says_which_part_of_the_run_it_shows(tmp_path, url):
+    done = bench(tmp_path, "load", url, "-c", "2", "--prompts", "12", "--warmups", "2", "--output-tokens", "40", "-o", "p.h5")
+
+    assert done.stderr.index("warm-up: started") < done.stderr.index("measuring: started") < done.stderr.rindex("measuring: ")
+
+
+def test_load_waits_for_a_server_that_is_still_starting(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = ("--wait", "120", "-c", "2", "--prompts", "4", "--warmups", "0", "--output-tokens", "10", "-o", "p.h5")
+    command = [sys.executable, "-m", "glm5bench", "load", f"http://127.0.0.1:{port}", *options]
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment(tmp_path), stderr=subprocess.PIPE, text=True)
+    with ended(process):
+        said = process.stderr.readline()
+        with truth_server("--rate", "1000", "--ttft-s", "0.05", "--port", str(port)) as server, ended(server):
+            process.communicate(timeout=120)
+
+    assert "Waiting up to 120 s for the server." in said
+    assert f"connection refused at 127.0.0.1:{port}" in said
+    assert process.returncode == 0
+
+
+def test_a_server_that_does_not_come_is_a_refused_connection(tmp_path):
+    done = bench(tmp_path, "load", "http://127.0.0.1:9", "--wait", "0.2", "-o", "p.h5")
+
+    assert done.returncode == 1
+    assert "ServerError: Cannot reach the server: connection refused at 127.0.0.1:9." in done.stderr

@@ -112,3 +112,21 @@ def test_the_published_campaign_starts_four_servers_and_one_more_after_a_kill(si
     starts = sum(f.read_text().count("simulated server:") for f in site.campaign.glob("jobs/*/*/server.log"))
 
     assert starts == 5
+
+
+def test_the_doctor_compares_the_gpus_of_the_partition_with_the_hardware(site):
+    other = ["cluster.hardware.h200.partition=b200", "cluster.hardware.h200.gres=gpu:8"]
+    done = site.bench("doctor", "--config-dir", "conf", "cluster=test", "hardware=h200", "engine=simulated", *other)
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("MISSING")]
+
+    assert done.returncode == 1
+    assert "h200: GPUs: gpu:8 is requested" in line
+    assert "these are b200, not h200" in line
+
+
+def test_the_doctor_reports_whatever_would_make_sweep_refuse(site):
+    impossible = site.bench("doctor", "--config-dir", "conf", "cluster=test", "hardware=h200", "checkpoint=glm5_nvfp4", "engine=simulated")
+
+    assert impossible.returncode == 1
+    assert "MISSING  plan: " in impossible.stdout
+    assert "Slurm: " in impossible.stdout  # the cluster is checked all the same
