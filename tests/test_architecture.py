@@ -188,7 +188,7 @@ def test_no_other_room_asks_which_engine_it_is(name):
 
 
 SLURM = re.compile(r"\b(sbatch|squeue|sacct|scontrol|scancel|sinfo|SLURM_\w+)\b")
-TELLS_OF_SLURM = {"cli.campaigns", "campaign.opening", "directory"}  # the words of --help, and the directory `sbatch` of a campaign
+TELLS_OF_SLURM = {"cli.plan", "campaign.opening", "directory"}  # the words of --help, and the directory `sbatch` of a campaign
 
 
 @pytest.mark.parametrize("name", [n for n in MODULES if not n.startswith(("schedulers.slurm.", "values.cluster"))])

@@ -127,6 +127,9 @@ def _job(campaign: Campaign, sent: Sent, looks: Mapping[str, Look]) -> Job:
     began_on, began = campaign.started(sent.job_id)  # start of the latest run: end records of earlier runs are ignored
     beats = tuple(beat for lane in lanes if (beat := read_beat(campaign.heartbeat(lane))) is not None and beat.time_utc_s >= since)
     ends = tuple(end for lane in lanes if (end := read_end(campaign, lane)) is not None and end.utc_s >= max(since, began))
+    if comes_again:  # an id can be used again after a reset of the controller, and by another cluster
+        beats = tuple(beat for beat in beats if beat.name in ("", sent.name))
+        ends = tuple(end for end in ends if end.name in ("", sent.name))
     look_ = looks.get(sent.executor)
     state, told = look_.state(sent, beats, ends, began) if look_ is not None else ("unknown", None)
     node = next((b.node or b.host for b in beats), "") or began_on or (told.node if told else "")
@@ -138,7 +141,7 @@ def _unrecorded(campaign: Campaign, job_id: str, looks: Mapping[str, Look]) -> J
     beat = read_beat(campaign.heartbeat(job_id))
     if beat is None:
         return None
-    told = [word for one in looks.values() if (word := one.told(job_id)) is not None]
+    told = [word for one in looks.values() if (word := one.told(job_id, beat.name)) is not None]
     is_live = is_alive(beat, time.time()) or any(not word.is_over for word in told)
     end = read_end(campaign, job_id)
     return Job(

@@ -31,6 +31,8 @@ def opened(campaign: Campaign, plan: Plan, how: How, *, name: str, launcher: str
     if campaign.plan.is_file():
         known = campaign.read_plan()
         refuse_other_points(campaign, plan)
+        if len(plan.points) < sum(len(job.points) for job in planned_jobs(known, str(campaign.plan))):  # a part of it is submitted
+            record = {**known, **{part: record[part] for part in ("cluster", "failure", "retries")}}
         if all(record[part] == known.get(part) for part in ("jobs", "cluster", "failure", "retries")):
             return
         record["created_utc"] = known.get("created_utc")
@@ -38,13 +40,13 @@ def opened(campaign: Campaign, plan: Plan, how: How, *, name: str, launcher: str
 
 
 def refuse_other_points(campaign: Campaign, plan: Plan) -> None:
-    """Raises UsageError if the directory already has a campaign with other points."""
+    """Raises UsageError if the directory already has a campaign without some of these points."""
     if not campaign.plan.is_file():
         return
     known = campaign.read_plan()
     planned = {p.key for job in planned_jobs(known, str(campaign.plan)) for p in job.points}
     asked = {p.key for p in plan.points}
-    if planned != asked:
+    if asked - planned:
         raise UsageError(
             f"Campaign {campaign.root.name} has {len(planned)} points, and {len(asked - planned)} requested points are not among them"
             f" (planned with glm5bench {known.get('glm5bench')}).",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from ..directory import Attempt, Campaign
@@ -65,6 +67,7 @@ class Status:
     points: tuple[PointState, ...]
     jobs: tuple[JobState, ...]
     slurm_answers: bool | None = None
+    silence: str = ""  # why the scheduler's answer is missing
 
     @property
     def counts(self) -> dict[str, int]:
@@ -91,6 +94,7 @@ class Status:
             "simulated": self.simulated,
             "complete": self.is_complete,
             "slurm_answers": self.slurm_answers,
+            "silence": self.silence,
             "counts": self.counts,
             "points": [{f.name: getattr(p, f.name) for f in _POINT_FIELDS} for p in self.points],
             "jobs": [asdict(j) for j in self.jobs],
@@ -110,7 +114,7 @@ def status(campaign: Campaign, *, poll_s: float | None = None) -> Status:
     seen = look(campaign, poll_s=planned.poll_s if poll_s is None else poll_s)
     found, live = seen.jobs, [job for job in seen.jobs if job.is_live]
     in_charge = {key: job for job in live for key in job.keys}
-    running = [state for job in live for state in _job_states(job)]
+    running = [state for job in live for state in _job_states(job, campaign.root)]
     now = {j.key for j in running if j.key}
     attempts = campaign.attempts(key for key, *_ in planned.points)
     ended = {key: job for job in found if not job.is_live for key in job.keys}
@@ -119,7 +123,7 @@ def status(campaign: Campaign, *, poll_s: float | None = None) -> Status:
         _point_state(p, attempts[p[0]], in_charge.get(p[0]), ended.get(p[0]), words, campaign, is_running=p[0] in now)
         for p in planned.points
     )
-    return Status(str(record.get("name", campaign.root.name)), planned.is_simulated, points, tuple(running), seen.answers)
+    return Status(str(record.get("name", campaign.root.name)), planned.is_simulated, points, tuple(running), seen.answers, seen.silence)
 
 
 def unmeasured(campaign: Campaign) -> tuple[int, list[tuple[str, int]]]:
@@ -203,11 +207,12 @@ def _last_words(campaign: Campaign, job: Job) -> str:
     return "\n".join([f"job {job.job_id}{node} ended before this point{slurm} ({log})", *(said or lines)])
 
 
-def _job_states(job: Job) -> list[JobState]:
+def _job_states(job: Job, root: Path) -> list[JobState]:
     told = "" if job.told is None else f"{job.told.state} {job.told.reason if job.state == 'queued' else ''}".strip()
     if job.state == "queued" or not job.beats:
         phase = {"queued": "queued", "unknown": "unknown"}.get(job.state, "starting")
-        stuck = "it cannot start until this reason is resolved" if job.told and job.told.never_starts else ""
+        remedy = job.told.remedy(job.job_id).replace("DIR", shlex.quote(str(root))) if job.told else ""
+        stuck = f"Slurm does not start it by itself. next: {remedy}" if remedy else ""
         node = "" if job.state == "queued" else job.node  # a queued job may have the node of an earlier run
         return [JobState(job.job_id, job.state, told, node, phase, "", "", "", 0, 0, 0, len(job.keys), 0.0, -1.0, 0.0, stuck)]
     return [_beating(job, beat, lane, told) for lane, beat in enumerate(job.beats)]

@@ -28,6 +28,10 @@ def _plain(campaign: Campaign) -> Status:
     told: set[str] = set()
     while True:
         now = status(campaign)
+        for line in stuck(now):
+            if line not in told:
+                told.add(line)
+                print(line, file=sys.stderr, flush=True)
         for point in now.points:
             if point.state in ("done", "failed", "invalid") and point.key not in told and (point.state == "done" or now.is_over):
                 told.add(point.key)
@@ -66,8 +70,18 @@ def table(now: Status) -> Group:
     waiting = Counter(f"{job.state}{f' ({job.slurm})' if job.slurm else ''}" for job in now.jobs if job.state != "running")
     more = [f"{len(running) - MAX_ROWS} more running jobs"] if len(running) > MAX_ROWS else []
     more += [f"{n} jobs {what}" for what, n in waiting.items()]
-    more += ["Slurm does not answer: this status is from the files only"] if now.slurm_answers is False else []
+    more += [f"{now.silence or 'Slurm does not answer'}. This table is from files."] if now.slurm_answers is False else []
+    more += stuck(now)
     return Group(Text(f"{now.name}{word}: {counts}"), *([rows] if running else []), *(Text(line) for line in more))
+
+
+def stuck(now: Status) -> list[str]:
+    """A line for each job that Slurm will not start by itself, with the command that helps. Tasks of an array share a line."""
+    of: dict[tuple[str, str], list[str]] = {}
+    for job in now.jobs:
+        if job.state == "queued" and job.said.startswith("Slurm does not start"):
+            of.setdefault((job.slurm, job.said.replace(job.job_id, job.job_id.partition("_")[0])), []).append(job.job_id)
+    return [f"job {', '.join(sorted({i.partition('_')[0] for i in ids}))} waits ({why}). {said}" for (why, said), ids in of.items()]
 
 
 def _row(job: JobState) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ import typer
 
 from .. import __version__
 from ..errors import BenchError, EnvironmentLacks, UsageError
-from . import archives, campaigns, doctor, exchange, images, load, report, simulated  # noqa: F401  each adds its verbs
+from . import archives, campaigns, doctor, exchange, images, load, plan, report, simulated  # noqa: F401  each adds its verbs
 from .app import app, as_called
 
 

@@ -44,17 +44,19 @@ class Beat:
     left_s: float = -1.0  # estimated time for the remaining points; -1: unknown
     said: str = ""  # a note for whoever reads the status, e.g. that the code is of another version
     keys: list[str] = field(default_factory=list)  # of every point assigned to this job
+    name: str = ""  # of the job: an id alone may belong to another one
 
 
 class Heartbeat:
     """A thread that writes the beat until it is stopped."""
 
-    def __init__(self, path: Path, keys: list[str]) -> None:
+    def __init__(self, path: Path, keys: list[str], name: str = "") -> None:
         self._path = path
         self._stop, self._writing = threading.Event(), threading.Lock()
         pid = os.getpid()
         now = time.time()
-        self.beat = Beat(socket.gethostname(), pid, process_started_ticks(pid), now, since_utc_s=now, node=node_name(), keys=keys)
+        ticks, node = process_started_ticks(pid), node_name()
+        self.beat = Beat(socket.gethostname(), pid, ticks, now, since_utc_s=now, node=node, keys=keys, name=name)
         self._thread = threading.Thread(target=self._run, daemon=True, name="heartbeat")
 
     def __enter__(self) -> Heartbeat:

@@ -131,7 +131,8 @@ def status_text(record: Mapping[str, Any]) -> str:
     word = " (simulated)" if record["simulated"] else ""
     parts = [f"{record['campaign']}{word}: {counts}"]
     if record.get("slurm_answers") is False:
-        parts.append("  Slurm does not answer. This status is from files; a job without a heartbeat is unknown, not over.")
+        why = printable(record.get("silence") or "Slurm does not answer")
+        parts.append(f"  {why}. This status is from files; a job without a heartbeat is unknown, not over.")
     parts += [f"  job {job['job_id']}{_where(job)}: {doing(job)}" for job in record["jobs"]]
     told: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for point in record["points"]:
@@ -163,7 +164,8 @@ def doing(job: Mapping[str, Any]) -> str:
     if not job["node_job"]:
         return f"{job['phase']}{slurm}{silent}{said}"
     left = f", about {duration(job['left_s'])} of measuring left" if job["left_s"] >= 0 else ""
-    return f"{phase_of(job)}, {job['points_done']} of {counted(job['points'], 'point')} of {job['node_job']}{left}{silent}{said}"
+    suspended = "suspended by Slurm: " if job["slurm"].startswith("SUSPENDED") else ""
+    return f"{suspended}{phase_of(job)}, {job['points_done']} of {counted(job['points'], 'point')} of {job['node_job']}{left}{silent}{said}"
 
 
 def phase_of(job: Mapping[str, Any]) -> str:

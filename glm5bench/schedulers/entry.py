@@ -55,18 +55,19 @@ def run_requests(root: str, lanes: Sequence[Sequence[str]]) -> dict[str, list[st
     keys = [p.key for r in requests for p in r.job.points]
     scheduler = schedulers()[environment.cluster]
     progress.deadline_utc_s = _deadline(campaign, job_id, requests[0], scheduler)
+    name = scheduler.job_name()
     if scheduler.comes_again:  # a local job's id is a process id, which the system reuses
-        record_an_earlier_run(campaign, requests, job_id)
+        record_an_earlier_run(campaign, requests, job_id, name)
     campaign.ended(job_id).unlink(missing_ok=True)  # the end record of an earlier run, if the job was requeued
     if requests[0].job.lanes > 1:
         keep_to(lane, requests[0].job)
-    with Heartbeat(campaign.heartbeat(job_id), keys) as heart, this_machine(scheduler, heart, progress):
+    with Heartbeat(campaign.heartbeat(job_id), keys, name) as heart, this_machine(scheduler, heart, progress):
         heart.beat.said = requests[0].mismatch()
         if heart.beat.said:
             print(heart.beat.said, flush=True)
         for request in requests:
             run_request(campaign, request, job_id, heart, progress)
-    _say_the_end(campaign, job_id, progress)
+    _say_the_end(campaign, job_id, progress, name)
     if scheduler.comes_again and progress.left and progress.why == "SIGUSR2":
         print(f"preempted: {scheduler.run_again(environment.raw_job_id) or 'requeued'}", flush=True)
     elif scheduler.has_nodes and requests[0].retries and not progress.why.startswith("SIG") and (progress.failed or progress.left):
@@ -107,14 +108,14 @@ def spent_points(campaign: Campaign, request: Request, job_id: str) -> set[str]:
     }
 
 
-def record_an_earlier_run(campaign: Campaign, requests: Sequence[Request], job_id: str) -> None:
+def record_an_earlier_run(campaign: Campaign, requests: Sequence[Request], job_id: str, name: str = "") -> None:
     """Records a failed attempt if an earlier run of this job died without an end record and Slurm requeued the job.
 
     The attempt belongs to the point that the run was measuring. Without it, a point that crashes its node would be retried for ever.
     """
     beat = read_beat(campaign.heartbeat(job_id))
-    if beat is None or beat.phase == "done" or read_end(campaign, job_id) is not None:
-        return
+    if beat is None or beat.phase == "done" or read_end(campaign, job_id) is not None or beat.name not in ("", name):
+        return  # nothing died, or the folder is of an earlier job with the same id
     points = [(r.job, p.key) for r in requests for p in r.job.points if beat.key == p.key or (not beat.key and beat.node_job == r.job.id)]
     done = campaign.done(key for _, key in points)
     job, key = next(((job, key) for job, key in points if key not in done), (None, ""))  # while loading, it is the first point left
@@ -146,10 +147,10 @@ def _deadline(campaign: Campaign, job_id: str, request: Request, scheduler: Sche
     return (began or time.time()) + request.limit_s - request.stop_before_s
 
 
-def _say_the_end(campaign: Campaign, job_id: str, progress: Progress) -> None:
+def _say_the_end(campaign: Campaign, job_id: str, progress: Progress, name: str) -> None:
     left = tuple(dict.fromkeys(progress.left))
     why = progress.last_word if left else "complete"
-    end = End(why, tuple(progress.measured), tuple(progress.failed), left, node_name(), time.time())
+    end = End(why, tuple(progress.measured), tuple(progress.failed), left, node_name(), time.time(), name)
     print(f"{why}: {len(end.measured)} points measured, {len(end.failed)} failed, {len(left)} left", flush=True)
     with contextlib.suppress(EnvironmentLacks):  # the points are written, or their failure was already reported
         write_json(campaign.ended(job_id), asdict(end))

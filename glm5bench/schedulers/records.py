@@ -26,13 +26,14 @@ def write_requests(campaign: Campaign, requests: Sequence[Request], stamp: int |
     return paths
 
 
-def ask(campaign: Campaign, name: str, executor: str, jobs: Sequence[tuple[Any, Sequence[str], float]]) -> None:
+def ask(campaign: Campaign, name: str, executor: str, jobs: Sequence[tuple[Any, Sequence[str], float]], cluster: str = "") -> None:
     """Records the jobs of this submission before they are sent. `jobs`: request files by lane, keys, time limit in seconds."""
     campaign.append_submission(
         {
             "kind": "asked",
             "name": name,
             "executor": executor,
+            "cluster": cluster,
             "host": os.uname().nodename,
             "user": user(),
             "jobs": [{"requests": requests, "keys": list(keys), "limit_s": limit_s} for requests, keys, limit_s in jobs],

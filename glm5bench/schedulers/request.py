@@ -45,6 +45,7 @@ class End:
     left: tuple[str, ...]
     node: str
     utc_s: float
+    name: str = ""  # of the job
 
     @property
     def is_complete(self) -> bool:
@@ -56,6 +57,6 @@ def read_end(campaign: Campaign, job_id: str) -> End | None:
     """The end record of a job, or None if it has written none."""
     try:
         r: Any = read_json(campaign.ended(job_id))
-        return End(r["why"], tuple(r["measured"]), tuple(r["failed"]), tuple(r["left"]), r["node"], r["utc_s"])
+        return End(r["why"], tuple(r["measured"]), tuple(r["failed"]), tuple(r["left"]), r["node"], r["utc_s"], str(r.get("name", "")))
     except (FileError, KeyError, TypeError):
         return None

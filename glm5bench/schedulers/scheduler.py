@@ -42,21 +42,23 @@ class How:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of a submission. `refused`: in the scheduler's words. `n_waiting`: node jobs not sent because the queue is full."""
+    """The result of a submission. `refused`: in the scheduler's words. `n_waiting`: node jobs not sent because of this limit."""
 
     job_ids: tuple[str, ...]
     n_points: int
     refused: tuple[str, ...] = ()
     n_waiting: int = 0
+    limit: str = ""
 
 
 @dataclass(frozen=True)
 class Told:
-    """The scheduler's report on one job. `state`: in the scheduler's words. `reason`: why the job waits."""
+    """The scheduler's report on one job. `state`: in the scheduler's words. `reason`: why the job waits. `name`: the job's own name."""
 
     state: str
     node: str = ""
     reason: str = ""
+    name: str = ""
 
     @property
     def is_over(self) -> bool:
@@ -78,6 +80,10 @@ class Told:
         """A note on this state for the user."""
         return ""
 
+    def remedy(self, job_id: str) -> str:
+        """The command that helps a job that cannot start."""
+        return ""
+
 
 class Look:
     """The known states of one scheduler's jobs at one moment. `answers`: whether the scheduler answered, None if it was not needed."""
@@ -89,8 +95,8 @@ class Look:
         """The state of an accepted job. `began`: start of its batch script in UTC seconds, 0 if it has not started."""
         raise NotImplementedError
 
-    def told(self, job_id: str) -> Told | None:
-        """The scheduler's report on a job without a submission record."""
+    def told(self, job_id: str, name: str) -> Told | None:
+        """The scheduler's report on a job without a submission record. None if the job of this id has another name."""
         return None
 
 
@@ -123,7 +129,7 @@ class Scheduler:
         raise NotImplementedError
 
     def cancel(self, jobs: Sequence[tuple[Sent, Beat | None]]) -> str:
-        """Ends jobs by id. Returns the scheduler's error message, or an empty text."""
+        """Ends the jobs that have both this id and this name. Returns the scheduler's error message, or an empty text."""
         raise NotImplementedError
 
     def scripts(self, campaign: Campaign, orders: Sequence[Order], cluster: Cluster) -> list[tuple[str, str]]:
@@ -143,6 +149,10 @@ class Scheduler:
     ) -> Iterator[Finding]:
         """Findings about this scheduler for these node jobs. `is_probing`: also sends a short job to each kind of node."""
         raise NotImplementedError
+
+    def job_name(self) -> str:
+        """The name of the job that this code runs in. Empty if the scheduler gives none."""
+        return ""
 
     def end_utc_s(self) -> float | None:
         """When the scheduler will end the job that this code runs in, in UTC seconds. None if unknown."""

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ..directory import Campaign
 from ..errors import FileError
+
+ID = re.compile(r"[0-9]{1,18}(_[0-9]{1,9})?")  # of a job, or of a task of an array; reaches command lines
+NAME = re.compile(r"[A-Za-z0-9._-]{1,200}")
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Sent:
     started_ticks: int = -1
     refused: str = ""
     is_cancelled: bool = False
+    cluster: str = ""  # Slurm's name of the cluster; empty in records of earlier versions
 
 
 def read_sent(campaign: Campaign) -> list[Sent]:
@@ -61,17 +66,21 @@ def read_sent(campaign: Campaign) -> list[Sent]:
 
 def _asked(line: dict[str, Any]) -> list[Sent]:
     same = (str(line["name"]), str(line["executor"]), str(line["host"]), str(line["user"]))
-    return [
+    sent = [
         Sent(*same, tuple(tuple(lane) for lane in job["requests"]), tuple(job["keys"]), float(job["limit_s"]), float(line["utc_s"]))
         for job in line["jobs"]
     ]
+    if not NAME.fullmatch(sent[0].name if sent else ""):
+        raise ValueError(f"{line['name']!r} is not the name of a job")
+    return [replace(s, cluster=str(line.get("cluster", ""))) for s in sent]
 
 
 def _accepted(sent: Sequence[Sent], line: dict[str, Any]) -> list[Sent]:
     at, ticks = float(line["utc_s"]), int(line.get("started_ticks", -1))
     ids = zip(sent, line["job_ids"], strict=True)
-    if any(s.executor == "local" and not str(job_id).isdigit() for s, job_id in zip(sent, line["job_ids"], strict=True)):
-        raise ValueError("the id of a local job must be a process id")
+    for s, job_id in zip(sent, line["job_ids"], strict=True):
+        if not ID.fullmatch(str(job_id)) or (s.executor == "local" and not str(job_id).isdigit()):
+            raise ValueError(f"{job_id!r} is not the id of a job")
     return [replace(s, job_id=str(job_id), accepted_utc_s=at, started_ticks=ticks, refused="") for s, job_id in ids]
 
 

@@ -85,6 +85,9 @@ def unknown_setting(path: str, folder: Path | None = None) -> SettingsError:
     group = path.partition(".")[0]
     if path in _open_mappings():
         return SettingsError(f"{path} takes one key at a time.", where=WHERE, next_step=f"{path}.KEY=VALUE")
+    if path in _fields():
+        text = f"The chosen {group} does not contain {path!r}."
+        return SettingsError(text, where=WHERE, next_step=f"add it with a plus sign: +{path}=VALUE")
     if path in known:
         return SettingsError(
             f"The chosen {group} has no setting {path!r}.",
@@ -163,18 +166,23 @@ def _override(argument: str, folder: Path | None, *, is_typed: bool) -> str:
 
 
 @functools.cache
-def _open_mappings() -> frozenset[str]:
-    """The settings that are mappings with keys of the user's choice, for example engine.env."""
+def _fields() -> dict[str, Any]:
+    """The type of every setting by its dotted name, also of those that a user's file may leave out."""
 
-    def inside(kind: Any, path: str) -> Iterator[str]:
+    def inside(kind: Any, path: str) -> Iterator[tuple[str, Any]]:
         for field, of in get_type_hints(kind).items():
             here = f"{path}.{field}" if path else field
-            if get_origin(of) is dict:
-                yield here
-            elif dataclasses.is_dataclass(of):
+            yield here, of
+            if dataclasses.is_dataclass(of):
                 yield from inside(of, here)
 
-    return frozenset(inside(Settings, ""))
+    return dict(inside(Settings, ""))
+
+
+@functools.cache
+def _open_mappings() -> frozenset[str]:
+    """The settings that are mappings with keys of the user's choice, for example engine.env."""
+    return frozenset(name for name, of in _fields().items() if get_origin(of) is dict)
 
 
 def _roots(folder: Path | None) -> list[str]:

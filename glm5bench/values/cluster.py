@@ -58,6 +58,7 @@ class Resources:
     sbatch: dict[str, str | int | bool] = field(default_factory=dict)
     wckey: str | None = None
     concurrent_jobs: Positive = 256
+    max_jobs: Positive | None = None  # of a campaign that are queued or running at once; None: as many as Slurm accepts
 
 
 @dataclass(frozen=True)

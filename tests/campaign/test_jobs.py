@@ -15,7 +15,7 @@ from glm5bench.node.heartbeat import SILENT_S, Beat, Heartbeat, read_beat
 from glm5bench.node.progress import Progress
 from glm5bench.schedulers.request import End
 from glm5bench.schedulers.slurm.look import LATE_S
-from glm5bench.schedulers.slurm.states import TERMINAL
+from glm5bench.schedulers.slurm.states import TERMINAL, Told
 from glm5bench.schedulers.submissions import user
 
 LONG_AGO = 1000.0  # seconds
@@ -29,19 +29,28 @@ def campaign(tmp_path, monkeypatch):
 
 
 def slurm_says(campaign, *, queue="", accounting=""):
-    """Sets the output of squeue and sacct."""
+    """Sets the output of squeue and sacct. Every job is named as `sent` names it."""
+
+    def named(line):
+        job, state, node, reason = line.split("|", 3)
+        return f"{job}|{state}|{node}|c-1|{reason}"
+
+    control = campaign.root.parent / "bin" / "scontrol"
+    control.write_text("#!/bin/sh\necho ClusterName = test\n")
+    control.chmod(0o755)
     for name, text in (("squeue", queue), ("sacct", accounting)):
         said, program = campaign.root.parent / name, campaign.root.parent / "bin" / name
-        said.write_text(text)
+        lines = [named(line) if name == "squeue" else f"{line}|c-1" for line in text.splitlines()]
+        said.write_text("".join(f"{line}\n" for line in lines))
         program.write_text(f"#!/bin/sh\nexec /bin/cat {said}\n")
         program.chmod(0o755)
 
 
-def sent(campaign, *job_ids, ago_s=LONG_AGO, accepted_ago_s=None, lanes=1, name="c-1", limit_s=3600.0, by=None):
+def sent(campaign, *job_ids, ago_s=LONG_AGO, accepted_ago_s=None, lanes=1, name="c-1", limit_s=3600.0, by=None, cluster=""):
     """One array of jobs that Slurm has accepted. Each job has one point."""
     now = time.time()
     asked = [{"requests": [["r.json"]] * lanes, "keys": [f"k{i}"], "limit_s": limit_s} for i, _ in enumerate(job_ids)]
-    who = {"executor": "slurm", "host": "login", "user": by or user()}
+    who = {"executor": "slurm", "host": "login", "user": by or user(), "cluster": cluster}
     campaign.append_submission({"kind": "asked", "name": name, **who, "jobs": asked, "utc_s": now - ago_s})
     at = now - (ago_s if accepted_ago_s is None else accepted_ago_s)
     campaign.append_submission({"kind": "accepted", "name": name, "job_ids": list(job_ids), "utc_s": at})
@@ -395,15 +404,17 @@ def test_slurm_is_not_asked_again_before_its_time(campaign):
 )
 def test_a_damaged_answer_of_before_is_asked_for_again(campaign, text):
     sent(campaign, "7")
-    campaign.write_text(campaign.jobs / "slurm.json", text)
     slurm_says(campaign, queue="7|PENDING||None\n")
+    jobs(campaign, poll_s=0)
+    (kept,) = campaign.jobs.glob("slurm-*.json")
+    campaign.write_text(kept, text)
 
     assert [job.state for job in jobs(campaign, poll_s=600)] == ["queued"]
 
 
 def test_a_job_that_nobody_wrote_down_is_live_while_slurm_knows_it(campaign):
     sent(campaign, "7")
-    beat(campaign, "8", ago_s=SILENT_S * 2, keys=["other"])
+    beat(campaign, "8", ago_s=SILENT_S * 2, keys=["other"], name="c-1")
     slurm_says(campaign, queue="7|RUNNING|gpu1|None\n8|SUSPENDED|gpu1|None\n")
 
     assert {job.job_id: (job.state, job.keys) for job in jobs(campaign, poll_s=0)} == {
@@ -494,3 +505,69 @@ def test_a_phase_that_begins_again_begins_anew_and_one_that_is_told_goes_on(tmp_
     assert written.doing == "copying 1 of 9"  # the next heartbeat writes it, because a copy reports progress thousands of times
     heart.phase("staging")
     assert heart.beat.since_utc_s > 1
+
+
+def test_a_job_of_our_id_with_another_name_is_not_ours(campaign):
+    sent(campaign, "7")
+    slurm_says(campaign, queue="7|RUNNING|gpu1|None\n", accounting="7|COMPLETED|gpu1\n")
+    for program in ("squeue", "sacct"):
+        said = campaign.root.parent / program
+        said.write_text(said.read_text().replace("c-1", "thesis"))
+
+    assert (only(campaign).state, only(campaign).told) == ("ended", None)
+
+
+def test_a_heartbeat_of_our_id_and_another_name_is_not_of_our_job(campaign):
+    sent(campaign, "7")
+    beat(campaign, "7", name="c-0", key="other")
+    last_words(campaign, "complete", left=())
+    slurm_says(campaign, queue="7|PENDING||Resources\n")
+    write_json(campaign.ended("7"), {**read_json(campaign.ended("7")), "name": "c-0"})
+
+    assert (only(campaign).state, only(campaign).beats, only(campaign).ends) == ("queued", (), ())
+
+
+def test_a_job_of_another_cluster_is_neither_believed_nor_lost(campaign):
+    sent(campaign, "7", cluster="north")
+    slurm_says(campaign, queue="7|RUNNING|gpu1|None\n")
+
+    assert only(campaign).state == "unknown"
+    with pytest.raises(
+        EnvironmentLacks, match=r"in Slurm cluster north, and this machine uses cluster test: run the command on a login node of"
+    ):
+        jobs_for_sure(campaign)
+
+
+@pytest.mark.parametrize("job_id", ["--user=root", "7;8", "", "7_", "-7", "7 8", "\u0667"])
+def test_an_id_that_is_no_id_never_reaches_a_command(campaign, job_id):
+    sent(campaign, job_id)
+
+    with pytest.raises(FileError, match="is not the id of a job"):
+        jobs(campaign, poll_s=0)
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "command"),
+    [
+        ("PENDING", "JobHeldUser", "scontrol release 7"),
+        ("PENDING", "job requeued in held state", "scontrol release 7"),
+        ("REQUEUE_HOLD", "None", "scontrol release 7"),
+        ("PENDING", "QOSMaxWallDurationPerJobLimit", "cluster.slurm.max_time_min"),
+        ("PENDING", "AssocMaxGRESPerJob", "glm5bench cancel DIR"),
+        ("PENDING", "QOSMinGRES", "glm5bench cancel DIR"),
+        ("PENDING", "PartitionTimeLimit", "cluster.slurm.max_time_min"),
+        ("PENDING", "DependencyNeverSatisfied", "scancel 7"),
+        ("PENDING", "InvalidQOS", "glm5bench doctor"),
+        ("PENDING", "PartitionDown", "administrator"),
+    ],
+)
+def test_a_job_that_waits_for_ever_names_the_command_that_helps(state, reason, command):
+    told = Told(state, "", reason)
+
+    assert told.never_starts
+    assert command in told.remedy("7")
+
+
+@pytest.mark.parametrize("reason", ["Priority", "Resources", "QOSMaxJobsPerUserLimit", "AssocGrpGRES", "Dependency", "BeginTime", "None"])
+def test_a_job_that_waits_for_others_needs_no_command(reason):
+    assert not Told("PENDING", "", reason).never_starts

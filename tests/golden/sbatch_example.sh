@@ -13,6 +13,7 @@
 #SBATCH --open-mode=append
 #SBATCH --output=/campaigns/night/jobs/submitit/%A_%a_0_log.out
 #SBATCH --partition=gpu-b200
+#SBATCH --propagate=NONE
 #SBATCH --signal=USR2@120
 #SBATCH --time=45
 

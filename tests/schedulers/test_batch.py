@@ -202,7 +202,7 @@ def test_a_hardware_that_names_gpus_per_node_asks_for_no_gres():
 
 
 def test_what_is_null_is_not_asked_for():
-    assert {"qos", "constraint", "gpus_per_node", "cpus_per_task", "exclude", "additional_parameters"}.isdisjoint(one(job()))
+    assert {"qos", "constraint", "gpus_per_node", "cpus_per_task", "exclude"}.isdisjoint(one(job()))
 
 
 def test_a_node_that_is_not_exclusive_is_not_asked_for_as_one():

@@ -23,23 +23,23 @@ def program(tmp_path, monkeypatch):
 
 
 def test_a_queue_is_read_by_job_with_its_state_node_time_and_reason(program):
-    asked = program("squeue", "12_0|RUNNING|gpu1|None\n12_1|PENDING||ReqNodeNotAvail, UnavailableNodes:gpu[1-2]\n")
+    asked = program("squeue", "12_0|RUNNING|gpu1|a-1|None\n12_1|PENDING||a-1|ReqNodeNotAvail, UnavailableNodes:gpu[1-2]\n")
 
     assert slurm.queue({"me", "also"}) == {
-        "12_0": Told("RUNNING", "gpu1", "None"),
-        "12_1": Told("PENDING", "", "ReqNodeNotAvail, UnavailableNodes:gpu[1-2]"),
+        "12_0": Told("RUNNING", "gpu1", "None", "a-1"),
+        "12_1": Told("PENDING", "", "ReqNodeNotAvail, UnavailableNodes:gpu[1-2]", "a-1"),
     }
     assert {"--user=also,me", "--all", "--states=all", "--array"} <= set(asked.read_text().splitlines())
 
 
 def test_a_reason_may_hold_the_bar_that_separates_columns(program):
-    program("squeue", "7|PENDING||why|not\n")
+    program("squeue", "7|PENDING||a-1|why|not\n")
 
     assert slurm.queue({"me"})["7"].reason == "why|not"
 
 
 def test_lines_that_are_no_rows_are_passed_over(program):
-    program("squeue", "slurm_load_jobs: retrying\n\n7|RUNNING|gpu1|None\n")
+    program("squeue", "slurm_load_jobs: retrying\n\n7|RUNNING|gpu1|a-1|None\n")
 
     assert list(slurm.queue({"me"})) == ["7"]
 
@@ -51,7 +51,7 @@ def test_an_empty_queue_is_an_answer(program):
 
 
 def test_a_command_that_fails_is_no_answer_whatever_it_printed(program):
-    program("squeue", "7|RUNNING|gpu1|None\n", code=1)
+    program("squeue", "7|RUNNING|gpu1|a-1|None\n", code=1)
     program("sacct", "7|COMPLETED|gpu1\n", code=1)
     program("scontrol", "MaxArraySize = 1001\n", code=1)
 
@@ -61,13 +61,13 @@ def test_a_command_that_fails_is_no_answer_whatever_it_printed(program):
 def test_a_command_that_is_not_there_is_no_answer(program):
     assert (slurm.queue({"me"}), slurm.accounting(["7"]), slurm.config(), slurm.nodes(None)) == (None, None, None, None)
     assert (slurm.find("name", "me"), slurm.find_ended("name", "me", "now")) == (None, [])
-    assert (slurm.is_there(), slurm.cancel(["7"]), slurm.requeue("7")) == (False, "scancel did not answer", "scontrol did not answer")
+    assert (slurm.is_there(), slurm.cancel(["7"], "a"), slurm.requeue("7")) == (False, "scancel did not answer", "scontrol did not answer")
 
 
 def test_a_user_s_own_format_of_the_queue_does_not_reach_squeue(program, monkeypatch):
     monkeypatch.setenv("SQUEUE_FORMAT", "%i")
     monkeypatch.setenv("SACCT_FORMAT", "JobID")
-    program("squeue", "7|RUNNING|gpu1|None\n", first='[ -z "$SQUEUE_FORMAT$SACCT_FORMAT" ] || exit 1')
+    program("squeue", "7|RUNNING|gpu1|a-1|None\n", first='[ -z "$SQUEUE_FORMAT$SACCT_FORMAT" ] || exit 1')
 
     assert list(slurm.queue({"me"})) == ["7"]
 
@@ -86,15 +86,21 @@ def test_slurms_commands_do_not_run_as_the_job_that_asks(program, monkeypatch):
     monkeypatch.setenv("SBATCH_PARTITION", "mine")
     monkeypatch.setenv("SLURM_CLUSTERS", "other")
     monkeypatch.setenv("SLURM_CONF", "/etc/slurm/mine.conf")
-    program("squeue", "7|RUNNING|gpu1|None\n", first='[ "$SBATCH_PARTITION$SLURM_CLUSTERS$SLURM_CONF" = /etc/slurm/mine.conf ] || exit 1')
+    program(
+        "squeue", "7|RUNNING|gpu1|a-1|None\n", first='[ "$SBATCH_PARTITION$SLURM_CLUSTERS$SLURM_CONF" = /etc/slurm/mine.conf ] || exit 1'
+    )
 
     assert list(slurm.queue({"me"})) == ["7"]
 
 
 def test_accounting_tells_the_first_word_of_a_state_and_no_node_where_there_was_none(program):
-    program("sacct", "7|CANCELLED by 1000|None assigned\n8|NODE_FAIL|gpu2\n9||\n")
+    program("sacct", "7|CANCELLED by 1000|None assigned|a-1\n8|NODE_FAIL|gpu2|a-1\n9|||\n")
 
-    assert slurm.accounting(["7", "8", "9"]) == {"7": Told("CANCELLED"), "8": Told("NODE_FAIL", "gpu2"), "9": Told("")}
+    assert slurm.accounting(["7", "8", "9"]) == {
+        "7": Told("CANCELLED", name="a-1"),
+        "8": Told("NODE_FAIL", "gpu2", name="a-1"),
+        "9": Told(""),
+    }
 
 
 def test_accounting_is_asked_once_for_all_tasks_of_an_array_and_tells_of_those_that_were_asked_for(program):
@@ -180,9 +186,9 @@ def test_arrays_that_are_over_are_found_in_accounting_and_none_where_there_is_no
 
 
 def test_what_scancel_complains_of_is_told(program):
-    program("scancel", first='[ "$1" = 7 ] || { echo "scancel: error: Invalid job id $1" >&2; exit 1; }')
+    program("scancel", first='[ "$1 $2 $3" = "--name=a -- 7" ] || { echo "scancel: error: Invalid job id $3" >&2; exit 1; }')
 
-    assert (slurm.cancel(["7"]), slurm.cancel(["8"]), slurm.cancel([])) == ("", "scancel: error: Invalid job id 8", "")
+    assert (slurm.cancel(["7"], "a"), slurm.cancel(["8"], "a"), slurm.cancel([], "a")) == ("", "scancel: error: Invalid job id 8", "")
 
 
 def test_no_word_of_slurm_is_both_live_and_terminal_and_what_waits_is_live():

@@ -31,7 +31,7 @@ def refused(*arguments):
         ("+engin.version=1", "Unknown setting 'engin.version'."),
         ("concurrency", "next: concurrency=VALUE"),
         ("wait", "next: wait=VALUE"),
-        ("cluster.slurm.partition=gpu", "choose another cluster: example, local, template"),
+        ("cluster.slurm.partition=gpu", "next: add it with a plus sign: +cluster.slurm.partition=VALUE"),
         ("+engine=vllm", "next: engine=vllm"),
         ("engine.env={A: b}", "next: engine.env.KEY=VALUE"),
         ("--cfg", "`glm5bench plan --show settings`"),

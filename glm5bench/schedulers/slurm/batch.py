@@ -28,6 +28,11 @@ OWN = (
     "job-name", "array", "output", "error", "open-mode", "ntasks", "ntasks-per-node", "nodes", "signal", "time", "wait", "parsable",
     "test-only", "wrap", "export", "export-file", "chdir", "quiet", "wait-all-nodes",
 )  # fmt: skip  # sbatch options that glm5bench sets itself
+NOT_SUPPORTED = {
+    "clusters": "jobs in another cluster could not be found again; run the command on a login node of that cluster",
+    "cluster-constraint": "jobs in another cluster could not be found again",
+    "time-min": "a job whose limit Slurm shortens would not know when to stop; set max_time_min",
+}
 RESERVED = {*OWN, *(name.replace("_", "-") for name in Resources.__dataclass_fields__)}  # and options that conf/cluster has settings for
 
 
@@ -114,6 +119,10 @@ def parameters(batch: Batch, cluster: Cluster, campaign: Campaign, name: str) ->
             where=f"cluster {cluster.id}",
             next_step=f"set cluster.slurm.{reserved[0].replace('-', '_')} if it exists, or remove the option",
         )
+    refused = sorted(NOT_SUPPORTED.keys() & {option.replace("_", "-") for option in r.sbatch})
+    if refused:
+        why = f"slurm.sbatch contains {refused[0]}: {NOT_SUPPORTED[refused[0]]}."
+        raise SettingsError(why, where=f"cluster {cluster.id}", next_step="remove it")
     strange = [option for option in r.sbatch if not re.fullmatch(r"[a-z][a-z0-9_-]+", option)]
     if strange:
         raise SettingsError(
@@ -122,6 +131,7 @@ def parameters(batch: Batch, cluster: Cluster, campaign: Campaign, name: str) ->
             next_step="write options as in mail-type: FAIL",
         )
     options: dict[str, Any] = {option: value for option, value in r.sbatch.items() if value is not False and option != "exclude"}
+    options.setdefault("propagate", "NONE")  # limits of the login shell (CPU time, address space, ...) must not reach the job
     gres, gpus_per_node = _gpus(r, batch.gpus)
     exclude = [str(r.sbatch["exclude"])] if r.sbatch.get("exclude") else []
     if r.reservation:

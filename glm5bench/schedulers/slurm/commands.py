@@ -48,12 +48,19 @@ def max_time_min(partition: dict[str, str]) -> float | None:
 
 
 def partition_limits_min(partition_of: Mapping[str, str | None]) -> dict[str, float]:
-    """The time limit in minutes of each name's partition (None: the default one). Empty if Slurm does not answer."""
+    """The time limit in minutes of each name's partition (None: the default one). Empty if Slurm does not answer.
+
+    Of a list of partitions (`a,b`) the longest limit counts, because Slurm starts the job in any of them that allows it.
+    """
     shown = partitions() or {}
-    default = next((p for p in shown.values() if p.get("Default") == "YES"), {})
-    chosen = {name: shown.get(partition, {}) if partition else default for name, partition in partition_of.items()}
-    limits = {name: max_time_min(partition) for name, partition in chosen.items()}
-    return {name: limit for name, limit in limits.items() if limit}
+    default = [name for name, p in shown.items() if p.get("Default") == "YES"][:1]
+    found = {}
+    for name, partition in partition_of.items():
+        limits = [max_time_min(shown[one]) for one in (partition.split(",") if partition else default) if one in shown]
+        known = [limit for limit in limits if limit]
+        if known and len(known) == len(limits):
+            found[name] = max(known)
+    return found
 
 
 def _minutes(text: str) -> float | None:
@@ -76,11 +83,17 @@ def nodes(partition: str | None) -> dict[str, tuple[str, str]] | None:
 
 def queue(users: Iterable[str]) -> dict[str, Told] | None:
     """Every job of these users in squeue, with one entry per array task. Jobs that ended stay for some minutes (MinJobAge)."""
-    said = _output(["squeue", "--noheader", "--all", "--states=all", "--array", _of(users), "--format=%i|%T|%N|%r"])
+    said = _output(["squeue", "--noheader", "--all", "--states=all", "--array", _of(users), "--format=%i|%T|%N|%j|%r"])
     if said is None:
         return None
-    rows = (line.split("|", 3) for line in said.splitlines() if line.count("|") >= 3)
-    return {job: Told(state, node, reason) for job, state, node, reason in rows}
+    rows = (line.split("|", 4) for line in said.splitlines() if line.count("|") >= 4)
+    return {job: Told(state, node, reason, name) for job, state, node, name, reason in rows}
+
+
+def cluster() -> str | None:
+    """The name of the cluster that Slurm's commands on this machine use. None if its controller does not answer."""
+    known = config()
+    return known.get("ClusterName", "") if known is not None else None
 
 
 def _of(users: Iterable[str]) -> str:
@@ -92,15 +105,17 @@ def accounting(job_ids: Sequence[str]) -> dict[str, Told] | None:
     if not job_ids:
         return {}
     masters = sorted({job.split("_")[0] for job in job_ids})
-    said = _output(["sacct", "--noheader", "--parsable2", "--allocations", "--format=JobID,State,NodeList", f"--jobs={','.join(masters)}"])
+    what = ["--noheader", "--parsable2", "--allocations", "--format=JobID,State,NodeList,JobName"]
+    said = _output(["sacct", *what, f"--jobs={','.join(masters)}"])
     if said is None:
         return None
     told = {}
     for line in said.splitlines():
         job, _, rest = line.partition("|")
-        state, _, node = rest.partition("|")
+        state, _, rest = rest.partition("|")
+        node, _, name = rest.partition("|")
         for one in _tasks(job):
-            told[one] = Told(state.split()[0] if state else "", "" if node == "None assigned" else node)
+            told[one] = Told(state.split()[0] if state else "", "" if node == "None assigned" else node, "", name)
     return {job: told[job] for job in job_ids if job in told}
 
 
@@ -117,8 +132,8 @@ def _tasks(job: str) -> list[str]:
 
 
 def find(name: str, user: str) -> list[str] | None:
-    """The ids of the jobs and arrays with this exact name that have not ended. They show whether sbatch accepted a submission."""
-    said = _output(["squeue", "--noheader", "--all", "--array", _of([user]), f"--name={name}", "--format=%i"])
+    """The ids of the jobs and arrays with this exact name in squeue. They show whether sbatch accepted a submission."""
+    said = _output(["squeue", "--noheader", "--all", "--states=all", "--array", _of([user]), f"--name={name}", "--format=%i"])
     return None if said is None else sorted({line.strip().split("_")[0] for line in said.splitlines() if line.strip()})
 
 
@@ -130,11 +145,11 @@ def find_ended(name: str, user: str, since: str) -> list[str]:
     return sorted({line.split("_")[0] for line in (said or "").splitlines() if line.strip()})
 
 
-def cancel(job_ids: Sequence[str]) -> str:
-    """Ends jobs by id. Returns the error message of scancel, or an empty text."""
+def cancel(job_ids: Sequence[str], name: str) -> str:
+    """Ends the jobs of these ids that have this name. Returns the error message of scancel, or an empty text."""
     if not job_ids:
         return ""
-    done = _run(["scancel", *job_ids])
+    done = _run(["scancel", f"--name={name}", "--", *job_ids])
     return "scancel did not answer" if done is None else done.stderr.strip()
 
 
@@ -166,7 +181,8 @@ def _output(command: list[str]) -> str | None:
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[str] | None:
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False, env=clean(os.environ))
+        text = {"encoding": "utf-8", "errors": "replace"}  # wrappers of a site write what they like
+        return subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, check=False, env=clean(os.environ), **text)  # type: ignore[call-overload,no-any-return]
     except (OSError, subprocess.TimeoutExpired):
         return None
 

@@ -82,7 +82,12 @@ def _hardware(hardware: str, cluster: Cluster, partitions: dict[str, dict[str, s
         yield Finding(
             f"{hardware}: settings", None, f"cluster.hardware has {', '.join(cluster.hardware)}, not {hardware}: cluster.slurm applies"
         )
-    named = r.partition or next((name for name, p in partitions.items() if p.get("Default") == "YES"), "")
+    default = next((name for name, p in partitions.items() if p.get("Default") == "YES"), "")
+    for named in (r.partition or default).split(","):  # sbatch's form for either of several
+        yield from _partition(hardware, r, named, partitions, names)
+
+
+def _partition(hardware: str, r: Resources, named: str, partitions: dict[str, dict[str, str]], names: Collection[str]) -> Iterator[Finding]:
     what = f"{hardware}: partition {named or '(no default)'}"
     partition = partitions.get(named)
     if partition is None:

@@ -7,6 +7,7 @@ run again. A job without any information is `unknown`. An unknown job may still 
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,6 +17,7 @@ from ...directory import Campaign
 from ...errors import BenchError, FileError
 from ...files import read_json, write_json
 from ...node.heartbeat import Beat, is_alive
+from ...values.plain import digest_of
 from ..request import End
 from ..scheduler import Look, State
 from ..submissions import Sent, user
@@ -27,11 +29,12 @@ LATE_S = 300.0  # this long after its time limit, a job has ended even if no fil
 
 @dataclass(frozen=True)
 class View:
-    """Slurm's answers at one moment. `queue`: None if Slurm did not answer."""
+    """Slurm's answers at one moment. `queue`: None if Slurm did not answer. `cluster`: which Slurm answered."""
 
     asked_utc_s: float
     queue: dict[str, Told] | None
     accounted: dict[str, Told] = field(default_factory=dict)
+    cluster: str = ""
 
 
 class SlurmLook(Look):
@@ -39,24 +42,41 @@ class SlurmLook(Look):
 
     silence = "Slurm does not answer (squeue)"
 
-    def __init__(self, seen: View, *, has_jobs: bool) -> None:
+    def __init__(self, seen: View, sent: Sequence[Sent]) -> None:
         self.seen = seen
-        self.answers = seen.queue is not None if has_jobs else None
+        self.answers = seen.queue is not None if sent else None
+        others = sorted({s.cluster for s in sent if s.job_id and is_elsewhere(s, seen.cluster)})
+        if others:
+            self.answers, self.silence = False, of_another_cluster(others, seen.cluster)
 
     def state(self, sent: Sent, beats: Sequence[Beat], ends: Sequence[End], began: float) -> tuple[State, Told | None]:
         """The state of an accepted job, and Slurm's report on it."""
+        if is_elsewhere(sent, self.seen.cluster):
+            return _state_by_files(sent, beats, ends, began), None
         return _state(sent, beats, ends, self.seen, began)
 
-    def told(self, job_id: str) -> Told | None:
-        """The job's entry in squeue, if any."""
-        return (self.seen.queue or {}).get(job_id.partition(".")[0])
+    def told(self, job_id: str, name: str) -> Told | None:
+        """The job's entry in squeue, if the job of this id has this name."""
+        told = (self.seen.queue or {}).get(job_id.partition(".")[0])
+        return told if told is not None and name and told.name == name else None
+
+
+def is_elsewhere(sent: Sent, cluster: str) -> bool:
+    """Whether the job was sent to another cluster than the one that answers here. False if one of them is unknown."""
+    return bool(sent.cluster and cluster and sent.cluster != cluster)
+
+
+def of_another_cluster(others: Sequence[str], here: str) -> str:
+    """The message for a campaign whose jobs are in another cluster."""
+    there = ", ".join(others)
+    return f"Its jobs are in Slurm cluster {there}, and this machine uses cluster {here}: run the command on a login node of {there}"
 
 
 def _state(sent: Sent, beats: Sequence[Beat], ends: Sequence[End], view: View, began: float) -> tuple[State, Told | None]:
     if view.queue is None:
-        known = view.accounted.get(sent.job_id)
+        known = _own(view.accounted, sent)
         return ("ended", known) if known is not None else (_state_by_files(sent, beats, ends, began), None)
-    told = view.queue.get(sent.job_id)
+    told = _own(view.queue, sent)
     if told is not None and not told.is_over:
         if told.is_waiting:
             has_begun = any(beat.time_utc_s > view.asked_utc_s and beat.phase != "done" for beat in beats)
@@ -67,10 +87,16 @@ def _state(sent: Sent, beats: Sequence[Beat], ends: Sequence[End], view: View, b
         return "ended", told
     if sent.accepted_utc_s >= view.asked_utc_s:
         return "queued", None
-    told = view.accounted.get(sent.job_id)
+    told = _own(view.accounted, sent)
     if told is None and sent.user != user() and not _has_said_all(sent, ends):
         return "unknown", None  # a cluster may hide one user's jobs from another
     return "ended", told
+
+
+def _own(reports: dict[str, Told], sent: Sent) -> Told | None:
+    """Slurm's report on this job. None if the job of this id has another name: ids start again after a reset of the controller."""
+    told = reports.get(sent.job_id)
+    return told if told is None or told.name in ("", sent.name) else None
 
 
 def _has_said_all(sent: Sent, ends: Sequence[End]) -> bool:
@@ -99,7 +125,9 @@ def view(campaign: Campaign, sent: Sequence[Sent], poll_s: float) -> View:
     if 0 <= time.time() - kept.asked_utc_s < poll_s:
         return kept
     now = time.time()
-    queue = slurm.queue({s.user for s in sent if s.user})
+    cluster = slurm.cluster()
+    queue = slurm.queue({s.user for s in sent if s.user}) if cluster is not None else None
+    sent = [s for s in sent if not is_elsewhere(s, cluster or "")]
     accounted = {job: told for job, told in kept.accounted.items() if told.is_over}
     if queue is not None:
         gone = [s.job_id for s in sent if s.job_id and s.job_id not in queue and s.job_id not in accounted]
@@ -108,7 +136,7 @@ def view(campaign: Campaign, sent: Sequence[Sent], poll_s: float) -> View:
         accounted = {job: told for job, told in accounted.items() if job not in queue} | {
             s.job_id: over[s.job_id] for s in sent if s.job_id in over
         }
-    made = View(now, queue, accounted)
+    made = View(now, queue, accounted, cluster or "")
     with contextlib.suppress(BenchError):  # a read-only directory can still be displayed
         write_json(_view_file(campaign), asdict(made))
     return made
@@ -117,7 +145,8 @@ def view(campaign: Campaign, sent: Sequence[Sent], poll_s: float) -> View:
 def _kept_view(campaign: Campaign) -> View:
     try:
         r: Any = read_json(_view_file(campaign))
-        return View(float(r["asked_utc_s"]), None if r["queue"] is None else _told(r["queue"]), _told(r["accounted"]))
+        queue = None if r["queue"] is None else _told(r["queue"])
+        return View(float(r["asked_utc_s"]), queue, _told(r["accounted"]), str(r.get("cluster", "")))
     except (FileError, KeyError, TypeError, ValueError):
         return View(0.0, None)
 
@@ -127,4 +156,6 @@ def _told(record: dict[str, Any]) -> dict[str, Told]:
 
 
 def _view_file(campaign: Campaign) -> Any:
-    return campaign.jobs / "slurm.json"
+    """One file for each Slurm that a machine can ask, because login nodes of two clusters may share the directory."""
+    conf = os.environ.get("SLURM_CONF", "")
+    return campaign.jobs / (f"slurm-{digest_of([os.uname().nodename, conf], 8)}.json")

@@ -138,7 +138,7 @@ def _results(folder: Path, shards: Sequence[Shard], asked: Mapping[str, Any], pr
             time.sleep(POLL_S)
         return [_result(job) for job in jobs]
     except BaseException:
-        slurm.cancel([str(jobs[0].job_id).partition("_")[0]])
+        slurm.cancel([str(jobs[0].job_id).partition("_")[0]], "glm5bench-merge")
         raise
 
 

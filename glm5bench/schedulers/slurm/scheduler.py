@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ...checks.finding import Finding
 from ...directory import Campaign
+from ...errors import counted
 from ...node.heartbeat import Beat
 from ...values.cluster import Cluster
 from ...values.point import NodeJob
@@ -42,12 +43,11 @@ class Slurm(scheduler.Scheduler):
 
     def look(self, campaign: Campaign, sent: Sequence[Sent], poll_s: float) -> Look:
         """The states of jobs from squeue, and from sacct for jobs that squeue does not list any more."""
-        return SlurmLook(view(campaign, sent, poll_s), has_jobs=bool(sent))
+        return SlurmLook(view(campaign, sent, poll_s), sent)
 
     def cancel(self, jobs: Sequence[tuple[Sent, Beat | None]]) -> str:
-        """Ends jobs with scancel."""
-        said = commands.cancel([sent.job_id for sent, _ in jobs])
-        return f"scancel: {said}" if said else ""
+        """Ends jobs with scancel, which compares id and name."""
+        return submission.cancel([sent for sent, _ in jobs])
 
     def scripts(self, campaign: Campaign, orders: Sequence[Order], cluster: Cluster) -> list[tuple[str, str]]:
         """The sbatch script of each array."""
@@ -63,16 +63,21 @@ class Slurm(scheduler.Scheduler):
 
     def said(self, outcome: Outcome) -> list[str]:
         """Reports submitted arrays by id, refusals, and node jobs that were not sent."""
-        n, ids = len(outcome.job_ids), ", ".join(by_id(outcome.job_ids))
-        lines = [f"{outcome.n_points} points submitted to Slurm as {n} jobs: {ids}."] if ids else []
+        ids = ", ".join(by_id(outcome.job_ids))
+        amounts = (counted(outcome.n_points, "point"), counted(len(outcome.job_ids), "job"))
+        lines = [f"{amounts[0]} submitted to Slurm as {amounts[1]}: {ids}."] if ids else []
         lines += [f"refused by Slurm: {refused}" for refused in outcome.refused]
-        return lines + ([f"{outcome.n_waiting} node jobs were not sent: Slurm's MaxJobCount is reached."] if outcome.n_waiting else [])
+        return lines + ([f"{counted(outcome.n_waiting, 'node job')} not submitted yet: {outcome.limit}"] if outcome.n_waiting else [])
 
     def examined(
         self, cluster: Cluster, hardware: Sequence[str], outputs: Path, jobs: Sequence[NodeJob], *, is_probing: bool
     ) -> Iterator[Finding]:
         """Findings about Slurm's commands, controller, limits, accounting and partitions."""
         return examined.examined(cluster, hardware, outputs, jobs, is_probing=is_probing)
+
+    def job_name(self) -> str:
+        """The name from SLURM_JOB_NAME."""
+        return os.environ.get("SLURM_JOB_NAME", "")
 
     def end_utc_s(self) -> float | None:
         """The end time from SLURM_JOB_END_TIME, which Slurm sets since 23.02."""

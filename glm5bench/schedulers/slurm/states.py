@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from .. import scheduler
@@ -15,10 +16,14 @@ TERMINAL = frozenset((
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "LAUNCH_FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED",
     "RECONFIG_FAIL", "REVOKED", "TIMEOUT",
 ))  # fmt: skip
-NEVER_STARTS = frozenset((
-    "PartitionTimeLimit", "PartitionNodeLimit", "BadConstraints", "InvalidAccount", "InvalidQOS", "JobHeldUser", "JobHeldAdmin",
-    "PartitionDown", "PartitionInactive",
-))  # fmt: skip  # reasons to wait that a person must resolve
+HELD = frozenset(("JobHeldUser", "JobHeldAdmin", "job requeued in held state", "launch failed requeued held", "JobHoldMaxRequeue"))
+HELD_STATES = frozenset(("REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"))
+TOO_LARGE = re.compile(r"(QOS|Assoc)(Max.*PerJob.*|Min.*)|PartitionTimeLimit|PartitionNodeLimit|MaxMemPerLimit")  # for any free node
+WRONG = frozenset((
+    "BadConstraints", "InvalidAccount", "InvalidQOS", "AccountNotAllowed", "QOSNotAllowed", "PartitionConfig", "DependencyNeverSatisfied",
+    "AccountingPolicy", "QOSUsageThreshold", "ReservationDeleted", "InactiveLimit",
+))  # fmt: skip
+CLOSED = frozenset(("PartitionDown", "PartitionInactive"))
 CLASS_OF_STATE = {
     "TIMEOUT": "time_limit",
     "DEADLINE": "time_limit",
@@ -54,7 +59,21 @@ class Told(scheduler.Told):
     @property
     def never_starts(self) -> bool:
         """Whether a person must resolve the reason why the job waits."""
-        return self.reason in NEVER_STARTS
+        return bool(self.remedy("ID"))
+
+    def remedy(self, job_id: str) -> str:
+        """The command that helps a job that Slurm will not start by itself. Source: squeue(1), JOB REASON CODES."""
+        if self.is_over or (not self.is_waiting and self.state not in HELD_STATES):
+            return ""
+        if self.reason in HELD or self.state in HELD_STATES:
+            return f"scontrol release {job_id}"
+        if self.reason == "DependencyNeverSatisfied":
+            return f"scancel {job_id}, then run the sweep again without this dependency"
+        if TOO_LARGE.fullmatch(self.reason):
+            return "glm5bench cancel DIR, then run the sweep with a smaller cluster.slurm.max_time_min or another partition or qos"
+        if self.reason in WRONG:
+            return "glm5bench cancel DIR, correct cluster.slurm (`glm5bench doctor` checks it), then run the sweep again"
+        return "wait until an administrator opens the partition, or choose another one" if self.reason in CLOSED else ""
 
     @property
     def note(self) -> str:
