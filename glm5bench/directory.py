@@ -27,7 +27,7 @@ from .archive.measurement import Measurement
 from .archive.pointfile import read_point
 from .archive.sealed import seal_of
 from .errors import BenchError, FileError
-from .files import Taken, place_new, read_json, writable, write_json, write_whole
+from .files import Taken, place_new, read_json, read_text, writable, write_json, write_whole
 
 ATTEMPT_FORMAT = 1
 IN_LIST = ("key", "attempt", "status", "validity", "class", "message", "reasons", "node", "job_id", "seal", "size_bytes", "mtime_ns")
@@ -105,7 +105,7 @@ class Campaign:
     def started(self, job_id: str) -> tuple[str, float]:
         """The node where a Slurm job's batch script last started, and the time by that node's clock; "" and 0 if it has not started."""
         try:
-            node, seconds = (self.job(job_id) / "started").read_text(encoding="utf-8").split()
+            node, seconds = read_text(self.job(job_id) / "started", most=4096).split()
             return node, float(seconds)
         except (OSError, ValueError):
             return "", 0.0
@@ -234,6 +234,8 @@ class Campaign:
     def _attempt(self, key: str, number: int, listed: dict[str, Any] | None) -> Attempt:
         try:
             r = listed or read_json(self.attempt_file(key, number))
+            if r.get("key", key) != key:
+                return Attempt(key, number, "failed", "", "lost", f"the record is that of point {str(r['key'])[:40]}, under another name")
             if r["status"] == "whole" and not self._is_as_written(key, number, r):
                 gone = "the point's file is missing, or was changed after it was written"
                 return Attempt(key, number, "failed", "", "lost", gone, r.get("job_id", ""), r.get("node", ""))
@@ -256,7 +258,10 @@ class Campaign:
 
     def _judged(self, key: str, number: int) -> Attempt:
         try:
-            verdict = read_point(self.point_file(key, number))[0].verdict()
+            m = read_point(self.point_file(key, number))[0]
+            if m.key != key:
+                return Attempt(key, number, "failed", "", "lost", f"the file contains point {m.key}, under another name")
+            verdict = m.verdict()
         except BenchError as error:
             return Attempt(key, number, "failed", "", "lost", error.message)
         except (KeyError, TypeError, ValueError) as error:
@@ -292,14 +297,14 @@ def append_line(path: Path, value: dict[str, Any]) -> None:
 def read_lines(path: Path) -> list[Any]:
     """Every complete line of a file of JSON lines; none if the file does not exist."""
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
+        text = read_text(path, errors="replace")
+    except (OSError, ValueError):
         return []
     lines = []
-    for line in text.splitlines():
+    for line in text.split("\n"):
         try:
             lines.append(json.loads(line))
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
     return lines
 

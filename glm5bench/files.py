@@ -7,11 +7,14 @@ import errno
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from .errors import EnvironmentLacks, FileError
+
+LARGEST = 2**30  # bytes of a state file: the plan of a hundred thousand points has some hundred million
 
 
 class Taken(Exception):
@@ -52,7 +55,11 @@ def place_new(beside: Path, path: Path) -> None:
         os.link(beside, path)  # unlike a rename, a link never replaces an existing file
     except FileExistsError as error:
         raise Taken(str(path)) from error
-    except OSError:  # a file system without hard links
+    except OSError:  # a file system without hard links: an empty file takes the name, and fails if it exists
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        except FileExistsError as taken:
+            raise Taken(str(path)) from taken
         os.replace(beside, path)
 
 
@@ -94,11 +101,24 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The JSON document. Raises FileError if it is missing or not JSON."""
+    """The JSON document. Raises FileError if it is missing, not a regular file, too large, too deeply nested, or not JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_text(path))
     except (OSError, ValueError) as error:
         raise FileError(f"{path.name} cannot be read: {' '.join(str(error).split())}.", path=str(path)) from error
+    except RecursionError as error:
+        raise FileError(f"{path.name} cannot be read: it is nested too deeply.", path=str(path)) from error
+
+
+def read_text(path: Path, *, errors: str = "strict", most: int = LARGEST) -> str:
+    """The text of a state file. Raises OSError if it is missing, ValueError if it is not a regular file or larger than `most` bytes."""
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # a pipe must not block
+        seen = os.fstat(file.fileno())
+        if not stat.S_ISREG(seen.st_mode):
+            raise ValueError("it is not a regular file")
+        if seen.st_size > most:
+            raise ValueError(f"it is larger than {most / 2**20:.0f} MiB")
+        return file.read(most + 1).decode("utf-8", errors)
 
 
 def sha256(path: Path) -> str:

@@ -14,6 +14,7 @@ PACKAGE = ROOT / "glm5bench"
 MAY_IMPORT = {
     "errors": set(),
     "files": set(),
+    "trust": set(),
     "values": set(),
     "engines": set(),
     "settings": {"files", "engines"},
@@ -33,12 +34,13 @@ MAY_IMPORT = {
     "machine": {"files", "images"},
     "checks": {"files", "engines", "archive", "images", "machine"},
     "node": {"files", "engines", "recipe", "archive", "directory", "analysis", "simulator", "client", "machine", "checks"},
-    "schedulers": {"files", "plan", "archive", "directory", "machine", "checks", "node"},
-    "campaign": {"files", "plan", "archive", "directory", "machine", "checks", "node", "schedulers"},
+    "schedulers": {"files", "trust", "plan", "archive", "directory", "machine", "checks", "node"},
+    "campaign": {"files", "trust", "plan", "archive", "directory", "machine", "checks", "node", "schedulers"},
     "report": {"analysis", "checks"},
     "api": {"archive"},
     "cli": {
         "files",
+        "trust",
         "engines",
         "recipe",
         "contradictions",
@@ -188,7 +190,7 @@ def test_no_other_room_asks_which_engine_it_is(name):
 
 
 SLURM = re.compile(r"\b(sbatch|squeue|sacct|scontrol|scancel|sinfo|SLURM_\w+)\b")
-TELLS_OF_SLURM = {"cli.plan", "campaign.opening", "directory"}  # the words of --help, and the directory `sbatch` of a campaign
+TELLS_OF_SLURM = {"cli.plan", "trust", "campaign.opening", "directory"}  # the words of --help, and the directory `sbatch` of a campaign
 
 
 @pytest.mark.parametrize("name", [n for n in MODULES if not n.startswith(("schedulers.slurm.", "values.cluster"))])

@@ -31,7 +31,7 @@ def cancel(campaign: Campaign, *, poll_s: float, patience_s: float = 60.0) -> tu
         }
     for job in live:
         if job.sent is None and job.beats:  # without a submission record, only the heartbeat identifies the process
-            end_process(job.beats[0].host, job.beats[0].pid)
+            end_process(job.beats[0].host, job.beats[0].pid, job.beats[0].started_ticks)
     is_polled = any(schedulers()[name].comes_again for name in said)
     still = _waited_for(campaign, live, poll_s if is_polled else 0.0, patience_s)
     gone = [job.job_id for job in live if job.job_id not in still]

@@ -11,15 +11,18 @@ from pathlib import Path
 from ..directory import Campaign
 from ..errors import UsageError
 from ..files import writable
+from ..trust import make_private, trusted
 from .jobs import Job
 
 
 @contextmanager
 def submitting(campaign: Campaign) -> Iterator[None]:
     """Holds the lock for sending jobs of a campaign. The kernel releases it when the process ends, even if it is killed."""
+    trusted(campaign.root)
     path = campaign.root / ".submitting"
     with writable(path):
         campaign.root.mkdir(parents=True, exist_ok=True)
+        make_private(campaign.jobs)  # pickles, requests, keys and logs
         file = path.open("a")
     with file:
         try:

@@ -14,6 +14,7 @@ from ..machine.provenance import git_state
 from ..plan import Plan
 from ..schedulers.known import scheduler
 from ..schedulers.scheduler import How, Order
+from ..trust import trusted
 from ..values.cluster import Cluster, Failure
 from ..values.plain import from_plain, plain
 from ..values.point import NodeJob
@@ -27,6 +28,7 @@ def opened(campaign: Campaign, plan: Plan, how: How, *, name: str, launcher: str
     Equal keys mean equal bindings, so the requested jobs can replace those in plan.json.
     Raises UsageError if the directory has a campaign with other points, EnvironmentLacks if it cannot be written.
     """
+    trusted(campaign.root)
     record = plan_record(plan, how, name=name, launcher=launcher, overrides=overrides)
     if campaign.plan.is_file():
         known = campaign.read_plan()

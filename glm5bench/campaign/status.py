@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
 from collections.abc import Sequence
@@ -194,9 +195,9 @@ def _last_words(campaign: Campaign, job: Job) -> str:
         return f"submitted as {job.sent.name}, but the command ended before Slurm answered: `glm5bench resubmit` checks it"
     log = campaign.submitit / f"{job.job_id}_0_log.err"
     try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - 2000))
-            text = file.read().decode("utf-8", "replace")
+        with open(os.open(log, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW), "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 2000))
+            text = file.read(2000).decode("utf-8", "replace")
         lines = [line for line in text.splitlines() if line.strip() and "lacks support for cpu binding" not in line][-3:]
     except OSError:
         lines = []

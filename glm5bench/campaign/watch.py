@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..directory import Campaign
+from ..errors import printable
 from .status import JobState, Status, status
 
 POLL_S = 0.5  # between reads of the files; Slurm is asked at most every `poll_s` of the cluster
@@ -31,7 +32,7 @@ def _plain(campaign: Campaign) -> Status:
         for line in stuck(now):
             if line not in told:
                 told.add(line)
-                print(line, file=sys.stderr, flush=True)
+                print(printable(line), file=sys.stderr, flush=True)
         for point in now.points:
             if point.state in ("done", "failed", "invalid") and point.key not in told and (point.state == "done" or now.is_over):
                 told.add(point.key)
@@ -66,13 +67,13 @@ def table(now: Status) -> Group:
         rows.add_column(name, justify="right" if name in ("requests/s", "time left") else "left", no_wrap=name != "phase")
     running = [job for job in now.jobs if job.state == "running"]
     for job in running[:MAX_ROWS]:
-        rows.add_row(*_row(job))
+        rows.add_row(*(Text(printable(cell)) for cell in _row(job)))  # text, because markup is interpreted
     waiting = Counter(f"{job.state}{f' ({job.slurm})' if job.slurm else ''}" for job in now.jobs if job.state != "running")
     more = [f"{len(running) - MAX_ROWS} more running jobs"] if len(running) > MAX_ROWS else []
     more += [f"{n} jobs {what}" for what, n in waiting.items()]
     more += [f"{now.silence or 'Slurm does not answer'}. This table is from files."] if now.slurm_answers is False else []
     more += stuck(now)
-    return Group(Text(f"{now.name}{word}: {counts}"), *([rows] if running else []), *(Text(line) for line in more))
+    return Group(Text(f"{now.name}{word}: {counts}"), *([rows] if running else []), *(Text(printable(line)) for line in more))
 
 
 def stuck(now: Status) -> list[str]:

@@ -16,12 +16,14 @@ import typer
 
 from .. import __version__
 from ..errors import BenchError, EnvironmentLacks, UsageError
+from ..trust import refuse_group_writes
 from . import archives, campaigns, doctor, exchange, images, load, plan, report, simulated  # noqa: F401  each adds its verbs
 from .app import app, as_called
 
 
 def main() -> int:
     """The entry point: the exit code, 0, 1, 2, 3, 70 or 130, as the help of the program lists them."""
+    refuse_group_writes()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character gets a question mark, and the rest

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import UsageError, counted, printable
+from ..trust import trust
 from .app import HYDRA, OverridesCommand, app, as_called, asked, say
 from .archives import tables_of, write_archive_of
 from .multirun import Json, campaign_of, how_of, planned_of
@@ -30,14 +31,19 @@ MOST_JOBS = 12  # printed when they are submitted
 
 
 @app.command(cls=OverridesCommand, context_settings=HYDRA)
-def sweep(ctx: typer.Context) -> int:
+def sweep(
+    ctx: typer.Context,
+    is_trusted: Annotated[
+        bool, typer.Option("--trust-directory", help="Act although other users can write the campaign's directory.")
+    ] = False,
+) -> int:
     """Measure: plan OVERRIDES, submit the missing points, and return. wait=true waits, merges and prints the tables."""
     from ..settings.overrides import run_hydra
 
-    return run_hydra(asked(ctx), _sweep, program="glm5bench sweep")
+    return run_hydra(asked(ctx), lambda m: _sweep(m, is_trusted=is_trusted), program="glm5bench sweep")
 
 
-def _sweep(multirun: Multirun) -> int:
+def _sweep(multirun: Multirun, *, is_trusted: bool) -> int:
     from ..campaign.opening import opened
     from ..campaign.sending import sweep as send
     from ..campaign.watch import watch as watch_until_over
@@ -48,6 +54,8 @@ def _sweep(multirun: Multirun) -> int:
     if multirun.launcher == "plan":
         return print_plan(multirun, as_json=False, show=())
     settings, campaign = multirun.asked.campaign, campaign_of(multirun)
+    if is_trusted:
+        trust(campaign.root)
     how, planned = how_of(multirun), planned_of(multirun)
     refuse_lacking(planned.jobs)
     scheduler(settings.cluster).refuse(planned.jobs)
@@ -161,6 +169,9 @@ def resubmit(
     directory: Path,
     classes: Annotated[list[str] | None, typer.Option("--class", help="Only this class of failure, even if its policy is never.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be submitted, and submit nothing.")] = False,
+    is_trusted: Annotated[
+        bool, typer.Option("--trust-directory", help="Act although other users can write the campaign's directory.")
+    ] = False,
     as_json: Json = False,
     after: Annotated[str, typer.Option("--after", hidden=True, help="What this job left, by the campaign's retries.")] = "",
 ) -> int:
@@ -175,6 +186,8 @@ def resubmit(
     if unknown:
         raise UsageError(f"--class {unknown[0]}: there is no such class.", next_step=f"one of {', '.join(CLASSES)}")
     campaign = Campaign(directory.absolute())
+    if is_trusted:
+        trust(campaign.root)
     made = send_again(campaign, only=classes or (), is_dry=dry_run, is_automatic=bool(after), after=after)
     if after:
         print(f"{len(made.outcome.job_ids) if made.outcome else 0} jobs sent again")
@@ -215,13 +228,20 @@ def _resubmission(made: Sending) -> dict[str, object]:
 
 
 @app.command()
-def cancel(directory: Path) -> int:
+def cancel(
+    directory: Path,
+    is_trusted: Annotated[
+        bool, typer.Option("--trust-directory", help="Act although other users can write the campaign's directory.")
+    ] = False,
+) -> int:
     """End the campaign's jobs. Measured points are kept; `resubmit` or the same sweep measures the rest."""
     from ..campaign.ending import cancel as end
     from ..campaign.opening import planned_how
     from ..directory import Campaign
 
     campaign = Campaign(directory.absolute())
+    if is_trusted:
+        trust(campaign.root)
     how = planned_how(campaign.read_plan(), str(campaign.plan))
     gone, still, said = end(campaign, poll_s=how.cluster.poll_s)
     if said:

@@ -8,6 +8,7 @@ group: SIGTERM, a grace period, SIGKILL. It uses the standard library only, beca
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import select
 import shutil
@@ -15,7 +16,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
+PIECE = 2**20
 GRACE_S = 10.0
 ASKED_TO_END = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP)
 KEY_FILE, LOG = "api_key", "server.log"  # names in a server's folder
@@ -39,25 +42,55 @@ def main(argv: list[str]) -> int:
 def clean_up(folder: str, scratch: str) -> None:
     """Removes the key (also from the log) and the temporary files of a server that has ended. The guard or the job calls it."""
     key_file = os.path.join(folder, KEY_FILE)
-    with contextlib.suppress(OSError), open(key_file, "rb") as file:
-        _redact(os.path.join(folder, LOG), file.read().strip())
-    with contextlib.suppress(OSError):
+    key = b""
+    with contextlib.suppress(OSError), open(os.open(key_file, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+        key = file.read(4096).strip()
+    with contextlib.suppress(OSError):  # first, because a long log takes time
         os.unlink(key_file)
+    if key:
+        with contextlib.suppress(OSError):
+            _redact(os.path.join(folder, LOG), key)
     if os.path.basename(scratch).startswith(SCRATCH_PREFIX):  # never anything else
         shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _redact(log: str, key: bytes) -> None:
-    """Removes the key from the log. Until then only its owner can read the log; afterwards its permissions are the usual ones."""
-    with open(log, "rb") as file:
-        text = file.read()
-    if key and key in text:
-        with open(log + ".part", "wb") as file:
-            file.write(text.replace(key, b"<redacted>"))
-        os.replace(log + ".part", log)
+    """Removes the key from the log, in constant memory. Only its owner can read the log until then."""
+    with open(os.open(log, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+        if _holds(file, key):
+            file.seek(0)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(log + ".part")
+            with open(os.open(log + ".part", flags, 0o600), "wb") as clean:
+                for piece in _pieces(file, key):
+                    clean.write(piece)
+            os.replace(log + ".part", log)
     mask = os.umask(0)
     os.umask(mask)
-    os.chmod(log, 0o666 & ~mask)
+    descriptor = os.open(log, os.O_RDONLY | os.O_NOFOLLOW)
+    os.fchmod(descriptor, 0o666 & ~mask & ~0o022)
+    os.close(descriptor)
+
+
+def _holds(file: io.BufferedReader, key: bytes) -> bool:
+    rest = b""
+    while piece := file.read(PIECE):
+        if key in rest + piece:
+            return True
+        rest = piece[-len(key) :]
+    return False
+
+
+def _pieces(file: io.BufferedReader, key: bytes) -> Iterator[bytes]:
+    """The text without the key, also where the key lies across two pieces."""
+    rest = b""
+    while piece := file.read(PIECE):
+        text = (rest + piece).replace(key, b"<redacted>")
+        cut = max(0, len(text) - len(key) + 1)
+        yield text[:cut]
+        rest = text[cut:]
+    yield rest.replace(key, b"<redacted>")
 
 
 def _guarded(pipe: int, command: list[str]) -> int:

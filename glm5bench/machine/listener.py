@@ -1,40 +1,71 @@
-"""Which process listens on a port of this host: the server that was started, or another one. Reads /proc only. Source: proc(5)."""
+"""Who listens on a port of this machine, according to the kernel. Source: proc(5), /proc/net/tcp and the descriptors of processes."""
 
 from __future__ import annotations
 
 import os
+import pwd
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 LISTEN = "0A"  # the state of a listening socket in /proc/net/tcp
+ANY = (  # addresses that receive a connection to the host itself
+    "0100007F", "00000000", "0" * 32, "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"
+)  # fmt: skip
 
 
-def stranger_on(port: int, guard: int) -> int | None:
-    """The process id of a listener on this port that neither descends from the guard nor shares its session; None if there is none.
+@dataclass(frozen=True)
+class Listeners:
+    """The sockets that listen on a port. `foreign`: a description of one that is not ours, or empty."""
 
-    Also None if the kernel does not show this user who owns the socket.
+    n: int
+    foreign: str = ""
+
+
+def listeners(port: int, guard: int) -> Listeners:
+    """The listeners on 127.0.0.1:port. Ours are sockets of this user in processes that descend from the guard or share its session.
+
+    A socket of this user whose process cannot be seen counts as ours.
     """
-    sockets = {f"socket:[{inode}]" for inode in _listening(port)}
-    owners = list(_owners(sockets)) if sockets else []
-    return None if not owners or any(_belongs(pid, guard) for pid in owners) else owners[0]
+    found = list(_listening(port))
+    for uid, _ in found:
+        if uid != os.geteuid():
+            return Listeners(len(found), f"a process of user {_user(uid)}")
+    owners: dict[str, list[int]] = {f"socket:[{inode}]": [] for _, inode in found}
+    for pid, socket in _owners(set(owners)):
+        owners[socket].append(pid)
+    for pids in owners.values():
+        if pids and not any(_belongs(pid, guard) for pid in pids):
+            return Listeners(len(found), f"process {pids[0]}")
+    return Listeners(len(found))
 
 
-def _listening(port: int) -> Iterator[str]:
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _listening(port: int) -> Iterator[tuple[int, str]]:
     for name in ("tcp", "tcp6"):
         with suppress(OSError):
             for line in Path(f"/proc/net/{name}").read_text(encoding="ascii").splitlines()[1:]:
                 fields = line.split()
-                if fields[3] == LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
-                    yield fields[9]
+                address, _, number = fields[1].rpartition(":")
+                if fields[3] == LISTEN and int(number, 16) == port and address in ANY:
+                    yield int(fields[7]), fields[9]
 
 
-def _owners(sockets: set[str]) -> Iterator[int]:
-    for entry in os.listdir("/proc"):
+def _owners(sockets: set[str]) -> Iterator[tuple[int, str]]:
+    for entry in os.listdir("/proc") if sockets else ():
         if entry.isdigit():
             with suppress(OSError):  # it has ended meanwhile, or belongs to another user
-                if any(_link(f"/proc/{entry}/fd/{fd}") in sockets for fd in os.listdir(f"/proc/{entry}/fd")):
-                    yield int(entry)
+                for fd in os.listdir(f"/proc/{entry}/fd"):
+                    target = _link(f"/proc/{entry}/fd/{fd}")
+                    if target in sockets:
+                        yield int(entry), target
 
 
 def _link(path: str) -> str:

@@ -6,7 +6,6 @@ if the job was killed. Readers need no scheduler: on the same host they check th
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
@@ -20,6 +19,7 @@ from ..errors import EnvironmentLacks, FileError
 from ..files import read_json, write_json
 
 BEAT_S = 2.0
+JOB_COMMANDS = (b"submitit.core._submit", b"glm5bench")  # in the command line of a job, or of a sweep that runs its jobs itself
 SILENT_S = 60.0
 
 
@@ -127,8 +127,18 @@ def process_started_ticks(pid: int) -> int:
     return -1 if fields[0] in "ZX" else int(fields[19])
 
 
-def end_process(host: str, pid: int) -> None:
-    """Asks a job's process to end, if it runs on this machine."""
-    if host == os.uname().nodename:
-        with contextlib.suppress(ProcessLookupError):
+def end_process(host: str, pid: int, started_ticks: int) -> bool:
+    """Asks a job's process to end. False if it is not on this machine, has ended, or is not provably a job of this user.
+
+    A process id in a file proves nothing: it is compared with the start time, the owner and the command line of the process.
+    """
+    if host != os.uname().nodename or pid < 2 or process_started_ticks(pid) != started_ticks:
+        return False
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        is_ours = os.stat(f"/proc/{pid}").st_uid == os.geteuid() and any(sign in word for word in command for sign in JOB_COMMANDS)
+        if is_ours:
             os.kill(pid, signal.SIGTERM)
+        return is_ours
+    except OSError:
+        return False

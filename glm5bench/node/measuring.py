@@ -85,6 +85,7 @@ class Measuring:
         with measuring(reserved(of_the_job())):
             load = client.measure()
         self._poke()
+        self.server.listens_or_raise()  # what a stranger answered is not a measurement
         made, requests = self._made(watch, load, neighbours), load.requests
         source = adapter(arm.engine).source
         answers = {"answers": answers_of(requests)}

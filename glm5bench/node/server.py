@@ -26,7 +26,7 @@ from ..errors import ServerError
 from ..machine import guard
 from ..machine.container import APPTAINERS
 from ..machine.cores import of_the_job, reserved
-from ..machine.listener import stranger_on
+from ..machine.listener import listeners
 from ..machine.scratch import scratch
 from ..values.plain import canonical_json
 from ..values.point import Arm, Recipe
@@ -35,6 +35,7 @@ from .ending import ended
 from .log import Log
 
 POLL_S = 0.1
+PORTS = 3  # tried if somebody else listens on the one that was chosen
 HEALTH_S = 10.0
 LAST_WORD_S = 2.0
 GONE_S = 10.0  # how long GET /v1/models may fail after failed requests
@@ -51,6 +52,14 @@ class Server(Endpoint):
     process: subprocess.Popen[bytes]
     log: Log
     start_s: float = 0.0
+
+    def listens_or_raise(self) -> bool:
+        """Whether the server listens on its port. Raises ServerError if somebody else does: then no request must carry the key."""
+        port = int(self.base_url.rpartition(":")[2])
+        found = listeners(port, self.process.pid)
+        if found.foreign:
+            raise self.error(f"cannot be reached: {found.foreign} listens on its port {port}", "foreign_listener")
+        return found.n > 0
 
     def alive_or_raise(self) -> None:
         """Raises ServerError if the process has ended or the log has a fatal line, Stopped if the job must stop."""
@@ -109,6 +118,21 @@ def running(recipe: Recipe, arm: Arm, place: Place) -> Iterator[Server]:
 
 
 def _running(recipe: Recipe, arm: Arm, place: Place) -> Iterator[Server]:
+    for n in range(PORTS):
+        with contextlib.ExitStack() as stack:
+            try:
+                server = stack.enter_context(_started(recipe, arm, place))
+            except ServerError as error:
+                if error.failure_class != "foreign_listener" or n == PORTS - 1:
+                    raise
+                print(f"{error.message} Another port is tried.", file=sys.stderr, flush=True)
+                continue
+            yield server
+            return
+
+
+@contextlib.contextmanager
+def _started(recipe: Recipe, arm: Arm, place: Place) -> Iterator[Server]:
     started = time.monotonic()
     pipe_read, pipe_write = os.pipe()
     server = None
@@ -130,14 +154,16 @@ def _spawn(recipe: Recipe, arm: Arm, place: Place, pipe_read: int) -> Server:
     port, key, facts = free_port(), secrets.token_urlsafe(24), place.folder / "facts.json"
     facts.write_text(canonical_json(arm), encoding="utf-8")
     key_file = place.folder / guard.KEY_FILE
-    key_file.touch(mode=0o600)
-    key_file.write_text(key, encoding="utf-8")
+    key_file.unlink(missing_ok=True)  # of an earlier start that was killed
+    with open(os.open(key_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "w", encoding="utf-8") as file:
+        file.write(key)
     given = {"$MODEL": place.model_path, "$HOST": "127.0.0.1", "$PORT": str(port), "$FACTS": str(facts)}
     called = command(recipe, arm, place, given, key_file)
     log_path = place.folder / guard.LOG
     log = Log(log_path, arm.engine.phases, arm.engine.fatal, lambda text: text.replace(key, "<redacted>"))
-    with open(os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as file:  # the server may print its key
-        log_path.chmod(0o600)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+    with open(os.open(log_path, flags, 0o600), "ab") as file:  # the server may print its key
+        os.fchmod(file.fileno(), 0o600)
         process = subprocess.Popen(
             [
                 sys.executable,
@@ -185,9 +211,11 @@ def _wait_until_ready(server: Server, deadline: float) -> None:
                 told = doing
                 server.place.begun(doing)
             try:
+                if not server.listens_or_raise():
+                    raise httpx.ConnectError("nothing listens on its port")
                 answer = side.ask("GET", health, within_s=HEALTH_S)
                 if answer.status == 200:
-                    _refuse_a_stranger(server, side)
+                    _refuse_any_key(server, side)
                     return _one_token(server, side, deadline)
                 said = f"GET {health}: {answer.status}"
             except httpx.HTTPError as error:
@@ -197,15 +225,8 @@ def _wait_until_ready(server: Server, deadline: float) -> None:
             time.sleep(POLL_S)
 
 
-def _refuse_a_stranger(server: Server, side: Side) -> None:
-    """Raises ServerError if another process answers on the server's port.
-
-    The port was free when it was chosen, but the server binds it minutes later.
-    """
-    port = int(server.base_url.rpartition(":")[2])
-    pid = stranger_on(port, server.process.pid)
-    if pid is not None:
-        raise server.error(f"does not answer: another process ({pid}) listens on its port {port}", "server_crash")
+def _refuse_any_key(server: Server, side: Side) -> None:
+    """Raises ServerError if the server accepts a wrong key, although its engine takes one."""
     if not adapter(server.arm.engine).takes_key:
         return
     other = side.ask("GET", "/v1/models", headers=[("authorization", f"Bearer {secrets.token_urlsafe(24)}")])

@@ -147,7 +147,7 @@ def status_text(record: Mapping[str, Any]) -> str:
         parts.append(f"  {state}: {arm} concurrency {concurrencies} ({why})")
         parts += [f"    {printable(line)}" for line in (["(the same message)"] if message in printed else message.splitlines())]
         printed.update([message] if message else [])
-    return "\n".join(parts)
+    return "\n".join(printable(line) for part in parts for line in part.splitlines())
 
 
 def _where(job: Mapping[str, Any]) -> str:

@@ -30,6 +30,7 @@ from ..node.heartbeat import Heartbeat, node_name, read_beat
 from ..node.job import run
 from ..node.progress import Progress, catch_signals
 from ..plan import without
+from ..trust import refuse_group_writes, trusted
 from ..values.plain import from_json
 from .known import schedulers
 from .request import End, Request, read_end
@@ -47,6 +48,8 @@ def run_requests(root: str, lanes: Sequence[Sequence[str]]) -> dict[str, list[st
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # one connection per user, here and in the server: often more than 1,024
+    refuse_group_writes()
+    trusted(Path(root))  # raises, so that the job fails before it reads anything else
     campaign, progress, environment = Campaign(Path(root)), Progress(), JobEnvironment()
     catch_signals(progress)
     lane = environment.global_rank

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
@@ -79,8 +78,10 @@ class Local(Scheduler):
 
     def cancel(self, jobs: Sequence[tuple[Sent, Beat | None]]) -> str:
         for sent, beat in jobs:
-            with contextlib.suppress(ValueError):
-                end_process(*((beat.host, beat.pid) if beat is not None else (sent.host, int(sent.job_id))))
+            if beat is not None:
+                end_process(beat.host, beat.pid, beat.started_ticks)
+            else:
+                end_process(sent.host, int(sent.job_id), sent.started_ticks)
         return ""
 
     def examined(

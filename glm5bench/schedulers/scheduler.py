@@ -13,6 +13,7 @@ from typing import Literal
 
 from ..checks.finding import Finding
 from ..directory import Campaign
+from ..errors import counted
 from ..node.heartbeat import Beat
 from ..values.cluster import Cluster, Failure
 from ..values.point import NodeJob
@@ -142,7 +143,9 @@ class Scheduler:
 
     def said(self, outcome: Outcome) -> list[str]:
         """The lines that report a submission to the user."""
-        return [f"{outcome.n_points} points submitted as {self.name} job {', '.join(outcome.job_ids)}."] if outcome.job_ids else []
+        return (
+            [f"{counted(outcome.n_points, 'point')} submitted as {self.name} job {', '.join(outcome.job_ids)}."] if outcome.job_ids else []
+        )
 
     def examined(
         self, cluster: Cluster, hardware: Sequence[str], outputs: Path, jobs: Sequence[NodeJob], *, is_probing: bool

@@ -17,6 +17,8 @@ from ..directory import Campaign
 from ..errors import FileError
 
 ID = re.compile(r"[0-9]{1,18}(_[0-9]{1,9})?")  # of a job, or of a task of an array; reaches command lines
+PID = re.compile(r"[0-9]{1,10}")
+OTHER_ID = re.compile(r"[A-Za-z0-9_.]{1,80}")
 NAME = re.compile(r"[A-Za-z0-9._-]{1,200}")
 
 
@@ -79,7 +81,8 @@ def _accepted(sent: Sequence[Sent], line: dict[str, Any]) -> list[Sent]:
     at, ticks = float(line["utc_s"]), int(line.get("started_ticks", -1))
     ids = zip(sent, line["job_ids"], strict=True)
     for s, job_id in zip(sent, line["job_ids"], strict=True):
-        if not ID.fullmatch(str(job_id)) or (s.executor == "local" and not str(job_id).isdigit()):
+        pattern = {"slurm": ID, "local": PID}.get(s.executor, OTHER_ID)
+        if not pattern.fullmatch(str(job_id)):
             raise ValueError(f"{job_id!r} is not the id of a job")
     return [replace(s, job_id=str(job_id), accepted_utc_s=at, started_ticks=ticks, refused="") for s, job_id in ids]
 

@@ -22,6 +22,7 @@ CLASSES = {
     "server_crash": "the server ended, or stopped answering",
     "server_hung": "the server runs but sends no tokens",
     "server_start_timeout": "the server was not ready in time",
+    "foreign_listener": "another process listens on the server's port, so no request was sent to it",
     "server_settings": "the server runs with other settings than its flags asked for",
     "client_error": "the load client failed although the server was running",
     "invalid_point": "the measurement is complete, but its verdict is invalid",

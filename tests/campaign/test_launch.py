@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +22,7 @@ from glm5bench.directory import Campaign
 from glm5bench.errors import SettingsError, UsageError
 from glm5bench.files import write_json
 from glm5bench.node.command import environment
-from glm5bench.node.heartbeat import Beat, Heartbeat, process_started_ticks
+from glm5bench.node.heartbeat import Beat, Heartbeat, end_process, process_started_ticks
 from glm5bench.node.progress import Progress
 from glm5bench.schedulers.entry import LOCK_VARIABLE, record_an_earlier_run, run_request, spent_points, this_machine
 from glm5bench.schedulers.known import schedulers
@@ -90,7 +91,7 @@ def test_a_job_whose_submission_was_never_recorded_is_found_by_its_beat(campaign
 
 
 def test_a_job_that_only_its_heartbeat_names_is_cancelled_too(campaign):
-    with subprocess.Popen(["sleep", "600"]) as process:
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", "submitit.core._submit"]) as process:
         ticks = process_started_ticks(process.pid)
         beat = Beat(os.uname().nodename, process.pid, ticks, time.time(), "measuring", keys=["a"])
         write_json(campaign.heartbeat(str(process.pid)), asdict(beat))
@@ -101,6 +102,17 @@ def test_a_job_that_only_its_heartbeat_names_is_cancelled_too(campaign):
 
     assert (gone, still, said) == ([str(process.pid)], [], "")
     assert code == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("wrong", ["another program", "another start"])
+def test_a_process_that_a_heartbeat_names_and_that_is_no_job_is_never_ended(campaign, wrong):
+    command = ["sleep", "600"] if wrong == "another program" else [sys.executable, "-c", "import time; time.sleep(600)", "glm5bench"]
+    with subprocess.Popen(command) as process:
+        ticks = process_started_ticks(process.pid) + (wrong == "another start")
+
+        assert not end_process(os.uname().nodename, process.pid, ticks)
+        assert process.poll() is None
+        process.kill()
 
 
 def test_what_is_left_is_neither_done_nor_in_the_charge_of_a_live_job(campaign, planned):

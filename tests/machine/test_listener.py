@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from glm5bench.machine.listener import stranger_on
+from glm5bench.machine.listener import listeners
 from glm5bench.node.server import free_port
 
 SOCKET = """
@@ -75,52 +75,69 @@ def guard():
 )
 def test_a_listener_that_the_guard_started_is_no_stranger(text):
     with running(text) as (guard, port):
-        assert stranger_on(int(port), guard) is None
+        assert not listeners(int(port), guard).foreign
 
 
 def test_a_listener_of_the_guard_s_session_is_no_stranger_although_its_parent_is_gone():
     with running(ORPHANED) as (guard, port):
-        assert stranger_on(int(port), guard) is None
+        assert not listeners(int(port), guard).foreign
 
 
 def test_a_listener_that_somebody_else_started_is_a_stranger_and_named(guard):
     with running(LISTENS) as (stranger, port):
-        assert stranger_on(int(port), guard) == stranger
+        assert listeners(int(port), guard).foreign == f"process {stranger}"
 
 
 def test_a_listener_that_another_guard_started_is_a_stranger(guard):
     with running(starting(LISTENS)) as (other, port):
-        found = stranger_on(int(port), guard)
+        found = int(listeners(int(port), guard).foreign.removeprefix("process "))
 
-        assert found not in (None, guard, other)
+        assert found not in (guard, other)
         assert os.getsid(found) == other
 
 
 def test_a_stranger_on_every_address_of_the_host_is_found_too(guard):
     with running(program("0.0.0.0")) as (stranger, port):
-        assert stranger_on(int(port), guard) == stranger
+        assert listeners(int(port), guard).foreign == f"process {stranger}"
 
 
 @has_ipv6
 @pytest.mark.parametrize("address", ["::1", "::"])
 def test_a_stranger_who_listens_on_ipv6_is_found_too(guard, address):
     with running(program(address, "AF_INET6")) as (stranger, port):
-        assert stranger_on(int(port), guard) == stranger
+        assert listeners(int(port), guard).foreign == f"process {stranger}"
 
 
 def test_where_nobody_listens_is_no_stranger(guard):
     with running(LISTENS):
-        assert stranger_on(free_port(), guard) is None
+        assert not listeners(free_port(), guard).foreign
 
 
 @pytest.mark.parametrize("does", ["pass", CONNECTED], ids=["bound", "connected"])
 def test_a_port_that_is_taken_and_not_listened_on_is_nobody_s(guard, does):
     with running(program(does=does)) as (_, port):
-        assert stranger_on(int(port), guard) is None
+        assert not listeners(int(port), guard).foreign
 
 
 def test_a_stranger_whose_descriptors_come_and_go_is_seen(monkeypatch):
     listed = os.listdir
     monkeypatch.setattr(os, "listdir", lambda path: (["9999"] if path.endswith("/fd") else []) + listed(path))  # closed meanwhile
     with running(IDLE) as (guard, _), socket.create_server(("127.0.0.1", 0)) as listening:
-        assert stranger_on(listening.getsockname()[1], guard) == os.getpid()
+        assert listeners(listening.getsockname()[1], guard).foreign == f"process {os.getpid()}"
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not os.path.exists("/usr/bin/python3"), reason="only root can run a process as another user")
+def test_a_listener_of_another_user_is_foreign_although_its_descriptors_are_hidden(guard):
+    command = ["/usr/bin/python3", "-c", LISTENS]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, user=65534) as process:
+        port = int(process.stdout.readline())
+        found = listeners(port, guard)
+        process.stdin.close()
+
+    assert found.n == 1
+    assert found.foreign.startswith("a process of user ")
+
+
+def test_a_listener_on_another_address_of_this_host_is_not_asked():
+    with running(program("127.0.0.2")) as (guard, port):
+        assert listeners(int(port), guard).n == 0
