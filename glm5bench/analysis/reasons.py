@@ -28,6 +28,7 @@ FLAGGED: dict[str, str] = {
     "server_queue": "never more than a fixed number of requests streamed at once, although more were in flight",
     "engine_version": "the server has another version than the recipe",
     "token_counters": "the server's own token counters disagree with its answers",
+    "machine_unlocked": "the job could not keep other local campaigns of this user from running at the same time",
     "no_container": "the engine ran from the node's PATH, although the recipe names an image",
     "packed_alone": "a packed server's neighbours were not under load",
     "server_unread": "the job ended before the server's counters and settings were read",

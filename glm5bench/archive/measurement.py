@@ -165,7 +165,7 @@ class Measurement:
             cached_share=_cached_share(s),
             foreign_pids=tuple(int(pid) for pid in s.get("foreign_pids") or ()),
             is_server_unread=bool(p.get("is_server_unread")),
-            beside=(*self._telemetry_faults(), *self._acceptance_faults(), *self._accuracy_faults()),
+            beside=(*self._unlocked(), *self._telemetry_faults(), *self._acceptance_faults(), *self._accuracy_faults()),
         )
 
     def _accuracy_faults(self) -> tuple[Reason, ...]:
@@ -199,6 +199,11 @@ class Measurement:
         if spent is None or window is None:
             return ()
         return (*spent.faults, *(faults(self.telemetry, self.devices, *window) if self.telemetry is not None else ()))
+
+    def _unlocked(self) -> tuple[Reason, ...]:
+        if not self.provenance.get("is_unlocked"):
+            return ()
+        return (Reason("machine_unlocked", "the job could not lock this machine, so another local campaign may have run at the same time"),)
 
     def _acceptance_faults(self) -> tuple[Reason, ...]:
         """Compares the acceptance length of the answers with the server's average since its cache was flushed, before the run.

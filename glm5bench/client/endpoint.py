@@ -73,7 +73,10 @@ def model_name(models: Any) -> str | None:
 def redacted_deeply(info: Any, endpoint: Endpoint) -> Any:
     """Server information without keys and tokens at any depth, because every rank of SGLang repeats all arguments."""
     if isinstance(info, dict):
-        return {k: "<redacted>" if "api_key" in k or k == "token" else redacted_deeply(v, endpoint) for k, v in info.items()}
+        secret = ("token", "hf_token", "password", "secret")
+        return {
+            endpoint.redacted(k): "<redacted>" if "api_key" in k or k in secret else redacted_deeply(v, endpoint) for k, v in info.items()
+        }
     if isinstance(info, list):
         return [redacted_deeply(v, endpoint) for v in info]
     return endpoint.redacted(info) if isinstance(info, str) else info

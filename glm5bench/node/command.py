@@ -20,6 +20,7 @@ from ..files import write_text
 from ..machine import checkpoint, container, gpus
 from ..machine.programs import program_lacking
 from ..values.point import Arm, Recipe
+from ..values.secrets import by_name
 
 COMMUNICATION = ("NCCL_", "RCCL_")  # prefixes of variables that every engine reads
 PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
@@ -120,12 +121,29 @@ def cannot_start(arm: Arm, place: Place, why: str, failure_class: str) -> Server
     )
 
 
+def resolved(name: str, value: str) -> str:
+    """The value of a variable. One that is passed by name (`$HF_TOKEN`) is read from the job's own environment.
+
+    Raises ServerError if the job does not have it.
+    """
+    source = by_name(value)
+    if not source:
+        return value
+    if source not in os.environ:
+        raise ServerError(
+            f"The variable {source} is not set in the job, and engine.env.{name} passes it by name.",
+            failure_class="node_fault",
+            next_step=f"export {source} before you submit, and check that the site passes variables on to jobs",
+        )
+    return os.environ[source]
+
+
 def environment(own: Mapping[str, str], arm: Arm, key: str, key_file: Path, *, is_contained: bool = False) -> dict[str, str]:
     """The server's environment: the recipe's variables, and the node's except those that would change the engine unrecorded.
 
     A container gets only the recipe's variables and the node's selection of GPUs.
     """
-    env = {**own, **adapter(arm.engine).environment(key, key_file)}
+    env = {**{name: resolved(name, value) for name, value in own.items()}, **adapter(arm.engine).environment(key, key_file)}
     if is_contained:
         env |= {name: os.environ[name] for name in gpus.VARIABLES if name in os.environ}
         return container.environment(env)

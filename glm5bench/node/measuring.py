@@ -15,6 +15,7 @@ from ..analysis.metrics import Requests
 from ..archive.measurement import Measurement, answers_of
 from ..archive.pointfile import write_point
 from ..client.counters import Counted, counted, counted_since
+from ..client.endpoint import redacted_deeply
 from ..client.protocol import Measured, Patience, Protocol
 from ..directory import lane_ids
 from ..engines.known import adapter
@@ -134,13 +135,14 @@ class Measuring:
             "server_start_s": self.server.start_s,
             "preflight": self.life.notes,
             "client_cores": list(reserved(of_the_job())),
+            **({"is_unlocked": True} if self.work.progress.is_unlocked else {}),
         }
 
     def _kept(self, m: Measurement) -> Path:
         """Writes the measurement to disk before any further request to the server, which may end the job with it."""
         path = self.work.campaign.unread(self.work.job_id, m.key)
         path.unlink(missing_ok=True)
-        write_point(path, m)
+        write_point(path, self._redacted(m))
         return path
 
     def _beside(self) -> list[str]:
@@ -161,11 +163,17 @@ class Measuring:
         return {"lanes": self.work.job.lanes, "devices": devices, "cores": cores, "beside_before": before, "beside_after": self._beside()}
 
     def _write(self, m: Measurement, point: Point) -> None:
+        m = self._redacted(m)
         attempt = self._write_point(m, point)
         figures, verdict = m.figures(), m.verdict()
         assert figures is not None
         record = whole(self.work.campaign.point_file(point.key, attempt), m.digest(), figures, verdict)
         record_attempt(self.work.campaign, self.work.trace, point.key, attempt, record)
+
+    def _redacted(self, m: Measurement) -> Measurement:
+        """The measurement without the server's key, wherever the server repeated it: in names and values of JSON, and in its log."""
+        texts = {name: redacted_deeply(getattr(m, name), self.server) for name in ("point", "provenance", "server")}
+        return replace(m, **texts, log=self.server.redacted(m.log))
 
     def _write_point(self, m: Measurement, point: Point) -> int:
         """Writes the file and returns the number of its attempt. Skips numbers that another job has taken meanwhile."""

@@ -25,6 +25,7 @@ class Progress:
     failed: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     stop: bool = False
+    is_unlocked: bool = False  # nothing keeps other local campaigns of this user from running at the same time
     why: str = ""
     fault: str = ""
     estimated_s: float = 0.0  # estimate for the points that it has measured

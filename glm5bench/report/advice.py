@@ -8,6 +8,7 @@ ADVICE: dict[str, str] = {
     "server_queue": "look for a limit of running requests in the server's flags",
     "engine_version": "use the image of the recipe, or set engine.version",
     "token_counters": "check the server's log for restarts or other clients",
+    "machine_unlocked": "make /run/user/UID or ~/.cache writable, or check that nothing else ran",
     "no_container": "set cluster.image_dir, or state engine.image=none",
     "packed_alone": "repeat the point, or measure without pack=true",
     "server_unread": "measure the point again",

@@ -44,6 +44,7 @@ class Tables:
     n_points: int  # also where their rows were not made
 
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # a spreadsheet would calculate such a text
 NAMES = ("points", "frontier", "arms", "iso", "bands", "saturation", "speculation", "energy", "startup")
 
 
@@ -142,7 +143,7 @@ def as_csv(t: Tables) -> str:
             out.write(("\n" if i else "") + f"# {name}\n")
         writer = csv.DictWriter(out, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({name: f"'{v}" if isinstance(v, str) and v.startswith(FORMULA) else v for name, v in row.items()} for row in rows)
     return out.getvalue()
 
 

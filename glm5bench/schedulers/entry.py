@@ -11,6 +11,7 @@ import fcntl
 import os
 import resource
 import shlex
+import stat
 import subprocess
 import sys
 import time
@@ -159,17 +160,36 @@ def _say_the_end(campaign: Campaign, job_id: str, progress: Progress, name: str)
         write_json(campaign.ended(job_id), asdict(end))
 
 
+def lock_folder() -> Path:
+    """A folder that only this user can write and that is the same for all campaigns on this machine. Raises OSError if there is none.
+
+    Not TMPDIR, and not /tmp itself: another user could create the file there first.
+    """
+    named = os.environ.get(LOCK_VARIABLE)
+    if named:
+        return Path(named)
+    for folder in (Path(f"/run/user/{os.getuid()}"), Path(f"/tmp/glm5bench-{os.getuid()}"), Path.home() / ".cache" / "glm5bench"):  # noqa: S108
+        with contextlib.suppress(OSError):
+            if folder.parent != Path("/run/user"):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            seen = os.lstat(folder)
+            if stat.S_ISDIR(seen.st_mode) and seen.st_uid == os.geteuid() and not seen.st_mode & 0o022:
+                return folder
+    raise OSError("no folder for the lock belongs to this user only")
+
+
 @contextlib.contextmanager
 def this_machine(scheduler: Scheduler, heart: Heartbeat, progress: Progress) -> Iterator[None]:
     """Holds the machine lock. A user's local node jobs wait for each other in all campaigns: two at once would disturb each other."""
     if scheduler.has_own_machine:
         yield
         return
-    path = Path(os.environ.get(LOCK_VARIABLE, "/tmp")) / f"glm5bench-{os.getuid()}.lock"  # noqa: S108  not TMPDIR: one lock per machine
     try:
+        path = lock_folder() / f"glm5bench-{os.getuid()}-{os.uname().nodename}.lock"
         descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        print(f"{path}: {error.strerror}: cannot wait for other local campaigns of this user", flush=True)
+        print(f"cannot wait for other local campaigns of this user: {error.strerror or error}", flush=True)
+        progress.is_unlocked = True
         yield
         return
     try:

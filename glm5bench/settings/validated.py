@@ -19,6 +19,7 @@ from ..errors import SettingsError
 from ..files import sha256
 from ..values.cluster import CLASSES
 from ..values.plain import plain, type_adapter
+from ..values.secrets import stated_secrets
 from ..values.settings import Settings
 from ..values.workload import Workload, impossible
 
@@ -57,6 +58,12 @@ def validated(asked: dict[str, Any]) -> Settings:
             f"accuracy={settings.accuracy.id} needs its questions.",
             where="accuracy.data",
             next_step="accuracy.data=DIR, with train.jsonl and test.jsonl, on a file system that compute nodes see",
+        )
+    for name in stated_secrets(settings.engine.env, settings.engine.extra_args):
+        raise SettingsError(
+            f"{name} holds a secret, and its value would be stored with the plan and every point.",
+            where="engine.env or engine.extra_args",
+            next_step=f"export it, and pass it by name in single quotes: 'engine.env.{name.strip('-').upper().replace('-', '_')}=$NAME'",
         )
     adapter(settings.engine)  # raises for one that is unknown
     _refuse_bad_expressions(settings)

@@ -20,6 +20,7 @@ from .summary_row import SummaryRow
 if TYPE_CHECKING:  # an extra: the rest of the program does not need it
     import pandas as pd
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 KINDS = {"text": "string", "count": "Int64", "figure": "float64"}
 
 
@@ -33,7 +34,12 @@ def csv_text(rows: Sequence[SummaryRow]) -> str:
 
 
 def _cell(value: Any) -> str:
-    return "" if value is None else repr(value) if isinstance(value, float) else str(value)
+    return "" if value is None else repr(value) if isinstance(value, float) else no_formula(value) if isinstance(value, str) else str(value)
+
+
+def no_formula(text: str) -> str:
+    """The text with an apostrophe in front if a spreadsheet would calculate it: texts can come from other people's files."""
+    return f"'{text}" if text.startswith(FORMULA) else text
 
 
 def frame(rows: Sequence[SummaryRow]) -> pd.DataFrame:
