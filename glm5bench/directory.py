@@ -15,6 +15,7 @@ All state is read from these files only.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import functools
 import json
 import os
@@ -187,6 +188,10 @@ class Campaign:
 
     def read_plan(self) -> dict[str, Any]:
         """The plan's record. Raises FileError if it is missing or damaged."""
+        if not self.root.is_dir():
+            near = difflib.get_close_matches(self.root.name, [p.parent.name for p in Path("outputs").glob("*/plan.json")], n=1)
+            step = f"did you mean outputs/{near[0]}?" if near else "campaigns are in outputs/"
+            raise FileError("This directory does not exist.", path=str(self.root), next_step=step)
         if not self.plan.is_file():
             step = "name a directory under outputs/"
             step = "run the same command with `sweep`: so far it is only planned" if (self.root / "sbatch").is_dir() else step

@@ -68,7 +68,8 @@ def merge(
     """
     sources = list(files(paths))
     with _scratch(output) as scratch, Readers(read, lambda task: task.paths[0], jobs=jobs) as readers:
-        return _Union(readers, scratch, where or Selection(), is_raw_kept, progress, Merged(strict)).write(output, sources, tables)
+        union = _Union(readers, scratch, where or Selection(), is_raw_kept, progress, Merged(strict), asked=", ".join(map(str, paths)))
+        return union.write(output, sources, tables)
 
 
 def write_measurements(
@@ -107,6 +108,7 @@ class _Union:
     writer: Writer = field(init=False)
     to: Destination = field(init=False)
     old: Path = field(init=False)
+    asked: str = ""  # the paths as the user gave them
 
     def write(self, output: Path, sources: Sequence[Path], tables: Sequence[SourceTable]) -> Merged:
         """Writes the archive of all sources."""
@@ -119,8 +121,7 @@ class _Union:
             if not len(self.writer) and not self.writer.tables:
                 for error in done.bad:
                     raise error
-                where = ", ".join(map(str, sources))
-                raise no_point(where)
+                raise no_point(self.asked or ", ".join(map(str, sources)))
             done.n_points, done.n_tables, done.digest = len(self.writer), len(self.writer.tables), self.writer.digest()
         return done
 

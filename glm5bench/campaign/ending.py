@@ -37,8 +37,9 @@ def cancel(campaign: Campaign, *, poll_s: float, patience_s: float = 60.0) -> tu
     gone = [job.job_id for job in live if job.job_id not in still]
     ids = {name: [job.job_id for job in asked[name]] for name in said if schedulers()[name].comes_again}
     ended = [i for name, own in ids.items() for i in own if not said[name] or i in gone]
-    if ids:
-        campaign.append_submission({"kind": "cancelled", "job_ids": ended, "utc_s": time.time()})
+    local = [(job.job_id, job.sent.name) for name in said if name not in ids for job in asked[name] if job.sent and job.job_id in gone]
+    if ids or local:
+        campaign.append_submission({"kind": "cancelled", "job_ids": ended, "jobs": local, "utc_s": time.time()})
     return gone, still, "; ".join(filter(None, said.values()))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import __version__
 from ..directory import Campaign
-from ..errors import FileError, SettingsError, UsageError
+from ..errors import FileError, SettingsError, UsageError, counted
 from ..machine.provenance import git_state
 from ..plan import Plan
 from ..schedulers.known import scheduler
@@ -50,7 +50,8 @@ def refuse_other_points(campaign: Campaign, plan: Plan) -> None:
     asked = {p.key for p in plan.points}
     if asked - planned:
         raise UsageError(
-            f"Campaign {campaign.root.name} has {len(planned)} points, and {len(asked - planned)} requested points are not among them"
+            f"Campaign {campaign.root.name} has {counted(len(planned), 'point')}."
+            f" Of the requested points, {len(asked - planned)} are not among them"
             f" (planned with glm5bench {known.get('glm5bench')}).",
             where=str(campaign.plan),
             next_step="choose another name for this campaign: name=...",

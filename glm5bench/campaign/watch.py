@@ -37,7 +37,8 @@ def _plain(campaign: Campaign) -> Status:
             if point.state in ("done", "failed", "invalid") and point.key not in told and (point.state == "done" or now.is_over):
                 told.add(point.key)
                 word = " (simulated)" if now.simulated else ""
-                print(f"{point.state}{word}: {point.arm} concurrency {point.concurrency}", file=sys.stderr, flush=True)
+                repeat = f" repeat {point.repeat}" if point.repeat else ""
+                print(f"{point.state}{word}: {point.arm} concurrency {point.concurrency}{repeat}", file=sys.stderr, flush=True)
         if now.is_over:
             return now
         time.sleep(_pause(now))

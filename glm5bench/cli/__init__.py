@@ -51,7 +51,9 @@ def main() -> int:
 def _usage_or_defect(error: Exception) -> int:
     shown = getattr(error, "format_message", None)  # click's own errors of usage
     if shown is not None:
-        print(as_called(str(UsageError(shown(), next_step="`glm5bench --help`"))), file=sys.stderr)
+        context = getattr(error, "ctx", None)
+        words = str(context.command_path).split()[1:] if context is not None else []
+        print(as_called(str(UsageError(shown(), next_step=f"`{' '.join(['glm5bench', *words, '--help'])}`"))), file=sys.stderr)
         return int(getattr(error, "exit_code", 2))
     traceback.print_exc()
     print(f"This is a defect of glm5bench {__version__}: please report it with the lines above.", file=sys.stderr)

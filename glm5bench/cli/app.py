@@ -29,6 +29,10 @@ VALUES = (
 class Commands(TyperGroup):
     """The program: an unknown command gets a suggestion."""
 
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The commands in the order in which a campaign needs them."""
+        return sorted(super().list_commands(ctx), key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command, as Typer finds it. Raises UsageError if there is none of this name."""
         word = args[0] if args else ""
@@ -39,8 +43,18 @@ class Commands(TyperGroup):
         return super().resolve_command(ctx, args)
 
 
+ORDER = (
+    "plan", "sweep", "status", "resubmit", "cancel", "doctor", "images", "merge", "tables", "report", "diff", "check", "load",
+    "import", "export", "simulate", "help",
+)  # fmt: skip
+
+
 class OverridesCommand(TyperCommand):
     """A command that takes Hydra overrides: its help lists the groups and their choices, and the shell completes them."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """The usage line with its overrides."""
+        return [*super().collect_usage_pieces(ctx), "OVERRIDES..."]
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Groups with their choices and defaults, values, and how both are typed."""
@@ -107,7 +121,8 @@ def _choices(group: str, part: str) -> list[str]:
 
 LAUNCHER = "hydra/launcher"
 FREE = tuple(word.partition("=")[0] for word in VALUES.split())
-app = typer.Typer(cls=Commands, pretty_exceptions_enable=False, rich_markup_mode=None)
+HELP = {"help_option_names": ["-h", "--help"]}
+app = typer.Typer(cls=Commands, context_settings=HELP, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 def asked(ctx: typer.Context) -> list[str]:

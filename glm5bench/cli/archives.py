@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import counted, printable
+from ..errors import UsageError, counted, printable
 from .app import app, numbers, one_of, progress, say, tell_bad
 
 if TYPE_CHECKING:  # verbs import what they need when they run, so that `--help` and `status` start fast
@@ -50,6 +50,7 @@ def merge(
     from ..archive.writer import left_by_killed, refuse_to_overwrite
 
     one_of("--raw", raw, ("keep", "summary"))
+    _refuse_other_kind(output, (".h5", ".hdf5"), "name it .h5; `glm5bench export csv` and `glm5bench tables --format csv` write others")
     output = output.resolve()
     refuse_to_overwrite(output)
     one_of("--on", on, ("here", "slurm"))
@@ -57,15 +58,32 @@ def merge(
         say(printable(f"{left} belongs to a killed merge, or to one that runs on another machine. Remove it if no merge is running."))
     sources = [*paths, str(output)] if output.exists() and not is_new else paths
     how = {"is_raw_kept": raw == "keep", "where": selection(where), "jobs": jobs, "strict": strict}
+    _tell_empty(paths)
+    _tell_missing(paths)
     if on == "slurm":
         from ..schedulers.slurm.merging import merge_on_slurm, parameters
 
         how |= {"shards": shards, "asked": parameters(ask)}
-        code = _tell_archive(output, lambda tick: merge_on_slurm(sources, output, progress=tick, **how))  # type: ignore[arg-type]
-    else:
-        code = write_archive_of(sources, output, **how)
-    _tell_missing(paths)
-    return code
+        return _tell_archive(output, lambda tick: merge_on_slurm(sources, output, progress=tick, **how))  # type: ignore[arg-type]
+    return write_archive_of(sources, output, **how)
+
+
+def _tell_empty(paths: Sequence[str]) -> None:
+    """Reports each path without a point file or archive."""
+    from ..archive.collection import files
+
+    for path in paths:
+        if next(files([path]), None) is None:
+            say(f"{path}: contains no point file and no archive")
+
+
+def _refuse_other_kind(output: Path, kinds: Sequence[str], instead: str) -> None:
+    """Raises UsageError if the name of the output promises another kind of file."""
+    if output.suffix.lower() in OTHER_KINDS and output.suffix.lower() not in kinds:
+        raise UsageError(f"-o {output}: this command does not write {output.suffix} files.", next_step=instead)
+
+
+OTHER_KINDS = (".csv", ".json", ".jsonl", ".parquet", ".md", ".txt", ".pdf", ".png", ".svg", ".html", ".xlsx", ".h5", ".hdf5")
 
 
 def _tell_missing(paths: Sequence[str]) -> None:

@@ -66,6 +66,9 @@ def _sweep(multirun: Multirun, *, is_trusted: bool) -> int:
         say("Nothing to submit: every point is done, or a running job has it.")
     else:
         _tell_outcome(campaign, outcome, how)
+        n_left = len(planned.points) - outcome.n_points - outcome.n_waiting
+        if n_left > 0 and not outcome.refused and not outcome.n_waiting:
+            say(f"{counted(n_left, 'point')} not submitted: done already, or a running job has {'it' if n_left == 1 else 'them'}.")
     with_prices = price_option(settings.price, multirun.asked.hardware)
     if settings.wait or scheduler(settings.cluster).waits:
         while outcome is not None and outcome.n_waiting and outcome.job_ids and not outcome.refused:  # places become free as jobs end
@@ -73,7 +76,8 @@ def _sweep(multirun: Multirun, *, is_trusted: bool) -> int:
             outcome = send(campaign, planned.jobs, how).outcome
         return _wait_and_report(campaign, settings.price, how, with_prices)
     print(campaign.root)
-    say(f"next: `glm5bench status {quoted(campaign)}`, `glm5bench tables {quoted(campaign)}{with_prices}`")
+    if outcome is None or outcome.job_ids:
+        say(f"next: `glm5bench status {quoted(campaign)}`, `glm5bench tables {quoted(campaign)}{with_prices}`")
     return 1 if outcome is not None and (outcome.refused or outcome.n_waiting) else 0
 
 
@@ -83,6 +87,7 @@ def quoted(campaign: Campaign) -> str:
 
 
 def _tell_plan(campaign: Campaign, planned: Plan) -> None:
+    from ..checks.needs import images_of
     from ..report.campaign import duration
 
     amounts = (
@@ -93,11 +98,19 @@ def _tell_plan(campaign: Campaign, planned: Plan) -> None:
     say(f"{campaign.root}: {amounts[0]} in {amounts[1]}, {amounts[2]}.")
     for job in planned.jobs[:MOST_JOBS]:
         concurrencies = ", ".join(dict.fromkeys(str(p.concurrency) for p in job.points))
-        say(f"  {job.arm.label}: concurrency {concurrencies}, about {duration(job.estimate_s)}, ${job.estimate_usd:.2f}")
+        numbers = sorted({p.repeat for p in job.points})
+        repeats = f", repeat {', '.join(map(str, numbers))}" if numbers != [0] else ""
+        say(f"  {job.arm.label}: concurrency {concurrencies}{repeats}, about {duration(job.estimate_s)}, ${job.estimate_usd:.2f}")
     if len(planned.jobs) > MOST_JOBS:
         say(f"  and {counted(len(planned.jobs) - MOST_JOBS, 'more node job')}")
     for out in planned.left_out:
         say(f"left out: {out.arm}: {out.reason}")
+    images = [image for directory, image in images_of(planned.jobs) if not directory]
+    if images:
+        say(
+            f"note: the cluster sets no image_dir, so the engine in the nodes' PATH runs instead of {', '.join(images)};"
+            " its points are flagged no_container"
+        )
     for line in (*planned.notes, *planned.warnings):
         say(f"note: {line}")
 

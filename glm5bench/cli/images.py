@@ -100,7 +100,7 @@ def _wanted(overrides: list[str], only: str | None = None) -> list[tuple[Path, R
             if not directory:
                 cluster = multirun.asked.campaign.cluster.id
                 raise SettingsError(
-                    f"cluster {cluster} names no image_dir.", next_step="cluster=mysite with an image_dir, or cluster.image_dir=DIR"
+                    f"Cluster {cluster} sets no image_dir.", next_step="set image_dir in its file, or add cluster.image_dir=DIR"
                 )
             found.append((Path(directory).absolute(), reference(name), arms))
         return 0

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import resource
 import secrets
 import signal
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import EnvironmentLacks, ServerError, UsageError
+from ..errors import EnvironmentLacks, ServerError, SettingsError, UsageError
 from .app import app, say
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 
 FOLDER = Path("outputs/load")
+DEFAULT_KEY = "OPENAI_API_KEY"
 
 
 class _Interrupted(Exception):
@@ -63,7 +65,7 @@ def load(
     vocabulary: Annotated[int | None, typer.Option(min=64, help="Number of token ids. Default: as the server reports.")] = None,
     omit: Annotated[list[str] | None, typer.Option(help="Request field to leave out: ignore_eos, continuous_usage_stats.")] = None,
     wait: Annotated[float, typer.Option(min=0.0, help="Seconds to wait for a server that does not answer yet.")] = 0.0,
-    api_key_env: Annotated[str, typer.Option(help="Environment variable with the server's key.")] = "OPENAI_API_KEY",
+    api_key_env: Annotated[str, typer.Option(help="Environment variable with the server's key.")] = DEFAULT_KEY,
     about: Annotated[list[str] | None, typer.Option(help="Facts for tables: hardware=h200 gpus=8 precision=fp8")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The point file. Default: a new one in outputs/load/.")] = None,
     save_json: Annotated[Path | None, typer.Option(help="Also write a result in vLLM's format.")] = None,
@@ -82,6 +84,8 @@ def load(
         "arrivals": arrivals, "rate_rps": rate, "burstiness": burstiness, "ramp_s": ramp, "duration_s": duration, "goodput": goodput,
         "omit": omit or [],
     }  # fmt: skip
+    if api_key_env != DEFAULT_KEY and api_key_env not in os.environ:
+        raise UsageError(f"--api-key-env {api_key_env}: this variable is not set.", next_step=f"export {api_key_env}=...")
     place_shift()  # raises where a point could not be written
     workload = _workload(told)
     path = _free_path(output)
@@ -142,17 +146,34 @@ def _workload(told: dict[str, Any]) -> Any:
     from ..settings.validated import complete_workload, validate
     from ..values.workload import Workload
 
-    return complete_workload(validate(Workload, {"id": "load", **told}, "workload"))
+    try:
+        return complete_workload(validate(Workload, {"id": "load", **told}, "workload"))
+    except SettingsError as error:  # which speaks of settings, and this command has options
+        text = re.sub(r"workload\.(\w+)", lambda found: OPTIONS.get(found[1], found[0]), error.message)
+        raise UsageError(text, where="the options of load", next_step="`glm5bench help load`") from error
+
+
+OPTIONS = {
+    "isl_tokens": "--input-tokens", "osl_tokens": "--output-tokens", "range_ratio": "--range-ratio", "endpoint": "--endpoint",
+    "prompts": "--prompts", "content": "--content", "file": "--file", "prefix_tokens": "--prefix-tokens", "turns": "--turns",
+    "think_time_s": "--think-time", "arrivals": "--arrivals", "rate_rps": "--rate", "burstiness": "--burstiness", "ramp_s": "--ramp",
+    "duration_s": "--duration", "goodput": "--goodput", "omit": "--omit",
+}  # fmt: skip
 
 
 def _pairs(about: list[str]) -> dict[str, str]:
     from ..node.standalone import NUMBERS, WORDS
+    from ..settings.validated import group_values
 
     pairs = {}
     for word in (w for text in about for w in text.split()):
         name, has_value, value = word.partition("=")
         if name not in (*WORDS, *NUMBERS) or not has_value or not value:
             raise UsageError(f"--about {word}: tables have no such fact.", next_step=f"NAME=VALUE of {', '.join((*WORDS, *NUMBERS))}")
+        if name in NUMBERS and not (value.isdigit() and int(value)):
+            raise UsageError(f"--about {word}: this is not a number of GPUs.", next_step=f"--about {name}=8")
+        if name == "hardware" and value not in group_values("hardware"):
+            say(f"note: --about hardware={value} is not in conf/hardware, so tables need its price: --price {value}=USD")
         pairs[name] = value
     return pairs
 

@@ -79,6 +79,7 @@ class Measuring:
             counted_since(self.server, before, _tokens(_answered(self.server, client.warm_up()).requests))  # until the warm-up is counted
         flush(self.server)
         client.encode()
+        self._progress(0, 0)  # those were the warm-up's
         self.work.heart.phase("measuring")
         neighbours, before = self._beside(), counted(self.server)
         watch = Watch()

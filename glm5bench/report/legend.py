@@ -13,7 +13,7 @@ from .advice import ADVICE
 from .readable import prices_line
 from .tables import Tables
 
-LEFT_OUT = "Too narrow for (`--format md` prints all):"
+LEFT_OUT = "Columns that do not fit (`--format md` prints all):"
 MEANINGS = {
     "tok/s/user": "tok/s/user: interactivity, 1000 / median TPOT in ms",
     "tok/s/GPU": "tok/s/GPU: prompt and output tokens over the wall time, divided by the GPUs that the server uses",
@@ -49,11 +49,12 @@ def footer(t: Tables, body: str, rows: Sequence[Mapping[str, Any]], width: int) 
         lines.append(INTERVAL)
     if "$/Mtok" in body:
         lines.append(prices_line(t))
-    by_all = flags_of_all(rows) if rows and "reasons" in rows[0] else set()
-    for code in sorted(by_all):
-        lines.append(f"All {len(rows)} points are flagged {code}: {meaning(code)}. Advice: {ADVICE[code]}.")
     if rows and "reasons" in rows[0]:
-        some = dict.fromkeys(code for r in rows for code in flags(r) if code not in by_all)
+        by_all = flags_of_all(rows)
+        for source, codes in by_all.items():
+            n, kind = sum(r["source"] == source for r in rows), f"{source} " if len(by_all) > 1 else ""
+            lines += [f"All {n} {kind}points are flagged {code}: {meaning(code)}. Advice: {ADVICE[code]}." for code in sorted(codes)]
+        some = dict.fromkeys(code for r in rows for code in flags(r) if code not in by_all[r["source"]])
         lines += [f"{code}: {meaning(code)}. Advice: {ADVICE[code]}." for code in some if code in words]
     return [line for text in lines for line in textwrap.wrap(printable(text), width, subsequent_indent="  ")]
 
@@ -63,9 +64,12 @@ def flags(r: Mapping[str, Any]) -> list[str]:
     return [code for code in (r["reasons"] or "").split(",") if code]
 
 
-def flags_of_all(rows: Sequence[Mapping[str, Any]]) -> set[str]:
-    """The flags that every row has, if there are several rows."""
-    return set.intersection(*(set(flags(r)) for r in rows)) if len(rows) > 1 else set()
+def flags_of_all(rows: Sequence[Mapping[str, Any]]) -> dict[str, set[str]]:
+    """For each source, the flags that all its rows have, if there are several rows."""
+    of: dict[str, list[set[str]]] = {}
+    for r in rows:
+        of.setdefault(r["source"], []).append(set(flags(r)))
+    return {source: set.intersection(*each) if len(each) > 1 else set() for source, each in of.items()}
 
 
 def wrapped(text: str, width: int) -> str:

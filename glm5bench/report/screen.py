@@ -11,7 +11,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from ..errors import printable
+from ..errors import counted, printable
 from .cells import STEPS, lengths_and_spread, nearest_cell, rounded
 from .legend import LEFT_OUT, flags, flags_of_all, footer, wrapped
 from .readable import SECTIONS, point_columns, told
@@ -39,7 +39,7 @@ def as_screen(t: Tables, *, width: int, is_whole: bool = False) -> str:
     parts += kept
     if len(kept) < len(iso):
         n = len(iso) - len(kept)
-        parts.append(f"{n} more workload{'s' * (n > 1)}: `--table iso` prints all {len(iso)}.")
+        parts.append(f"{counted(n, 'more table')} of other workloads or sources: `--table iso` prints all {len(iso)}.")
     if is_whole:
         parts += [_section(name, t, width) for name in NAMES if name not in ("iso",) and getattr(t, name)]
         return "\n\n".join([*parts, "\n".join(footer(t, "\n".join(parts), t.frontier or t.points, width))]) + "\n"
@@ -189,7 +189,7 @@ def _points(rows: Sequence[Mapping[str, Any]], heading: str, named: _Titles, wid
     return "\n".join([heading, table, *(more if len(shown) < len(rows) else [])])
 
 
-def _point(r: Mapping[str, Any], title: str, by_all: set[str], several_workloads: bool) -> Cells:
+def _point(r: Mapping[str, Any], title: str, by_all: Mapping[str, set[str]], several_workloads: bool) -> Cells:
     node, cost = r["node_cost_usd_per_mtok"], r["cost_usd_per_mtok"]
     is_idle = node is not None and cost is not None and abs(node - cost) > 1e-9 * node
     lengths = "/".join(rounded(r[name], 0) or "?" for name in ("isl_tokens", "osl_tokens"))
@@ -207,7 +207,7 @@ def _point(r: Mapping[str, Any], title: str, by_all: set[str], several_workloads
         "TPOT ms": rounded(r["tpot_ms"], 1),
         "$/Mtok": rounded(cost, 2),
         "whole node": rounded(node, 2) if is_idle else "",
-        "flags": " ".join(code for code in flags(r) if code not in by_all),
+        "flags": " ".join(code for code in flags(r) if code not in by_all[r["source"]]),
     }
 
 
@@ -224,11 +224,22 @@ def _selection(rows: Sequence[Mapping[str, Any]], most: int, named: _Titles) -> 
     for r in rows:
         of.setdefault((r["source"], named(r), lengths_and_spread(r)), []).append(r)
     groups = list(of.values())[:most]
-    share, spare = divmod(most, len(groups))
+    own = [group for group in groups if group[0]["source"] != "published"]
+    shares = _shares([len(group) for group in (own or groups)], max(len(own), most - len(groups) + len(own)) if own else most)
+    shares += _shares([len(group) for group in groups[len(own) :]], most - sum(shares)) if own else []
     kept = []
-    for i, group in enumerate(groups):
-        kept += [group[j] for j in _spread(len(group), share + (i < spare))]
+    for group, share in zip(groups, shares, strict=True):
+        kept += [group[j] for j in _spread(len(group), share)]
     return kept
+
+
+def _shares(sizes: Sequence[int], most: int) -> list[int]:
+    """How many rows each group gets: as equal as their sizes allow, at least one, `most` in all if possible."""
+    shares = [1] * len(sizes)
+    while sum(shares) < most and any(share < size for share, size in zip(shares, sizes, strict=True)):
+        i = min((i for i, size in enumerate(sizes) if shares[i] < size), key=lambda i: shares[i])
+        shares[i] += 1
+    return shares
 
 
 def _spread(n: int, most: int) -> list[int]:

@@ -50,4 +50,5 @@ def _title(r: Mapping[str, Any], *, has_engines: bool) -> str:
     label = " ".join((r["hardware"], r["engine"], r["precision"], r["speculative"]))
     speculative = "no MTP" if r["speculative"] == "off" else r["speculative"].upper()
     words = [r["hardware"].upper(), *([r["engine"]] if has_engines else []), r["precision"].upper(), speculative]
+    words = [word for word in words if word.lower() != "unstated"] or ["server of load"]
     return " ".join([*words, *r["series"].removeprefix(label).split()])

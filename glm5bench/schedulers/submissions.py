@@ -46,6 +46,7 @@ def read_sent(campaign: Campaign) -> list[Sent]:
     """Every job that was sent, in that order. Raises FileError if a line is damaged."""
     asked: dict[str, list[Sent]] = {}
     cancelled: set[str] = set()
+    named: set[tuple[str, str]] = set()  # (job id, name): ids of local jobs are process ids, which the system reuses
     for line in campaign.read_submissions():
         try:
             kind, name = line.get("kind"), str(line.get("name", ""))
@@ -57,13 +58,14 @@ def read_sent(campaign: Campaign) -> list[Sent]:
                 asked[name] = [replace(s, refused=str(line["message"])) for s in asked[name]]
             elif kind == "cancelled":
                 cancelled |= set(line["job_ids"])
+                named |= {(str(job_id), str(name)) for job_id, name in line.get("jobs", ())}
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise FileError(
                 f"A line of submissions.jsonl is not valid ({type(error).__name__}: {error}).",
                 path=str(campaign.submissions),
                 next_step="correct or remove that line; its jobs are then found by their heartbeats",
             ) from error
-    return [replace(s, is_cancelled=s.job_id in cancelled) for group in asked.values() for s in group]
+    return [replace(s, is_cancelled=s.job_id in cancelled or (s.job_id, s.name) in named) for group in asked.values() for s in group]
 
 
 def _asked(line: dict[str, Any]) -> list[Sent]:

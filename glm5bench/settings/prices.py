@@ -24,11 +24,17 @@ def price_table(spec: str) -> Price:
     path = shipped if shipped.is_file() else Path(spec)
     if not path.is_file():
         names = ", ".join(group_values("price"))
-        raise SettingsError(f"Unknown price set {spec!r}.", where="--price", next_step=f"one of {names}, a YAML file, or b200=2.5")
+        what = (
+            f"The price file {spec} does not exist." if "/" in spec or spec.endswith((".yaml", ".yml")) else f"Unknown price set {spec!r}."
+        )
+        raise SettingsError(what, where="--price", next_step=f"one of {names}, a YAML file, or b200=2.5")
     try:
         asked = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SettingsError(f"The price file cannot be read: {error}.", where=str(path)) from error
+        why = " ".join(str(error).split())
+        raise SettingsError(
+            f"The price file cannot be read: {why}.", where=str(path), next_step="compare it with conf/price/own.yaml"
+        ) from error
     price: Price = validate(Price, asked, "")
     return price
 

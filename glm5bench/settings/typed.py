@@ -35,6 +35,7 @@ def for_hydra(arguments: Sequence[str], *, is_typed: bool = True) -> list[str]:
     kept: list[str] = []
     rest = iter(arguments)
     folder = config_dir(arguments)
+    _refuse_odd_folder(folder)
     for argument in rest:
         if argument in ("-m", "--multirun"):  # conf/config.yaml makes every command a multirun
             continue
@@ -46,6 +47,19 @@ def for_hydra(arguments: Sequence[str], *, is_typed: bool = True) -> list[str]:
         else:
             kept.append(_override(argument, folder, is_typed=is_typed))
     return kept
+
+
+def _refuse_odd_folder(folder: Path | None) -> None:
+    if folder is not None and not folder.is_dir():
+        raise SettingsError(
+            f"The directory {folder} does not exist.",
+            where="--config-dir",
+            next_step="name a directory with your groups: DIR/cluster/mysite.yaml",
+        )
+    if folder is not None and any(folder.glob("*.yaml")) and not any(folder.glob("*/*.yaml")):
+        raise SettingsError(
+            f"The directory {folder} contains no groups.", where="--config-dir", next_step=f"name its parent: --config-dir {folder.parent}"
+        )
 
 
 def config_dir(arguments: Sequence[str]) -> Path | None:
@@ -102,11 +116,9 @@ def unknown_setting(path: str, folder: Path | None = None) -> SettingsError:
 def unknown_choice(group: str, choice: str, folder: Path | None = None) -> SettingsError:
     """The error for a choice that a group does not have."""
     known = group_values(group, folder)
-    return SettingsError(
-        f"{group}={choice}: unknown choice.{suggestion(choice, known)}",
-        where=WHERE,
-        next_step=f"{group}= one of {', '.join(known)}",
-    )
+    own = "; your own need --config-dir DIR" if folder is None and group in ("cluster", "price", "experiment") else ""
+    step = f"{group}= one of {', '.join(known)}{own}"
+    return SettingsError(f"{group}={choice}: unknown choice.{suggestion(choice, known)}", where=WHERE, next_step=step)
 
 
 def setting_paths(folder: Path | None = None) -> list[str]:
@@ -155,14 +167,13 @@ def _override(argument: str, folder: Path | None, *, is_typed: bool) -> str:
     if key.startswith("+") and name in groups(folder):
         raise SettingsError(f"{argument}: a choice of {name} needs no plus sign.", where=WHERE, next_step=f"{name}={value}")
     if any(not part.strip() for part in value.split(",")[1:]) and not value.startswith(("[", "{", "'", '"')):
-        raise SettingsError(
-            f"{argument}: a value is missing after a comma.", where=WHERE, next_step=f"{key}={value.strip(', ') or 'VALUE'}"
-        )
+        step = f"write a list without spaces: {key}={value.strip(', ') or 'VALUE'},OTHER"
+        raise SettingsError(f"{argument}: a value is missing after a comma.", where=WHERE, next_step=step)
     if name in groups(folder) and has_value:
         _refuse_unknown_choice(name, value, folder)
     if name in POINT_AXES and not key.startswith("~"):
         _refuse_odd_axis(name, value, argument, is_typed=is_typed)
-    return _parsable(key, value, argument) if has_value else argument
+    return _parsable(key, value, argument, folder) if has_value else argument
 
 
 @functools.cache
@@ -206,6 +217,9 @@ def _refuse_odd_axis(name: str, value: str, argument: str, *, is_typed: bool) ->
         low, high = (re.match(r"(\d+)\s*(?:-|:|\.\.|to)\s*(\d+)", value) or re.match(r"()()", value)).groups()  # type: ignore[union-attr]
         start, stop = (int(low), int(high)) if low and int(low) < int(high) and int(low) else (4, 64)
         some = ",".join(str(n) for n in _doubling(start, stop))
+        if name != "concurrency":
+            some = ",".join(map(str, range(int(low or 0), min(int(high or 2), 9) + 1)))
+            raise SettingsError(f"{argument}: {name} takes whole numbers.", where=WHERE, next_step=f"a list: {name}={some}")
         raise SettingsError(
             f"{argument}: {name} takes whole numbers.",
             where=WHERE,
@@ -227,11 +241,13 @@ def _doubling(start: int, stop: int) -> list[int]:
     return found
 
 
-def _parsable(key: str, value: str, argument: str) -> str:
+def _parsable(key: str, value: str, argument: str, folder: Path | None) -> str:
     """The override, with quotes if Hydra needs them. Raises SettingsError if a value is missing in it."""
     name = key.lstrip("+~")
     if name == "tp":  # Hydra refuses a bare number as the choice of a group
         return f"tp={','.join(repr(v.strip()) if v.strip().isdigit() else v for v in value.split(','))}"
+    if name.startswith("price.usd_per_gpu_h.") and name.rpartition(".")[2] not in group_values("hardware", folder):
+        raise unknown_choice("hardware", name.rpartition(".")[2], folder)
     if name.rpartition(".")[0] in _open_mappings() and not key.startswith(("+", "~")):
         key, argument = f"++{key}", f"++{argument}"
     if name in TEXTS or name.startswith("engine.env."):
@@ -247,6 +263,12 @@ def _parsable(key: str, value: str, argument: str) -> str:
     for candidate in (f"{key}=[{','.join(_quoted(v.strip()) for v in inside[1].split(','))}]" if inside else "", f"{key}={_quoted(value)}"):
         if candidate and _parses(candidate) and (inside or not value.startswith(("[", "{"))):
             return candidate
+    if value.startswith(("[", "{")) and not value.endswith(("]", "}")):
+        raise SettingsError(
+            f"{argument}: the closing {']' if value[0] == '[' else '}'} is missing.",
+            where=WHERE,
+            next_step="add it, and quote the whole argument",
+        )
     raise SettingsError(f"{argument}: the value cannot be read.", where=WHERE, next_step=f"quote it twice: \"{key}='VALUE'\"")
 
 

@@ -120,9 +120,22 @@ def validate(kind: type[Any], asked: Any, prefix: str) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join([p for p in (prefix, *map(str, first["loc"])) if p])
-        raise SettingsError(
-            f"{path}={first['input']!r}: {first['msg']}.", where="the command line or conf/", next_step="`glm5bench plan --help`"
-        ) from error
+        group = path.partition(".")[0]
+        if first["type"] == "missing":
+            text, step = f"The setting {path} is missing.", f"add it to the file of this {group}; conf/{group} has complete examples"
+        else:
+            text, step = f"{path}={first['input']!r}: {_in_words(first)}.", f"`glm5bench plan --show settings` explains {path}"
+        raise SettingsError(text, where="the command line or conf/", next_step=step) from error
+
+
+def _in_words(error: Any) -> str:
+    """What is wrong with a value, in words of this program."""
+    kinds = {
+        "int": "a whole number", "float": "a number", "bool": "true or false", "string": "a text", "tuple": "a list: [a,b]",
+        "dict": "a mapping", "finite_number": "a finite number",
+    }  # fmt: skip
+    kind = next((words for name, words in kinds.items() if error["type"].startswith(name)), "")
+    return f"it must be {kind}" if kind else str(error["msg"]).replace("Input should be", "it must be")
 
 
 def refuse_unknown(asked: Any, known: Any, path: str) -> None:

@@ -58,7 +58,7 @@ def test_many_series_of_two_workloads_fit_too():
 
     assert len(text.splitlines()) <= LINES
     assert max(map(len, text.splitlines())) <= 80
-    assert "1 more workload: `--table iso` prints all 2." in text
+    assert "1 more table of other workloads or sources: `--table iso` prints all 2." in text
     assert "of 90 points: `--table frontier` prints all." in text
 
 
