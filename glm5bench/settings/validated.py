@@ -135,7 +135,11 @@ def _in_words(error: Any) -> str:
         "dict": "a mapping", "finite_number": "a finite number",
     }  # fmt: skip
     kind = next((words for name, words in kinds.items() if error["type"].startswith(name)), "")
-    return f"it must be {kind}" if kind else str(error["msg"]).replace("Input should be", "it must be")
+    return (
+        f"it must be {kind}"
+        if kind
+        else str(error["msg"]).replace("Input should be", "it must be").replace("greater than or equal to", "at least")
+    )
 
 
 def refuse_unknown(asked: Any, known: Any, path: str) -> None:

@@ -186,11 +186,11 @@ def test_a_server_that_dies_ends_the_run_and_what_was_measured_is_kept(tmp_path)
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--rate", "3"], "workload.rate_rps has no effect with workload.arrivals=closed"),
+        (["--rate", "3"], "--rate has no effect with --arrivals=closed"),
         (["--about", "gpu=8"], "--about gpu=8: tables have no such fact"),
-        (["--about", "gpus=many"], "--about gpus=many: this is not a valid number of GPUs"),
-        (["--endpoint", "embeddings"], "workload.endpoint='embeddings'"),
-        (["--content", "trace", "--file", "none.jsonl"], "workload.file cannot be read"),
+        (["--about", "gpus=many"], "--about gpus=many: this is not a number of GPUs"),
+        (["--endpoint", "embeddings"], "--endpoint='embeddings': it must be 'completions', 'chat' or 'generate'"),
+        (["--content", "trace", "--file", "none.jsonl"], "--file cannot be read"),
         (["--goodput", "ttft"], "'ttft' is not a limit like"),
     ],
 )

@@ -231,9 +231,9 @@ def test_staging_needs_a_disk_of_the_nodes_and_a_place_to_copy_from():
         ("content=conversations file=x prefix_tokens=8", "workload.prefix_tokens needs workload.content=random."),
         ("goodput='ttft<2s'", "workload.goodput: 'ttft<2s' is not a limit like ttft<=2s or tpot<=50ms."),
         ("goodput='ttft<=2s,ttft<=1s'", "workload.goodput: ttft has two limits."),
-        ("rate_rps=0 arrivals=poisson", "workload.rate_rps=0: Input should be greater than 0."),
-        ("duration_s=0", "workload.duration_s=0: Input should be greater than 0."),
-        ("ramp_s=-1", "workload.ramp_s=-1: Input should be greater than or equal to 0."),
+        ("rate_rps=0 arrivals=poisson", "workload.rate_rps=0: it must be greater than 0."),
+        ("duration_s=0", "workload.duration_s=0: it must be greater than 0."),
+        ("ramp_s=-1", "workload.ramp_s=-1: it must be at least 0."),
         ("ramp_s=.inf", "workload.ramp_s"),
     ],
 )

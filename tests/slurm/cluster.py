@@ -49,10 +49,10 @@ def _namespaces() -> list[str]:
 class Cluster:
     """One cluster in one directory."""
 
-    def __init__(self, base: Path, *, max_array_size: int = 1001, fast_requeue: bool = True) -> None:
+    def __init__(self, base: Path, *, max_array_size: int = 1001, fast_requeue: bool = True, name: str = "test") -> None:
         self.base = base
         self.conf = base / "etc" / "slurm.conf"
-        self.max_array_size, self.fast_requeue = max_array_size, fast_requeue
+        self.max_array_size, self.fast_requeue, self.name = max_array_size, fast_requeue, name
         self._started: dict[int, subprocess.Popen[bytes]] = {}
 
     @property
@@ -225,7 +225,7 @@ class Cluster:
         )
         self.run("mariadb", "--no-defaults", "-uroot", f"--socket={socket_}", "-e", sql)
         self.start_accounting()
-        self.run("sacctmgr", "-i", "add", "cluster", "test", check=False)
+        self.run("sacctmgr", "-i", "add", "cluster", self.name, check=False)
 
     def _write_confs(self) -> None:
         etc, base, user, host = self.base / "etc", self.base, getpass.getuser(), socket.gethostname().split(".")[0]
@@ -236,7 +236,7 @@ class Cluster:
                 (base / "dev" / node / f"gpu{i}").symlink_to("/dev/null")
         (etc / "hosts").write_text(Path("/etc/hosts").read_text() + "".join(f"\n127.0.0.1 {n}" for n in NODES) + "\n")
         common = f"AuthType=auth/munge\nAuthInfo=socket={base}/munge/munge.sock\nSlurmUser={user}\n"
-        numbers = {"port": self.port0, "dbd": self.port0 + 1, "array": self.max_array_size}
+        numbers = {"port": self.port0, "dbd": self.port0 + 1, "array": self.max_array_size, "name": self.name}
         self.conf.write_text(common + _SLURM.format(base=base, user=user, host=host, **numbers) + self._nodes())
         (etc / "gres.conf").write_text("".join(self._gres(n) for n in NODES))
         (etc / "slurmdbd.conf").touch(mode=0o600)
@@ -280,7 +280,7 @@ class Cluster:
 
 
 _SLURM = """\
-ClusterName=test
+ClusterName={name}
 SlurmctldHost={host}(127.0.0.1)
 SlurmdUser={user}
 SlurmctldPort={port}

@@ -1,10 +1,16 @@
 """A job is ours by cluster, name and id together. Whatever sbatch answers, Slurm's queue decides what was accepted."""
 
 import json
+import tempfile
+from pathlib import Path
 
 import pytest
+from cluster import Cluster, lacks
 from login import SMALL
+from program import required
 from test_slurm_submission import names, wrapped
+
+from glm5bench.schedulers.submissions import user
 
 ONE = (*SMALL, "hardware=h200", "concurrency=2")
 FIVE = (*SMALL, "hardware=h200", "concurrency=2", "workload.isl_tokens=512,520,528,536,544")
@@ -82,6 +88,45 @@ def test_a_campaign_of_another_cluster_is_reported_with_the_command_and_nothing_
         assert len(site.cluster.run("squeue", "-h", "-o", "%i").split()) == 1
         log.write_text(log.read_text().replace('"cluster": "north"', '"cluster": "test"'))
     finally:
+        site.cluster.run("scontrol", "update", "partitionname=h200", "state=up")
+    site.assert_complete(1)
+
+
+@pytest.fixture(scope="module")
+def north():
+    """A second real cluster on this machine, with the same users and files."""
+    required(lacks())
+    base = Path(tempfile.mkdtemp(prefix="g5n-"))
+    base.chmod(0o755)
+    made = Cluster(base, name="north").up()
+    yield made
+    made.down()
+
+
+def test_two_clusters_on_one_file_system_end_no_job_of_each_other_and_send_nothing_twice(site, north):
+    site.cluster.run("scontrol", "update", "partitionname=h200", "state=down")
+    try:
+        site.sweep(*ONE)
+        (ours,) = site.lines("accepted")[0]["job_ids"]
+        strangers = []
+        while not strangers or int(strangers[-1]) < int(ours):  # until a stranger on the other cluster has our id
+            options = ("-p", "b200", "-J", "thesis", "--mem=100M", "-o", "/dev/null", "--wrap", "sleep 300")
+            strangers.append(north.run("sbatch", "--parsable", *options).strip())
+        there = {name: north.env[name] for name in ("SLURM_CONF",)}
+        shown = site.bench("status", str(site.campaign), **there)
+        sent = site.bench("resubmit", str(site.campaign), **there)
+        ended = site.bench("cancel", str(site.campaign), **there)
+        again = site.bench(*site.overrides(*ONE), **there)
+
+        assert strangers[-1] == ours
+        for done in (shown, sent, ended, again):
+            assert "in Slurm cluster test, and this machine uses cluster north" in done.stdout + done.stderr
+        assert (sent.returncode, again.returncode) == (3, 3)
+        assert north.run("squeue", "-h", "-j", ours, "-o", "%j %T").split()[0] == "thesis"
+        assert len(north.run("squeue", "-h", "-o", "%i").split()) == len(strangers)
+        assert len(site.cluster.run("squeue", "-h", "-o", "%i").split()) == 1
+    finally:
+        north.run("scancel", "--user", user(), check=False)
         site.cluster.run("scontrol", "update", "partitionname=h200", "state=up")
     site.assert_complete(1)
 
