@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import math
+import os
 import shlex
 import shutil
 import sys
@@ -59,6 +60,7 @@ def merge(
     sources = [*paths, str(output)] if output.exists() and not is_new else paths
     how = {"is_raw_kept": raw == "keep", "where": selection(where), "jobs": jobs, "strict": strict}
     _tell_empty(paths)
+    _tell_foreign(paths)
     _tell_missing(paths)
     if on == "slurm":
         from ..schedulers.slurm.merging import merge_on_slurm, parameters
@@ -258,8 +260,20 @@ def tables_of(
         plot = frontier_plot(compare.fronts, width, sys.stdout.encoding)
         print(f"{plot}\n\n" if plot else "", end="")
     print(writers[format_](report.only(made, only) if only else made), end="\n" * (format_ == "json"))
+    _tell_foreign(paths)
     tell_bad(collected.bad)
     return _refuse_nothing(collected, len(collected.rows), paths)
+
+
+def _tell_foreign(paths: Sequence[str]) -> None:
+    """States that the figures of other users' files were not recomputed."""
+    from ..archive.collection import files
+    from ..archive.writer import PUBLISHED
+
+    owners = {os.stat(file).st_uid for file in files(paths) if file != PUBLISHED}
+    if owners - {os.geteuid()}:
+        command = f"`glm5bench check {shlex.join(paths)}`"
+        say(f"note: some of these files belong to other users. Their figures are as stored; {command} recomputes them.")
 
 
 def gathered(paths: Sequence[str], price: Price, *, at: str, interpolation: str, baseline: str) -> tuple[Collected, Comparison]:

@@ -120,7 +120,9 @@ def _tell_outcome(campaign: Campaign, outcome: Outcome, how: How) -> None:
 
     for line in scheduler(how.cluster).said(outcome):
         say(line)
-    if outcome.refused or outcome.n_waiting:
+    if outcome.n_waiting and not outcome.refused:
+        say("next: run this sweep again when jobs have ended, or with wait=true, which submits the rest as places become free.")
+    elif outcome.refused:
         say(
             "next: correct the settings of the cluster (`glm5bench doctor` with the same overrides checks them), then run this sweep again."
         )

@@ -197,7 +197,7 @@ def test_nothing_to_compare_is_said_and_exit_code_1(tmp_path):
     told = bench(tmp_path, "diff", "a.h5", "b.h5")
 
     assert told.returncode == 1
-    assert "nothing could be compared" in told.stderr
+    assert "nothing can be compared" in told.stderr
 
 
 def test_a_tolerance_that_is_no_number_is_wrong_usage(tmp_path):

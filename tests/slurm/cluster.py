@@ -49,10 +49,10 @@ def _namespaces() -> list[str]:
 class Cluster:
     """One cluster in one directory."""
 
-    def __init__(self, base: Path, *, max_array_size: int = 1001, fast_requeue: bool = True, name: str = "test") -> None:
+    def __init__(self, base: Path, *, max_array_size: int = 1001, fast_requeue: bool = True, name: str = "test", more: str = "") -> None:
         self.base = base
         self.conf = base / "etc" / "slurm.conf"
-        self.max_array_size, self.fast_requeue, self.name = max_array_size, fast_requeue, name
+        self.max_array_size, self.fast_requeue, self.name, self.more = max_array_size, fast_requeue, name, more
         self._started: dict[int, subprocess.Popen[bytes]] = {}
 
     @property
@@ -237,7 +237,7 @@ class Cluster:
         (etc / "hosts").write_text(Path("/etc/hosts").read_text() + "".join(f"\n127.0.0.1 {n}" for n in NODES) + "\n")
         common = f"AuthType=auth/munge\nAuthInfo=socket={base}/munge/munge.sock\nSlurmUser={user}\n"
         numbers = {"port": self.port0, "dbd": self.port0 + 1, "array": self.max_array_size, "name": self.name}
-        self.conf.write_text(common + _SLURM.format(base=base, user=user, host=host, **numbers) + self._nodes())
+        self.conf.write_text(common + _SLURM.format(base=base, user=user, host=host, **numbers) + self._nodes() + self.more)
         (etc / "gres.conf").write_text("".join(self._gres(n) for n in NODES))
         (etc / "slurmdbd.conf").touch(mode=0o600)
         (etc / "slurmdbd.conf").write_text(common + _DBD.format(base=base, host=host, dbd=self.port0 + 1, db=self.port0 + 2))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from cluster import Cluster, lacks
-from login import SMALL
+from login import SMALL, Site
 from program import required
 from test_slurm_submission import names, wrapped
 
@@ -98,7 +98,11 @@ def north():
     required(lacks())
     base = Path(tempfile.mkdtemp(prefix="g5n-"))
     base.chmod(0o755)
-    made = Cluster(base, name="north").up()
+    made = Cluster(base, name="north", more="AccountingStorageEnforce=associations,limits,qos\n").up()
+    for name, limit in (("small", "MaxSubmitJobsPerUser=2"), ("wall", "MaxWall=00:05:00")):
+        made.run("sacctmgr", "-i", "add", "qos", name)
+        made.run("sacctmgr", "-i", "modify", "qos", name, "set", limit)
+    made.run("sacctmgr", "-i", "modify", "user", user(), "set", "qos+=small,wall", check=False)
     yield made
     made.down()
 
@@ -129,6 +133,39 @@ def test_two_clusters_on_one_file_system_end_no_job_of_each_other_and_send_nothi
         north.run("scancel", "--user", user(), check=False)
         site.cluster.run("scontrol", "update", "partitionname=h200", "state=up")
     site.assert_complete(1)
+
+
+as_root = pytest.mark.skipif(user() != "root", reason="accounting knows root only")
+
+
+@pytest.fixture
+def limited(north, tmp_path):
+    made = Site(north, tmp_path)
+    yield made
+    made.clean_up()
+
+
+@as_root
+def test_an_array_larger_than_a_qos_allows_is_fed_as_places_become_free(limited):
+    qos = ["cluster.slurm.account=root", "cluster.slurm.qos=small"]
+    first = limited.bench(*limited.overrides(*FIVE, *qos))
+    rest = limited.bench(*limited.overrides(*FIVE, *qos, "wait=true"), timeout=240)
+
+    assert first.returncode == 1
+    assert "3 node jobs not submitted yet: Slurm's limit is reached (QOSMaxSubmitJobPerUserLimit)" in first.stderr
+    assert "wait=true" in first.stderr
+    assert rest.returncode == 0, rest.stderr
+    limited.assert_complete(5)
+
+
+@as_root
+def test_a_job_over_a_qos_limit_waits_for_ever_and_is_reported_by_status_and_by_waiting(limited):
+    limited.sweep(*ONE, "cluster.slurm.account=root", "cluster.slurm.qos=wall")
+    said = limited.until(lambda: (text := limited.bench("status", str(limited.campaign)).stdout) and "next: " in text and text)
+
+    assert "(PENDING QOSMaxWallDurationPerJobLimit); Slurm does not start it by itself. next: " in said
+    assert f"cancel {limited.campaign}, then run the sweep with a smaller cluster.slurm.max_time_min" in said
+    limited.bench("cancel", str(limited.campaign))
 
 
 def test_an_array_larger_than_a_limit_is_divided_and_a_part_of_a_campaign_can_be_sent(site):

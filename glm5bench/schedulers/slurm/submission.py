@@ -7,6 +7,7 @@ submission has a unique job name, and its ids are those that Slurm lists under t
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ import submitit
 from submitit.core.utils import DelayedSubmission, JobPaths
 
 from ...directory import Campaign
-from ...errors import EnvironmentLacks, UsageError
+from ...errors import EnvironmentLacks, UsageError, counted
 from ...values.cluster import Cluster
 from ..entry import run_requests
 from ..records import accept, ask, write_requests
@@ -184,8 +185,17 @@ def _send(campaign: Campaign, batch: Batch, how: How, name: str, cluster: str) -
             next_step="run the command again: it checks the name first and never sends twice",
         )
     campaign.append_submission({"kind": "refused", "name": name, "message": _last_line(said), "utc_s": time.time()})
-    kind = _Limited if any(sign in said.lower() for sign in LIMITS) else _Refused
-    raise kind(f"{batch.hardware}, {len(batch.members)} jobs: {_last_line(said)}")
+    if _is_limit(said):
+        raise _Limited(f"Slurm's limit is reached ({_last_line(said).removeprefix('sbatch: error: ')})")
+    raise _Refused(f"{batch.hardware}, {counted(len(batch.members), 'job')}: {_last_line(said)}")
+
+
+def _is_limit(said: str) -> bool:
+    """Whether the number of jobs was refused, and not the job. Slurm names the limit, except in its general message."""
+    named = re.findall(r"(?:QOS|Assoc)(?:Max|Min|Grp)\w+", said)
+    if named:
+        return any("SubmitJob" in name for name in named)
+    return any(sign in said.lower() for sign in LIMITS)
 
 
 def _is_refusal(said: str) -> bool:
