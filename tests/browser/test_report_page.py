@@ -45,12 +45,18 @@ def test_it_says_what_was_published(page):
     best = rows["B200 NVFP4 MTP, published"]
     bands = {(row[0], row[1]): row[2:5] for row in page.cells("bands-table")}
 
-    assert (best[6], best[8], best[9]) == ("3.65×", "1.82×", "hardware 1.22× x precision 2.98× (also checkpoint, tp)")
+    assert (best[6], best[8], best[9]) == ("3.65×", "1.82×", "hardware 1.22× × precision 2.98× (also checkpoint, tp)")
     assert bands["B200 NVFP4 MTP, published, 8192/1024", "h200 sglang fp8 mtp"] == ["3.65×", "80", "3.24× to 3.65×"]
-    assert ("MI355X FP8 MTP, published, 8192/1024", "b200 sglang fp8 mtp") in bands
-    assert ("MI355X FP8 no MTP, published, 8192/1024", "b200 sglang fp8 off") in bands
+    assert ("MI355X FP8 MTP, published, 8192/1024", "B200 FP8 MTP, published") in bands
+    assert ("MI355X FP8 no MTP, published, 8192/1024", "B200 FP8 no MTP, published") in bands
     assert any(row[:3] == ["B200 FP8 no MTP, published, 2048/512", "8", "128"] for row in page.cells("saturation-table"))
     assert "mtp_vs_off_b200_fp4_1k1k" in page.run("return document.getElementById('sources').textContent")
+
+
+def title(row):
+    """The name of a published series on the page."""
+    speculative = "no MTP" if row["speculative"] == "off" else row["speculative"].upper()
+    return f"{row['hardware'].upper()} {row['precision'].upper()} {speculative}, published"
 
 
 @pytest.mark.parametrize("x", [25.0, 80.0, 120.0])
@@ -59,14 +65,14 @@ def test_its_numbers_are_those_of_tables(page, published, x):
     rows = {row[0].removesuffix(" (baseline)"): row for row in page.cells("iso-table")}
 
     for told in (r for r in published[1]["iso"] if r["interactivity_tok_s_user"] == x and r["isl_tokens"] == 8192):
-        row = rows[f"PUBLISHED {told['hardware']} {told['engine']} {told['precision']} {told['speculative']}"]
+        row = rows[title(told)]
         cost = told["cost_usd_per_mtok"]
         assert row[1] == (told["status"] if cost is None else f"{cost:.3f}")
         node = told["node_cost_usd_per_mtok"]
         assert row[3] == ("" if node is None else f"{node:.3f}")
         assert row[4] == ("" if cost is None else f"{told['total_tput_per_gpu_tok_s']:.1f}")
         ratio = told["perf_per_dollar_vs_baseline"]
-        assert row[6] == ("" if ratio is None or told["is_baseline"] else f"{ratio:.2f}x")
+        assert row[6] == ("" if ratio is None or told["is_baseline"] else f"{ratio:.2f}×")
 
 
 def test_another_price_set_changes_costs_as_tables_do(page, published, tmp_path):
@@ -79,9 +85,9 @@ def test_another_price_set_changes_costs_as_tables_do(page, published, tmp_path)
 
     for r in told["iso"]:
         if r["isl_tokens"] == 8192 and r["cost_usd_per_mtok"] is not None:
-            row = rows[f"PUBLISHED {r['hardware']} {r['engine']} {r['precision']} {r['speculative']}"]
+            row = rows[title(r)]
             assert row[1] == f"{r['cost_usd_per_mtok']:.3f}"
-            assert row[6] == ("" if r["is_baseline"] else f"{r['perf_per_dollar_vs_baseline']:.2f}x")
+            assert row[6] == ("" if r["is_baseline"] else f"{r['perf_per_dollar_vs_baseline']:.2f}×")
 
 
 def test_the_slider_moves_by_the_keyboard_and_the_table_with_it(page):
@@ -128,7 +134,7 @@ def test_hovering_a_point_shows_its_recipe(page):
     page.driver.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": "mouseMoved", "x": x, "y": y})
     said = page.until("const h = document.querySelector('#throughput .hovertext'); return h && h.textContent")
 
-    assert "b200 sglang nvfp4 mtp" in said
+    assert "B200 NVFP4 MTP, published" in said
     assert "nvidia/GLM-5-NVFP4" in said
     assert "not_recomputable" in said
 
@@ -206,7 +212,7 @@ def test_a_simulated_point_says_so_and_has_its_times(chromium, tmp_path):
 
     assert "simulated: a model's figures" in page.run("return document.getElementById('notes').textContent")
     assert "side by side" in page.run("return document.getElementById('notes').textContent")
-    assert page.run("return document.querySelector('#arms label .name').textContent").startswith("SIMULATED ")
+    assert page.run("return document.querySelector('#arms label .name').textContent").endswith(", simulated")
     assert page.run("return document.getElementById('distribution').data.length") == 2
     assert max(page.run("return document.getElementById('timeline').data[0].y")) >= 2
     assert "glm5bench.simulator" in page.run("return document.getElementById('facts').textContent")
@@ -230,8 +236,8 @@ def test_a_gpu_without_a_price_is_not_free(chromium, tmp_path):
     page = chromium.open(tmp_path / "r.html")
     rows = {row[0]: row for row in page.cells("iso-table")}
 
-    assert rows["a100 sglang fp8 mtp"][1:3] == ["no price", ""]
-    assert rows["a100 sglang fp8 mtp"][6] == ""
+    assert rows["A100 FP8 MTP"][1:3] == ["no price", ""]
+    assert rows["A100 FP8 MTP"][6] == ""
     assert page.run("return document.getElementById('cost').data.filter(t => t.name.includes('a100')).every(t => t.y.length === 0)")
 
 
@@ -280,7 +286,7 @@ def test_what_was_read_beside_the_load_is_drawn_and_told_as_tables_tell_it(chrom
     assert (start[3], start[5], start[8]) == ("900", "600", f"{told['startup'][0]['start_cost_usd']:.2f}")
     assert {round(y) for y in lines[0]} == {5600}
     assert {round(y) for y in lines[1]} == {50}
-    assert "b200 sglang fp8 mtp (accuracy failed)" in page.run("return document.getElementById('arms').textContent")
+    assert "B200 FP8 MTP (accuracy failed)" in page.run("return document.getElementById('arms').textContent")
     assert "at TP 8 failed its accuracy gate: 0.900" in page.run("return document.getElementById('notes').textContent")
 
 
@@ -291,3 +297,39 @@ def test_a_point_beside_which_nothing_was_read_shows_no_empty_frames(chromium, t
 
     assert page.run("return ['power-line', 'cache-line', 'energy', 'startup'].map(id => document.getElementById(id).hidden)") == [True] * 4
     assert page.run("return document.getElementById('point-fine').textContent") == "No power was read beside it."
+
+
+def test_the_page_opens_on_the_users_own_workload_and_lists_it_first(chromium, tmp_path):
+    write_point(tmp_path / "mine.h5", measured(isl_tokens=512, osl_tokens=64))
+    assert bench(tmp_path, "report", "published", "mine.h5", "-o", "r.html").returncode == 0
+    page = chromium.open(tmp_path / "r.html")
+    workloads = page.run("return [...document.querySelectorAll('#workload option')].map(o => o.textContent)")
+
+    assert workloads[0].startswith("measured: GLM-5 512/64")
+    assert page.run("return document.getElementById('workload').value") == workloads[0]
+
+
+def test_a_flag_is_explained_where_it_appears(page):
+    page.run("document.querySelectorAll('details').forEach(d => d.open = true)")
+
+    assert "flagged (not_recomputable): the source gives figures, not times. Advice: " in page.run(
+        "return document.getElementById('points-fine').textContent"
+    )
+
+
+def test_tables_scroll_inside_their_card_with_a_fixed_first_column(page):
+    page.driver.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 700, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    )
+    try:
+        fits = page.run("return document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+        moved = page.run(
+            "const box = document.querySelector('#iso .scroll'), cell = box.querySelector('tbody td');"
+            "const before = cell.getBoundingClientRect().left; box.scrollLeft = 200;"
+            "return [box.scrollWidth > box.clientWidth, cell.getBoundingClientRect().left - before]"
+        )
+    finally:
+        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+    assert fits
+    assert moved == [True, 0]
