@@ -46,7 +46,7 @@ def test_it_says_what_was_published(page):
     bands = {(row[0], row[1]): row[2:5] for row in page.cells("bands-table")}
 
     assert (best[6], best[8], best[9]) == ("3.65×", "1.82×", "hardware 1.22× × precision 2.98× (also checkpoint, tp)")
-    assert bands["B200 NVFP4 MTP, published, 8192/1024", "h200 sglang fp8 mtp"] == ["3.65×", "80", "3.24× to 3.65×"]
+    assert bands["B200 NVFP4 MTP, published, 8192/1024", "H200 FP8 MTP, published"] == ["3.65×", "80", "3.24× to 3.65×"]
     assert ("MI355X FP8 MTP, published, 8192/1024", "B200 FP8 MTP, published") in bands
     assert ("MI355X FP8 no MTP, published, 8192/1024", "B200 FP8 no MTP, published") in bands
     assert any(row[:3] == ["B200 FP8 no MTP, published, 2048/512", "8", "128"] for row in page.cells("saturation-table"))
