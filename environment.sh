@@ -22,9 +22,9 @@ if [ ! -x .venv/bin/pip ]; then
 fi
 if [ "${LOCKED:-yes}" = yes ]; then
     echo "Installing the versions of requirements.lock into .venv. The first time this takes about a minute." >&2
-    .venv/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock ||
+    .venv/bin/pip install --quiet --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock ||
         { echo "pip cannot install the versions of requirements.lock (its error is above). next: use an index that has them, or set LOCKED=no" >&2; exit 3; }
 fi
 extra=${1:+[$1]}
 echo "Installing glm5bench${1:+ with the extra $1} into .venv." >&2
-.venv/bin/pip install --quiet --disable-pip-version-check --editable ".$extra"
+.venv/bin/pip install --quiet --quiet --disable-pip-version-check --editable ".$extra"

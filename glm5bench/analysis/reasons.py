@@ -62,6 +62,46 @@ FLAGGED: dict[str, str] = {
     "accuracy_unknown": "the accuracy gate gave no score",
 }
 
+ADVICE: dict[str, str] = {  # what to do about a flag, below a table in which it occurs
+    "admission_capped": "raise the engine's limit of running requests (--max-running-requests, --max-num-seqs)",
+    "kv_limited": "lower the concurrency, or give the KV cache more memory",
+    "server_queue": "look for a limit of running requests in the server's flags",
+    "engine_version": "use the image of the recipe, or set engine.version",
+    "token_counters": "check the server's log for restarts or other clients",
+    "machine_unlocked": "make /run/user/UID or ~/.cache writable, or check that nothing else ran",
+    "no_container": "set cluster.image_dir, or state engine.image=none",
+    "packed_alone": "repeat the point, or measure without pack=true",
+    "server_unread": "measure the point again",
+    "client_lag": "give the client more cores (cluster.client_cores), or stop other work on the node",
+    "late_sends": "give the client more cores, or lower the request rate",
+    "prompt_lengths": "check that the tokenizer belongs to the checkpoint",
+    "no_prompt_tokens": "let the server report usage.prompt_tokens",
+    "long_outputs": "check that the server obeys max_tokens",
+    "ended_early": "send ignore_eos, or compare lengths before comparing costs",
+    "zero_tpot": "look for a proxy that buffers, or a large stream interval",
+    "zero_ttft": "look for a proxy that buffers",
+    "first_chunk": "set the server's stream interval to 1",
+    "hidden_tokens": "switch hidden reasoning off in the server",
+    "shared_reads": "give the client more cores, or set the server's stream interval to 1",
+    "buffered_answers": "remove the proxy, or its buffering",
+    "stalled": "read the server's log at that time, then measure again",
+    "drift": "measure longer: workload.prompts_per_concurrency=20",
+    "few_waves": "raise workload.prompts_per_concurrency to 5 or more; 10 is the public protocol",
+    "prefix_cache": "switch the prefix cache off, or send other prompts",
+    "foreign_process": "end the other process, then measure again",
+    "clock_step": "none is needed: durations use a monotonic clock",
+    "simulator_lag": "lower engine.time_scale",
+    "not_recomputable": "none is needed: the figures are used as the source states them",
+    "power_gpu_missing": "read energy figures of this point with care",
+    "power_gap": "read energy figures of this point with care",
+    "power_disagrees": "read energy figures of this point with care",
+    "gpu_slowed_down": "check cooling and power limits of the node (`nvidia-smi -q -d PERFORMANCE`)",
+    "gpu_memory_errors": "have the GPU checked, then measure on another node",
+    "acceptance_disagrees": "read the acceptance length with care; throughput is not affected",
+    "accuracy_failed": "do not use the figures: the server answers wrongly",
+    "accuracy_unknown": "read the gate's output in the job's log",
+}
+
 
 @dataclass(frozen=True)
 class Reason:

@@ -18,6 +18,8 @@ from ..values.groups import Checkpoint
 from ..values.point import NodeJob
 from .finding import Finding
 
+OPEN = "can be written by others, who could replace the image"
+
 
 @dataclass(frozen=True)
 class Need:
@@ -71,8 +73,15 @@ def _images(jobs: Sequence[NodeJob]) -> Iterator[Need]:
             continue  # without image_dir, engines run from the node's PATH
         ref, is_seen = reference(name), Path(directory).is_dir()
         sif = Path(directory) / ref.sif
-        lacks = lacking(Path(directory), ref) if is_seen else ""
-        yield Need("image", name, str(sif), is_seen, lacks, _how_to_get(ref, arms), arms, "" if lacks or not is_seen else _said(sif))
+        lacks = (lacking(Path(directory), ref) or _open_to_others(Path(directory))) if is_seen else ""
+        step = _how_to_get(ref, arms) if not lacks.endswith(OPEN) else f"chmod go-w {directory}"
+        yield Need("image", name, str(sif), is_seen, lacks, step, arms, "" if lacks or not is_seen else _said(sif))
+
+
+def _open_to_others(directory: Path) -> str:
+    """Why other users could replace an image in this directory; empty if they cannot."""
+    mode = directory.stat().st_mode
+    return f"{directory} {OPEN}" if mode & 0o022 and not mode & 0o1000 else ""
 
 
 def _how_to_get(ref: Reference, arms: Sequence[str]) -> str:

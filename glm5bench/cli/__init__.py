@@ -50,6 +50,9 @@ def main() -> int:
 
 def _usage_or_defect(error: Exception) -> int:
     shown = getattr(error, "format_message", None)  # click's own errors of usage
+    if shown is not None and type(error).__name__ == "NoArgsIsHelpError":
+        print(shown())
+        return 0
     if shown is not None:
         context = getattr(error, "ctx", None)
         words = str(context.command_path).split()[1:] if context is not None else []

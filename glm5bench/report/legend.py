@@ -7,9 +7,8 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..analysis.reasons import meaning
+from ..analysis.reasons import ADVICE, meaning
 from ..errors import printable
-from .advice import ADVICE
 from .readable import prices_line
 from .tables import Tables
 

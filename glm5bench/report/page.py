@@ -22,14 +22,13 @@ from ..analysis.comparison import Comparison, IsoRow, compared
 from ..analysis.cost import Economy
 from ..analysis.limits import Limit
 from ..analysis.metrics import Requests, chunk_latencies_s, started_ns
-from ..analysis.reasons import is_code, meaning
+from ..analysis.reasons import ADVICE, is_code, meaning
 from ..analysis.rows import Row, Series, names
 from ..analysis.steps import STEP_ORDER
 from ..analysis.telemetry import Curve, Telemetry
 from ..errors import printable
 from . import records
 from . import tables as flat
-from .advice import ADVICE
 from .titles import title_of, titles
 
 STEPS_OF_SLIDER = 120

@@ -125,6 +125,17 @@ def test_an_image_of_another_size_than_its_record_s_lacks(tmp_path):
     assert "2,048 bytes, but its record has 9,999" in needs(placed(tmp_path))[0].lacks
 
 
+@pytest.mark.parametrize(("mode", "is_refused"), [(0o755, False), (0o775, True), (0o757, True), (0o1777, False)])
+def test_an_image_directory_that_others_can_write_is_refused(tmp_path, mode, is_refused):
+    directories(tmp_path)
+    sif = pulled(tmp_path)
+    sif.parent.chmod(mode)
+    (need,) = (n for n in needs(placed(tmp_path)) if n.kind == "image")
+
+    assert ("who could replace the image" in need.lacks) == is_refused
+    assert (need.next_step == f"chmod go-w {sif.parent}") == is_refused
+
+
 def test_a_record_that_cannot_be_understood_lacks_and_is_named(tmp_path):
     directories(tmp_path)
     record = pulled(tmp_path).with_name(f"{SIF}.json")

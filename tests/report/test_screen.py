@@ -10,10 +10,9 @@ from rows import CURVE, FAST, SERIES, row
 
 from glm5bench.analysis.comparison import PUBLISHED_GRID, compared
 from glm5bench.analysis.cost import Economy
-from glm5bench.analysis.reasons import FLAGGED
+from glm5bench.analysis.reasons import ADVICE, FLAGGED
 from glm5bench.archive.collection import collect
 from glm5bench.archive.pointfile import write_point
-from glm5bench.report.advice import ADVICE
 from glm5bench.report.screen import LINES, as_screen, one_table
 from glm5bench.report.tables import NAMES, tables
 from glm5bench.report.titles import titles
