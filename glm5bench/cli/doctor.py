@@ -27,17 +27,21 @@ def doctor(
     from ..campaign.opening import refuse_other_points
     from ..checks.finding import Finding
     from ..report.campaign import findings_text
+    from ..schedulers.known import scheduler
+    from ..schedulers.scheduler import Order
     from ..settings.overrides import run_hydra
+    from ..trust import trusted
 
     def examined(multirun: Multirun) -> int:
         campaign, cluster = campaign_of(multirun), multirun.asked.campaign.cluster
         jobs: tuple[NodeJob, ...] = ()
         refused = []
         try:  # whatever `sweep` would refuse; the cluster is checked all the same
-            how_of(multirun)
-            planned = planned_of(multirun)
+            how, planned = how_of(multirun), planned_of(multirun)
             jobs = planned.jobs
+            trusted(campaign.root)
             refuse_other_points(campaign, planned)
+            scheduler(how.cluster).scripts(campaign, [Order(job) for job in jobs], how.cluster)
         except BenchError as error:
             refused = [Finding("plan", False, error.message, error.next_step)]
         found = [*refused, *examine(campaign.root.parent, cluster, multirun.asked.hardware, jobs, is_probing=probe)]

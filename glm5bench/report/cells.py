@@ -23,7 +23,7 @@ def _lengths(r: Mapping[str, Any]) -> str:
 
 
 def _source(r: Mapping[str, Any]) -> str:
-    return str(r["source"]) if r["time_scale"] is None else f"simulated x{r['time_scale']:g}"
+    return str(r["source"]) if r["time_scale"] is None else f"simulated ×{r['time_scale']:g}"
 
 
 MAY_LACK = ("mean", "steady", "good req/s", "in flight", "ran", "accept", "runs", "interval", "TTFT p99 ms", "$/Mtok node", "served by")

@@ -203,7 +203,7 @@ def _workload(s: Series) -> str:
     told = records.series_row(s)
     lengths = "/".join(str(told[name] if told[name] is not None else "?") for name in ("isl_tokens", "osl_tokens"))
     ratio = {1.0: "", -1.0: ", spread unstated"}.get(s.range_ratio, f", lengths from {s.range_ratio:g} L")
-    scale = f" x{s.time_scale:g}" if s.time_scale else ""
+    scale = f" ×{s.time_scale:g}" if s.time_scale else ""
     return f"{s.source}{scale}: {s.model} {lengths} over {s.endpoint}{ratio}"
 
 

@@ -20,7 +20,7 @@ def test_a_sweep_measures_merges_and_prints_its_tables(tmp_path):
 
     assert done.returncode == 0, done.stderr
     assert "Frontier: " in done.stdout
-    assert "simulated x20" in done.stdout
+    assert "simulated ×20" in done.stdout
     assert (tmp_path / "outputs/c/archive.h5").is_file()
     assert status(tmp_path)["counts"] == {"done": 2}
 

@@ -133,7 +133,7 @@ def test_simulated_points_say_so_and_their_time_scale():
     simulated = dataclasses.replace(CHEAP, source="simulated")
     text = as_markdown(made(row(dataclasses.replace(simulated, time_scale=20.0), 20, 1000)))
 
-    assert cells(text, "Points")[0]["source"] == "simulated x20"
+    assert cells(text, "Points")[0]["source"] == "simulated ×20"
     assert "at time scale 20, in simulated time; nothing of them was measured on a GPU" in text
 
 
