@@ -203,7 +203,7 @@ def _serve(read: Callable[[Task], Any], path_of: Callable[[Task], Path], pipe: C
 
 def _answer(read: Callable[[Task], Any], task: Task, path: Path) -> Any:
     try:
-        with _memory(MEMORY_BYTES + MEMORY_PER_BYTE * size_of(path)):
+        with limited_memory(MEMORY_BYTES + MEMORY_PER_BYTE * size_of(path)):
             return read(task)
     except (FileError, EnvironmentLacks) as error:
         return error
@@ -212,7 +212,7 @@ def _answer(read: Callable[[Task], Any], task: Task, path: Path) -> Any:
 
 
 @contextlib.contextmanager
-def _memory(limit: int) -> Iterator[None]:
+def limited_memory(limit: int) -> Iterator[None]:
     """Limits the process to `limit` bytes more than it uses now."""
     now = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * os.sysconf("SC_PAGE_SIZE")
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)

@@ -6,11 +6,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ...archive.measurement import Measurement
+from ...archive.reading import limited_memory, size_of
 from ...errors import FileError
 from . import aiperf, csv_rows, guidellm, inferencex, sglang, vllm
 from .imported import Given, Pair, Results, measurement
-from .reading import ForeignFile, foreign_file
+from .reading import MAX_BYTES, ForeignFile, foreign_file
 
+MEMORY_BYTES = 4 << 30  # of address space: libraries that are imported meanwhile reserve much more than they use
+MEMORY_PER_BYTE_OF_TEXT = 60  # JSON of small numbers as objects of Python, and the arrays that are made of them
 FORMATS: dict[str, Callable[[ForeignFile], Results]] = {
     "vllm": vllm.told,
     "sglang": sglang.told,
@@ -32,6 +35,16 @@ def imported_together(format_: str, paths: Sequence[Path], said: Given, bad: lis
     The error of an entry that cannot be read is added to `bad`; without `bad` it is raised. Raises FileError for a file of another kind
     or without a readable entry, SettingsError if a file and the user contradict each other.
     """
+    size = sum(size_of(path) for path in paths)
+    try:
+        with limited_memory(MEMORY_BYTES + MEMORY_PER_BYTE_OF_TEXT * min(size, MAX_BYTES)):
+            return _imported(format_, paths, said, bad)
+    except MemoryError as error:
+        message = "Reading the file takes more memory than a file of its size can need: it is damaged or hostile."
+        raise FileError(message, path=", ".join(map(str, paths))) from error
+
+
+def _imported(format_: str, paths: Sequence[Path], said: Given, bad: list[FileError] | None) -> list[Measurement]:
     files = [foreign_file(path) for path in paths]
     results = [FORMATS[format_](file) for file in files]
     pairs = [(told, file) for file, result in zip(files, results, strict=True) for told in result.told]
