@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -78,7 +79,7 @@ def print_plan(multirun: Multirun, *, as_json: bool, show: tuple[str, ...], is_v
         print(json.dumps({**record, "needs": [plain(need) for need in needed], "validations": looked, "sbatch": texts}, indent=1))
         return refused
     needs_text = findings_text([need.finding for need in needed], "Needed on the nodes:")
-    print(as_called("\n".join([plan_text(record), *needs_text, *validations_text(looked)])))
+    print(as_called("\n".join([plan_text(record, shutil.get_terminal_size((140, 60)).columns), *needs_text, *validations_text(looked)])))
     for job in planned.jobs:
         for start in job.starts:
             _show(job, start, show, multirun.asked.campaign.cluster.checkpoint_dir)

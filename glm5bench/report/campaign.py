@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,28 +16,24 @@ MOST_OF_A_VALUE = 44  # characters
 SILENT_S = 60.0  # without a beat: a job that should have had thirty
 
 
-def plan_text(record: Mapping[str, Any]) -> str:
-    """Node jobs, what was left out and why, what departs from the published recipes, warnings, estimates."""
-    jobs = [
-        {
-            "node job": job["id"],
-            "arm": _arm(job["arm"]),
-            "server starts": len(job["starts"]),
-            "points": sum(len(s["points"]) for s in job["starts"]),
-            "concurrency": ",".join(dict.fromkeys(str(p["concurrency"]) for s in job["starts"] for p in s["points"])),
-            "repeat": ",".join(sorted({str(p["repeat"]) for s in job["starts"] for p in s["points"]}, key=int)),
-            "$C": ",".join(dict.fromkeys(str(s["recipe"]["binding"]) for s in job["starts"])),
-            "about": duration(job["estimate_s"]),
-            "$": f"{job['estimate_usd']:.2f}",
-        }
-        for job in record["jobs"]
-    ]
+def plan_text(record: Mapping[str, Any], width: int = 140) -> str:
+    """Node jobs, what was left out and why, what departs from the published recipes, warnings, estimates. Lines wrap at `width`."""
+    jobs = [_plan_row(job) for job in record["jobs"]]
+    if all(row["repeat"] == "0" for row in jobs):
+        jobs = [{name: text for name, text in row.items() if name != "repeat"} for row in jobs]
+    texts = {name: [name, *(row[name] for row in jobs)] for name in (jobs[0] if jobs else ())}
+    fixed = sum(max(map(len, column)) + 2 for name, column in texts.items() if name not in ("arm", "concurrency"))
+    room = max(30, width - fixed - 4)  # for the two columns that can wrap at spaces and commas
+    arm = min(max(map(len, texts["arm"])), room * 3 // 5) if jobs else 0
+    rows = [[_wrapped_cell(text, arm if name == "arm" else room - arm) for name, text in row.items()] for row in jobs]
     parts = [
         f"{record['name']}: {counted(record['n_points'], 'point')} in {counted(len(jobs), 'node job')},"
         f" {counted(record['n_server_starts'], 'server start')},"
         f" about {_node_time(record['estimate_node_h'])}, ${record['estimate_usd']:.2f}",
         "",
-        tabulate(jobs, headers="keys", disable_numparse=True, maxcolwidths=[None, None, None, None, 40, *[None] * 4]),
+        tabulate([list(texts), *rows], tablefmt="plain", disable_numparse=True),
+        "",
+        "starts: server starts. $C: the concurrency that the engine's flags are set for. time and $: estimates.",
     ]
     if record.get("repeat_scopes"):
         parts += ["", *_scopes_text(record["repeat_scopes"])]
@@ -44,8 +41,32 @@ def plan_text(record: Mapping[str, Any]) -> str:
     sections = (("Left out", left_out), ("Notes", record["notes"]), ("Warnings", record["warnings"]))
     for title, lines in sections:
         if lines:
-            parts += ["", f"{title}:", *(f"  {line}" for line in lines)]
+            parts += ["", f"{title}:", *(_wrapped_line(line, width) for line in lines)]
     return "\n".join(parts)
+
+
+def _plan_row(job: Mapping[str, Any]) -> dict[str, str]:
+    points = [p for s in job["starts"] for p in s["points"]]
+    return {
+        "node job": job["id"],
+        "arm": _arm(job["arm"]),
+        "starts": str(len(job["starts"])),
+        "points": str(len(points)),
+        "concurrency": ", ".join(dict.fromkeys(str(p["concurrency"]) for p in points)),
+        "repeat": ", ".join(sorted({str(p["repeat"]) for p in points}, key=int)),
+        "$C": ", ".join(dict.fromkeys(str(s["recipe"]["binding"]) for s in job["starts"])),
+        "time": duration(job["estimate_s"]),
+        "$": f"{job['estimate_usd']:.2f}",
+    }
+
+
+def _wrapped_cell(text: str, width: int) -> str:
+    return "\n".join(textwrap.wrap(text, max(10, width), break_long_words=False, break_on_hyphens=False)) or text
+
+
+def _wrapped_line(text: str, width: int) -> str:
+    """Breaks at spaces only, so that a flag or a path can be copied."""
+    return textwrap.fill(text, width, initial_indent="  ", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
 
 
 def _scopes_text(scopes: Mapping[str, Mapping[str, Any]]) -> list[str]:
