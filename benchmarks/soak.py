@@ -1,6 +1,8 @@
-"""The long soak test: `python benchmarks/soak.py [JOBS [SEED]]`, 300 node jobs on the Slurm of tests/slurm with faults of all kinds.
+"""The long soak test: `python benchmarks/soak.py [JOBS [SEED]]`, 300 node jobs of two campaigns with faults of all kinds.
 
-Prints the injected faults and the result. Raises if a point was lost or measured twice, or if a process is still running at the end.
+Two clusters of tests/slurm share one file system. Site wrappers spoil the answers of Slurm's programs, and controllers lose their state.
+Prints the injected faults and the result. Raises if a point was lost or measured twice, if a job was accepted twice, if the job of a
+stranger was ended, or if a process is still running at the end.
 """
 
 from __future__ import annotations
@@ -27,20 +29,26 @@ def main(arguments: list[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="g5soak-") as folder:
         root = Path(folder) / "site"
         root.mkdir()
-        cluster = Cluster(Path(folder) / "s").up()
-        site, began = Site(cluster, root), time.monotonic()
+        clusters = [Cluster(Path(folder) / "s").up()]
+        sites, began = [Site(clusters[0], root)], time.monotonic()
         try:
-            soak = Soak(site, n_jobs, seed)
+            clusters.append(Cluster(Path(folder) / "n", name="north").up())
+            sites.append(Site(clusters[1], root, "d"))
+            soak = Soak(sites, n_jobs, seed)
             n_points = soak.run()
-            attempts = Counter(json.loads(f.read_text())["status"] for f in site.campaign.glob("points/*.json"))
-            starts = len(list(site.campaign.glob("jobs/*/*/server.log")))
             took = time.monotonic() - began
-            print(f"{n_points} points in {n_jobs} node jobs, complete in {took:.0f} s: none lost, none repeated, nothing left running")
+            attempts = Counter(json.loads(f.read_text())["status"] for site in sites for f in site.campaign.glob("points/*.json"))
+            starts = sum(len(list(site.campaign.glob("jobs/*/*/server.log"))) for site in sites)
+            print(f"{n_points} points in {n_jobs} node jobs on two clusters, complete in {took:.0f} s")
+            print("no point lost or repeated, no job accepted twice, no stranger's job ended, nothing left running")
             print(f"injected: {', '.join(f'{n} {what}' for what, n in soak.thrown.most_common())}")
-            print(f"attempts: {dict(attempts)}; server logs: {starts}")
+            print(f"strangers' jobs: {len(soak.strangers)}; attempts: {dict(attempts)}; server logs: {starts}")
         finally:
-            site.clean_up()
-            cluster.down()
+            for site in sites:
+                site.env["PATH"] = site.cluster.env["PATH"]
+                site.clean_up()
+            for cluster in clusters:
+                cluster.down()
 
 
 if __name__ == "__main__":

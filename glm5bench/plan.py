@@ -248,6 +248,7 @@ def _node_job(s: ArmSettings, campaign: CampaignSettings, starts: Sequence[Serve
         server_scope=campaign.server_scope,
         model_path=_model_path(cluster, s.checkpoint),
         image_dir=cluster.image_dir or "",
+        sif_sha256=cluster.sif_sha256,
         cache_dir=cluster.cache_dir or "",
         accuracy=accuracy,
         accuracy_at=accuracy_at(concurrencies) if accuracy and campaign.server_scope == "arm" else (),

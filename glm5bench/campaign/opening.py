@@ -48,10 +48,11 @@ def refuse_other_points(campaign: Campaign, plan: Plan) -> None:
     known = campaign.read_plan()
     planned = {p.key for job in planned_jobs(known, str(campaign.plan)) for p in job.points}
     asked = {p.key for p in plan.points}
-    if asked - planned:
+    n = len(asked - planned)
+    if n:
         raise UsageError(
             f"Campaign {campaign.root.name} has {counted(len(planned), 'point')}."
-            f" Of the requested points, {len(asked - planned)} are not among them"
+            f" {counted(n, 'requested point')} {'is' if n == 1 else 'are'} not among them"
             f" (planned with glm5bench {known.get('glm5bench')}).",
             where=str(campaign.plan),
             next_step="choose another name for this campaign: name=...",

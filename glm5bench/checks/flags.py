@@ -108,7 +108,7 @@ def _parser(job: NodeJob, recipe: Recipe, home: str) -> tuple[str, list[str]]:
     """The path of the parser, and the command that runs it with this home directory. Raises EnvironmentLacks if this machine has none."""
     script = parsing.__file__
     if job.image_dir and recipe.image:
-        image = Image(Path(job.image_dir), recipe.image, Path(home), job.binds)
+        image = Image(Path(job.image_dir), recipe.image, Path(home), job.binds, job.sif_sha256)
         lacks = image.lacks()
         if lacks:
             raise EnvironmentLacks(lacks)

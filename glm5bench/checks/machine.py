@@ -79,7 +79,8 @@ def _hdf5() -> Finding:
 def _real(job: NodeJob) -> Iterator[Finding]:
     arm = job.arm
     name = next((start.recipe.image for start in job.starts if start.recipe.image), "")
-    image = Image(Path(job.image_dir), name, Path(job.cache_dir or tempfile.gettempdir()), job.binds) if job.image_dir and name else None
+    cache = Path(job.cache_dir or tempfile.gettempdir())
+    image = Image(Path(job.image_dir), name, cache, job.binds, job.sif_sha256) if job.image_dir and name else None
     if image is None:
         lacks = program_lacking(list(job.starts[0].recipe.argv))
         step = "run `glm5bench images pull` and set cluster.image_dir, or use engine=simulated"

@@ -68,12 +68,13 @@ def images_of(jobs: Sequence[NodeJob]) -> dict[tuple[str, str], tuple[str, ...]]
 
 
 def _images(jobs: Sequence[NodeJob]) -> Iterator[Need]:
+    pins = {file: pin for job in jobs for file, pin in job.sif_sha256.items()}
     for (directory, name), arms in images_of(jobs).items():
         if not directory:
             continue  # without image_dir, engines run from the node's PATH
         ref, is_seen = reference(name), Path(directory).is_dir()
         sif = Path(directory) / ref.sif
-        lacks = (lacking(Path(directory), ref) or _open_to_others(Path(directory))) if is_seen else ""
+        lacks = (lacking(Path(directory), ref, pins) or _open_to_others(Path(directory))) if is_seen else ""
         step = _how_to_get(ref, arms) if not lacks.endswith(OPEN) else f"chmod go-w {directory}"
         yield Need("image", name, str(sif), is_seen, lacks, step, arms, "" if lacks or not is_seen else _said(sif))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import math
@@ -270,7 +271,10 @@ def _tell_foreign(paths: Sequence[str]) -> None:
     from ..archive.collection import files
     from ..archive.writer import PUBLISHED
 
-    owners = {os.stat(file).st_uid for file in files(paths) if file != PUBLISHED}
+    owners = set()
+    for file in files(paths):
+        with contextlib.suppress(OSError):  # a circular link, or a file that has just been removed: reading it will report it
+            owners |= {os.stat(file).st_uid} if file != PUBLISHED else set()
     if owners - {os.geteuid()}:
         command = f"`glm5bench check {shlex.join(paths)}`"
         say(f"note: some of these files belong to other users. Their figures are as stored; {command} recomputes them.")

@@ -28,9 +28,10 @@ def list_(ctx: typer.Context, as_json: Json = False) -> int:
     from ..report.campaign import images_text
 
     rows = []
-    for directory, ref, arms in _wanted(asked(ctx)):
+    wanted, pins = _wanted(asked(ctx))
+    for directory, ref, arms in wanted:
         sif = directory / ref.sif
-        why = lacking(directory, ref)
+        why = lacking(directory, ref, pins)
         record = read_record(sif) if sif.is_file() and not why else None
         size = sif.stat().st_size if sif.is_file() else None
         oci = record.oci_digest if record else ""
@@ -42,6 +43,7 @@ def list_(ctx: typer.Context, as_json: Json = False) -> int:
                 "said": why,
                 "size_bytes": size,
                 "pin": ref.digest,
+                "sif_pin": pins.get(ref.sif, ""),
                 "oci_digest": oci,
                 "arms": list(arms),
             }
@@ -62,7 +64,7 @@ def pull_(
     """Put the images of a campaign of OVERRIDES into cluster.image_dir, each once, with a record of their digests and hashes."""
     from ..images.pull import pull
 
-    wanted = _wanted(asked(ctx), only)
+    wanted, pins = _wanted(asked(ctx), only)
     if source is not None and len(wanted) != 1:
         names = ", ".join(ref.text for _, ref, _ in wanted)
         raise UsageError(f"--from {source} is one image, and {len(wanted)} are needed: {names}.", next_step="--image NAME")
@@ -70,6 +72,8 @@ def pull_(
         record = pull(directory, ref, say, source=source, arch=arch)
         if record.oci_digest and ref.repository and not ref.digest:
             say(f"pin it, in conf/engine or the engine's file of your --config-dir: digests: {{'{ref.unpinned}': '{record.oci_digest}'}}")
+        if pins.get(ref.sif) != record.sif_sha256:
+            say(f"pin the file itself, in your conf/cluster: sif_sha256: {{{ref.sif}: {record.sif_sha256}}}")
     return 0
 
 
@@ -79,23 +83,26 @@ def verify_(ctx: typer.Context) -> int:
     from ..images.pull import verified
 
     wrong = 0
-    for directory, ref, _ in _wanted(asked(ctx)):
-        why = verified(directory, ref)
+    wanted, pins = _wanted(asked(ctx))
+    for directory, ref, _ in wanted:
+        why = verified(directory, ref, pins)
         wrong += bool(why)
         print(f"{ref.text}: {why or 'well'}")
     return int(wrong > 0)
 
 
-def _wanted(overrides: list[str], only: str | None = None) -> list[tuple[Path, Reference, tuple[str, ...]]]:
-    """(image directory, image, arms) of what the overrides ask for."""
+def _wanted(overrides: list[str], only: str | None = None) -> tuple[list[tuple[Path, Reference, tuple[str, ...]]], dict[str, str]]:
+    """(image directory, image, arms) of what the overrides ask for, and the cluster's pins of files."""
     from ..checks.needs import images_of
     from ..images.reference import reference
     from ..plan import plan
     from ..settings.overrides import Multirun, run_hydra
 
     found: list[tuple[Path, Reference, tuple[str, ...]]] = []
+    pins: dict[str, str] = {}
 
     def collect(multirun: Multirun) -> int:
+        pins.update(multirun.asked.campaign.cluster.sif_sha256)
         for (directory, name), arms in images_of(plan(multirun.asked).jobs).items():
             if not directory:
                 cluster = multirun.asked.campaign.cluster.id
@@ -113,4 +120,4 @@ def _wanted(overrides: list[str], only: str | None = None) -> list[tuple[Path, R
             f"{only or 'This campaign'} needs no image here." if only is None else f"No arm needs {only}.",
             next_step=f"images needed: {names}",
         )
-    return kept
+    return kept, pins

@@ -17,7 +17,7 @@ import socket
 import subprocess
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -64,7 +64,7 @@ def _there(sif: Path, ref: Reference, say: Say, source: Path | None) -> Record |
         if not ref.repository and source is None:
             raise EnvironmentLacks(f"{ref.text} is your own file, but {sif} does not exist.", next_step="copy it there or use --from FILE")
         return None
-    wrong = verified(sif.parent, ref)
+    wrong = verified(sif.parent, ref, {})
     if not wrong:
         say(f"{ref.text}: {sif} already exists")
         return read_record(sif)
@@ -206,9 +206,9 @@ def _alone(sif: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def verified(directory: Path, ref: Reference) -> str:
-    """Why the image does not match its record or its pin, after hashing the whole file; empty if it matches."""
-    quickly = lacking(directory, ref)
+def verified(directory: Path, ref: Reference, pins: Mapping[str, str]) -> str:
+    """Why the image does not match its record or its pins, after hashing the whole file; empty if it matches."""
+    quickly = lacking(directory, ref, pins)
     if quickly:
         return quickly
     sif = directory / ref.sif

@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..images.record import Record, lacking, read_record
@@ -40,6 +40,7 @@ class Image:
     name: str
     cache_root: Path
     binds: tuple[str, ...]
+    pins: Mapping[str, str] = field(default_factory=dict)  # file name -> SHA-256 of the file; empty: nothing is pinned
 
     @property
     def reference(self) -> Reference:
@@ -66,7 +67,7 @@ class Image:
         """Why no server can be started from the image here; empty if one can."""
         if shutil.which("apptainer") is None:
             return "apptainer is not on PATH"
-        return lacking(self.directory, self.reference)
+        return lacking(self.directory, self.reference, self.pins)
 
 
 def inside(

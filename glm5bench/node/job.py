@@ -22,11 +22,12 @@ from ..checks.finding import refuse
 from ..directory import Campaign
 from ..errors import BenchError, ClientError, EnvironmentLacks, ServerError
 from ..files import write_json
+from ..images.record import unlike_pin
 from ..machine.container import Image
 from ..values.point import NodeJob, ServerStart
 from . import accuracy
 from .attempt import now_utc
-from .command import NEXT_STEPS, Place, Stopped
+from .command import NEXT_STEPS, Place, Stopped, cannot_start
 from .heartbeat import Heartbeat, is_running
 from .measuring import Life, Measuring
 from .progress import Progress
@@ -96,6 +97,7 @@ class _Start:
             here = weights(work.job, lambda doing: work.heart.tell("staging", doing), work.progress.is_stopped)
             place = self._place(here.path)
             work.heart.phase("image" if place.image else "loading")
+            self._verify(place.image)
             with running(self.start.recipe, work.job.arm, place) as server, self._observing(server) as observer:
                 life = Life(f"{socket.gethostname()} {work.job_id} {self.number} {now_utc()}", self.start, here, notes, observer)
                 work.took("start", server.start_s, work.job.arm.engine.start_estimate_s)
@@ -161,6 +163,16 @@ class _Start:
             lambda doing: self.work.heart.tell("loading", doing),
         )
 
+    def _verify(self, image: Image | None) -> None:
+        """Hashes the image's file if the cluster pins it. Raises ServerError for other content."""
+        pin = image.pins.get(image.sif.name) if image is not None else None
+        if image is None or pin is None or image.lacks():
+            return  # what it lacks is reported by the start itself
+        self.work.heart.tell("image", f"hashing {image.sif.name}")
+        wrong = unlike_pin(image.sif, pin, self.work.campaign.jobs / "images.json")
+        if wrong:
+            raise cannot_start(self.work.job.arm, self._place(""), wrong, "image_missing")
+
     def _examine(self, server: Server) -> dict[str, Any]:
         """Runs the accuracy gate, if it is requested, on the server that is measured next."""
         if self.work.job.accuracy is None:
@@ -187,7 +199,7 @@ class _Start:
         if not self.work.job.image_dir or not name:
             return None
         cache = Path(self.work.job.cache_dir) if self.work.job.cache_dir else folder / "cache"
-        return Image(Path(self.work.job.image_dir), name, cache, self.work.job.binds)
+        return Image(Path(self.work.job.image_dir), name, cache, self.work.job.binds, self.work.job.sif_sha256)
 
 
 def _of_the_node(error: OSError) -> ServerError:

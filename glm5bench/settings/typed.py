@@ -32,6 +32,7 @@ def for_hydra(arguments: Sequence[str], *, is_typed: bool = True) -> list[str]:
 
     `is_typed`: a person typed them, so that `repeat=3` may be meant as a count.
     """
+    options: list[str] = []  # they go first: Hydra refuses overrides on both sides of an option
     kept: list[str] = []
     rest = iter(arguments)
     folder = config_dir(arguments)
@@ -40,13 +41,13 @@ def for_hydra(arguments: Sequence[str], *, is_typed: bool = True) -> list[str]:
         if argument in ("-m", "--multirun"):  # conf/config.yaml makes every command a multirun
             continue
         if argument.split("=")[0] in CONFIG_DIR:
-            kept.append(argument)
-            kept += [next(rest, "")] if "=" not in argument else []
+            options.append(argument)
+            options += [next(rest, "")] if "=" not in argument else []
         elif argument.startswith("-"):
             raise SettingsError(f"Unknown option {argument}.", where=WHERE, next_step=_instead_of(argument))
         else:
             kept.append(_override(argument, folder, is_typed=is_typed))
-    return kept
+    return [*options, *kept]
 
 
 def _refuse_odd_folder(folder: Path | None) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
-from pydantic import BeforeValidator, FiniteFloat, ValidationError
+from pydantic import BeforeValidator, Field, FiniteFloat, ValidationError
 
 from ..errors import SettingsError
 from .plain import from_plain, plain
@@ -67,14 +67,16 @@ class Cluster:
     """Where node jobs run.
 
     `checkpoint_dir` holds a directory for each checkpoint; None: engines get the repository's name. `image_dir` holds the recipes' images
-    as SIF files; None: engines run from the node's PATH. `cache_dir` holds compiled kernels. `stage_dir` holds copies of checkpoints on
-    the node's own disk, with `stage=local`.
+    as SIF files; None: engines run from the node's PATH. `sif_sha256` pins the content of these files: file name -> SHA-256. If it is not
+    empty, every image needs a pin. `cache_dir` holds compiled kernels. `stage_dir` holds copies of checkpoints on the node's own disk,
+    with `stage=local`.
     """
 
     id: str
     executor: str  # slurm, or local or debug for this machine
     checkpoint_dir: str | None
     image_dir: str | None = None
+    sif_sha256: dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = field(default_factory=dict)
     cache_dir: str | None = None
     stage_dir: str | None = None
     binds: tuple[str, ...] = ()

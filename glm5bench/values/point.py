@@ -7,8 +7,8 @@ can change the measurement, so the same measurement has the same key on any clus
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge
@@ -94,6 +94,7 @@ class NodeJob:
     estimate_s: float
     estimate_usd: float
     image_dir: str = ""  # the images on the node; empty: engines run from its PATH
+    sif_sha256: Mapping[str, str] = field(default_factory=dict)  # file name of an image -> SHA-256 of the file; empty: nothing is pinned
     cache_dir: str = ""  # where compiled kernels are kept after the job; empty: they are not kept
     stage_dir: str = ""  # where on the node the checkpoint is copied first; empty: it is read without a copy
     binds: tuple[str, ...] = ()  # other host paths in the container, in the form of apptainer --bind

@@ -11,14 +11,12 @@ import time
 import numpy as np
 import pytest
 from conftest import raw
-from program import environment, until
+from program import BUSY, environment, until
 from provoked import Behaviour, Provoked, measured_at, provoked
 
 from glm5bench.analysis import course
 from glm5bench.archive.pointfile import read_point
 from glm5bench.client import load as client_load
-
-BUSY = {"shared_reads", "buffered_answers", "client_lag", "drift"}  # what a busy machine may add
 
 
 def codes(m):

@@ -7,11 +7,12 @@ import sys
 
 import pytest
 from contained import ENV, contained, python_path
-from program import SMALL, bench, processes_of, status, until
+from program import ROOT, SMALL, bench, processes_of, status, until
 from program import environment as shell
 
 from glm5bench.archive.pointfile import read_point
 from glm5bench.errors import ServerError
+from glm5bench.files import sha256
 from glm5bench.images.record import Record, write_record
 from glm5bench.machine.container import CACHE, Image, environment, inside
 from glm5bench.node.command import Place
@@ -29,6 +30,20 @@ def test_a_sweep_measures_a_server_that_runs_from_an_image(images, tmp_path):
     assert {p.provenance["container"] for p in points} == {f"{images}/simulated.sif"}
     assert {p.point["image"] for p in points} == {"simulated.sif"}
     until(lambda: not processes_of(tmp_path), "the end of every process")
+
+
+@pytest.mark.parametrize("is_right", [True, False])
+def test_a_start_verifies_the_pinned_hash_of_the_image_and_refuses_other_content(images, tmp_path, is_right):
+    pin = sha256(images / "simulated.sif") if is_right else "0" * 64
+    text = (ROOT / "conf" / "cluster" / "local.yaml").read_text()
+    (tmp_path / "site" / "cluster").mkdir(parents=True)
+    (tmp_path / "site" / "cluster" / "here.yaml").write_text(text.replace("sif_sha256: {}", f"sif_sha256: {{simulated.sif: '{pin}'}}"))
+    asked = [*SMALL, "name=c", *contained(images, "simulated.sif"), "--config-dir", "site", "cluster=here"]
+    done = bench(tmp_path, "sweep", *asked, "wait=true", "concurrency=2", PYTHONPATH=python_path(), **ENV)
+
+    assert done.returncode == (0 if is_right else 1), done.stderr
+    ((state, class_),) = [(p["state"], p["failure_class"]) for p in status(tmp_path)["points"]]
+    assert (state, class_) == (("done", "") if is_right else ("failed", "image_missing"))
 
 
 WRONG = [

@@ -134,6 +134,9 @@ def test_a_plan_is_read_back(campaign):
 
 
 def test_a_directory_without_a_plan_is_no_campaign(campaign):
+    with pytest.raises(FileError, match="This directory does not exist"):
+        campaign.read_plan()
+    campaign.root.mkdir()
     with pytest.raises(FileError, match="This is not a campaign directory"):
         campaign.read_plan()
 

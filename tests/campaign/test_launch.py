@@ -142,7 +142,7 @@ def test_a_job_says_that_it_waits_only_where_another_holds_the_machine(tmp_path,
 def test_a_campaign_of_other_points_is_not_taken_over(campaign, planned):
     opened(campaign, planned, HOW, name="c", launcher="local", overrides=())
 
-    with pytest.raises(UsageError, match="1 requested points are not among them"):
+    with pytest.raises(UsageError, match="1 requested point is not among them"):
         opened(
             campaign,
             plan([compose("engine=simulated", "concurrency=[2,8]", "bind_concurrency=4")]),

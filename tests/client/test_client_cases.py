@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from program import TESTS
+from program import BUSY, TESTS
 from provoked import measured_at
 from scripted import End, Scripted, chunk, head, sized
 
@@ -56,7 +56,7 @@ def test_an_honest_stream_is_read_whatever_its_usage_contains(name):
     assert (f.n_failed, f.prompt_tokens, f.output_tokens) == (0, 320, 40)
     assert 0.050 <= f.ttft.median < 0.5  # a busy machine makes it later, never earlier
     assert 0.0095 < f.tpot.median < 0.1
-    assert m.verdict().validity == "valid"
+    assert {reason.code for reason in m.verdict().reasons} <= {*BUSY, "stalled"}
 
 
 def test_an_empty_event_before_the_first_is_no_answer():

@@ -144,6 +144,13 @@ class Cluster:
         """Stops slurmctld. Jobs and nodes continue."""
         self._kill("slurmctld", signal.SIGTERM)
 
+    def reset_controller(self) -> None:
+        """Starts slurmctld without its saved state, as after a new installation: it forgets all jobs, and ids begin at 1 again."""
+        self.stop_controller()
+        for path in (self.base / "state").iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self.start_controller()
+
     def start_accounting(self) -> None:
         """Starts slurmdbd."""
         self._daemon("slurmdbd", [str(shutil.which("slurmdbd", path=PATH)), "-D"])

@@ -63,11 +63,11 @@ def site(cluster, tmp_path):
 class Site:
     """A user's directory on the login node."""
 
-    def __init__(self, cluster, root):
-        self.cluster, self.root = cluster, root
-        self.campaign = root / "outputs" / "c"
+    def __init__(self, cluster, root, name="c"):
+        self.cluster, self.root, self.name = cluster, root, name
+        self.campaign = root / "outputs" / name
         self.env = {**cluster.env, "PYTHONPATH": str(ROOT)}
-        (root / "conf" / "cluster").mkdir(parents=True)
+        (root / "conf" / "cluster").mkdir(parents=True, exist_ok=True)
         (root / "conf" / "cluster" / "test.yaml").write_text(CLUSTER)
 
     def bench(self, *arguments, timeout=120, **variables):
@@ -78,8 +78,8 @@ class Site:
         )
 
     def overrides(self, *more):
-        """The arguments of `sweep` for a campaign named c."""
-        return ["sweep", "--config-dir", "conf", "hydra/launcher=slurm", "cluster=test", "name=c", *more]
+        """The arguments of `sweep` for this site's campaign."""
+        return ["sweep", "--config-dir", "conf", "hydra/launcher=slurm", "cluster=test", f"name={self.name}", *more]
 
     def sweep(self, *more, **variables):
         """Runs a sweep that returns immediately. Raises if it fails."""

@@ -85,7 +85,7 @@ def test_no_job_stops_earlier_than_slurm_can_signal():
     long = ("cluster=example", "cluster.slurm.max_time_min=2000", "cluster.hardware.b200.max_time_min=2000")
 
     assert overrides.compose(*long, "cluster.stop_before_s=65535").cluster.stop_before_s == 65535
-    with pytest.raises(SettingsError, match=r"cluster\.stop_before_s=65536: Input should be less than or equal to 65535"):
+    with pytest.raises(SettingsError, match=r"cluster\.stop_before_s=65536: it must be less than or equal to 65535"):
         overrides.compose(*long, "cluster.stop_before_s=65536")
 
 
