@@ -125,7 +125,8 @@ def test_two_clusters_on_one_file_system_end_no_job_of_each_other_and_send_nothi
         assert strangers[-1] == ours
         for done in (shown, sent, ended, again):
             assert "in Slurm cluster test, and this machine uses cluster north" in done.stdout + done.stderr
-        assert (sent.returncode, again.returncode) == (3, 3)
+        assert (sent.returncode, again.returncode, ended.returncode) == (3, 3, 3)
+        assert "Ended" not in ended.stderr
         assert north.run("squeue", "-h", "-j", ours, "-o", "%j %T").split()[0] == "thesis"
         assert len(north.run("squeue", "-h", "-o", "%i").split()) == len(strangers)
         assert len(site.cluster.run("squeue", "-h", "-o", "%i").split()) == 1

@@ -297,14 +297,17 @@ def _adopted(campaign: Campaign, master: str, name: str, members: Sequence[Sent]
 
 
 def cancel(jobs: Sequence[Sent]) -> str:
-    """Ends these jobs, if Slurm lists them under their names. Returns error messages, or an empty text."""
+    """Ends these jobs, if Slurm lists them under their names. Returns error messages, or an empty text.
+
+    Raises EnvironmentLacks if Slurm does not answer, or if the jobs are in another cluster: nobody was asked to end then.
+    """
     here = slurm.cluster()
     if here is None:
-        return "Slurm's controller does not answer"
+        raise EnvironmentLacks("Slurm's controller does not answer, so no job was cancelled.", next_step="run the command again later")
     others = sorted({s.cluster for s in jobs if is_elsewhere(s, here)})
+    if others:
+        raise EnvironmentLacks(f"{of_another_cluster(others, here)}. No job was cancelled.")
     of: dict[str, list[str]] = {}
     for sent in jobs:
-        if not is_elsewhere(sent, here):
-            of.setdefault(sent.name, []).append(sent.job_id)
-    said = [f"scancel: {told}" for name, ids in of.items() if (told := slurm.cancel(ids, name))]
-    return "; ".join([*([of_another_cluster(others, here)] if others else []), *said])
+        of.setdefault(sent.name, []).append(sent.job_id)
+    return "; ".join(f"scancel: {told}" for name, ids in of.items() if (told := slurm.cancel(ids, name)))
