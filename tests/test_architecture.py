@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "client": {"files", "engines", "analysis", "simulator"},
     "machine": {"files", "images"},
     "checks": {"files", "engines", "archive", "images", "machine"},
-    "node": {"files", "engines", "recipe", "archive", "directory", "analysis", "simulator", "client", "machine", "checks"},
+    "node": {"files", "engines", "recipe", "archive", "directory", "analysis", "images", "simulator", "client", "machine", "checks"},
     "schedulers": {"files", "trust", "plan", "archive", "directory", "machine", "checks", "node"},
     "campaign": {"files", "trust", "plan", "archive", "directory", "machine", "checks", "node", "schedulers"},
     "report": {"analysis", "checks"},

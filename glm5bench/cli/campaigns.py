@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from .plan import print_plan
 
 if TYPE_CHECKING:  # verbs import what they need when they run, so that `--help` and `status` start fast
     from ..campaign.sending import Sending
+    from ..campaign.status import Status
     from ..directory import Campaign
     from ..plan import Plan
     from ..schedulers.scheduler import How, Outcome
@@ -28,6 +30,7 @@ if TYPE_CHECKING:  # verbs import what they need when they run, so that `--help`
 
 
 MOST_JOBS = 12  # printed when they are submitted
+PLACES_S = 30  # between attempts to submit when other jobs hold the places of a limit
 
 
 @app.command(cls=OverridesCommand, context_settings=HYDRA)
@@ -46,7 +49,6 @@ def sweep(
 def _sweep(multirun: Multirun, *, is_trusted: bool) -> int:
     from ..campaign.opening import opened
     from ..campaign.sending import sweep as send
-    from ..campaign.watch import watch as watch_until_over
     from ..checks.needs import refuse_lacking
     from ..schedulers.known import scheduler
     from ..settings.prices import price_option
@@ -71,10 +73,7 @@ def _sweep(multirun: Multirun, *, is_trusted: bool) -> int:
             say(f"{counted(n_left, 'point')} not submitted: done already, or a running job has {'it' if n_left == 1 else 'them'}.")
     with_prices = price_option(settings.price, multirun.asked.hardware)
     if settings.wait or scheduler(settings.cluster).waits:
-        while outcome is not None and outcome.n_waiting and outcome.job_ids and not outcome.refused:  # places become free as jobs end
-            watch_until_over(campaign)
-            outcome = send(campaign, planned.jobs, how).outcome
-        return _wait_and_report(campaign, settings.price, how, with_prices)
+        return _wait_and_report(campaign, planned, outcome, how, settings.price, with_prices)
     print(campaign.root)
     if outcome is None or outcome.job_ids:
         say(f"next: `glm5bench status {quoted(campaign)}`, `glm5bench tables {quoted(campaign)}{with_prices}`")
@@ -129,13 +128,30 @@ def _tell_outcome(campaign: Campaign, outcome: Outcome, how: How) -> None:
         say(f"      `glm5bench resubmit {quoted(campaign)}` submits the rest with the settings of the last sweep.")
 
 
-def _wait_and_report(campaign: Campaign, price: Price, how: How, with_prices: str) -> int:
+def _fed(campaign: Campaign, planned: Plan, outcome: Outcome | None, how: How) -> Status:
+    """Waits until every job has ended, and sends what a limit kept out as places become free. Other jobs may hold the places."""
+    from ..campaign.sending import sweep as send
+    from ..campaign.watch import watch
+
+    final = watch(campaign)
+    n_tries = 0  # since Slurm accepted something
+    while outcome is not None and outcome.n_waiting and not outcome.refused:
+        if n_tries == 2:  # jobs that have just ended keep their places for a moment
+            say(f"{outcome.limit}, by jobs of other campaigns. Tried again every {PLACES_S} s; Ctrl-C ends the waiting.")
+        time.sleep(PLACES_S if n_tries > 1 else n_tries)
+        outcome = send(campaign, planned.jobs, how).outcome
+        n_tries = 0 if outcome is None or outcome.job_ids else n_tries + 1
+        final = watch(campaign)
+    return final
+
+
+def _wait_and_report(campaign: Campaign, planned: Plan, outcome: Outcome | None, how: How, price: Price, with_prices: str) -> int:
     from ..campaign.sending import resubmit
     from ..campaign.watch import watch
     from ..report.campaign import status_text
 
     try:
-        final = watch(campaign)
+        final = _fed(campaign, planned, outcome, how)
         while how.retries and not final.is_complete and resubmit(campaign, is_automatic=True, how=how).outcome is not None:
             final = watch(campaign)
     except KeyboardInterrupt:

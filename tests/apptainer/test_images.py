@@ -165,7 +165,8 @@ def test_a_second_pull_asks_the_registry_for_nothing(pulled, tiny):
 def test_the_pin_that_a_pull_prints_pins_the_image_in_an_engine_file_of_one_s_own(pulled, tiny, tmp_path):
     _, name, folder, said = pulled
     (tmp_path / "conf" / "engine").mkdir(parents=True)
-    (tmp_path / "conf" / "engine" / "mine.yaml").write_text(f"defaults: [sglang, _self_]\ndigests: {said.partition('digests: ')[2]}")
+    [digests] = [line.partition("digests: ")[2] for line in said.splitlines() if "digests: " in line]
+    (tmp_path / "conf" / "engine" / "mine.yaml").write_text(f"defaults: [sglang, _self_]\ndigests: {digests}")
     own = ("--config-dir", str(tmp_path / "conf"), "engine=mine", "hardware=h200", "engine.version='1.0'")
     done = bench(tmp_path, "images", "list", "--json", *own, f"engine.image={name}", f"cluster.image_dir={folder / 'images'}", **ENV)
     [row] = json.loads(_orderly(done).stdout)["images"]
