@@ -16,17 +16,15 @@ from glm5bench.archive.decoding import measurements
 from glm5bench.archive.measurement import Measurement
 from glm5bench.archive.summary import row_of
 from glm5bench.errors import FileError
-from glm5bench.simulator.options import flags_of, from_arm
-from glm5bench.simulator.predict import predict
+from glm5bench.prediction import predict, serving
 from glm5bench.values.plain import from_plain
-from glm5bench.values.point import Arm
+from glm5bench.values.point import Arm, Recipe
 
 
 def line(m: Measurement) -> dict[str, str]:
     row, point = row_of(m, m.digest(), ""), m.point
-    arm, argv = from_plain(Arm, point["arm"]), tuple(point["recipe"]["argv"])
-    options = from_arm(arm, flags_of(argv), argv)
-    p = predict(options.model, options.limits, arm.workload, row.concurrency, seed=row.seed)
+    arm = from_plain(Arm, point["arm"])
+    p = predict(serving(arm, from_plain(Recipe, point["recipe"])), arm.workload, row.concurrency, seed=row.seed)
     return {
         "arm": f"{row.series.label} x{row.series.time_scale:g}",
         "conc.": str(row.concurrency),

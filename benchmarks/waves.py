@@ -31,9 +31,9 @@ from glm5bench.analysis.windows import steady
 from glm5bench.engines.known import adapter
 from glm5bench.roofline import StepModel
 from glm5bench.settings.overrides import compose
-from glm5bench.simulator.predict import lengths
 from glm5bench.simulator.scheduler import Limits, Request, Scheduler
 from glm5bench.values.point import Arm
+from glm5bench.values.workload import lengths
 
 ARMS = (("hardware=h200", "speculative=off"), ("hardware=b200", "speculative=mtp"))
 SHAPES = ((8192, 1024, 8), (8192, 1024, 32), (1024, 1024, 32), (1024, 8192, 8))  # input, output, concurrency

@@ -8,6 +8,8 @@ from .engines.known import adapter, engines
 from .recipe import bound, memory
 from .values.point import Arm, Recipe
 
+WEIGHT_ONLY = ("int4",)  # kernels widen these weights to BF16, which every GPU multiplies
+
 
 def impossible(arm: Arm, concurrencies: Sequence[int] = (1,)) -> str | None:
     """Why one server cannot measure these concurrencies of the arm, in one sentence; None if it can."""
@@ -16,7 +18,7 @@ def impossible(arm: Arm, concurrencies: Sequence[int] = (1,)) -> str | None:
 
 def contradiction(arm: Arm) -> str | None:
     """Why this arm is impossible on any server, apart from memory; None if it is possible."""
-    checks = (_gpus, _format, _vendor, _engine, _draft, _context, _endpoint)
+    checks = (_gpus, _heads, _format, _vendor, _engine, _draft, _context, _endpoint)
     return next((reason for check in checks if (reason := check(arm))), None)
 
 
@@ -25,9 +27,14 @@ def _gpus(arm: Arm) -> str | None:
     return f"TP={arm.tp} is more than the {h.gpus_per_node} GPUs of one {h.id} node" if arm.tp > h.gpus_per_node else None
 
 
+def _heads(arm: Arm) -> str | None:
+    heads = arm.checkpoint.architecture.heads
+    return f"TP={arm.tp} does not divide the {heads} attention heads of {arm.checkpoint.id}" if heads % arm.tp else None
+
+
 def _format(arm: Arm) -> str | None:
     h, c = arm.hardware, arm.checkpoint
-    if c.precision in h.formats:
+    if c.precision in h.formats or c.precision in WEIGHT_ONLY:
         return None
     return f"{c.id} is {c.precision}, but {h.id} ({h.architecture}) has no tensor cores for it; it supports {', '.join(h.formats)}"
 

@@ -227,7 +227,7 @@ def flag_value(argv: Sequence[str], names: Sequence[str]) -> str | None:
     return found[-1] if found else None
 
 
-def _number(argv: Sequence[str], names: Sequence[str]) -> float | None:
+def number_of(argv: Sequence[str], names: Sequence[str]) -> float | None:
     """The value as a number. Raises SettingsError if it is not one, because a user's own flags are free text."""
     text = flag_value(argv, names)
     try:
@@ -240,19 +240,21 @@ def _number(argv: Sequence[str], names: Sequence[str]) -> float | None:
 
 def kv_dtype(arm: Arm, argv: Sequence[str]) -> str:
     """The KV cache's type with this command line."""
-    return adapter(arm.engine).kv_dtype(arm.hardware, flag_value(argv, ("--kv-cache-dtype",)) or "auto")
+    is_sparse = arm.checkpoint.architecture.index_topk > 0
+    return adapter(arm.engine).kv_dtype(arm.hardware, flag_value(argv, ("--kv-cache-dtype",)) or "auto", is_sparse=is_sparse)
 
 
 def memory(arm: Arm, recipe: Recipe) -> MemoryFit:
     """The memory fit of a bound recipe."""
-    fraction = _number(recipe.argv, adapter(arm.engine).fraction_flags) or 0.9
-    return memory_fit(arm, fraction=fraction, kv_dtype=kv_dtype(arm, recipe.argv))
+    fraction = number_of(recipe.argv, adapter(arm.engine).fraction_flags) or 0.9
+    running = admitted(arm, recipe) or recipe.binding or 1
+    return memory_fit(arm, fraction=fraction, kv_dtype=kv_dtype(arm, recipe.argv), running=running)
 
 
 def admitted(arm: Arm, recipe: Recipe) -> int | None:
     """The number of requests that the server's settings let it run at once; None if only memory limits it."""
     running = adapter(arm.engine).running_flags
-    given = _number(recipe.argv, running)
+    given = number_of(recipe.argv, running)
     if given is not None:
         return int(given)
     return next((int(value) for flag, value in set_by_itself(arm).items() if flag in running), None)
@@ -278,7 +280,7 @@ def _warnings(w: Workload, fit: MemoryFit, limit: int | None, concurrency: int) 
 
 def estimates_s(arm: Arm, recipe: Recipe, concurrencies: Iterable[int]) -> list[float]:
     """Estimated seconds on the wall clock for warm-up and measurement at each concurrency, from the roofline model."""
-    model = StepModel(arm.hardware, arm.checkpoint, arm.tp, arm.speculative, kv_dtype(arm, recipe.argv))
+    model = StepModel(arm.hardware, arm.checkpoint, arm.tp, arm.speculative, kv_dtype(arm, recipe.argv), arm.engine.passes)
     limit, capacity = admitted(arm, recipe), memory(arm, recipe).capacity_tokens
     served = ((c, closed_loop_s(model, arm.workload, c, limit or c, capacity)) for c in concurrencies)
     return [_awaited_s(arm.workload, served_s, c) / arm.engine.time_scale for c, served_s in served]

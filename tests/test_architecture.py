@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "settings": {"files", "engines"},
     "roofline": set(),
     "recipe": {"engines", "roofline"},
+    "prediction": {"engines", "roofline", "recipe", "simulator"},
     "image_version": {"recipe"},
     "recipe_differences": {"recipe"},
     "contradictions": {"engines", "recipe"},
@@ -36,7 +37,7 @@ MAY_IMPORT = {
     "node": {"files", "engines", "recipe", "archive", "directory", "analysis", "images", "simulator", "client", "machine", "checks"},
     "schedulers": {"files", "trust", "plan", "archive", "directory", "machine", "checks", "node"},
     "campaign": {"files", "trust", "plan", "archive", "directory", "machine", "checks", "node", "schedulers"},
-    "report": {"analysis", "checks"},
+    "report": {"analysis", "checks", "prediction"},
     "api": {"archive"},
     "cli": {
         "files",
@@ -44,6 +45,7 @@ MAY_IMPORT = {
         "engines",
         "recipe",
         "contradictions",
+        "prediction",
         "plan",
         "settings",
         "roofline",
@@ -91,7 +93,7 @@ HOMES = {
     "amdsmi": {"node"},
     "prometheus_client": {"client"},
 }
-PURE = ("values", "plan", "recipe", "recipe_differences", "contradictions", "image_version", "roofline", "analysis")
+PURE = ("values", "plan", "recipe", "recipe_differences", "contradictions", "image_version", "roofline", "prediction", "analysis")
 TOUCHES_THE_WORLD = {"os", "time", "datetime", "pathlib", "subprocess", "socket", "io", "tempfile", "shutil"}
 
 

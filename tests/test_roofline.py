@@ -24,7 +24,7 @@ from glm5bench.roofline import (
 
 def step_model(*overrides):
     arm = compose(*overrides).arm
-    return StepModel(arm.hardware, arm.checkpoint, arm.tp, arm.speculative, "fp8")
+    return StepModel(arm.hardware, arm.checkpoint, arm.tp, arm.speculative, "fp8", arm.engine.passes)
 
 
 def checkpoint(id_="glm5_fp8"):
@@ -122,7 +122,8 @@ def test_a_step_of_one_token_is_as_long_as_reading_what_it_touches():
     eff = m.hardware.efficiency
 
     reduced = 2 * 78 * 6144 * 2 * 2 * 7 / 8 / 900e9  # two ring all-reduces per layer of one BF16 hidden state
-    by_hand = read / (8e12 * eff.bandwidth) + 78 * (eff.layer_s + eff.quantise_s) + reduced
+    by_hand = read / (8e12 * eff.bandwidth) + 75 * 8 * eff.expert_s + reduced
+    by_hand += 78 * (eff.layer_s + eff.quantise_s + eff.index_s + eff.index_quantise_s) + eff.token_s + eff.request_s
     assert m.decode_s(1, 1, 1) == pytest.approx(by_hand, rel=1e-6)
 
 
@@ -138,6 +139,26 @@ def test_a_longer_context_makes_a_step_longer_past_the_top_k_too():
     m = step_model("speculative=off")
 
     assert m.decode_s(8, 8 * 9000, 8 * 2048) > m.decode_s(8, 8 * 3000, 8 * 2048)
+
+
+def test_a_short_prefill_is_as_long_as_launching_its_kernels():
+    m = step_model("hardware=h200")
+
+    assert m.prefill_s(1, 0.5) == m.prefill_s(500, 500**2 / 2) == 78 * m.hardware.efficiency.eager_layer_s
+    assert m.prefill_s(8192, 8192**2 / 2) > m.prefill_s(500, 500**2 / 2)
+
+
+def test_4_bit_experts_with_few_columns_on_a_gpu_are_slower_than_their_bytes():
+    narrow, wide = (step_model("checkpoint=glm5_nvfp4", "speculative=off", f"tp={tp}") for tp in (8, 4))
+
+    assert narrow.decode_s(64, 64, 64) > 0.75 * wide.decode_s(64, 64, 64)  # half the bytes a GPU, and not half the time
+
+
+def test_a_mixed_pass_launches_its_kernels_once():
+    m = step_model("engine=vllm", "speculative=off")
+    apart = m.prefill_s(4096, 4096**2 / 2) + m.decode_s(32, 32_000, 32_000)
+
+    assert m.prefill_s(4096, 4096**2 / 2) < m.mixed_s(4096, 4096**2 / 2, 32, 32_000, 32_000) < apart
 
 
 def test_glm52_computes_its_indexer_in_one_layer_of_four():

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..engines.known import adapter
-from ..roofline import GEMM_RATE, StepModel, acceptance_length
-from ..values.groups import Hardware, Speculative
+from ..roofline import GEMM_RATE, StepModel, acceptance_length, attended
+from ..values.groups import Efficiency, Hardware, Speculative
 from ..values.point import Arm
 from .rows import Row, Series
 
@@ -63,17 +63,29 @@ def _is_known(s: Series, facts: Facts) -> bool:
     return min(s.isl_tokens, s.osl_tokens) > 0 and rates <= facts.hardware[s.hardware].tflop_s.keys()
 
 
+IDEAL = dict.fromkeys(("bandwidth", "compute", "prefill_compute", "indexer"), 1.0) | {
+    f.name: 0.0 for f in dataclasses.fields(Efficiency) if f.name.endswith("_s")
+}
+IDEAL["layer_s"] = 1e-12  # the type wants a positive number
+
+
 def limit_curve(arm: Arm, isl_tokens: float, osl_tokens: float) -> list[Limit]:
     """The line that no server can exceed, by rising concurrency."""
-    ideal = dataclasses.replace(arm.hardware.efficiency, bandwidth=1.0, compute=1.0, indexer=1.0, layer_s=1e-12, quantise_s=0.0)
+    ideal = dataclasses.replace(arm.hardware.efficiency, **IDEAL)
     hardware = dataclasses.replace(arm.hardware, efficiency=ideal)
-    model = StepModel(hardware, arm.checkpoint, arm.tp, arm.speculative, adapter(arm.engine).kv_dtype(hardware, "auto"))
+    model = StepModel(
+        hardware,
+        arm.checkpoint,
+        arm.tp,
+        arm.speculative,
+        adapter(arm.engine).kv_dtype(hardware, "auto", is_sparse=arm.checkpoint.architecture.index_topk > 0),
+    )
     steps = osl_tokens / acceptance_length(model)
     prefill_s = model.prefill_s(int(isl_tokens), isl_tokens * isl_tokens / 2)
     found = []
     for users in CONCURRENCIES:
         context = users * (isl_tokens + osl_tokens / 2)
-        sparse = users * min(isl_tokens + osl_tokens / 2, arm.checkpoint.architecture.index_topk)
+        sparse = users * attended(arm.checkpoint.architecture, isl_tokens + osl_tokens / 2)
         decode_s = steps * model.decode_s(users, context, sparse)
         cycle_s = users * prefill_s + decode_s  # every request waits for the prefills of the others
         tput = users * (isl_tokens + osl_tokens) / cycle_s / arm.tp

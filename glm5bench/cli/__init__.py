@@ -1,7 +1,7 @@
 """The program: one short pipeline a verb. Errors become their sentence and exit code here, and nowhere else.
 
-`sweep`, `plan`, `doctor`, `images` and `simulate` take Hydra overrides; the others take ordinary options. Standard output holds the answer,
-standard error the progress and the errors; with --json standard output is one JSON object.
+`sweep`, `plan`, `predict`, `doctor`, `images` and `simulate` take Hydra overrides; the others take ordinary options. Standard output holds
+the answer, standard error the progress and the errors; with --json standard output is one JSON object.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import typer
 from .. import __version__
 from ..errors import BenchError, EnvironmentLacks, UsageError
 from ..trust import refuse_group_writes
-from . import archives, campaigns, doctor, exchange, images, load, plan, report, simulated  # noqa: F401  each adds its verbs
+from . import archives, campaigns, doctor, exchange, images, load, plan, predict, report, simulated  # noqa: F401  each adds its verbs
 from .app import app, as_called
 
 

@@ -44,7 +44,7 @@ class Commands(TyperGroup):
 
 
 ORDER = (
-    "plan", "sweep", "status", "resubmit", "cancel", "doctor", "images", "merge", "tables", "report", "diff", "check", "load",
+    "plan", "predict", "sweep", "status", "resubmit", "cancel", "doctor", "images", "merge", "tables", "report", "diff", "check", "load",
     "import", "export", "simulate", "help",
 )  # fmt: skip
 

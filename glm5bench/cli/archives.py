@@ -10,6 +10,7 @@ import os
 import shlex
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -43,6 +44,9 @@ def merge(
     where: Annotated[str, typer.Option(help="Only points that match: 'hardware=b200,precision=nvfp4,tp<=8'")] = "",
     jobs: JOBS = 2,
     strict: Annotated[bool, typer.Option(help="Stop at the first bad file.")] = False,
+    is_public: Annotated[
+        bool, typer.Option("--public", help="Leave out paths, users and hosts, for an archive that you publish (docs/security.md).")
+    ] = False,
     on: Annotated[str, typer.Option(help="here, or slurm: shards as jobs of an array, then their union here.")] = "here",
     shards: Annotated[int, typer.Option(min=1, help="With --on slurm: how many jobs.")] = 8,
     ask: Annotated[str, typer.Option(help="With --on slurm, of each job: 'partition=cpu,time=60,cpus_per_task=4,mem=8G'")] = "",
@@ -63,12 +67,33 @@ def merge(
     _tell_empty(paths)
     _tell_foreign(paths)
     _tell_missing(paths)
+    if is_public:
+        if on == "slurm":
+            raise UsageError("--public works here only, not with --on slurm.", next_step="leave --on out")
+        return _publish(sources, output, how)
     if on == "slurm":
         from ..schedulers.slurm.merging import merge_on_slurm, parameters
 
         how |= {"shards": shards, "asked": parameters(ask)}
         return _tell_archive(output, lambda tick: merge_on_slurm(sources, output, progress=tick, **how))  # type: ignore[arg-type]
     return write_archive_of(sources, output, **how)
+
+
+def _publish(sources: Sequence[str], output: Path, how: dict[str, Any]) -> int:
+    """Merges into a temporary archive, and writes its points without names to the output."""
+    from ..archive.public import publish
+    from ..archive.union import merge as merged
+    from ..schedulers.submissions import user
+
+    is_raw_kept = how.pop("is_raw_kept")
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", suffix=".part", dir=output.parent) as folder:
+        whole = Path(folder) / "whole.h5"
+        with progress("merging") as tick:
+            done = merged(sources, whole, progress=tick, **how)
+        tell_bad(done.bad)
+        code = _tell_archive(output, lambda tick: publish(whole, output, is_raw_kept=is_raw_kept, users=[user()]))
+    say("Paths, users and hosts were replaced. Look at the logs in it before you publish it: a program can print anything.")
+    return 1 if done.bad else code
 
 
 def _tell_empty(paths: Sequence[str]) -> None:

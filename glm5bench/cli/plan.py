@@ -64,6 +64,7 @@ def print_plan(multirun: Multirun, *, as_json: bool, show: tuple[str, ...], is_v
     from ..campaign.opening import plan_record, write_scripts
     from ..checks.flags import validations
     from ..checks.needs import needs
+    from ..prediction import error_text, question
     from ..report.campaign import findings_text, plan_text, validations_text
     from ..values.plain import plain
 
@@ -79,7 +80,12 @@ def print_plan(multirun: Multirun, *, as_json: bool, show: tuple[str, ...], is_v
         print(json.dumps({**record, "needs": [plain(need) for need in needed], "validations": looked, "sbatch": texts}, indent=1))
         return refused
     needs_text = findings_text([need.finding for need in needed], "Needed on the nodes:")
-    print(as_called("\n".join([plan_text(record, shutil.get_terminal_size((140, 60)).columns), *needs_text, *validations_text(looked)])))
+    error = error_text(question(job.arm) for job in planned.jobs)
+    print(
+        as_called(
+            "\n".join([plan_text(record, shutil.get_terminal_size((140, 60)).columns, error), *needs_text, *validations_text(looked)])
+        )
+    )
     for job in planned.jobs:
         for start in job.starts:
             _show(job, start, show, multirun.asked.campaign.cluster.checkpoint_dir)

@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import ClientError
-from ..simulator.predict import lengths
 from ..values.point import Point
-from ..values.workload import Workload
+from ..values.workload import Workload, lengths
 from .recorded import TRACE_BLOCK_TOKENS, Exchanged, Traced
 
 FIRST_ID, LAST_ID = 1000, 100_000  # past the special tokens

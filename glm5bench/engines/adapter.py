@@ -33,10 +33,15 @@ class Adapter:
     """An engine with default behaviour. Methods describe one server: its command, the settings it reports, and its log."""
 
     name: str  # in point files and tables
+    follows: str = ""  # the engine whose scheduling it imitates, if it does
     is_simulated: bool = False  # needs no GPU, weights or image; its figures are not measurements
     endpoints: frozenset[str] = frozenset({"completions", "chat"})
     fraction_flags: tuple[str, ...] = ()  # flags for the share of a GPU's memory that it may use
     running_flags: tuple[str, ...] = ()  # flags for the number of requests that it runs at once
+    chunk_flags: tuple[str, ...] = ()  # flags for the number of prompt tokens in one pass
+    mixing_flags: tuple[str, ...] = ()  # flags that put prefill chunks and decoding requests into one pass
+    poll_flags: tuple[str, ...] = ()  # flags for the number of decode passes between two looks at new requests
+    most_running: int = 1024  # requests that it runs at once if no setting limits them
     file_flags: tuple[str, ...] = ()  # flags whose value is the text of a configuration file; the node writes the file and passes its path
     variables: tuple[str, ...] = ()  # prefixes of environment variables that change its behaviour
     info_paths: tuple[str, ...] = ()  # URL paths that return its settings
@@ -57,9 +62,13 @@ class Adapter:
         """Whether a server with this `info`, and a model owned by `owner`, is this engine."""
         return owner == self.name
 
-    def kv_dtype(self, hardware: Hardware, asked: str) -> str:
-        """The type of the KV cache, fp8 or bf16, for this value of its flag."""
+    def kv_dtype(self, hardware: Hardware, asked: str, *, is_sparse: bool = True) -> str:
+        """The type of the KV cache, fp8 or bf16, for this value of its flag. `is_sparse`: attention has an indexer."""
         return "fp8" if asked.startswith("fp8") else "bf16"
+
+    def chunk_tokens(self, hardware: Hardware) -> int:
+        """Prompt tokens of one pass, if no flag sets them."""
+        return 8192
 
     def texts(self, argv: Sequence[str]) -> dict[int, str]:
         """Arguments that are the text of a configuration file, by their position."""

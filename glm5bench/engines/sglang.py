@@ -44,11 +44,15 @@ class SGLang(Adapter):
     def is_server(self, info: Mapping[str, Any], owner: str) -> bool:
         return isinstance(info.get("tp_size"), int) or owner == self.name
 
-    def kv_dtype(self, hardware: Hardware, asked: str) -> str:
+    def kv_dtype(self, hardware: Hardware, asked: str, *, is_sparse: bool = True) -> str:
         """`auto` is FP8 for sparse attention on NVIDIA GPUs with compute capability 10 or higher, else BF16. Source: srt/server_args.py."""
         capability = re.fullmatch(r"sm(\d+)\d", hardware.compute)
         is_new = capability is not None and int(capability[1]) >= 10
-        return "fp8" if asked.startswith("fp8") or (asked == "auto" and is_new) else "bf16"
+        return "fp8" if asked.startswith("fp8") or (asked == "auto" and is_new and is_sparse) else "bf16"
+
+    def chunk_tokens(self, hardware: Hardware) -> int:
+        """SGLang's default grows with the memory of a GPU. Source: srt/server_args.py."""
+        return 8192 if hardware.memory_gib < 160 else 16384
 
     def flags_of_the_node(self, argv: Sequence[str]) -> list[str]:
         return [] if METRICS in argv else [METRICS]
@@ -101,6 +105,10 @@ ENGINE = SGLang(
     endpoints=frozenset({"completions", "chat", "generate"}),
     fraction_flags=("--mem-fraction-static",),
     running_flags=("--max-running-requests",),
+    chunk_flags=("--chunked-prefill-size",),
+    mixing_flags=("--enable-mixed-chunk",),
+    poll_flags=("--scheduler-recv-interval",),
+    most_running=4096,
     file_flags=("--config",),
     variables=("SGLANG_", "SGL_", "FLASHINFER_", "DG_", "AITER_"),
     takes_key=True,

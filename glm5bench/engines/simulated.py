@@ -45,4 +45,4 @@ class Simulated(SGLang):
 
 
 _OF_SGLANG = {f.name: getattr(sglang.ENGINE, f.name) for f in fields(sglang.ENGINE)}
-ENGINE = Simulated(**{**_OF_SGLANG, "name": "simulated", "is_simulated": True, "parser": None})
+ENGINE = Simulated(**{**_OF_SGLANG, "name": "simulated", "follows": sglang.ENGINE.name, "is_simulated": True, "parser": None})

@@ -88,6 +88,7 @@ ENGINE = VLLM(
     "vllm",
     fraction_flags=("--gpu-memory-utilization",),
     running_flags=("--max-num-seqs",),
+    chunk_flags=("--max-num-batched-tokens",),
     file_flags=("--config",),
     variables=("VLLM_", "FLASHINFER_", "DG_", "AITER_"),
     takes_key=True,

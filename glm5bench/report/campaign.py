@@ -16,7 +16,7 @@ MOST_OF_A_VALUE = 44  # characters
 SILENT_S = 60.0  # without a beat: a job that should have had thirty
 
 
-def plan_text(record: Mapping[str, Any], width: int = 140) -> str:
+def plan_text(record: Mapping[str, Any], width: int = 140, error: str = "") -> str:
     """Node jobs, what was left out and why, what departs from the published recipes, warnings, estimates. Lines wrap at `width`."""
     jobs = [_plan_row(job) for job in record["jobs"]]
     if all(row["repeat"] == "0" for row in jobs):
@@ -34,6 +34,7 @@ def plan_text(record: Mapping[str, Any], width: int = 140) -> str:
         tabulate([list(texts), *rows], tablefmt="plain", disable_numparse=True),
         "",
         "starts: server starts. $C: the concurrency that the engine's flags are set for. time and $: estimates.",
+        *([_wrapped_line(f"The step model's error in throughput: {error}.", width).strip()] if error else []),
     ]
     if record.get("repeat_scopes"):
         parts += ["", *_scopes_text(record["repeat_scopes"])]

@@ -21,6 +21,7 @@ from ..analysis.rows import Row, Series, names, series_order
 from ..analysis.saturation import saturations
 from ..analysis.speculation import engines_with_acceptance, gains
 from ..analysis.startups import startups
+from ..prediction import BANDS, error_text
 from .records import band_row, energy_row, frontier_row, gain_row, iso_row, point_row, saturation_row, startup_row
 
 
@@ -111,6 +112,7 @@ def notes(c: Comparison) -> list[str]:
     if "simulated" in sources:
         scale = ", ".join(f"{s:g}" for s in sorted({s.time_scale for s in series if s.time_scale}))
         said.append(f"simulated: a model's figures at time scale {scale}, in simulated time; nothing of them was measured on a GPU")
+        said.append(f"the model's error in throughput: {error_text(BANDS)}")
     engines = engines_with_acceptance(c.fronts)
     if len(engines) > 1:
         said.append(f"acceptance lengths of {' and '.join(engines)} are not comparable: each engine counts its own steps")

@@ -115,7 +115,7 @@ class Engine:
             await self._until(deadline, max(self.scheduler.n_running, len(step.tokens)))
             for request, tokens in step.tokens:
                 self._give(request, tokens)
-            self.last_throughput = sum(n for _, n in step.tokens) / step.duration_s
+            self.last_throughput = sum(n for _, n in step.tokens) / step.duration_s if step.duration_s else 0.0
 
     async def _until(self, deadline: float, running: int) -> None:
         left = deadline - time.monotonic()

@@ -21,7 +21,6 @@ from .scheduler import Limits
 
 START_S = 5.0  # simulated seconds from the process's start to ready
 SPECULATION_RUNNING = 48  # SGLang's admission limit under speculation if none is given
-NO_SPECULATION_RUNNING = 4096
 
 
 @dataclass(frozen=True)
@@ -79,11 +78,15 @@ def options(argv: Sequence[str], *, api_key: str | None = None) -> Options:
 
 def from_arm(arm: Arm, known: argparse.Namespace, argv: tuple[str, ...], *, api_key: str | None = None) -> Options:
     """Options of an arm whose flags are parsed."""
-    kv_dtype = adapter(arm.engine).kv_dtype(arm.hardware, known.kv_cache_dtype)
+    kv_dtype = adapter(arm.engine).kv_dtype(arm.hardware, known.kv_cache_dtype, is_sparse=arm.checkpoint.architecture.index_topk > 0)
     memory = memory_fit(arm, fraction=known.mem_fraction_static, kv_dtype=kv_dtype)
-    default_running = SPECULATION_RUNNING if arm.speculative.steps else NO_SPECULATION_RUNNING
-    default_chunk = 8192 if arm.hardware.memory_gib < 160 else 16384  # SGLang's defaults by memory size
-    limits = Limits(known.max_running_requests or default_running, memory.capacity_tokens, known.chunked_prefill_size or default_chunk)
+    engine = adapter(arm.engine)
+    limits = Limits(
+        known.max_running_requests or (SPECULATION_RUNNING if arm.speculative.steps else engine.most_running),
+        memory.capacity_tokens,
+        known.chunked_prefill_size or engine.chunk_tokens(arm.hardware),
+        arm.engine.passes.wait + (known.scheduler_recv_interval - 1) / 2,
+    )
     return Options(
         arm=arm,
         host=known.host,
@@ -91,7 +94,7 @@ def from_arm(arm: Arm, known: argparse.Namespace, argv: tuple[str, ...], *, api_
         model_path=known.model_path,
         served_model_name=known.served_model_name or known.model_path,
         limits=limits,
-        model=StepModel(arm.hardware, arm.checkpoint, arm.tp, arm.speculative, kv_dtype),
+        model=StepModel(arm.hardware, arm.checkpoint, arm.tp, arm.speculative, kv_dtype, arm.engine.passes),
         memory=memory,
         stream_interval=known.stream_interval,
         context_length=known.context_length or arm.checkpoint.architecture.positions,
@@ -116,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--mem-fraction-static", type=float, default=0.88)
     parser.add_argument("--max-running-requests", type=int)
     parser.add_argument("--chunked-prefill-size", type=int)
+    parser.add_argument("--scheduler-recv-interval", type=int, default=1)
     parser.add_argument("--kv-cache-dtype", default="auto")
     parser.add_argument("--stream-interval", type=int, default=1)
     parser.add_argument("--context-length", type=int)

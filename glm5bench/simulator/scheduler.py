@@ -2,8 +2,8 @@
 
 Enters: requests (prompt and output tokens). Leaves: steps, each with its duration and the tokens of each request. Prefill goes first, in
 chunks. A request is admitted when a running slot and its reserved cache are free. A speculative step gives each request one token and a
-geometric number of accepted drafts. No clock and no HTTP: the server paces these steps in scaled real time, and `simulator.predict` runs
-them as fast as possible.
+geometric number of accepted drafts. A request that arrives while others decode waits for some passes first, because the engine overlaps
+its scheduling with them (docs/roofline.md). No clock and no HTTP: the server paces these steps in scaled real time.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ class Limits:
     max_running: int
     capacity_tokens: int
     chunk_tokens: int
+    wait_passes: float = 0.0  # decode passes between the arrival of a request and its prefill, if others run
 
 
 @dataclass
@@ -36,6 +37,7 @@ class Request:
     output_tokens: int
     prefilled: int = 0
     emitted: int = 0
+    ready_s: float = 0.0  # the scheduler's own time from which it can be admitted
     verify_steps: int = 0
     done: bool = False
 
@@ -59,6 +61,8 @@ class Scheduler:
     def __init__(self, model: StepModel, limits: Limits, *, seed: int = 0) -> None:
         self.model, self.limits = model, limits
         self._rng = np.random.default_rng(seed)
+        self._now_s, self._decode_s = 0.0, 0.0  # time since the start without idle time; the latest decode step
+        self._arriving: list[Request] = []
         self._waiting: deque[Request] = deque()
         self._prefilling: list[Request] = []
         self._running: list[Request] = []
@@ -72,7 +76,7 @@ class Scheduler:
     @property
     def n_waiting(self) -> int:
         """Requests that wait to be admitted."""
-        return len(self._waiting)
+        return len(self._waiting) + len(self._arriving)
 
     @property
     def used_tokens(self) -> int:
@@ -80,30 +84,41 @@ class Scheduler:
         return sum(r.prefilled + r.emitted for r in self._running + self._prefilling)
 
     def add(self, request: Request) -> None:
-        """Puts a request at the end of the queue."""
-        self._waiting.append(request)
+        """Puts a request at the end of the queue, which it reaches after the host's work and the wait for passes in flight."""
+        wait_s = self.limits.wait_passes * self._decode_s if self._running else 0.0
+        request.ready_s = self._now_s + self.model.host_s + wait_s
+        self._arriving.append(request)
 
     def abort(self, request: Request) -> None:
         """Removes a request whose client disconnected."""
         if request.done:
             return
         request.done = True
-        if request in self._waiting:
-            self._waiting.remove(request)
-            return
+        for queue in (self._arriving, self._waiting):
+            if request in queue:
+                queue.remove(request)
+                return
         for batch in (self._prefilling, self._running):
             if request in batch:
                 batch.remove(request)
                 self._reserved -= request.reserved_tokens
 
     def step(self) -> Step | None:
-        """The next forward pass, or None when there is nothing to do."""
+        """The next forward pass, or None when there is nothing to do. Steps without tokens: a chunk, or time until a request is ready."""
         self._admit()
-        if self._prefilling:
-            return self._prefill()
-        return self._decode() if self._running else None
+        step = self._prefill() if self._prefilling else self._decode() if self._running else self._idle()
+        self._now_s += step.duration_s if step is not None else 0.0
+        return step
+
+    def _idle(self) -> Step | None:
+        if not self._arriving:
+            return None
+        return Step(max(0.0, min(r.ready_s for r in self._arriving) - self._now_s), ())
 
     def _admit(self) -> None:
+        soon = self._now_s + 1e-9
+        self._waiting.extend(r for r in self._arriving if r.ready_s <= soon)
+        self._arriving = [r for r in self._arriving if r.ready_s > soon]
         while self._waiting and self.n_running < self.limits.max_running:
             head = self._waiting[0]
             if self.n_running and self._reserved + head.reserved_tokens > self.limits.capacity_tokens:
@@ -130,8 +145,9 @@ class Scheduler:
     def _decode(self) -> Step:
         batch = self._running
         context = np.array([r.prompt_tokens + r.emitted for r in batch])
-        topk = self.model.checkpoint.architecture.index_topk
+        topk = self.model.checkpoint.architecture.index_topk or np.inf
         duration = self.model.decode_s(len(batch), float(context.sum()), float(np.minimum(context, topk).sum()))
+        self._decode_s = duration
         for request in batch:
             request.verify_steps += 1
         return Step(duration, self._give(batch, 1 + self._accepted(len(batch))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -24,6 +25,7 @@ FAULTS = {
 }  # faults that the simulated server can show
 
 Share = Annotated[FiniteFloat, Gt(0), Le(1)]
+NotNegative = Annotated[FiniteFloat, Ge(0)]
 
 Word = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, int | float) else value)]
 
@@ -57,12 +59,31 @@ class Efficiency:
     """How much of the spec sheet a step reaches in practice: shares and seconds, fitted to published points (docs/roofline.md)."""
 
     bandwidth: Share  # of HBM bandwidth, reading weights and KV cache
-    compute: Share  # of the dense rate for each GEMM's precision, and of the BF16 rate in sparse attention
+    compute: Share  # of the dense rate for each GEMM's precision, and of the BF16 rate in sparse attention, in decode passes
     indexer: Share  # of the BF16 rate, in the indexer and its top-k (each GPU does all of it)
     layer_s: PositiveFloat  # seconds for launches, norms and small kernels in one pass over one layer
-    quantise_s: Annotated[
-        FiniteFloat, Ge(0)
-    ]  # extra seconds per layer if the dense layers are FP8: quantising the activations of each GEMM
+    quantise_s: NotNegative  # extra seconds per layer if the dense layers are FP8: quantising the activations of each GEMM
+    index_s: NotNegative = 0.0  # seconds more per layer if attention has an indexer: its projections, scores, top-k and gathering
+    index_quantise_s: NotNegative = 0.0  # and more if the dense layers are FP8
+    prefill_compute: Share = 0.7  # the same as `compute`, in prefill passes
+    prefill_token_s: NotNegative = 0.0  # seconds per token of a prefill pass that tensor parallelism does not divide
+    expert_s: NotNegative = 0.0  # seconds per expert that a pass touches in a layer, besides reading it: small GEMMs do not fill a GPU
+    narrow_fp4_expert_s: NotNegative = 0.0  # the same for a 4-bit expert of which a GPU has fewer than NARROW columns
+    token_s: NotNegative = 0.0  # the same for a decode pass: permuting, norms, copies
+    request_s: NotNegative = 0.0  # seconds per request of a decode pass: sampling and bookkeeping
+    eager_layer_s: NotNegative = 0.0  # shortest time of a layer in a prefill pass: kernels are launched one by one, without a CUDA graph
+    host_s: NotNegative = 0.0  # seconds of a request outside forward passes: HTTP, tokenizer, detokenizer
+
+
+@dataclass(frozen=True)
+class Passes:
+    """How an engine arranges forward passes, and its own times relative to those that were fitted with SGLang (docs/roofline.md)."""
+
+    mixed: bool = False  # whether prefill chunks share a pass with decoding requests; otherwise prefill goes first
+    wait: NotNegative = 0.0  # decode passes between the arrival of a request and its prefill
+    layer: PositiveFloat = 1.0  # factor on layer_s and quantise_s
+    eager: PositiveFloat = 1.0  # factor on eager_layer_s
+    sparse_prefill: PositiveFloat = 1.0  # factor on the computing time of prefill if attention has an indexer
 
 
 @dataclass(frozen=True)
@@ -87,31 +108,78 @@ class Hardware:
     recipe_exceptions: tuple[Rule, ...] = ()  # rules of a variant, applied after the recipe that it inherits
 
 
+def _impossible(a: Architecture) -> Iterator[str]:
+    """Each field whose value contradicts another one, in one sentence."""
+    latent, grouped = ("kv_lora_rank", "qk_nope_dim", "qk_rope_dim", "v_dim"), ("kv_heads", "head_dim")
+    index = ("index_heads", "index_dim", "index_topk")
+    linear = ("linear_layers", "linear_key_heads", "linear_value_heads", "linear_dim")
+    for what, names in (("latent attention", latent), ("grouped attention", grouped), ("an indexer", index), ("linear attention", linear)):
+        missing = [name for name in names if not getattr(a, name)]
+        if missing and len(missing) < len(names):
+            yield f"{missing[0]} is 0, and {what} needs all of {', '.join(names)}"
+    if a.kv_heads and a.kv_lora_rank:
+        yield f"kv_heads is {a.kv_heads} and kv_lora_rank {a.kv_lora_rank}: attention is either grouped or latent"
+    if not a.kv_heads and not a.kv_lora_rank:
+        yield "kv_heads and kv_lora_rank are 0: no attention is described"
+    if a.kv_heads and a.heads % a.kv_heads:
+        yield f"heads is {a.heads}, not a multiple of kv_heads = {a.kv_heads}"
+    if a.index_topk and not a.kv_lora_rank:
+        yield f"index_topk is {a.index_topk}, and sparse attention with an indexer is known for latent attention only"
+    if a.active_experts > a.routed_experts:
+        yield f"active_experts is {a.active_experts}, more than routed_experts = {a.routed_experts}"
+    if a.dense_layers > a.layers:
+        yield f"dense_layers is {a.dense_layers}, more than layers = {a.layers}"
+    if a.dense_layers and not a.dense_intermediate:
+        yield f"dense_intermediate is 0, and dense_layers is {a.dense_layers}"
+    if bool(a.window) != bool(a.window_layers):
+        yield f"window is {a.window} and window_layers {a.window_layers}: sliding windows need both"
+    if a.window_layers + a.linear_layers > a.layers:
+        yield f"window_layers + linear_layers is {a.window_layers + a.linear_layers}, more than layers = {a.layers}"
+
+
 @dataclass(frozen=True)
 class Architecture:
-    """The shape of the model, from its config.json."""
+    """The shape of the model, from its config.json. Raises ValueError, naming the field, for a shape that no model can have.
+
+    Attention is latent (MLA; `kv_lora_rank`) or grouped (GQA; `kv_heads`). Either reads all earlier tokens, the `index_topk` best of them
+    (sparse, with an indexer), or in `window_layers` layers the last `window`. `linear_layers` layers have linear attention, which keeps a
+    state of constant size for each sequence.
+    """
 
     name: str
-    layers: int
-    dense_layers: int
-    hidden: int
-    dense_intermediate: int
-    moe_intermediate: int
-    routed_experts: int
-    active_experts: int
-    shared_experts: int
-    heads: int
-    q_lora_rank: int
-    kv_lora_rank: int
-    qk_nope_dim: int
-    qk_rope_dim: int
-    v_dim: int
-    index_heads: int
-    index_dim: int
-    index_topk: int
-    vocabulary: int
-    mtp_layers: int
-    positions: int
+    layers: Positive
+    dense_layers: Natural
+    hidden: Positive
+    dense_intermediate: Natural
+    moe_intermediate: Positive
+    routed_experts: Positive
+    active_experts: Positive
+    shared_experts: Natural
+    heads: Positive
+    vocabulary: Positive
+    mtp_layers: Natural
+    positions: Positive
+    q_lora_rank: Natural = 0  # 0: queries are not compressed
+    kv_lora_rank: Natural = 0
+    qk_nope_dim: Natural = 0
+    qk_rope_dim: Natural = 0
+    v_dim: Natural = 0
+    index_heads: Natural = 0
+    index_dim: Natural = 0
+    index_topk: Natural = 0  # 0: no indexer, attention reads every earlier token
+    kv_heads: Natural = 0
+    head_dim: Natural = 0
+    window: Natural = 0
+    window_layers: Natural = 0
+    linear_layers: Natural = 0
+    linear_key_heads: Natural = 0
+    linear_value_heads: Natural = 0
+    linear_dim: Natural = 0  # of keys and of values of a head
+    linear_conv: Natural = 0  # width of the convolution before linear attention
+
+    def __post_init__(self) -> None:
+        for wrong in _impossible(self):
+            raise ValueError(wrong)
 
 
 @dataclass(frozen=True)
@@ -162,10 +230,10 @@ class Engine:
     vendor: str  # whose GPUs its image runs on: nvidia, amd or any
     version: str
     program: tuple[str, ...]
-    workspace_gib: Annotated[FiniteFloat, Ge(0)]  # per GPU, inside the memory fraction, for neither weights nor KV cache
+    workspace_gib: NotNegative  # per GPU, inside the memory fraction, for neither weights nor KV cache
     start_timeout_s: PositiveFloat
     stall_timeout_s: PositiveFloat
-    start_estimate_s: Annotated[FiniteFloat, Ge(0)]
+    start_estimate_s: NotNegative
     simulated: bool = False
     time_scale: PositiveFloat = 1.0
     fault: Annotated[str, Field(pattern=f"^$|^({'|'.join(FAULTS)})(:[1-9][0-9]*)?$")] = ""
@@ -173,6 +241,7 @@ class Engine:
     extra_args: tuple[Word, ...] = ()
     env: dict[str, str] = field(default_factory=dict)
     settings_may_differ: tuple[Word, ...] = ()  # flags whose values the engine may change, because the user states that they mean the same
+    passes: Passes = field(default_factory=Passes)
     recipe: tuple[Rule, ...] = ()
     sets: tuple[Rule, ...] = ()  # flags that the engine sets by itself if they are absent
     renames: tuple[Rename, ...] = ()
@@ -191,5 +260,5 @@ class Accuracy:
     n_shots: Natural
     thresholds: dict[str, Annotated[FiniteFloat, Ge(0), Le(1)]]
     generation: dict[str, Any]
-    estimate_s: Annotated[FiniteFloat, Ge(0)]
+    estimate_s: NotNegative
     timeout_s: PositiveFloat

@@ -19,7 +19,7 @@ from .plain import digest_of, digest_of_plain, plain
 from .workload import Positive, PositiveFloat, Workload
 
 PROTOCOL_VERSION = 1  # version of the load protocol: what is sent, when the clock starts and stops
-SIMULATOR_MODEL = 1  # version of the simulator's scheduler and step model; raised when its figures change
+SIMULATOR_MODEL = 2  # version of the simulator's scheduler and step model; raised when its figures change
 
 KEY_FILE_VARIABLE = "GLM5BENCH_API_KEY_FILE"  # names the file that holds a server's key; the key itself is in no environment variable
 
@@ -146,6 +146,7 @@ def simulated_facts(arm: Arm) -> dict[str, Any]:
         "hardware": dataclasses.replace(arm.hardware, recipe=(), recipe_exceptions=()),
         "checkpoint": {k: v for k, v in plain(dataclasses.replace(arm.checkpoint, recipe=())).items() if k != "model_recipe"},
         "speculative": dataclasses.replace(arm.speculative, recipe=()),
+        "passes": arm.engine.passes,
     }
 
 

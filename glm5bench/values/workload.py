@@ -10,10 +10,13 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le
 from pydantic import FiniteFloat
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Natural = Annotated[int, Ge(0)]
 Positive = Annotated[int, Ge(1)]
@@ -143,3 +146,9 @@ def impossible(w: Workload) -> str:
         (w.prefix_tokens > 0 and w.content != "random", "workload.prefix_tokens needs workload.content=random"),
     )
     return next((why for is_wrong, why in checks if is_wrong), "")
+
+
+def lengths(rng: np.random.Generator, nominal: int, range_ratio: float, n: int) -> np.ndarray:
+    """N token counts uniform in [range_ratio x nominal, nominal], as the public workload draws them. Shape: (n,)."""
+    low = max(1, int(range_ratio * nominal))
+    return rng.integers(low, nominal + 1, size=n)

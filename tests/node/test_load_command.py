@@ -50,7 +50,13 @@ SMALL = ("-c", "4", "--prompts", "12", "--warmups", "1", "--input-tokens", "64",
 
 
 def loaded(tmp_path, url, *options):
-    done = bench(tmp_path, "load", url, *SMALL, "-o", "p.h5", *options)
+    """A measurement in p.h5, once more if this machine was too busy to keep four requests in flight."""
+    for _ in range(3):
+        done = bench(tmp_path, "load", url, *SMALL, "-o", "p.h5", *options)
+        if "p.h5: simulated, invalid." not in done.stderr:
+            break
+        (tmp_path / "p.h5").unlink()
+        httpx.post(url + "/truth/reset")
     assert done.returncode == 0, done.stderr
     return done
 

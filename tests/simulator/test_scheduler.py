@@ -13,9 +13,10 @@ from glm5bench.simulator.scheduler import Limits, Request, Scheduler
 ROOMY = Limits(max_running=100, capacity_tokens=10**9, chunk_tokens=8192)
 
 
-def model(speculative="off"):
+def model(speculative="off", host_s=0.0):
     arm = compose(f"speculative={speculative}").arm
-    return StepModel(arm.hardware, arm.checkpoint, arm.tp, arm.speculative, "fp8")
+    efficiency = dataclasses.replace(arm.hardware.efficiency, host_s=host_s)
+    return StepModel(dataclasses.replace(arm.hardware, efficiency=efficiency), arm.checkpoint, arm.tp, arm.speculative, "fp8")
 
 
 def scheduler(*requests, limits=ROOMY, speculative="off"):
@@ -57,6 +58,34 @@ def test_one_chunk_prefills_several_short_prompts():
     step = scheduler(Request(1, 4000, 9), Request(2, 4000, 9), Request(3, 4000, 9)).step()
 
     assert tokens(step) == [(1, 1), (2, 1)]
+
+
+def test_a_request_is_admitted_after_the_hosts_work():
+    s = Scheduler(model(host_s=0.1), ROOMY)
+    s.add(Request(1, 100, 2))
+    steps = drained(s)
+
+    assert steps[0].duration_s == pytest.approx(0.1)
+    assert [tokens(step) for step in steps] == [[], [(1, 1)], [(1, 1)]]
+
+
+def test_a_request_waits_for_passes_in_flight_if_others_run():
+    s = Scheduler(model(), dataclasses.replace(ROOMY, wait_passes=3))
+    s.add(Request(1, 100, 50))
+    s.step()
+    s.step()
+    s.add(Request(2, 100, 50))
+
+    assert [tokens(s.step()) for _ in range(4)] == [[(1, 1)]] * 3 + [[(2, 1)]]
+
+
+def test_a_request_that_is_aborted_before_it_is_ready_leaves_nothing():
+    s = Scheduler(model(host_s=0.1), ROOMY)
+    request = Request(1, 100, 2)
+    s.add(request)
+    s.abort(request)
+
+    assert (s.n_waiting, s.step()) == (0, None)
 
 
 def test_prefill_goes_before_decoding():
@@ -127,8 +156,9 @@ def test_a_finished_request_gives_its_cache_back():
 
 
 def test_a_request_aborted_while_it_waits_is_never_run():
-    s = scheduler(Request(1, 10, 2), Request(2, 10, 2), limits=dataclasses.replace(ROOMY, max_running=1))
-    s.abort(s._waiting[1])
+    second = Request(2, 10, 2)
+    s = scheduler(Request(1, 10, 2), second, limits=dataclasses.replace(ROOMY, max_running=1))
+    s.abort(second)
 
     assert {request.id for step in drained(s) for request, _ in step.tokens} == {1}
 

@@ -130,11 +130,12 @@ def view(campaign: Campaign, sent: Sequence[Sent], poll_s: float) -> View:
     sent = [s for s in sent if not is_elsewhere(s, cluster or "")]
     accounted = {job: told for job, told in kept.accounted.items() if told.is_over}
     if queue is not None:
-        gone = [s.job_id for s in sent if s.job_id and s.job_id not in queue and s.job_id not in accounted]
+        gone = [s.job_id for s in sent if s.job_id and _own(queue, s) is None and _own(accounted, s) is None]
         accounted |= slurm.accounting(gone) or {}
         over = {job: told for job, told in queue.items() if told.is_over}  # the controller forgets them after some minutes
-        accounted = {job: told for job, told in accounted.items() if job not in queue} | {
-            s.job_id: over[s.job_id] for s in sent if s.job_id in over
+        listed = {s.job_id for s in sent if _own(queue, s) is not None}  # a job of another name may have the id now
+        accounted = {job: told for job, told in accounted.items() if job not in listed} | {
+            s.job_id: over[s.job_id] for s in sent if s.job_id in listed and s.job_id in over
         }
     made = View(now, queue, accounted, cluster or "")
     with contextlib.suppress(BenchError):  # a read-only directory can still be displayed
