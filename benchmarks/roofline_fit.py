@@ -347,7 +347,8 @@ def factors_table() -> str:
     table = []
     for name, meaning in MEANING.items():
         unit = meaning.partition(" ")[0] if meaning.partition(" ")[0] in SCALE else "µs" if name == "index_quantise_s" else ""
-        values = [f"{factors[name] * SCALE.get(unit, 1):.3g}" if factors[name] else "" for factors in gpus.values()]
+        scaled = [factors[name] * SCALE.get(unit, 1) for factors in gpus.values()]
+        values = ["" if not x else f"{x:,.0f}" if x >= 100 else f"{x:.3g}" for x in scaled]
         table.append([f"`{name}`", meaning, *values])
     return str(tabulate(table, headers=["factor", "meaning", *(h.upper() for h in gpus)], tablefmt="github", disable_numparse=True))
 
