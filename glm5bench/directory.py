@@ -3,6 +3,7 @@
     plan.json                    every node job with its points and keys, and the command's settings; written once
     points/<key>.<attempt>.h5    one complete measurement
     points/<key>.<attempt>.json  the outcome of the attempt
+    search/<arm>.jsonl           the decisions of an arm's search
     submissions.jsonl            every job that was requested, and that Slurm accepted
     jobs/<request>.json          one node job as it was submitted; self-contained
     jobs/<job id>/               heartbeat, and a folder with facts and log for each server start
@@ -29,6 +30,7 @@ from .archive.pointfile import read_point
 from .archive.sealed import seal_of
 from .errors import BenchError, FileError
 from .files import Taken, place_new, read_json, read_text, writable, write_json, write_whole
+from .values.search import with_decided
 
 ATTEMPT_FORMAT = 1
 IN_LIST = ("key", "attempt", "status", "validity", "class", "message", "reasons", "node", "job_id", "seal", "size_bytes", "mtime_ns")
@@ -155,6 +157,24 @@ class Campaign:
                 return
 
     @property
+    def search(self) -> Path:
+        """The folder with the decisions of searches: one file per arm."""
+        return self.root / "search"
+
+    def decisions(self, arm: str) -> list[dict[str, Any]]:
+        """The decisions of an arm's search, in order."""
+        return read_lines(self.search / f"{arm}.jsonl")
+
+    def append_decision(self, arm: str, line: dict[str, Any]) -> None:
+        """Records a decision; it is on disk when this returns. Raises EnvironmentLacks if it cannot be written."""
+        append_line(self.search / f"{arm}.jsonl", line)
+
+    def with_decisions(self, record: dict[str, Any]) -> dict[str, Any]:
+        """The plan's record with the points that searches have decided, and without those that they or `stop_when` left out."""
+        jobs = [with_decided(job, self.decisions(job["id"])) if _is_decided(job) else job for job in record["jobs"]]
+        return {**record, "jobs": jobs}
+
+    @property
     def nodes(self) -> Path:
         """The excluded nodes, with the reason and the end of each exclusion."""
         return self.root / "nodes.json"
@@ -276,6 +296,11 @@ class Campaign:
     def done(self, keys: Iterable[str]) -> set[str]:
         """The keys of points that need no further attempt."""
         return {key for key, attempts in self.attempts(keys).items() if any(a.is_done for a in attempts)}
+
+
+def _is_decided(job: Any) -> bool:
+    """Whether decisions can change the points of a job of the plan."""
+    return isinstance(job, dict) and bool(job.get("search") or job.get("stop_when"))
 
 
 def _written(path: Path, text: str) -> None:

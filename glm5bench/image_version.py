@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from packaging.version import InvalidVersion, Version
 
 from . import recipe
+from .errors import SettingsError
 from .values.point import Arm
 
 MOVING = re.compile(r"latest|nightly|main|dev")  # tags whose image changes over time
@@ -53,3 +55,20 @@ def _parsed(text: str) -> Version | None:
         return Version(text) if "." in text else None
     except InvalidVersion:
         return None
+
+
+def refuse_wrong_images(arms: Sequence[Arm]) -> None:
+    """Raises SettingsError if an image does not match its engine version, or if two versions share one image."""
+    versions: dict[tuple[str, str], set[str]] = {}
+    for arm in arms:
+        if recipe.image(arm):
+            versions.setdefault((arm.engine.id, recipe.image(arm)), set()).add(arm.engine.version)
+    for (_, image), of in versions.items():
+        if len(of) > 1:
+            raise SettingsError(
+                f"engine.version is {' and '.join(sorted(of))}, but both use the image {image}, so their points would be the same.",
+                next_step="run one sweep for each version, with engine.version and engine.image; then run `glm5bench diff A B`",
+            )
+    for arm in arms:
+        if wrong := wrong_image(arm):
+            raise SettingsError(f"{wrong}.", where=arm.label, next_step=image_of_version(recipe.image(arm), arm.engine.version))

@@ -16,12 +16,15 @@ from dataclasses import dataclass
 from . import recipe
 from .contradictions import contradiction, impossible, unfit
 from .errors import ImpossibleError, SettingsError
-from .image_version import image_of_version, wrong_image
+from .image_version import refuse_wrong_images
 from .recipe_differences import more_than_speculative
+from .search.planning import arm_plan, with_searches
+from .search.question import question_of
 from .values.cluster import Cluster
 from .values.groups import Accuracy, Checkpoint
 from .values.plain import digest_of
 from .values.point import Arm, NodeJob, Point, Recipe, ServerStart, point_keys
+from .values.search import ArmPlan, Question
 from .values.settings import ArmSettings, Asked, CampaignSettings, Price, RepeatScope
 
 JOB_OVERHEAD_S = 60.0  # container start, checks and shutdown of a job
@@ -74,10 +77,15 @@ def plan(asked: Asked, max_s: Mapping[str, float] | None = None) -> Plan:
     campaign = asked.campaign
     _refuse_bound_twice(campaign)
     requests, notes = _distinct(asked.arms)
-    _refuse_wrong_images([request.settings.arm for request in requests])
+    question = question_of(campaign.search)
+    searched: dict[str, ArmPlan] = {}
+    if question is not None:
+        requests, searched = _chosen(requests, campaign, question)
+    refuse_wrong_images([request.settings.arm for request in requests])
     jobs: list[NodeJob] = []
     lanes = _lanes(requests) if campaign.pack else [1] * len(requests)
-    arms = [(request.settings, *_starts(request, n, campaign)) for request, n in zip(requests, lanes, strict=True)]
+    largest = {id: arm.largest for id, arm in searched.items()}
+    arms = [(request.settings, *_starts(request, n, campaign, largest)) for request, n in zip(requests, lanes, strict=True)]
     left_out = [out for _, _, impossible in arms for out in impossible]
     for repeats in _repeats_of_a_job(requests, campaign.repeat_scope):
         for (s, starts, _), n_lanes in zip(arms, lanes, strict=True):
@@ -85,10 +93,14 @@ def plan(asked: Asked, max_s: Mapping[str, float] | None = None) -> Plan:
             if measured:
                 whole = _node_job(s, campaign, measured, n_lanes)
                 own = dataclasses.replace(whole, id=f"{whole.id}-r{min(repeats)}") if len(repeats) == 1 and min(repeats) else whole
-                jobs += split(own, (max_s or {}).get(s.hardware.id))
+                longest = (max_s or {}).get(s.hardware.id)
+                jobs += split(own, longest) if question is None else [own]
     if not jobs:
         reasons = "; ".join(sorted({lo.reason for lo in left_out}))
         raise ImpossibleError(f"{reasons}.", next_step="choose another hardware, checkpoint, tp, engine or speculative setting")
+    if question is not None:
+        jobs, dropped = with_searches(jobs, searched, question)
+        left_out += [LeftOut(job.arm.label, len(job.points), why) for job, why in dropped]
     told = [(job, start) for job in jobs for start in job.starts]
     notes += [f"{job.arm.label}: {note}" for job, start in told for note in start.recipe.notes]
     notes += [f"{job.arm.label}: packed, {job.lanes} servers side by side on a node" for job in jobs if job.lanes > 1]
@@ -99,6 +111,14 @@ def plan(asked: Asked, max_s: Mapping[str, float] | None = None) -> Plan:
         for text in recipe.warnings(job.arm, start.recipe, [point.concurrency for point in start.points])
     ]
     return Plan(tuple(jobs), tuple(left_out), tuple(dict.fromkeys(notes)), tuple(dict.fromkeys(warnings)))
+
+
+def _chosen(requests: Sequence[_Request], campaign: CampaignSettings, question: Question) -> tuple[list[_Request], dict[str, ArmPlan]]:
+    """The requests with the planned concurrencies of the search, and what is known of each possible arm, by arm id."""
+    possible = [request.settings for request in requests if contradiction(request.settings.arm) is None]
+    known = {_arm_id(s.arm): arm_plan(s, campaign, question) for s in possible}
+    axes = {id: frozenset((c, s.seed[0], 0) for c in known[id].planned) for s in possible for id in [_arm_id(s.arm)]}
+    return [_Request(r.settings, axes.get(_arm_id(r.settings.arm), r.points)) for r in requests], known
 
 
 def repeat_scopes(asked: Asked, max_s: Mapping[str, float] | None = None) -> dict[str, Plan]:
@@ -118,23 +138,6 @@ def _repeats_of_a_job(requests: Sequence[_Request], scope: RepeatScope) -> list[
 
 def _of_repeats(start: ServerStart, repeats: Collection[int]) -> ServerStart:
     return dataclasses.replace(start, points=tuple(point for point in start.points if point.repeat in repeats))
-
-
-def _refuse_wrong_images(arms: Sequence[Arm]) -> None:
-    """Raises SettingsError if an image does not match its engine version, or if two versions share one image."""
-    versions: dict[tuple[str, str], set[str]] = {}
-    for arm in arms:
-        if recipe.image(arm):
-            versions.setdefault((arm.engine.id, recipe.image(arm)), set()).add(arm.engine.version)
-    for (_, image), of in versions.items():
-        if len(of) > 1:
-            raise SettingsError(
-                f"engine.version is {' and '.join(sorted(of))}, but both use the image {image}, so their points would be the same.",
-                next_step="run one sweep for each version, with engine.version and engine.image; then run `glm5bench diff A B`",
-            )
-    for arm in arms:
-        if wrong := wrong_image(arm):
-            raise SettingsError(f"{wrong}.", where=arm.label, next_step=image_of_version(recipe.image(arm), arm.engine.version))
 
 
 def _mtp_notes(arms: Sequence[Arm]) -> list[str]:
@@ -206,7 +209,9 @@ def _unnamed(arm: Arm) -> Arm:
     return dataclasses.replace(arm, workload=dataclasses.replace(arm.workload, id=""))
 
 
-def _starts(request: _Request, lanes: int, campaign: CampaignSettings) -> tuple[list[ServerStart], list[LeftOut]]:
+def _starts(
+    request: _Request, lanes: int, campaign: CampaignSettings, largest: Mapping[str, int]
+) -> tuple[list[ServerStart], list[LeftOut]]:
     """The server starts of an arm, and the impossible ones with their reasons."""
     s, asked = request.settings, sorted(request.points)
     reason = contradiction(s.arm)
@@ -215,7 +220,7 @@ def _starts(request: _Request, lanes: int, campaign: CampaignSettings) -> tuple[
     concurrencies = sorted({c for c, _, _ in asked})
     starts, left_out = [], []
     for group in [concurrencies] if campaign.server_scope == "arm" else [[c] for c in concurrencies]:
-        started = recipe.bound(s.arm, campaign.bind_concurrency or max(group), group)
+        started = recipe.bound(s.arm, campaign.bind_concurrency or largest.get(_arm_id(s.arm)) or max(group), group)
         points = _points(s.arm, started, [axes for axes in asked if axes[0] in group], lanes)
         reason = unfit(s.arm, started)
         if reason is None:
@@ -253,6 +258,7 @@ def _node_job(s: ArmSettings, campaign: CampaignSettings, starts: Sequence[Serve
         accuracy=accuracy,
         accuracy_at=accuracy_at(concurrencies) if accuracy and campaign.server_scope == "arm" else (),
         telemetry_s=campaign.telemetry_s,
+        stop_when=campaign.stop_when,
         stage_dir=(cluster.stage_dir or "") if campaign.stage == "local" and not s.engine.simulated else "",
         binds=cluster.binds,
         starts=tuple(starts),

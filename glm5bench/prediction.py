@@ -45,6 +45,7 @@ class Prediction:
     ttft_p99_s: float
     tpot_mean_s: float
     tpot_median_s: float
+    tpot_p99_s: float
     duration_s: float
     mean_running: float
 
@@ -105,6 +106,7 @@ def predict(server: Serving, workload: Workload, concurrency: int, *, seed: int 
         ttft_p99_s=float(np.quantile(ttft, 0.99)),
         tpot_mean_s=float(tpot.mean()),
         tpot_median_s=float(np.median(tpot)),
+        tpot_p99_s=float(np.quantile(tpot, 0.99)),
         duration_s=loop.now_s,
         mean_running=loop.running_s / loop.now_s,
     )

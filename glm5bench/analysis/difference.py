@@ -213,6 +213,18 @@ def _spread(row: Row, figure: str) -> tuple[float, int]:
     return (float(np.log(values).std(ddof=1)), len(values) - 1) if len(values) > 1 else (math.nan, 0)
 
 
+def spread_between_starts(rows: Sequence[Row]) -> tuple[float, int] | None:
+    """The spread of throughput and interactivity from run to run on different starts, as a share, and its degrees of freedom.
+
+    It is the upper end of a one-sided 80 % interval, because few starts often show less spread than there is. None without two starts.
+    """
+    from scipy.stats import chi2  # imported here: it takes 0.5 s
+
+    spreads = [_spread(row, name) for row in configurations(rows) for name in ("total_tput_per_gpu_tok_s", "interactivity_tok_s_user")]
+    degrees = sum(n for _, n in spreads) // 2  # the two figures of a run vary together
+    return (_pooled(spreads) * math.sqrt(degrees / float(chi2.ppf(0.2, degrees))), degrees) if degrees else None
+
+
 def _pooled(spreads: Sequence[tuple[float, int]]) -> float:
     """The pooled standard deviation of all spreads."""
     degrees = sum(n for _, n in spreads)

@@ -14,6 +14,7 @@ from .rows import Row, Series
 
 RISE = 1.05  # least rise of throughput at any higher concurrency; less does not count
 NEEDS = 3  # concurrencies
+FLAT, STEP = 1.02, 1.25  # an arm is saturated if a concurrency at least STEP times higher has less than FLAT times the throughput
 MUCH = 1.5
 GIVES = {"ttft_median_s": "TTFT", "tpot_median_s": "TPOT", "itl_chunk_p99_s": "ITL p99"}
 KNOWN = {"admission_capped": "admission limit", "kv_limited": "KV capacity"}
@@ -56,6 +57,18 @@ def saturations(grouped: Mapping[Series, Sequence[Row]], planned_limit: Callable
             if tp > 0 and len(arm) >= NEEDS:
                 found.append(_saturation(series, tp, arm, planned_limit))
     return found
+
+
+def saturated_at(rows: Sequence[Row]) -> Row | None:
+    """The highest concurrency of one arm, if its throughput shows that higher ones cannot be on the frontier; None if they may be."""
+    arm = _arm(rows)
+    if len(arm) < NEEDS:
+        return None
+    *lower, last = arm
+    far = [r for r in lower if r.concurrency * STEP <= last.concurrency]
+    best = max(far, key=lambda r: r.total_tput_per_gpu_tok_s, default=None)
+    is_flat = best is not None and last.total_tput_per_gpu_tok_s < FLAT * best.total_tput_per_gpu_tok_s
+    return last if is_flat else None
 
 
 def _arm(rows: Sequence[Row]) -> list[Row]:

@@ -20,6 +20,7 @@ from .history import history, learned
 from .jobs import jobs_for_sure
 from .lock import refuse_a_copy, submitting
 from .opening import planned_how, planned_jobs
+from .searching import to_send
 
 Rule = Callable[[Sequence[Missing]], list[Decision]]
 
@@ -91,6 +92,7 @@ def _send(
             kind.settle(campaign)
         found = jobs_for_sure(campaign)
         refuse_a_copy(campaign, [job for job in found if job.is_live])
+        jobs = to_send(campaign, jobs, {key for job in found if job.is_live for key in job.keys}, is_dry=is_dry)
         keys = [p.key for job in jobs for p in job.points if among is None or p.key in among]
         if not is_dry:
             adopt(campaign, keys)

@@ -17,6 +17,7 @@ from ..values.cluster import Cluster
 from ..values.plain import from_plain
 from ..values.point import Arm
 from .jobs import Job, look
+from .searching import SearchState, skipped, state_of
 
 STATES = ("done", "running", "queued", "invalid", "failed", "missing")
 
@@ -69,6 +70,8 @@ class Status:
     jobs: tuple[JobState, ...]
     slurm_answers: bool | None = None
     silence: str = ""  # why the scheduler's answer is missing
+    search: SearchState | None = None
+    skipped: tuple[str, ...] = ()  # what a saturated server did not measure, one text per arm
 
     @property
     def counts(self) -> dict[str, int]:
@@ -85,8 +88,8 @@ class Status:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every point is done."""
-        return all(p.state == "done" for p in self.points)
+        """Whether every point is done, and the question of a search is answered."""
+        return all(p.state == "done" for p in self.points) and (self.search is None or self.search.is_reached)
 
     def as_json(self) -> dict[str, Any]:
         """The status as one JSON object, described in docs/json.md."""
@@ -99,6 +102,8 @@ class Status:
             "counts": self.counts,
             "points": [{f.name: getattr(p, f.name) for f in _POINT_FIELDS} for p in self.points],
             "jobs": [asdict(j) for j in self.jobs],
+            **({"skipped": list(self.skipped)} if self.skipped else {}),
+            **({"search": {**asdict(self.search), "is_reached": self.search.is_reached}} if self.search is not None else {}),
         }
 
 
@@ -111,7 +116,7 @@ def status(campaign: Campaign, *, poll_s: float | None = None) -> Status:
     Raises FileError if the campaign does not exist.
     """
     record = campaign.read_plan()
-    planned = _Planned(record, str(campaign.plan))
+    planned = _Planned(campaign.with_decisions(record), str(campaign.plan))
     seen = look(campaign, poll_s=planned.poll_s if poll_s is None else poll_s)
     found, live = seen.jobs, [job for job in seen.jobs if job.is_live]
     in_charge = {key: job for job in live for key in job.keys}
@@ -124,7 +129,8 @@ def status(campaign: Campaign, *, poll_s: float | None = None) -> Status:
         _point_state(p, attempts[p[0]], in_charge.get(p[0]), ended.get(p[0]), words, campaign, is_running=p[0] in now)
         for p in planned.points
     )
-    return Status(str(record.get("name", campaign.root.name)), planned.is_simulated, points, tuple(running), seen.answers, seen.silence)
+    name, search, skips = str(record.get("name", campaign.root.name)), state_of(campaign, record), skipped(campaign, record)
+    return Status(name, planned.is_simulated, points, tuple(running), seen.answers, seen.silence, search, skips)
 
 
 def unmeasured(campaign: Campaign) -> tuple[int, list[tuple[str, int]]]:
@@ -132,7 +138,7 @@ def unmeasured(campaign: Campaign) -> tuple[int, list[tuple[str, int]]]:
 
     Raises FileError if there is no campaign.
     """
-    planned = _Planned(campaign.read_plan(), str(campaign.plan)).points
+    planned = _Planned(campaign.with_decisions(campaign.read_plan()), str(campaign.plan)).points
     attempts = campaign.attempts(key for key, *_ in planned)
     return len(planned), [(arm, concurrency) for key, arm, concurrency, *_ in planned if not any(a.is_done for a in attempts[key])]
 

@@ -17,7 +17,7 @@ import typer
 from .. import __version__
 from ..errors import BenchError, EnvironmentLacks, UsageError
 from ..trust import refuse_group_writes
-from . import archives, campaigns, doctor, exchange, images, load, plan, predict, report, simulated  # noqa: F401  each adds its verbs
+from . import answer, archives, campaigns, doctor, exchange, images, load, plan, predict, report, simulated  # noqa: F401  each adds its verbs
 from .app import app, as_called
 
 

@@ -14,6 +14,7 @@ import typer
 
 from ..errors import UsageError, counted, printable
 from ..trust import trust
+from .answer import answer_of_search
 from .app import HYDRA, OverridesCommand, app, as_called, asked, say
 from .archives import tables_of, write_archive_of
 from .multirun import Json, campaign_of, how_of, planned_of
@@ -165,6 +166,8 @@ def _wait_and_report(campaign: Campaign, planned: Plan, outcome: Outcome | None,
         )
     if final.counts.get("done"):
         write_archive_of([str(campaign.root)], campaign.archive)
+        if final.search is not None:
+            print(as_called(answer_of_search(campaign, price)))
         code = tables_of([str(campaign.archive)], price=price)
         say(f"Points: {campaign.points}\nArchive: {campaign.archive}")
         say(f"Tables again: glm5bench tables {shlex.quote(str(campaign.archive))}{with_prices}")

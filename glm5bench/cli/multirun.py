@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from ..errors import SettingsError, UsageError
 
 if TYPE_CHECKING:  # verbs import what they need when they run, so that `--help` and `status` start fast
     from ..directory import Campaign
     from ..plan import Plan
     from ..schedulers.scheduler import How
     from ..settings.overrides import Multirun
+    from ..values.settings import Asked
 
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object.")]
@@ -38,5 +42,26 @@ def planned_of(multirun: Multirun) -> Plan:
     from ..plan import plan
     from ..schedulers.known import scheduler
 
-    cluster = multirun.asked.campaign.cluster
-    return plan(multirun.asked, scheduler(cluster).limits_s(cluster, multirun.asked.hardware))
+    asked = with_spread(multirun.asked)
+    cluster = asked.campaign.cluster
+    return plan(asked, scheduler(cluster).limits_s(cluster, asked.hardware))
+
+
+def with_spread(asked: Asked) -> Asked:
+    """The same, with the spread that `search.repeats` shows. Raises UsageError if these files have no repeats on several starts."""
+    search = asked.campaign.search
+    if search.repeats is None:
+        return asked
+    from ..analysis.difference import spread_between_starts
+    from ..archive.collection import collect
+
+    if search.spread is not None:
+        raise SettingsError("search.repeats and search.spread both set the spread.", next_step="remove one of the two")
+    found = spread_between_starts(list(collect([search.repeats]).rows.values()))
+    if found is None:
+        raise UsageError(
+            "search.repeats has no point that was measured on two server starts.",
+            where=search.repeats,
+            next_step="measure some with repeat=0,1,2, or set search.spread=0.02",
+        )
+    return replace(asked, campaign=replace(asked.campaign, search=replace(search, spread=found[0])))

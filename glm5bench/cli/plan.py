@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +17,7 @@ from .app import HYDRA, OverridesCommand, app, as_called, asked, one_of
 from .multirun import Json, campaign_of, how_of, planned_of
 
 if TYPE_CHECKING:  # commands import what they need when they run, so that `--help` and `status` start fast
+    from ..plan import Plan
     from ..schedulers.scheduler import How
     from ..settings.overrides import Multirun
     from ..values.point import NodeJob, ServerStart
@@ -72,6 +75,7 @@ def print_plan(multirun: Multirun, *, as_json: bool, show: tuple[str, ...], is_v
     record = plan_record(planned, how, name=multirun.name, launcher=multirun.launcher, overrides=multirun.overrides)
     scripts = write_scripts(campaign_of(multirun), planned, how)
     record["repeat_scopes"] = _repeat_scopes(multirun)
+    record["search"] = _search(multirun, planned)
     needed = needs(planned.jobs)
     looked = [plain(v) for v in validations(planned.jobs)] if is_validating else []
     refused = 1 if any(v["refused"] for v in looked) else EnvironmentLacks.exit_code if any(v["lacks"] for v in looked) else 0
@@ -102,6 +106,27 @@ def _repeat_scopes(multirun: Multirun) -> dict[str, dict[str, float]]:
     return {
         scope: {"n_server_starts": p.n_server_starts, "estimate_node_h": p.estimate_node_h, "estimate_usd": p.estimate_usd}
         for scope, p in repeat_scopes(multirun.asked, longest).items()
+    }
+
+
+def _search(multirun: Multirun, planned: Plan) -> dict[str, Any] | None:
+    """The expected claim of a search, and the cost of the grid that `concurrency` asks for; None without a search."""
+    from ..plan import plan
+    from ..search.decision import ArmState, expected
+    from ..values.plain import plain
+    from ..values.search import Search
+
+    search = planned.jobs[0].search
+    if search is None:
+        return None
+    asked = multirun.asked
+    grid = plan(replace(asked, campaign=replace(asked.campaign, search=Search("none"))))
+    states = [ArmState(arm.id, arm.series, arm.prior, arm.planned) for arm in search.arms]
+    claim = None if search.question.limits else expected(search.question, states).value
+    return {
+        "question": plain(search.question),
+        "expected_claim": claim if claim is not None and math.isfinite(claim) else None,
+        "grid": {"points": len(grid.points), "server_starts": grid.n_server_starts, "estimate_node_h": grid.estimate_node_h},
     }
 
 

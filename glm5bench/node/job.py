@@ -13,7 +13,7 @@ import socket
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from ..files import write_json
 from ..images.record import unlike_pin
 from ..machine.container import Image
 from ..values.point import NodeJob, ServerStart
-from . import accuracy
+from . import accuracy, searching
 from .attempt import now_utc
 from .command import NEXT_STEPS, Place, Stopped, cannot_start
 from .heartbeat import Heartbeat, is_running
@@ -61,6 +61,23 @@ def run(
         points = [p for p in start.points if p.key not in done]
         if points:
             _Start(work, start, number).measure(Remaining(work, start, points))
+    if job.search is not None:
+        _search(work, len(job.starts))
+
+
+def _search(work: Work, number: int) -> None:
+    """Measures the points that the search of the job's arm decides, each here on a new server start. Further points may follow on it."""
+    progress, start = work.progress, work.job.starts[-1]
+    while not progress.is_stopped():
+        following = searching.advance(work.campaign, work.job)
+        if following is None or following[0].key in progress.failed:
+            return
+        point, _ = following
+        work.heart.beat.points += 1
+        _Start(work, start, number).measure(Remaining(work, replace(start, points=(point,)), [point]))
+        if point.key in progress.left:
+            return
+        number += 1
 
 
 @dataclass
@@ -122,7 +139,29 @@ class _Start:
             if self.work.campaign.done([left.first.key]):  # another job has measured it
                 left.skip()
             else:
+                point = left.first
                 self._one(measuring, left)
+                if self.work.progress.measured[-1:] == [point.key]:
+                    self._follow(left, point.key)
+
+    def _follow(self, left: Remaining, after: str) -> None:
+        """Adds the next point of a search, if it is measured on this server, or removes points that are not needed any more."""
+        work = self.work
+        if work.job.stop_when and left:
+            skipped = set(searching.skip_saturated(work.campaign, work.job, self.start, left.points))
+            left.points[:] = [p for p in left.points if p.key not in skipped]
+            work.heart.beat.points -= len(skipped)
+        if work.job.search is None:
+            return
+        following = searching.advance(work.campaign, work.job, after)
+        if following is None:
+            work.heart.beat.points -= len(left.points)
+            left.points.clear()
+            return
+        point, is_new_start = following
+        if not is_new_start and point.key not in {*work.progress.failed, *(p.key for p in left.points)}:
+            left.points.append(point)
+            work.heart.beat.points += 1
 
     def _one(self, measuring: Measuring, left: Remaining) -> None:
         began = time.monotonic()

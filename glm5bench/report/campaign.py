@@ -36,6 +36,8 @@ def plan_text(record: Mapping[str, Any], width: int = 140, error: str = "") -> s
         "starts: server starts. $C: the concurrency that the engine's flags are set for. time and $: estimates.",
         *([_wrapped_line(f"The step model's error in throughput: {error}.", width).strip()] if error else []),
     ]
+    if record.get("search"):
+        parts += ["", *_wrapped_lines(_search_plan(record["search"]), width)]
     if record.get("repeat_scopes"):
         parts += ["", *_scopes_text(record["repeat_scopes"])]
     left_out = [f"{lo['arm']} ({counted(lo['n_points'], 'point')}): {lo['reason']}" for lo in record["left_out"]]
@@ -68,6 +70,32 @@ def _wrapped_cell(text: str, width: int) -> str:
 def _wrapped_line(text: str, width: int) -> str:
     """Breaks at spaces only, so that a flag or a path can be copied."""
     return textwrap.fill(text, width, initial_indent="  ", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+
+
+def _search_plan(search: Mapping[str, Any]) -> list[str]:
+    """The question of a search, what the planned points are expected to answer, and the grid beside it."""
+    q, grid = search["question"], search["grid"]
+    spread = f"spread between starts {q['spread']:.1%}, {q['spread_source']}"
+    beside = (
+        f"{counted(grid['points'], 'point')}, {counted(grid['server_starts'], 'server start')}, about {_node_time(grid['estimate_node_h'])}"
+    )
+    if q["limits"]:
+        limits = ", ".join(limit["text"] for limit in q["limits"])
+        first = (
+            f"Search: the largest concurrency with {limits}; {spread}. Each arm begins at the predicted crossing; 4 to 8 probes are usual."
+        )
+    else:
+        claim = search["expected_claim"]
+        known = "is not known" if claim is None else f"is known within {claim:.1%}"
+        first = (
+            f"Search: the cost from {q['low']:g} to {q['high']:g} tok/s/user, tolerance {q['tolerance']:.1%}; {spread}."
+            f" After these points it {known} if they are as predicted; further points follow until the tolerance is reached."
+        )
+    return [first, f"The grid of `concurrency` would be {beside}."]
+
+
+def _wrapped_lines(texts: Sequence[str], width: int) -> list[str]:
+    return [textwrap.fill(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False) for text in texts]
 
 
 def _scopes_text(scopes: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -156,6 +184,8 @@ def status_text(record: Mapping[str, Any]) -> str:
         why = printable(record.get("silence") or "Slurm does not answer")
         parts.append(f"  {why}. This status is from files; a job without a heartbeat is unknown, not over.")
     parts += [f"  job {job['job_id']}{_where(job)}: {doing(job)}" for job in record["jobs"]]
+    parts += search_lines(record["search"]) if record.get("search") else []
+    parts += [f"  {text}" for text in record.get("skipped", ())]
     told: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for point in record["points"]:
         if point["state"] in ("failed", "invalid") or (point["state"] == "missing" and point["message"]):
@@ -170,6 +200,33 @@ def status_text(record: Mapping[str, Any]) -> str:
         parts += [f"    {printable(line)}" for line in (["(the same message)"] if message in printed else message.splitlines())]
         printed.update([message] if message else [])
     return "\n".join(printable(line) for part in parts for line in part.splitlines())
+
+
+def search_lines(search: Mapping[str, Any]) -> list[str]:
+    """The claim of a search, and the state of each arm."""
+    has_ended = all(arm["code"] for arm in search["arms"])
+    word = "reached" if search["is_reached"] else "NOT reached" if has_ended else "goes on"
+    spread = f"spread between starts {search['spread']:.1%}, {search['spread_source']}"
+    if search["limits"]:
+        lines = [f"  search {word}: the largest concurrency with {search['limits']}; {spread}"]
+        return lines + [f"    {arm['arm']}: {counted(arm['points'], 'point')}{_crossing(arm)}" for arm in search["arms"]]
+    band = f"{search['low_tok_s_user']:g} to {search['high_tok_s_user']:g} tok/s/user"
+    known = "is not known yet" if search["claim"] is None else f"is known within {search['claim']:.1%}"
+    lines = [f"  search {word}: the cost from {band} {known}; tolerance {search['tolerance']:.1%}; {spread}"]
+    for arm in search["arms"]:
+        ended = f", ended ({arm['code']}): {arm['why']}" if arm["code"] else ""
+        lines.append(f"    {arm['arm']}: {counted(arm['points'], 'point')}{ended}")
+    return lines
+
+
+def _crossing(arm: Mapping[str, Any]) -> str:
+    found = arm["crossing"]
+    if found is None:
+        return ""
+    ends = f"; measured: {found['passes'] or 'none'} keeps the limits, {found['fails'] or 'none'} does not"
+    inside = f" (interval {found['low']:.1f} to {found['high']:.1f})" if found["estimate"] else ""
+    about = f", about {found['estimate']:.1f}{inside}, limited by {found['binding']}" if found["estimate"] else ""
+    return f"{about}{ends}" + (f"; ended ({arm['code']}): {arm['why']}" if arm["code"] and arm["code"] != "reached" else "")
 
 
 def _where(job: Mapping[str, Any]) -> str:

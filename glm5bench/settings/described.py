@@ -18,7 +18,11 @@ from .typed import config_dir, defaults, groups
 from .validated import conf_dir
 
 HELP = "name in tables, keys and messages"
-MORE = {"cluster": ("template",), "checkpoint": ("architecture/glm_moe_dsa", "models/glm5")}  # which the default choice inherits or lacks
+MORE = {
+    "cluster": ("template",),
+    "checkpoint": ("architecture/glm_moe_dsa", "models/glm5"),
+    "search": ("frontier", "slo"),
+}  # which the default choice inherits or lacks
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from .validated import POINT_AXES, conf_dir, refuse_unknown, validate, validated
 
 # these change no point, and no campaign\'s name
 ABOUT_THE_RUN = ("wait", "name", "output_dir", "hydra", "cluster", "price", "experiment", "failure", "retries", "stage", "telemetry_s",
-                 "accuracy", "repeat_scope")  # fmt: skip
+                 "accuracy", "repeat_scope", "stop_when")  # fmt: skip
 PATIENCE = ("engine.start_timeout_s", "engine.stall_timeout_s", "engine.start_estimate_s")  # nor do these
 
 

@@ -100,6 +100,9 @@ def unknown_setting(path: str, folder: Path | None = None) -> SettingsError:
     group = path.partition(".")[0]
     if path in _open_mappings():
         return SettingsError(f"{path} takes one key at a time.", where=WHERE, next_step=f"{path}.KEY=VALUE")
+    if group == "search":
+        text = f"The chosen search has no setting {path!r}."
+        return SettingsError(text, where=WHERE, next_step="choose one that has it: search=frontier or search=slo")
     if path in _fields():
         text = f"The chosen {group} does not contain {path!r}."
         return SettingsError(text, where=WHERE, next_step=f"add it with a plus sign: +{path}=VALUE")

@@ -16,6 +16,7 @@ from pydantic import FiniteFloat
 
 from .groups import Accuracy, Checkpoint, Engine, Hardware, Speculative
 from .plain import digest_of, digest_of_plain, plain
+from .search import ArmSearch
 from .workload import Positive, PositiveFloat, Workload
 
 PROTOCOL_VERSION = 1  # version of the load protocol: what is sent, when the clock starts and stops
@@ -103,6 +104,8 @@ class NodeJob:
     accuracy: Accuracy | None = None  # the accuracy test of each server, before it is measured
     accuracy_at: tuple[int, ...] = ()  # its concurrencies: the arm's median and highest, even if their points are already measured
     telemetry_s: Annotated[FiniteFloat, Ge(0)] = 1.0  # seconds between two telemetry readings; 0: none
+    stop_when: Literal["saturated"] | None = None  # skips concurrencies that cannot be on the frontier
+    search: ArmSearch | None = None  # how further points are chosen; None: only the given ones are measured
 
     @property
     def points(self) -> tuple[Point, ...]:

@@ -15,6 +15,7 @@ from .cluster import Cluster, Failure
 from .groups import Accuracy, Checkpoint, Engine, Hardware, Speculative
 from .plain import digest_of
 from .point import Arm, ServerScope
+from .search import Search
 from .workload import Natural, Positive, PositiveFloat, Workload
 
 RepeatScope = Literal["start", "run"]
@@ -55,6 +56,9 @@ class ArmSettings:
         return Arm(self.hardware, self.checkpoint, self.engine, self.tp.size, self.speculative, self.workload)
 
 
+NO_SEARCH = Search("none")
+
+
 @dataclass(frozen=True, kw_only=True)
 class CampaignSettings:
     """The settings of a whole campaign."""
@@ -68,8 +72,10 @@ class CampaignSettings:
     retries: Natural = 0
     pack: bool = False
     stage: Literal["none", "local"] = "none"
+    stop_when: Literal["saturated"] | None = None
     telemetry_s: Annotated[FiniteFloat, Ge(0), Le(2.5)] = 1.0
     accuracy: Accuracy
+    search: Search = NO_SEARCH
     name: str | None
     output_dir: str
     wait: bool

@@ -98,7 +98,7 @@ def time_limit_min(job: NodeJob, cluster: Cluster, factor: float = 1.0, partitio
     It never exceeds the cluster's `max_time_min` or the limit of the partition.
     """
     r = cluster.resources(job.arm.hardware.id)
-    wanted = factor * (r.time_limit_min or job.estimate_s / 60 * MARGIN + MARGIN_MIN)
+    wanted = factor * (r.time_limit_min or (job.estimate_s + (job.search.reserve_s if job.search else 0.0)) / 60 * MARGIN + MARGIN_MIN)
     stepped = math.ceil(wanted) if r.time_limit_min else next((step for step in STEPS_MIN if step >= wanted), math.ceil(wanted))
     return max(1, int(min(limit for limit in (stepped, r.max_time_min, partition_max_min) if limit)))
 

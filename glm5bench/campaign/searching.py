@@ -1,0 +1,118 @@
+"""The searches of a campaign: which points they have decided, and how far they are.
+
+Input: the campaign's directory and its node jobs. Output: jobs with the decided points, and the state of the question.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..directory import LOST_PLAN, Campaign
+from ..errors import FileError
+from ..node.searching import SUCCESS, advance, claim_of
+from ..values.plain import from_plain, plain
+from ..values.point import Arm, NodeJob
+from ..values.search import ArmSearch
+
+
+@dataclass(frozen=True)
+class ArmState:
+    """One arm of a search. `code`: why it ended; empty while it goes on. `crossing`: the concurrency that keeps the limits, as Crossing."""
+
+    arm: str
+    points: int
+    code: str
+    why: str
+    crossing: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class SearchState:
+    """The state of a question. `limits`: of a search for limits. `claim`: of one for cost; None before it can be computed."""
+
+    limits: str
+    claim: float | None
+    tolerance: float
+    low_tok_s_user: float
+    high_tok_s_user: float
+    spread: float
+    spread_source: str
+    arms: tuple[ArmState, ...]
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether every arm has ended."""
+        return all(arm.code for arm in self.arms)
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether every arm has ended with success, and the claim is within the tolerance."""
+        is_known = bool(self.limits) or (self.claim is not None and self.claim <= self.tolerance)
+        return all(arm.code in SUCCESS for arm in self.arms) and is_known
+
+
+def with_decided(campaign: Campaign, jobs: Sequence[NodeJob]) -> list[NodeJob]:
+    """The jobs with the points that their searches have decided. Jobs without any point are left out."""
+    searching = [job for job in jobs if job.search is not None or job.stop_when]
+    if not searching:
+        return list(jobs)
+    record = campaign.with_decisions({"jobs": [plain(job) for job in jobs]})
+    return list(from_plain(tuple[NodeJob, ...], [job for job in record["jobs"] if job["starts"]]))
+
+
+def to_send(campaign: Campaign, jobs: Sequence[NodeJob], live: Collection[str], *, is_dry: bool) -> list[NodeJob]:
+    """The jobs whose points may be sent. An arm whose search runs in a live job is left out, because it chooses its own points.
+
+    If all points of an arm are done and its search has not ended, the next decision is made here, unless `is_dry`.
+    """
+    found = []
+    for job in with_decided(campaign, jobs):
+        keys = {p.key for p in job.points}
+        if job.search is None:
+            found.append(job)
+        elif not keys & set(live):
+            if not is_dry and keys <= campaign.done(keys):
+                advance(campaign, job)
+            found += with_decided(campaign, [job])
+    return found
+
+
+def search_of(campaign: Campaign, record: dict[str, Any]) -> ArmSearch | None:
+    """The search of the campaign's plan; None without one. Raises FileError if it is damaged or of another version."""
+    found = next((job["search"] for job in record["jobs"] if isinstance(job, dict) and job.get("search")), None)
+    try:
+        return from_plain(ArmSearch, found) if found is not None else None
+    except ValueError as error:
+        said = str(error).splitlines()[0]
+        raise FileError(f"The search in plan.json is not valid: {said}.", path=str(campaign.plan), next_step=LOST_PLAN) from error
+
+
+def state_of(campaign: Campaign, record: dict[str, Any]) -> SearchState | None:
+    """The state of the campaign's question; None without a search."""
+    search = search_of(campaign, record)
+    if search is None:
+        return None
+    q = search.question
+    claim = math.inf if q.limits else claim_of(campaign, search).value
+    arms = []
+    for arm in search.arms:
+        lines = campaign.decisions(arm.id)
+        last = lines[-1] if lines and lines[-1]["action"] == "stop" else None
+        n = len(campaign.done([*arm.keys, *(line["key"] for line in lines if line["key"])]))
+        code, why = (last["code"], last["why"]) if last else ("", "")
+        arms.append(ArmState(arm.label, n, code, why, lines[-1]["crossing"] if lines else None))
+    limits = ", ".join(limit.text for limit in q.limits)
+    return SearchState(limits, claim if math.isfinite(claim) else None, q.tolerance, q.low, q.high, q.spread, q.spread_source, tuple(arms))
+
+
+def skipped(campaign: Campaign, record: dict[str, Any]) -> tuple[str, ...]:
+    """What saturated servers did not measure, one text per arm."""
+    found = []
+    for job in record["jobs"]:
+        for line in campaign.decisions(job["id"]) if job.get("stop_when") else ():
+            concurrencies = ", ".join(map(str, line["skipped_concurrencies"]))
+            found.append(f"{from_plain(Arm, job['arm']).label}: concurrency {concurrencies} skipped, because {line['why']}")
+    return tuple(dict.fromkeys(found))

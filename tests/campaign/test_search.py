@@ -1,0 +1,188 @@
+"""Searches on this machine: from conf/ to an answer, through kills, and with records that do not fit."""
+
+import json
+import os
+import signal
+
+import pytest
+from program import SMALL, beats, bench, kill_everything, point_files, servers_of, status, sweep, until
+
+from glm5bench.campaign.opening import planned_jobs
+from glm5bench.directory import Campaign
+from glm5bench.errors import UsageError
+from glm5bench.node.searching import known, verified
+
+BAND = ("hardware=h200", "search=frontier", "search.band=[40,90]", "search.candidates=[1,16]", "search.spread=0.02")
+FIVE = (*BAND, "search.tolerance=0.01", "search.most_points=5")  # never reached: four planned points and one that is chosen
+
+
+def decisions(tmp_path):
+    """The decisions of every arm."""
+    files = sorted((tmp_path / "outputs" / "c" / "search").glob("*.jsonl"))
+    return [json.loads(line) for f in files for line in f.read_text().splitlines()]
+
+
+def searches(tmp_path):
+    campaign = Campaign(tmp_path / "outputs" / "c")
+    return campaign, [job.search for job in planned_jobs(campaign.read_plan(), "") if job.search]
+
+
+def assert_decisions_repeat(tmp_path):
+    campaign, found = searches(tmp_path)
+    for search in found:
+        now = known(campaign, search)
+        for line in now.lines[search.own]:
+            verified(search, now, line)
+
+
+def test_a_search_goes_from_conf_to_an_answer_with_its_claim(tmp_path):
+    done = sweep(tmp_path, *BAND, "search.tolerance=0.6")
+    answer = bench(tmp_path, "answer", "outputs/c", "--json", "--at", "50,60")
+    told = json.loads(answer.stdout)
+    now = status(tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert answer.returncode == 0
+    assert now["complete"]
+    assert now["search"]["is_reached"]
+    assert told["source"] == "simulated"
+    assert 0 < told["claim"] <= 0.6
+    both = [(r["calibrated_cost_usd_per_mtok"], r["through_points_cost_usd_per_mtok"]) for r in told["rows"]]
+    assert all(calibrated > 0 for calibrated, _ in both)
+    assert all(calibrated == pytest.approx(through, rel=0.4) for calibrated, through in both if through is not None)
+    assert "search reached" in done.stdout
+    assert [d["action"] for d in decisions(tmp_path)][-1] == "stop"
+    assert_decisions_repeat(tmp_path)
+
+
+def test_a_search_that_is_not_reached_is_no_success_and_says_what_it_knows(tmp_path):
+    done = sweep(tmp_path, *FIVE)
+    answer = bench(tmp_path, "answer", "outputs/c")
+
+    assert done.returncode == 1
+    assert answer.returncode == 1
+    assert "NOT reached" in answer.stdout
+    assert "5 points, the most for one arm" in answer.stdout
+    assert len(point_files(tmp_path)) == 5
+    chosen = [d for d in decisions(tmp_path) if d["code"] == "best"]
+    assert len(chosen) == 1
+    assert chosen[0]["candidates"][0]["score"] >= chosen[0]["candidates"][-1]["score"]
+
+
+def test_a_killed_search_continues_with_the_decisions_that_it_had_made(tmp_path):
+    bench(tmp_path, "sweep", *SMALL, "name=c", *FIVE, "workload.prompts_per_concurrency=12")
+    until(lambda: len(point_files(tmp_path)) >= 2, "two points")
+    kill_everything(tmp_path)
+    until(lambda: not servers_of(tmp_path), "the end of the server")
+    before, points = decisions(tmp_path), dict(point_files(tmp_path))
+    again = sweep(tmp_path, *FIVE, "workload.prompts_per_concurrency=12")
+
+    assert "NOT reached" in again.stdout
+    assert decisions(tmp_path)[: len(before)] == before
+    assert points.items() <= point_files(tmp_path).items()
+    assert len(point_files(tmp_path)) == 5
+    assert_decisions_repeat(tmp_path)
+
+
+def test_two_commands_do_not_measure_one_arm_at_the_same_time(tmp_path):
+    first = bench(tmp_path, "sweep", *SMALL, "name=c", *FIVE, "workload.prompts_per_concurrency=40")
+    until(lambda: any(beat["phase"] == "measuring" for beat in beats(tmp_path)), "a point")
+    second = bench(tmp_path, "sweep", *SMALL, "name=c", *FIVE, "workload.prompts_per_concurrency=40")
+    bench(tmp_path, "cancel", "outputs/c")
+
+    assert "submitted" in first.stderr
+    assert "Nothing to submit" in second.stderr
+
+
+def test_a_decision_that_would_not_be_repeated_is_refused(tmp_path):
+    sweep(tmp_path, *FIVE)
+    campaign, (search,) = searches(tmp_path)
+    now = known(campaign, search)
+    line = now.lines[search.own][-2]
+
+    verified(search, now, line)
+    with pytest.raises(UsageError, match="would choose"):
+        verified(search, now, {**line, "concurrency": 15})
+    with pytest.raises(UsageError, match="have changed"):
+        verified(search, now, {**line, "used": [*line["used"], "0" * 20]})
+
+
+def test_a_search_for_a_limit_finds_a_concurrency_on_two_server_starts(tmp_path):
+    done = sweep(tmp_path, "hardware=h200", "search=slo", "search.slo=tpot_median<=15ms", "search.spread=0.05", "search.candidates=[1,32]",
+                 "search.most_points=9")  # fmt: skip
+    told = json.loads(bench(tmp_path, "answer", "outputs/c", "--json").stdout)
+    (arm,) = told["arms"]
+
+    assert done.returncode == 0, done.stdout
+    assert arm["code"] == "reached"
+    assert arm["crossing"]["passes"] < arm["crossing"]["fails"]
+    assert arm["crossing"]["low"] <= arm["crossing"]["estimate"] <= arm["crossing"]["high"]
+    assert_decisions_repeat(tmp_path)
+
+
+def test_a_saturated_grid_skips_what_cannot_be_on_the_frontier_until_it_is_asked_for(tmp_path):
+    grid = ("hardware=h200", "concurrency=2,4,8,12,16", "bind_concurrency=4", "engine.extra_args=[--max-running-requests,'4']")
+    done = sweep(tmp_path, *grid, "stop_when=saturated")
+    skipped = status(tmp_path)
+    again = bench(tmp_path, "sweep", *SMALL, "name=c", *grid, "stop_when=saturated")
+    all_of_it = sweep(tmp_path, *grid)
+
+    assert done.returncode == 0, done.stderr
+    assert "skipped" in skipped["skipped"][0]
+    assert len(point_files(tmp_path)) == 5
+    assert skipped["complete"]
+    assert len(skipped["points"]) < 5
+    assert "Nothing to submit" in again.stderr
+    assert all_of_it.returncode == 0
+
+
+def test_the_spread_comes_from_repeats_and_files_without_repeats_are_refused(tmp_path):
+    sweep(tmp_path, "hardware=h200", "concurrency=2", "repeat=0,1,2")
+    own = bench(tmp_path, "plan", "--json", *SMALL, *BAND[:-1], "search.repeats=outputs/c")
+    refused = bench(tmp_path, "plan", *SMALL, *BAND[:-1], "search.repeats=published")
+
+    question = json.loads(own.stdout)["search"]["question"]
+    assert question["spread_source"] == "from outputs/c"
+    assert 0 < question["spread"] < 0.5
+    assert refused.returncode != 0
+    assert "two server starts" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (("repeat=0,1",), "chooses its own repeats"),
+        (("server_scope=point",), "one server for each arm"),
+        (("workload=8k1k", "workload.arrivals=poisson", "workload.rate_rps=2"), "can be predicted"),
+        (("search.band=[90,40]",), "is empty"),
+        (("search.spread=0.01", "search.repeats=published"), "both set the spread"),
+    ],
+)
+def test_settings_that_contradict_a_search_are_refused(tmp_path, overrides, said):
+    done = bench(tmp_path, "plan", *SMALL, *BAND[:4], *overrides)
+
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_setting_of_a_search_without_a_search_is_refused(tmp_path):
+    for override in ("search.tolerance=0.05", "+search.tolerance=0.05"):
+        done = bench(tmp_path, "plan", override)
+
+        assert done.returncode == 2
+        assert "search=frontier" in done.stderr
+
+
+def test_a_job_that_is_stopped_leaves_its_search_to_the_next_one(tmp_path):
+    bench(tmp_path, "sweep", *SMALL, "name=c", *FIVE, "workload.prompts_per_concurrency=12")
+    until(lambda: len(point_files(tmp_path)) >= 4, "the planned points")
+    for beat in beats(tmp_path):
+        os.kill(beat["pid"], signal.SIGTERM)
+    until(lambda: not status(tmp_path)["jobs"], "the end of the job")
+    made = bench(tmp_path, "resubmit", "outputs/c")
+    until(lambda: not status(tmp_path)["jobs"], "the end of the second job")
+
+    assert made.returncode == 0, made.stdout + made.stderr
+    assert decisions(tmp_path)[-1]["code"] == "most_points"
+    assert len(point_files(tmp_path)) == 5

@@ -1,0 +1,94 @@
+import dataclasses
+
+import pytest
+from curves_of import arm, prior, question, true_point
+
+from glm5bench.search.decision import claimed, decide, expected
+
+PLANNED = (3, 10, 25, 60)
+
+
+def measured(name="a", at=PLANNED, start="s", **changed):
+    seen = [true_point(c, start) for c in at]
+    return arm(name, seen, running=start, **changed)
+
+
+def test_planned_points_come_first_on_one_server():
+    first = decide(question(), [arm()], "a")
+    second = decide(question(), [measured(at=(3,))], "a")
+
+    assert (first.action, first.concurrency, first.is_new_start, first.code) == ("point", 3, True, "planned")
+    assert (second.concurrency, second.is_new_start) == (10, False)
+
+
+def test_the_planned_design_may_end_a_search_at_once_and_a_later_claim_must_hold_twice():
+    first = [true_point(c, "s") for c in PLANNED]
+    second = [true_point(c, "t") for c in PLANNED]
+    claims = [claimed(question(), [arm(seen=[*first, *second[:n]])]).value for n in range(5)]
+    n = next(n for n in range(1, 5) if claims[n] < min(claims[:n]))  # the first point that makes it narrower than ever
+    tight = question(tolerance=(claims[n] + min(claims[:n])) / 2)
+
+    assert decide(question(tolerance=claims[0]), [measured()], "a").code == "reached"
+    assert decide(tight, [arm(seen=[*first, *second[:n]], running="t")], "a").action == "point"
+    assert decide(question(tolerance=max(claims[3:])), [arm(seen=[*first, *second], running="t")], "a").code == "reached"
+
+
+def test_the_same_points_give_the_same_choice():
+    tight = question(tolerance=0.02)
+    one, other = (decide(tight, [measured(), measured("b", prior=prior(2.0))], "a") for _ in range(2))
+
+    assert one == other
+    assert one.code == "best"
+    assert one.candidates
+
+
+def test_a_large_spread_asks_for_another_start():
+    choice = decide(question(tolerance=0.02, spread=0.05), [measured(at=(3, 6, 10, 16, 25, 40, 60))], "a")
+
+    assert choice.is_new_start
+
+
+def test_a_concurrency_is_not_measured_twice_on_one_start():
+    choice = decide(question(tolerance=0.005), [measured(at=(2, 3, 5, 10, 13, 16, 25, 60))], "a")
+    on_this_server = [c.concurrency for c in choice.candidates if not c.is_new_start]
+
+    assert not {2, 3, 5, 10, 13, 16, 25, 60} & set(on_this_server)
+
+
+def test_an_arm_that_cannot_win_in_the_band_is_dropped_and_the_winner_is_not():
+    strong, weak = arm("strong", series="x"), arm("weak", series="x", prior=prior(0.2))
+
+    near = question(high=60.0)  # both surely reach it
+
+    assert decide(near, [strong, weak], "weak").code == "dropped"
+    assert decide(near, [strong, weak], "strong").action == "point"
+
+
+def test_a_search_ends_at_its_budget_or_its_number_of_points_without_success():
+    tight = question(tolerance=0.001, most_points=4)
+    by_points = decide(tight, [measured()], "a")
+    by_budget = decide(dataclasses.replace(tight, most_points=40, budget_node_h=0.2), [measured()], "a")
+
+    assert (by_points.action, by_points.code) == ("stop", "most_points")
+    assert (by_budget.action, by_budget.code) == ("stop", "budget")
+
+
+def test_an_arm_does_not_wait_for_arms_that_have_no_point_yet():
+    others = [arm("b", prior=prior(2.0)), arm("c", prior=prior(3.0))]
+    choice = decide(question(tolerance=0.15), [measured(), *others], "a")
+
+    assert claimed(question(), [measured(), *others]).value > 0.15
+    assert choice.code == "arm_reached"
+
+
+def test_the_claim_of_two_series_is_about_their_ratio():
+    a, b = measured(), measured("b", prior=prior(2.0))
+    both = claimed(question(), [a, b])
+
+    assert both.value > max(both.series.values())
+
+
+def test_the_expected_claim_is_about_the_one_that_the_planned_points_give():
+    before = expected(question(), [arm()]).value
+
+    assert before == pytest.approx(claimed(question(), [measured()]).value, rel=0.35)
