@@ -28,6 +28,7 @@ from glm5bench.analysis.interpolation import interpolated
 from glm5bench.archive.collection import collect
 from glm5bench.search.curves import CORRELATION, RESIDUAL_SD, START_SHARE, Floats, Seen
 from glm5bench.search.decision import ArmState, band, claimed, decide, printed
+from glm5bench.search.planning import highest
 from glm5bench.search.prior import candidates, planned, prior_of
 from glm5bench.settings.overrides import compose
 from glm5bench.values.search import Prior, Question
@@ -91,7 +92,7 @@ class Truth:
         for plain, slopes in ((self.prior.log_tput, self.prior.d_tput), (self.prior.log_x, self.prior.d_x)):
             value = np.interp(inside, known, plain)
             found.append(value + sum(f * np.interp(inside, known, s) for f, s in zip(self.factors, slopes, strict=True)))
-        figures = np.array(found) + self.residual(np.minimum(concurrency, self.knee) if self.falls else concurrency)
+        figures = np.array(found) + self.residual(np.minimum(concurrency, self.knee))
         if self.falls:
             over = np.log(np.maximum(1.0, concurrency / self.knee))
             figures -= np.array([[FALL], [FALL / 3]]) * over
@@ -182,13 +183,19 @@ def error(question: Question, arms: Sequence[ArmState], truths: dict[str, Truth]
     return float(np.expm1(max(worst)))
 
 
+def _arm(name: str) -> ArmState:
+    prior = priors()[name]
+    chosen = planned(prior, LOW, HIGH)
+    return ArmState(name, name, prior, chosen, highest(prior, chosen))
+
+
 def searched(kind: str, noise: float, spread: float, tolerance: float, budget_h: float | None, confidence: float, seed: int) -> Ended:
     """One campaign. Arms alternate."""
     rng = np.random.default_rng(seed)
     truths = {name: truth(kind, name, rng) for name in ARMS}
     nodes = Nodes(truths, noise, kind, rng)
     question = Question(LOW, HIGH, tolerance, confidence, spread, 24, budget_h)
-    arms = [ArmState(name, name, priors()[name], planned(priors()[name], LOW, HIGH)) for name in ARMS]
+    arms = [_arm(name) for name in ARMS]
     codes, longest = [], 0.0
     while not all(arm.has_ended for arm in arms):
         for i, arm in enumerate(arms):

@@ -103,6 +103,8 @@ def plan(asked: Asked, max_s: Mapping[str, float] | None = None) -> Plan:
         left_out += [LeftOut(job.arm.label, len(job.points), why) for job, why in dropped]
     told = [(job, start) for job in jobs for start in job.starts]
     notes += [f"{job.arm.label}: {note}" for job, start in told for note in start.recipe.notes]
+    if campaign.pack and max(lanes) == 1:
+        notes.append("pack=true has no effect: no two arms of one GPU have the same TP and use half a node or less")
     notes += [f"{job.arm.label}: packed, {job.lanes} servers side by side on a node" for job in jobs if job.lanes > 1]
     notes += _mtp_notes([job.arm for job in jobs])
     warnings = [

@@ -109,7 +109,7 @@ def compared(
     fronts = frontiers(grouped)
     is_baseline = is_baseline or named(baseline, list(fronts))
     has_intervals = sum(map(len, grouped.values())) <= MOST_WITH_INTERVALS
-    iso = iso_table(fronts, economy, at=at, method=method, is_baseline=is_baseline, grouped=grouped if has_intervals else None)
+    iso = iso_table(fronts, economy, at=at, method=method, is_baseline=is_baseline, grouped=grouped, has_intervals=has_intervals)
     return Comparison(rows, grouped, fronts, iso, economy, at, has_intervals)
 
 
@@ -150,14 +150,16 @@ def iso_table(
     method: str = "steffen",
     is_baseline: Callable[[Series], bool] | None = None,
     grouped: Mapping[Series, Sequence[Row]] | None = None,
+    has_intervals: bool = True,
 ) -> list[IsoRow]:
     """Every series at every interactivity. The baseline of a workload is the requested one, else the first series of the cheapest GPU.
 
-    Intervals are computed only if `grouped` is given: the configurations of each series, from `by_series`.
+    `grouped`: the configurations of each series, from `by_series`. Without it there are no intervals, and points that are not on the
+    frontier do not count.
     """
     grid = np.array(at, dtype=np.float64)
     curves = Curves({s: _curve(rows, (grouped or fronts).get(s, rows), economy, grid, method) for s, rows in fronts.items()})
-    known = {s: bounds(grouped[s], grid, method) for s in curves} if grouped is not None else {}
+    known = {s: bounds(grouped[s], grid, method) for s in curves} if grouped is not None and has_intervals else {}
     bases = {workload: _baseline(peers, economy, is_baseline) for workload, peers in curves.peers.items()}
     table = []
     for series in curves:
@@ -253,12 +255,26 @@ def _curve(rows: Sequence[Row], measured: Sequence[Row], economy: Economy, grid:
         throughput,
         throughput / power * 1000.0 if power else np.full(len(grid), np.nan),
         throughput * on_grid(lambda r: r.concurrency / r.total_tput_per_gpu_tok_s if r.concurrency >= 0 else float("nan")),
-        on_grid(economy.node_cost),
+        _node_costs(measured, economy, grid, method),
         any(r.gpus_per_node > r.gpus > 0 for r in rows),
         [status for status, _ in each],
         [beyond for _, beyond in each],
         [{"tp": frozenset(r.tp for r in _beside(rows, g))} for g in grid],
     )
+
+
+def _node_costs(measured: Sequence[Row], economy: Economy, grid: NDArray[np.float64], method: str) -> NDArray[np.float64]:
+    """The lowest cost of whole nodes at each interactivity, over all points and over those of each TP alone.
+
+    If idle GPUs are paid for, other points are on the frontier than without them.
+    """
+    known = [r for r in measured if np.isfinite(economy.node_cost(r)) and economy.node_cost(r) > 0]
+    lowest = np.full(len(grid), np.nan)
+    for rows in (known, *([r for r in known if r.tp == tp] for tp in sorted({r.tp for r in known}))):
+        x, cost = np.array([r.interactivity_tok_s_user for r in rows]), np.array([economy.node_cost(r) for r in rows])
+        kept = frontier(x, 1 / cost)
+        lowest = np.fmin(lowest, interpolated(x[kept], cost[kept], grid, method))
+    return lowest
 
 
 def _status(front: Sequence[Row], measured: Sequence[Row], at: float) -> tuple[str, str]:

@@ -12,10 +12,11 @@ from typing import Any
 
 from ..directory import LOST_PLAN, Campaign
 from ..errors import FileError
-from ..node.searching import SUCCESS, advance, claim_of
+from ..node.searching import SUCCESS, advance, known
+from ..search.decision import Remaining, claimed, remaining
 from ..values.plain import from_plain, plain
 from ..values.point import Arm, NodeJob
-from ..values.search import ArmSearch
+from ..values.search import ArmSearch, has_ended
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class SearchState:
     spread: float
     spread_source: str
     arms: tuple[ArmState, ...]
+    expected: Remaining | None  # until the search ends; None for limits
 
     @property
     def has_ended(self) -> bool:
@@ -96,16 +98,19 @@ def state_of(campaign: Campaign, record: dict[str, Any]) -> SearchState | None:
     if search is None:
         return None
     q = search.question
-    claim = math.inf if q.limits else claim_of(campaign, search).value
+    states = known(campaign, search).states(search)
+    claim = math.inf if q.limits else claimed(q, states).value
     arms = []
     for arm in search.arms:
         lines = campaign.decisions(arm.id)
-        last = lines[-1] if lines and lines[-1]["action"] == "stop" else None
+        last = lines[-1] if has_ended(lines, q) else None
         n = len(campaign.done([*arm.keys, *(line["key"] for line in lines if line["key"])]))
         code, why = (last["code"], last["why"]) if last else ("", "")
         arms.append(ArmState(arm.label, n, code, why, lines[-1]["crossing"] if lines else None))
     limits = ", ".join(limit.text for limit in q.limits)
-    return SearchState(limits, claim if math.isfinite(claim) else None, q.tolerance, q.low, q.high, q.spread, q.spread_source, tuple(arms))
+    more = None if q.limits or all(arm.code for arm in arms) else remaining(q, tuple(states))
+    shown = claim if math.isfinite(claim) else None
+    return SearchState(limits, shown, q.tolerance, q.low, q.high, q.spread, q.spread_source, tuple(arms), more)
 
 
 def skipped(campaign: Campaign, record: dict[str, Any]) -> tuple[str, ...]:

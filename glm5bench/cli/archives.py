@@ -136,7 +136,8 @@ def _tell_missing(paths: Sequence[str]) -> None:
             say(f"{path}: {len(missing)} of {n} planned points are not measured:")
             for arm, each in of.items():
                 say(printable(f"  {arm}, concurrency {', '.join(map(str, dict.fromkeys(each)))}"))
-            say(f"next: `glm5bench resubmit {shlex.quote(path)}` measures them")
+            here = shlex.quote(path)
+            say(f"next: `glm5bench resubmit {here}` measures what can be measured, and `glm5bench status {here}` says why they are missing")
 
 
 def write_archive_of(paths: Sequence[str], output: Path, **how: Any) -> int:

@@ -112,7 +112,7 @@ def _repeat_scopes(multirun: Multirun) -> dict[str, dict[str, float]]:
 def _search(multirun: Multirun, planned: Plan) -> dict[str, Any] | None:
     """The expected claim of a search, and the cost of the grid that `concurrency` asks for; None without a search."""
     from ..plan import plan
-    from ..search.decision import ArmState, expected
+    from ..search.decision import ArmState, expected, remaining
     from ..values.plain import plain
     from ..values.search import Search
 
@@ -121,11 +121,12 @@ def _search(multirun: Multirun, planned: Plan) -> dict[str, Any] | None:
         return None
     asked = multirun.asked
     grid = plan(replace(asked, campaign=replace(asked.campaign, search=Search("none"))))
-    states = [ArmState(arm.id, arm.series, arm.prior, arm.planned) for arm in search.arms]
+    states = tuple(ArmState(arm.id, arm.series, arm.prior, arm.planned, arm.largest) for arm in search.arms)
     claim = None if search.question.limits else expected(search.question, states).value
     return {
         "question": plain(search.question),
         "expected_claim": claim if claim is not None and math.isfinite(claim) else None,
+        "expected": None if search.question.limits else plain(remaining(search.question, states)),
         "grid": {"points": len(grid.points), "server_starts": grid.n_server_starts, "estimate_node_h": grid.estimate_node_h},
     }
 

@@ -20,10 +20,10 @@ from ..archive.survey import survey
 from ..directory import Campaign
 from ..errors import FileError, UsageError
 from ..search.curves import Seen
-from ..search.decision import MODEL, ArmState, Choice, Claim, claimed, decide
+from ..search.decision import MODEL, ArmState, Choice, decide
 from ..values.plain import digest_of
 from ..values.point import NodeJob, Point, ServerStart, point_keys
-from ..values.search import ArmPlan, ArmSearch
+from ..values.search import ArmPlan, ArmSearch, Question, has_ended
 
 MOST_CANDIDATES = 12  # kept in the record of a decision, best first
 SUCCESS = ("reached", "arm_reached", "dropped")
@@ -31,8 +31,9 @@ SUCCESS = ("reached", "arm_reached", "dropped")
 
 @dataclass(frozen=True)
 class Known:
-    """The points and decisions of a question. `lines`: by arm; `rows`, `latency` (seconds by figure): by key, of measured points."""
+    """The points and decisions of `question`. `lines`: by arm; `rows`, `latency` (seconds by figure): by key, of measured points."""
 
+    question: Question
     lines: Mapping[str, Sequence[dict[str, Any]]]
     rows: Mapping[str, Row]
     latency: Mapping[str, Mapping[str, float]]
@@ -43,7 +44,7 @@ class Known:
 
     def has_ended(self, arm: ArmPlan) -> bool:
         """Whether the arm's last decision was to stop."""
-        return bool(self.lines[arm.id]) and self.lines[arm.id][-1]["action"] == "stop"
+        return has_ended(self.lines[arm.id], self.question)
 
     def pending(self, arm: ArmPlan) -> dict[str, Any] | None:
         """The last decision, if its point is not measured."""
@@ -58,6 +59,7 @@ class Known:
                 arm.series,
                 arm.prior,
                 arm.planned,
+                arm.largest,
                 tuple(seen_of(self.rows[key], self.latency.get(key)) for key in self.keys(arm) if key in self.rows),
                 running if arm.id == search.own else "",
                 self.has_ended(arm),
@@ -75,14 +77,14 @@ def known(campaign: Campaign, search: ArmSearch) -> Known:
     """What the directory holds of a question. Raises FileError for a damaged record of decisions."""
     lines = {arm.id: campaign.decisions(arm.id) for arm in search.arms}
     for arm_id, told in lines.items():
-        if any(not isinstance(line, dict) or not {"key", "action", "concurrency", "repeat"} <= line.keys() for line in told):
+        if any(not isinstance(line, dict) or not {"key", "action", "concurrency", "repeat", "question"} <= line.keys() for line in told):
             raise FileError("The record of the search is damaged.", path=str(campaign.search / f"{arm_id}.jsonl"), next_step=REMOVE)
-    without_rows = Known(lines, {}, {})
+    without_rows = Known(search.question, lines, {}, {})
     found, latency = {}, {}
     for key, columns in _summaries(campaign, [key for arm in search.arms for key in without_rows.keys(arm)]):
         found[key] = rows(columns, key)[0]
         latency[key] = {limit.figure: float(listed(columns[f"{limit.figure}_s"])[0]) for limit in search.question.limits}
-    return Known(lines, found, latency)
+    return Known(search.question, lines, found, latency)
 
 
 def rows_of(campaign: Campaign, keys: Sequence[str]) -> dict[str, Row]:
@@ -114,7 +116,8 @@ def advance(campaign: Campaign, job: NodeJob, after: str = "") -> tuple[Point, b
         return None
     pending = now.pending(own)
     if pending is not None:
-        verified(job.search, now, pending)
+        if pending["question"] == digest_of(job.search.question):
+            verified(job.search, now, pending)
         return _point(job, pending["concurrency"], pending["repeat"]), bool(pending["is_new_start"])
     running = now.rows[after].server_start if after in now.rows else ""
     choice = decide(job.search.question, now.states(job.search, running), own.id)
@@ -153,16 +156,11 @@ def own_arm(search: ArmSearch) -> ArmPlan:
     return next(arm for arm in search.arms if arm.id == search.own)
 
 
-def claim_of(campaign: Campaign, search: ArmSearch) -> Claim:
-    """The claim with all points of the question so far."""
-    return claimed(search.question, known(campaign, search).states(search))
-
-
 def verified(search: ArmSearch, now: Known, line: Mapping[str, Any]) -> None:
     """Raises UsageError unless the points that this decision used still lead to the same choice."""
     used = {key: now.rows[key] for key in line.get("used", ()) if key in now.rows}
     lines = {arm_id: told[: line["lines"].get(arm_id, 0)] for arm_id, told in now.lines.items()}
-    then = Known(lines, used, now.latency)
+    then = Known(search.question, lines, used, now.latency)
     choice = decide(search.question, then.states(search, line["running"]), search.own)
     same = (choice.action, choice.concurrency, choice.is_new_start) == (line["action"], line["concurrency"], line["is_new_start"])
     if len(used) == len(line["used"]) and same:
@@ -199,6 +197,7 @@ def _record(search: ArmSearch, now: Known, choice: Choice, running: str, point: 
         "number": len(now.lines[search.own]) + 1,
         "decided_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "arm": search.own,
+        "question": digest_of(q),
         "action": choice.action,
         "code": choice.code,
         "why": choice.why,

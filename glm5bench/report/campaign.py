@@ -89,9 +89,15 @@ def _search_plan(search: Mapping[str, Any]) -> list[str]:
         known = "is not known" if claim is None else f"is known within {claim:.1%}"
         first = (
             f"Search: the cost from {q['low']:g} to {q['high']:g} tok/s/user, tolerance {q['tolerance']:.1%}; {spread}."
-            f" After these points it {known} if they are as predicted; further points follow until the tolerance is reached."
+            f" After these points it {known} if they are as predicted. Expected in all: {_expected(search['expected'])}."
         )
     return [first, f"The grid of `concurrency` would be {beside}."]
+
+
+def _expected(told: Mapping[str, Any]) -> str:
+    """`14 points, 2.1 node-hours`, and whether the tolerance is then reached."""
+    amount = f"{counted(told['points'], 'point')}, about {_node_time(told['node_h'])}"
+    return amount if told["is_reached"] else f"{amount}, and the tolerance is not reached with them"
 
 
 def _wrapped_lines(texts: Sequence[str], width: int) -> list[str]:
@@ -212,7 +218,9 @@ def search_lines(search: Mapping[str, Any]) -> list[str]:
         return lines + [f"    {arm['arm']}: {counted(arm['points'], 'point')}{_crossing(arm)}" for arm in search["arms"]]
     band = f"{search['low_tok_s_user']:g} to {search['high_tok_s_user']:g} tok/s/user"
     known = "is not known yet" if search["claim"] is None else f"is known within {search['claim']:.1%}"
-    lines = [f"  search {word}: the cost from {band} {known}; tolerance {search['tolerance']:.1%}; {spread}"]
+    more = search["expected"]
+    rest = f"; expected from now on: {_expected(more)}" if more is not None and not has_ended else ""
+    lines = [f"  search {word}: the cost from {band} {known}; tolerance {search['tolerance']:.1%}; {spread}{rest}"]
     for arm in search["arms"]:
         ended = f", ended ({arm['code']}): {arm['why']}" if arm["code"] else ""
         lines.append(f"    {arm['arm']}: {counted(arm['points'], 'point')}{ended}")

@@ -89,7 +89,9 @@ def _iso(workload: str, rows: Sequence[Mapping[str, Any]], named: _Titles, width
     """A row a series, an interactivity a column. With `is_whole` every interactivity, and the steps of the ratios."""
     grid = sorted({r["interactivity_tok_s_user"] for r in rows if r["total_tput_per_gpu_tok_s"] is not None})
     if not grid:
-        return f"Cost at equal interactivity: no series of {workload} was measured at these interactivities (`--at` chooses others)."
+        asked = ", ".join(f"{x:g}" for x in sorted({r["interactivity_tok_s_user"] for r in rows}))
+        none = f"Cost at equal interactivity: no series of {workload} was measured on both sides of {asked} tok/s/user."
+        return "\n".join(textwrap.wrap(f"{none} `--at` chooses others.", width, break_on_hyphens=False))
     of: dict[str, dict[float, Mapping[str, Any]]] = {}
     for r in rows:
         of.setdefault(named(r), {})[r["interactivity_tok_s_user"]] = r

@@ -33,12 +33,16 @@ def band(question: Question) -> Floats:
 
 @dataclass(frozen=True)
 class ArmState:
-    """One arm. `seen`: in the order in which they were measured. `running`: the start of the server that is ready now, if any."""
+    """One arm. `largest`: the highest concurrency that may be chosen. `seen`: in the order in which they were measured.
+
+    `running`: the start of the server that is ready now, if any.
+    """
 
     id: str
     series: str
     prior: Prior
     planned: tuple[int, ...]
+    largest: int
     seen: tuple[Seen, ...] = ()
     running: str = ""
     has_ended: bool = False
@@ -152,6 +156,38 @@ def expected(question: Question, arms: Sequence[ArmState]) -> Claim:
     return claimed(question, [_as_planned(arm) for arm in arms])
 
 
+@dataclass(frozen=True)
+class Remaining:
+    """What a search is expected to need from now on. `is_reached`: whether it is expected to reach its tolerance."""
+
+    points: int
+    node_h: float
+    is_reached: bool
+
+
+@functools.lru_cache(maxsize=4)
+def remaining(question: Question, arms: tuple[ArmState, ...]) -> Remaining:
+    """The search followed to its end, with every further point as the curve model expects it now."""
+    states, points, last = list(arms), 0, {arm.id: "reached" for arm in arms}
+    before_s = sum(arm.spent_s for arm in arms)
+    while not all(arm.has_ended for arm in states):
+        for i, arm in enumerate(states):
+            if arm.has_ended:
+                continue
+            choice = decide(question, states, arm.id)
+            if choice.action == "stop":
+                last[arm.id], states[i] = choice.code, replace(arm, has_ended=True)
+                continue
+            points += 1
+            start = f"expected {points}" if choice.is_new_start else arm.running
+            drawn = _draws(question, arm, i)
+            at = int(np.searchsorted(drawn.concurrency, choice.concurrency))
+            tput, x = (float(np.exp(np.median(figure[:, at]))) for figure in (drawn.tput, drawn.x))
+            states[i] = replace(arm, running=start, seen=(*arm.seen, Seen(choice.concurrency, tput, x, start)))
+    is_reached = not set(last.values()) & {"most_points", "budget"}
+    return Remaining(points, (sum(arm.spent_s for arm in states) - before_s) / 3600, is_reached)
+
+
 def printed(question: Question, arms: Sequence[ArmState], log_x: Floats) -> dict[str, Floats]:
     """The calibrated curve of each series: log throughput per GPU at these interactivities, the median over the draws."""
     drawn = {arm.id: _draws(question, arm, i) for i, arm in enumerate(arms)}
@@ -242,8 +278,7 @@ def _candidates(question: Question, own: ArmState, drawn: Draws) -> list[Candida
     deviation = read - read.mean(axis=0)
     n = len(deviation)
     found = []
-    largest = max(own.planned)
-    grid = [i for i, c in enumerate(own.prior.concurrency) if c <= largest]
+    grid = [i for i, c in enumerate(own.prior.concurrency) if c <= own.largest]
     column = np.searchsorted(drawn.concurrency, own.prior.concurrency)
     here = {s.concurrency for s in own.seen if s.start == own.running}
     for i, is_new in itertools.product(grid, (False, True) if own.running in drawn.starts else (True,)):

@@ -19,7 +19,7 @@ from .decision import ArmState, decide
 from .prior import candidates, planned, prior_of
 from .slo import crossing, next_probe
 
-ROOM = 1.5  # of the predicted crossing
+ROOM = 1.5  # how far above the planned points, or the predicted crossing, a search may go
 
 
 def arm_plan(s: ArmSettings, campaign: CampaignSettings, question: Question) -> ArmPlan:
@@ -41,14 +41,24 @@ def arm_plan(s: ArmSettings, campaign: CampaignSettings, question: Question) -> 
         chosen: tuple[int, ...] = (next_probe(question, prior, (), "").concurrency,)
     else:
         chosen = planned(prior, question.low, question.high)
-        largest = max(chosen)
+        largest = highest(prior, chosen)
     return ArmPlan("", s.arm.label, series_of(s.arm), prior, chosen, largest, ())
 
 
 def _up_to(question: Question, prior: Prior) -> int:
     """The highest concurrency that a search for limits may probe: some way above the predicted crossing."""
     wanted = ROOM * max(prior.concurrency[0], min(crossing(question, prior, ()).estimate, prior.concurrency[-1]))
-    return next((c for c in prior.concurrency if c >= wanted and c > prior.concurrency[0]), prior.concurrency[-1])
+    return _from(prior, max(wanted, prior.concurrency[0] + 1))
+
+
+def highest(prior: Prior, chosen: Sequence[int]) -> int:
+    """The highest concurrency that a search may choose after these planned ones, and that flags are bound to."""
+    return _from(prior, ROOM * max(chosen))
+
+
+def _from(prior: Prior, concurrency: float) -> int:
+    """The lowest candidate that is at least this concurrency, or the highest one."""
+    return next((c for c in prior.concurrency if c >= concurrency), prior.concurrency[-1])
 
 
 def with_searches(
@@ -63,7 +73,7 @@ def with_searches(
         job.id: replace(known[job.arm_id], id=job.id, series=named[known[job.arm_id].series], keys=tuple(p.key for p in job.points))
         for job in jobs
     }
-    states = {arm.id: ArmState(arm.id, arm.series, arm.prior, arm.planned) for arm in arms.values()}
+    states = {arm.id: ArmState(arm.id, arm.series, arm.prior, arm.planned, arm.largest) for arm in arms.values()}
     dropped = {}
     for job_id in arms:
         choice = decide(question, [s for s in states.values() if s.id not in dropped], job_id)

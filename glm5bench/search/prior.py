@@ -19,7 +19,7 @@ from .curves import Floats
 N_PLANNED = 4  # concurrencies of an arm
 ALL_BELOW = 8  # every concurrency up to here is a candidate, and four for each factor of two above
 PAST_KNEE = 1.3  # no planned point is further above the predicted knee
-BEYOND = 1.12  # the planned design covers the band and this factor beyond both ends
+BEYOND = 1.06  # the planned design covers the band and this factor beyond both ends
 N_PREDICTED = 10  # concurrencies that are predicted; the curve between them is interpolated
 STEP = 0.05  # of a factor's logarithm, for its derivative
 UNLIMITED = 10**9

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import FiniteFloat
 
+from .plain import digest_of
 from .workload import Positive, PositiveFloat
 
 Share = Annotated[FiniteFloat, Gt(0), Lt(1)]
@@ -106,6 +107,11 @@ class ArmSearch:
     reserve_s: float  # time for points that are not planned
 
 
+def has_ended(lines: Sequence[Mapping[str, Any]], question: Any) -> bool:
+    """Whether an arm's last decision was to stop, for this question (a Question, or one as plain data). A new question continues it."""
+    return bool(lines) and lines[-1]["action"] == "stop" and lines[-1].get("question") == digest_of(question)
+
+
 def with_decided(job: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """A node job, as plain data, with the points of these decisions. An ended search keeps only the points that it measured.
 
@@ -122,7 +128,7 @@ def with_decided(job: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> 
         else:
             starts[-1] = {**starts[-1], "points": [*starts[-1]["points"], point]}
     skipped = {key for line in lines for key in line.get("skipped", ())}
-    if lines and lines[-1]["action"] == "stop" and not skipped:
+    if job.get("search") and has_ended(lines, job["search"]["question"]):
         kept = set(lines[-1]["own"])
         starts = [{**start, "points": [point for point in start["points"] if point["key"] in kept]} for start in starts]
     starts = [{**start, "points": [point for point in start["points"] if point["key"] not in skipped]} for start in starts]

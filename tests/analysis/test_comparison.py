@@ -214,3 +214,19 @@ def test_a_ratio_splits_in_another_order_where_the_first_one_was_not_measured():
     (nvfp4,) = [r for r in table if r.series.precision == "nvfp4"]
     assert [step.setting for step in nvfp4.steps] == ["speculative", "precision"]  # NVFP4 without MTP is not published
     assert nvfp4.steps[0].ratio * nvfp4.steps[1].ratio == pytest.approx(nvfp4.perf_per_dollar_vs_baseline)
+
+
+def test_a_whole_node_costs_at_most_its_share_more_and_never_less_at_a_higher_interactivity():
+    rows = [row_of(m, m.digest(), "published") for m in published()[0] if m.provenance["source"] == "inferencex-2026-05-25"]
+    economy = Economy(price_table("hyperscaler").usd_per_gpu_h, power_table())
+    grouped = by_series(rows)
+    at = [float(x) for x in range(25, 180)]
+    found: dict[Series, list[tuple[float, float]]] = {}
+    for r in iso_table(frontiers(grouped), economy, at=at, grouped=grouped, has_intervals=False):
+        if math.isfinite(r.node_cost_usd_per_mtok) and math.isfinite(r.cost_usd_per_mtok):
+            found.setdefault(r.series, []).append((r.cost_usd_per_mtok, r.node_cost_usd_per_mtok))
+
+    assert found
+    for costs in found.values():
+        assert all(cost * (1 - 1e-9) <= node <= 2 * cost * (1 + 1e-9) for cost, node in costs)
+        assert [node for _, node in costs] == sorted(node for _, node in costs)

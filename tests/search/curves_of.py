@@ -51,5 +51,5 @@ def question(**changed):
 
 
 def arm(name="a", seen=(), **changed):
-    values = {"id": name, "series": name, "prior": prior(), "planned": (3, 10, 25, 60), "seen": tuple(seen)}
+    values = {"id": name, "series": name, "prior": prior(), "planned": (3, 10, 25, 60), "largest": 91, "seen": tuple(seen)}
     return ArmState(**{**values, **changed})

@@ -164,7 +164,9 @@
         near === null ? "" : `${fixed(near, 1)} tok/s/user, TP ${row.nearest_measured_tp[i] ?? "?"}, concurrency ${row.nearest_measured_concurrency[i] ?? "?"}`, row.status[i] + (row.beyond[i] ? ` (${row.beyond[i]})` : ""),
       ];
     });
-    $("iso-table").prepend(el("caption", x === undefined ? "" : `at ${x} tok/s/user, ${state.price} prices (${prices(mine.map((row) => series[row.series].hardware))}), against ${state.base === null ? "nothing" : name(state.base)}`));
+    const caption = el("caption"); // its text stays in view while the table scrolls sideways
+    caption.append(el("span", x === undefined ? "" : `at ${x} tok/s/user, ${state.price} prices (${prices(mine.map((row) => series[row.series].hardware))}), against ${state.base === null ? "nothing" : name(state.base)}`));
+    $("iso-table").prepend(caption);
     $("iso-fine").textContent = `Interpolated (${data.method}) between measured points, throughput and concurrency follow from the cost; not measured: outside the measured range; not reached: a single user is slower; no gain: measured, and beaten by the end of the frontier. Whole node: with the idle GPUs of the node paid. Intervals: over server starts, over runs of one start, or over the requests of one run; only starts can show that two systems differ. Steps and intervals of ratios are those against the report's own baseline.`;
   }
 
