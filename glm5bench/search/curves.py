@@ -3,8 +3,9 @@
 Input: the prediction of an arm (Prior), and its measured points. Output: joint draws of log throughput and log interactivity at every
 candidate, and of the effects of its server starts. Pure: no file, no clock.
 
-The model of both figures is: prediction with three factors (fixed part of a decode pass, growing part, prefill) and a knee, above which
-nothing changes; a smooth residual in log2 concurrency; an effect of each server start; and an effect of each run.
+The model of both figures is: the prediction with three factors (fixed part of a decode pass, growing part, prefill) and a knee, above which
+nothing changes or, with less weight, both fall with a power of the concurrency; a smooth residual in log2 concurrency; an effect of each
+server start; and an effect of each run.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ Floats = NDArray[np.float64]
 
 N_DRAWS = 240
 FACTOR_SD = 0.2  # of each factor's logarithm
-KNEES = np.exp(np.linspace(math.log(0.09), math.log(3.3), 19))  # multiples of the predicted knee
+KNEES = np.exp(np.linspace(math.log(0.09), math.log(3.3), 37))  # multiples of the predicted knee
+FALL, FALL_SD, FALL_SHARE = (-0.25, -0.08), (0.12, 0.05), 0.3  # powers of concurrency above the knee if figures fall there, and its weight
 KNEE_SD, KNEE_WIDE_SD, KNEE_WIDE_SHARE = 0.3, 1.2, 0.15
 RESIDUAL_SD, OWN_SD, LENGTH_OCTAVES = 0.04, 0.01, 2.0  # of the residual: common to both figures, of each figure, its length scale
+SHAPES = [(float(k), False) for k in KNEES] + [(float(k), True) for k in KNEES[::2]]
 START_SHARE = 0.5  # of the variance between runs: what the runs of one server start have in common
 CORRELATION = 0.8  # of throughput and interactivity, in the effects of starts and of runs
 
@@ -77,16 +80,22 @@ def draws(prior: Prior, seen: Sequence[Seen], spread: float, *, seed: int, n: in
     order = (np.arange(n) + 0.5) / n
     parts: list[tuple[Floats, Floats]] = []
     log_weights: list[float] = []
-    for factor in KNEES:
+    for factor, falls in SHAPES:
         mean, slopes = _predicted(prior, np.minimum(concurrency, factor * prior.knee))
         curve = slopes.T @ (FACTOR_SD**2 * slopes) + residual
+        if falls:
+            above = np.log(np.maximum(1.0, concurrency / (factor * prior.knee)))
+            mean = mean + np.kron(FALL, above)
+            curve = curve + np.kron(np.diag(np.square(FALL_SD)), np.outer(above, above))
         prior_mean = np.concatenate([mean, np.zeros(2 * len(starts))])
         covariance = np.block([[curve, np.zeros((len(curve), len(of_starts)))], [np.zeros((len(of_starts), len(curve))), of_starts]])
         parts.append((prior_mean, covariance))
-        log_weights.append(_log_prior(factor) + (_log_likelihood(measured, pick, prior_mean, covariance, noise) if len(seen) else 0.0))
+        log_weights.append(
+            _log_prior(factor, falls=falls) + (_log_likelihood(measured, pick, prior_mean, covariance, noise) if len(seen) else 0.0)
+        )
     weights = np.exp(np.array(log_weights) - max(log_weights))
     rises = np.cumsum(weights / weights.sum())
-    which = np.minimum(np.searchsorted(rises, order), len(KNEES) - 1)
+    which = np.minimum(np.searchsorted(rises, order), len(SHAPES) - 1)
     found = np.empty_like(normal)
     for k in np.unique(which):
         mean, covariance = parts[k]
@@ -96,7 +105,7 @@ def draws(prior: Prior, seen: Sequence[Seen], spread: float, *, seed: int, n: in
     found = found[rng.permutation(n)]  # arms are independent: their draws must not be sorted by knee
     g = len(concurrency)
     effects = found[:, 2 * g :].reshape(n, 2, len(starts))
-    knee = float(KNEES[int(np.searchsorted(rises, 0.5))] * prior.knee)
+    knee = float(np.median([SHAPES[k][0] for k in which]) * prior.knee)
     return Draws(concurrency, found[:, :g], found[:, g : 2 * g], {s: effects[:, :, i] for i, s in enumerate(starts)}, knee)
 
 
@@ -135,11 +144,12 @@ def _matern(x: Floats) -> Floats:
     return np.asarray((1 + d + d**2 / 3) * np.exp(-d))
 
 
-def _log_prior(factor: float) -> float:
+def _log_prior(factor: float, *, falls: bool) -> float:
     def density(sd: float) -> float:
         return math.exp(-0.5 * (math.log(factor) / sd) ** 2) / sd
 
-    return math.log((1 - KNEE_WIDE_SHARE) * density(KNEE_SD) + KNEE_WIDE_SHARE * density(KNEE_WIDE_SD))
+    weight = 2 * FALL_SHARE if falls else 1 - FALL_SHARE  # every second knee has a falling shape
+    return math.log(weight) + math.log((1 - KNEE_WIDE_SHARE) * density(KNEE_SD) + KNEE_WIDE_SHARE * density(KNEE_WIDE_SD))
 
 
 def _log_likelihood(measured: Floats, pick: Floats, mean: Floats, covariance: Floats, noise: Floats) -> float:

@@ -72,10 +72,21 @@ def next_probe(question: Question, prior: Prior, seen: Sequence[Seen], running: 
         other = _other_side(now, measured, lowest, highest)
         is_new = len({s.start for s in seen}) == 1 or not running
         return Probe(other, is_new, "second_start", "two estimates agree; the other side of the limit, on another server start", now)
-    here = {s.concurrency for s in seen if s.start == running}
-    while wanted in here and lowest < wanted < highest:
+    free = _unmeasured(question, seen, running, wanted, lowest, highest)
+    if free:
+        return Probe(free, not running, "best", f"the estimated crossing, {now.estimate:.1f}", now)
+    return Probe(wanted, True, "second_start", f"both sides of {now.estimate:.1f} are measured on this server start", now)
+
+
+def _unmeasured(question: Question, seen: Sequence[Seen], running: str, wanted: int, lowest: int, highest: int) -> int:
+    """The concurrency nearest to `wanted`, towards the limit, that was not measured on the running server; 0 if there is none."""
+    here, tried = {s.concurrency for s in seen if s.start == running}, set[int]()
+    while wanted in here:
+        tried.add(wanted)
         wanted += -1 if exceeded(question, _at(seen, wanted)) else 1
-    return Probe(wanted, not running, "best", f"the estimated crossing, {now.estimate:.1f}", now)
+        if wanted in tried or not lowest <= wanted <= highest:
+            return 0
+    return wanted
 
 
 def crossing(question: Question, prior: Prior, seen: Sequence[Seen]) -> Crossing:

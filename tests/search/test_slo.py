@@ -106,3 +106,24 @@ def test_latency_is_a_step_where_the_knee_is():
 
     assert found.estimate == pytest.approx(43, rel=0.05)
     assert np.isfinite(found.low)
+
+
+def test_a_pass_and_a_fail_side_by_side_on_one_server_ask_for_another_start():
+    asked = within("tpot_p99<=25ms", spread=0.03, most_points=12)
+    seen = [probe(60), probe(42), probe(43, factor=1.02)]
+    step = next_probe(asked, slo_prior(), seen, "s")
+
+    assert step.is_new_start
+    assert step.concurrency in (42, 43)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_noisy_search_always_ends(seed):
+    rng = np.random.default_rng(seed)
+    asked = within("tpot_p99<=25ms,ttft_p99<=2s", spread=0.05, most_points=12)
+    seen, running = [], ""
+    while (step := next_probe(asked, slo_prior(), seen, running)).concurrency:
+        running = str(len(seen)) if step.is_new_start else running
+        seen.append(probe(step.concurrency, running, math.exp(rng.normal(0.05, 0.1))))
+
+    assert len(seen) <= 12
