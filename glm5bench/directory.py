@@ -35,6 +35,7 @@ from .values.search import with_decided
 ATTEMPT_FORMAT = 1
 IN_LIST = ("key", "attempt", "status", "validity", "class", "message", "reasons", "node", "job_id", "seal", "size_bytes", "mtime_ns")
 LIST_FROM = 64  # keys; for fewer keys, each point's own file is read
+LOST_SEARCH = "move the damaged file of search/ away and run the same sweep again: measured points are kept"
 LOST_PLAN = "remove it and run the same sweep again: measured points are found by their keys"
 
 
@@ -163,7 +164,7 @@ class Campaign:
 
     def decisions(self, arm: str) -> list[dict[str, Any]]:
         """The decisions of an arm's search, in order."""
-        return read_lines(self.search / f"{arm}.jsonl")
+        return read_lines(self.search / f"{Path(arm).name}.jsonl")
 
     def append_decision(self, arm: str, line: dict[str, Any]) -> None:
         """Records a decision; it is on disk when this returns. Raises EnvironmentLacks if it cannot be written."""
@@ -171,7 +172,11 @@ class Campaign:
 
     def with_decisions(self, record: dict[str, Any]) -> dict[str, Any]:
         """The plan's record with the points that searches have decided, and without those that they or `stop_when` left out."""
-        jobs = [with_decided(job, self.decisions(job["id"])) if _is_decided(job) else job for job in record["jobs"]]
+        try:
+            jobs = [with_decided(job, self.decisions(job["id"])) for job in record["jobs"]] if self.search.is_dir() else record["jobs"]
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
+            damage = f"plan.json or a record of search/ is damaged: {type(error).__name__} {error}."
+            raise FileError(damage, path=str(self.search), next_step=LOST_SEARCH) from error
         return {**record, "jobs": jobs}
 
     @property
@@ -296,11 +301,6 @@ class Campaign:
     def done(self, keys: Iterable[str]) -> set[str]:
         """The keys of points that need no further attempt."""
         return {key for key, attempts in self.attempts(keys).items() if any(a.is_done for a in attempts)}
-
-
-def _is_decided(job: Any) -> bool:
-    """Whether decisions can change the points of a job of the plan."""
-    return isinstance(job, dict) and bool(job.get("search") or job.get("stop_when"))
 
 
 def _written(path: Path, text: str) -> None:

@@ -55,8 +55,8 @@ def _name(uid: int) -> str:
 
 
 def _folders(root: Path) -> Iterator[Path]:
-    """The campaign's folders that something is read from: itself, its points, its jobs, and each job."""
-    yield from (root, root / "points", root / "sbatch", root / "jobs")
+    """The campaign's folders that something is read from: itself, its points, its searches, its jobs, and each job."""
+    yield from (root, root / "points", root / "sbatch", root / "search", root / "jobs")
     try:
         with os.scandir(root / "jobs") as entries:
             yield from (Path(entry.path) for entry in entries if entry.is_symlink() or entry.is_dir(follow_symlinks=False))

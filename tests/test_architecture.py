@@ -50,7 +50,7 @@ MAY_IMPORT = {
         "checks",
     },
     "schedulers": {"files", "trust", "plan", "archive", "directory", "machine", "checks", "node"},
-    "campaign": {"files", "trust", "plan", "archive", "directory", "machine", "checks", "node", "schedulers"},
+    "campaign": {"files", "trust", "search", "plan", "archive", "directory", "machine", "checks", "node", "schedulers"},
     "report": {"analysis", "checks", "prediction"},
     "api": {"archive"},
     "cli": {

@@ -161,9 +161,7 @@ def _wait_and_report(campaign: Campaign, planned: Plan, outcome: Outcome | None,
         return 130
     if not final.is_complete:
         say(status_text(final.as_json()))
-        say(
-            f"logs: {campaign.jobs}\nnext: `glm5bench resubmit {quoted(campaign)}`, or the same command, which measures only missing points"
-        )
+        say(f"logs: {campaign.jobs}\n{_next(campaign, final)}")
     if final.counts.get("done"):
         write_archive_of([str(campaign.root)], campaign.archive)
         if final.search is not None:
@@ -173,6 +171,16 @@ def _wait_and_report(campaign: Campaign, planned: Plan, outcome: Outcome | None,
         say(f"Tables again: glm5bench tables {shlex.quote(str(campaign.archive))}{with_prices}")
         return code if final.is_complete else 1
     return 0 if final.is_complete else 1
+
+
+def _next(campaign: Campaign, final: Status) -> str:
+    """The next step for a campaign that is not complete."""
+    if final.search is None or any(p.state != "done" for p in final.points):
+        return f"next: `glm5bench resubmit {quoted(campaign)}`, or the same command, which measures only missing points"
+    same = f"the same command with name={shlex.quote(campaign.root.name)}"
+    if final.search.limits:
+        return f"next: {same} and a higher bind_concurrency, search.most_points or search.budget.node_h continues the search"
+    return f"next: {same} and a larger search.tolerance, search.most_points or search.budget.node_h continues the search"
 
 
 @app.command()
@@ -194,7 +202,10 @@ def status(
         return 130
     print(json.dumps(now.as_json(), indent=1) if as_json else as_called(status_text(now.as_json())))
     if not as_json and now.is_over and not now.is_complete:
-        say(f"next: `glm5bench resubmit {quoted(campaign)} --dry-run` shows which points would be submitted again, and why")
+        if now.search is not None and all(p.state == "done" for p in now.points):
+            say(_next(campaign, now))
+        else:
+            say(f"next: `glm5bench resubmit {quoted(campaign)} --dry-run` shows which points would be submitted again, and why")
     return 0 if now.is_complete or not now.is_over else 1
 
 

@@ -17,7 +17,7 @@ from ..analysis.saturation import FLAT, saturated_at
 from ..archive.columns import Summaries, listed
 from ..archive.summary import rows
 from ..archive.survey import survey
-from ..directory import Campaign
+from ..directory import LOST_SEARCH, Campaign
 from ..errors import FileError, UsageError
 from ..search.curves import Seen
 from ..search.decision import MODEL, ArmState, Choice, decide
@@ -78,7 +78,7 @@ def known(campaign: Campaign, search: ArmSearch) -> Known:
     lines = {arm.id: campaign.decisions(arm.id) for arm in search.arms}
     for arm_id, told in lines.items():
         if any(not isinstance(line, dict) or not {"key", "action", "concurrency", "repeat", "question"} <= line.keys() for line in told):
-            raise FileError("The record of the search is damaged.", path=str(campaign.search / f"{arm_id}.jsonl"), next_step=REMOVE)
+            raise FileError("The record of the search is damaged.", path=str(campaign.search / f"{arm_id}.jsonl"), next_step=LOST_SEARCH)
     without_rows = Known(search.question, lines, {}, {})
     found, latency = {}, {}
     for key, columns in _summaries(campaign, [key for arm in search.arms for key in without_rows.keys(arm)]):
@@ -98,9 +98,6 @@ def _summaries(campaign: Campaign, keys: Sequence[str]) -> Iterator[tuple[str, S
         done = next((a for a in attempts if a.is_done), None)
         if done is not None:
             yield key, survey(campaign.point_file(key, done.attempt)).summaries
-
-
-REMOVE = "remove the file; measured points are kept, and the search decides again"
 
 
 def advance(campaign: Campaign, job: NodeJob, after: str = "") -> tuple[Point, bool] | None:

@@ -186,3 +186,15 @@ def test_a_job_that_is_stopped_leaves_its_search_to_the_next_one(tmp_path):
     assert made.returncode == 0, made.stdout + made.stderr
     assert decisions(tmp_path)[-1]["code"] == "most_points"
     assert len(point_files(tmp_path)) == 5
+
+
+@pytest.mark.parametrize("line", ["[]", "7", '{"action": "point"}', '{"action": "point", "key": 3, "is_new_start": 0}', "not json"])
+def test_a_damaged_record_of_a_search_is_reported_and_not_a_traceback(tmp_path, line):
+    sweep(tmp_path, *BAND, "search.tolerance=0.6")
+    record = next((tmp_path / "outputs" / "c" / "search").glob("*.jsonl"))
+    record.write_text(f"{line}\n{record.read_text()}")
+    for command in ("status", "answer", "resubmit"):
+        done = bench(tmp_path, command, "outputs/c")
+
+        assert "Traceback" not in done.stderr
+        assert done.returncode == 0 or "damaged" in done.stderr

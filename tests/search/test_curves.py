@@ -42,7 +42,7 @@ def test_the_curve_follows_the_points_and_not_the_prediction():
     of_points = printed(question(), [arm(seen=seen)], at)["a"]
     predicted = np.interp(-at, -np.array(prior().log_x), prior().log_tput)
 
-    assert np.exp(of_points - predicted) == pytest.approx(np.full(len(at), 1.3), rel=0.05)
+    assert np.exp(of_points - predicted) == pytest.approx(np.full(len(at), 1.3), rel=0.08)
 
 
 def test_the_claim_holds_for_curves_drawn_from_the_model_itself():
