@@ -17,8 +17,8 @@ from . import recipe
 from .contradictions import contradiction, impossible, unfit
 from .errors import ImpossibleError, SettingsError
 from .image_version import refuse_wrong_images
-from .recipe_differences import more_than_speculative
-from .search.planning import arm_plan, with_searches
+from .recipe_differences import mtp_notes
+from .search.planning import arm_plan, with_goodput, with_searches
 from .search.question import question_of
 from .values.cluster import Cluster
 from .values.groups import Accuracy, Checkpoint
@@ -106,7 +106,7 @@ def plan(asked: Asked, max_s: Mapping[str, float] | None = None) -> Plan:
     if campaign.pack and max(lanes) == 1:
         notes.append("pack=true has no effect: no two arms of one GPU have the same TP and use half a node or less")
     notes += [f"{job.arm.label}: packed, {job.lanes} servers side by side on a node" for job in jobs if job.lanes > 1]
-    notes += _mtp_notes([job.arm for job in jobs])
+    notes += mtp_notes([job.arm for job in jobs])
     warnings = [
         f"{job.arm.label}: {text}"
         for job, start in told
@@ -117,10 +117,14 @@ def plan(asked: Asked, max_s: Mapping[str, float] | None = None) -> Plan:
 
 def _chosen(requests: Sequence[_Request], campaign: CampaignSettings, question: Question) -> tuple[list[_Request], dict[str, ArmPlan]]:
     """The requests with the planned concurrencies of the search, and what is known of each possible arm, by arm id."""
-    possible = [request.settings for request in requests if contradiction(request.settings.arm) is None]
-    known = {_arm_id(s.arm): arm_plan(s, campaign, question) for s in possible}
-    axes = {id: frozenset((c, s.seed[0], 0) for c in known[id].planned) for s in possible for id in [_arm_id(s.arm)]}
-    return [_Request(r.settings, axes.get(_arm_id(r.settings.arm), r.points)) for r in requests], known
+    found, known = [], {}
+    for request in requests:
+        s, points = with_goodput(request.settings, question), request.points
+        if contradiction(s.arm) is None:
+            plan = known[_arm_id(s.arm)] = arm_plan(s, campaign, question)
+            points = frozenset((c, s.seed[0], 0) for c in plan.planned)
+        found.append(_Request(s, points))
+    return found, known
 
 
 def repeat_scopes(asked: Asked, max_s: Mapping[str, float] | None = None) -> dict[str, Plan]:
@@ -140,21 +144,6 @@ def _repeats_of_a_job(requests: Sequence[_Request], scope: RepeatScope) -> list[
 
 def _of_repeats(start: ServerStart, repeats: Collection[int]) -> ServerStart:
     return dataclasses.replace(start, points=tuple(point for point in start.points if point.repeat in repeats))
-
-
-def _mtp_notes(arms: Sequence[Arm]) -> list[str]:
-    """Notes on pairs of arms that should differ only in the speculative setting, but whose published recipes differ in more."""
-    same: dict[str, list[Arm]] = {}
-    for arm in arms:
-        same.setdefault(digest_of(dataclasses.replace(arm, speculative=arms[0].speculative)), []).append(arm)
-    notes = []
-    for alike in same.values():
-        for one, other in itertools.combinations({arm.speculative.id: arm for arm in alike}.values(), 2):
-            more = more_than_speculative(one, other)
-            if more:
-                names = ", ".join(d.name for d in more)
-                notes.append(f"{one.label} and {other.speculative.id} differ in more than speculation: {names}")
-    return notes
 
 
 @dataclass(frozen=True)

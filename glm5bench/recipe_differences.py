@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .recipe import flags, image, rules, set_by_itself
+from .values.plain import digest_of
 from .values.point import Arm
 
 
@@ -56,3 +59,18 @@ def in_words(value: Any) -> str:
 def more_than_speculative(one: Arm, other: Arm) -> tuple[Difference, ...]:
     """The differences between two arms, except those that come only from the speculative setting."""
     return tuple(d for d in differences(one, other) if any(not group.startswith("speculative/") for group in d.groups))
+
+
+def mtp_notes(arms: Sequence[Arm]) -> list[str]:
+    """Notes on pairs of arms that should differ only in the speculative setting, but whose published recipes differ in more."""
+    same: dict[str, list[Arm]] = {}
+    for arm in arms:
+        same.setdefault(digest_of(dataclasses.replace(arm, speculative=arms[0].speculative)), []).append(arm)
+    notes = []
+    for alike in same.values():
+        for one, other in itertools.combinations({arm.speculative.id: arm for arm in alike}.values(), 2):
+            more = more_than_speculative(one, other)
+            if more:
+                names = ", ".join(d.name for d in more)
+                notes.append(f"{one.label} and {other.speculative.id} differ in more than speculation: {names}")
+    return notes

@@ -12,11 +12,11 @@ from typing import Any
 
 from ..directory import LOST_PLAN, Campaign
 from ..errors import FileError
-from ..node.searching import SUCCESS, advance, known
+from ..node.searching import SUCCESS, Known, advance, known
 from ..search.decision import Remaining, claimed, remaining
 from ..values.plain import from_plain, plain
 from ..values.point import Arm, NodeJob
-from ..values.search import ArmSearch, has_ended
+from ..values.search import ArmPlan, ArmSearch, has_ended
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class ArmState:
     code: str
     why: str
     crossing: dict[str, Any] | None
+    goodput_rps: float | None  # requests per second within the limits, at the largest concurrency that keeps them
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,8 @@ def state_of(campaign: Campaign, record: dict[str, Any]) -> SearchState | None:
     if search is None:
         return None
     q = search.question
-    states = known(campaign, search).states(search)
+    now = known(campaign, search)
+    states = now.states(search)
     claim = math.inf if q.limits else claimed(q, states).value
     arms = []
     for arm in search.arms:
@@ -106,11 +108,20 @@ def state_of(campaign: Campaign, record: dict[str, Any]) -> SearchState | None:
         last = lines[-1] if has_ended(lines, q) else None
         n = len(campaign.done([*arm.keys, *(line["key"] for line in lines if line["key"])]))
         code, why = (last["code"], last["why"]) if last else ("", "")
-        arms.append(ArmState(arm.label, n, code, why, lines[-1]["crossing"] if lines else None))
+        crossing = lines[-1]["crossing"] if lines else None
+        arms.append(ArmState(arm.label, n, code, why, crossing, _goodput(now, arm, crossing)))
     limits = ", ".join(limit.text for limit in q.limits)
     more = None if q.limits or all(arm.code for arm in arms) else remaining(q, tuple(states))
     shown = claim if math.isfinite(claim) else None
     return SearchState(limits, shown, q.tolerance, q.low, q.high, q.spread, q.spread_source, tuple(arms), more)
+
+
+def _goodput(now: Known, arm: ArmPlan, crossing: dict[str, Any] | None) -> float | None:
+    """The mean goodput of the arm's points at the largest concurrency that keeps the limits."""
+    at = crossing["passes"] if crossing else 0
+    rows = [now.rows[key] for key in now.keys(arm) if key in now.rows and now.rows[key].concurrency == at]
+    figures = [row.goodput_rps for row in rows if math.isfinite(row.goodput_rps)]
+    return sum(figures) / len(figures) if figures else None
 
 
 def skipped(campaign: Campaign, record: dict[str, Any]) -> tuple[str, ...]:

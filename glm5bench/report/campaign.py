@@ -231,7 +231,8 @@ def _crossing(arm: Mapping[str, Any]) -> str:
     found = arm["crossing"]
     if found is None:
         return ""
-    ends = f"; measured: {found['passes'] or 'none'} keeps the limits, {found['fails'] or 'none'} does not"
+    good = f" ({arm['goodput_rps']:.2f} good req/s)" if arm["goodput_rps"] is not None else ""
+    ends = f"; measured: {found['passes'] or 'none'} keeps the limits{good}, {found['fails'] or 'none'} does not"
     inside = f" (interval {found['low']:.1f} to {found['high']:.1f})" if found["estimate"] else ""
     about = f", about {found['estimate']:.1f}{inside}, limited by {found['binding']}" if found["estimate"] else ""
     return f"{about}{ends}" + (f"; ended ({arm['code']}): {arm['why']}" if arm["code"] and arm["code"] != "reached" else "")

@@ -45,6 +45,15 @@ def arm_plan(s: ArmSettings, campaign: CampaignSettings, question: Question) -> 
     return ArmPlan("", s.arm.label, series_of(s.arm), prior, chosen, largest, ())
 
 
+def with_goodput(s: ArmSettings, question: Question) -> ArmSettings:
+    """The settings, with the limits of the search as those of a good request unless the user has set some. Goodput is in no key."""
+    limits = {limit.figure.partition("_")[0]: limit for limit in question.limits}
+    if not limits or s.workload.goodput:
+        return s
+    goodput = ",".join(f"{name}<={limit.text.partition('<=')[2]}" for name, limit in limits.items())
+    return replace(s, workload=replace(s.workload, goodput=goodput))
+
+
 def _up_to(question: Question, prior: Prior) -> int:
     """The highest concurrency that a search for limits may probe: some way above the predicted crossing."""
     wanted = ROOM * max(prior.concurrency[0], min(crossing(question, prior, ()).estimate, prior.concurrency[-1]))

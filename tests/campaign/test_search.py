@@ -116,6 +116,7 @@ def test_a_search_for_a_limit_finds_a_concurrency_on_two_server_starts(tmp_path)
     assert done.returncode == 0, done.stdout
     assert arm["code"] == "reached"
     assert arm["crossing"]["passes"] < arm["crossing"]["fails"]
+    assert arm["goodput_rps"] > 0
     assert arm["crossing"]["low"] <= arm["crossing"]["estimate"] <= arm["crossing"]["high"]
     assert_decisions_repeat(tmp_path)
 
