@@ -38,6 +38,7 @@ class SearchState:
     limits: str
     claim: float | None
     tolerance: float
+    confidence: float
     low_tok_s_user: float
     high_tok_s_user: float
     spread: float
@@ -113,7 +114,7 @@ def state_of(campaign: Campaign, record: dict[str, Any]) -> SearchState | None:
     limits = ", ".join(limit.text for limit in q.limits)
     more = None if q.limits or all(arm.code for arm in arms) else remaining(q, tuple(states))
     shown = claim if math.isfinite(claim) else None
-    return SearchState(limits, shown, q.tolerance, q.low, q.high, q.spread, q.spread_source, tuple(arms), more)
+    return SearchState(limits, shown, q.tolerance, q.confidence, q.low, q.high, q.spread, q.spread_source, tuple(arms), more)
 
 
 def _goodput(now: Known, arm: ArmPlan, crossing: dict[str, Any] | None) -> float | None:

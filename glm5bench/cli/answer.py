@@ -28,7 +28,7 @@ def answer(directory: Path, price: PRICE = "hyperscaler", at: AT = "", as_json: 
     from ..settings.prices import price_table
 
     campaign = Campaign(directory.absolute())
-    made = _told(campaign, price_table(price), at)
+    made = told_of(campaign, price_table(price), at)
     print(json.dumps(made, indent=1) if as_json else as_called(answer_text(made, _width())))
     return 0 if made["is_reached"] else 1
 
@@ -37,14 +37,15 @@ def answer_of_search(campaign: Campaign, price: Price) -> str:
     """The answer of a search as text."""
     from ..report.answer import answer_text
 
-    return answer_text(_told(campaign, price, ""), _width()) + "\n"
+    return answer_text(told_of(campaign, price, ""), _width()) + "\n"
 
 
 def _width() -> int:
     return max(60, shutil.get_terminal_size((100, 60)).columns)
 
 
-def _told(campaign: Campaign, price: Price, at: str) -> dict[str, Any]:
+def told_of(campaign: Campaign, price: Price, at: str) -> dict[str, Any]:
+    """The answer of a campaign's search as plain values. Raises UsageError if it has none."""
     from ..campaign.searching import search_of, state_of
 
     record = campaign.read_plan()

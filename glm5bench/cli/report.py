@@ -122,9 +122,26 @@ def _beside(
         bounds=bounds_of(made.fronts, bases, facts.hardware, made.economy.usd_per_gpu_h),
         specifications={name: values for name, values in specifications(list(facts.hardware.values())).items() if name in drawn},
         source_tables=[(t.name, t.rows) for t in tables],
+        searches=_searches(paths, prices),
         bad=[(e.path, e.message) for e in bad],
         planned_limit=planned_limit,
     )
+
+
+def _searches(paths: Sequence[str], prices: Price) -> list[dict[str, Any]]:
+    """The answers of the campaigns among the paths that have a search, over a fine grid of their band."""
+    from ..campaign.searching import search_of
+    from ..directory import Campaign
+    from .answer import told_of
+
+    found = []
+    for path in paths:
+        campaign = Campaign(Path(path).absolute())
+        if campaign.plan.is_file() and (search := search_of(campaign, campaign.read_plan())) is not None:
+            q = search.question
+            grid = [q.low * (q.high / q.low) ** (i / 24) for i in range(25)] if not q.limits else []
+            found.append(told_of(campaign, prices, ",".join(f"{x:.4g}" for x in grid)))
+    return found
 
 
 def _price_sets(chosen: Price) -> dict[str, Mapping[str, float | None]]:

@@ -32,14 +32,14 @@ def answer_text(told: Mapping[str, Any], width: int = 100) -> str:
         ]
         heads = ["tok/s/user", "calibrated\n$/Mtok", "claim", "through points\n$/Mtok", "× per dollar"]
         parts += ["", series, tabulate(cells, headers=heads, tablefmt="plain", disable_numparse=True, stralign="right")]
-    parts += ["", *_wrapped(MEANING.format(baseline=told["baseline"], price=told["price"]), width)]
+    parts += ["", *_wrapped(MEANING.format(confidence=told["confidence"], baseline=told["baseline"], price=told["price"]), width)]
     return "\n".join(parts)
 
 
 MEANING = (
-    "calibrated: the step model with factors, a knee and a residual fitted to these points. claim: in 95 % of campaigns the true cost is"
-    " within it over the whole band; the first line has the claim for the ratios. through points: interpolated between measured points, as"
-    " in `tables`. × per dollar: tokens per dollar compared with {baseline}, prices {price}."
+    "calibrated: the step model with factors, a knee and a residual fitted to these points. claim: in {confidence:.0%} of campaigns the"
+    " true cost is within it over the whole band; the first line has the claim for the ratios. through points: interpolated between"
+    " measured points, as in `tables`. × per dollar: tokens per dollar compared with {baseline}, prices {price}."
 )
 LIMITS = (
     "The interval holds for runs on different server starts. In a closed loop all users begin together, so TTFT p99 is mostly that of the"

@@ -29,6 +29,7 @@ from ..analysis.telemetry import Curve, Telemetry
 from ..errors import printable
 from . import records
 from . import tables as flat
+from .campaign import search_lines
 from .titles import title_of, titles
 
 STEPS_OF_SLIDER = 120
@@ -67,6 +68,7 @@ class Beside:
     source_tables: Sequence[tuple[str, Sequence[Mapping[str, str]]]] = ()
     bad: Sequence[tuple[str, str]] = ()  # path, reason
     planned_limit: Callable[[Row], str] | None = None  # what would hold a point back by its plan
+    searches: Sequence[Mapping[str, Any]] = ()  # answers of searches, as `answer --json` gives them
 
 
 def detail(r: Requests, t: Telemetry | None, command: str, time_scale: float, *, from_due: bool = False) -> Detail:
@@ -187,8 +189,29 @@ def _data(c: Comparison, beside: Beside, asked: Sequence[float]) -> dict[str, An
         "bounds": [_plain(row) for row in beside.bounds],
         "specifications": {name: dict(values) for name, values in beside.specifications.items()},
         "sourceTables": [{"name": printable(n), "rows": [_plain(row) for row in rows]} for n, rows in beside.source_tables],
+        "searches": [_search(told) for told in beside.searches],
         "bad": [{"path": printable(path), "reason": printable(reason)} for path, reason in beside.bad],
     }  # fmt: skip
+
+
+def _search(told: Mapping[str, Any]) -> dict[str, Any]:
+    """The state of a search as lines of text, and the calibrated cost of each series with its claim where it is known."""
+    curves = []
+    for series in dict.fromkeys(row["series"] for row in told.get("rows", ())):
+        rows = [r for r in told["rows"] if r["series"] == series and r["calibrated_cost_usd_per_mtok"] is not None]
+        known = [r["claim"] if r["is_inside_claim"] and r["claim"] is not None else 0.0 for r in rows]
+        cost = [r["calibrated_cost_usd_per_mtok"] for r in rows]
+        curves.append(
+            {
+                "name": printable(series),
+                "x": [r["interactivity_tok_s_user"] for r in rows],
+                "cost": cost,
+                "low": [c / (1 + claim) for c, claim in zip(cost, known, strict=True)],
+                "high": [c * (1 + claim) for c, claim in zip(cost, known, strict=True)],
+                "through": [r["through_points_cost_usd_per_mtok"] for r in rows],
+            }
+        )
+    return {"text": "\n".join(printable(line.strip()) for line in search_lines(told)), "price": told.get("price", ""), "curves": curves}
 
 
 def _workloads(series: Sequence[Series]) -> dict[tuple[object, ...], str]:

@@ -233,6 +233,7 @@
     }
     table($("specifications-table"), [["hardware"], ...Object.values(axes).map((a) => [a, "number"])], names, (id) => [id, ...Object.keys(axes).map((a) => `${Math.round(100 * data.specifications[id][a])} %`)]);
     table($("bounds-table"), [["hardware"], ["against"], ["precision"], ["compute", "number"], ["bandwidth", "number"], ["interconnect", "number"]], data.bounds, (r) => [r.hardware, r.baseline, r.precision, ...["compute", "bandwidth", "interconnect"].map((b) => (r[b] === null ? "" : fixed(r[b], 2) + "×"))]);
+    searches();
     $("sources").replaceChildren(...data.sourceTables.flatMap((t) => {
       const made = el("table"), names = Object.keys(t.rows[0] || {});
       table(made, names.map((h) => [h]), t.rows, (row) => names.map((h) => row[h]));
@@ -244,6 +245,29 @@
     for (let i = 0; runs.series && i < runs.series.length; i++) if (runs.validity[i] === "invalid") bad.push({ what: `${name(runs.series[i])}, TP ${runs.tp[i] ?? "?"}, concurrency ${runs.concurrency[i] ?? "?"}, ${runs.origin[i]}`, why: runs.reasons[i] });
     table($("invalid-table"), [["what", "path"], ["why"]], bad, (b) => [b.what, b.why]);
     $("invalid").hidden = !bad.length;
+  }
+
+  function searches() { // the calibrated curves with their claims as bands, and the curves through the points as dots
+    const parts = data.searches.flatMap((s, k) => {
+      const text = el("p", s.text, { class: "lines" }), plot = el("div", null, { class: "plot", id: `search-${k}`, role: "img", "aria-label": "Calibrated cost against interactivity; `glm5bench answer` prints the same" });
+      return [el("h2", "What a search knows"), text, ...(s.curves.length ? [plot, el("p", `Line: calibrated, prices ${s.price}. Band: the claim. Dots: interpolated through the measured points.`, { class: "fine" })] : [])];
+    });
+    $("searches").replaceChildren(...parts);
+    $("searches").hidden = !parts.length;
+    data.searches.forEach((s, k) => {
+      if (!s.curves.length) return;
+      const look = layout("tok/s/user", "$/Mtok");
+      logarithmic(look.yaxis);
+      Plotly.react(`search-${k}`, s.curves.flatMap((c, i) => {
+        const own = (isDark() ? DARK : COLORS)[(i + 2) % COLORS.length], same = { type: "scatter", name: entities(c.name), x: c.x };
+        return [
+          { ...same, y: c.low, mode: "lines", line: { width: 0 }, hoverinfo: "skip", showlegend: false },
+          { ...same, y: c.high, mode: "lines", line: { width: 0 }, fill: "tonexty", fillcolor: `${own}33`, hoverinfo: "skip", showlegend: false },
+          { ...same, y: c.cost, mode: "lines", line: { color: own } },
+          { ...same, y: c.through, mode: "markers", marker: { color: own, symbol: SYMBOLS[(i + 2) % SYMBOLS.length], size: 6 }, showlegend: false },
+        ];
+      }), { ...look, showlegend: true, legend: { orientation: "h", y: 1.12 } }, CONFIG);
+    });
   }
 
   function provenance() {
