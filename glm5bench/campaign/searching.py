@@ -41,6 +41,7 @@ class SearchState:
     confidence: float
     low_tok_s_user: float
     high_tok_s_user: float
+    covered: tuple[float, float] | None  # the part of the band that the claim is about; None: nothing
     spread: float
     spread_source: str
     arms: tuple[ArmState, ...]
@@ -102,7 +103,9 @@ def state_of(campaign: Campaign, record: dict[str, Any]) -> SearchState | None:
     q = search.question
     now = known(campaign, search)
     states = now.states(search)
-    claim = math.inf if q.limits else claimed(q, states).value
+    known_now = None if q.limits else claimed(q, states)
+    claim = known_now.value if known_now is not None else math.inf
+    covered = (known_now.low, known_now.high) if known_now is not None and math.isfinite(known_now.low) else None
     arms = []
     for arm in search.arms:
         lines = campaign.decisions(arm.id)
@@ -114,7 +117,7 @@ def state_of(campaign: Campaign, record: dict[str, Any]) -> SearchState | None:
     limits = ", ".join(limit.text for limit in q.limits)
     more = None if q.limits or all(arm.code for arm in arms) else remaining(q, tuple(states))
     shown = claim if math.isfinite(claim) else None
-    return SearchState(limits, shown, q.tolerance, q.confidence, q.low, q.high, q.spread, q.spread_source, tuple(arms), more)
+    return SearchState(limits, shown, q.tolerance, q.confidence, q.low, q.high, covered, q.spread, q.spread_source, tuple(arms), more)
 
 
 def _goodput(now: Known, arm: ArmPlan, crossing: dict[str, Any] | None) -> float | None:

@@ -216,11 +216,14 @@ def search_lines(search: Mapping[str, Any]) -> list[str]:
     if search["limits"]:
         lines = [f"  search {word}: the largest concurrency with {search['limits']}; {spread}"]
         return lines + [f"    {arm['arm']}: {counted(arm['points'], 'point')}{_crossing(arm)}" for arm in search["arms"]]
-    band = f"{search['low_tok_s_user']:g} to {search['high_tok_s_user']:g} tok/s/user"
+    low, high = search["covered"] or (search["low_tok_s_user"], search["high_tok_s_user"])
+    is_part = low > 1.01 * search["low_tok_s_user"] or high < 0.99 * search["high_tok_s_user"]
+    rest = f" (of {search['low_tok_s_user']:g} to {search['high_tok_s_user']:g}; the rest is out of reach)" if is_part else ""
+    band = f"{low:.3g} to {high:.3g} tok/s/user{rest}"
     known = "is not known yet" if search["claim"] is None else f"is known within {search['claim']:.1%}"
     more = search["expected"]
-    rest = f"; expected from now on: {_expected(more)}" if more is not None and not has_ended else ""
-    lines = [f"  search {word}: the cost from {band} {known}; tolerance {search['tolerance']:.1%}; {spread}{rest}"]
+    needs = f"; expected from now on: {_expected(more)}" if more is not None and not has_ended else ""
+    lines = [f"  search {word}: the cost from {band} {known}; tolerance {search['tolerance']:.1%}; {spread}{needs}"]
     for arm in search["arms"]:
         ended = f", ended ({arm['code']}): {arm['why']}" if arm["code"] else ""
         lines.append(f"    {arm['arm']}: {counted(arm['points'], 'point')}{ended}")

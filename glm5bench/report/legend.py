@@ -7,7 +7,8 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..analysis.reasons import ADVICE, meaning
+from ..analysis import repeats
+from ..analysis.reasons import ADVICE, is_code, meaning
 from ..errors import printable
 from .readable import prices_line
 from .tables import Tables
@@ -52,10 +53,19 @@ def footer(t: Tables, body: str, rows: Sequence[Mapping[str, Any]], width: int) 
         by_all = flags_of_all(rows)
         for source, codes in by_all.items():
             n, kind = sum(r["source"] == source for r in rows), f"{source} " if len(by_all) > 1 else ""
-            lines += [f"All {n} {kind}points are flagged {code}: {meaning(code)}. Advice: {ADVICE[code]}." for code in sorted(codes)]
+            lines += [f"All {n} {kind}points are flagged {code}: {_explained(code)}" for code in sorted(codes)]
         some = dict.fromkeys(code for r in rows for code in flags(r) if code not in by_all[r["source"]])
-        lines += [f"{code}: {meaning(code)}. Advice: {ADVICE[code]}." for code in some if code in words]
+        lines += [f"{code}: {_explained(code)}" for code in some if code in words]
     return [line for text in lines for line in textwrap.wrap(printable(text), width, subsequent_indent="  ")]
+
+
+def _explained(code: str) -> str:
+    """The meaning of a flag and what to do about it."""
+    if code == repeats.LEFT_OUT:
+        return "some repeats are invalid and not part of this mean. Advice: resubmit them."
+    if not is_code(code):
+        return "a flag of another version of glm5bench."
+    return f"{meaning(code)}. Advice: {ADVICE[code]}." if code in ADVICE else f"{meaning(code)}."
 
 
 def flags(r: Mapping[str, Any]) -> list[str]:

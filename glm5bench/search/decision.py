@@ -91,7 +91,7 @@ class Choice:
     concurrency: int  # 0: stop
     is_new_start: bool
     why: str
-    code: str  # planned, best, second_start; at the end reached, arm_reached, dropped, all_pass, none_passes, most_points, budget
+    code: str  # planned, best, second_start; at the end one of those in docs/search.md
     claim: Claim | None
     candidates: tuple[Candidate, ...] = ()
     crossing: Crossing | None = None
@@ -110,6 +110,8 @@ def decide(question: Question, arms: Sequence[ArmState], arm_id: str) -> Choice:
     missing = [c for c in own.planned if c not in {s.concurrency for s in own.seen}]
     if missing:
         return Choice("point", missing[0], not own.running, f"planned ({len(missing)} left)", "planned", claim)
+    if not _reaches(drawn[own.id].frontier(band(question))):
+        return Choice("stop", 0, False, f"no concurrency of it gives {question.low:g} tok/s/user", "out_of_reach", claim)
     ended = _ended(question, arms, own, claim)
     if ended is not None:
         return ended
@@ -138,15 +140,16 @@ def _over_budget(question: Question, arms: Sequence[ArmState]) -> str:
 def claimed(question: Question, arms: Sequence[ArmState], drawn: dict[str, Draws] | None = None) -> Claim:
     """The claim with these points."""
     drawn = drawn or {arm.id: _draws(question, arm, i) for i, arm in enumerate(arms)}
-    curves = {s: _frontier(question, arms, s, drawn) for s in dict.fromkeys(arm.series for arm in arms)}
+    every = {s: _frontier(question, arms, s, drawn) for s in dict.fromkeys(arm.series for arm in arms)}
+    curves = {s: curve for s, curve in every.items() if _reaches(curve)} or every  # a series that cannot reach the band has no claim
     is_read = np.all([np.isfinite(curve).mean(axis=0) >= REACHED for curve in curves.values()], axis=0)
     if not is_read.any():
-        nothing = dict.fromkeys(curves, math.inf)
+        nothing = dict.fromkeys(every, math.inf)
         return Claim(math.inf, nothing, math.nan, math.nan)
     each = {s: curve[:, is_read] for s, curve in curves.items()}
     first, *others = each.values()
-    alone = {s: _quantile(question, [curve]) for s, curve in each.items()}
-    value = _quantile(question, [other - first for other in others]) if others else next(iter(alone.values()))
+    alone = {**dict.fromkeys(every, math.inf), **{s: _quantile(question, [curve]) for s, curve in each.items()}}
+    value = _quantile(question, [other - first for other in others]) if others else alone[next(iter(each))]
     covered = np.exp(band(question)[is_read])
     return Claim(value, alone, float(covered[0]), float(covered[-1]))
 
@@ -154,6 +157,11 @@ def claimed(question: Question, arms: Sequence[ArmState], drawn: dict[str, Draws
 def expected(question: Question, arms: Sequence[ArmState]) -> Claim:
     """The claim after the planned points, if they are as predicted."""
     return claimed(question, [_as_planned(arm) for arm in arms])
+
+
+def _reaches(curve: Floats) -> bool:
+    """Whether the lowest interactivity of the band is reached at all. `curve`: draws of a frontier, shape (D, M)."""
+    return bool(np.isfinite(curve[:, 0]).mean() > 1 - REACHED)
 
 
 @dataclass(frozen=True)
@@ -184,7 +192,7 @@ def remaining(question: Question, arms: tuple[ArmState, ...]) -> Remaining:
             at = int(np.searchsorted(drawn.concurrency, choice.concurrency))
             tput, x = (float(np.exp(np.median(figure[:, at]))) for figure in (drawn.tput, drawn.x))
             states[i] = replace(arm, running=start, seen=(*arm.seen, Seen(choice.concurrency, tput, x, start)))
-    is_reached = not set(last.values()) & {"most_points", "budget"}
+    is_reached = not set(last.values()) & {"most_points", "budget", "out_of_reach"}
     return Remaining(points, (sum(arm.spent_s for arm in states) - before_s) / 3600, is_reached)
 
 

@@ -196,7 +196,7 @@ def test_a_point_holds_what_was_read_beside_its_load(tmp_path):
     assert s["gpu_power_w"] == pytest.approx(0.4 * 2170, rel=0.15)
     assert s["energy_j"] == pytest.approx(s["gpu_power_w"] * 8 * s["duration_s"])
     assert s["acceptance_length"] == pytest.approx(m.server["acceptance_length"], rel=0.05)
-    assert 3 <= s["running_mean"] <= 4
+    assert 2 <= s["running_mean"] <= 4  # a busy machine starts some requests late
     assert s["kv_tokens"] == s["kv_tokens_predicted"] > 0
     assert s["start_s"] > s["load_s"] > 0
     assert m.server["startup"]["weights_gib"] == pytest.approx(89.8, rel=0.05)

@@ -78,7 +78,7 @@ def test_the_documented_lines_install_without_an_index(tmp_path, checkout):
     made = subprocess.run(wheels, shell=True, cwd=checkout, env=clean, capture_output=True, text=True, check=False)
     required("" if made.returncode == 0 else f"pip cannot build a wheel here: {made.stderr[-300:]}")
 
-    assert len(offline) == 3
+    assert len(offline) == 4
     cluster = tmp_path / "cluster"
     cluster.mkdir()
     (checkout / "wheels").rename(cluster / "wheels")

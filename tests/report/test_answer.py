@@ -14,7 +14,7 @@ ARM = {"arm": "h200 glm5_fp8 tp8", "points": 5, "code": "", "why": "", "crossing
 def told(**changed):
     return {
         "source": "measured", "limits": "", "claim": 0.06, "tolerance": 0.08, "confidence": 0.9, "low_tok_s_user": 25.0,
-        "high_tok_s_user": 84.0, "spread": 0.01, "spread_source": "set",
+        "high_tok_s_user": 84.0, "covered": (25.0, 84.0), "spread": 0.01, "spread_source": "set",
         "expected": {"points": 3, "node_h": 0.5, "is_reached": True}, "is_reached": False,
         "arms": [ARM], "baseline": "h200", "price": "hyperscaler",
         "rows": [row(30.0, 0.5), row(120.0, 1.5, is_inside_claim=False)], **changed,
@@ -35,6 +35,12 @@ def test_a_search_that_goes_on_says_what_it_knows_and_what_it_still_needs():
     assert "known within 6.0%" in text
     assert "expected from now on: 3 points, about 0.5 node-hours" in text
     assert "in 90% of campaigns" in " ".join(text.split())
+
+
+def test_a_claim_that_covers_a_part_of_the_band_says_which():
+    text = answer_text(told(covered=(25.0, 70.2)))
+
+    assert "from 25 to 70.2 tok/s/user (of 25 to 84; the rest is out of reach)" in text
 
 
 def test_there_is_no_claim_outside_of_the_band():

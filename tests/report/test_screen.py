@@ -140,3 +140,13 @@ def test_all_prints_every_table_that_there_is(tmp_path):
     told = bench(tmp_path, "tables", "p.h5", "--all").stdout
 
     assert "\nPoints\n" in told
+
+
+def test_flags_of_means_and_of_other_versions_are_explained_and_no_error():
+    rows = [*curve(), row(40.0, 690.0, 16, 1), row(39.0, 650.0, 16, 2, validity="invalid")]
+    strange = row(80.0, 100.0, 2, validity="flagged", reasons=("of_the_future",))
+    text = as_screen(made(*rows, strange), width=200)
+
+    assert "repeats_left_out: some repeats are invalid" in text
+    assert "of_the_future: a flag of another version" in text
+    assert as_screen(made(*rows, strange), width=200, is_whole=True)

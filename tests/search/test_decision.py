@@ -92,3 +92,17 @@ def test_the_expected_claim_is_about_the_one_that_the_planned_points_give():
     before = expected(question(), [arm()]).value
 
     assert before == pytest.approx(claimed(question(), [measured()]).value, rel=0.35)
+
+
+def test_a_band_that_an_arm_cannot_reach_ends_its_search_and_not_that_of_the_others():
+    far = question(low=200.0, high=300.0)
+    slow = measured("slow", prior=prior(1.0))
+    fast = measured("fast")
+
+    assert decide(far, [slow], "slow").code == "out_of_reach"
+    near = question(tolerance=0.3)
+    crippled = arm(
+        "crippled", [dataclasses.replace(s, interactivity_tok_s_user=s.interactivity_tok_s_user / 8) for s in fast.seen], running="s"
+    )
+    assert decide(near, [crippled, fast], "crippled").code == "out_of_reach"
+    assert decide(near, [dataclasses.replace(crippled, has_ended=True), fast], "fast").code == "reached"
