@@ -22,10 +22,10 @@ from ..values.point import NodeJob
 PLAN_FORMAT = 1
 
 
-def opened(campaign: Campaign, plan: Plan, how: How, *, name: str, launcher: str, overrides: Sequence[str]) -> None:
-    """Writes the plan if it is new, or if this command changes its timeouts, paths, cluster or policies.
+def opened(campaign: Campaign, plan: Plan, how: How, *, name: str, launcher: str, overrides: Sequence[str]) -> Sequence[NodeJob]:
+    """Writes the plan if it is new, or if this command changes its timeouts, paths, cluster or policies. Returns the jobs to send.
 
-    Equal keys mean equal bindings, so the requested jobs can replace those in plan.json.
+    Equal keys mean equal bindings, so the requested jobs can replace those in plan.json. A search keeps the predictions that it began with.
     Raises UsageError if the directory has a campaign with other points, EnvironmentLacks if it cannot be written.
     """
     trusted(campaign.root)
@@ -33,12 +33,37 @@ def opened(campaign: Campaign, plan: Plan, how: How, *, name: str, launcher: str
     if campaign.plan.is_file():
         known = campaign.read_plan()
         refuse_other_points(campaign, plan)
+        _keep_predictions(record, known, str(campaign.plan))
         if len(plan.points) < sum(len(job.points) for job in planned_jobs(known, str(campaign.plan))):  # a part of it is submitted
             record = {**known, **{part: record[part] for part in ("cluster", "failure", "retries")}}
         if all(record[part] == known.get(part) for part in ("jobs", "cluster", "failure", "retries")):
-            return
+            return _asked(plan, record, str(campaign.plan))
         record["created_utc"] = known.get("created_utc")
     campaign.write_plan(record)
+    return _asked(plan, record, str(campaign.plan))
+
+
+def _asked(plan: Plan, record: dict[str, Any], where: str) -> Sequence[NodeJob]:
+    """The jobs of the command, as the record has them if they are searches."""
+    return planned_jobs(record, where) if any(job.search for job in plan.jobs) else plan.jobs
+
+
+def _keep_predictions(record: dict[str, Any], known: dict[str, Any], where: str) -> None:
+    """Puts the arms of a campaign's search, with their predictions, into a new record. Raises UsageError for a part of a search."""
+    before, now = ({_planned_keys(job): job for job in one["jobs"] if job.get("search")} for one in (known, record))
+    if before and before.keys() != now.keys():
+        raise UsageError(
+            "This campaign is a search over other arms. Its arms answer one question together.",
+            where=where,
+            next_step="use the same arms, or choose another name for this campaign: name=...",
+        )
+    for keys, job in now.items() if before else ():
+        job["id"] = before[keys]["id"]
+        job["search"] = {**before[keys]["search"], "question": job["search"]["question"]}
+
+
+def _planned_keys(job: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(point["key"] for start in job["starts"] for point in start["points"])
 
 
 def refuse_other_points(campaign: Campaign, plan: Plan) -> None:

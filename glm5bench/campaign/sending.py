@@ -20,7 +20,7 @@ from .history import history, learned
 from .jobs import jobs_for_sure
 from .lock import refuse_a_copy, submitting
 from .opening import planned_how, planned_jobs
-from .searching import to_send
+from .searching import to_send, with_decided
 
 Rule = Callable[[Sequence[Missing]], list[Decision]]
 
@@ -92,10 +92,10 @@ def _send(
             kind.settle(campaign)
         found = jobs_for_sure(campaign)
         refuse_a_copy(campaign, [job for job in found if job.is_live])
+        if not is_dry:
+            adopt(campaign, [p.key for job in with_decided(campaign, jobs) for p in job.points])
         jobs = to_send(campaign, jobs, {key for job in found if job.is_live for key in job.keys}, is_dry=is_dry)
         keys = [p.key for job in jobs for p in job.points if among is None or p.key in among]
-        if not is_dry:
-            adopt(campaign, keys)
         attempts = campaign.attempts(keys)
         decided = rule(missing(keys, attempts, found, how.failure))
         away = nodes_away(campaign, attempts, found, how.failure, is_dry=is_dry) if kind.has_nodes and found else {}
@@ -105,12 +105,17 @@ def _send(
         made = [
             Order(piece, order.exclude, order.time_factor)
             for order in orders(jobs, sent, how.failure, away=away, has_policies=has_policies)
-            for piece in split(learned(order.job, so_far), longest.get(order.job.arm.hardware.id))
+            for piece in _pieces(learned(order.job, so_far), longest.get(order.job.arm.hardware.id))
         ]
         if looks:
             refuse_lacking([order.job for order in made])
         outcome = kind.submit(campaign, made, how) if made and not is_dry else None
     return Sending(tuple(decided), tuple(made), away, outcome)
+
+
+def _pieces(job: NodeJob, longest_s: float | None) -> list[NodeJob]:
+    """The job in pieces that fit the time limit. A search is one job, because its arm has one record of decisions."""
+    return split(job, longest_s) if job.search is None else [job]
 
 
 def adopt(campaign: Campaign, keys: Sequence[str]) -> None:

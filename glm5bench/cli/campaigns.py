@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # verbs import what they need when they run, so that `--help`
     from ..plan import Plan
     from ..schedulers.scheduler import How, Outcome
     from ..settings.overrides import Multirun
+    from ..values.point import NodeJob
     from ..values.settings import Price
 
 
@@ -62,9 +63,9 @@ def _sweep(multirun: Multirun, *, is_trusted: bool) -> int:
     how, planned = how_of(multirun), planned_of(multirun)
     refuse_lacking(planned.jobs)
     scheduler(settings.cluster).refuse(planned.jobs)
-    opened(campaign, planned, how, name=multirun.name, launcher=multirun.launcher, overrides=multirun.overrides)
+    jobs = opened(campaign, planned, how, name=multirun.name, launcher=multirun.launcher, overrides=multirun.overrides)
     _tell_plan(campaign, planned)
-    outcome = send(campaign, planned.jobs, how).outcome
+    outcome = send(campaign, jobs, how).outcome
     if outcome is None:
         say("Nothing to submit: every point is done, or a running job has it.")
     else:
@@ -74,7 +75,7 @@ def _sweep(multirun: Multirun, *, is_trusted: bool) -> int:
             say(f"{counted(n_left, 'point')} not submitted: done already, or a running job has {'it' if n_left == 1 else 'them'}.")
     with_prices = price_option(settings.price, multirun.asked.hardware)
     if settings.wait or scheduler(settings.cluster).waits:
-        return _wait_and_report(campaign, planned, outcome, how, settings.price, with_prices)
+        return _wait_and_report(campaign, jobs, outcome, how, settings.price, with_prices)
     print(campaign.root)
     if outcome is None or outcome.job_ids:
         say(f"next: `glm5bench status {quoted(campaign)}`, `glm5bench tables {quoted(campaign)}{with_prices}`")
@@ -129,7 +130,7 @@ def _tell_outcome(campaign: Campaign, outcome: Outcome, how: How) -> None:
         say(f"      `glm5bench resubmit {quoted(campaign)}` submits the rest with the settings of the last sweep.")
 
 
-def _fed(campaign: Campaign, planned: Plan, outcome: Outcome | None, how: How) -> Status:
+def _fed(campaign: Campaign, jobs: Sequence[NodeJob], outcome: Outcome | None, how: How) -> Status:
     """Waits until every job has ended, and sends what a limit kept out as places become free. Other jobs may hold the places."""
     from ..campaign.sending import sweep as send
     from ..campaign.watch import watch
@@ -140,19 +141,19 @@ def _fed(campaign: Campaign, planned: Plan, outcome: Outcome | None, how: How) -
         if n_tries == 2:  # jobs that have just ended keep their places for a moment
             say(f"{outcome.limit}, by jobs of other campaigns. Tried again every {PLACES_S} s; Ctrl-C ends the waiting.")
         time.sleep(PLACES_S if n_tries > 1 else n_tries)
-        outcome = send(campaign, planned.jobs, how).outcome
+        outcome = send(campaign, jobs, how).outcome
         n_tries = 0 if outcome is None or outcome.job_ids else n_tries + 1
         final = watch(campaign)
     return final
 
 
-def _wait_and_report(campaign: Campaign, planned: Plan, outcome: Outcome | None, how: How, price: Price, with_prices: str) -> int:
+def _wait_and_report(campaign: Campaign, jobs: Sequence[NodeJob], outcome: Outcome | None, how: How, price: Price, with_prices: str) -> int:
     from ..campaign.sending import resubmit
     from ..campaign.watch import watch
     from ..report.campaign import status_text
 
     try:
-        final = _fed(campaign, planned, outcome, how)
+        final = _fed(campaign, jobs, outcome, how)
         while how.retries and not final.is_complete and resubmit(campaign, is_automatic=True, how=how).outcome is not None:
             final = watch(campaign)
     except KeyboardInterrupt:
@@ -179,7 +180,8 @@ def _next(campaign: Campaign, final: Status) -> str:
         return f"next: `glm5bench resubmit {quoted(campaign)}`, or the same command, which measures only missing points"
     same = f"the same command with name={shlex.quote(campaign.root.name)}"
     if final.search.limits:
-        return f"next: {same} and a higher bind_concurrency, search.most_points or search.budget.node_h continues the search"
+        higher = "bind_concurrency=N under a new name goes higher"
+        return f"next: {same} and a larger search.most_points or search.budget.node_h continues; {higher}"
     return f"next: {same} and a larger search.tolerance, search.most_points or search.budget.node_h continues the search"
 
 

@@ -53,7 +53,8 @@ def run(
     `is_retried` is called with the key of each failed point. If it returns True, the point is retried after the others, on a server that
     is already running.
     """
-    campaign.adopt([p.key for p in job.points], lambda other: other != job_id and is_running(campaign.heartbeat(other)))
+    decided = [line["key"] for line in campaign.decisions(job.id) if isinstance(line, dict) and line.get("key")]
+    campaign.adopt([*(p.key for p in job.points), *decided], lambda other: other != job_id and is_running(campaign.heartbeat(other)))
     done = campaign.done(p.key for p in job.points)
     heart.beat.node_job, heart.beat.points, heart.beat.points_done = job.id, len(job.points), len(done)
     work = Work(campaign, job, job_id, heart, progress, is_retried)
@@ -70,7 +71,7 @@ def _search(work: Work, number: int) -> None:
     progress, start = work.progress, work.job.starts[-1]
     while not progress.is_stopped():
         following = searching.advance(work.campaign, work.job)
-        if following is None or following[0].key in progress.failed:
+        if following is None or following[0].key in {*progress.failed, *progress.measured}:  # measured: it is invalid
             return
         point, _ = following
         work.heart.beat.points += 1
@@ -159,7 +160,8 @@ class _Start:
             left.points.clear()
             return
         point, is_new_start = following
-        if not is_new_start and point.key not in {*work.progress.failed, *(p.key for p in left.points)}:
+        had = {*work.progress.failed, *work.progress.measured, *(p.key for p in left.points)}  # measured: it is invalid
+        if not is_new_start and point.key not in had:
             left.points.append(point)
             work.heart.beat.points += 1
 

@@ -63,6 +63,7 @@ class Known:
                 tuple(seen_of(self.rows[key], self.latency.get(key)) for key in self.keys(arm) if key in self.rows),
                 running if arm.id == search.own else "",
                 self.has_ended(arm),
+                bool(self.lines[arm.id]) and self.lines[arm.id][-1].get("code") == "dropped",
             )
             for arm in search.arms
         ]

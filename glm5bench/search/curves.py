@@ -21,12 +21,12 @@ from ..values.search import Prior
 
 Floats = NDArray[np.float64]
 
-N_DRAWS = 240
+N_DRAWS = 720
 FACTOR_SD = 0.2  # of each factor's logarithm
 KNEES = np.exp(np.linspace(math.log(0.09), math.log(3.3), 37))  # multiples of the predicted knee
 FALL, FALL_SD, FALL_SHARE = (-0.25, -0.08), (0.15, 0.06), 0.5  # powers of concurrency above the knee if figures fall there, and its weight
 KNEE_SD, KNEE_WIDE_SD, KNEE_WIDE_SHARE = 0.3, 1.2, 0.15
-RESIDUAL_SD, OWN_SD, LENGTH_OCTAVES = 0.04, 0.01, 1.9  # of the residual: common to both figures, of each figure, its length scale
+RESIDUAL_SD, OWN_SD, LENGTH_OCTAVES = 0.04, 0.01, 2.0  # of the residual: common to both figures, of each figure, its length scale
 SHAPES = [(float(k), False) for k in KNEES] + [(float(k), True) for k in KNEES[::2]]
 START_SHARE = 0.5  # of the variance between runs: what the runs of one server start have in common
 CORRELATION = 0.8  # of throughput and interactivity, in the effects of starts and of runs
@@ -77,6 +77,7 @@ def draws(prior: Prior, seen: Sequence[Seen], spread: float, *, seed: int, n: in
     residual = np.kron(np.full((2, 2), RESIDUAL_SD**2) + OWN_SD**2 * np.eye(2), _matern(np.log2(concurrency)))
     rng = np.random.default_rng(seed)
     normal = rng.standard_normal((n, 2 * len(concurrency) + 2 * len(starts)))
+    missed = rng.standard_normal((n, 2 * len(seen))) @ _root(noise).T  # draws of the runs' effects
     order = (np.arange(n) + 0.5) / n
     parts: list[tuple[Floats, Floats]] = []
     log_weights: list[float] = []
@@ -99,9 +100,10 @@ def draws(prior: Prior, seen: Sequence[Seen], spread: float, *, seed: int, n: in
     found = np.empty_like(normal)
     for k in np.unique(which):
         mean, covariance = parts[k]
+        drawn = mean + normal[which == k] @ _root(covariance).T
         if len(seen):
-            mean, covariance = _given(mean, covariance, pick, measured, noise)
-        found[which == k] = mean + normal[which == k] @ _root(covariance).T
+            drawn = drawn + (measured - drawn @ pick.T - missed[which == k]) @ _gain(covariance, pick, noise).T
+        found[which == k] = drawn
     found = found[rng.permutation(n)]  # arms are independent: their draws must not be sorted by knee
     g = len(concurrency)
     effects = found[:, 2 * g :].reshape(n, 2, len(starts))
@@ -159,13 +161,17 @@ def _log_likelihood(measured: Floats, pick: Floats, mean: Floats, covariance: Fl
     return float(-0.5 * whitened @ whitened - np.log(np.diag(root)).sum())
 
 
-def _given(mean: Floats, covariance: Floats, pick: Floats, measured: Floats, noise: Floats) -> tuple[Floats, Floats]:
-    """Mean and covariance of the state given the measured figures."""
+def _gain(covariance: Floats, pick: Floats, noise: Floats) -> Floats:
+    """What a draw of the prior must be corrected by, for each unit that its figures differ from the measured ones (Matheron's rule).
+
+    Unlike the eigenvectors of the conditional covariance, this is unique: other processors compute the same within rounding.
+    """
     cross = covariance @ pick.T
-    gain = np.linalg.solve(pick @ cross + noise + 1e-12 * np.eye(len(noise)), cross.T).T
-    return mean + gain @ (measured - pick @ mean), covariance - gain @ cross.T
+    return np.asarray(np.linalg.solve(pick @ cross + noise + 1e-12 * np.eye(len(noise)), cross.T).T)
 
 
 def _root(covariance: Floats) -> Floats:
-    values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
-    return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))
+    """The Cholesky root; a small diagonal makes it exist for curves that are equal above the knee."""
+    if not len(covariance):
+        return covariance
+    return np.asarray(np.linalg.cholesky(covariance + 1e-9 * float(np.trace(covariance)) / len(covariance) * np.eye(len(covariance))))

@@ -21,7 +21,7 @@ from .slo import Crossing, next_probe
 
 MODEL = 1  # version of the curve model and of the rules below; raised when their choices change
 BAND_POINTS = 25  # interactivities at which the frontier is read, evenly in log
-REACHED = 0.95  # least share of draws that reach an interactivity that the claim covers
+REACHED = 0.98  # least share of draws that reach an interactivity that the claim covers
 BETTER, CHANCE = 0.02, 0.05  # an arm is dropped if its chance to be better by this share anywhere in the band is smaller
 SHARE = 0.66  # of the tolerance that one of several series may use while others are still measured
 
@@ -46,6 +46,7 @@ class ArmState:
     seen: tuple[Seen, ...] = ()
     running: str = ""
     has_ended: bool = False
+    is_dropped: bool = False
 
     @property
     def spent_s(self) -> float:
@@ -141,7 +142,8 @@ def claimed(question: Question, arms: Sequence[ArmState], drawn: dict[str, Draws
     """The claim with these points."""
     drawn = drawn or {arm.id: _draws(question, arm, i) for i, arm in enumerate(arms)}
     every = {s: _frontier(question, arms, s, drawn) for s in dict.fromkeys(arm.series for arm in arms)}
-    curves = {s: curve for s, curve in every.items() if _reaches(curve)} or every  # a series that cannot reach the band has no claim
+    baseline = next(iter(every))  # a ratio to a series that cannot reach the band is not known; other such series have no claim
+    curves = {s: curve for s, curve in every.items() if _reaches(curve)} if _reaches(every[baseline]) else every
     is_read = np.all([np.isfinite(curve).mean(axis=0) >= REACHED for curve in curves.values()], axis=0)
     if not is_read.any():
         nothing = dict.fromkeys(every, math.inf)
@@ -230,12 +232,20 @@ def _frontier(question: Question, arms: Sequence[ArmState], series: str, drawn: 
 
 def _quantile(question: Question, deviating: Sequence[Floats]) -> float:
     """The quantile, over draws, of the largest deviation of any curve from its printed one, as a share."""
-    worst = np.max([np.nanmax(np.abs(curve - _middle(curve)), axis=1) for curve in deviating], axis=0)
+    worst = np.max([_largest(np.abs(curve - _middle(curve))) for curve in deviating], axis=0)
+    if not np.isfinite(np.quantile(worst, question.confidence, method="higher")):
+        return math.inf
     return float(np.expm1(np.quantile(worst, question.confidence)))
 
 
+def _largest(deviation: Floats) -> Floats:
+    """The largest value of each row; infinite for a draw that reaches nothing."""
+    known = np.isfinite(deviation)
+    return np.where(known.any(axis=1), np.where(known, deviation, 0.0).max(axis=1), math.inf)
+
+
 def _is_dropped(question: Question, arms: Sequence[ArmState], own: ArmState, drawn: dict[str, Draws]) -> bool:
-    peers = [arm for arm in arms if arm.series == own.series and arm.id != own.id]
+    peers = [arm for arm in arms if arm.series == own.series and arm.id != own.id and not arm.is_dropped]
     if not peers:
         return False
     best = np.fmax.reduce([drawn[arm.id].frontier(band(question)) for arm in peers])
@@ -250,7 +260,7 @@ def _ended(question: Question, arms: Sequence[ArmState], own: ArmState, claim: C
     before = replace(own, seen=own.seen[:-1]) if was_chosen else own
     filled = [arm if arm.id == own.id else _as_planned(arm) for arm in arms]
     now, earlier = claimed(question, filled), claimed(question, [before if arm.id == own.id else arm for arm in filled])
-    is_reached = max(now.value, earlier.value) <= question.tolerance
+    is_reached = now.value <= question.tolerance and earlier.value <= question.tolerance
     said = f"the claim is {claim.value:.1%}, tolerance {question.tolerance:.1%}"
     if is_reached and filled == list(arms):
         return Choice("stop", 0, False, said, "reached", claim)

@@ -29,13 +29,19 @@ def arm_plan(s: ArmSettings, campaign: CampaignSettings, question: Question) -> 
     if s.repeat != (0,) or len(s.seed) > 1:
         axis = "repeat" if s.repeat != (0,) else "seed"
         raise SettingsError("A search chooses its own repeats, and uses one seed.", where=f"{axis}=", next_step=f"remove {axis}=")
+    if campaign.stop_when is not None:
+        raise SettingsError("A search decides itself when it stops.", where="stop_when", next_step="remove stop_when")
     refuse_unpredictable(s.workload)
     low, high = campaign.search.candidates
-    among = candidates(low, min(high, campaign.bind_concurrency or high))
+    high = min(high, campaign.bind_concurrency or high)
+    if low >= high:
+        step = "a higher bind_concurrency, or a lower search.candidates"
+        raise SettingsError(f"No concurrency from {low} to {high} is left to choose.", where="search.candidates", next_step=step)
+    among = candidates(low, high)
     figures = [limit.figure for limit in question.limits]
     prior = prior_of(s.arm, recipe.bound(s.arm, among[-1], among), among, figures)
     if question.limits:
-        largest = campaign.bind_concurrency or _up_to(question, prior)
+        largest = high if campaign.bind_concurrency else _up_to(question, prior)
         among = candidates(low, largest)
         prior = prior_of(s.arm, recipe.bound(s.arm, largest, among), among, figures)
         chosen: tuple[int, ...] = (next_probe(question, prior, (), "").concurrency,)

@@ -19,7 +19,6 @@ from .curves import Floats
 N_PLANNED = 4  # concurrencies of an arm
 ALL_BELOW = 8  # every concurrency up to here is a candidate, and four for each factor of two above
 PAST_KNEE = 1.3  # no planned point is further above the predicted knee
-BEYOND = 1.06  # the planned design covers the band and this factor beyond both ends
 N_PREDICTED = 10  # concurrencies that are predicted; the curve between them is interpolated
 STEP = 0.05  # of a factor's logarithm, for its derivative
 UNLIMITED = 10**9
@@ -81,7 +80,7 @@ def _fixed_share(server: Serving, arm: Arm, concurrency: int) -> float:
 def planned(prior: Prior, low: float, high: float, n: int = N_PLANNED) -> tuple[int, ...]:
     """The planned concurrencies for a band of interactivity, evenly in log, rising. `low`, `high`: tok/s/user."""
     at, x = np.array(prior.concurrency), np.array(prior.log_x)
-    is_slow, is_fast = x <= math.log(low / BEYOND), x >= math.log(high * BEYOND)
+    is_slow, is_fast = x <= math.log(low), x >= math.log(high)
     largest = min(at[is_slow].min() if is_slow.any() else at[-1], max(at[0], PAST_KNEE * prior.knee))
     smallest = min(at[is_fast].max() if is_fast.any() else at[0], largest)
     wanted = np.geomspace(smallest, largest, n)

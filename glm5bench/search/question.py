@@ -9,7 +9,7 @@ from ..values.search import Limit, Question, Search
 
 ASSUMED_SPREAD = 0.03  # from run to run on different starts, as a share, if nothing is measured
 FIGURES = ("ttft_median", "ttft_p99", "tpot_median", "tpot_p99")
-LIMIT = re.compile(r"([a-z0-9_]+)<=([0-9.]+)(ms|s)")
+LIMIT = re.compile(r"([a-z0-9_]+)<=([0-9]+(?:[.][0-9]+)?)(ms|s)")
 
 
 def question_of(asked: Search) -> Question | None:

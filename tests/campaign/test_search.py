@@ -156,6 +156,8 @@ def test_the_spread_comes_from_repeats_and_files_without_repeats_are_refused(tmp
         (("server_scope=point",), "one server for each arm"),
         (("workload=8k1k", "workload.arrivals=poisson", "workload.rate_rps=2"), "can be predicted"),
         (("search.band=[90,40]",), "is empty"),
+        (("search.candidates=[8,64]", "bind_concurrency=4"), "is left to choose"),
+        (("stop_when=saturated",), "decides itself when it stops"),
         (("search.spread=0.01", "search.repeats=published"), "both set the spread"),
     ],
 )
@@ -165,6 +167,31 @@ def test_settings_that_contradict_a_search_are_refused(tmp_path, overrides, said
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_part_of_a_search_is_refused_and_a_later_prediction_does_not_replace_the_first(tmp_path):
+    two = ("hardware=h200,b200", *BAND[1:], "search.tolerance=0.9")
+    first = sweep(tmp_path, *two)
+    plan = Campaign(tmp_path / "outputs" / "c").read_plan()
+    part = bench(tmp_path, "sweep", *SMALL, "name=c", *two, "hardware=h200")
+    again = bench(tmp_path, "sweep", *SMALL, "name=c", *two, "engine.start_estimate_s=77")
+
+    assert first.returncode == 0, first.stderr
+    assert part.returncode == 2
+    assert "other arms" in part.stderr
+    assert "Nothing to submit" in again.stderr
+    assert [job["search"]["arms"] for job in Campaign(tmp_path / "outputs" / "c").read_plan()["jobs"]] == [
+        job["search"]["arms"] for job in plan["jobs"]
+    ]
+
+
+def test_an_invalid_point_ends_the_job_and_is_not_measured_without_end(tmp_path):
+    sweep(tmp_path, *FIVE, "engine.fault='short:3'", "search.candidates=[1,4]")
+    now = status(tmp_path)
+
+    assert not now["jobs"]
+    assert {p["attempts"] for p in now["points"]} <= {0, 1}
+    assert now["counts"].get("invalid")
 
 
 def test_a_setting_of_a_search_without_a_search_is_refused(tmp_path):

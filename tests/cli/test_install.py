@@ -83,10 +83,13 @@ def test_the_documented_lines_install_without_an_index(tmp_path, checkout):
     cluster.mkdir()
     (checkout / "wheels").rename(cluster / "wheels")
     no_index = {**clean, "PIP_INDEX_URL": "http://127.0.0.1:9", "PIP_EXTRA_INDEX_URL": "", "PIP_CONFIG_FILE": os.devnull}
+    said = ""
     for line in offline:
         done = subprocess.run(line, shell=True, cwd=cluster, env=no_index, capture_output=True, text=True, check=False)
         assert done.returncode == 0, (line, done.stderr)
-    assert "12 points" in done.stdout
+        said += done.stdout
+    assert "12 points" in said
+    assert (cluster / "conf" / "cluster" / "template.yaml").is_file()
 
 
 def test_the_source_distribution_contains_every_file_that_its_readme_names(tmp_path):

@@ -104,5 +104,5 @@ def test_a_band_that_an_arm_cannot_reach_ends_its_search_and_not_that_of_the_oth
     crippled = arm(
         "crippled", [dataclasses.replace(s, interactivity_tok_s_user=s.interactivity_tok_s_user / 8) for s in fast.seen], running="s"
     )
-    assert decide(near, [crippled, fast], "crippled").code == "out_of_reach"
-    assert decide(near, [dataclasses.replace(crippled, has_ended=True), fast], "fast").code == "reached"
+    assert decide(near, [fast, crippled], "crippled").code == "out_of_reach"
+    assert decide(near, [fast, dataclasses.replace(crippled, has_ended=True)], "fast").code == "reached"

@@ -87,7 +87,9 @@ def test_a_search_ends_at_its_number_of_points():
     assert len(seen) == 2
 
 
-@pytest.mark.parametrize("text", ["", "ttft<=2s", "ttft_p99<2s", "ttft_p99<=0s", "ttft_p99<=2s,ttft_p99<=3s", "ttft_p99<=2"])
+@pytest.mark.parametrize(
+    "text", ["", "ttft<=2s", "ttft_p99<2s", "ttft_p99<=0s", "ttft_p99<=2s,ttft_p99<=3s", "ttft_p99<=2", "ttft_p99<=1.2.3s"]
+)
 def test_a_limit_that_cannot_be_read_is_refused_with_an_example(text):
     with pytest.raises(SettingsError, match=r"search\.slo"):
         limits_of(text)
