@@ -44,6 +44,7 @@ class SearchState:
     covered: tuple[float, float] | None  # the part of the band that the claim is about; None: nothing
     spread: float
     spread_source: str
+    spread_used: float  # larger if the points contradict the stated one
     arms: tuple[ArmState, ...]
     expected: Remaining | None  # until the search ends; None for limits
 
@@ -105,6 +106,7 @@ def state_of(campaign: Campaign, record: dict[str, Any]) -> SearchState | None:
     states = now.states(search)
     known_now = None if q.limits else claimed(q, states)
     claim = known_now.value if known_now is not None else math.inf
+    used = known_now.spread if known_now is not None else q.spread
     covered = (known_now.low, known_now.high) if known_now is not None and math.isfinite(known_now.low) else None
     arms = []
     for arm in search.arms:
@@ -117,7 +119,7 @@ def state_of(campaign: Campaign, record: dict[str, Any]) -> SearchState | None:
     limits = ", ".join(limit.text for limit in q.limits)
     more = None if q.limits or all(arm.code for arm in arms) else remaining(q, tuple(states))
     shown = claim if math.isfinite(claim) else None
-    return SearchState(limits, shown, q.tolerance, q.confidence, q.low, q.high, covered, q.spread, q.spread_source, tuple(arms), more)
+    return SearchState(limits, shown, q.tolerance, q.confidence, q.low, q.high, covered, q.spread, q.spread_source, used, tuple(arms), more)
 
 
 def _goodput(now: Known, arm: ArmPlan, crossing: dict[str, Any] | None) -> float | None:

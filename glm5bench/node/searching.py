@@ -215,6 +215,7 @@ def _record(search: ArmSearch, now: Known, choice: Choice, running: str, point: 
         "prior_digest": digest_of(own.prior),
         "spread": q.spread,
         "spread_source": q.spread_source,
+        "spread_used": choice.claim.spread if choice.claim is not None else q.spread,
         "candidates": [asdict(c) | {"score": c.score} for c in best],
     }
 

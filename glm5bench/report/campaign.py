@@ -213,6 +213,8 @@ def search_lines(search: Mapping[str, Any]) -> list[str]:
     has_ended = all(arm["code"] for arm in search["arms"])
     word = "reached" if search["is_reached"] else "NOT reached" if has_ended else "goes on"
     spread = f"spread between starts {search['spread']:.1%}, {search['spread_source']}"
+    if search["spread_used"] > 1.01 * search["spread"]:
+        spread += f"; the points contradict it, so {search['spread_used']:.1%} is used"
     if search["limits"]:
         lines = [f"  search {word}: the largest concurrency with {search['limits']}; {spread}"]
         return lines + [f"    {arm['arm']}: {counted(arm['points'], 'point')}{_crossing(arm)}" for arm in search["arms"]]

@@ -3,9 +3,9 @@
 Input: the prediction of an arm (Prior), and its measured points. Output: joint draws of log throughput and log interactivity at every
 candidate, and of the effects of its server starts. Pure: no file, no clock.
 
-The model of both figures is: the prediction with three factors (fixed part of a decode pass, growing part, prefill) and a knee, above which
-nothing changes or, with less weight, both fall with a power of the concurrency; a smooth residual in log2 concurrency; an effect of each
-server start; and an effect of each run.
+The model of both figures has four parts. The prediction has three factors (fixed part of a decode pass, growing part, prefill) and a knee.
+Above the knee nothing changes, or both figures fall with a power of the concurrency. A residual is smooth in log2 concurrency. Each server
+start and each run has an effect.
 """
 
 from __future__ import annotations
@@ -26,10 +26,13 @@ FACTOR_SD = 0.2  # of each factor's logarithm
 KNEES = np.exp(np.linspace(math.log(0.09), math.log(3.3), 37))  # multiples of the predicted knee
 FALL, FALL_SD, FALL_SHARE = (-0.25, -0.08), (0.15, 0.06), 0.5  # powers of concurrency above the knee if figures fall there, and its weight
 KNEE_SD, KNEE_WIDE_SD, KNEE_WIDE_SHARE = 0.3, 1.2, 0.15
+OFFSET_SD = 0.1  # of the logarithm of throughput alone: what the prediction leaves out between its two figures
 RESIDUAL_SD, OWN_SD, LENGTH_OCTAVES = 0.04, 0.01, 2.0  # of the residual: common to both figures, of each figure, its length scale
 SHAPES = [(float(k), False) for k in KNEES] + [(float(k), True) for k in KNEES[::2]]
 START_SHARE = 0.5  # of the variance between runs: what the runs of one server start have in common
 CORRELATION = 0.8  # of throughput and interactivity, in the effects of starts and of runs
+LEVEL_SD = 2.0  # of the logarithms of both figures, where points are compared with each other and not with the prediction
+WIDER, MOST_SPREAD = 1.5, 0.5  # factor by which a contradicted spread is widened, and its end
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Draws:
     tput: Floats
     x: Floats
     starts: dict[str, Floats]
-    knee: float  # its posterior median
+    spread: float  # that was used: larger than the stated one if the points contradict that
 
     def frontier(self, log_x: Floats) -> Floats:
         """The logarithm of the highest throughput with at least these interactivities, shape (D, len(log_x)).
@@ -64,17 +67,31 @@ class Draws:
 
 
 def draws(prior: Prior, seen: Sequence[Seen], spread: float, *, seed: int, n: int = N_DRAWS) -> Draws:
-    """Joint draws given the points. `spread`: standard deviation of a figure from run to run on different starts, as a share."""
+    """Joint draws given the points. `spread`: standard deviation of a figure from run to run on different starts, as a share.
+
+    It is widened until the points are plausible, because a claim from points that contradict the model would be too narrow.
+    """
+    while spread < MOST_SPREAD:
+        found, misfit = _draws(prior, seen, spread, seed, n)
+        if misfit <= _most_misfit(2 * len(seen) - 2):
+            return found
+        spread *= WIDER
+    return _draws(prior, seen, spread, seed, n)[0]
+
+
+def _draws(prior: Prior, seen: Sequence[Seen], spread: float, seed: int, n: int) -> tuple[Draws, float]:
+    """Draws with this spread, and the misfit of the likeliest shape: the sum of its squared standardised residuals, at any level."""
     concurrency = np.array(sorted({*prior.concurrency, *(s.concurrency for s in seen)}), dtype=np.float64)
     starts = list(dict.fromkeys(s.start for s in seen))
     at = np.searchsorted(concurrency, [s.concurrency for s in seen])
     figures = [[math.log(s.tput_per_gpu_tok_s) for s in seen], [math.log(s.interactivity_tok_s_user) for s in seen]]
     measured = np.array(figures, dtype=np.float64).ravel()
     pick = _picked(len(concurrency), at, [starts.index(s.start) for s in seen], len(starts))
-    both = np.array([[1.0, CORRELATION], [CORRELATION, 1.0]])
-    noise: Floats = np.asarray(np.kron((1 - START_SHARE) * spread**2 * both, np.eye(len(seen))), dtype=np.float64)
-    of_starts = np.kron(START_SHARE * spread**2 * both, np.eye(len(starts)))
+    run = noise_covariance(spread, is_new_start=False)
+    noise = np.asarray(np.kron(run, np.eye(len(seen))), dtype=np.float64)
+    of_starts = np.kron(noise_covariance(spread, is_new_start=True) - run, np.eye(len(starts)))
     residual = np.kron(np.full((2, 2), RESIDUAL_SD**2) + OWN_SD**2 * np.eye(2), _matern(np.log2(concurrency)))
+    residual[: len(concurrency), : len(concurrency)] += OFFSET_SD**2
     rng = np.random.default_rng(seed)
     normal = rng.standard_normal((n, 2 * len(concurrency) + 2 * len(starts)))
     missed = rng.standard_normal((n, 2 * len(seen))) @ _root(noise).T  # draws of the runs' effects
@@ -91,9 +108,7 @@ def draws(prior: Prior, seen: Sequence[Seen], spread: float, *, seed: int, n: in
         prior_mean = np.concatenate([mean, np.zeros(2 * len(starts))])
         covariance = np.block([[curve, np.zeros((len(curve), len(of_starts)))], [np.zeros((len(of_starts), len(curve))), of_starts]])
         parts.append((prior_mean, covariance))
-        log_weights.append(
-            _log_prior(factor, falls=falls) + (_log_likelihood(measured, pick, prior_mean, covariance, noise) if len(seen) else 0.0)
-        )
+        log_weights.append(_log_prior(factor, falls=falls) + _fit(measured, pick, prior_mean, covariance, noise)[1])
     weights = np.exp(np.array(log_weights) - max(log_weights))
     rises = np.cumsum(weights / weights.sum())
     which = np.minimum(np.searchsorted(rises, order), len(SHAPES) - 1)
@@ -107,8 +122,18 @@ def draws(prior: Prior, seen: Sequence[Seen], spread: float, *, seed: int, n: in
     found = found[rng.permutation(n)]  # arms are independent: their draws must not be sorted by knee
     g = len(concurrency)
     effects = found[:, 2 * g :].reshape(n, 2, len(starts))
-    knee = float(np.median([SHAPES[k][0] for k in which]) * prior.knee)
-    return Draws(concurrency, found[:, :g], found[:, g : 2 * g], {s: effects[:, :, i] for i, s in enumerate(starts)}, knee)
+    drawn_starts = {s: effects[:, :, i] for i, s in enumerate(starts)}
+    anywhere = noise + LEVEL_SD**2 * np.kron(np.eye(2), np.ones((len(seen), len(seen))))  # a wrong level is no scatter
+    misfit = _fit(measured, pick, *parts[int(np.argmax(weights))], anywhere)[0]
+    return Draws(concurrency, found[:, :g], found[:, g : 2 * g], drawn_starts, spread), misfit
+
+
+def _most_misfit(degrees: int) -> float:
+    """The 99.9 % quantile of the chi-squared distribution, by Wilson and Hilferty's approximation."""
+    if degrees <= 0:
+        return math.inf
+    part = 2 / (9 * degrees)
+    return degrees * (1 - part + 3.09 * math.sqrt(part)) ** 3
 
 
 def noise_covariance(spread: float, *, is_new_start: bool) -> Floats:
@@ -154,11 +179,15 @@ def _log_prior(factor: float, *, falls: bool) -> float:
     return math.log(weight) + math.log((1 - KNEE_WIDE_SHARE) * density(KNEE_SD) + KNEE_WIDE_SHARE * density(KNEE_WIDE_SD))
 
 
-def _log_likelihood(measured: Floats, pick: Floats, mean: Floats, covariance: Floats, noise: Floats) -> float:
+def _fit(measured: Floats, pick: Floats, mean: Floats, covariance: Floats, noise: Floats) -> tuple[float, float]:
+    """The misfit of a shape, and the logarithm of its likelihood; 0 without points."""
+    if not len(measured):
+        return 0.0, 0.0
     total = pick @ covariance @ pick.T + noise
     root = np.linalg.cholesky(total + 1e-12 * np.eye(len(total)))
     whitened = np.linalg.solve(root, measured - pick @ mean)
-    return float(-0.5 * whitened @ whitened - np.log(np.diag(root)).sum())
+    misfit = float(whitened @ whitened)
+    return misfit, float(-0.5 * misfit - np.log(np.diag(root)).sum())
 
 
 def _gain(covariance: Floats, pick: Floats, noise: Floats) -> Floats:

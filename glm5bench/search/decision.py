@@ -60,13 +60,15 @@ class ArmState:
 class Claim:
     """How far the truth may be from the printed curve: the quantile of the largest deviation over the band, as a share.
 
-    `series`: the same for the cost of each series alone. `low`, `high`: the interactivities that it covers; NaN if none.
+    `series`: the same for the cost of each series alone. `low`, `high`: the interactivities that it covers; NaN if none. `spread`: the
+    largest one that was used for an arm; above the question's if points contradict that.
     """
 
     value: float
     series: dict[str, float]
     low: float
     high: float
+    spread: float
 
 
 @dataclass(frozen=True)
@@ -141,19 +143,20 @@ def _over_budget(question: Question, arms: Sequence[ArmState]) -> str:
 def claimed(question: Question, arms: Sequence[ArmState], drawn: dict[str, Draws] | None = None) -> Claim:
     """The claim with these points."""
     drawn = drawn or {arm.id: _draws(question, arm, i) for i, arm in enumerate(arms)}
+    spread = max(d.spread for d in drawn.values())
     every = {s: _frontier(question, arms, s, drawn) for s in dict.fromkeys(arm.series for arm in arms)}
     baseline = next(iter(every))  # a ratio to a series that cannot reach the band is not known; other such series have no claim
     curves = {s: curve for s, curve in every.items() if _reaches(curve)} if _reaches(every[baseline]) else every
     is_read = np.all([np.isfinite(curve).mean(axis=0) >= REACHED for curve in curves.values()], axis=0)
     if not is_read.any():
         nothing = dict.fromkeys(every, math.inf)
-        return Claim(math.inf, nothing, math.nan, math.nan)
+        return Claim(math.inf, nothing, math.nan, math.nan, spread)
     each = {s: curve[:, is_read] for s, curve in curves.items()}
     first, *others = each.values()
     alone = {**dict.fromkeys(every, math.inf), **{s: _quantile(question, [curve]) for s, curve in each.items()}}
     value = _quantile(question, [other - first for other in others]) if others else alone[next(iter(each))]
     covered = np.exp(band(question)[is_read])
-    return Claim(value, alone, float(covered[0]), float(covered[-1]))
+    return Claim(value, alone, float(covered[0]), float(covered[-1]), spread)
 
 
 def expected(question: Question, arms: Sequence[ArmState]) -> Claim:
@@ -307,7 +310,7 @@ def _candidates(question: Question, own: ArmState, drawn: Draws) -> list[Candida
             figures = figures + drawn.starts[own.running]
         figures = figures - figures.mean(axis=0)
         cross = deviation.T @ figures / (n - 1)
-        total = figures.T @ figures / (n - 1) + noise_covariance(question.spread, is_new_start=is_new)
+        total = figures.T @ figures / (n - 1) + noise_covariance(drawn.spread, is_new_start=is_new)
         by_chance = 2 / n * deviation.var(axis=0).mean()
         removes = float(np.einsum("mi,ij,mj->m", cross, np.linalg.inv(total), cross).mean() - by_chance)
         rate = float(np.exp(drawn.tput[:, column[i]].mean()))

@@ -14,7 +14,7 @@ ARM = {"arm": "h200 glm5_fp8 tp8", "points": 5, "code": "", "why": "", "crossing
 def told(**changed):
     return {
         "source": "measured", "limits": "", "claim": 0.06, "tolerance": 0.08, "confidence": 0.9, "low_tok_s_user": 25.0,
-        "high_tok_s_user": 84.0, "covered": (25.0, 84.0), "spread": 0.01, "spread_source": "set",
+        "high_tok_s_user": 84.0, "covered": (25.0, 84.0), "spread": 0.01, "spread_source": "set", "spread_used": 0.01,
         "expected": {"points": 3, "node_h": 0.5, "is_reached": True}, "is_reached": False,
         "arms": [ARM], "baseline": "h200", "price": "hyperscaler",
         "rows": [row(30.0, 0.5), row(120.0, 1.5, is_inside_claim=False)], **changed,

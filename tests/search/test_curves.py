@@ -32,8 +32,9 @@ def test_a_second_start_tells_more_than_a_second_run_of_the_same_start():
 def test_a_knee_that_is_not_the_predicted_one_is_found():
     seen = [true_point(c, "s", knee=20.0) for c in (4, 12, 30, 80)]
     found = draws(prior(knee=64.0), seen, 0.01, seed=1)
+    reached, far = (np.median(found.tput[:, np.searchsorted(found.concurrency, c)]) for c in (20, 60))
 
-    assert 12 < found.knee < 32
+    assert abs(far - reached) < 0.12  # by the prediction it would rise by 0.5
 
 
 def test_the_curve_follows_the_points_and_not_the_prediction():
@@ -64,6 +65,14 @@ def test_the_claim_holds_for_curves_drawn_from_the_model_itself():
         held += np.nanmax(np.abs(truth - shown)) <= math.log1p(claim)
 
     assert held >= 68  # 85 %: less would be a claim that lies
+
+
+def test_points_that_contradict_the_spread_widen_it_and_a_wrong_level_does_not():
+    agreeing = [true_point(c, "s", factor=1.3, effect=math.log(0.3)) for c in (3, 10, 25, 60)]
+    scattered = [true_point(c, f"s{i}", effect=e) for i, (c, e) in enumerate(zip((8, 10, 13, 16), (0.2, -0.2, 0.2, -0.2), strict=True))]
+
+    assert draws(prior(), agreeing, 0.01, seed=1).spread == 0.01
+    assert draws(prior(), scattered, 0.01, seed=1).spread > 0.05
 
 
 def test_an_interactivity_that_one_user_does_not_reach_has_no_value():
