@@ -12,7 +12,7 @@ from typing import Any
 
 from ..directory import LOST_PLAN, Campaign
 from ..errors import FileError
-from ..node.searching import SUCCESS, Known, advance, known
+from ..node.searching import SUCCESS, Known, advance, is_pending, known
 from ..search.decision import Remaining, claimed, remaining
 from ..values.plain import from_plain, plain
 from ..values.point import Arm, NodeJob
@@ -72,7 +72,8 @@ def with_decided(campaign: Campaign, jobs: Sequence[NodeJob]) -> list[NodeJob]:
 def to_send(campaign: Campaign, jobs: Sequence[NodeJob], live: Collection[str], *, is_dry: bool) -> list[NodeJob]:
     """The jobs whose points may be sent. An arm whose search runs in a live job is left out, because it chooses its own points.
 
-    If all points of an arm are done and its search has not ended, the next decision is made here, unless `is_dry`.
+    Unless `is_dry`, the last decision of each arm is repeated, and the next one is made if all points of the arm are done.
+    Raises UsageError if the last decision would not be repeated.
     """
     found = []
     for job in with_decided(campaign, jobs):
@@ -80,7 +81,7 @@ def to_send(campaign: Campaign, jobs: Sequence[NodeJob], live: Collection[str], 
         if job.search is None:
             found.append(job)
         elif not keys & set(live):
-            if not is_dry and keys <= campaign.done(keys):
+            if not is_dry and (keys <= campaign.done(keys) or is_pending(campaign, job)):
                 advance(campaign, job)
             found += with_decided(campaign, [job])
     return found

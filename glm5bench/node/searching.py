@@ -125,6 +125,12 @@ def advance(campaign: Campaign, job: NodeJob, after: str = "") -> tuple[Point, b
     return (point, choice.is_new_start) if point is not None else None
 
 
+def is_pending(campaign: Campaign, job: NodeJob) -> bool:
+    """Whether the last decision of the job's arm was a point that is not measured."""
+    assert job.search is not None
+    return known(campaign, job.search).pending(own_arm(job.search)) is not None
+
+
 def skip_saturated(campaign: Campaign, job: NodeJob, start: ServerStart, left: Sequence[Point]) -> list[str]:
     """The keys of the points that a saturated server need not measure. They are recorded first."""
     measured = rows_of(campaign, [p.key for p in start.points])

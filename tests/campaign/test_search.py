@@ -108,6 +108,21 @@ def test_a_decision_that_would_not_be_repeated_is_refused(tmp_path):
         verified(search, now, {**line, "used": [*line["used"], "0" * 20]})
 
 
+def test_a_changed_record_is_refused_before_a_job_is_sent(tmp_path):
+    sweep(tmp_path, *FIVE)
+    record = next((tmp_path / "outputs" / "c" / "search").glob("*.jsonl"))
+    lines = [line for line in decisions(tmp_path) if line["action"] == "point"]
+    for file in (tmp_path / "outputs" / "c" / "points").glob(f"{lines[-1]['key']}.*"):
+        file.unlink()
+    lines[-1]["concurrency"] += 1
+    record.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    again = bench(tmp_path, "sweep", *SMALL, "name=c", *FIVE)
+
+    assert again.returncode == 2
+    assert "cannot be repeated" in again.stderr
+    assert len(list((tmp_path / "outputs" / "c" / "jobs").glob("*/heartbeat.json"))) == 1
+
+
 def test_a_search_for_a_limit_finds_a_concurrency_on_two_server_starts(tmp_path):
     done = sweep(tmp_path, "hardware=h200", "search=slo", "search.slo=tpot_median<=15ms", "search.spread=0.05", "search.candidates=[1,32]",
                  "search.most_points=9")  # fmt: skip
