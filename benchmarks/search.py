@@ -3,7 +3,6 @@
     python benchmarks/search.py                          Every truth at 1 % and 3 % noise, 200 campaigns each (an hour on two cores).
     python benchmarks/search.py --campaigns 20           The same with fewer campaigns.
     python benchmarks/search.py --truth published --tolerance 0.05 --noise 0.01 --budget 4
-    python benchmarks/search.py --limits                 The largest concurrency with tpot_p99<=50ms and ttft_p99<=4s, beside bisection.
 
 The arms are those of experiment=h200_vs_b200 with several concurrencies. A truth is the step model's curve, changed: through every
 published point; with random factors and knees; with an admission limit of 48; with a throughput that falls above the knee; with slow nodes.
@@ -27,12 +26,10 @@ from tabulate import tabulate
 from glm5bench import recipe
 from glm5bench.analysis.interpolation import interpolated
 from glm5bench.archive.collection import collect
-from glm5bench.search.curves import CORRELATION, RESIDUAL_SD, START_SHARE, Floats, Seen
+from glm5bench.search.curves import RESIDUAL_SD, Floats, Seen, noise_covariance
 from glm5bench.search.decision import ArmState, band, claimed, decide, printed
 from glm5bench.search.planning import highest
 from glm5bench.search.prior import candidates, planned, prior_of
-from glm5bench.search.question import limits_of
-from glm5bench.search.slo import next_probe
 from glm5bench.settings.overrides import compose
 from glm5bench.values.search import Prior, Question
 
@@ -140,26 +137,24 @@ class Nodes:
     """Measures points with noise, and counts their time."""
 
     def __init__(self, truths: dict[str, Truth], noise: float, kind: str, rng: np.random.Generator) -> None:
-        self.truths, self.noise, self.rng = truths, noise, rng
+        self.truths, self.rng = truths, rng
         self.has_slow = kind == "slow nodes"
         self.starts: dict[str, Floats] = {}
         self.spent_s = 0.0
-        both = np.array([[1.0, CORRELATION], [CORRELATION, 1.0]])
-        self.root = np.linalg.cholesky(both)
-
-    def _effect(self, share: float) -> Floats:
-        return np.asarray(self.noise * math.sqrt(share) * self.root @ self.rng.standard_normal(2))
+        run = noise_covariance(noise, is_new_start=False)
+        self.of_run = np.linalg.cholesky(run)
+        self.of_start = np.linalg.cholesky(noise_covariance(noise, is_new_start=True) - run)
 
     def start(self, arm: str) -> str:
         name = f"{arm} {len(self.starts)}"
         slow = SLOW if self.has_slow and self.rng.random() < SLOW_SHARE else 0.0
-        self.starts[name] = self._effect(START_SHARE) + slow
+        self.starts[name] = self.of_start @ self.rng.standard_normal(2) + slow
         self.spent_s += START_S
         return name
 
     def measure(self, arm: str, concurrency: int, start: str) -> Seen:
         prior = priors()[arm]
-        figures = self.truths[arm].at(np.array([float(concurrency)]))[:, 0] + self.starts[start] + self._effect(1 - START_SHARE)
+        figures = self.truths[arm].at(np.array([float(concurrency)]))[:, 0] + self.starts[start] + self.of_run @ self.rng.standard_normal(2)
         tput, x = np.exp(figures)
         self.spent_s += float(np.interp(concurrency, prior.concurrency, prior.tokens_per_gpu)) / tput
         return Seen(concurrency, float(tput), float(x), start)
@@ -241,117 +236,6 @@ def gridded(kind: str, noise: float, seed: int) -> Ended:
     return Ended(sum(map(len, GRID.values())), nodes.spent_s / 3600, math.nan, float(np.expm1(max(worst))), False, 0.0)
 
 
-@dataclass(frozen=True)
-class Latencies:
-    """The true latencies of one arm: the prediction times a factor and a smooth residual, at a concurrency that is shifted."""
-
-    prior: Prior
-    factor: float
-    shift: float
-    nodes: tuple[float, ...]
-
-    def log_s(self, figure: str, concurrency: Floats) -> Floats:
-        """The logarithm of a latency at these concurrencies."""
-        c = np.log(concurrency)
-        places = np.linspace(0, math.log(self.prior.concurrency[-1]), len(self.nodes))
-        residual = interpolated(places, np.array(self.nodes), np.clip(c, 0.0, places[-1]))
-        shifted = c + (self.shift if figure.startswith("ttft") else 0.0)
-        return np.asarray(np.interp(shifted, np.log(self.prior.concurrency), self.prior.latency[figure]) + self.factor + residual)
-
-
-LIMITS = "tpot_p99<=50ms,ttft_p99<=4s"
-
-
-@cache
-def limited_priors() -> dict[str, Prior]:
-    """The predictions of each arm with its latencies."""
-    figures = [limit.figure for limit in limits_of(LIMITS)]
-    found = {}
-    for name, overrides in ARMS.items():
-        arm = compose(*overrides, "speculative=mtp", "workload=8k1k").arm
-        found[name] = prior_of(arm, recipe.bound(arm, 256, [256]), candidates(1, 256), figures)
-    return found
-
-
-@dataclass(frozen=True)
-class Found:
-    """The result of one search for limits."""
-
-    probes: int
-    is_reached: bool
-    is_inside: bool  # the true crossing is in the interval
-    error: float  # of the estimate, as a share
-    bisection: int  # probes that doubling and bisection to 5 % need without noise
-
-
-def limited(noise: float, spread: float, seed: int) -> list[Found]:
-    """One search for limits on each arm."""
-    rng = np.random.default_rng(seed)
-    question = Question(0.0, 0.0, 0.0, 0.95, spread, 12, None, "set", limits_of(LIMITS))
-    return [_limited(question, prior, noise, rng) for prior in limited_priors().values()]
-
-
-def _limited(question: Question, prior: Prior, noise: float, rng: np.random.Generator) -> Found:
-    nodes = tuple(rng.normal(0, RESIDUAL_SD, 6).tolist())
-    true = Latencies(prior, float(rng.normal(0, 0.15)), float(rng.normal(0, 0.1)), nodes)
-
-    def margins(at: Floats) -> Floats:
-        return np.asarray(np.max([true.log_s(limit.figure, at) - math.log(limit.seconds) for limit in question.limits], axis=0))
-
-    def margin(c: float) -> float:
-        return float(margins(np.array([c]))[0])
-
-    fine = np.geomspace(1, prior.concurrency[-1], 4000)
-    over = fine[margins(fine) > 0]
-    crossing = float(over[0]) if len(over) else math.inf
-    seen: list[Seen] = []
-    running, effects = "", dict[str, float]()
-    while True:
-        step = next_probe(question, prior, seen, running)
-        if not step.concurrency:
-            break
-        if step.is_new_start:
-            running = str(len(effects))
-            effects[running] = noise * math.sqrt(START_SHARE) * float(rng.standard_normal())
-        own = {
-            limit.figure: math.exp(
-                float(true.log_s(limit.figure, np.array([float(step.concurrency)]))[0])
-                + effects[running]
-                + noise * math.sqrt(1 - START_SHARE) * float(rng.standard_normal())
-            )
-            for limit in question.limits
-        }
-        seen.append(Seen(step.concurrency, 1.0, 1.0, running, own))
-    found = step.crossing
-    inside = found.low <= crossing <= found.high
-    error = abs(math.log(found.estimate / crossing)) if 0 < found.estimate < math.inf and crossing < math.inf else math.nan
-    return Found(len(seen), step.code == "reached", inside, error, _bisected(margin, prior.concurrency[-1]))
-
-
-def _bisected(margin: Callable[[float], float], highest: int) -> int:
-    """The number of probes that doubling from 1 and bisecting to 5 % need."""
-    low, high, n = 0, 1, 1
-    while high < highest and margin(float(high)) <= 0:
-        low, high, n = high, min(2 * high, highest), n + 1
-    while low and high > low + 1 and high / low > 1.05:
-        middle = round(math.sqrt(low * high))
-        middle = min(max(middle, low + 1), high - 1)
-        n += 1
-        low, high = (middle, high) if margin(float(middle)) <= 0 else (low, middle)
-    return n
-
-
-def _limits_row(noise: float, spread: float, found: Sequence[Found]) -> list[object]:
-    reached = [f for f in found if f.is_reached]
-    errors = [f.error for f in reached if math.isfinite(f.error)]
-    return [
-        f"{noise:.0%}", f"{spread:.0%}", len(found), f"{np.mean([f.probes for f in found]):.1f}",
-        f"{np.quantile([f.probes for f in found], 0.95):.0f}", f"{np.mean([f.bisection for f in found]):.1f}",
-        f"{len(reached) / len(found):.0%}", f"{np.mean([f.is_inside for f in reached]):.0%}",
-        f"{np.median(errors):.1%}", f"{np.quantile(errors, 0.95):.1%}",
-    ]  # fmt: skip
-
-
 def _row(what: str, kind: str, noise: float, spread: float, found: Iterable[Ended], tolerance: float) -> list[object]:
     all_of = list(found)
     errors, points, hours = (np.array([getattr(e, name) for e in all_of]) for name in ("error", "points", "node_h"))
@@ -382,16 +266,7 @@ def main() -> None:
     parser.add_argument("--tolerance", type=float, default=0.08)
     parser.add_argument("--confidence", type=float, default=0.95)
     parser.add_argument("--budget", type=float, default=8.0, help="node-hours")
-    parser.add_argument("--limits", action="store_true", help="search for limits of latency")
     asked = parser.parse_args()
-    if asked.limits:
-        heads = ("noise", "spread", "searches", "probes", "p95", "bisection", "reached", "in interval", "error", "p95")
-        rows = [
-            _limits_row(n, asked.spread or n, [f for seed in range(asked.campaigns) for f in limited(n, asked.spread or n, seed)])
-            for n in asked.noise or (0.01, 0.03)
-        ]
-        print(tabulate(rows, heads, tablefmt="github", disable_numparse=True))
-        return
     rows: list[list[object]] = []
     with ProcessPoolExecutor(2) as pool:
         for kind in asked.truth or TRUTHS:

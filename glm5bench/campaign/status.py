@@ -136,7 +136,7 @@ def status(campaign: Campaign, *, poll_s: float | None = None) -> Status:
 def unmeasured(campaign: Campaign) -> tuple[int, list[tuple[str, int]]]:
     """The number of planned points, and arm and concurrency of each that has no whole measurement. Reads files only.
 
-    Raises FileError if there is no campaign.
+    Raises FileError if this is not the directory of a campaign.
     """
     planned = _Planned(campaign.with_decisions(campaign.read_plan()), str(campaign.plan)).points
     attempts = campaign.attempts(key for key, *_ in planned)

@@ -68,6 +68,7 @@ def answer_of(
     from ..node.searching import known
     from ..search.decision import claimed, printed
     from ..settings.prices import refuse_gaps
+    from ..values.plain import finite
 
     now = known(campaign, search)
     told: dict[str, Any] = {**asdict(state), "is_reached": state.is_reached, "source": "simulated" if is_simulated else "measured"}
@@ -92,11 +93,11 @@ def answer_of(
                 {
                     "series": series,
                     "interactivity_tok_s_user": x,
-                    "calibrated_tput_per_gpu_tok_s": _known(tput),
-                    "calibrated_cost_usd_per_mtok": _known(_usd(usd[series], tput)),
-                    "claim": _known(claim.series[series]),
-                    "through_points_cost_usd_per_mtok": _known(_usd(usd[series], points)),
-                    "perf_per_dollar_vs_first": _known(_usd(usd[first], base) / _usd(usd[series], tput)),
+                    "calibrated_tput_per_gpu_tok_s": finite(tput),
+                    "calibrated_cost_usd_per_mtok": finite(_usd(usd[series], tput)),
+                    "claim": finite(claim.series[series]),
+                    "through_points_cost_usd_per_mtok": finite(_usd(usd[series], points)),
+                    "perf_per_dollar_vs_first": finite(_usd(usd[first], base) / _usd(usd[series], tput)),
                     "is_inside_claim": bool(claim.low - 1e-9 <= x <= claim.high + 1e-9),
                 }
             )
@@ -121,7 +122,3 @@ def _usd(price: float, tput: float) -> float:
     from ..analysis.cost import usd_per_mtok
 
     return usd_per_mtok(price, tput) if math.isfinite(tput) else math.nan
-
-
-def _known(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -6,7 +6,6 @@ interrupted continues at its last decision; `verified` refuses it if the same po
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -21,7 +20,8 @@ from ..directory import LOST_SEARCH, Campaign
 from ..errors import FileError, UsageError
 from ..search.curves import Seen
 from ..search.decision import MODEL, ArmState, Choice, decide
-from ..values.plain import digest_of
+from ..search.slo import Crossing
+from ..values.plain import digest_of, finite
 from ..values.point import NodeJob, Point, ServerStart, point_keys
 from ..values.search import ArmPlan, ArmSearch, Question, has_ended
 
@@ -214,9 +214,9 @@ def _record(search: ArmSearch, now: Known, choice: Choice, running: str, point: 
         "used": sorted(now.rows),
         "points_digest": digest_of({key: row.digest for key, row in now.rows.items()}),
         "lines": {arm_id: len(told) for arm_id, told in now.lines.items()},
-        "claim": _finite(choice.claim.value) if choice.claim is not None else None,
-        "series_claims": {s: _finite(c) for s, c in choice.claim.series.items()} if choice.claim is not None else {},
-        "crossing": {name: _finite(v) for name, v in asdict(choice.crossing).items()} if choice.crossing is not None else None,
+        "claim": finite(choice.claim.value) if choice.claim is not None else None,
+        "series_claims": {s: finite(c) for s, c in choice.claim.series.items()} if choice.claim is not None else {},
+        "crossing": _told(choice.crossing) if choice.crossing is not None else None,
         "model": MODEL,
         "prior_digest": digest_of(own.prior),
         "spread": q.spread,
@@ -226,5 +226,6 @@ def _record(search: ArmSearch, now: Known, choice: Choice, running: str, point: 
     }
 
 
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _told(crossing: Crossing) -> dict[str, Any]:
+    limits = {name: finite(getattr(crossing, name)) for name in ("estimate", "low", "high")}
+    return {**asdict(crossing), **limits}

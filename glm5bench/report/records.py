@@ -14,6 +14,7 @@ from ..analysis.saturation import Saturation
 from ..analysis.speculation import Gain
 from ..analysis.startups import Startup
 from ..analysis.steps import STEP_ORDER
+from ..values.plain import finite
 
 ENERGY = (
     "gpu_power_w", "energy_j", "energy_per_total_token_j", "energy_per_input_token_j", "energy_per_output_token_j", "energy_per_request_j",
@@ -72,26 +73,26 @@ def point_row(r: Row, economy: Economy, named: Names = NONE) -> dict[str, Any]:
         "seed": known(r.seed),
         "server_scope": r.server_scope,
         "binding": r.binding,
-        "total_tput_per_gpu_tok_s": _finite(r.total_tput_per_gpu_tok_s),
-        "input_tput_per_gpu_tok_s": _finite(r.input_tput_per_gpu_tok_s),
-        "output_tput_per_gpu_tok_s": _finite(r.output_tput_per_gpu_tok_s),
-        "steady_tput_per_gpu_tok_s": _finite(r.steady_tput_per_gpu_tok_s),
-        "peak_output_tput_per_gpu_tok_s": _finite(r.peak_output_tput_per_gpu_tok_s),
-        "goodput_rps": _finite(r.goodput_rps),
-        "mean_isl_tokens": _finite(r.mean_isl_tokens),
-        "mean_osl_tokens": _finite(r.mean_osl_tokens),
-        "interactivity_tok_s_user": _finite(r.interactivity_tok_s_user),
-        "tpot_ms": _finite(r.tpot_median_s * 1e3),
-        "ttft_median_ms": _finite(r.ttft_median_s * 1e3),
-        "ttft_p99_ms": _finite(r.ttft_p99_s * 1e3),
-        "cost_usd_per_mtok": _finite(economy.cost(r)),
+        "total_tput_per_gpu_tok_s": finite(r.total_tput_per_gpu_tok_s),
+        "input_tput_per_gpu_tok_s": finite(r.input_tput_per_gpu_tok_s),
+        "output_tput_per_gpu_tok_s": finite(r.output_tput_per_gpu_tok_s),
+        "steady_tput_per_gpu_tok_s": finite(r.steady_tput_per_gpu_tok_s),
+        "peak_output_tput_per_gpu_tok_s": finite(r.peak_output_tput_per_gpu_tok_s),
+        "goodput_rps": finite(r.goodput_rps),
+        "mean_isl_tokens": finite(r.mean_isl_tokens),
+        "mean_osl_tokens": finite(r.mean_osl_tokens),
+        "interactivity_tok_s_user": finite(r.interactivity_tok_s_user),
+        "tpot_ms": finite(r.tpot_median_s * 1e3),
+        "ttft_median_ms": finite(r.ttft_median_s * 1e3),
+        "ttft_p99_ms": finite(r.ttft_p99_s * 1e3),
+        "cost_usd_per_mtok": finite(economy.cost(r)),
         "input_cost_usd_per_mtok": _cost(price, r.input_tput_per_gpu_tok_s),
         "output_cost_usd_per_mtok": _cost(price, r.output_tput_per_gpu_tok_s),
-        "node_cost_usd_per_mtok": _finite(economy.node_cost(r)),
-        "tput_per_mw_tok_s": _finite(economy.per_mw(r)),
-        "itl_chunk_p99_ms": _finite(r.itl_chunk_p99_s * 1e3),
-        "mean_concurrency": _finite(r.mean_concurrency),
-        "acceptance_length": _finite(r.acceptance_length),
+        "node_cost_usd_per_mtok": finite(economy.node_cost(r)),
+        "tput_per_mw_tok_s": finite(economy.per_mw(r)),
+        "itl_chunk_p99_ms": finite(r.itl_chunk_p99_s * 1e3),
+        "mean_concurrency": finite(r.mean_concurrency),
+        "acceptance_length": finite(r.acceptance_length),
         **{name: r.beside.get(name) for name in BESIDE},
         "n_requests": r.n_requests,
         "validity": r.validity,
@@ -112,27 +113,27 @@ def frontier_row(r: Row, economy: Economy, named: Names = NONE) -> dict[str, Any
 
 def _between(name: str, i: Interval | None) -> dict[str, float | None]:
     """The bounds of an interval; one that is infinite is None, and the interval still has a level."""
-    return {f"{name}_low": _finite(i.low) if i else None, f"{name}_high": _finite(i.high) if i else None}
+    return {f"{name}_low": finite(i.low) if i else None, f"{name}_high": finite(i.high) if i else None}
 
 
 def _cost(price: float | None, tput_per_gpu_tok_s: float) -> float | None:
     """$ for a million of these tokens, if they bore the whole cost."""
-    return _finite(usd_per_mtok(price, tput_per_gpu_tok_s)) if price is not None else None
+    return finite(usd_per_mtok(price, tput_per_gpu_tok_s)) if price is not None else None
 
 
 def energy_row(r: Row, economy: Economy, named: Names = NONE) -> dict[str, Any]:
     """What a configuration took of power as its GPUs measured it, flat; beside it the assumed all-in power."""
-    of = {name: _finite(r.of(name)) for name in ENERGY}
+    of = {name: finite(r.of(name)) for name in ENERGY}
     where = {"tp": known(r.tp), "concurrency": known(r.concurrency), "n_repeats": r.n_repeats}
-    return {**series_row(r.series, named), **where, **of, "assumed_tput_per_mw_tok_s": _finite(economy.per_mw(r))}
+    return {**series_row(r.series, named), **where, **of, "assumed_tput_per_mw_tok_s": finite(economy.per_mw(r))}
 
 
 def startup_row(s: Startup, economy: Economy, named: Names = NONE) -> dict[str, Any]:
     """What a server start of an arm takes, flat; its node is paid for meanwhile."""
     price = economy.usd_per_gpu_h.get(s.series.hardware)
     usd = s.figures["start_s"] / 3600 * s.gpus_per_node * price if price is not None else math.nan
-    figures = {name: _finite(value) for name, value in s.figures.items()}
-    return {**series_row(s.series, named), "tp": known(s.tp), "n_starts": s.n_starts, **figures, "start_cost_usd": _finite(usd)}
+    figures = {name: finite(value) for name, value in s.figures.items()}
+    return {**series_row(s.series, named), "tp": known(s.tp), "n_starts": s.n_starts, **figures, "start_cost_usd": finite(usd)}
 
 
 def band_row(b: Band, named: Names = NONE) -> dict[str, Any]:
@@ -159,7 +160,7 @@ def saturation_row(s: Saturation, named: Names = NONE) -> dict[str, Any]:
         "is_saturated": s.knee is not None,
         "concurrency": at.concurrency,
         "total_tput_per_gpu_tok_s": at.total_tput_per_gpu_tok_s,
-        "output_tput_per_gpu_tok_s": _finite(at.output_tput_per_gpu_tok_s),
+        "output_tput_per_gpu_tok_s": finite(at.output_tput_per_gpu_tok_s),
         "gives": s.gives.name if s.gives else None,
         "gives_at_concurrency": s.gives.at_concurrency if s.gives else None,
         "gives_from_ms": s.gives.from_s * 1e3 if s.gives else None,
@@ -177,10 +178,10 @@ def gain_row(g: Gain, named: Names = NONE) -> dict[str, Any]:
         "off_tput_per_gpu_tok_s": g.off_tput_per_gpu_tok_s,
         "total_tput_per_gpu_tok_s": g.tput_per_gpu_tok_s,
         "throughput_ratio": g.throughput_ratio,
-        "off_cost_usd_per_mtok": _finite(g.off_cost_usd_per_mtok),
-        "cost_usd_per_mtok": _finite(g.cost_usd_per_mtok),
-        "acceptance_length_low": _finite(g.acceptance_low),
-        "acceptance_length_high": _finite(g.acceptance_high),
+        "off_cost_usd_per_mtok": finite(g.off_cost_usd_per_mtok),
+        "cost_usd_per_mtok": finite(g.cost_usd_per_mtok),
+        "acceptance_length_low": finite(g.acceptance_low),
+        "acceptance_length_high": finite(g.acceptance_high),
     }
 
 
@@ -193,23 +194,23 @@ def iso_row(r: IsoRow, named: Names = NONE) -> dict[str, Any]:
         "interactivity_tok_s_user": r.interactivity_tok_s_user,
         "status": r.status,
         "beyond": r.beyond or None,
-        "cost_usd_per_mtok": _finite(r.cost_usd_per_mtok),
-        "node_cost_usd_per_mtok": _finite(r.node_cost_usd_per_mtok),
-        "total_tput_per_gpu_tok_s": _finite(r.total_tput_per_gpu_tok_s),
-        "tput_per_mw_tok_s": _finite(r.tput_per_mw_tok_s),
-        "concurrency": _finite(r.concurrency),
-        "perf_per_dollar_vs_baseline": _finite(r.perf_per_dollar_vs_baseline),
-        "node_perf_per_dollar_vs_baseline": _finite(r.node_perf_per_dollar_vs_baseline),
+        "cost_usd_per_mtok": finite(r.cost_usd_per_mtok),
+        "node_cost_usd_per_mtok": finite(r.node_cost_usd_per_mtok),
+        "total_tput_per_gpu_tok_s": finite(r.total_tput_per_gpu_tok_s),
+        "tput_per_mw_tok_s": finite(r.tput_per_mw_tok_s),
+        "concurrency": finite(r.concurrency),
+        "perf_per_dollar_vs_baseline": finite(r.perf_per_dollar_vs_baseline),
+        "node_perf_per_dollar_vs_baseline": finite(r.node_perf_per_dollar_vs_baseline),
         "baseline": named.get(r.baseline, r.baseline.label) if r.baseline else "",
         "is_baseline": r.is_baseline,
-        **{f"{name}_step": _finite(steps[name].ratio) if name in steps else None for name in STEP_ORDER},
+        **{f"{name}_step": finite(steps[name].ratio) if name in steps else None for name in STEP_ORDER},
         **{f"{name}_step_also": ",".join(steps[name].also) if name in steps else None for name in STEP_ORDER},
         **_between("cost_usd_per_mtok", r.cost_interval),
         **_between("total_tput_per_gpu_tok_s", r.throughput_interval),
         **_between("perf_per_dollar_vs_baseline", r.ratio_interval),
         "interval": r.throughput_interval.level if r.throughput_interval else None,
         "ratio_interval": r.ratio_interval.level if r.ratio_interval else None,
-        "break_even_usd_per_gpu_h": _finite(r.break_even_usd_per_gpu_h),
+        "break_even_usd_per_gpu_h": finite(r.break_even_usd_per_gpu_h),
         "nearest_measured_tok_s_user": near.interactivity_tok_s_user if near else None,
         "nearest_measured_concurrency": known(near.concurrency) if near else None,
         "nearest_measured_tp": known(near.tp) if near else None,
@@ -219,7 +220,3 @@ def iso_row(r: IsoRow, named: Names = NONE) -> dict[str, Any]:
 def known(x: float) -> float | None:
     """None for what an import does not say."""
     return x if x >= 0 else None
-
-
-def _finite(x: float) -> float | None:
-    return float(x) if math.isfinite(x) else None

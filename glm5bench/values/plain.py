@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 from collections.abc import Hashable, Mapping
 from typing import Any, TypeVar, cast
 
@@ -30,6 +31,11 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(v) for v in value]
     return value
+
+
+def finite(value: float) -> float | None:
+    """The value; None for one that JSON cannot hold."""
+    return float(value) if math.isfinite(value) else None
 
 
 def digest_of(value: Any, length: int = 20) -> str:
