@@ -2,8 +2,8 @@
 
     python benchmarks/search_limits.py --campaigns 200      At 1 % and 3 % noise, beside doubling and bisection (a minute).
 
-The limits are tpot_p99<=50ms and ttft_p99<=4s, the arms those of search.py. A true latency is the prediction times a random factor (15 %) and
-a smooth residual; TTFT is also shifted in concurrency (10 %). `noise` is the standard deviation from run to run on different starts.
+The limits are tpot_p99<=50ms and ttft_p99<=4s, the arms those of search.py. A true latency is the prediction times a random factor (15 %)
+and a smooth residual; TTFT is also shifted in concurrency (10 %). `noise` is the standard deviation from run to run on different starts.
 """
 
 from __future__ import annotations
