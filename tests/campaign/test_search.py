@@ -64,7 +64,7 @@ def test_a_search_that_is_not_reached_is_no_success_and_says_what_it_knows(tmp_p
     assert answer.returncode == 1
     assert "NOT reached" in answer.stdout
     assert "5 points, the most for one arm" in answer.stdout
-    assert len(point_files(tmp_path)) == 5
+    assert len(point_files(tmp_path)) == status(tmp_path)["counts"]["done"] == 5
     chosen = [d for d in decisions(tmp_path) if d["code"] == "best"]
     assert chosen
     assert chosen[0]["candidates"][0]["score"] >= chosen[0]["candidates"][-1]["score"]
@@ -86,9 +86,10 @@ def test_a_killed_search_continues_with_the_decisions_that_it_had_made(tmp_path)
 
 
 def test_two_commands_do_not_measure_one_arm_at_the_same_time(tmp_path):
-    first = bench(tmp_path, "sweep", *SMALL, "name=c", *FIVE, "workload.prompts_per_concurrency=40")
-    until(lambda: any(beat["phase"] == "measuring" for beat in beats(tmp_path)), "a point")
-    second = bench(tmp_path, "sweep", *SMALL, "name=c", *FIVE, "workload.prompts_per_concurrency=40")
+    long = (*FIVE, "workload.prompts_per_concurrency=12", "search.most_points=12")
+    first = bench(tmp_path, "sweep", *SMALL, "name=c", *long)
+    until(lambda: any(d["code"] == "best" for d in decisions(tmp_path)), "a chosen point, which the job was not sent with")
+    second = bench(tmp_path, "sweep", *SMALL, "name=c", *long)
     bench(tmp_path, "cancel", "outputs/c")
 
     assert "submitted" in first.stderr
@@ -199,6 +200,15 @@ def test_a_part_of_a_search_is_refused_and_a_later_prediction_does_not_replace_t
     assert [job["search"]["arms"] for job in Campaign(tmp_path / "outputs" / "c").read_plan()["jobs"]] == [
         job["search"]["arms"] for job in plan["jobs"]
     ]
+
+
+def test_an_invalid_chosen_point_is_not_measured_again_on_the_same_server(tmp_path):
+    # the planned points have 68 requests, and a new start is so expensive that the chosen point is measured on the same server
+    bench(tmp_path, "sweep", *SMALL, "name=c", "wait=true", *FIVE, "engine.fault='short:70'", "engine.start_estimate_s=600")
+    now = status(tmp_path)
+
+    assert now["counts"].get("invalid")
+    assert {p["attempts"] for p in now["points"]} == {1}
 
 
 def test_an_invalid_point_ends_the_job_and_is_not_measured_without_end(tmp_path):

@@ -14,7 +14,7 @@ from glm5bench.files import Taken, place_new, read_json
 from glm5bench.trust import trusted
 
 NOBODY = 65534
-FOLDERS = ("", "points", "jobs", "jobs/submitit")
+FOLDERS = ("", "points", "search", "jobs", "jobs/submitit")
 is_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
 
 
@@ -23,6 +23,7 @@ def made(tmp_path_factory):
     """A campaign of one point that is measured."""
     folder = tmp_path_factory.mktemp("made")
     assert sweep(folder, "concurrency=2").returncode == 0
+    (folder / "outputs" / "c" / "search").mkdir()  # a search would have one
     return folder
 
 
