@@ -20,7 +20,7 @@ from ..values.search import ArmPlan, ArmSearch, has_ended
 
 
 @dataclass(frozen=True)
-class ArmState:
+class ArmStatus:
     """One arm of a search. `code`: why it ended; empty while it goes on. `crossing`: the concurrency that keeps the limits, as Crossing."""
 
     arm: str
@@ -45,13 +45,8 @@ class SearchState:
     spread: float
     spread_source: str
     spread_used: float  # larger if the points contradict the stated one
-    arms: tuple[ArmState, ...]
+    arms: tuple[ArmStatus, ...]
     expected: Remaining | None  # until the search ends; None for limits
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether every arm has ended."""
-        return all(arm.code for arm in self.arms)
 
     @property
     def is_reached(self) -> bool:
@@ -116,7 +111,7 @@ def state_of(campaign: Campaign, record: dict[str, Any]) -> SearchState | None:
         n = len(campaign.done([*arm.keys, *(line["key"] for line in lines if line["key"])]))
         code, why = (last["code"], last["why"]) if last else ("", "")
         crossing = lines[-1]["crossing"] if lines else None
-        arms.append(ArmState(arm.label, n, code, why, crossing, _goodput(now, arm, crossing)))
+        arms.append(ArmStatus(arm.label, n, code, why, crossing, _goodput(now, arm, crossing)))
     limits = ", ".join(limit.text for limit in q.limits)
     more = None if q.limits or all(arm.code for arm in arms) else remaining(q, tuple(states))
     shown = claim if math.isfinite(claim) else None
