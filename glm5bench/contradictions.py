@@ -18,7 +18,7 @@ def impossible(arm: Arm, concurrencies: Sequence[int] = (1,)) -> str | None:
 
 def contradiction(arm: Arm) -> str | None:
     """Why this arm is impossible on any server, apart from memory; None if it is possible."""
-    checks = (_gpus, _heads, _format, _vendor, _engine, _draft, _context, _endpoint)
+    checks = (_gpus, _groups, _experts, _heads, _format, _vendor, _engine, _draft, _context, _endpoint)
     return next((reason for check in checks if (reason := check(arm))), None)
 
 
@@ -27,9 +27,25 @@ def _gpus(arm: Arm) -> str | None:
     return f"TP={arm.tp} is more than the {h.gpus_per_node} GPUs of one {h.id} node" if arm.tp > h.gpus_per_node else None
 
 
+def _groups(arm: Arm) -> str | None:
+    return f"dp={arm.dp} does not divide TP={arm.tp}: each data-parallel group has TP/dp GPUs" if arm.tp % arm.dp else None
+
+
+def _experts(arm: Arm) -> str | None:
+    experts = arm.checkpoint.architecture.routed_experts
+    if arm.tp % arm.ep:
+        return f"ep={arm.ep} does not divide TP={arm.tp}: each expert is on TP/ep GPUs"
+    if experts % arm.ep:
+        return f"ep={arm.ep} does not divide the {experts} experts of {arm.checkpoint.id}"
+    if adapter(arm.engine).spreads_experts_over_all and arm.ep not in (1, arm.tp):
+        return f"ep={arm.ep} is neither 1 nor TP={arm.tp}, and {arm.engine.id} distributes experts over all GPUs or none"
+    return None
+
+
 def _heads(arm: Arm) -> str | None:
-    heads = arm.checkpoint.architecture.heads
-    return f"TP={arm.tp} does not divide the {heads} attention heads of {arm.checkpoint.id}" if heads % arm.tp else None
+    heads, group = arm.checkpoint.architecture.heads, arm.attention_tp
+    of = f"TP={arm.tp}" if arm.dp == 1 else f"TP/dp={group}"
+    return f"{of} does not divide the {heads} attention heads of {arm.checkpoint.id}" if heads % group else None
 
 
 def _format(arm: Arm) -> str | None:

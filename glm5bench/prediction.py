@@ -18,7 +18,7 @@ import numpy as np
 from . import recipe as recipes
 from .engines.known import adapter
 from .errors import UsageError
-from .roofline import StepModel, acceptance_length
+from .roofline import StepModel, acceptance_length, step_model
 from .simulator.scheduler import Limits, Request
 from .values.point import Arm, Recipe
 from .values.workload import Workload, lengths
@@ -53,14 +53,15 @@ class Prediction:
 def serving(arm: Arm, recipe: Recipe) -> Serving:
     """The server that a bound recipe starts. Flags that its command does not contain have the engine's defaults."""
     engine, passes = adapter(arm.engine), arm.engine.passes
-    model = StepModel(arm.hardware, arm.checkpoint, arm.tp, arm.speculative, recipes.kv_dtype(arm, recipe.argv), passes)
-    chunk = recipes.number_of(recipe.argv, engine.chunk_flags)
+    model = step_model(arm, recipes.kv_dtype(arm, recipe.argv))
+    given, ranks = recipes.number_of(recipe.argv, engine.chunk_flags), arm.dp if engine.limits_each_rank else 1
+    chunk = engine.chunk_tokens(arm.hardware) if given is None else given
     poll = recipes.number_of(recipe.argv, engine.poll_flags) or 1.0
     capacity = recipes.memory(arm, recipe).capacity_tokens
     limits = Limits(
-        max_running=recipes.admitted(arm, recipe) or engine.most_running,
+        max_running=recipes.admitted(arm, recipe) or engine.most_running * ranks,
         capacity_tokens=capacity,
-        chunk_tokens=engine.chunk_tokens(arm.hardware) if chunk is None else int(chunk) if chunk > 0 else max(1, capacity),
+        chunk_tokens=int(chunk) * ranks if chunk > 0 else max(1, capacity),
         wait_passes=passes.wait + (poll - 1) / 2,  # new requests are seen once per interval: half of it later on average
     )
     return Serving(model, limits, passes.mixed or any(flag in recipe.argv for flag in engine.mixing_flags))
@@ -154,20 +155,22 @@ class _Loop:
             self.reserved += self.prefilling[-1].reserved_tokens
 
     def _prefill(self) -> None:
-        n, is_mixed = len(self.running), self.server.is_mixed and bool(self.running)
-        budget, tokens, attended = self.server.limits.chunk_tokens - (n if is_mixed else 0), 0, 0.0
+        n, is_mixed, dp = len(self.running), self.server.is_mixed and bool(self.running), self.server.model.dp
+        groups = min(dp, len(self.prefilling))  # every prompt is in one data-parallel group, which has its share of a chunk
+        each = max(1, self.server.limits.chunk_tokens // dp - (n // dp if is_mixed else 0))
+        budget, tokens, attended = each * groups, 0, 0.0
         for request in self.prefilling:
-            take = min(max(1, budget) - tokens, request.prompt_tokens - request.prefilled)
+            take = min(each, budget - tokens, request.prompt_tokens - request.prefilled)
             if take <= 0:
                 break
             attended += take * (request.prefilled + take / 2)
             request.prefilled += take
             tokens += take
         if is_mixed:
-            self._pass(self.server.model.mixed_s(tokens, attended, n, *self._context(self.given)))
+            self._pass(self.server.model.mixed_s(tokens, attended, n, *self._context(self.given), groups))
             self.given += self.per_pass
         else:
-            self._pass(self.server.model.prefill_s(tokens, attended))
+            self._pass(self.server.model.prefill_s(tokens, attended, groups))
         for request in [r for r in self.prefilling if r.prefilled == r.prompt_tokens]:
             self.prefilling.remove(request)
             self.first_s[request.id] = self.now_s
@@ -236,6 +239,7 @@ MEANING = {
     "same GPU": "the factors were fitted to other configurations on this GPU",
     "other GPU": "no row is published for this GPU with this engine; the factors are those of a related GPU",
     "other model": "no row of this model on this GPU and engine was fitted; the bands are those of models that were left out",
+    "other parallelism": "no row with data or expert parallelism was compared, so the error is unknown",
     "calibrated": "the factors were adapted to points of your own; the bands are those of other configurations on a fitted GPU",
 }
 MODELS = ("GLM-5", "GLM-5.1")  # they have the same shape
@@ -270,10 +274,12 @@ FITTED_ARMS = frozenset(  # engine, hardware, model, precision, TP, speculative,
 
 
 def question(arm: Arm) -> str:
-    """The class of question that a prediction of this arm answers; its error is in BANDS."""
+    """The class of question that a prediction of this arm answers; its error is in BANDS if it is known."""
     w, place = arm.workload, (engine_family(arm), arm.hardware.id)
     model = "GLM-5" if arm.checkpoint.model in MODELS else arm.checkpoint.model
     facts = (*place, model, arm.checkpoint.precision, str(arm.tp), arm.speculative.id, f"{w.isl_tokens}/{w.osl_tokens}")
+    if arm.dp > 1 or arm.ep > 1:
+        return "other parallelism"
     if facts in FITTED_ARMS:
         return "fitted"
     if model != "GLM-5":
@@ -287,9 +293,10 @@ def engine_family(arm: Arm) -> str:
     return engine.follows or engine.name
 
 
-def band(kind: str, figure: str) -> Band:
-    """The error of a figure (`tput`, `tpot`, `ttft`) in this class of question."""
-    return BANDS["same GPU" if kind == "calibrated" else kind][figure]
+def band(kind: str, figure: str) -> Band | None:
+    """The error of a figure (`tput`, `tpot`, `ttft`) in this class of question; None if no published row shows it."""
+    known = BANDS.get("same GPU" if kind == "calibrated" else kind)
+    return known[figure] if known is not None else None
 
 
 def error_text(kinds: Iterable[str]) -> str:
@@ -301,8 +308,9 @@ def error_text(kinds: Iterable[str]) -> str:
         "other model": "for another model",
     }
     asked = set(kinds)
-    found = [(band(kind, "tput"), where[kind]) for kind in where if kind in asked]
-    return ", ".join(f"{b.median:.0%} at the median and {b.p90:.0%} in 9 of 10 published rows {place}" for b, place in found)
+    found = [(BANDS[kind]["tput"], where[kind]) for kind in where if kind in asked]
+    texts = [f"{b.median:.0%} at the median and {b.p90:.0%} in 9 of 10 published rows {place}" for b, place in found]
+    return ", ".join([*texts, *(["unknown with data or expert parallelism"] if "other parallelism" in asked else [])])
 
 
 def calibrated(pairs: Sequence[tuple[Serving, Workload, int, float, float]]) -> tuple[float, float]:

@@ -17,7 +17,8 @@ from typing import Any
 
 from .engines.known import adapter
 from .errors import SettingsError
-from .roofline import MemoryFit, StepModel, closed_loop_s, memory_fit
+from .memory import MemoryFit, memory_fit
+from .roofline import closed_loop_s, step_model
 from .values.groups import Rule
 from .values.point import Arm, Recipe
 from .values.workload import Workload
@@ -77,6 +78,8 @@ def _facts(arm: Arm) -> dict[str, Any]:
         "speculative": arm.speculative.id,
         "speculates": arm.speculative.steps > 0,
         "tp": arm.tp,
+        "data_parallel": arm.dp > 1,
+        "expert_parallel": arm.ep > 1,
     }
 
 
@@ -170,20 +173,21 @@ def _substituted(value: Any, arm: Arm, binding: int) -> str:
         return text
     w, s = arm.workload, arm.speculative
     isl = w.longest_tokens - w.osl_tokens  # of the last turn, with all turns before it
-    names = {"$ISL": isl, "$OSL": w.osl_tokens, "$TP": arm.tp, "$STEPS": s.steps, "$DRAFTS": s.draft_tokens, "$C": binding}
+    sizes = {"$TP": arm.tp, "$DP": arm.dp, "$EP": arm.ep}
+    names = {"$ISL": isl, "$OSL": w.osl_tokens, **sizes, "$STEPS": s.steps, "$DRAFTS": s.draft_tokens, "$C": binding}
     for name, number in names.items():
         text = text.replace(name, str(number))
     return str(_arithmetic(ast.parse(text[1:], mode="eval").body)) if text.startswith("=") else text
 
 
 def _arithmetic(node: ast.expr) -> int:
-    operators = {ast.Add: operator.add, ast.Mult: operator.mul, ast.Sub: operator.sub}
+    operators = {ast.Add: operator.add, ast.Mult: operator.mul, ast.Sub: operator.sub, ast.FloorDiv: operator.floordiv}
     if isinstance(node, ast.Constant) and isinstance(node.value, int):
         return node.value
     if isinstance(node, ast.BinOp) and type(node.op) in operators:
         result: int = operators[type(node.op)](_arithmetic(node.left), _arithmetic(node.right))
         return result
-    raise ValueError(f"not a sum or product of integers: {ast.unparse(node)}")
+    raise ValueError(f"not a sum, product or quotient of integers: {ast.unparse(node)}")
 
 
 def _notes(arm: Arm, settings: Mapping[str, Setting], binding: int, served: Sequence[int]) -> tuple[str, ...]:
@@ -253,11 +257,11 @@ def memory(arm: Arm, recipe: Recipe) -> MemoryFit:
 
 def admitted(arm: Arm, recipe: Recipe) -> int | None:
     """The number of requests that the server's settings let it run at once; None if only memory limits it."""
-    running = adapter(arm.engine).running_flags
-    given = number_of(recipe.argv, running)
-    if given is not None:
-        return int(given)
-    return next((int(value) for flag, value in set_by_itself(arm).items() if flag in running), None)
+    engine = adapter(arm.engine)
+    given = number_of(recipe.argv, engine.running_flags)
+    own = (value for flag, value in set_by_itself(arm).items() if flag in engine.running_flags)
+    limit = next(own, None) if given is None else given
+    return None if limit is None else int(limit) * (arm.dp if engine.limits_each_rank else 1)
 
 
 def warnings(arm: Arm, recipe: Recipe, concurrencies: Sequence[int]) -> list[str]:
@@ -280,7 +284,7 @@ def _warnings(w: Workload, fit: MemoryFit, limit: int | None, concurrency: int) 
 
 def estimates_s(arm: Arm, recipe: Recipe, concurrencies: Iterable[int]) -> list[float]:
     """Estimated seconds on the wall clock for warm-up and measurement at each concurrency, from the roofline model."""
-    model = StepModel(arm.hardware, arm.checkpoint, arm.tp, arm.speculative, kv_dtype(arm, recipe.argv), arm.engine.passes)
+    model = step_model(arm, kv_dtype(arm, recipe.argv))
     limit, capacity = admitted(arm, recipe), memory(arm, recipe).capacity_tokens
     served = ((c, closed_loop_s(model, arm.workload, c, limit or c, capacity)) for c in concurrencies)
     return [_awaited_s(arm.workload, served_s, c) / arm.engine.time_scale for c, served_s in served]

@@ -18,20 +18,21 @@ MAY_IMPORT = {
     "values": set(),
     "engines": set(),
     "settings": {"files", "engines"},
-    "roofline": set(),
-    "recipe": {"engines", "roofline"},
+    "memory": set(),
+    "roofline": {"memory"},
+    "recipe": {"engines", "memory", "roofline"},
     "prediction": {"engines", "roofline", "recipe", "simulator"},
     "image_version": {"recipe"},
     "recipe_differences": {"recipe"},
     "contradictions": {"engines", "recipe"},
     "search": {"recipe", "prediction"},
     "plan": {"contradictions", "recipe", "recipe_differences", "image_version", "search"},
-    "analysis": {"engines", "roofline"},
+    "analysis": {"engines", "memory", "roofline"},
     "archive": {"files", "analysis"},
     "exchange": {"files", "analysis", "archive"},
     "directory": {"files", "archive"},
     "images": {"files"},
-    "simulator": {"engines", "roofline"},
+    "simulator": {"engines", "memory", "roofline"},
     "client": {"files", "engines", "analysis", "simulator"},
     "machine": {"files", "images"},
     "checks": {"files", "engines", "archive", "images", "machine"},
@@ -63,6 +64,7 @@ MAY_IMPORT = {
         "search",
         "plan",
         "settings",
+        "memory",
         "roofline",
         "analysis",
         "archive",
@@ -108,7 +110,7 @@ HOMES = {
     "amdsmi": {"node"},
     "prometheus_client": {"client"},
 }
-PURE = ("values", "plan", "recipe", "recipe_differences", "contradictions", "image_version", "roofline", "prediction", "analysis")
+PURE = ("values", "plan", "recipe", "recipe_differences", "contradictions", "image_version", "memory", "roofline", "prediction", "analysis")
 TOUCHES_THE_WORLD = {"os", "time", "datetime", "pathlib", "subprocess", "socket", "io", "tempfile", "shutil"}
 
 

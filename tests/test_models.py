@@ -10,8 +10,9 @@ from program import SMALL, bench
 from glm5bench import recipe
 from glm5bench.contradictions import impossible
 from glm5bench.errors import SettingsError
+from glm5bench.memory import kv_bytes_per_token, memory_fit, state_bytes, total_parameters
 from glm5bench.prediction import predict, serving
-from glm5bench.roofline import StepModel, kv_bytes_per_token, memory_fit, state_bytes, total_parameters
+from glm5bench.roofline import StepModel
 
 VLLM = ("engine=vllm", "engine.version=0.22.0", "speculative=off")
 SHIPPED = [

@@ -8,18 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glm5bench import recipe
-from glm5bench.roofline import (
-    GIB,
-    StepModel,
-    acceptance_length,
-    closed_loop_s,
-    kv_bytes_per_token,
-    kv_capacity_tokens,
-    layer_values,
-    memory_fit,
-    total_parameters,
-    weights_per_gpu_gib,
-)
+from glm5bench.memory import GIB, kv_bytes_per_token, kv_capacity_tokens, layer_values, memory_fit, total_parameters, weights_per_gpu_gib
+from glm5bench.roofline import StepModel, acceptance_length, closed_loop_s
 
 
 def step_model(*overrides):

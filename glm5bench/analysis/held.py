@@ -20,6 +20,7 @@ NAMES = {"--kv-cache-dtype": "kv_cache_dtype", **{flag: name for s in SYNONYMS f
 SAME = {word: same for s in SYNONYMS for word, same in s.words.items()}
 RENAMED = tuple(dict.fromkeys(pair for s in SYNONYMS for pair in s.renamed))
 BECAME = {flag: setting for s in SYNONYMS for flag, setting in s.became.items()}
+DIVIDED = {name for s in SYNONYMS for name in s.divided}
 HUMAN = re.compile(r"(\d+)([kKmM])")  # vLLM reads 32k as 32,000 and 32K as 32,768
 FILES = {flag for engine in engines().values() for flag in engine.file_flags}  # the server reports a path, or nothing
 NOT_COMPARED = {"--model-path", "--host", "--port", "--api-key", "--tokenizer-path", "--facts", *FILES}
@@ -36,9 +37,17 @@ def settings_changed(argv: Sequence[str], info: Mapping[str, Any], ignored: Sequ
         for flag in asked.keys() - NOT_COMPARED - {*ignored}:
             name = next((n for n in _names(flag) if n in stated), None)
             is_elsewhere = bool(stated.get(BECAME.get(flag, "")))
-            if name is not None and not is_elsewhere and not _is_held(asked[flag], stated[name]):
+            has = _whole(name, stated, info) if name is not None else None
+            if name is not None and not is_elsewhere and not _is_held(asked[flag], has):
                 found[flag, " ".join(asked[flag]), _text(stated[name])] = None
     return tuple(sorted(found))
+
+
+def _whole(name: str, stated: Mapping[str, Any], info: Mapping[str, Any]) -> Any:
+    """The stated value of a setting; of one that data-parallel ranks divide, the value before that."""
+    value, ranks = stated[name], info.get("dp_size")
+    is_divided = name in DIVIDED and info.get("enable_dp_attention") is True and type(value) is int and type(ranks) is int
+    return value * ranks if is_divided else value
 
 
 def in_words(changed: Sequence[tuple[str, str, str]]) -> str:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..engines.known import adapter
-from ..roofline import GEMM_RATE, StepModel, acceptance_length, attended
+from ..memory import attended
+from ..roofline import GEMM_RATE, StepModel, acceptance_length
 from ..values.groups import Efficiency, Hardware, Speculative
 from ..values.point import Arm
 from .rows import Row, Series
@@ -79,11 +80,14 @@ def limit_curve(arm: Arm, isl_tokens: float, osl_tokens: float) -> list[Limit]:
         arm.tp,
         arm.speculative,
         adapter(arm.engine).kv_dtype(hardware, "auto", is_sparse=arm.checkpoint.architecture.index_topk > 0),
+        dp=arm.dp,
+        ep=arm.ep,
     )
     steps = osl_tokens / acceptance_length(model)
-    prefill_s = model.prefill_s(int(isl_tokens), isl_tokens * isl_tokens / 2)
     found = []
     for users in CONCURRENCIES:
+        groups = min(arm.dp, users)  # as many prompts are prefilled at once
+        prefill_s = model.prefill_s(groups * int(isl_tokens), groups * isl_tokens * isl_tokens / 2, groups) / groups
         context = users * (isl_tokens + osl_tokens / 2)
         sparse = users * attended(arm.checkpoint.architecture, isl_tokens + osl_tokens / 2)
         decode_s = steps * model.decode_s(users, context, sparse)

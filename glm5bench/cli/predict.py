@@ -74,7 +74,8 @@ def _row(job: NodeJob, start: ServerStart, point: Point, usd_per_gpu_h: float, f
         server, kind = with_factors(server, *own), "calibrated"
     p = predict(server, arm.workload, point.concurrency, seed=point.seed)
     memory = recipe.memory(arm, start.recipe)
-    error = {"tput": band(kind, "tput").p90, "tpot": band(kind, "tpot").p90, "ttft": band(kind, "ttft").p90}
+    bands = {figure: band(kind, figure) for figure in ("tput", "tpot", "ttft")}
+    error = {figure: known.p90 if known is not None else None for figure, known in bands.items()}
     return {
         "hardware": arm.hardware.id,
         "arm": arm.label,

@@ -26,6 +26,7 @@ class Synonyms:
     words: Mapping[str, str | None] = field(default_factory=dict)  # value -> the value that means the same
     renamed: tuple[tuple[str, str], ...] = ()  # parts of names, from version to version
     became: Mapping[str, str] = field(default_factory=dict)  # a flag that the server reports as off because it turned it into this setting
+    divided: tuple[str, ...] = ()  # settings that it divides by its `dp_size` under `enable_dp_attention`, and then reports divided
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Adapter:
     mixing_flags: tuple[str, ...] = ()  # flags that put prefill chunks and decoding requests into one pass
     poll_flags: tuple[str, ...] = ()  # flags for the number of decode passes between two looks at new requests
     most_running: int = 1024  # requests that it runs at once if no setting limits them
+    limits_each_rank: bool = False  # its limits of requests and of prompt tokens are for each data-parallel rank, not for all together
+    spreads_experts_over_all: bool = False  # expert parallelism always uses all GPUs
     file_flags: tuple[str, ...] = ()  # flags whose value is the text of a configuration file; the node writes the file and passes its path
     variables: tuple[str, ...] = ()  # prefixes of environment variables that change its behaviour
     info_paths: tuple[str, ...] = ()  # URL paths that return its settings

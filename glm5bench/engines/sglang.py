@@ -85,11 +85,13 @@ class SGLang(Adapter):
         return capacity if isinstance(capacity, int) else None
 
     def observed(self, info: Mapping[str, Any]) -> dict[str, Any]:
-        first = next(iter(ranks(info)), {})
+        """Sums over the data-parallel ranks, and the mean of their acceptance lengths. The peaks of ranks may lie at different times."""
+        peaks = [rank.get("peak_running_requests") for rank in ranks(info)]
+        lengths = [n for rank in ranks(info) if isinstance(n := rank.get("avg_spec_accept_length"), int | float)]
         return {
-            "capacity_tokens": info.get("max_total_num_tokens"),
-            "peak_running": first.get("peak_running_requests"),
-            "acceptance_length": first.get("avg_spec_accept_length"),
+            "capacity_tokens": self.kv_tokens(info),
+            "peak_running": sum(peaks) if peaks and all(isinstance(n, int) for n in peaks) else None,
+            "acceptance_length": sum(lengths) / len(lengths) if lengths else None,
         }
 
     def gpus(self, info: Mapping[str, Any]) -> int | None:
@@ -136,6 +138,7 @@ ENGINE = SGLang(
         words={"nextn": "eagle", "dsa": "nsa"},
         renamed=(("nsa_", "dsa_"), ("cuda_graph_max_bs", "cuda_graph_max_bs_decode")),
         # since 0.5.14 it turns the first into the second, and then reports that the first is off
+        divided=("chunked_prefill_size",),
         became={"--enable-flashinfer-allreduce-fusion": "flashinfer_allreduce_fusion_backend"},
     ),
     parser=parser,

@@ -88,6 +88,8 @@ ENGINE = VLLM(
     "vllm",
     fraction_flags=("--gpu-memory-utilization",),
     running_flags=("--max-num-seqs",),
+    limits_each_rank=True,
+    spreads_experts_over_all=True,
     chunk_flags=("--max-num-batched-tokens",),
     file_flags=("--config",),
     variables=("VLLM_", "FLASHINFER_", "DG_", "AITER_"),

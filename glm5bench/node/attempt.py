@@ -81,6 +81,7 @@ def point_record(job: NodeJob, start: ServerStart, point: Point) -> dict[str, An
         "speculative": arm.speculative.id,
         "tp": arm.tp,
         "gpus": arm.tp,
+        **{name: n for name, n in (("dp", arm.dp), ("ep", arm.ep)) if n > 1},
         "gpus_per_node": arm.hardware.gpus_per_node,
         "isl_tokens": arm.workload.isl_tokens,
         "osl_tokens": arm.workload.osl_tokens,
@@ -106,7 +107,7 @@ def variant(arm: Arm, lanes: int = 1) -> str:
     own = [list(arm.engine.extra_args), arm.engine.env] if arm.engine.extra_args or arm.engine.env else []
     own += [arm.engine.image] if arm.engine.image else []
     facts = simulated_facts(arm) if arm.engine.simulated else None
-    words = [*([f"packed{lanes}"] if lanes > 1 else []), *arm.workload.departures()]
+    words = [*arm.spread, *([f"packed{lanes}"] if lanes > 1 else []), *arm.workload.departures()]
     return " ".join([*words, digest_of([own, facts], 8)] if own or facts else words)
 
 

@@ -15,7 +15,7 @@ def predicted_text(rows: Sequence[Mapping[str, Any]], width: int = 140) -> str:
     for arm in dict.fromkeys(row["arm"] for row in rows):
         own = [row for row in rows if row["arm"] == arm]
         first = own[0]
-        error = {name: f"±{100 * value:.0f} %" for name, value in first["error_p90"].items()}
+        error = {name: "±?" if value is None else f"±{100 * value:.0f} %" for name, value in first["error_p90"].items()}
         table = [
             {
                 "concurrency": f"{row['concurrency']}{'*' if row['is_on_frontier'] else ''}",

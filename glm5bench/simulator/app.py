@@ -116,7 +116,8 @@ class State:
 
     async def server_info(self, request: HttpRequest) -> Response:
         """Resolved settings, flat, and the scheduler's own state. Not in SGLang: `simulated`, `time_scale`, `lag`."""
-        o, m, c = self.options, self.options.memory, self.engine.counters
+        o, m, c, dp = self.options, self.options.memory, self.engine.counters, self.options.model.dp
+        memory = {"weight": m.weights_gib, "kvcache": m.kv_gib, "token_capacity": m.capacity_tokens // dp, "graph": 0.0}
         return JSONResponse(
             {
                 "simulated": True,
@@ -124,29 +125,32 @@ class State:
                 "model_path": o.model_path,
                 "served_model_name": o.served_model_name,
                 "tp_size": o.arm.tp // 2 if o.fault and o.fault.kind == "settings" else o.arm.tp,
-                "dp_size": 1,
+                "dp_size": dp,
+                "enable_dp_attention": dp > 1,
+                "ep_size": o.arm.ep,
                 "quantization": o.arm.checkpoint.precision,
                 "kv_cache_dtype": m.kv_dtype,
                 "mem_fraction_static": m.fraction,
-                "chunked_prefill_size": o.limits.chunk_tokens,
+                "chunked_prefill_size": o.limits.chunk_tokens // dp,
                 "max_running_requests": o.limits.max_running,
                 "stream_interval": o.stream_interval,
                 "speculative_num_steps": o.arm.speculative.steps or None,
                 "speculative_num_draft_tokens": o.arm.speculative.draft_tokens or None,
                 "launch_command": " ".join(o.argv),
                 "status": "ready" if self.is_ready else "starting",
-                "max_total_num_tokens": m.capacity_tokens,
+                "max_total_num_tokens": m.capacity_tokens // dp,
                 "max_req_input_len": o.context_length - 6,
                 "version": f"simulated-{o.arm.engine.version}",
                 "lag": {"worst_s": c.worst_lag_s, "late_steps": c.late_steps, "steps": c.steps},
                 "internal_states": [
                     {
-                        "effective_max_running_requests_per_dp": o.limits.max_running,
-                        "last_gen_throughput": self.engine.last_throughput,
-                        "memory_usage": {"weight": m.weights_gib, "kvcache": m.kv_gib, "token_capacity": m.capacity_tokens, "graph": 0.0},
+                        "effective_max_running_requests_per_dp": o.limits.max_running // dp,
+                        "last_gen_throughput": self.engine.last_throughput / dp,
+                        "memory_usage": memory,
                         "avg_spec_accept_length": _acceptance(c),
-                        "peak_running_requests": c.peak_running,
+                        "peak_running_requests": c.peaks.get(rank, 0),
                     }
+                    for rank in range(dp)
                 ],
             }
         )

@@ -10,7 +10,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from .gpus import Meter, meter
@@ -29,7 +29,7 @@ class Counters:
     generation_tokens: int = 0
     verify_steps: int = 0
     verified_tokens: int = 0
-    peak_running: int = 0
+    peaks: dict[int, int] = field(default_factory=dict)  # most running requests of each data-parallel group
     worst_lag_s: float = 0.0  # real seconds behind schedule
     late_steps: int = 0
     steps: int = 0
@@ -112,18 +112,18 @@ class Engine:
                 deadline = time.monotonic()
                 continue
             deadline += step.duration_s / scale
-            await self._until(deadline, max(self.scheduler.n_running, len(step.tokens)))
+            await self._until(deadline, self.scheduler.running_of_groups(step))
             for request, tokens in step.tokens:
                 self._give(request, tokens)
             self.last_throughput = sum(n for _, n in step.tokens) / step.duration_s if step.duration_s else 0.0
 
-    async def _until(self, deadline: float, running: int) -> None:
+    async def _until(self, deadline: float, running: Mapping[int, int]) -> None:
         left = deadline - time.monotonic()
         await asyncio.sleep(max(0.0, left))
         late = time.monotonic() - deadline
         for counters in (self.counters, self.total):
             counters.steps += 1
-            counters.peak_running = max(counters.peak_running, running)
+            counters.peaks |= {group: n for group, n in running.items() if n > counters.peaks.get(group, 0)}
             counters.worst_lag_s = max(counters.worst_lag_s, late)
             counters.late_steps += left < 0
 

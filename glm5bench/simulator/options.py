@@ -13,7 +13,8 @@ from pathlib import Path
 
 from ..engines.known import adapter
 from ..errors import UsageError
-from ..roofline import MemoryFit, StepModel, memory_fit
+from ..memory import MemoryFit, memory_fit
+from ..roofline import StepModel, step_model
 from ..values.groups import FAULTS
 from ..values.plain import from_json
 from ..values.point import Arm
@@ -94,7 +95,7 @@ def from_arm(arm: Arm, known: argparse.Namespace, argv: tuple[str, ...], *, api_
         model_path=known.model_path,
         served_model_name=known.served_model_name or known.model_path,
         limits=limits,
-        model=StepModel(arm.hardware, arm.checkpoint, arm.tp, arm.speculative, kv_dtype, arm.engine.passes),
+        model=step_model(arm, kv_dtype),
         memory=memory,
         stream_interval=known.stream_interval,
         context_length=known.context_length or arm.checkpoint.architecture.positions,

@@ -35,13 +35,13 @@ class Rule:
     """Flags, environment and image that one group adds to a recipe if `when` matches the arm.
 
     `when` maps a property of the arm to one value or a list. The properties are engine, model, precision, checkpoint, speculative,
-    speculates, tp and sparse_mla; for the GPUs cuda, rocm and fp4 (true or false), hardware, architecture and vendor. Prefer cuda, rocm and
-    fp4 to names of hardware, so that a rule also applies to new hardware.
+    speculates, tp, data_parallel, expert_parallel and sparse_mla; for the GPUs cuda, rocm and fp4 (true or false), hardware,
+    architecture and vendor. Prefer cuda, rocm and fp4 to names of hardware, so that a rule also applies to new hardware.
 
     A flag's value is one of:
 
     - True for a bare flag, or None to remove a flag that an earlier group set
-    - a string with `$C $TP $ISL $OSL $STEPS $DRAFTS $MODEL`, or a formula of them after `=`
+    - a string with `$C $TP $DP $EP $ISL $OSL $STEPS $DRAFTS $MODEL`, or a formula of them after `=`
     - `{by_concurrency: [[up_to, value], ..., [None, value]]}`
 
     A name with `$` instead of a flag sets the value for flags of other groups.

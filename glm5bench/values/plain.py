@@ -22,10 +22,14 @@ def _canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
+ABSENT = {"absent": True}  # metadata of a field that `plain` leaves out if it has its default: digests from before it existed stay the same
+
+
 def plain(value: Any) -> Any:
     """The value as dicts, lists, strings and numbers."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        pairs = [(f, getattr(value, f.name)) for f in dataclasses.fields(value)]
+        return {f.name: plain(x) for f, x in pairs if not (f.metadata.get("absent") and x == f.default)}
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

@@ -15,7 +15,7 @@ from annotated_types import Ge
 from pydantic import FiniteFloat
 
 from .groups import Accuracy, Checkpoint, Engine, Hardware, Speculative
-from .plain import digest_of, digest_of_plain, plain
+from .plain import ABSENT, digest_of, digest_of_plain, plain
 from .search import ArmSearch
 from .workload import Positive, PositiveFloat, Workload
 
@@ -29,7 +29,11 @@ ServerScope = Literal["arm", "point"]
 
 @dataclass(frozen=True)
 class Arm:
-    """One recipe with one workload, before `$C` is replaced by a number."""
+    """One recipe with one workload, before `$C` is replaced by a number.
+
+    `tp`: GPUs of the server. `dp`: groups of them that each have their own attention weights, requests and cache. `ep`: GPUs over which
+    whole experts are distributed; 1: every GPU has a part of every expert.
+    """
 
     hardware: Hardware
     checkpoint: Checkpoint
@@ -37,12 +41,24 @@ class Arm:
     tp: int
     speculative: Speculative
     workload: Workload
+    dp: Positive = field(default=1, metadata=ABSENT)
+    ep: Positive = field(default=1, metadata=ABSENT)
 
     @property
     def label(self) -> str:
         """A short name of the arm, as shown in tables."""
-        c, e = self.checkpoint, self.engine
-        return f"{self.hardware.id} {c.id} tp{self.tp} {self.speculative.id} {e.id} {self.workload.isl_tokens}/{self.workload.osl_tokens}"
+        c, e, w = self.checkpoint, self.engine, self.workload
+        return " ".join([self.hardware.id, c.id, f"tp{self.tp}", *self.spread, self.speculative.id, e.id, f"{w.isl_tokens}/{w.osl_tokens}"])
+
+    @property
+    def spread(self) -> list[str]:
+        """The parallelism besides TP, in words: `dp8`, `ep8`."""
+        return [f"{name}{n}" for name, n in (("dp", self.dp), ("ep", self.ep)) if n > 1]
+
+    @property
+    def attention_tp(self) -> int:
+        """GPUs that share one copy of the attention weights, and each head's cache."""
+        return max(1, self.tp // self.dp)
 
 
 def kind_of(arm: Arm) -> str:
@@ -115,9 +131,9 @@ class NodeJob:
 
 def physics(arm: Arm, recipe: Recipe, *, concurrency: int, repeat: int, seed: int, lanes: int = 1) -> dict[str, Any]:
     """Everything that can change the measurement, and nothing else: no path, date, host or cluster."""
-    packed = {"packed": lanes} if lanes > 1 else {}
+    added = {"packed": lanes, "dp": arm.dp, "ep": arm.ep}  # absent means 1, as before these existed
     return {
-        **packed,
+        **{name: n for name, n in added.items() if n > 1},
         "protocol": PROTOCOL_VERSION,
         "checkpoint": arm.checkpoint.repository,
         "revision": arm.checkpoint.revision,

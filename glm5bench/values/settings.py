@@ -31,7 +31,7 @@ class Price:
 
 @dataclass(frozen=True)
 class TensorParallel:
-    """GPUs that share one copy of the weights."""
+    """GPUs that share one copy of the experts, and of all weights without data parallelism."""
 
     size: Positive
 
@@ -46,6 +46,8 @@ class ArmSettings:
     tp: TensorParallel
     speculative: Speculative
     workload: Workload
+    dp: Positive = 1
+    ep: Positive = 1
     concurrency: Annotated[tuple[Positive, ...], MinLen(1)]
     repeat: Annotated[tuple[Natural, ...], MinLen(1)]
     seed: Annotated[tuple[Natural, ...], MinLen(1)]
@@ -53,7 +55,7 @@ class ArmSettings:
     @property
     def arm(self) -> Arm:
         """The recipe and workload of this arm."""
-        return Arm(self.hardware, self.checkpoint, self.engine, self.tp.size, self.speculative, self.workload)
+        return Arm(self.hardware, self.checkpoint, self.engine, self.tp.size, self.speculative, self.workload, self.dp, self.ep)
 
 
 NO_SEARCH = Search("none")
