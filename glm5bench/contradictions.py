@@ -18,13 +18,32 @@ def impossible(arm: Arm, concurrencies: Sequence[int] = (1,)) -> str | None:
 
 def contradiction(arm: Arm) -> str | None:
     """Why this arm is impossible on any server, apart from memory; None if it is possible."""
+    if arm.has_parts:
+        wrong = next((f"{s.role}: {reason}" for s in arm.servers if (reason := contradiction(s.arm))), None)
+        return _roles(arm) or wrong
     checks = (_gpus, _groups, _experts, _heads, _format, _vendor, _engine, _draft, _context, _endpoint)
     return next((reason for check in checks if (reason := check(arm))), None)
 
 
+def _roles(arm: Arm) -> str | None:
+    if len(arm.roles.parts) == 1 or arm.roles.router is None:
+        return f"roles={arm.roles.id} needs prefill, decode and router, or none of them"
+    if not adapter(arm.engine).has_roles:
+        return f"roles={arm.roles.id} is not available for {arm.engine.id}"
+    if arm.workload.endpoint != "generate":
+        return f"roles={arm.roles.id} needs workload.endpoint=generate: SGLang's router passes token ids on to /generate only"
+    return None
+
+
 def _gpus(arm: Arm) -> str | None:
-    h = arm.hardware
-    return f"TP={arm.tp} is more than the {h.gpus_per_node} GPUs of one {h.id} node" if arm.tp > h.gpus_per_node else None
+    h, engine = arm.hardware, arm.engine
+    if arm.tp <= h.gpus_per_node:
+        return None
+    if not arm.roles.spans_nodes:
+        return f"TP={arm.tp} is more than the {h.gpus_per_node} GPUs of one {h.id} node (roles=wide uses several nodes)"
+    if arm.tp % h.gpus_per_node:
+        return f"TP={arm.tp} is more than a {h.id} node, but no multiple of its {h.gpus_per_node} GPUs"
+    return None if adapter(engine).spans_nodes else f"TP={arm.tp} needs several {h.id} nodes, which is not available for {engine.id}"
 
 
 def _groups(arm: Arm) -> str | None:
@@ -95,6 +114,9 @@ def _endpoint(arm: Arm) -> str | None:
 
 def unfit(arm: Arm, recipe: Recipe) -> str | None:
     """Why a server with this bound recipe has no memory for a KV cache, in one sentence; None if it has."""
+    if recipe.roles:
+        each = zip(arm.servers, recipe.roles, strict=True)
+        return next((f"{s.role}: {reason}" for s, part in each if (reason := unfit(s.arm, part.recipe))), None)
     fit = memory(arm, recipe)
     if fit.fits:
         return None

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from . import recipe
 from .contradictions import contradiction, impossible, unfit
 from .errors import ImpossibleError, SettingsError
+from .estimate import estimates_s
 from .image_version import refuse_wrong_images
 from .recipe_differences import mtp_notes
 from .search.planning import arm_plan, with_goodput, with_searches
@@ -61,7 +62,7 @@ class Plan:
     @property
     def estimate_node_h(self) -> float:
         """The estimated node-hours."""
-        return sum(job.estimate_s / job.lanes for job in self.jobs) / 3600
+        return sum(job.estimate_s * job.arm.nodes / job.lanes for job in self.jobs) / 3600
 
     @property
     def estimate_usd(self) -> float:
@@ -183,7 +184,11 @@ def _lanes(requests: Sequence[_Request]) -> list[int]:
     shapes: dict[tuple[str, int], list[int]] = {}
     for i, request in enumerate(requests):
         s = request.settings
-        if 2 * s.tp.size <= s.hardware.gpus_per_node and impossible(s.arm, [c for c, _, _ in request.points]) is None:
+        if (
+            2 * s.arm.gpus <= s.hardware.gpus_per_node
+            and not s.arm.has_parts
+            and impossible(s.arm, [c for c, _, _ in request.points]) is None
+        ):
             shapes.setdefault((s.hardware.id, s.tp.size), []).append(i)
     for members in shapes.values():
         s = requests[members[0]].settings
@@ -233,7 +238,8 @@ def _arm_id(arm: Arm) -> str:
 
 def _node_job(s: ArmSettings, campaign: CampaignSettings, starts: Sequence[ServerStart], lanes: int) -> NodeJob:
     """The node job of these server starts. Concurrency rises, so that low points run before a full server fragments its cache."""
-    usd_per_s = 0.0 if s.engine.simulated else s.hardware.gpus_per_node * price_of(campaign.price, s.hardware.id) / lanes / 3600
+    gpus = s.hardware.gpus_per_node * s.arm.nodes / lanes  # idle ones are paid for, too
+    usd_per_s = 0.0 if s.engine.simulated else gpus * price_of(campaign.price, s.hardware.id) / 3600
     accuracy, cluster = campaign.accuracy if campaign.accuracy.task else None, campaign.cluster
     seconds = _estimate_s(s.arm, starts, accuracy, 1.0)
     concurrencies = [p.concurrency for start in starts for p in start.points]
@@ -303,7 +309,7 @@ def _model_path(cluster: Cluster, checkpoint: Checkpoint) -> str:
 
 def server_start_estimate_s(arm: Arm, start: ServerStart, pace: float) -> float:
     """Seconds for one server start and its points. `pace`: time that points took so far, divided by the roofline model's estimate."""
-    return arm.engine.start_estimate_s + pace * sum(recipe.estimates_s(arm, start.recipe, [p.concurrency for p in start.points]))
+    return arm.engine.start_estimate_s + pace * sum(estimates_s(arm, start.recipe, [p.concurrency for p in start.points]))
 
 
 def reestimated(job: NodeJob, start_estimate_s: float, pace: float) -> NodeJob:

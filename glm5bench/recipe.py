@@ -2,12 +2,13 @@
 
 A flag is written once, in the conf/ group that causes it. Groups are read in the order of `rules`: engine, model, hardware, checkpoint,
 speculative, exceptions of the hardware. Each rule that matches the arm adds flags, replaces earlier ones or removes them. Flags that depend
-on the concurrency contain `$C` until `bound` replaces it. The node replaces `$MODEL $HOST $PORT $FACTS`, so that no path enters a key.
+on the concurrency contain `$C` until `bound` replaces it. The node replaces GIVEN_BY_THE_NODE, so that no path or address enters a key.
 """
 
 from __future__ import annotations
 
 import ast
+import dataclasses
 import operator
 import re
 import shlex
@@ -18,14 +19,13 @@ from typing import Any
 from .engines.known import adapter
 from .errors import SettingsError
 from .memory import MemoryFit, memory_fit
-from .roofline import closed_loop_s, step_model
 from .values.groups import Rule
-from .values.point import Arm, Recipe
+from .values.point import Arm, Recipe, RoleRecipe
 from .values.workload import Workload
 
 OF_THE_MODEL = ("$TOOL_CALL_PARSER", "$REASONING_PARSER")  # values that a model's rules set; a flag whose value is not set is left out
 HARDWARE = frozenset({"hardware", "architecture", "vendor", "cuda", "rocm", "fp4"})  # properties of GPUs that a rule may use
-GIVEN_BY_THE_NODE = ("$MODEL", "$HOST", "$PORT", "$FACTS")
+GIVEN_BY_THE_NODE = ("$MODEL", "$HOST", "$PORT", "$FACTS", "$HEAD", "$NNODES", "$RANK", "$BOOTSTRAP")
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ def rules(arm: Arm) -> Iterable[tuple[str, Rule]]:
         (f"hardware/{arm.hardware.id}", arm.hardware.recipe),
         (f"checkpoint/{arm.checkpoint.id}", arm.checkpoint.recipe),
         (f"speculative/{arm.speculative.id}", arm.speculative.recipe),
+        (f"roles/{arm.roles.id}", arm.roles.recipe),
         (f"hardware/{arm.hardware.id}", arm.hardware.recipe_exceptions),
     )
     facts = _facts(arm)
@@ -80,6 +81,8 @@ def _facts(arm: Arm) -> dict[str, Any]:
         "tp": arm.tp,
         "data_parallel": arm.dp > 1,
         "expert_parallel": arm.ep > 1,
+        "role": arm.role,
+        "spans_nodes": arm.tp > arm.hardware.gpus_per_node,
     }
 
 
@@ -117,6 +120,8 @@ def _version(text: str) -> tuple[int, ...]:
 
 def bound(arm: Arm, binding: int, served: Sequence[int] = ()) -> Recipe:
     """The recipe with `$C` replaced by `binding`. `served`: all concurrencies of this server start; tables use their safest value."""
+    if arm.has_parts:
+        return _of_parts(arm, binding, served)
     settings = flags(arm)
     argv = [_substituted(word, arm, binding) for word in arm.engine.program]
     origin = {}
@@ -128,6 +133,20 @@ def bound(arm: Arm, binding: int, served: Sequence[int] = ()) -> Recipe:
         origin[flag] = setting.group
     argv.extend(arm.engine.extra_args)
     return Recipe(tuple(argv), environment(arm), image(arm), origin, _notes(arm, settings, binding, served), binding)
+
+
+def _of_parts(arm: Arm, binding: int, served: Sequence[int]) -> Recipe:
+    """The recipes of all roles, and the command of the router, which runs in the image of the first role."""
+    assert arm.roles.router is not None
+    parts = tuple(RoleRecipe(s.role, bound(s.arm, binding, served)) for s in arm.servers)
+    notes = tuple(f"{part.role}: {note}" for part in parts for note in part.recipe.notes)
+    return Recipe(arm.roles.router.program, {}, parts[0].recipe.image, {}, notes, binding, parts)
+
+
+def _answering(arm: Arm, recipe: Recipe) -> tuple[Arm, Recipe, int]:
+    """The arm and recipe of the servers that generate the answers, and their number."""
+    servers = arm.servers[-1]
+    return (servers.arm, recipe.roles[-1].recipe, servers.workers) if recipe.roles else (arm, recipe, 1)
 
 
 def environment(arm: Arm) -> dict[str, str]:
@@ -249,19 +268,22 @@ def kv_dtype(arm: Arm, argv: Sequence[str]) -> str:
 
 
 def memory(arm: Arm, recipe: Recipe) -> MemoryFit:
-    """The memory fit of a bound recipe."""
+    """The memory fit of a bound recipe. With several roles: of a decode worker, with the capacity of all of them."""
+    arm, recipe, workers = _answering(arm, recipe)
     fraction = number_of(recipe.argv, adapter(arm.engine).fraction_flags) or 0.9
     running = admitted(arm, recipe) or recipe.binding or 1
-    return memory_fit(arm, fraction=fraction, kv_dtype=kv_dtype(arm, recipe.argv), running=running)
+    fit = memory_fit(arm, fraction=fraction, kv_dtype=kv_dtype(arm, recipe.argv), running=running)
+    return dataclasses.replace(fit, capacity_tokens=workers * fit.capacity_tokens)
 
 
 def admitted(arm: Arm, recipe: Recipe) -> int | None:
     """The number of requests that the server's settings let it run at once; None if only memory limits it."""
+    arm, recipe, workers = _answering(arm, recipe)
     engine = adapter(arm.engine)
     given = number_of(recipe.argv, engine.running_flags)
     own = (value for flag, value in set_by_itself(arm).items() if flag in engine.running_flags)
     limit = next(own, None) if given is None else given
-    return None if limit is None else int(limit) * (arm.dp if engine.limits_each_rank else 1)
+    return None if limit is None else int(limit) * workers * (arm.dp if engine.limits_each_rank else 1)
 
 
 def warnings(arm: Arm, recipe: Recipe, concurrencies: Sequence[int]) -> list[str]:
@@ -280,23 +302,6 @@ def _warnings(w: Workload, fit: MemoryFit, limit: int | None, concurrency: int) 
     if limit is not None and limit < concurrency:
         told.append(f"concurrency {concurrency} is more than the {limit} requests that the server admits")
     return told
-
-
-def estimates_s(arm: Arm, recipe: Recipe, concurrencies: Iterable[int]) -> list[float]:
-    """Estimated seconds on the wall clock for warm-up and measurement at each concurrency, from the roofline model."""
-    model = step_model(arm, kv_dtype(arm, recipe.argv))
-    limit, capacity = admitted(arm, recipe), memory(arm, recipe).capacity_tokens
-    served = ((c, closed_loop_s(model, arm.workload, c, limit or c, capacity)) for c in concurrencies)
-    return [_awaited_s(arm.workload, served_s, c) / arm.engine.time_scale for c, served_s in served]
-
-
-def _awaited_s(w: Workload, served_s: float, concurrency: int) -> float:
-    """The time with waits for due requests, several turns, or a time limit. The due times of a trace are unknown and not included."""
-    n = w.n_prompts(concurrency)
-    thought_s = (w.turns - 1) * w.think_time_s * n / concurrency
-    due_s = n / w.rate_rps if w.rate_rps is not None else 0.0
-    total_s = max(served_s * w.turns + thought_s, due_s) + w.ramp_s / 2
-    return min(total_s, w.duration_s + served_s / max(1, w.prompts_per_concurrency)) if w.duration_s is not None else total_s
 
 
 def shell(recipe: Recipe, model_path: str = "$MODEL", host: str = "$HOST", port: str = "$PORT") -> str:

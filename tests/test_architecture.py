@@ -20,13 +20,14 @@ MAY_IMPORT = {
     "settings": {"files", "engines"},
     "memory": set(),
     "roofline": {"memory"},
-    "recipe": {"engines", "memory", "roofline"},
+    "recipe": {"engines", "memory"},
+    "estimate": {"recipe", "roofline"},
     "prediction": {"engines", "roofline", "recipe", "simulator"},
     "image_version": {"recipe"},
     "recipe_differences": {"recipe"},
     "contradictions": {"engines", "recipe"},
     "search": {"recipe", "prediction"},
-    "plan": {"contradictions", "recipe", "recipe_differences", "image_version", "search"},
+    "plan": {"contradictions", "estimate", "recipe", "recipe_differences", "image_version", "search"},
     "analysis": {"engines", "memory", "roofline"},
     "archive": {"files", "analysis"},
     "exchange": {"files", "analysis", "archive"},
@@ -39,6 +40,7 @@ MAY_IMPORT = {
     "node": {
         "files",
         "engines",
+        "estimate",
         "recipe",
         "search",
         "archive",
@@ -110,7 +112,8 @@ HOMES = {
     "amdsmi": {"node"},
     "prometheus_client": {"client"},
 }
-PURE = ("values", "plan", "recipe", "recipe_differences", "contradictions", "image_version", "memory", "roofline", "prediction", "analysis")
+PURE = ("values", "plan", "recipe", "estimate", "recipe_differences", "contradictions", "image_version", "memory", "roofline", "prediction",
+        "analysis")  # fmt: skip
 TOUCHES_THE_WORLD = {"os", "time", "datetime", "pathlib", "subprocess", "socket", "io", "tempfile", "shutil"}
 
 

@@ -11,6 +11,7 @@ from recipes_page import page
 
 from glm5bench import recipe
 from glm5bench.contradictions import impossible
+from glm5bench.estimate import estimates_s
 from glm5bench.recipe_differences import differences, more_than_speculative
 from glm5bench.simulator.options import flags_of
 
@@ -269,7 +270,7 @@ def test_a_higher_concurrency_is_estimated_to_take_longer():
     a = arm("hardware=b200")
     started = recipe.bound(a, 64)
 
-    slow, quick = recipe.estimates_s(a, started, [64, 4])
+    slow, quick = estimates_s(a, started, [64, 4])
 
     assert slow > quick > 0
 

@@ -47,6 +47,11 @@ def few_samples(values: Mapping[str, Any]) -> list[str]:
     return found
 
 
+def _of_nodes(p: Mapping[str, Any]) -> int:
+    """The GPUs of all nodes of the job, or its share of a node with `pack`."""
+    return int(p["gpus_per_node"]) * int(p.get("nodes", 1)) // int(p.get("packed", 1))
+
+
 def _told(m: Measurement, digest: str) -> dict[str, Any]:
     """The columns from the point and its provenance."""
     p, v, from_ = m.point, m.verdict(), m.provenance
@@ -75,7 +80,9 @@ def _told(m: Measurement, digest: str) -> dict[str, Any]:
         "server_start": _server_start(m),
         "protocol": "" if str(p.get("variant", "")).split()[:1] == ["load"] else protocol(m.workload),
         "gpus": gpus,
-        "gpus_per_node": max(gpus, int(p["gpus_per_node"]) // int(p.get("packed", 1))) if p["gpus_per_node"] else 0,
+        "gpus_per_node": max(gpus, int(p["gpus_per_node"]) * int(p.get("nodes", 1)) // int(p.get("packed", 1)))
+        if p["gpus_per_node"]
+        else 0,
         "binding": int(p["binding"]) if p.get("binding") is not None else -1,
         "range_ratio": float(p["range_ratio"]) if p["range_ratio"] is not None else math.nan,
         "time_scale": float(p["time_scale"]) if p.get("time_scale") else math.nan,

@@ -54,7 +54,8 @@ class Validation:
 
 def validations(jobs: Sequence[NodeJob]) -> list[Validation]:
     """The parsers' results for all different commands of these node jobs. Each engine is imported once."""
-    commands = {(job.image_dir, start.recipe.image, start.recipe.argv): (job, start.recipe) for job in jobs for start in job.starts}
+    started = [(job, recipe) for job in jobs for start in job.starts for recipe in start.recipe.started]
+    commands = {(job.image_dir, recipe.image, recipe.argv): (job, recipe) for job, recipe in started}
     by_parser: dict[tuple[str, ...], list[tuple[NodeJob, Recipe]]] = {}
     for job, recipe in commands.values():
         e = job.arm.engine

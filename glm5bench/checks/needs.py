@@ -62,8 +62,8 @@ def images_of(jobs: Sequence[NodeJob]) -> dict[tuple[str, str], tuple[str, ...]]
     arms: dict[tuple[str, str], dict[str, None]] = {}
     for job in jobs:
         for start in job.starts:
-            if start.recipe.image:
-                arms.setdefault((job.image_dir, start.recipe.image), {})[job.arm.label] = None
+            for image in (recipe.image for recipe in start.recipe.started if recipe.image):
+                arms.setdefault((job.image_dir, image), {})[job.arm.label] = None
     return {image: tuple(labels) for image, labels in arms.items()}
 
 

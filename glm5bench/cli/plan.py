@@ -141,9 +141,9 @@ def _show(job: NodeJob, start: ServerStart, show: tuple[str, ...], checkpoint_di
         concurrencies = ", ".join(str(p.concurrency) for p in start.points)
         repository = job.arm.checkpoint.repository
         path = f"{checkpoint_dir}/{repository}" if checkpoint_dir else repository
-        print(
-            f"# {job.id}: {job.arm.label}, concurrency {concurrencies}, {image}\n{recipe.shell(start.recipe, path, '127.0.0.1', '30000')}\n"
-        )
+        print(f"# {job.id}: {job.arm.label}, concurrency {concurrencies}, {image}")
+        for role, one in [(part.role, part.recipe) for part in start.recipe.roles] + [("router", start.recipe)]:
+            print(*([f"# {role}"] if start.recipe.roles else []), recipe.shell(one, path, "127.0.0.1", "30000"), sep="\n", end="\n\n")
     if "memory" in show:
         m = recipe.memory(job.arm, start.recipe)
         print(

@@ -44,6 +44,8 @@ class Adapter:
     poll_flags: tuple[str, ...] = ()  # flags for the number of decode passes between two looks at new requests
     most_running: int = 1024  # requests that it runs at once if no setting limits them
     limits_each_rank: bool = False  # its limits of requests and of prompt tokens are for each data-parallel rank, not for all together
+    spans_nodes: bool = False  # whether one server on several nodes is supported
+    has_roles: bool = False  # whether prefill and decode workers are supported
     spreads_experts_over_all: bool = False  # expert parallelism always uses all GPUs
     file_flags: tuple[str, ...] = ()  # flags whose value is the text of a configuration file; the node writes the file and passes its path
     variables: tuple[str, ...] = ()  # prefixes of environment variables that change its behaviour

@@ -63,7 +63,7 @@ class SGLang(Adapter):
     def needs(self, job: NodeJob) -> frozenset[str]:
         """`deep_gemm` for FP8 on NVIDIA GPUs: DeepGEMM compiles kernels when the server starts, unless that is disabled."""
         arm = job.arm
-        asked = [start.recipe.env.get("SGLANG_ENABLE_JIT_DEEPGEMM", "1") for start in job.starts]
+        asked = [r.env.get("SGLANG_ENABLE_JIT_DEEPGEMM", "1") for start in job.starts for r in start.recipe.started]
         is_fp8 = "fp8" in (arm.checkpoint.precision, arm.checkpoint.dense_precision)
         return frozenset({"deep_gemm"} if arm.hardware.vendor == "nvidia" and is_fp8 and "1" in asked else ())
 
@@ -111,6 +111,8 @@ ENGINE = SGLang(
     mixing_flags=("--enable-mixed-chunk",),
     poll_flags=("--scheduler-recv-interval",),
     most_running=4096,
+    spans_nodes=True,
+    has_roles=True,
     file_flags=("--config",),
     variables=("SGLANG_", "SGL_", "FLASHINFER_", "DG_", "AITER_"),
     takes_key=True,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from ..directory import Campaign, append_line
 from ..errors import BenchError, EnvironmentLacks
-from ..recipe import estimates_s
+from ..estimate import estimates_s
 from ..values.point import NodeJob, Point, ServerStart, kind_of
 from .attempt import Trace, record_failure
 from .heartbeat import Heartbeat, node_name

@@ -16,6 +16,7 @@ from pydantic import FiniteFloat
 
 from .groups import Accuracy, Checkpoint, Engine, Hardware, Speculative
 from .plain import ABSENT, digest_of, digest_of_plain, plain
+from .roles import SINGLE, Part, Placement, Roles, placed
 from .search import ArmSearch
 from .workload import Positive, PositiveFloat, Workload
 
@@ -25,6 +26,7 @@ SIMULATOR_MODEL = 2  # version of the simulator's scheduler and step model; rais
 KEY_FILE_VARIABLE = "GLM5BENCH_API_KEY_FILE"  # names the file that holds a server's key; the key itself is in no environment variable
 
 ServerScope = Literal["arm", "point"]
+NO_SPECULATION = Speculative("off", 0, 0)
 
 
 @dataclass(frozen=True)
@@ -43,22 +45,68 @@ class Arm:
     workload: Workload
     dp: Positive = field(default=1, metadata=ABSENT)
     ep: Positive = field(default=1, metadata=ABSENT)
+    roles: Roles = field(default=SINGLE, metadata=ABSENT)
+    role: str = field(default="", metadata=ABSENT)  # of the one server that this arm describes; empty for the whole system
 
     @property
     def label(self) -> str:
         """A short name of the arm, as shown in tables."""
         c, e, w = self.checkpoint, self.engine, self.workload
-        return " ".join([self.hardware.id, c.id, f"tp{self.tp}", *self.spread, self.speculative.id, e.id, f"{w.isl_tokens}/{w.osl_tokens}"])
+        tp = [] if self.has_parts else [f"tp{self.tp}"]
+        return " ".join([self.hardware.id, c.id, *tp, *self.spread, self.speculative.id, e.id, f"{w.isl_tokens}/{w.osl_tokens}"])
 
     @property
     def spread(self) -> list[str]:
-        """The parallelism besides TP, in words: `dp8`, `ep8`."""
+        """The parallelism besides TP, in words: `dp8`, `ep8`; with several roles `P1xtp8dp8+D2xtp8`."""
+        if self.has_parts:
+            return ["+".join(f"{s.role[0].upper()}{s.workers}x{''.join([f'tp{s.arm.tp}', *s.arm.spread])}" for s in self.servers)]
         return [f"{name}{n}" for name, n in (("dp", self.dp), ("ep", self.ep)) if n > 1]
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether it describes a system of several roles."""
+        return not self.role and bool(self.roles.parts)
+
+    @property
+    def servers(self) -> tuple[Servers, ...]:
+        """The kinds of servers of the system, each with an arm that describes one of its workers."""
+        if not self.has_parts:
+            return (Servers(self.role, 1, self),)
+        return tuple(Servers(name, part.workers, self._of(name, part)) for name, part in self.roles.parts)
+
+    def _of(self, role: str, part: Part) -> Arm:
+        speculative = self.speculative if part.speculates else NO_SPECULATION
+        tp, dp, ep = part.tp or self.tp, part.dp or self.dp, part.ep or self.ep
+        return dataclasses.replace(self, role=role, speculative=speculative, tp=tp, dp=dp, ep=ep)
+
+    @property
+    def placements(self) -> tuple[Placement, ...]:
+        """Where each rank of each worker runs."""
+        return placed([(s.role, s.workers, s.arm.tp) for s in self.servers], self.hardware.gpus_per_node)
+
+    @property
+    def gpus(self) -> int:
+        """The GPUs of all its servers."""
+        return sum(s.workers * s.arm.tp for s in self.servers)
+
+    @property
+    def nodes(self) -> int:
+        """The nodes of one job."""
+        return 1 + max(p.node for p in self.placements)
 
     @property
     def attention_tp(self) -> int:
         """GPUs that share one copy of the attention weights, and each head's cache."""
         return max(1, self.tp // self.dp)
+
+
+@dataclass(frozen=True)
+class Servers:
+    """Equal servers of one role; `arm` describes one of them."""
+
+    role: str
+    workers: int
+    arm: Arm
 
 
 def kind_of(arm: Arm) -> str:
@@ -68,7 +116,10 @@ def kind_of(arm: Arm) -> str:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one server is started. The node replaces `$MODEL $HOST $PORT` in `argv` and `env`; `binding` is the value of `$C`."""
+    """How a server is started. The node replaces `$MODEL $HOST $PORT` in `argv` and `env`; `binding` is the value of `$C`.
+
+    For a server on several nodes it also replaces `$HEAD $NNODES $RANK`: the address of rank 0, the number of ranks, and the own rank.
+    """
 
     argv: tuple[str, ...]
     env: dict[str, str]
@@ -76,6 +127,20 @@ class Recipe:
     origin: dict[str, str]  # flag -> the group that set it
     notes: tuple[str, ...]
     binding: int | None = None
+    roles: tuple[RoleRecipe, ...] = field(default=(), metadata=ABSENT)  # one for each role; then `argv` is the router's
+
+    @property
+    def started(self) -> tuple[Recipe, ...]:
+        """The recipes of its servers: itself, or one for each role."""
+        return tuple(part.recipe for part in self.roles) or (self,)
+
+
+@dataclass(frozen=True)
+class RoleRecipe:
+    """How each worker of one role is started."""
+
+    role: str
+    recipe: Recipe
 
 
 @dataclass(frozen=True)
@@ -100,7 +165,7 @@ class ServerStart:
 
 @dataclass(frozen=True)
 class NodeJob:
-    """The work of one Slurm job on one node. It is self-contained: the job needs only this value's JSON."""
+    """The work of one Slurm job, on all nodes that its servers need. It is self-contained: the job needs only this value's JSON."""
 
     id: str
     arm: Arm
@@ -131,9 +196,10 @@ class NodeJob:
 
 def physics(arm: Arm, recipe: Recipe, *, concurrency: int, repeat: int, seed: int, lanes: int = 1) -> dict[str, Any]:
     """Everything that can change the measurement, and nothing else: no path, date, host or cluster."""
-    added = {"packed": lanes, "dp": arm.dp, "ep": arm.ep}  # absent means 1, as before these existed
+    added = {"packed": lanes, "dp": arm.dp, "ep": arm.ep, "nodes": arm.nodes}  # absent means 1, as before these existed
     return {
         **{name: n for name, n in added.items() if n > 1},
+        **({"roles": [_role_physics(s, r) for s, r in zip(arm.servers, recipe.roles, strict=True)]} if recipe.roles else {}),
         "protocol": PROTOCOL_VERSION,
         "checkpoint": arm.checkpoint.repository,
         "revision": arm.checkpoint.revision,
@@ -150,6 +216,12 @@ def physics(arm: Arm, recipe: Recipe, *, concurrency: int, repeat: int, seed: in
         "seed": seed,
         "simulator": _simulator_physics(arm),
     }
+
+
+def _role_physics(servers: Servers, of: RoleRecipe) -> dict[str, Any]:
+    one, recipe = servers.arm, of.recipe
+    sizes = {"workers": servers.workers, "tp": one.tp, "dp": one.dp, "ep": one.ep, "speculative": one.speculative.id}
+    return {"role": servers.role, **sizes, "image": recipe.image, "argv": recipe.argv, "env": recipe.env}
 
 
 def _simulator_physics(arm: Arm) -> dict[str, Any] | None:

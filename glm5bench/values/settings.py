@@ -15,6 +15,7 @@ from .cluster import Cluster, Failure
 from .groups import Accuracy, Checkpoint, Engine, Hardware, Speculative
 from .plain import digest_of
 from .point import Arm, ServerScope
+from .roles import SINGLE, Roles
 from .search import Search
 from .workload import Natural, Positive, PositiveFloat, Workload
 
@@ -48,6 +49,7 @@ class ArmSettings:
     workload: Workload
     dp: Positive = 1
     ep: Positive = 1
+    roles: Roles = SINGLE
     concurrency: Annotated[tuple[Positive, ...], MinLen(1)]
     repeat: Annotated[tuple[Natural, ...], MinLen(1)]
     seed: Annotated[tuple[Natural, ...], MinLen(1)]
@@ -55,7 +57,14 @@ class ArmSettings:
     @property
     def arm(self) -> Arm:
         """The recipe and workload of this arm."""
-        return Arm(self.hardware, self.checkpoint, self.engine, self.tp.size, self.speculative, self.workload, self.dp, self.ep)
+        workload = self.workload if self.roles.router is None else behind_a_router(self.workload)
+        of_groups = (self.hardware, self.checkpoint, self.engine, self.tp.size, self.speculative)
+        return Arm(*of_groups, workload, dp=self.dp, ep=self.ep, roles=self.roles)
+
+
+def behind_a_router(w: Workload) -> Workload:
+    """The workload in a form that SGLang's router accepts: it refuses token ids in /v1/completions, and passes those of /generate on."""
+    return dataclasses.replace(w, endpoint="generate") if w.endpoint == "completions" else w
 
 
 NO_SEARCH = Search("none")
