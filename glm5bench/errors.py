@@ -69,11 +69,14 @@ class EnvironmentLacks(BenchError):
 
 
 class ServerError(BenchError):
-    """The inference server failed; `failure_class` is the stable name of the kind of failure."""
+    """The inference server failed; `failure_class` is the stable name of the kind of failure.
 
-    def __init__(self, message: str, *, failure_class: str, where: str = "", next_step: str = "") -> None:
+    `node`: the node of the job where it failed; empty for the one that reports it.
+    """
+
+    def __init__(self, message: str, *, failure_class: str, where: str = "", next_step: str = "", node: str = "") -> None:
         super().__init__(message, where=where, next_step=next_step)
-        self.failure_class = failure_class
+        self.failure_class, self.node = failure_class, node
 
 
 class ClientError(BenchError):

@@ -258,6 +258,7 @@ def _node_job(s: ArmSettings, campaign: CampaignSettings, starts: Sequence[Serve
         stop_when=campaign.stop_when,
         stage_dir=(cluster.stage_dir or "") if campaign.stage == "local" and not s.engine.simulated else "",
         binds=cluster.binds,
+        interface=(cluster.interface or "") if s.arm.nodes > 1 else "",
         starts=tuple(starts),
         estimate_s=seconds,
         estimate_usd=seconds * usd_per_s,

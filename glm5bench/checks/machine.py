@@ -82,7 +82,7 @@ def _real(job: NodeJob) -> Iterator[Finding]:
     cache = Path(job.cache_dir or tempfile.gettempdir())
     image = Image(Path(job.image_dir), name, cache, job.binds, job.sif_sha256) if job.image_dir and name else None
     if image is None:
-        lacks = program_lacking(list(job.starts[0].recipe.argv))
+        lacks = program_lacking(list(job.starts[0].recipe.started[0].argv))
         step = "run `glm5bench images pull` and set cluster.image_dir, or use engine=simulated"
         yield Finding("engine", not lacks, lacks or "found on the node's PATH", step if lacks else "", "image_missing")
     else:
@@ -161,7 +161,7 @@ def _memory(job: NodeJob, *, needs_much: bool) -> Iterator[Finding]:
     except (OSError, LookupError, ValueError) as error:
         yield Finding("memory", None, f"/proc/meminfo: {error}")
         return
-    wanted = RANK_GIB * job.arm.tp if needs_much else 0
+    wanted = RANK_GIB * job.arm.gpus_on_a_node if needs_much else 0
     is_well = False if free < wanted / 10 else None if free < wanted else True
     yield Finding("memory", is_well, f"{free:,.0f} GiB are available", "" if is_well else "set cluster.slurm.mem, or use an exclusive node")
 
@@ -186,11 +186,10 @@ def clock() -> Finding:
 
 
 def _gpus(job: NodeJob) -> Iterator[Finding]:
-    h = job.arm.hardware
-    wrong = gpus.wrong(h, job.arm.tp)
-    yield Finding(
-        "GPUs", not wrong, wrong or f"{job.arm.tp} of {len(gpus.shown())} {h.gpu_name}", "use a node that has these GPUs" if wrong else ""
-    )
+    h, n = job.arm.hardware, job.arm.gpus_on_a_node
+    wrong = gpus.wrong(h, n)
+    step = "use a node that has these GPUs" if wrong else ""
+    yield Finding("GPUs", not wrong, wrong or f"{n} of {len(gpus.shown())} {h.gpu_name}", step)
     held = gpus.in_use(h)
     yield Finding("GPUs' memory", None if held else True, held or "it is free", "its user has a minute to end" if held else "")
 

@@ -19,13 +19,27 @@ NUMA = Path("/sys/devices/system/node")
 
 def keep_to(lane: int, job: NodeJob) -> None:
     """Limits this process, and those that it starts, to the GPUs and cores of this lane."""
-    names = VISIBLE.get(job.arm.hardware.vendor, VISIBLE["nvidia"])
-    given = next((os.environ[name] for name in (*names, *VISIBLE["nvidia"]) if os.environ.get(name)), "")
-    devices = given.split(",") if given else [str(i) for i in range(job.arm.hardware.gpus_per_node)]
+    names = _names(job)
+    own = {names[0]: ",".join(slice_of(_devices(job), lane, job.lanes, job.arm.tp))}
     for name in {*names, *VISIBLE["nvidia"]}:  # HIP reads CUDA's variable too
         os.environ.pop(name, None)
-    os.environ[names[0]] = ",".join(slice_of(devices, lane, job.lanes, job.arm.tp))
+    os.environ.update(own)
     os.sched_setaffinity(0, [int(core) for core in cores_of(lane, job.lanes)])
+
+
+def visible_devices(job: NodeJob, first: int, n: int) -> dict[str, str]:
+    """The variable that shows a server only these GPUs of the job on this node."""
+    return {_names(job)[0]: ",".join(_devices(job)[first : first + n])}
+
+
+def _names(job: NodeJob) -> tuple[str, ...]:
+    return VISIBLE.get(job.arm.hardware.vendor, VISIBLE["nvidia"])
+
+
+def _devices(job: NodeJob) -> list[str]:
+    """The GPUs of the job on this node, as its environment names them."""
+    given = next((os.environ[name] for name in (*_names(job), *VISIBLE["nvidia"]) if os.environ.get(name)), "")
+    return given.split(",") if given else [str(i) for i in range(job.arm.hardware.gpus_per_node)]
 
 
 def slice_of(devices: Sequence[str], lane: int, lanes: int, size: int) -> list[str]:

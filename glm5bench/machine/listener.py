@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import pwd
+import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 LISTEN = "0A"  # the state of a listening socket in /proc/net/tcp
-ANY = (  # addresses that receive a connection to the host itself
-    "0100007F", "00000000", "0" * 32, "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"
-)  # fmt: skip
+ANY = ("00000000", "0" * 32, "00000000000000000000000001000000")  # addresses that receive every connection to the host itself
 
 
 @dataclass(frozen=True)
@@ -23,18 +22,19 @@ class Listeners:
     foreign: str = ""
 
 
-def listeners(port: int, guard: int) -> Listeners:
-    """The listeners on 127.0.0.1:port. Ours are sockets of this user in processes that descend from the guard or share its session.
+def listeners(port: int, guard: int, address: str = "127.0.0.1") -> Listeners:
+    """The listeners on this address and port of this machine.
 
-    A socket of this user whose process cannot be seen counts as ours.
+    Ours are sockets of this user in processes that descend from the guard or share its session. A socket of this user whose process cannot
+    be seen counts as ours.
     """
-    found = list(_listening(port))
+    found = list(_listening(port, address))
     for uid, _ in found:
         if uid != os.geteuid():
             return Listeners(len(found), f"a process of user {_user(uid)}")
     owners: dict[str, list[int]] = {f"socket:[{inode}]": [] for _, inode in found}
-    for pid, socket in _owners(set(owners)):
-        owners[socket].append(pid)
+    for pid, inode in _owners(set(owners)):
+        owners[inode].append(pid)
     for pids in owners.values():
         if pids and not any(_belongs(pid, guard) for pid in pids):
             return Listeners(len(found), f"process {pids[0]}")
@@ -48,13 +48,14 @@ def _user(uid: int) -> str:
         return str(uid)
 
 
-def _listening(port: int) -> Iterator[tuple[int, str]]:
+def _listening(port: int, address: str) -> Iterator[tuple[int, str]]:
+    own = socket.inet_aton(address)[::-1].hex().upper()  # as the kernel prints it on a little-endian machine
     for name in ("tcp", "tcp6"):
         with suppress(OSError):
             for line in Path(f"/proc/net/{name}").read_text(encoding="ascii").splitlines()[1:]:
                 fields = line.split()
-                address, _, number = fields[1].rpartition(":")
-                if fields[3] == LISTEN and int(number, 16) == port and address in ANY:
+                at, _, number = fields[1].rpartition(":")
+                if fields[3] == LISTEN and int(number, 16) == port and at in (*ANY, own, "0000000000000000FFFF0000" + own):
                     yield int(fields[7]), fields[9]
 
 

@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..engines import adapter as seam
@@ -18,7 +18,7 @@ from ..engines.known import adapter, engines
 from ..errors import ServerError
 from ..files import write_text
 from ..machine import checkpoint, container, gpus
-from ..machine.programs import program_lacking
+from ..machine.programs import has_module, program_lacking
 from ..values.point import Arm, Recipe
 from ..values.secrets import by_name
 
@@ -54,6 +54,7 @@ class Place:
     image: container.Image | None = None
     begun: Callable[[str], None] = lambda doing: None
     scratch: Path | None = None
+    devices: Mapping[str, str] = field(default_factory=dict)  # variables that show the server only some of the job's GPUs on this node
 
 
 def command(recipe: Recipe, arm: Arm, place: Place, given: Mapping[str, str], key_file: Path) -> list[str]:
@@ -69,6 +70,22 @@ def command(recipe: Recipe, arm: Arm, place: Place, given: Mapping[str, str], ke
         raise cannot_start(arm, place, lacks, "image_missing")
     _refuse_wrong_node(arm, place)
     return engine.keyed([shutil.which(argv[0]) or argv[0], *argv[1:]], key_file)
+
+
+def router(recipe: Recipe, arm: Arm, place: Place, given: Mapping[str, str], key_file: Path) -> list[str]:
+    """The command line of the router in front of several servers. Raises ServerError if its program or image is missing."""
+    argv = seam.keyed_by_file([given.get(word, word) for word in recipe.argv], key_file)
+    if place.image is not None:
+        lacks = place.image.lacks()
+        if lacks:
+            raise cannot_start(arm, place, lacks, "image_missing")
+        scratch = place.scratch or place.folder
+        return container.inside(argv, place.image, arm.hardware, reads=[seam.SCRIPT], folder=place.folder, scratch=scratch, has_gpus=False)
+    python = sys.executable if adapter(arm.engine).is_simulated else shutil.which(argv[0])
+    if python is None or not has_module(python, recipe.argv[2].partition(".")[0]):
+        why = f"{recipe.argv[2].partition('.')[0]} is not installed for {python or argv[0]}"
+        raise cannot_start(arm, place, why, "image_missing")
+    return [python, *argv[1:]]
 
 
 def with_files(engine: seam.Adapter, argv: Sequence[str], folder: Path) -> list[str]:
@@ -102,9 +119,11 @@ def _contained(argv: list[str], arm: Arm, place: Place, image: container.Image, 
 
 
 def _refuse_wrong_node(arm: Arm, place: Place) -> None:
-    wrong = gpus.wrong(arm.hardware, arm.tp)
+    wrong = gpus.wrong(arm.hardware, min(arm.tp, arm.hardware.gpus_per_node))
     if wrong:
         raise cannot_start(arm, place, wrong, "node_fault")
+    if place.devices:
+        return  # another server of the job may already use the rest of this node
     held = gpus.still_in_use(arm.hardware, place.is_stopped)
     if place.is_stopped():
         raise Stopped
@@ -138,14 +157,19 @@ def resolved(name: str, value: str) -> str:
     return os.environ[source]
 
 
-def environment(own: Mapping[str, str], arm: Arm, key: str, key_file: Path, *, is_contained: bool = False) -> dict[str, str]:
+def environment(
+    own: Mapping[str, str], arm: Arm, key: str, key_file: Path, *, is_contained: bool = False, devices: Mapping[str, str] | None = None
+) -> dict[str, str]:
     """The server's environment: the recipe's variables, and the node's except those that would change the engine unrecorded.
 
-    A container gets only the recipe's variables and the node's selection of GPUs.
+    A container gets only the recipe's variables and the node's selection of GPUs. `devices`: a selection for this server alone.
     """
     env = {**{name: resolved(name, value) for name, value in own.items()}, **adapter(arm.engine).environment(key, key_file)}
     if is_contained:
-        env |= {name: os.environ[name] for name in gpus.VARIABLES if name in os.environ}
+        env |= devices or {name: os.environ[name] for name in gpus.VARIABLES if name in os.environ}
         return container.environment(env)
     prefixes = (*COMMUNICATION, *(prefix for engine in engines().values() for prefix in engine.variables))
-    return {name: value for name, value in os.environ.items() if not name.startswith(prefixes)} | env
+    given = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
+    if devices:
+        given = {name: value for name, value in given.items() if name not in gpus.VARIABLES} | dict(devices)
+    return given | env

@@ -14,7 +14,6 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from ..checks import machine as preflight
@@ -28,6 +27,9 @@ from ..values.point import NodeJob, ServerStart
 from . import accuracy, searching
 from .attempt import now_utc
 from .command import NEXT_STEPS, Place, Stopped, cannot_start
+from .crew import Crew, NodeGone
+from .deployment import deployed
+from .hands import image_of
 from .heartbeat import Heartbeat, is_running
 from .measuring import Life, Measuring
 from .progress import Progress
@@ -47,17 +49,18 @@ def run(
     heart: Heartbeat,
     progress: Progress,
     is_retried: Callable[[str], bool],
+    crew: Crew | None = None,
 ) -> None:
     """Measures the points of the job that are not done yet. Faults of a server or a point are recorded, not raised.
 
     `is_retried` is called with the key of each failed point. If it returns True, the point is retried after the others, on a server that
-    is already running.
+    is already running. `crew`: the nodes of the job, if its system has several processes.
     """
     decided = [line["key"] for line in campaign.decisions(job.id) if isinstance(line, dict) and line.get("key")]
     campaign.adopt([*(p.key for p in job.points), *decided], lambda other: other != job_id and is_running(campaign.heartbeat(other)))
     done = campaign.done(p.key for p in job.points)
     heart.beat.node_job, heart.beat.points, heart.beat.points_done = job.id, len(job.points), len(done)
-    work = Work(campaign, job, job_id, heart, progress, is_retried)
+    work = Work(campaign, job, job_id, heart, progress, is_retried, crew)
     for number, start in enumerate(job.starts):
         points = [p for p in start.points if p.key not in done]
         if points:
@@ -116,11 +119,11 @@ class _Start:
             place = self._place(here.path)
             work.heart.phase("image" if place.image else "loading")
             self._verify(place.image)
-            with running(self.start.recipe, work.job.arm, place) as server, self._observing(server) as observer:
+            with self._server(place) as server, self._observing(server) as observer:
                 life = Life(f"{socket.gethostname()} {work.job_id} {self.number} {now_utc()}", self.start, here, notes, observer)
                 work.took("start", server.start_s, work.job.arm.engine.start_estimate_s)
                 life.facts |= start_facts(server, self.start.recipe)
-                refuse_other_settings(server, self.start.recipe, life.facts)
+                refuse_other_settings(server, life.facts)
                 is_ready = True
                 life.facts |= self._examine(server)
                 self._measure(Measuring(work, server, life), left)
@@ -128,7 +131,10 @@ class _Start:
             work.progress.stopped("stopped")
         except (ServerError, OSError) as error:
             if not work.progress.is_soon_stopped():  # a signal that ends the job also ends its server, and may reach the server first
-                left.life_ended(error if isinstance(error, ServerError) else _of_the_node(error), was_ready=is_ready)
+                is_gone = isinstance(error, NodeGone)
+                left.life_ended(error if isinstance(error, ServerError) else _of_the_node(error), was_ready=is_ready or is_gone)
+                if is_gone:  # no other server can be started in this job
+                    work.progress.stopped("node_fault")
 
     def _measure(self, measuring: Measuring, left: Remaining) -> None:
         progress = self.work.progress
@@ -193,6 +199,14 @@ class _Start:
         refuse(found, socket.gethostname())
         return self.notes
 
+    def _server(self, place: Place) -> contextlib.AbstractContextManager[Server]:
+        """The running server: one process group on this node, or several on the nodes of the job."""
+        work = self.work
+        if work.crew is None:
+            return running(self.start.recipe, work.job.arm, place)
+        work.crew.prepare(place.model_path)
+        return deployed(work.crew, work.job, work.job.starts.index(self.start))
+
     def _place(self, path: str) -> Place:
         folder = self.work.campaign.job(self.work.job_id) / f"{self.work.job.id}.{self.number}"
         return Place(
@@ -200,7 +214,7 @@ class _Start:
             path,
             socket.gethostname(),
             self.work.progress.is_stopped,
-            self._image(folder),
+            image_of(self.work.job, self.start.recipe, folder),
             lambda doing: self.work.heart.tell("loading", doing),
         )
 
@@ -232,15 +246,8 @@ class _Start:
         if arm.engine.simulated:
             period_s = max(SIMULATED_S, period_s / arm.engine.time_scale)
         whose = "simulated" if arm.engine.simulated else arm.hardware.vendor
-        return observing(server, server.place.scratch or server.place.folder, Wanted(whose, arm.tp, server.process.pid, period_s))
-
-    def _image(self, folder: Path) -> Image | None:
-        """The image to start the server from; None: use the node's PATH, because the cluster or the recipe names no image."""
-        name = self.start.recipe.image
-        if not self.work.job.image_dir or not name:
-            return None
-        cache = Path(self.work.job.cache_dir) if self.work.job.cache_dir else folder / "cache"
-        return Image(Path(self.work.job.image_dir), name, cache, self.work.job.binds, self.work.job.sif_sha256)
+        n = arm.gpus if arm.engine.simulated else sum(p.gpus for p in arm.placements if p.node == 0)
+        return observing(server, server.place.scratch or server.place.folder, Wanted(whose, n, server.process.pid, period_s))
 
 
 def _of_the_node(error: OSError) -> ServerError:

@@ -25,6 +25,8 @@ from ..machine.cores import measuring, of_the_job, reserved
 from ..machine.provenance import provenance
 from ..values.point import Point, ServerStart
 from .attempt import Watch, observed, point_record, record_attempt, whole
+from .deployment import hosts
+from .deployment import placed as where
 from .heartbeat import is_alive, read_beat
 from .server import Server, model_name
 from .staging import Weights
@@ -119,7 +121,7 @@ class Measuring:
             unread,
             provenance=made,
             server=told | ({"foreign_pids": foreign} if foreign else {}),
-            log=self.server.log.tail(1_000_000),
+            log=self.server.logs(1_000_000),
             telemetry=beside,
         )
 
@@ -132,6 +134,7 @@ class Measuring:
             **watch.told(load),
             **({"telemetry": self.life.observer.account()} if self.life.observer else {}),
             "argv": [*self.server.recipe.argv, *adapter(self.work.job.arm.engine).flags_of_the_node(self.server.recipe.argv)],
+            **({"hosts": hosts(self.work.crew), "placements": where(self.work.job.arm, self.work.crew)} if self.work.crew else {}),
             "server_start": self.life.name,
             "server_start_s": self.server.start_s,
             "preflight": self.life.notes,
@@ -205,8 +208,9 @@ def flush(server: Server) -> None:
     path = adapter(server.arm.engine).flush_path
     if path is None:
         return
-    try:
-        server.ask("POST", path, within_s=60)
-    except httpx.HTTPError as error:
-        server.answers_or_raise()
-        raise ClientError(f"The server did not answer POST {path}: {error}.") from error
+    for endpoint in server.endpoints():
+        try:
+            endpoint.ask("POST", path, within_s=60)
+        except httpx.HTTPError as error:
+            server.answers_or_raise()
+            raise ClientError(f"The server did not answer POST {path}: {error}.") from error

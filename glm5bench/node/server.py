@@ -14,8 +14,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -34,6 +36,7 @@ from .command import NEXT_STEPS, Place, Stopped, command, environment
 from .ending import ended
 from .log import Log
 
+Called = Callable[[Recipe, Arm, Place, Mapping[str, str], Path], list[str]]  # makes the command line, as `command` does
 POLL_S = 0.1
 PORTS = 3  # tried if somebody else listens on the one that was chosen
 HEALTH_S = 10.0
@@ -55,8 +58,8 @@ class Server(Endpoint):
 
     def listens_or_raise(self) -> bool:
         """Whether the server listens on its port. Raises ServerError if somebody else does: then no request must carry the key."""
-        port = int(self.base_url.rpartition(":")[2])
-        found = listeners(port, self.process.pid)
+        host, _, port = self.base_url.removeprefix("http://").partition(":")
+        found = listeners(int(port), self.process.pid, host)
         if found.foreign:
             raise self.error(f"cannot be reached: {found.foreign} listens on its port {port}", "foreign_listener")
         return found.n > 0
@@ -76,6 +79,18 @@ class Server(Endpoint):
                 code = self.process.wait(timeout=LAST_WORD_S)
             how = "is still running" if code is None else ended(code)
             raise self.error(f"is dead according to its log ({self.log.last_word}); its process {how}", "server_crash")
+
+    def parts(self) -> Iterator[tuple[Arm, Recipe, dict[str, Any]]]:
+        """The arm, recipe and information of each server behind this address."""
+        yield self.arm, self.recipe, self.info()
+
+    def endpoints(self) -> list[Endpoint]:
+        """The servers that keep a cache, to empty it."""
+        return [self]
+
+    def logs(self, n_bytes: int) -> str:
+        """The end of its log, with the key redacted."""
+        return self.log.tail(n_bytes)
 
     def answers_or_raise(self) -> None:
         """Raises ServerError if the server is gone. Call it after failed requests, which may also have been wrong themselves."""
@@ -99,12 +114,23 @@ class Server(Endpoint):
         if any(sign in tail for sign in OUT_OF_MEMORY):
             failure_class = "server_oom"
         last = next((line for line in reversed(tail.splitlines()) if line.strip()), "")
+        role = f" ({self.arm.role})" if self.arm.role else ""
         return ServerError(
-            f"{self.arm.engine.id} on node {self.place.host_name} {what}.",
+            f"{self.arm.engine.id}{role} on node {self.place.host_name} {what}.",
             failure_class=failure_class,
             where=f"{self.log.path} (last line: {last[:200]!r})",
             next_step=NEXT_STEPS.get(failure_class, "read the log, then run the same command again"),
         )
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a server listens, its key, and what else the node replaces in its recipe (`$HEAD`, ...)."""
+
+    host: str
+    port: int
+    key: str = field(repr=False)
+    words: Mapping[str, str] = field(default_factory=dict)
 
 
 @contextlib.contextmanager
@@ -121,7 +147,7 @@ def _running(recipe: Recipe, arm: Arm, place: Place) -> Iterator[Server]:
     for n in range(PORTS):
         with contextlib.ExitStack() as stack:
             try:
-                server = stack.enter_context(_started(recipe, arm, place))
+                server = stack.enter_context(_ready(recipe, arm, place))
             except ServerError as error:
                 if error.failure_class != "foreign_listener" or n == PORTS - 1:
                     raise
@@ -132,14 +158,21 @@ def _running(recipe: Recipe, arm: Arm, place: Place) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def _started(recipe: Recipe, arm: Arm, place: Place) -> Iterator[Server]:
-    started = time.monotonic()
+def _ready(recipe: Recipe, arm: Arm, place: Place) -> Iterator[Server]:
+    began = time.monotonic()
+    with started(recipe, arm, place, Address("127.0.0.1", free_port(), new_key())) as server:
+        wait_until_ready(server, began + arm.engine.start_timeout_s)
+        server.start_s = time.monotonic() - began
+        yield server
+
+
+@contextlib.contextmanager
+def started(recipe: Recipe, arm: Arm, place: Place, address: Address, called: Called = command) -> Iterator[Server]:
+    """A server that was started and need not be ready, until the block ends; then its whole process group is ended."""
     pipe_read, pipe_write = os.pipe()
     server = None
     try:
-        server = _spawn(recipe, arm, place, pipe_read)
-        _wait_until_ready(server, started + arm.engine.start_timeout_s)
-        server.start_s = time.monotonic() - started
+        server = _spawn(recipe, arm, place, pipe_read, address, called)
         yield server
     finally:
         os.close(pipe_write)  # the guard ends the group
@@ -149,16 +182,21 @@ def _started(recipe: Recipe, arm: Arm, place: Place) -> Iterator[Server]:
         guard.clean_up(str(place.folder), str(place.scratch))  # the guard's own cleanup, if it was killed or never reached it
 
 
-def _spawn(recipe: Recipe, arm: Arm, place: Place, pipe_read: int) -> Server:
+def new_key() -> str:
+    """A new API key."""
+    return secrets.token_urlsafe(24)
+
+
+def _spawn(recipe: Recipe, arm: Arm, place: Place, pipe_read: int, address: Address, called: Called) -> Server:
     place.folder.mkdir(parents=True, exist_ok=True)
-    port, key, facts = free_port(), secrets.token_urlsafe(24), place.folder / "facts.json"
+    key, facts = address.key, place.folder / "facts.json"
     facts.write_text(canonical_json(arm), encoding="utf-8")
     key_file = place.folder / guard.KEY_FILE
     key_file.unlink(missing_ok=True)  # of an earlier start that was killed
     with open(os.open(key_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "w", encoding="utf-8") as file:
         file.write(key)
-    given = {"$MODEL": place.model_path, "$HOST": "127.0.0.1", "$PORT": str(port), "$FACTS": str(facts)}
-    called = command(recipe, arm, place, given, key_file)
+    given = {"$MODEL": place.model_path, "$HOST": address.host, "$PORT": str(address.port), "$FACTS": str(facts), **address.words}
+    argv = called(recipe, arm, place, given, key_file)
     log_path = place.folder / guard.LOG
     log = Log(log_path, arm.engine.phases, arm.engine.fatal, lambda text: text.replace(key, "<redacted>"))
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
@@ -175,16 +213,16 @@ def _spawn(recipe: Recipe, arm: Arm, place: Place, pipe_read: int) -> Server:
                 str(place.scratch),
                 _cores(),
                 "--",
-                *called,
+                *argv,
             ],
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
-            env=environment(recipe.env, arm, key, key_file, is_contained=place.image is not None),
+            env=environment(recipe.env, arm, key, key_file, is_contained=place.image is not None, devices=place.devices),
             pass_fds=(pipe_read,),
             start_new_session=True,
         )
-    return Server(f"http://127.0.0.1:{port}", key, recipe, arm, place, process, log)
+    return Server(f"http://{address.host}:{address.port}", key, recipe, arm, place, process, log)
 
 
 def _cores() -> str:
@@ -193,15 +231,16 @@ def _cores() -> str:
     return ",".join(str(core) for core in cores if core not in reserved(cores))
 
 
-def free_port() -> int:
-    """A free port on loopback, chosen by the kernel."""
+def free_port(host: str = "127.0.0.1") -> int:
+    """A free port at this address, chosen by the kernel."""
     with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
+        s.bind((host, 0))
         port: int = s.getsockname()[1]
         return port
 
 
-def _wait_until_ready(server: Server, deadline: float) -> None:
+def wait_until_ready(server: Server, deadline: float) -> None:
+    """Returns when the server is ready. Raises ServerError if it is not before the deadline, Stopped if the job must stop."""
     said, told, health = "no answer yet", None, adapter(server.arm.engine).health_path
     with server.asking() as side:
         while True:

@@ -51,9 +51,10 @@ def _phases(server: Server) -> dict[str, float]:
     return found
 
 
-def refuse_other_settings(server: Server, recipe: Recipe, facts: dict[str, Any]) -> None:
-    """Raises ServerError with the settings that differ, if the server does not use those requested."""
-    stated = adapter(server.arm.engine).stated({**server.info(), **facts["settings"]}, server.arm.tp)
-    changed = [*settings_changed(recipe.argv, stated, server.arm.engine.settings_may_differ), *other_model(facts["model_path"], stated)]
-    if changed:
-        raise server.error(in_words(changed), "server_settings")
+def refuse_other_settings(server: Server, facts: dict[str, Any]) -> None:
+    """Raises ServerError with the settings that differ, if a server does not use those requested."""
+    for arm, recipe, info in server.parts():
+        stated = adapter(arm.engine).stated({**info, **facts["settings"]}, arm.tp)
+        changed = [*settings_changed(recipe.argv, stated, arm.engine.settings_may_differ), *other_model(facts["model_path"], stated)]
+        if changed:
+            raise server.error(f"{arm.role} {in_words(changed)}".strip(), "server_settings")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..directory import Campaign, append_line
 from ..errors import BenchError, EnvironmentLacks
 from ..estimate import estimates_s
 from ..values.point import NodeJob, Point, ServerStart, kind_of
 from .attempt import Trace, record_failure
+from .crew import Crew
 from .heartbeat import Heartbeat, node_name
 from .progress import Progress
 
@@ -25,6 +26,7 @@ class Work:
     heart: Heartbeat
     progress: Progress
     is_retried: Callable[[str], bool]  # whether a failed point is retried on a server that is already running
+    crew: Crew | None = None  # the nodes of the job, if its system has several processes
 
     @property
     def trace(self) -> Trace:
@@ -84,7 +86,8 @@ class Remaining:
         self.work.heart.beat.key = ""
         class_ = getattr(error, "failure_class", "node_fault")
         self.work.progress.fault = class_
-        record_failure(self.work.campaign, self.work.trace, point.key, class_, str(error))
+        trace = replace(self.work.trace, node=getattr(error, "node", "") or self.work.trace.node)
+        record_failure(self.work.campaign, trace, point.key, class_, str(error))
         if self.work.is_retried(point.key):
             self.points.append(point)
         else:

@@ -27,8 +27,12 @@ from ..errors import BenchError, EnvironmentLacks
 from ..files import write_json
 from ..machine.lane import keep_to
 from ..node.attempt import Trace, record_failure
+from ..node.command import Stopped
+from ..node.crew import NodeGone, gathered
+from ..node.hands import has_several
 from ..node.heartbeat import Heartbeat, node_name, read_beat
 from ..node.job import run
+from ..node.member import follow
 from ..node.progress import Progress, catch_signals
 from ..plan import without
 from ..trust import refuse_group_writes, trusted
@@ -53,11 +57,14 @@ def run_requests(root: str, lanes: Sequence[Sequence[str]]) -> dict[str, list[st
     trusted(Path(root))  # raises, so that the job fails before it reads anything else
     campaign, progress, environment = Campaign(Path(root)), Progress(), JobEnvironment()
     catch_signals(progress)
-    lane = environment.global_rank
+    rank = environment.global_rank
+    lane = rank if len(lanes) > 1 else 0  # a job of one lane has one task on each of its nodes
     job_id = lane_ids(environment.job_id, len(lanes))[lane]
     requests = [from_json(Request, Path(request).read_bytes()) for request in lanes[lane]]
     keys = [p.key for r in requests for p in r.job.points]
     scheduler = schedulers()[environment.cluster]
+    if rank > 0 and len(lanes) == 1:
+        return _follow(campaign, requests, job_id, rank, progress, scheduler.job_name())
     progress.deadline_utc_s = _deadline(campaign, job_id, requests[0], scheduler)
     name = scheduler.job_name()
     if scheduler.comes_again:  # a local job's id is a process id, which the system reuses
@@ -70,7 +77,7 @@ def run_requests(root: str, lanes: Sequence[Sequence[str]]) -> dict[str, list[st
         if heart.beat.said:
             print(heart.beat.said, flush=True)
         for request in requests:
-            run_request(campaign, request, job_id, heart, progress)
+            run_request(campaign, request, job_id, heart, progress, scheduler.job_nodes())
     _say_the_end(campaign, job_id, progress, name)
     if scheduler.comes_again and progress.left and progress.why == "SIGUSR2":
         print(f"preempted: {scheduler.run_again(environment.raw_job_id) or 'requeued'}", flush=True)
@@ -79,7 +86,15 @@ def run_requests(root: str, lanes: Sequence[Sequence[str]]) -> dict[str, list[st
     return {"measured": progress.measured, "failed": progress.failed, "left": progress.left}
 
 
-def run_request(campaign: Campaign, request: Request, job_id: str, heart: Heartbeat, progress: Progress) -> None:
+def _follow(campaign: Campaign, requests: Sequence[Request], job_id: str, rank: int, progress: Progress, name: str) -> dict[str, list[str]]:
+    """Serves the first node of the job, which writes all results."""
+    with Heartbeat(campaign.heartbeat(f"{job_id}.{rank}"), [], name) as heart:
+        for request in requests:
+            follow(campaign, request.job, job_id, rank, heart, progress)
+    return {"measured": [], "failed": [], "left": []}
+
+
+def run_request(campaign: Campaign, request: Request, job_id: str, heart: Heartbeat, progress: Progress, nodes: Sequence[str] = ()) -> None:
     """Runs one node job. Points that fail are retried on this node as often as the campaign's retries and the policy allow."""
     retried: Counter[str] = Counter()
 
@@ -93,8 +108,21 @@ def run_request(campaign: Campaign, request: Request, job_id: str, heart: Heartb
         progress.left += sorted(spent)
         progress.fault = "lost" if spent else progress.fault
         job = without(request.job, spent)
-        if job is not None:
+        if job is not None and has_several(job.arm):
+            with gathered(campaign, request.job, job_id, nodes, heart, progress) as crew:
+                run(campaign, job, job_id, heart, progress, is_retried, crew)
+        elif job is not None:
             run(campaign, job, job_id, heart, progress, is_retried)
+    except Stopped:
+        progress.stopped("stopped")
+        progress.left += [p.key for p in request.job.points if p.key not in progress.measured]
+    except NodeGone as error:  # the nodes never came together
+        print(error, file=sys.stderr, flush=True)
+        first = next(p.key for p in request.job.points)
+        record_failure(campaign, Trace(job_id, request.job.id, error.node or node_name()), first, error.failure_class, str(error))
+        progress.left += [p.key for p in request.job.points if p.key not in progress.measured]
+        progress.fault = error.failure_class
+        progress.stop = True
     except BenchError as error:  # nothing can be written, or a record is damaged: the job's log has the reason
         print(error, file=sys.stderr, flush=True)
         progress.fault = "lost"

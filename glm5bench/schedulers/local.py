@@ -51,7 +51,7 @@ class Local(Scheduler):
 
     def refuse(self, jobs: Sequence[NodeJob]) -> None:
         for job in of_each_hardware([job for job in jobs if not job.arm.engine.simulated]):
-            wrong = gpus.wrong(job.arm.hardware, job.arm.tp)
+            wrong = gpus.wrong(job.arm.hardware, job.arm.gpus)
             if wrong:
                 raise EnvironmentLacks(
                     f"The jobs would run on this machine, which cannot run {job.arm.label}: {wrong}.",

@@ -157,6 +157,10 @@ class Scheduler:
         """The name of the job that this code runs in. Empty if the scheduler gives none."""
         return ""
 
+    def job_nodes(self) -> tuple[str, ...]:
+        """The nodes of the job that this code runs in, by rank. Empty if the scheduler has no nodes."""
+        return ()
+
     def end_utc_s(self) -> float | None:
         """When the scheduler will end the job that this code runs in, in UTC seconds. None if unknown."""
         return None

@@ -47,7 +47,7 @@ def validated(asked: dict[str, Any]) -> Settings:
         if not isinstance(asked.get(axis), list):
             asked[axis] = [asked.get(axis)]
     settings: Settings = validate(Settings, asked, "")
-    refuse_unknown(asked, plain(settings), "")
+    refuse_unknown(asked, plain(settings, is_whole=True), "")
     for hardware in {*settings.cluster.hardware, settings.hardware.id}:
         settings.cluster.resources(hardware)
     if settings.stage == "local" and (settings.cluster.stage_dir is None or settings.cluster.checkpoint_dir is None):

@@ -49,6 +49,9 @@ class Options:
     fault: Fault | None
     api_key: str | None
     argv: tuple[str, ...]
+    meeting: str = ""  # host and port at which the ranks of several nodes meet
+    n_ranks: int = 1
+    rank: int = 0
 
     @property
     def time_scale(self) -> float:
@@ -102,6 +105,9 @@ def from_arm(arm: Arm, known: argparse.Namespace, argv: tuple[str, ...], *, api_
         fault=parse_fault(arm.engine.fault),
         api_key=api_key,
         argv=argv,
+        meeting=known.dist_init_addr,
+        n_ranks=known.nnodes,
+        rank=known.node_rank,
     )
 
 
@@ -124,7 +130,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--kv-cache-dtype", default="auto")
     parser.add_argument("--stream-interval", type=int, default=1)
     parser.add_argument("--context-length", type=int)
+    parser.add_argument("--dist-init-addr", default="")
+    parser.add_argument("--nnodes", type=_number, default=1)
+    parser.add_argument("--node-rank", type=_number, default=0)
     return parser
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isdigit() else 1  # as for $PORT
 
 
 def _port(text: str) -> int:

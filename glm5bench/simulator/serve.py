@@ -14,6 +14,7 @@ from ..errors import BenchError, EnvironmentLacks, UsageError
 from ..values.point import KEY_FILE_VARIABLE
 from .app import application
 from .options import Options, options
+from .ranks import meet
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,12 +35,16 @@ def serve(o: Options) -> None:
         raise UsageError(
             f"{o.arm.checkpoint.id} at TP={o.arm.tp} leaves no KV cache on {o.arm.hardware.id}.", next_step="see `glm5bench plan`"
         )
+    if o.rank:
+        meet(o)
+        return
     listening = _listening_socket(o.host, o.port)
     print(f"simulated server: {o.arm.hardware.id} {o.arm.checkpoint.id} tp{o.arm.tp} {o.arm.speculative.id}, time scale {o.time_scale:g}")
     print("Load weight begin.", flush=True)
     if o.fault and o.fault.kind == "fail_start":
         print("torch.OutOfMemoryError: CUDA out of memory (rehearsed)", file=sys.stderr, flush=True)
         raise SystemExit(1)
+    meet(o)
     config = uvicorn.Config(application(o), log_level="warning", access_log=False, timeout_graceful_shutdown=1, timeout_keep_alive=3600)
     uvicorn.Server(config).run(sockets=[listening])
 

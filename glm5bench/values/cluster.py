@@ -13,7 +13,7 @@ from annotated_types import Ge, Le
 from pydantic import BeforeValidator, Field, FiniteFloat, ValidationError
 
 from ..errors import SettingsError
-from .plain import from_plain, plain
+from .plain import ABSENT, from_plain, plain
 from .workload import Positive, PositiveFloat
 
 CLASSES = {
@@ -66,6 +66,7 @@ class Resources:
 class Cluster:
     """Where node jobs run.
 
+    `interface` is the network interface at which the nodes of one job reach each other; None: the address of the host name.
     `checkpoint_dir` holds a directory for each checkpoint; None: engines get the repository's name. `image_dir` holds the recipes' images
     as SIF files; None: engines run from the node's PATH. `sif_sha256` pins the content of these files: file name -> SHA-256. If it is not
     empty, every image needs a pin. `cache_dir` holds compiled kernels. `stage_dir` holds copies of checkpoints on the node's own disk,
@@ -80,6 +81,7 @@ class Cluster:
     cache_dir: str | None = None
     stage_dir: str | None = None
     binds: tuple[str, ...] = ()
+    interface: str | None = field(default=None, metadata=ABSENT)
     slurm: Resources = Resources()
     hardware: dict[str, dict[str, Any]] = field(default_factory=dict)
     stop_before_s: Annotated[Positive, Le(65535)] = 120  # a job stops this long before its time limit, to end its server and write files

@@ -25,15 +25,16 @@ def _canonical(value: Any) -> str:
 ABSENT = {"absent": True}  # metadata of a field that `plain` leaves out if it has its default: digests from before it existed stay the same
 
 
-def plain(value: Any) -> Any:
-    """The value as dicts, lists, strings and numbers."""
+def plain(value: Any, *, is_whole: bool = False) -> Any:
+    """The value as dicts, lists, strings and numbers. `is_whole`: also with fields that have ABSENT."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         pairs = [(f, getattr(value, f.name)) for f in dataclasses.fields(value)]
-        return {f.name: plain(x) for f, x in pairs if not (f.metadata.get("absent") and x == f.default)}
+        shown = [(f.name, x) for f, x in pairs if is_whole or not (f.metadata.get("absent") and x == f.default)]
+        return {name: plain(x, is_whole=is_whole) for name, x in shown}
     if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
+        return {str(k): plain(v, is_whole=is_whole) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
+        return [plain(v, is_whole=is_whole) for v in value]
     return value
 
 

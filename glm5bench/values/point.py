@@ -95,6 +95,14 @@ class Arm:
         return 1 + max(p.node for p in self.placements)
 
     @property
+    def gpus_on_a_node(self) -> int:
+        """The most GPUs that its servers use on one node."""
+        on: dict[int, int] = {}
+        for p in self.placements:
+            on[p.node] = on.get(p.node, 0) + p.gpus
+        return max(on.values())
+
+    @property
     def attention_tp(self) -> int:
         """GPUs that share one copy of the attention weights, and each head's cache."""
         return max(1, self.tp // self.dp)
@@ -180,6 +188,7 @@ class NodeJob:
     cache_dir: str = ""  # where compiled kernels are kept after the job; empty: they are not kept
     stage_dir: str = ""  # where on the node the checkpoint is copied first; empty: it is read without a copy
     binds: tuple[str, ...] = ()  # other host paths in the container, in the form of apptainer --bind
+    interface: str = field(default="", metadata=ABSENT)  # network interface between the nodes of the job; empty: that of the host name
     lanes: Positive = 1  # servers side by side on the node; each is its own node job
     pace: PositiveFloat = 1.0  # time that this campaign's points took so far, divided by the roofline model's estimate
     accuracy: Accuracy | None = None  # the accuracy test of each server, before it is measured

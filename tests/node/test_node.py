@@ -288,8 +288,10 @@ def test_a_stranger_that_took_the_port_is_not_measured(tmp_path, monkeypatch):
     with subprocess.Popen([sys.executable, "-c", YES, "0"], stdout=subprocess.PIPE, text=True) as stranger:
         port = int(stranger.stdout.readline())
         monkeypatch.setattr("glm5bench.node.server.free_port", lambda: port)
-        error = started(tmp_path, "-c", "import time; time.sleep(600)")
-        stranger.kill()
+        try:
+            error = started(tmp_path, "-c", "import time; time.sleep(600)")
+        finally:
+            stranger.kill()
 
     assert f"process {stranger.pid} listens on its port {port}" in str(error)
     assert error.failure_class == "foreign_listener"

@@ -83,7 +83,7 @@ def test_a_recorded_server_is_told_apart_from_the_one_that_was_asked_for(tmp_pat
     with answering(tmp_path, recorded, log=(RECORDED / "server.log").read_text()) as server:
         facts = start_facts(server, server.recipe)
         with pytest.raises(ServerError) as raised:
-            refuse_other_settings(server, server.recipe, facts)
+            refuse_other_settings(server, facts)
 
     assert {name: facts["startup"][name] for name in ("kv_tokens", "kv_gib", "weights_gib")} == {
         "kv_tokens": 65536.0, "kv_gib": 0.04, "weights_gib": 0.0,
@@ -95,7 +95,7 @@ def test_a_recorded_server_is_told_apart_from_the_one_that_was_asked_for(tmp_pat
 
 def test_the_server_that_was_asked_for_is_measured(tmp_path):
     with answering(tmp_path, B200) as server:
-        assert refuse_other_settings(server, server.recipe, start_facts(server, server.recipe)) is None
+        assert refuse_other_settings(server, start_facts(server, server.recipe)) is None
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_the_server_that_was_asked_for_is_measured(tmp_path):
 )
 def test_another_server_is_refused_before_it_costs_an_hour(tmp_path, other, says):
     with answering(tmp_path, {**B200, **other}) as server, pytest.raises(ServerError, match=says) as raised:
-        refuse_other_settings(server, server.recipe, start_facts(server, server.recipe))
+        refuse_other_settings(server, start_facts(server, server.recipe))
 
     assert raised.value.failure_class == "server_settings"
     assert "engine.settings_may_differ" in raised.value.next_step
@@ -118,12 +118,12 @@ def test_another_server_is_refused_before_it_costs_an_hour(tmp_path, other, says
 def test_what_may_differ_does_not_refuse_it(tmp_path):
     asked = ("hardware=b200", "engine.settings_may_differ=[--kv-cache-dtype]")
     with answering(tmp_path, {**B200, "kv_cache_dtype": "bfloat16"}, overrides=asked) as server:
-        assert refuse_other_settings(server, server.recipe, start_facts(server, server.recipe)) is None
+        assert refuse_other_settings(server, start_facts(server, server.recipe)) is None
 
 
 def test_a_server_that_says_nothing_of_itself_is_taken(tmp_path):
     with answering(tmp_path, {}) as server:
-        assert refuse_other_settings(server, server.recipe, start_facts(server, server.recipe)) is None
+        assert refuse_other_settings(server, start_facts(server, server.recipe)) is None
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,7 @@ class Batch:
     lanes: int
     time_min: int
     exclude: tuple[str, ...]
+    nodes: int = 1
 
     @property
     def jobs(self) -> tuple[NodeJob, ...]:
@@ -64,10 +65,10 @@ def batches(
         most = (partition_max_min or {}).get(first.job.arm.hardware.id)
         time_min = max(time_limit_min(order.job, cluster, order.time_factor, most) for order in member)
         exclude = tuple(sorted({node for order in member for node in order.exclude}))
-        gpus = min(sum(job.arm.tp for job in jobs), first.job.arm.hardware.gpus_per_node)
-        batch = Batch((jobs,), first.job.arm.hardware.id, gpus, len(jobs), time_min, exclude)
+        gpus = min(sum(job.arm.gpus_on_a_node for job in jobs), first.job.arm.hardware.gpus_per_node)
+        batch = Batch((jobs,), first.job.arm.hardware.id, gpus, len(jobs), time_min, exclude, first.job.arm.nodes)
         r = cluster.resources(batch.hardware)
-        same = canonical_json([r, *_gpus(r, gpus), batch.lanes, time_min, exclude])
+        same = canonical_json([r, *_gpus(r, gpus), batch.lanes, batch.nodes, time_min, exclude])
         groups[same] = replace(groups[same], members=(*groups[same].members, jobs)) if same in groups else batch
     return [
         replace(batch, members=batch.members[i : i + max_array_size])
@@ -131,6 +132,8 @@ def parameters(batch: Batch, cluster: Cluster, campaign: Campaign, name: str) ->
             next_step="write options as in mail-type: FAIL",
         )
     options: dict[str, Any] = {option: value for option, value in r.sbatch.items() if value is not False and option != "exclude"}
+    if batch.nodes > 1:
+        options.setdefault("no-kill", True)
     options.setdefault("propagate", "NONE")  # limits of the login shell (CPU time, address space, ...) must not reach the job
     gres, gpus_per_node = _gpus(r, batch.gpus)
     exclude = [str(r.sbatch["exclude"])] if r.sbatch.get("exclude") else []
@@ -139,7 +142,7 @@ def parameters(batch: Batch, cluster: Cluster, campaign: Campaign, name: str) ->
     asked = {
         "job_name": name,
         "time": batch.time_min,
-        "nodes": 1,
+        "nodes": batch.nodes,
         "ntasks_per_node": batch.lanes,
         "partition": r.partition,
         "account": r.account,
@@ -155,7 +158,8 @@ def parameters(batch: Batch, cluster: Cluster, campaign: Campaign, name: str) ->
         "array_parallelism": r.concurrent_jobs,
         "wckey": r.wckey,
         "setup": [*_first_lines(campaign), *r.setup],
-        "srun_args": ["--cpu-bind=none"],  # the job's only task is a server with all its workers
+        # a task is a server with all its workers; if a node fails, the others report it before the job ends
+        "srun_args": ["--cpu-bind=none", *(["--no-kill"] if batch.nodes > 1 else [])],
         "additional_parameters": options or None,
     }
     return {key: value for key, value in asked.items() if value is not None or key == "wckey"}

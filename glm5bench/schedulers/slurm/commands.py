@@ -159,6 +159,12 @@ def requeue(job_id: str) -> str:
     return "scontrol did not answer" if done is None else done.stderr.strip()
 
 
+def hostnames(nodes: str) -> tuple[str, ...]:
+    """The names in Slurm's short form of a list of nodes, `h200-[1-2]`. Empty if Slurm gives no answer."""
+    told = _output(["scontrol", "show", "hostnames", nodes]) if nodes else None
+    return tuple((told or "").split())
+
+
 def test_only(script: Path) -> str | None:
     """The answer of `sbatch --test-only` for a script. None if sbatch is missing or does not answer."""
     done = _run(["sbatch", "--test-only", str(script)])

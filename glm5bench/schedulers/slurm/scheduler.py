@@ -79,6 +79,10 @@ class Slurm(scheduler.Scheduler):
         """The name from SLURM_JOB_NAME."""
         return os.environ.get("SLURM_JOB_NAME", "")
 
+    def job_nodes(self) -> tuple[str, ...]:
+        """The nodes in SLURM_JOB_NODELIST, in the order of Slurm's ranks."""
+        return commands.hostnames(os.environ.get("SLURM_JOB_NODELIST", ""))
+
     def end_utc_s(self) -> float | None:
         """The end time from SLURM_JOB_END_TIME, which Slurm sets since 23.02."""
         told = os.environ.get("SLURM_JOB_END_TIME", "")

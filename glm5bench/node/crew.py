@@ -1,0 +1,249 @@
+"""The nodes of one job as its leader sees them: gathers them, asks them to do things, and notices at once when one is gone.
+
+Enters: a node job whose servers need several processes or nodes. Leaves: answers of nodes, and errors that name the node.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..directory import Campaign
+from ..errors import ServerError
+from ..values.point import NodeJob
+from .command import NEXT_STEPS, Stopped
+from .hands import Hands
+from .heartbeat import Heartbeat, node_name
+from .progress import Progress
+from .wire import BEAT_S, Gone, Message, Wire, accepted, own_address
+
+GATHER_S = 300.0  # for all nodes of a job to start
+PREPARE_S = 6 * 3600.0  # for the other nodes to copy the checkpoint
+POLL_S = 0.1
+
+
+def address_file(campaign: Campaign, job_id: str, job: NodeJob) -> Path:
+    """Where the leader of a job writes its address and the job's secret."""
+    return campaign.job(job_id) / f"crew-{job.id}.json"
+
+
+class NodeGone(ServerError):
+    """A node of the job is gone, so the job cannot continue."""
+
+
+@dataclass
+class Far:
+    """Another node of the job."""
+
+    name: str
+    address: str
+    wire: Wire
+    gone: str = ""
+    stopped: str = ""
+    report: Message = field(default_factory=dict)
+    answers: dict[int, Message] = field(default_factory=dict)
+
+
+@dataclass
+class Crew:
+    """All nodes of the job. `hands` is the leader's own node, number 0."""
+
+    hands: Hands
+    names: Sequence[str]
+    progress: Progress
+    far: dict[int, Far] = field(default_factory=dict)
+    _changed: threading.Condition = field(default_factory=threading.Condition)
+    _n_asked: int = 0
+
+    def address(self, node: int) -> str:
+        """The address at which other nodes reach this one."""
+        return self.far[node].address if node else self.hands.address
+
+    def name(self, node: int) -> str:
+        """The scheduler's name of this node."""
+        known = self.far[node].name if node in self.far else self.names[node] if node < len(self.names) else f"number {node}"
+        return known if node else node_name()
+
+    def ask(self, node: int, what: str, within_s: float, **arguments: Any) -> Message:
+        """A node's answer. Raises ServerError with the node's name, or Stopped."""
+        if node == 0:
+            answer = self.hands.do({"do": what, "with": arguments})
+        else:
+            answer = self._asked(node, {"do": what, "with": arguments}, within_s)
+        if answer.get("stopped"):
+            raise Stopped
+        if "error" in answer:
+            raise ServerError(**answer["error"], node=self.name(node))
+        return answer
+
+    def ask_all(self, what: str, within_s: float, each: Mapping[int, Sequence[Mapping[str, Any]]]) -> dict[int, list[Message]]:
+        """The answers of several nodes, which work at the same time. `each`: the arguments of the requests to each node."""
+
+        def asked(node: int) -> list[Message]:
+            return [self.ask(node, what, within_s, **arguments) for arguments in each[node]]
+
+        with ThreadPoolExecutor(len(each)) as pool:
+            return dict(zip(each, pool.map(asked, each), strict=True))
+
+    def prepare(self, model_path: str) -> None:
+        """Checks the other nodes and the weights there; the leader has done so on its own. Raises ServerError with the node's name."""
+        self.hands.model_path = model_path
+        if self.far:
+            self.hands.tell("preflight", f"{len(self.far)} other nodes")
+            self.ask_all("prepare", PREPARE_S, {node: [{}] for node in self.far})
+
+    def alive_or_raise(self) -> None:
+        """Raises NodeGone or ServerError with the node's name if a node is gone or one of its servers has failed, Stopped at an end."""
+        for node, far in self.far.items():
+            self._refuse_gone(node, far)
+            for error in dict(far.report.get("failed") or {}).values():
+                raise ServerError(**error, node=self.name(node))
+        for error in self.hands.report()["failed"].values():
+            raise ServerError(**error)
+
+    def _refuse_gone(self, node: int, far: Far) -> None:
+        if far.stopped:
+            self.progress.stopped(far.stopped)
+            raise Stopped
+        if far.gone:
+            if self.progress.is_soon_stopped():  # a signal that ends the whole job may reach the other node first
+                raise Stopped
+            raise NodeGone(
+                f"Node {self.name(node)} of this job is gone: {far.gone}.",
+                failure_class="node_fault",
+                next_step=NEXT_STEPS["node_fault"],
+                node=self.name(node),
+            )
+
+    def _asked(self, node: int, message: Message, within_s: float) -> Message:
+        far = self.far[node]
+        with self._changed:
+            self._n_asked += 1
+            number = self._n_asked
+        self._refuse_gone(node, far)
+        with contextlib.suppress(Gone):  # its reader finds out
+            far.wire.send({**message, "id": number})
+        deadline = time.monotonic() + within_s
+        with self._changed:
+            while number not in far.answers and not far.gone and not far.stopped and time.monotonic() < deadline:
+                if self.progress.is_stopped():
+                    raise Stopped
+                self._changed.wait(POLL_S)
+            answer = far.answers.pop(number, None)
+        if answer is None:
+            self._refuse_gone(node, far)
+            raise ServerError(
+                f"Node {self.name(node)} did not answer within {within_s:g} s.", failure_class="node_fault", node=self.name(node)
+            )
+        return answer
+
+    def read(self, node: int) -> None:
+        """Takes what a node sends, until it is gone. Runs in a thread for each node."""
+        far, next_beat = self.far[node], 0.0
+        while not far.gone:
+            try:
+                message = far.wire.receive(POLL_S)
+                if time.monotonic() >= next_beat:
+                    far.wire.send({"beat": True})
+                    next_beat = time.monotonic() + BEAT_S
+            except Gone as gone:
+                message = {"gone": str(gone)}
+            if message is None:
+                continue
+            with self._changed:
+                far.report = message.get("report", far.report)
+                far.stopped = far.stopped or ("" if "re" in message else str(message.get("stopped") or ""))
+                far.gone = far.gone or str(message.get("gone") or "")
+                if "re" in message:
+                    far.answers[int(message["re"])] = message
+                self._changed.notify_all()
+
+
+@contextlib.contextmanager
+def gathered(
+    campaign: Campaign,
+    job: NodeJob,
+    job_id: str,
+    names: Sequence[str],
+    heart: Heartbeat,
+    progress: Progress,
+) -> Iterator[Crew]:
+    """All nodes of the job, until the block ends; then all of them end their servers.
+
+    Raises NodeGone if a node does not come, Stopped if the job must stop meanwhile.
+    """
+    address = own_address(job.interface or None)
+    crew = Crew(Hands(campaign, job, job_id, address, progress.is_stopped, heart.tell), names, progress)
+    try:
+        if job.arm.nodes > 1:
+            _gather(crew, campaign, job, job_id, heart)
+        yield crew
+    finally:
+        for far in crew.far.values():
+            with contextlib.suppress(Gone):
+                far.wire.send({"bye": True})
+        crew.hands.close()
+        for far in crew.far.values():
+            far.gone = far.gone or "the job has ended"
+            far.wire.close()
+
+
+def _gather(crew: Crew, campaign: Campaign, job: NodeJob, job_id: str, heart: Heartbeat) -> None:
+    secret, path = secrets.token_urlsafe(32), address_file(campaign, job_id, job)
+    deadline = time.monotonic() + GATHER_S
+    with socket.create_server((crew.hands.address, 0)) as listening:
+        listening.settimeout(POLL_S)
+        _write_secretly(path, {"address": crew.hands.address, "port": listening.getsockname()[1], "secret": secret})
+        try:
+            while len(crew.far) < job.arm.nodes - 1:
+                heart.tell("gathering", f"{len(crew.far) + 1} of {job.arm.nodes} nodes")
+                _refuse_missing(crew, job, deadline)
+                with contextlib.suppress(TimeoutError):
+                    connection, _ = listening.accept()
+                    _let_in(crew, connection, secret)
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _let_in(crew: Crew, connection: socket.socket, secret: str) -> None:
+    came = accepted(connection, secret)
+    if came is None:
+        return
+    wire, hello = came
+    rank = int(hello["rank"])
+    crew.far[rank] = Far(str(hello["node"]), str(hello["address"]), wire)
+    threading.Thread(target=crew.read, args=(rank,), daemon=True, name=f"node {rank}").start()
+
+
+def _refuse_missing(crew: Crew, job: NodeJob, deadline: float) -> None:
+    if crew.progress.is_stopped():
+        raise Stopped
+    for node, far in crew.far.items():
+        crew._refuse_gone(node, far)
+    if time.monotonic() > deadline:
+        node = min(set(range(1, job.arm.nodes)) - crew.far.keys())
+        raise NodeGone(
+            f"Node {crew.name(node)} of this job did not start within {GATHER_S:g} s.",
+            failure_class="node_fault",
+            next_step=NEXT_STEPS["node_fault"],
+            node=crew.name(node),
+        )
+
+
+def _write_secretly(path: Path, value: Message) -> None:
+    """Writes a file that only this user can read, complete or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "w", encoding="utf-8") as file:
+        json.dump(value, file)
+    beside.replace(path)

@@ -1,0 +1,137 @@
+"""Messages between the nodes of one job: JSON lines over TCP.
+
+Before the first message, both sides prove that they know the job's secret, which is in a file that only this user can read. Either side
+notices within seconds that the other is gone: each sends something at least once in BEAT_S, and silence of SILENT_S counts as its end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hmac
+import json
+import secrets
+import select
+import socket
+import struct
+import threading
+import time
+from typing import Any
+
+BEAT_S = 1.0
+SILENT_S = 20.0
+HANDSHAKE_S = 10.0
+LONGEST = 2**20  # bytes of a message
+SIOCGIFADDR = 0x8915  # netdevice(7)
+
+Message = dict[str, Any]
+
+
+class Gone(Exception):
+    """The other side has closed the connection, is silent, or sent something that is not a message."""
+
+
+class Wire:
+    """One connection to another node of the job."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection, self._read, self._heard = connection, b"", time.monotonic()
+        self._sending = threading.Lock()
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.settimeout(SILENT_S)
+
+    def send(self, message: Message) -> None:
+        """Sends a message. Raises Gone if the other side does not take it."""
+        try:
+            with self._sending:
+                self._connection.sendall(json.dumps(message).encode() + b"\n")
+        except OSError as error:
+            raise Gone(error.strerror or str(error)) from error
+
+    def receive(self, within_s: float) -> Message | None:
+        """The next message; None if there is none in this time. Raises Gone."""
+        until = time.monotonic() + within_s
+        while b"\n" not in self._read:
+            readable, _, _ = select.select([self._connection], [], [], max(0.0, until - time.monotonic()))
+            if not readable:
+                if time.monotonic() - self._heard > SILENT_S:
+                    raise Gone(f"silent for {SILENT_S:g} s")
+                return None
+            self._more()
+        line, _, self._read = self._read.partition(b"\n")
+        try:
+            message = json.loads(line)
+        except ValueError as error:
+            raise Gone("it sent something that is not a message") from error
+        if not isinstance(message, dict):
+            raise Gone("it sent something that is not a message")
+        return message
+
+    def _more(self) -> None:
+        try:
+            piece = self._connection.recv(2**16)
+        except OSError as error:
+            raise Gone(error.strerror or str(error)) from error
+        if not piece:
+            raise Gone("it closed the connection")
+        self._heard = time.monotonic()
+        self._read += piece
+        if len(self._read) > LONGEST:
+            raise Gone("it sent a message that is too long")
+
+    def close(self) -> None:
+        """Closes the connection, so that the other side notices at once."""
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+        self._connection.close()
+
+
+def accepted(connection: socket.socket, secret: str) -> tuple[Wire, Message] | None:
+    """The wire of a node that connected, and what it says about itself. None if it does not know the secret."""
+    wire = Wire(connection)
+    challenge = secrets.token_hex(16)
+    with contextlib.suppress(Gone):
+        wire.send({"challenge": challenge})
+        hello = wire.receive(HANDSHAKE_S) or {}
+        if hmac.compare_digest(str(hello.get("proof")), _proof(secret, "member", challenge)):
+            wire.send({"proof": _proof(secret, "leader", str(hello.get("challenge")))})
+            return wire, hello
+    wire.close()
+    return None
+
+
+def connected(address: str, port: int, secret: str, hello: Message) -> Wire:
+    """A wire to the leader. Raises Gone if nothing answers there, or if it does not know the secret."""
+    try:
+        connection = socket.create_connection((address, port), timeout=HANDSHAKE_S)
+    except OSError as error:
+        raise Gone(error.strerror or str(error)) from error
+    wire, challenge = Wire(connection), secrets.token_hex(16)
+    try:
+        asked = wire.receive(HANDSHAKE_S) or {}
+        wire.send({**hello, "proof": _proof(secret, "member", str(asked.get("challenge"))), "challenge": challenge})
+        answer = wire.receive(HANDSHAKE_S) or {}
+        if not hmac.compare_digest(str(answer.get("proof")), _proof(secret, "leader", challenge)):
+            raise Gone("it does not know the secret of this job")
+    except Gone:
+        wire.close()
+        raise
+    return wire
+
+
+def _proof(secret: str, who: str, challenge: str) -> str:
+    return hmac.digest(secret.encode(), f"{who} {challenge}".encode(), "sha256").hex()
+
+
+def own_address(interface: str | None) -> str:
+    """The IPv4 address at which the other nodes of the job reach this one: of the interface, or of the host name. Raises OSError."""
+    if interface is None:
+        address = socket.gethostbyname(socket.gethostname())
+        if not address.startswith("127."):
+            return address
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:  # Debian resolves a host's own name to 127.0.1.1
+            any_socket.connect(("192.0.2.1", 9))  # sends nothing; the kernel chooses the address of the default route
+            return str(any_socket.getsockname()[0])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        asked = struct.pack("256s", interface.encode()[:15])
+        return socket.inet_ntoa(fcntl.ioctl(any_socket.fileno(), SIOCGIFADDR, asked)[20:24])
