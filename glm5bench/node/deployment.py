@@ -126,7 +126,8 @@ def _started(crew: Crew, job: NodeJob, number: int, deadline: float) -> Deployme
     for worker in workers:
         argv += [f"--{worker.role}", worker.endpoint.base_url]
         argv += [worker.bootstrap] if isinstance(worker, _Prefill) else []
-    port = crew.ask(0, "ports", HEALTH_S, n=1)["ports"][0]
+    port, metrics = crew.ask(0, "ports", HEALTH_S, n=2)["ports"]
+    argv += ["--prometheus-host", "127.0.0.1", "--prometheus-port", str(metrics)]
     crew.ask(0, "route", START_S, name="router", start=number, argv=argv, port=port, key=key)
     return _ready(crew, job, "router", workers, deadline)
 

@@ -21,6 +21,8 @@ class Asked:
     continuous_usage: bool
     model: str
     wants_steps: bool = False
+    room: int | None = None  # of a disaggregated system: the same for the prefill and the decode worker
+    bootstrap: tuple[str, int] = ("", 0)  # where the decode worker gets the cache
 
 
 def asked_of(endpoint: str, body: dict[str, Any]) -> Asked:
@@ -45,6 +47,8 @@ def asked_of(endpoint: str, body: dict[str, Any]) -> Asked:
         continuous_usage=bool(usage.get("continuous_usage_stats")),
         model=str(body.get("model", "")),
         wants_steps=bool(body.get("return_spec_tokens_details")),
+        room=None if body.get("bootstrap_room") is None else int(body["bootstrap_room"]),
+        bootstrap=(str(body.get("bootstrap_host") or ""), int(body.get("bootstrap_port") or 0)),
     )
 
 

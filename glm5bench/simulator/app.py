@@ -12,6 +12,7 @@ import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 from starlette.applications import Starlette
@@ -25,7 +26,9 @@ from .answers import Asked, answer_body, asked_of, last_chunks, role_chunk
 from .engine import Counters, Engine
 from .gpus import readings
 from .options import START_S, Options
+from .transfer import Rooms, TransferError, fetched
 
+PAGE_TOKENS = 64
 OPEN_PATHS = ("/health", "/health_generate", "/metrics")  # SGLang leaves these open with an API key set
 
 
@@ -38,6 +41,8 @@ def application(options: Options) -> Starlette:
         Route("/v1/models", state.models),
         Route("/server_info", state.server_info),
         Route("/get_server_info", state.server_info),
+        Route("/model_info", state.model_info),
+        Route("/get_model_info", state.model_info),
         Route("/metrics", state.metrics),
         Route("/simulated_gpus", state.gpus),
         Route("/flush_cache", state.flush_cache, methods=["GET", "POST"]),
@@ -69,12 +74,16 @@ class State:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.is_ready = False
+        self.rooms = Rooms()
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
         """Starts the engine, and logs that it is ready as SGLang does."""
         self.engine = Engine(self.options)
         tasks = [asyncio.create_task(self.engine.run()), asyncio.create_task(self._become_ready())]
+        if self.options.mode == "prefill":
+            listening = await self.rooms.listen(self.options.host, self.options.bootstrap_port)
+            tasks.append(asyncio.create_task(listening.serve_forever()))
         yield
         for task in tasks:
             task.cancel()
@@ -114,6 +123,10 @@ class State:
         card = {"id": o.served_model_name, "object": "model", "created": int(time.time()), "owned_by": "simulated"}
         return JSONResponse({"object": "list", "data": [{**card, "root": o.model_path, "parent": None, "max_model_len": o.context_length}]})
 
+    async def model_info(self, request: HttpRequest) -> Response:
+        """What a router asks of a worker."""
+        return JSONResponse({"model_path": self.options.model_path, "is_generation": True, "simulated": True})
+
     async def server_info(self, request: HttpRequest) -> Response:
         """Resolved settings, flat, and the scheduler's own state. Not in SGLang: `simulated`, `time_scale`, `lag`."""
         o, m, c, dp = self.options, self.options.memory, self.engine.counters, self.options.model.dp
@@ -127,6 +140,8 @@ class State:
                 "tp_size": o.arm.tp // 2 if o.fault and o.fault.kind == "settings" else o.arm.tp,
                 "dp_size": dp,
                 "enable_dp_attention": dp > 1,
+                "disaggregation_mode": o.mode or "null",
+                "page_size": PAGE_TOKENS,
                 "ep_size": o.arm.ep,
                 "quantization": o.arm.checkpoint.precision,
                 "kv_cache_dtype": m.kv_dtype,
@@ -209,9 +224,28 @@ class State:
             return JSONResponse({"error": {"message": f"bad request: {error}", "code": 400}}, status_code=400)
         if asked.prompt_tokens + asked.output_tokens > self.options.context_length:
             return self._too_long(asked)
+        try:
+            is_computed = await self._has_come(asked)
+        except TransferError as error:
+            return JSONResponse({"error": {"message": f"KVTransferError: {error}", "code": 500}}, status_code=500)
+        if self.options.mode == "prefill" and asked.room is not None:
+            asked = replace(asked, output_tokens=1)
         if not asked.stream:
-            return JSONResponse(await self._whole(asked))
-        return EventStream(self.engine, asked, self.options)
+            return JSONResponse(await self._whole(asked, is_computed=is_computed))
+        return EventStream(self.engine, asked, self.options, self._computed, is_computed=is_computed)
+
+    async def _has_come(self, asked: Asked) -> bool:
+        """Whether the cache of the prompt has come from a prefill worker. Waits for it, and for its transfer."""
+        if self.options.mode != "decode" or asked.room is None:
+            return False
+        await fetched(*asked.bootstrap, asked.room)
+        await asyncio.sleep(asked.prompt_tokens * self.options.transfer_s / self.options.time_scale)
+        return True
+
+    def _computed(self, asked: Asked) -> None:
+        """Lets the decode worker have the cache of this prompt."""
+        if self.options.mode == "prefill" and asked.room is not None:
+            self.rooms.computed(asked.room)
 
     def _too_long(self, asked: Asked) -> Response:
         message = (
@@ -222,26 +256,41 @@ class State:
             return Response(body, media_type="text/event-stream")
         return JSONResponse({"object": "error", "message": message, "type": "BadRequestError", "code": 400}, status_code=400)
 
-    async def _whole(self, asked: Asked) -> dict[str, Any]:
+    async def _whole(self, asked: Asked, *, is_computed: bool = False) -> dict[str, Any]:
         done = asyncio.get_running_loop().create_future()
-        request = self.engine.submit(asked.prompt_tokens, asked.output_tokens, lambda n, last: done.set_result(None) if last else None)
+
+        def deliver(n: int, is_last: bool) -> None:
+            if is_last:
+                done.set_result(None)
+
+        request = self.engine.submit(asked.prompt_tokens, asked.output_tokens, deliver, is_computed=is_computed)
         await done
+        self._computed(asked)
         return answer_body(asked, uuid.uuid4().hex, request.emitted, 0, request.verify_steps, finished=True, whole=True)
 
 
 class EventStream(Response):
     """A streamed answer. Written to ASGI directly: one send per chunk. If the client disconnects, the request is aborted."""
 
-    def __init__(self, engine: Engine, asked: Asked, options: Options) -> None:
+    def __init__(
+        self, engine: Engine, asked: Asked, options: Options, computed: Callable[[Asked], None], *, is_computed: bool = False
+    ) -> None:
         super().__init__(None)
         self._engine, self.asked_of, self._options = engine, asked, options
+        self._computed, self._is_computed = computed, is_computed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Streams until the answer is whole or cut, or the client disconnects."""
         queue: asyncio.Queue[tuple[int, bool] | None] = asyncio.Queue()
         number = self._engine.count_stream()
         wanted = self._shortened(number)
-        request = self._engine.submit(self.asked_of.prompt_tokens, wanted, lambda n, last: queue.put_nowait((n, last)))
+
+        def deliver(n: int, is_last: bool) -> None:
+            queue.put_nowait((n, is_last))
+            if is_last:
+                self._computed(self.asked_of)
+
+        request = self._engine.submit(self.asked_of.prompt_tokens, wanted, deliver, is_computed=self._is_computed)
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream; charset=utf-8")]})
         gone = asyncio.create_task(_disconnected(receive))
         gone.add_done_callback(lambda _: queue.put_nowait(None))

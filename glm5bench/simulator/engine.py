@@ -59,15 +59,19 @@ class Engine:
         """Whether any request is running or waiting."""
         return self.scheduler.n_running + self.scheduler.n_waiting > 0
 
-    def submit(self, prompt_tokens: int, output_tokens: int, deliver: Deliver) -> Request:
-        """Queues a request. `deliver` is called in the event loop."""
+    def submit(self, prompt_tokens: int, output_tokens: int, deliver: Deliver, *, is_computed: bool = False) -> Request:
+        """Queues a request. `deliver` is called in the event loop. `is_computed`: its cache and first token came from a prefill worker."""
         self._next_id += 1
         for counters in (self.counters, self.total):
             counters.requests += 1
             counters.prompt_tokens += prompt_tokens
         request = Request(self._next_id, prompt_tokens, output_tokens)
         self._deliver[request.id] = deliver
-        self.scheduler.add(request)
+        if is_computed:
+            request.prefilled, request.emitted, request.done = prompt_tokens, 1, output_tokens == 1
+            self._give(request, 1)
+        if not request.done:
+            self.scheduler.add(request)
         self._arrived.set()
         return request
 

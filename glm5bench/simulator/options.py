@@ -7,6 +7,7 @@ Enters: argv as a recipe composed it, and the facts (an Arm as JSON). Leaves: Op
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from ..values.groups import FAULTS
 from ..values.plain import from_json
 from ..values.point import Arm
 from .scheduler import Limits
+from .transfer import bandwidth_bytes_s, bytes_per_token
 
 START_S = 5.0  # simulated seconds from the process's start to ready
 SPECULATION_RUNNING = 48  # SGLang's admission limit under speculation if none is given
@@ -52,6 +54,9 @@ class Options:
     meeting: str = ""  # host and port at which the ranks of several nodes meet
     n_ranks: int = 1
     rank: int = 0
+    mode: str = ""  # prefill or decode
+    bootstrap_port: int = 0
+    transfer_s: float = 0.0  # of the cache of one token from a prefill to a decode worker
 
     @property
     def time_scale(self) -> float:
@@ -108,6 +113,9 @@ def from_arm(arm: Arm, known: argparse.Namespace, argv: tuple[str, ...], *, api_
         meeting=known.dist_init_addr,
         n_ranks=known.nnodes,
         rank=known.node_rank,
+        mode=known.disaggregation_mode,
+        bootstrap_port=known.disaggregation_bootstrap_port,
+        transfer_s=bytes_per_token(arm, kv_dtype) / bandwidth_bytes_s(arm.hardware, dataclasses.replace(arm, role="").gpus),
     )
 
 
@@ -131,6 +139,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--stream-interval", type=int, default=1)
     parser.add_argument("--context-length", type=int)
     parser.add_argument("--dist-init-addr", default="")
+    parser.add_argument("--disaggregation-mode", choices=("", "prefill", "decode"), default="")
+    parser.add_argument("--disaggregation-bootstrap-port", type=_port, default=8998)
     parser.add_argument("--nnodes", type=_number, default=1)
     parser.add_argument("--node-rank", type=_number, default=0)
     return parser

@@ -141,7 +141,8 @@ class Scheduler:
                 head = queue[0]
                 if running[group] and self._reserved[group] + head.reserved_tokens > self.limits.capacity_tokens // dp:
                     break
-                self._prefilling.append(queue.popleft())
+                queue.popleft()
+                (self._prefilling if head.prefilled < head.prompt_tokens else self._running).append(head)
                 self._reserved[group] += head.reserved_tokens
                 running[group] += 1
 

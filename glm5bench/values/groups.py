@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from annotated_types import Ge, Gt, Le
 from pydantic import BeforeValidator, Field, FiniteFloat
 
+from .plain import ABSENT
 from .workload import Natural, Positive, PositiveFloat
 
 FAULTS = {
@@ -104,6 +105,7 @@ class Hardware:
     scale_up_world: Positive
     power_kw: PositiveFloat
     efficiency: Efficiency
+    scale_out_gb_s: PositiveFloat = field(default=50.0, metadata=ABSENT)  # of a GPU to other nodes, in one direction
     recipe: tuple[Rule, ...] = ()
     recipe_exceptions: tuple[Rule, ...] = ()  # rules of a variant, applied after the recipe that it inherits
 
