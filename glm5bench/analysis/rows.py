@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -111,6 +112,8 @@ class Row:
         return list(found.values())
 
 
+PART = re.compile(r"\b([PD])(\d+)xtp(\d+)(?:dp\d+)?(?:ep\d+)?")
+PARALLELISM = re.compile(rf"(?:dp|ep)\d+|{PART.pattern}(?:\+{PART.pattern})*")
 TELLING = ("checkpoint", "engine_version", "image", "protocol")  # fields that are part of a name only if two series differ in them
 
 
@@ -139,8 +142,16 @@ def _short(text: str) -> str:
 
 
 def is_told(word: str) -> bool:
-    """Whether a word of a variant is shown to readers: packing, the load by itself, or a difference from the public protocol."""
-    return word.startswith("packed") or word == "load" or "=" in word
+    """Whether a word of a variant is shown to readers: parallelism, packing, the load by itself, a difference from the public protocol."""
+    return word.startswith("packed") or word == "load" or "=" in word or bool(PARALLELISM.fullmatch(word))
+
+
+def split_gpus(variant: str) -> tuple[int, int] | None:
+    """The GPUs that prefill and those that decode, if these are different servers: from `P1xtp8+D2xtp4`, or as imports state them."""
+    found = {role: int(workers) * int(tp) for role, workers, tp in PART.findall(variant)}
+    if not found:
+        found = {name[0].upper(): int(n) for name, n in re.findall(r"\b(prefill|decode)_gpus=(\d+)", variant)}
+    return (found["P"], found["D"]) if found.get("P") and found.get("D") else None
 
 
 def with_protocols(rows: Sequence[Row]) -> list[Row]:

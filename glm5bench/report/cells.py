@@ -26,7 +26,21 @@ def _source(r: Mapping[str, Any]) -> str:
     return str(r["source"]) if r["time_scale"] is None else f"simulated ×{r['time_scale']:g}"
 
 
-MAY_LACK = ("mean", "steady", "good req/s", "in flight", "ran", "accept", "runs", "interval", "TTFT p99 ms", "$/Mtok node", "served by")
+MAY_LACK = (
+    "in/prefill GPU",
+    "out/decode GPU",
+    "mean",
+    "steady",
+    "good req/s",
+    "in flight",
+    "ran",
+    "accept",
+    "runs",
+    "interval",
+    "TTFT p99 ms",
+    "$/Mtok node",
+    "served by",
+)
 
 
 def point_cells(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
@@ -48,6 +62,8 @@ def point_cells(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
             "runs": str(r["n_repeats"]) if r.get("n_repeats", 1) > 1 else "",
             "interval": _level(r),
             "total tok/s/GPU": rounded(r["total_tput_per_gpu_tok_s"], 1) + _plus_minus(r, "total_tput_per_gpu_tok_s", 1),
+            "in/prefill GPU": rounded(r["input_tput_per_prefill_gpu_tok_s"], 1),
+            "out/decode GPU": rounded(r["output_tput_per_decode_gpu_tok_s"], 1),
             "steady": rounded(r["steady_tput_per_gpu_tok_s"], 1),
             "good req/s": rounded(r["goodput_rps"], 2),
             "tok/s/user": rounded(r["interactivity_tok_s_user"], 2) + _plus_minus(r, "interactivity_tok_s_user", 2),

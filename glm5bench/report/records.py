@@ -9,7 +9,7 @@ from typing import Any
 from ..analysis.comparison import Band, IsoRow
 from ..analysis.cost import Economy, usd_per_mtok
 from ..analysis.repeats import Interval, interval
-from ..analysis.rows import Row, Series
+from ..analysis.rows import Row, Series, split_gpus
 from ..analysis.saturation import Saturation
 from ..analysis.speculation import Gain
 from ..analysis.startups import Startup
@@ -76,6 +76,7 @@ def point_row(r: Row, economy: Economy, named: Names = NONE) -> dict[str, Any]:
         "total_tput_per_gpu_tok_s": finite(r.total_tput_per_gpu_tok_s),
         "input_tput_per_gpu_tok_s": finite(r.input_tput_per_gpu_tok_s),
         "output_tput_per_gpu_tok_s": finite(r.output_tput_per_gpu_tok_s),
+        **_split(r),
         "steady_tput_per_gpu_tok_s": finite(r.steady_tput_per_gpu_tok_s),
         "peak_output_tput_per_gpu_tok_s": finite(r.peak_output_tput_per_gpu_tok_s),
         "goodput_rps": finite(r.goodput_rps),
@@ -99,6 +100,18 @@ def point_row(r: Row, economy: Economy, named: Names = NONE) -> dict[str, Any]:
         "reasons": ",".join(r.reasons),
         "key": r.key,
         "digest": r.digest[:16],
+    }
+
+
+def _split(r: Row) -> dict[str, float | None]:
+    """Input tokens by the GPUs that prefill and output tokens by those that decode, as InferenceX counts; None if both are the same."""
+    gpus = split_gpus(r.series.variant)
+    if gpus is None:
+        return {"input_tput_per_prefill_gpu_tok_s": None, "output_tput_per_decode_gpu_tok_s": None}
+    prefill, decode = gpus
+    return {
+        "input_tput_per_prefill_gpu_tok_s": finite(r.input_tput_per_gpu_tok_s * r.gpus / prefill),
+        "output_tput_per_decode_gpu_tok_s": finite(r.output_tput_per_gpu_tok_s * r.gpus / decode),
     }
 
 
