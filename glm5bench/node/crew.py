@@ -30,6 +30,7 @@ from .wire import BEAT_S, Gone, Message, Wire, accepted, own_address
 GATHER_S = 300.0  # for all nodes of a job to start
 PREPARE_S = 6 * 3600.0  # for the other nodes to copy the checkpoint
 POLL_S = 0.1
+CAUSE_S = 2.5 * BEAT_S  # for all nodes to report after a failure
 
 
 def address_file(campaign: Campaign, job_id: str, job: NodeJob) -> Path:
@@ -106,10 +107,24 @@ class Crew:
         """Raises NodeGone or ServerError with the node's name if a node is gone or one of its servers has failed, Stopped at an end."""
         for node, far in self.far.items():
             self._refuse_gone(node, far)
-            for error in dict(far.report.get("failed") or {}).values():
-                raise ServerError(**error, node=self.name(node))
-        for error in self.hands.report()["failed"].values():
-            raise ServerError(**error)
+        if not self._failures():
+            return
+        time.sleep(CAUSE_S if self.far else 0.0)  # when one rank dies, the others fail too: which was the cause?
+        if self.progress.is_stopped():
+            raise Stopped
+        for node, far in self.far.items():
+            self._refuse_gone(node, far)
+        _, node, error = min(self._failures(), key=lambda failure: failure[0])
+        raise ServerError(**error, node=self.name(node) if node else "")
+
+    def _failures(self) -> list[tuple[int, int, dict[str, Any]]]:
+        """(rank of likelihood to be the cause, node, error) of every failed server."""
+        reports = {0: self.hands.report(), **{node: far.report for node, far in self.far.items()}}
+        return [
+            (0 if told["error"]["failure_class"] == "server_oom" else 1 if told["is_killed"] else 2, node, told["error"])
+            for node, report in reports.items()
+            for told in dict(report.get("failed") or {}).values()
+        ]
 
     def _refuse_gone(self, node: int, far: Far) -> None:
         if far.stopped:

@@ -21,7 +21,7 @@ from ..errors import ServerError
 from ..values.plain import plain
 from ..values.point import Arm, NodeJob, Recipe
 from .command import Stopped
-from .crew import Crew
+from .crew import CAUSE_S, Crew
 from .server import HEALTH_S, POLL_S, Server, new_key, wait_until_ready
 
 START_S = 300.0  # for a node to start a process: it may wait a minute for GPUs of an earlier job
@@ -49,9 +49,21 @@ class Deployment(Server):
 
     def alive_or_raise(self) -> None:
         """Raises ServerError if any process has ended, Stopped if the job must stop."""
-        super().alive_or_raise()
+        if self.place.is_stopped():
+            raise Stopped
         assert self.crew is not None
         self.crew.alive_or_raise()
+
+    def said(self, error: Exception) -> Exception:
+        """The cause of the load client's error: the node or process that failed, if one is found within seconds."""
+        until = time.monotonic() + CAUSE_S
+        while isinstance(error, ServerError) and time.monotonic() < until:
+            try:
+                self.alive_or_raise()
+            except ServerError as cause:
+                return cause
+            time.sleep(POLL_S)
+        return super().said(error)
 
     def listens_or_raise(self) -> bool:
         """Whether all of them listen. Raises ServerError if somebody else does on one of their ports."""

@@ -29,6 +29,7 @@ from .server import Address, Server, started
 from .staging import weights
 from .wire import Message
 
+SIGNALLED = 128  # the guard's exit code is above it if a signal ended the server
 LOG_BYTES = 200_000  # of each server's log that is stored with a point
 
 
@@ -76,7 +77,8 @@ class Hands:
             try:
                 server.alive_or_raise()
             except ServerError as error:
-                failed[name] = told_error(error)
+                code = server.process.poll()
+                failed[name] = {"error": told_error(error), "is_killed": code is not None and code > SIGNALLED}
             except Stopped:
                 continue
         return {"doing": {name: server.log.doing for name, server in servers.items()}, "failed": failed}

@@ -139,7 +139,7 @@ def used(devices: Sequence[dict[str, Any]], wanted: Wanted, environment: Mapping
     own = [d for d in devices if any(_session(pid) == wanted.session for pid in d["pids"])]
     if len(own) == wanted.n_gpus:
         return own
-    names, seen = visible(environment), list(devices)
+    names, seen = visible(environment) if wanted.gpus != "simulated" else None, list(devices)
     if names is not None:
         found = [[d for d in devices if name == str(d["index"]) or (name and d["uuid"].startswith(name))] for name in names]
         seen = [each[0] for each in found if each]

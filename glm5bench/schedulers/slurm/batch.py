@@ -159,7 +159,7 @@ def parameters(batch: Batch, cluster: Cluster, campaign: Campaign, name: str) ->
         "wckey": r.wckey,
         "setup": [*_first_lines(campaign), *r.setup],
         # a task is a server with all its workers; if a node fails, the others report it before the job ends
-        "srun_args": ["--cpu-bind=none", *(["--no-kill"] if batch.nodes > 1 else [])],
+        "srun_args": ["--cpu-bind=none", *(["--no-kill", "--kill-on-bad-exit=0"] if batch.nodes > 1 else [])],
         "additional_parameters": options or None,
     }
     return {key: value for key, value in asked.items() if value is not None or key == "wckey"}
