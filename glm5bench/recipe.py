@@ -82,6 +82,8 @@ def _facts(arm: Arm) -> dict[str, Any]:
         "data_parallel": arm.dp > 1,
         "expert_parallel": arm.ep > 1,
         "role": arm.role,
+        "workers": next((part.workers for name, part in arm.roles.parts if name == arm.role), 1),
+        "rack_scale": arm.hardware.scale_up_world > arm.hardware.gpus_per_node,
         "spans_nodes": arm.tp > arm.hardware.gpus_per_node,
     }
 
