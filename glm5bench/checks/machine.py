@@ -30,10 +30,11 @@ from ..machine.container import Image, executed
 from ..machine.container import environment as contained
 from ..machine.programs import program_lacking
 from ..values.plain import from_json
-from ..values.point import NodeJob
+from ..values.point import Arm, NodeJob
 from .finding import Finding
 
 GIB = 2**30
+SYS, INFINIBAND = Path("/sys"), "class/infiniband"
 # oldest driver branch for each major CUDA version. Source: NVIDIA's CUDA compatibility document, tables of minor version compatibility
 DRIVER_OF_CUDA = {11: 450, 12: 525, 13: 580}
 SHM_GIB, DISK_GIB, RANK_GIB = 8, 10, 4  # below these, a note; below 1/100 (memory: 1/10), a fault
@@ -93,6 +94,8 @@ def _real(job: NodeJob) -> Iterator[Finding]:
         if not lacks:
             yield from _inside(job, image)
     yield from _gpus(job)
+    if arm.nodes > 1 or arm.has_parts:
+        yield from fabric(arm, SYS)
     path = Path(job.model_path)
     if path.is_absolute():
         seen = found(path, arm.checkpoint)
@@ -104,6 +107,26 @@ def _real(job: NodeJob) -> Iterator[Finding]:
             "download it, or set cluster.checkpoint_dir" if seen.lacks else "",
             "checkpoint_missing",
         )
+
+
+def fabric(arm: Arm, sys_: Path) -> Iterator[Finding]:
+    """Findings about the network between the nodes of a job. `sys_`: where sysfs is mounted."""
+    ports = {
+        f"{p.parts[-4]}:{p.parts[-2]}": p.read_text(encoding="ascii").strip() for p in sorted(sys_.glob(f"{INFINIBAND}/*/ports/*/state"))
+    }
+    active = [port for port, state in ports.items() if "ACTIVE" in state]
+    idle = [port for port in ports if port not in active]
+    if not active:
+        said = f"no active port ({', '.join(ports)})" if ports else "no RDMA device: traffic between nodes uses TCP"
+        yield Finding("RDMA", None, said, "ask the site for the fabric of these nodes")
+    else:
+        step = "name the active devices: engine.extra_args=[--disaggregation-ib-device,...]" if idle and arm.has_parts else ""
+        yield Finding(
+            "RDMA", None if idle else True, f"active: {', '.join(active)}" + (f"; inactive: {', '.join(idle)}" if idle else ""), step
+        )
+    if arm.hardware.vendor == "nvidia" and arm.has_parts and not (sys_ / "module" / "nvidia_peermem").is_dir():
+        step = "load nvidia_peermem, unless the transfer backend registers GPU memory by DMA-BUF"
+        yield Finding("nvidia_peermem", None, "not loaded: RDMA may be unable to read GPU memory, so that every transfer fails", step)
 
 
 def _digest(image: Image) -> str:

@@ -30,6 +30,8 @@ from .wire import BEAT_S, Gone, Message, Wire, accepted, own_address
 GATHER_S = 300.0  # for all nodes of a job to start
 PREPARE_S = 6 * 3600.0  # for the other nodes to copy the checkpoint
 POLL_S = 0.1
+ANSWER_S = 30.0
+CLOCKS_S = 1.0  # allowed difference between the wall clocks of two nodes
 CAUSE_S = 2.5 * BEAT_S  # for all nodes to report after a failure
 
 
@@ -96,12 +98,27 @@ class Crew:
         with ThreadPoolExecutor(len(each)) as pool:
             return dict(zip(each, pool.map(asked, each), strict=True))
 
-    def prepare(self, model_path: str) -> None:
-        """Checks the other nodes and the weights there; the leader has done so on its own. Raises ServerError with the node's name."""
+    def prepare(self, model_path: str) -> list[str]:
+        """Notes of the other nodes' checks; the leader has checked its own. Raises ServerError with the node's name if one cannot run."""
         self.hands.model_path = model_path
-        if self.far:
-            self.hands.tell("preflight", f"{len(self.far)} other nodes")
-            self.ask_all("prepare", PREPARE_S, {node: [{}] for node in self.far})
+        if not self.far:
+            return []
+        self.hands.tell("preflight", f"{len(self.far)} other nodes")
+        prepared = self.ask_all("prepare", PREPARE_S, {node: [{}] for node in self.far})
+        notes = [
+            f"{self.name(node)}: {f['what']}: {f['said']}"
+            for node, (told,) in prepared.items()
+            for f in told["findings"]
+            if f["is_well"] is None
+        ]
+        return notes + [note for node in self.far if (note := self._clock_note(node))]
+
+    def _clock_note(self, node: int) -> str:
+        """A note if a node's wall clock differs from the leader's by more than a second."""
+        before = time.time()
+        theirs = float(self.ask(node, "clock", ANSWER_S)["utc_s"])
+        off_s = theirs - (before + time.time()) / 2
+        return f"{self.name(node)}: clock: {off_s:+.1f} s compared with {self.name(0)}" if abs(off_s) > CLOCKS_S else ""
 
     def alive_or_raise(self) -> None:
         """Raises NodeGone or ServerError with the node's name if a node is gone or one of its servers has failed, Stopped at an end."""

@@ -10,6 +10,7 @@ import dataclasses
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ from ..values.point import Arm, NodeJob, Recipe, ServerStart
 from .command import Place, Stopped, router
 from .server import Address, Server, started
 from .staging import weights
+from .telemetry.watching import Observer, Wanted, observing
 from .wire import Message
 
 SIGNALLED = 128  # the guard's exit code is above it if a signal ended the server
@@ -54,6 +56,8 @@ class Hands:
     model_path: str = ""
     servers: dict[str, Server] = field(default_factory=dict)
     _stacks: dict[str, contextlib.ExitStack] = field(default_factory=dict)
+    _observers: dict[str, Observer] = field(default_factory=dict)
+    _gpus: dict[str, int] = field(default_factory=dict)  # server -> its GPUs on this node
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def do(self, asked: Message) -> Message:
@@ -111,6 +115,8 @@ class Hands:
         kinds = {servers.role: servers.arm for servers in self.job.arm.servers}
         recipes = {part.role: part.recipe for part in chosen.recipe.roles} or {where.role: chosen.recipe}
         devices = visible_devices(self.job, where.first_gpu, where.gpus) if where.gpus < self.job.arm.hardware.gpus_per_node else {}
+        one = kinds[where.role]  # a simulated rank 0 reports the GPUs of all ranks
+        self._gpus[name] = where.gpus if is_real(one) else one.tp if where.rank == 0 else 0
         host = self.address if where.role else "127.0.0.1"  # others reach only the workers of a system with several roles
         self._start(name, recipes[where.role], kinds[where.role], chosen, Address(host, port, key, words), devices)
         return {}
@@ -158,12 +164,49 @@ class Hands:
         """Whether the server listens, and nobody else does."""
         return {"listens": self.servers[name].listens_or_raise()}
 
+    def _do_observe(self, period_s: float) -> Message:
+        """Starts an observer for each server of this node that has GPUs."""
+        for name, server in self.servers.items():
+            arm, place = server.arm, server.place
+            n = self._gpus.get(name, 0)
+            if not n:
+                continue
+            whose = "simulated" if arm.engine.simulated else arm.hardware.vendor
+            environment = {**os.environ, **place.devices}
+            wanted = Wanted(whose, n, server.process.pid, period_s)
+            self._observers[name] = self._stacks[name].enter_context(observing(server, place.scratch or place.folder, wanted, environment))
+        return {}
+
+    def _do_poke(self) -> Message:
+        for observer in self._observers.values():
+            observer.poke()
+        return {}
+
+    def _do_account(self) -> Message:
+        return {"accounts": [{"name": name, **observer.account()} for name, observer in self._observers.items()]}
+
+    def _do_clock(self) -> Message:
+        return {"ns": time.monotonic_ns(), "utc_s": time.time()}
+
+    def _do_observed(self, start_ns: int, end_ns: int) -> Message:
+        """The tracks of all servers in this window of this node's clock: (server, device, quantity, unit, times, values)."""
+        tracks = []
+        for name, observer in self._observers.items():
+            told = observer.told(start_ns, end_ns)
+            for track, curve in told.every() if told is not None else ():
+                tracks.append([name, track.device, track.name, track.unit, curve.at_ns.tolist(), curve.value.tolist()])
+        return {"tracks": tracks}
+
+    def _do_foreign(self, start_ns: int, end_ns: int) -> Message:
+        return {"pids": [pid for observer in self._observers.values() for pid in observer.foreign(start_ns, end_ns)]}
+
     def _do_logs(self) -> Message:
         return {"logs": {name: server.log.tail(LOG_BYTES) for name, server in self.servers.items()}}
 
     def _do_end(self) -> Message:
         with self._lock:
             stacks, self._stacks, self.servers = self._stacks, {}, {}
+            self._observers, self._gpus = {}, {}
         ending = [threading.Thread(target=stack.close) for stack in stacks.values()]
         for thread in ending:  # all at once, because each takes seconds
             thread.start()

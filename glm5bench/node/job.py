@@ -32,6 +32,7 @@ from .deployment import deployed
 from .hands import image_of
 from .heartbeat import Heartbeat, is_running
 from .measuring import Life, Measuring
+from .observed import Observers, observing_all
 from .progress import Progress
 from .server import Server, model_name, running
 from .settled import refuse_other_settings, start_facts
@@ -116,6 +117,8 @@ class _Start:
             work.heart.beat.key = ""
             notes = self._preflight()
             here = weights(work.job, lambda doing: work.heart.tell("staging", doing), work.progress.is_stopped)
+            if work.crew is not None:
+                notes = [*notes, *work.crew.prepare(here.path)]
             place = self._place(here.path)
             work.heart.phase("image" if place.image else "loading")
             self._verify(place.image)
@@ -204,7 +207,6 @@ class _Start:
         work = self.work
         if work.crew is None:
             return running(self.start.recipe, work.job.arm, place)
-        work.crew.prepare(place.model_path)
         return deployed(work.crew, work.job, work.job.starts.index(self.start))
 
     def _place(self, path: str) -> Place:
@@ -238,16 +240,17 @@ class _Start:
         print(f"accuracy: {json.dumps(told)}", flush=True)
         return {"accuracy": told}
 
-    def _observing(self, server: Server) -> contextlib.AbstractContextManager[Observer | None]:
+    def _observing(self, server: Server) -> contextlib.AbstractContextManager[Observer | Observers | None]:
         """The observer that records telemetry during the load; None if telemetry is off."""
         arm, period_s = self.work.job.arm, self.work.job.telemetry_s
         if not period_s:
             return contextlib.nullcontext()
         if arm.engine.simulated:
             period_s = max(SIMULATED_S, period_s / arm.engine.time_scale)
+        if self.work.crew is not None:
+            return observing_all(self.work.crew, is_split=arm.has_parts, period_s=period_s)
         whose = "simulated" if arm.engine.simulated else arm.hardware.vendor
-        n = arm.gpus if arm.engine.simulated else sum(p.gpus for p in arm.placements if p.node == 0)
-        return observing(server, server.place.scratch or server.place.folder, Wanted(whose, n, server.process.pid, period_s))
+        return observing(server, server.place.scratch or server.place.folder, Wanted(whose, arm.tp, server.process.pid, period_s))
 
 
 def _of_the_node(error: OSError) -> ServerError:

@@ -28,6 +28,7 @@ from .attempt import Watch, observed, point_record, record_attempt, whole
 from .deployment import hosts
 from .deployment import placed as where
 from .heartbeat import is_alive, read_beat
+from .observed import Observers
 from .server import Server, model_name
 from .staging import Weights
 from .telemetry.watching import Observer
@@ -42,7 +43,7 @@ class Life:
     start: ServerStart
     weights: Weights
     notes: list[str]  # of the preflight
-    observer: Observer | None
+    observer: Observer | Observers | None
     facts: dict[str, Any] = field(default_factory=dict)
 
 

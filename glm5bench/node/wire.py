@@ -21,7 +21,7 @@ from typing import Any
 BEAT_S = 1.0
 SILENT_S = 20.0
 HANDSHAKE_S = 10.0
-LONGEST = 2**20  # bytes of a message
+LONGEST = 2**26  # bytes of a message; telemetry of an hour has some MiB
 SIOCGIFADDR = 0x8915  # netdevice(7)
 
 Message = dict[str, Any]

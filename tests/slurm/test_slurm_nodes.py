@@ -76,6 +76,8 @@ def test_prefill_and_decode_workers_behind_the_real_router_go_through_its_death_
     assert (m.point["gpus"], m.point["nodes"], m.point["endpoint"]) == (16, 2, "generate")
     assert [r["role"] for r in m.point["recipe"]["roles"]] == ["prefill", "decode"]
     assert {p["host"] for p in m.provenance["placements"] if p["role"] == "decode"} == {"b200-2"}
+    assert "power_gpu_missing" not in m.verdict().codes  # the GPUs of both nodes were read
+    assert len(set(m.devices)) == 16
     assert all(f"==== {name} on" in m.log for name in ("prefill-0.0", "decode-0.0", "decode-1.0", "router"))
     assert "P1xtp8+D2xtp4" in nodes.bench("tables", str(nodes.campaign)).stdout
 

@@ -45,7 +45,7 @@ class Wanted:
 class Observer:
     """A running observer. `devices`: the server's GPUs, by their UUIDs; `why_none`: why no GPU was read."""
 
-    def __init__(self, process: subprocess.Popen[str], path: Path, wanted: Wanted) -> None:
+    def __init__(self, process: subprocess.Popen[str], path: Path, wanted: Wanted, environment: Mapping[str, str] = os.environ) -> None:
         self._process, self._path, self._offset = process, path, 0
         self._period_s = wanted.period_s
         self._lag_ns = POWER_LAG_NS if wanted.gpus == "nvidia" else 0
@@ -55,9 +55,9 @@ class Observer:
         head = self._head()
         self.why_none: str = head["why_none"]
         each = [d | {"place": i} for i, d in enumerate(head["devices"])]  # position in a reading; may differ from the number on the node
-        self.devices = used(each, wanted, os.environ)
+        self.devices = used(each, wanted, environment)
         if head["devices"] and not self.devices:
-            told = next((f"{name}={os.environ[name]}" for name in VARIABLES if os.environ.get(name)), "no variable")
+            told = next((f"{name}={environment[name]}" for name in VARIABLES if environment.get(name)), "no variable")
             self.why_none = f"none of the {len(head['devices'])} GPUs found is the server's: {told}"
 
     @property
@@ -171,8 +171,8 @@ def telemetry(lines: Sequence[dict[str, Any]], devices: Sequence[dict[str, Any]]
 
 
 @contextlib.contextmanager
-def observing(server: Endpoint, folder: Path, wanted: Wanted) -> Iterator[Observer]:
-    """A running observer of this server until the block ends."""
+def observing(server: Endpoint, folder: Path, wanted: Wanted, environment: Mapping[str, str] = os.environ) -> Iterator[Observer]:
+    """A running observer of this server until the block ends. `environment`: that of the server, which may show it only some GPUs."""
     path = folder / "observed.jsonl"
     with contextlib.suppress(OSError):
         path.unlink()
@@ -189,7 +189,7 @@ def observing(server: Endpoint, folder: Path, wanted: Wanted) -> Iterator[Observ
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(json.dumps(asked) + "\n")
             process.stdin.flush()
-        yield Observer(process, path, wanted)
+        yield Observer(process, path, wanted, environment)
     finally:
         with contextlib.suppress(BrokenPipeError):
             process.stdin.close()  # the observer ends
