@@ -51,7 +51,15 @@ class Prediction:
 
 
 def serving(arm: Arm, recipe: Recipe) -> Serving:
-    """The server that a bound recipe starts. Flags that its command does not contain have the engine's defaults."""
+    """The server that a bound recipe starts. Flags that its command does not contain have the engine's defaults.
+
+    Raises UsageError for prefill and decode workers, which the model does not follow.
+    """
+    if arm.has_parts:
+        raise UsageError(
+            f"{arm.label} has prefill and decode workers, and only single servers can be predicted.",
+            next_step="measure it, or rehearse it with engine=simulated",
+        )
     engine, passes = adapter(arm.engine), arm.engine.passes
     model = step_model(arm, recipes.kv_dtype(arm, recipe.argv))
     given, ranks = recipes.number_of(recipe.argv, engine.chunk_flags), arm.dp if engine.limits_each_rank else 1
@@ -239,7 +247,7 @@ MEANING = {
     "same GPU": "the factors were fitted to other configurations on this GPU",
     "other GPU": "no row is published for this GPU with this engine; the factors are those of a related GPU",
     "other model": "no row of this model on this GPU and engine was fitted; the bands are those of models that were left out",
-    "other parallelism": "no row with data or expert parallelism was compared, so the error is unknown",
+    "other parallelism": "no row with data or expert parallelism or with several nodes was compared, so the error is unknown",
     "calibrated": "the factors were adapted to points of your own; the bands are those of other configurations on a fitted GPU",
 }
 MODELS = ("GLM-5", "GLM-5.1")  # they have the same shape
@@ -278,7 +286,7 @@ def question(arm: Arm) -> str:
     w, place = arm.workload, (engine_family(arm), arm.hardware.id)
     model = "GLM-5" if arm.checkpoint.model in MODELS else arm.checkpoint.model
     facts = (*place, model, arm.checkpoint.precision, str(arm.tp), arm.speculative.id, f"{w.isl_tokens}/{w.osl_tokens}")
-    if arm.dp > 1 or arm.ep > 1:
+    if arm.dp > 1 or arm.ep > 1 or arm.has_parts or arm.nodes > 1:
         return "other parallelism"
     if facts in FITTED_ARMS:
         return "fitted"
@@ -310,7 +318,7 @@ def error_text(kinds: Iterable[str]) -> str:
     asked = set(kinds)
     found = [(BANDS[kind]["tput"], where[kind]) for kind in where if kind in asked]
     texts = [f"{b.median:.0%} at the median and {b.p90:.0%} in 9 of 10 published rows {place}" for b, place in found]
-    return ", ".join([*texts, *(["unknown with data or expert parallelism"] if "other parallelism" in asked else [])])
+    return ", ".join([*texts, *(["unknown with data or expert parallelism or several nodes"] if "other parallelism" in asked else [])])
 
 
 def calibrated(pairs: Sequence[tuple[Serving, Workload, int, float, float]]) -> tuple[float, float]:

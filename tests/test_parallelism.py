@@ -174,7 +174,7 @@ def test_a_full_group_does_not_stop_the_others():
 def test_the_error_of_such_predictions_is_unknown_and_said_so():
     assert question(arm("dp=8")) == question(arm("ep=8")) == "other parallelism"
     assert band("other parallelism", "tput") is None
-    assert error_text(["other parallelism"]) == "unknown with data or expert parallelism"
+    assert error_text(["other parallelism"]) == "unknown with data or expert parallelism or several nodes"
 
 
 def test_a_chunk_size_that_sglang_divides_by_its_ranks_is_the_one_that_was_asked_for():

@@ -7,11 +7,15 @@ import pytest
 from conftest import compose, plan
 from hypothesis import given
 from hypothesis import strategies as st
+from rows import row
 
 from glm5bench import recipe
-from glm5bench.analysis.rows import is_told, split_gpus
+from glm5bench.analysis.limits import Facts, limits_of
+from glm5bench.analysis.rows import Series, is_told, split_gpus
 from glm5bench.contradictions import impossible
+from glm5bench.errors import UsageError
 from glm5bench.node.attempt import variant
+from glm5bench.prediction import question, serving
 from glm5bench.values.plain import from_plain, plain
 from glm5bench.values.point import Arm, physics
 from glm5bench.values.roles import placed
@@ -173,3 +177,24 @@ def test_no_gpu_is_given_twice_and_no_node_is_left_empty(sizes):
 def test_the_gpus_that_prefill_and_that_decode_are_in_the_name_of_the_curve(text, gpus):
     assert split_gpus(text) == gpus
     assert all(is_told(word) for word in text.split() if word != "ab12")
+
+
+def test_a_system_of_several_roles_is_not_predicted():
+    a = arm(*PD)
+
+    with pytest.raises(UsageError, match="only single servers"):
+        serving(a, recipe.bound(a, 4))
+    assert question(a) == question(arm("hardware=h200", "roles=wide", "tp=16")) == "other parallelism"
+
+
+def test_the_line_that_no_server_exceeds_is_only_for_single_servers():
+    def series(variant):
+        return Series("measured", "b200", "sglang", "zai-org/GLM-5-FP8", "fp8", "off", 8192, 1024, variant=variant)
+
+    a = arm("hardware=b200", "speculative=off")
+    facts = Facts({"b200": a.hardware}, {a.checkpoint.repository: a}, {"off": a.speculative})
+    fronts = {series(v): [row(50.0, 500.0, series=series(v), tp=8)] for v in ("", "dp8", "P1xtp8+D2xtp8")}
+    found = {s.variant: lines for s, lines in limits_of(fronts, facts).items()}
+
+    assert found.keys() == {"", "dp8"}
+    assert found[""] != found["dp8"]

@@ -16,7 +16,7 @@ from ..memory import attended
 from ..roofline import GEMM_RATE, StepModel, acceptance_length
 from ..values.groups import Efficiency, Hardware, Speculative
 from ..values.point import Arm
-from .rows import Row, Series
+from .rows import Row, Series, split_gpus, spread_of
 
 CONCURRENCIES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 AXES = ("memory_gib", "bandwidth_tb_s", "bf16_tflop_s", "fp8_tflop_s", "fp4_tflop_s", "scale_up_gb_s")
@@ -41,15 +41,20 @@ class Facts:
 
 
 def limits_of(fronts: Mapping[Series, Sequence[Row]], facts: Facts) -> dict[Series, list[tuple[int, list[Limit]]]]:
-    """The limit line at each TP of the frontiers, for series whose facts are known."""
+    """The limit line at each TP of the frontiers, for series whose facts are known, and that are one server."""
     found: dict[Series, list[tuple[int, list[Limit]]]] = {}
     for s, rows in fronts.items():
-        if not _is_known(s, facts):
+        if not _is_known(s, facts) or split_gpus(s.variant) is not None:
             continue
         mean = (1 + min(1.0, abs(s.range_ratio))) / 2
         for tp in sorted({r.tp for r in rows if r.tp > 0}):
             arm = dataclasses.replace(
-                facts.arms[s.checkpoint], hardware=facts.hardware[s.hardware], speculative=facts.speculative[s.speculative], tp=tp
+                facts.arms[s.checkpoint],
+                hardware=facts.hardware[s.hardware],
+                speculative=facts.speculative[s.speculative],
+                tp=tp,
+                dp=spread_of(s.variant).get("dp", 1),
+                ep=spread_of(s.variant).get("ep", 1),
             )
             found.setdefault(s, []).append((tp, limit_curve(arm, s.isl_tokens * mean, s.osl_tokens * mean)))
     return found

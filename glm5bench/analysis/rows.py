@@ -146,6 +146,11 @@ def is_told(word: str) -> bool:
     return word.startswith("packed") or word == "load" or "=" in word or bool(PARALLELISM.fullmatch(word))
 
 
+def spread_of(variant: str) -> dict[str, int]:
+    """`dp` and `ep` of a server, from the words of its variant; those that are 1 are missing."""
+    return {name: int(n) for name, n in re.findall(r"(?<!\S)(dp|ep)(\d+)(?!\S)", variant)}
+
+
 def split_gpus(variant: str) -> tuple[int, int] | None:
     """The GPUs that prefill and those that decode, if these are different servers: from `P1xtp8+D2xtp4`, or as imports state them."""
     found = {role: int(workers) * int(tp) for role, workers, tp in PART.findall(variant)}

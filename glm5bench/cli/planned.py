@@ -36,17 +36,27 @@ def planned_limit(row: Row) -> str:
 @functools.cache
 def _arm(s: Series, tp: int) -> Arm | None:
     """The arm of a published recipe; None for facts that conf/ does not have, and for flags of the user's own."""
+    from ..analysis.rows import is_told, split_gpus, spread_of
     from ..engines.known import adapter
     from ..settings.overrides import compose
     from ..settings.prices import fact_table
 
     checkpoints = {repository: id_ for id_, repository in fact_table("checkpoint", "repository").items()}
-    has_own_flags = s.source == "measured" and any("=" not in word and not word.startswith("packed") for word in s.variant.split())
-    if s.checkpoint not in checkpoints or has_own_flags or min(s.isl_tokens, s.osl_tokens) < 1:
+    has_own_flags = s.source == "measured" and any(not is_told(word) for word in s.variant.split())
+    is_one_server = split_gpus(s.variant) is None
+    if s.checkpoint not in checkpoints or has_own_flags or not is_one_server or min(s.isl_tokens, s.osl_tokens) < 1:
         return None
     lengths = [f"workload.isl_tokens={s.isl_tokens}", f"workload.osl_tokens={s.osl_tokens}"]
     ratio = [f"workload.range_ratio={s.range_ratio}"] if s.range_ratio > 0 else []
-    words = [f"hardware={s.hardware}", f"checkpoint={checkpoints[s.checkpoint]}", f"tp={tp}", f"speculative={s.speculative}"]
+    spread = [f"{name}={n}" for name, n in spread_of(s.variant).items()]
+    words = [
+        *spread,
+        "roles=wide",
+        f"hardware={s.hardware}",
+        f"checkpoint={checkpoints[s.checkpoint]}",
+        f"tp={tp}",
+        f"speculative={s.speculative}",
+    ]
     try:
         arm = compose(*words, *lengths, *ratio).arm
         return arm if adapter(arm.engine).name == s.engine else compose(f"engine={s.engine}", *words, *lengths, *ratio).arm
