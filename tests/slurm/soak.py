@@ -13,9 +13,10 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 
 from cluster import NODES
-from login import SMALL
+from login import CLUSTER, SMALL
 
 ROUNDS = 20  # of resubmit
 PAUSE_S = (0.5, 3.0)  # between faults
@@ -58,11 +59,7 @@ class Soak:
 
     def run(self):
         """The number of points of the complete campaigns. Raises AssertionError for whatever was lost, doubled, or ended by mistake."""
-        n_each = self.n_jobs // len(self.sites)
-        isl = ",".join(str(256 + 8 * i) for i in range(n_each // 2))
-        asked = [*SMALL, "hardware=h200,b200", f"workload.isl_tokens={isl}", "concurrency=2,3", "failure.limit=100"]
-        asked += ["failure.node_faults=100", "cluster.hardware.h200.partition=low", "cluster.slurm.concurrent_jobs=2"]
-        n_points = 2 * 2 * (n_each // 2)
+        asked, n_points = self.asked()
         if len(self.sites) > 1:
             for site in self.sites:
                 self._wrap(site)
@@ -85,6 +82,14 @@ class Soak:
             self._assert_accepted_once(site)
         self._assert_strangers_unharmed()
         return n_points * len(self.sites)
+
+    def asked(self):
+        """The overrides of each campaign, and the number of its points."""
+        n_each = self.n_jobs // len(self.sites)
+        isl = ",".join(str(256 + 8 * i) for i in range(n_each // 2))
+        asked = [*SMALL, "hardware=h200,b200", f"workload.isl_tokens={isl}", "concurrency=2,3", "failure.limit=100"]
+        asked += ["failure.node_faults=100", "cluster.hardware.h200.partition=low", "cluster.slurm.concurrent_jobs=2"]
+        return asked, 2 * 2 * (n_each // 2)
 
     def _wrap(self, site):
         folder = site.root / f"bin-{site.name}"
@@ -264,3 +269,38 @@ class Soak:
         left = [file for file in self.strangers if not file.exists()]
         if left:
             self.sites[0].until(lambda: all(file.exists() for file in left), 90, f"the own end of {left}")
+
+
+class NodesSoak(Soak):
+    """Systems of several nodes: one server over two nodes, and workers on three behind a router. Faults also end ranks and routers."""
+
+    def __init__(self, sites, n_jobs, seed):
+        super().__init__(sites, n_jobs, seed)
+        self.faults = [
+            self.power_cut, self.requeue, self.scancel, self.kill_job, self.kill_job, self.kill_process, self.kill_process, self.kill_process,
+            self.restart_controller,
+        ]  # fmt: skip
+        for site in sites:
+            conf = CLUSTER.replace("hardware:\n", "hardware:\n  gb200: {partition: low}\n") + "interface: lo\n"
+            (site.root / "conf" / "cluster" / "test.yaml").write_text(conf)
+            (site.root / "conf" / "experiment").mkdir(exist_ok=True)
+            (site.root / "conf" / "experiment" / "nodes.yaml").write_text(
+                "arms:\n  - [roles=wide, tp=8]\n  - [roles=pd, roles.prefill.tp=8, roles.decode.tp=4, checkpoint=glm5_nvfp4]\n"
+            )
+
+    def asked(self):
+        """The overrides of each campaign, and the number of its points."""
+        isl = ",".join(str(256 + 8 * i) for i in range(self.n_jobs // 2))
+        asked = [*SMALL, "experiment=nodes", "hardware=gb200", "speculative=off", f"workload.isl_tokens={isl}", "concurrency=2,3"]
+        asked += ["failure.limit=100", "failure.node_faults=100", "failure.classes.node_fault.again=anywhere"]
+        return asked, 2 * 2 * (self.n_jobs // 2)
+
+    def kill_process(self, site):
+        """Ends a rank, a worker or a router: the child of a guard."""
+        servers = []
+        for guard in site.processes("guard.py"):
+            try:
+                servers += map(int, Path(f"/proc/{guard}/task/{guard}/children").read_text().split())
+            except OSError:
+                continue
+        return self._kill(servers)
