@@ -171,11 +171,14 @@ class StepModel:
         """Seconds of two ring all-reduces per layer, each of one BF16 hidden state per token.
 
         One follows attention, inside a data-parallel group. The other follows the experts, as a gather before them and a scatter after.
+        Beyond the GPUs that a scale-up network joins, each GPU exchanges its share with other nodes. Their latency is not included.
         """
-        a, group = self.checkpoint.architecture, self.tp // self.dp
+        a, group, world = self.checkpoint.architecture, self.tp // self.dp, self.hardware.scale_up_world
         each = a.layers * tokens * a.hidden * 2 * 2
-        moved = each * (self.tp - 1) / self.tp + each / groups * (group - 1) / group
-        return moved / (self.hardware.scale_up_gb_s * 1e9)
+        inside, across = min(self.tp, world), -(-self.tp // world)
+        moved = each * (inside - 1) / inside + each / groups * (min(group, world) - 1) / min(group, world)
+        beyond = each / inside * (across - 1) / across + each / groups / min(group, world) * (1 - 1 / -(-group // world))
+        return moved / (self.hardware.scale_up_gb_s * 1e9) + beyond / (self.hardware.scale_out_gb_s * 1e9)
 
     def _layer_s(self) -> float:
         eff, is_fp8 = self.hardware.efficiency, self.checkpoint.dense_precision == "fp8"

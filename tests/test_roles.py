@@ -1,5 +1,6 @@
 """Systems of several servers: where they run, their recipes, keys and memory, and what cannot be."""
 
+import dataclasses
 import shlex
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from glm5bench.contradictions import impossible
 from glm5bench.errors import UsageError
 from glm5bench.node.attempt import variant
 from glm5bench.prediction import question, serving
+from glm5bench.roofline import step_model
 from glm5bench.values.plain import from_plain, plain
 from glm5bench.values.point import Arm, physics
 from glm5bench.values.roles import placed
@@ -198,3 +200,13 @@ def test_the_line_that_no_server_exceeds_is_only_for_single_servers():
 
     assert found.keys() == {"", "dp8"}
     assert found[""] != found["dp8"]
+
+
+def test_a_server_over_two_nodes_pays_for_the_network_between_them():
+    h200 = arm("hardware=h200", "roles=wide", "tp=16", "speculative=off")
+    one_domain = dataclasses.replace(h200, hardware=dataclasses.replace(h200.hardware, scale_up_world=16))
+    times = [step_model(a, "bf16").decode_s(64, 64 * 9000.0, 64 * 2048.0) for a in (h200, one_domain)]
+
+    each = 4 * h200.checkpoint.architecture.layers * 64 * h200.checkpoint.architecture.hidden  # bytes of one all-reduce in all layers
+    between, less_inside = 2 * each / 8 / 2 / 50e9, 2 * each * (15 / 16 - 7 / 8) / 450e9
+    assert times[0] - times[1] == pytest.approx(between - less_inside, rel=0.01)

@@ -277,8 +277,8 @@ class NodesSoak(Soak):
     def __init__(self, sites, n_jobs, seed):
         super().__init__(sites, n_jobs, seed)
         self.faults = [
-            self.power_cut, self.requeue, self.scancel, self.kill_job, self.kill_job, self.kill_process, self.kill_process, self.kill_process,
-            self.restart_controller,
+            self.power_cut, self.requeue, self.scancel, self.kill_job, self.kill_job, self.kill_process, self.kill_process,
+            self.kill_process, self.restart_controller,
         ]  # fmt: skip
         for site in sites:
             conf = CLUSTER.replace("hardware:\n", "hardware:\n  gb200: {partition: low}\n") + "interface: lo\n"
