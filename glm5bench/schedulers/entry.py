@@ -14,10 +14,11 @@ import shlex
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from submitit import JobEnvironment
@@ -28,7 +29,7 @@ from ..files import write_json
 from ..machine.lane import keep_to
 from ..node.attempt import Trace, record_failure
 from ..node.command import Stopped
-from ..node.crew import NodeGone, gathered
+from ..node.crew import Crew, NodeGone, gathered
 from ..node.hands import has_several
 from ..node.heartbeat import Heartbeat, node_name, read_beat
 from ..node.job import run
@@ -37,6 +38,7 @@ from ..node.progress import Progress, catch_signals
 from ..plan import without
 from ..trust import refuse_group_writes, trusted
 from ..values.plain import from_json
+from ..values.point import NodeJob
 from .known import schedulers
 from .request import End, Request, read_end
 from .retries import is_tried_again_here
@@ -77,7 +79,7 @@ def run_requests(root: str, lanes: Sequence[Sequence[str]]) -> dict[str, list[st
         if heart.beat.said:
             print(heart.beat.said, flush=True)
         for request in requests:
-            run_request(campaign, request, job_id, heart, progress, scheduler.job_nodes())
+            run_request(campaign, request, job_id, heart, progress, scheduler)
     _say_the_end(campaign, job_id, progress, name)
     if scheduler.comes_again and progress.left and progress.why == "SIGUSR2":
         print(f"preempted: {scheduler.run_again(environment.raw_job_id) or 'requeued'}", flush=True)
@@ -94,7 +96,32 @@ def _follow(campaign: Campaign, requests: Sequence[Request], job_id: str, rank: 
     return {"measured": [], "failed": [], "left": []}
 
 
-def run_request(campaign: Campaign, request: Request, job_id: str, heart: Heartbeat, progress: Progress, nodes: Sequence[str] = ()) -> None:
+@contextlib.contextmanager
+def _crew(
+    campaign: Campaign, job: NodeJob, job_id: str, heart: Heartbeat, progress: Progress, scheduler: Scheduler | None
+) -> Iterator[Crew]:
+    """The nodes of the job. Without a scheduler of nodes, threads of this process play the other nodes: simulated servers need no GPUs."""
+    if scheduler is not None and scheduler.has_nodes:
+        with gathered(campaign, job, job_id, scheduler.job_nodes(), heart, progress) as crew:
+            yield crew
+        return
+    here = replace(job, interface="lo")
+    with contextlib.ExitStack() as stack:
+        members = []
+        for rank in range(1, job.arm.nodes):
+            other = stack.enter_context(Heartbeat(campaign.heartbeat(f"{job_id}.{rank}"), [], heart.beat.name))
+            members.append(threading.Thread(target=follow, args=(campaign, here, job_id, rank, other, progress), daemon=True))
+        for member in members:
+            member.start()
+        with gathered(campaign, here, job_id, (), heart, progress) as crew:
+            yield crew
+        for member in members:
+            member.join()
+
+
+def run_request(
+    campaign: Campaign, request: Request, job_id: str, heart: Heartbeat, progress: Progress, scheduler: Scheduler | None = None
+) -> None:
     """Runs one node job. Points that fail are retried on this node as often as the campaign's retries and the policy allow."""
     retried: Counter[str] = Counter()
 
@@ -109,7 +136,7 @@ def run_request(campaign: Campaign, request: Request, job_id: str, heart: Heartb
         progress.fault = "lost" if spent else progress.fault
         job = without(request.job, spent)
         if job is not None and has_several(job.arm):
-            with gathered(campaign, request.job, job_id, nodes, heart, progress) as crew:
+            with _crew(campaign, request.job, job_id, heart, progress, scheduler) as crew:
                 run(campaign, job, job_id, heart, progress, is_retried, crew)
         elif job is not None:
             run(campaign, job, job_id, heart, progress, is_retried)
