@@ -98,6 +98,7 @@ class Scripted:
     tls: ssl.SSLContext | None = None
     models: Sequence[Step] = (MODELS,)
     early: Sequence[Step] = ()
+    is_nagled: bool = False  # small pieces wait for the acknowledgement of the one before, as those of SGLang's router do
     requests: list[Request] = field(default_factory=list)
     n_connections: int = 0
     in_flight: int = 0
@@ -132,7 +133,7 @@ class Scripted:
                 sock, _ = self._listener.accept()
             except OSError:
                 return
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, int(not self.is_nagled))
             with self._lock:
                 number, self.n_connections = self.n_connections, self.n_connections + 1
                 self._sockets.append(sock)

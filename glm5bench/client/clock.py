@@ -12,6 +12,7 @@ import struct
 import sys
 import time
 
+QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # only Linux has it
 STAMP_OPTION = getattr(socket, "SO_TIMESTAMPNS", 35)  # Python has no name for it; Linux: asm-generic/socket.h
 TIMESPEC = struct.Struct("@ll")
 unpack_stamp = TIMESPEC.unpack  # seconds and ns of the real-time clock; no other ancillary data was requested
@@ -43,6 +44,16 @@ class Clock:
     def close(self) -> None:
         """Stops requesting stamps."""
         self._asker.close()
+
+
+def acknowledge_at_once(sock: socket.socket) -> None:
+    """Makes the kernel acknowledge what has arrived now, and not up to 40 ms later. The kernel forgets this setting, so repeat it.
+
+    A sender with Nagle's algorithm, such as SGLang's router, keeps a small chunk until the one before is acknowledged. Chunks then arrive
+    late and together: without this, the router's answers had 40 ms more TTFT. Source: tcp(7), TCP_QUICKACK.
+    """
+    if QUICKACK is not None:
+        sock.setsockopt(socket.IPPROTO_TCP, QUICKACK, 1)
 
 
 def asks_for_stamps(sock: socket.socket) -> bool:

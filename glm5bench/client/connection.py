@@ -18,7 +18,7 @@ from collections.abc import Callable
 import httptools
 import httpx
 
-from .clock import ANCILLARY_BYTES, Clock, asks_for_stamps, unpack_stamp
+from .clock import ANCILLARY_BYTES, Clock, acknowledge_at_once, asks_for_stamps, unpack_stamp
 from .exchange import Exchange, Readings
 
 READ_BYTES = 2**18
@@ -173,6 +173,7 @@ class Connection:
         exchange.sent_ns = exchange.last_ns = exchange.token_ns = time.monotonic_ns()
         try:
             sent = self._sock.send(request)
+            acknowledge_at_once(self._sock)
         except BlockingIOError:
             sent = 0
         except OSError as error:
@@ -205,6 +206,7 @@ class Connection:
             self._end(httpx.ReadError(f"reset: {error.strerror or error}"))
             return
         now = at = time.monotonic_ns()
+        acknowledge_at_once(self._sock)
         exchange = self._exchange
         if exchange is None:
             if self._tls is None or not n:

@@ -133,6 +133,18 @@ def test_a_piece_has_the_time_at_which_the_kernel_took_it_and_not_that_of_the_re
 
 
 @LINUX
+def test_pieces_of_a_server_that_waits_for_acknowledgements_arrive_one_by_one():
+    """The kernel would acknowledge them up to 40 ms late. Meanwhile the server collects eight pieces."""
+    pieces = [step for event in tokens(8) for step in (chunk(event), 0.005)]
+    with Scripted(lambda request: [head("transfer-encoding: chunked"), *pieces, chunk(b"")], is_nagled=True) as server:
+        answers = asyncio.run(fetched(server.url, n=8))  # on a new connection the kernel acknowledges at once by itself
+    reads = sorted(len(set(got.extensions["exchange"].at)) for got in answers)
+
+    assert server.n_connections == 1
+    assert reads[len(reads) // 2] > 6
+
+
+@LINUX
 def test_every_byte_of_a_run_is_stamped_by_the_kernel():
     with Scripted(lambda request: answer(20)) as server:
         health = loaded(server.url, sessions(8, n_out=20), concurrency=2).health
