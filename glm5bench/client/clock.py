@@ -53,7 +53,10 @@ def acknowledge_at_once(sock: socket.socket) -> None:
     late and together: without this, the router's answers had 40 ms more TTFT. Source: tcp(7), TCP_QUICKACK.
     """
     if QUICKACK is not None:
-        sock.setsockopt(socket.IPPROTO_TCP, QUICKACK, 1)
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, QUICKACK, 1)
+        except OSError:  # another kind of socket, or the connection has just ended: the next read reports it
+            return
 
 
 def asks_for_stamps(sock: socket.socket) -> bool:

@@ -22,7 +22,7 @@ from ..values.plain import plain
 from ..values.point import Arm, NodeJob, Recipe
 from .command import Stopped
 from .crew import CAUSE_S, Crew
-from .server import HEALTH_S, POLL_S, Server, new_key, wait_until_ready
+from .server import ANY_KEY, HEALTH_S, POLL_S, Server, accepts_any_key, new_key, wait_until_ready
 
 START_S = 300.0  # for a node to start a process: it may wait a minute for GPUs of an earlier job
 AGREE = ("page_size", "kv_cache_dtype", "served_model_name")  # settings that must be the same for all roles
@@ -204,6 +204,7 @@ def _wait_for(crew: Crew, arm: Arm, worker: Worker, deadline: float) -> None:
             if is_ours:
                 answer = worker.endpoint.ask("GET", health, within_s=HEALTH_S)
                 if answer.status == 200:
+                    _refuse_any_key(crew, arm, worker)
                     return
                 said = f"GET {health}: {answer.status}"
         crew.hands.tell("loading", f"{worker.name} on {crew.name(worker.node)}: {_doing(crew, worker)}")
@@ -214,6 +215,13 @@ def _wait_for(crew: Crew, arm: Arm, worker: Worker, deadline: float) -> None:
                 node=crew.name(worker.node),
             )
         time.sleep(POLL_S)
+
+
+def _refuse_any_key(crew: Crew, arm: Arm, worker: Worker) -> None:
+    with worker.endpoint.asking() as side:
+        if adapter(arm.engine).takes_key and accepts_any_key(side):
+            name = crew.name(worker.node)
+            raise ServerError(f"{worker.name} on node {name} {ANY_KEY}.", failure_class="server_crash", node=name)
 
 
 def _doing(crew: Crew, worker: Worker) -> str:
@@ -233,6 +241,9 @@ def _wait_for_router(server: Deployment, deadline: float) -> None:
                 healthy = told.get("healthy_workers") if isinstance(told, dict) else None
                 said = f"GET /readiness: {answer.status}, {healthy} of {expected} workers are healthy"
                 if answer.status == 200 and healthy == expected:
+                    with server.asking() as side:  # the router answers other paths without a key
+                        if accepts_any_key(side, "/workers"):
+                            raise server.error(ANY_KEY, "server_crash")
                     said = _token_through(server)
                     if not said:
                         return

@@ -37,6 +37,7 @@ from .ending import ended
 from .log import Log
 
 Called = Callable[[Recipe, Arm, Place, Mapping[str, str], Path], list[str]]  # makes the command line, as `command` does
+ANY_KEY = "accepts a wrong key: it is another server, or it was started without a key"
 POLL_S = 0.1
 PORTS = 3  # tried if somebody else listens on the one that was chosen
 HEALTH_S = 10.0
@@ -266,11 +267,13 @@ def wait_until_ready(server: Server, deadline: float) -> None:
 
 def _refuse_any_key(server: Server, side: Side) -> None:
     """Raises ServerError if the server accepts a wrong key, although its engine takes one."""
-    if not adapter(server.arm.engine).takes_key:
-        return
-    other = side.ask("GET", "/v1/models", headers=[("authorization", f"Bearer {secrets.token_urlsafe(24)}")])
-    if other.status == 200:
-        raise server.error("accepts a wrong key: it is another server, or it was started without a key", "server_crash")
+    if adapter(server.arm.engine).takes_key and accepts_any_key(side):
+        raise server.error(ANY_KEY, "server_crash")
+
+
+def accepts_any_key(side: Side, path: str = "/v1/models") -> bool:
+    """Whether the server answers at this path to a wrong key. Raises httpx.HTTPError if it does not answer."""
+    return side.ask("GET", path, headers=[("authorization", f"Bearer {secrets.token_urlsafe(24)}")]).status == 200
 
 
 def _one_token(server: Server, side: Side, deadline: float) -> None:

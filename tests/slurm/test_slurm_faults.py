@@ -65,9 +65,9 @@ def test_a_preempted_job_stops_cleanly_and_is_run_again_by_slurm(site):
 
 
 def test_a_job_stops_before_its_time_is_over_and_resubmit_sends_the_rest_with_more(site):
-    # Slurm sends its warning up to half a minute early, here after 50 to 80 s. The server start takes half a minute longer than estimated.
+    # Slurm sends its warning up to half a minute early, here after 40 to 70 s. The server start takes half a minute longer than estimated.
     # This leaves time for some points of two and a half seconds, but never for all of them. The estimate does not split the job.
-    short = ["+cluster.hardware.h200.time_limit_min=3", "cluster.stop_before_s=100", "engine.fault='slow_start:150'"]
+    short = ["+cluster.hardware.h200.time_limit_min=3", "cluster.stop_before_s=110", "engine.fault='slow_start:150'"]
     site.sweep(*TWELVE, f"repeat={','.join(map(str, range(23)))}", *short)
     now = site.over()
     made = site.resubmit("--dry-run")
