@@ -54,6 +54,7 @@ class Far:
     gone: str = ""
     stopped: str = ""
     report: Message = field(default_factory=dict)
+    generation: int = 0  # of its servers, see Hands
     answers: dict[int, Message] = field(default_factory=dict)
 
 
@@ -79,10 +80,13 @@ class Crew:
 
     def ask(self, node: int, what: str, within_s: float, **arguments: Any) -> Message:
         """A node's answer. Raises ServerError with the node's name, or Stopped."""
-        if node == 0:
-            answer = self.hands.do({"do": what, "with": arguments})
-        else:
-            answer = self._asked(node, {"do": what, "with": arguments}, within_s)
+        return self._ask(node, what, within_s, arguments, threading.Event())
+
+    def _ask(self, node: int, what: str, within_s: float, arguments: Mapping[str, Any], is_given_up: threading.Event) -> Message:
+        message = {"do": what, "with": dict(arguments)}
+        answer = self._asked(node, message, within_s, is_given_up) if node else self.hands.do(message)
+        if node and "generation" in answer:
+            self.far[node].generation = int(answer["generation"])
         if answer.get("stopped"):
             raise Stopped
         if "error" in answer:
@@ -91,12 +95,27 @@ class Crew:
 
     def ask_all(self, what: str, within_s: float, each: Mapping[int, Sequence[Mapping[str, Any]]]) -> dict[int, list[Message]]:
         """The answers of several nodes, which work at the same time. `each`: the arguments of the requests to each node."""
+        has_failed = threading.Event()  # then nobody waits for the other nodes, which may copy a checkpoint for an hour
 
         def asked(node: int) -> list[Message]:
-            return [self.ask(node, what, within_s, **arguments) for arguments in each[node]]
+            try:
+                return [self._ask(node, what, within_s, arguments, has_failed) for arguments in each[node]]
+            except BaseException:
+                has_failed.set()
+                raise
 
         with ThreadPoolExecutor(len(each)) as pool:
-            return dict(zip(each, pool.map(asked, each), strict=True))
+            futures = {node: pool.submit(asked, node) for node in each}
+        errors = [error for future in futures.values() if (error := future.exception()) is not None]
+        if errors:
+            raise next((error for error in errors if not isinstance(error, Stopped)), errors[0])
+        return {node: future.result() for node, future in futures.items()}
+
+    def end_servers(self, within_s: float) -> None:
+        """Ends the servers of all nodes. Nodes that do not answer end theirs when their connection ends."""
+        with contextlib.suppress(ServerError, Stopped):
+            self.ask_all("end", within_s, {node: [{}] for node in range(1 + len(self.far))})
+        self.hands.do({"do": "end", "with": {}})
 
     def prepare(self, model_path: str) -> list[str]:
         """Notes of the other nodes' checks; the leader has checked its own. Raises ServerError with the node's name if one cannot run."""
@@ -124,19 +143,20 @@ class Crew:
         """Raises NodeGone or ServerError with the node's name if a node is gone or one of its servers has failed, Stopped at an end."""
         for node, far in self.far.items():
             self._refuse_gone(node, far)
-        if not self._failures():
+        if not self.failures():
             return
         time.sleep(CAUSE_S if self.far else 0.0)  # when one rank dies, the others fail too: which was the cause?
         if self.progress.is_stopped():
             raise Stopped
         for node, far in self.far.items():
             self._refuse_gone(node, far)
-        _, node, error = min(self._failures(), key=lambda failure: failure[0])
-        raise ServerError(**error, node=self.name(node) if node else "")
+        for _, node, error in sorted(self.failures(), key=lambda failure: failure[0])[:1]:
+            raise ServerError(**error, node=self.name(node) if node else "")
 
-    def _failures(self) -> list[tuple[int, int, dict[str, Any]]]:
+    def failures(self) -> list[tuple[int, int, dict[str, Any]]]:
         """(rank of likelihood to be the cause, node, error) of every failed server."""
-        reports = {0: self.hands.report(), **{node: far.report for node, far in self.far.items()}}
+        current = {node: far.report for node, far in self.far.items() if far.report.get("generation", -1) >= far.generation}
+        reports = {0: self.hands.report(), **current}
         return [
             (0 if told["error"]["failure_class"] == "server_oom" else 1 if told["is_killed"] else 2, node, told["error"])
             for node, report in reports.items()
@@ -157,7 +177,7 @@ class Crew:
                 node=self.name(node),
             )
 
-    def _asked(self, node: int, message: Message, within_s: float) -> Message:
+    def _asked(self, node: int, message: Message, within_s: float, is_given_up: threading.Event) -> Message:
         far = self.far[node]
         with self._changed:
             self._n_asked += 1
@@ -168,7 +188,7 @@ class Crew:
         deadline = time.monotonic() + within_s
         with self._changed:
             while number not in far.answers and not far.gone and not far.stopped and time.monotonic() < deadline:
-                if self.progress.is_stopped():
+                if self.progress.is_stopped() or is_given_up.is_set():
                     raise Stopped
                 self._changed.wait(POLL_S)
             answer = far.answers.pop(number, None)

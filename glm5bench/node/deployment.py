@@ -122,9 +122,7 @@ def deployed(crew: Crew, job: NodeJob, number: int) -> Iterator[Deployment]:
         server.start_s = time.monotonic() - began
         yield server
     finally:
-        with contextlib.suppress(ServerError, Stopped):
-            crew.ask_all("end", START_S, {node: [{}] for node in range(1 + len(crew.far))})
-        crew.hands.do({"do": "end", "with": {}})
+        crew.end_servers(START_S)
 
 
 def _started(crew: Crew, job: NodeJob, number: int, deadline: float) -> Deployment:

@@ -54,6 +54,7 @@ class Hands:
     is_stopped: Callable[[], bool]
     tell: Callable[[str, str], None] = lambda phase, doing: None
     model_path: str = ""
+    generation: int = 0  # how often servers were ended: a report on earlier servers must not count for later ones
     servers: dict[str, Server] = field(default_factory=dict)
     _stacks: dict[str, contextlib.ExitStack] = field(default_factory=dict)
     _observers: dict[str, Observer] = field(default_factory=dict)
@@ -75,7 +76,7 @@ class Hands:
     def report(self) -> Message:
         """The phases of this node's servers, and the errors of those that have failed."""
         with self._lock:
-            servers = dict(self.servers)
+            servers, generation = dict(self.servers), self.generation
         failed: dict[str, Any] = {}
         for name, server in servers.items():
             try:
@@ -85,7 +86,8 @@ class Hands:
                 failed[name] = {"error": told_error(error), "is_killed": code is not None and code > SIGNALLED}
             except Stopped:
                 continue
-        return {"doing": {name: server.log.doing for name, server in servers.items()}, "failed": failed}
+        doing = {name: server.log.doing for name, server in servers.items()}
+        return {"doing": doing, "failed": failed, "generation": generation}
 
     def close(self) -> None:
         """Ends all servers of this node."""
@@ -206,13 +208,14 @@ class Hands:
     def _do_end(self) -> Message:
         with self._lock:
             stacks, self._stacks, self.servers = self._stacks, {}, {}
+            self.generation += 1
             self._observers, self._gpus = {}, {}
         ending = [threading.Thread(target=stack.close) for stack in stacks.values()]
         for thread in ending:  # all at once, because each takes seconds
             thread.start()
         for thread in ending:
             thread.join()
-        return {}
+        return {"generation": self.generation}
 
 
 def told_error(error: ServerError) -> Message:

@@ -145,9 +145,11 @@ def run_request(
         progress.left += [p.key for p in request.job.points if p.key not in progress.measured]
     except NodeGone as error:  # the nodes never came together
         print(error, file=sys.stderr, flush=True)
-        first = next(p.key for p in request.job.points)
-        record_failure(campaign, Trace(job_id, request.job.id, error.node or node_name()), first, error.failure_class, str(error))
-        progress.left += [p.key for p in request.job.points if p.key not in progress.measured]
+        done = campaign.done(p.key for p in request.job.points)
+        keys = [p.key for p in request.job.points if p.key not in done]
+        for key in keys[:1]:
+            record_failure(campaign, Trace(job_id, request.job.id, error.node or node_name()), key, error.failure_class, str(error))
+        progress.left += keys
         progress.fault = error.failure_class
         progress.stop = True
     except BenchError as error:  # nothing can be written, or a record is damaged: the job's log has the reason

@@ -218,3 +218,40 @@ def test_a_signal_on_another_node_stops_the_job_without_a_fault(tmp_path, job):
                 until(lambda: server.alive_or_raise() or False, "the stop")
 
     assert mine.why == "SIGUSR2"
+
+
+def test_a_restart_is_not_failed_by_a_report_on_the_server_before_it(tmp_path, job):
+    with two_nodes(tmp_path, job) as (crew, _, _):
+        crew.prepare("model")
+        with deployed(crew, job, 0):
+            pass
+        far = crew.far[1]
+        crew.far[1] = dataclasses.replace(far)  # its reader does not change this copy
+        error = {"message": "gone", "failure_class": "server_crash"}
+        crew.far[1].report = {"failed": {"server-0.1": {"error": error, "is_killed": True}}, "generation": 0}
+
+        assert crew.failures() == []
+        crew.far[1].report["generation"] = 1
+        assert crew.failures() == [(1, 1, error)]
+        crew.far[1] = far
+
+
+def test_the_error_of_one_node_is_raised_while_others_still_work(tmp_path, job, monkeypatch):
+    with two_nodes(tmp_path, job) as (crew, _, _):
+        begun, ended = threading.Event(), threading.Event()
+
+        def slow(self):
+            begun.set()
+            ended.wait(60)
+            return {"findings": [], "checkpoint": {}}
+
+        def failing(self):
+            begun.wait(60)
+            raise ServerError("No weights here.", failure_class="checkpoint_missing")
+
+        crew.hands._do_prepare = failing.__get__(crew.hands)
+        monkeypatch.setattr("glm5bench.node.hands.Hands._do_prepare", slow)
+        with pytest.raises(ServerError, match="No weights here"):
+            crew.ask_all("prepare", 60, {0: [{}], 1: [{}]})
+        assert not ended.is_set()
+        ended.set()
