@@ -8,6 +8,7 @@ it is ready while every request fails.
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
@@ -22,7 +23,7 @@ from ..values.plain import plain
 from ..values.point import Arm, NodeJob, Recipe
 from .command import Stopped
 from .crew import CAUSE_S, Crew
-from .server import ANY_KEY, HEALTH_S, POLL_S, Server, accepts_any_key, new_key, wait_until_ready
+from .server import ANY_KEY, HEALTH_S, POLL_S, PORTS, Server, accepts_any_key, new_key, wait_until_ready
 
 START_S = 300.0  # for a node to start a process: it may wait a minute for GPUs of an earlier job
 AGREE = ("page_size", "kv_cache_dtype", "served_model_name")  # settings that must be the same for all roles
@@ -116,13 +117,27 @@ def deployed(crew: Crew, job: NodeJob, number: int) -> Iterator[Deployment]:
 
     Raises ServerError with its class and node if it does not start, Stopped if the job must stop meanwhile.
     """
-    began = time.monotonic()
     try:
-        server = _started(crew, job, number, began + job.arm.engine.start_timeout_s)
-        server.start_s = time.monotonic() - began
-        yield server
+        yield _on_free_ports(crew, job, number)
     finally:
         crew.end_servers(START_S)
+
+
+def _on_free_ports(crew: Crew, job: NodeJob, number: int) -> Deployment:
+    """The ready system. It is started again if somebody else has taken one of its ports."""
+    for attempt in range(1, PORTS + 1):
+        began = time.monotonic()
+        try:
+            server = _started(crew, job, number, began + job.arm.engine.start_timeout_s)
+        except ServerError as error:
+            if error.failure_class != "foreign_listener" or attempt == PORTS:
+                raise
+            print(f"{error.message} Other ports are tried.", file=sys.stderr, flush=True)
+            crew.end_servers(START_S)
+        else:
+            server.start_s = time.monotonic() - began
+            return server
+    raise AssertionError
 
 
 def _started(crew: Crew, job: NodeJob, number: int, deadline: float) -> Deployment:

@@ -43,6 +43,7 @@ PORTS = 3  # tried if somebody else listens on the one that was chosen
 HEALTH_S = 10.0
 LAST_WORD_S = 2.0
 GONE_S = 10.0  # how long GET /v1/models may fail after failed requests
+PORT_TAKEN = "address already in use"  # by a process that began to use the port after it was chosen
 OUT_OF_MEMORY = ("out of memory", "OutOfMemoryError", "HIP out of memory")
 
 
@@ -114,6 +115,8 @@ class Server(Endpoint):
         tail = self.log.tail()
         if any(sign in tail for sign in OUT_OF_MEMORY):
             failure_class = "server_oom"
+        elif failure_class == "server_crash" and PORT_TAKEN in tail.lower():
+            failure_class = "foreign_listener"
         last = next((line for line in reversed(tail.splitlines()) if line.strip()), "")
         role = f" ({self.arm.role})" if self.arm.role else ""
         return ServerError(

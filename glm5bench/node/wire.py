@@ -52,7 +52,10 @@ class Wire:
         """The next message; None if there is none in this time. Raises Gone."""
         until = time.monotonic() + within_s
         while b"\n" not in self._read:
-            readable, _, _ = select.select([self._connection], [], [], max(0.0, until - time.monotonic()))
+            try:
+                readable, _, _ = select.select([self._connection], [], [], max(0.0, until - time.monotonic()))
+            except (OSError, ValueError) as error:  # this side has closed it
+                raise Gone("the connection is closed") from error
             if not readable:
                 if time.monotonic() - self._heard > SILENT_S:
                     raise Gone(f"silent for {SILENT_S:g} s")

@@ -255,3 +255,16 @@ def test_the_error_of_one_node_is_raised_while_others_still_work(tmp_path, job, 
             crew.ask_all("prepare", 60, {0: [{}], 1: [{}]})
         assert not ended.is_set()
         ended.set()
+
+
+def test_a_port_that_somebody_took_meanwhile_is_replaced(tmp_path, job, monkeypatch):
+    with two_nodes(tmp_path, job) as (crew, _, _), socket.create_server(("127.0.0.1", 0)) as squatter:
+        crew.prepare("model")
+        asked, taken = crew.hands._do_ports, squatter.getsockname()[1]
+        answers = iter([taken])
+        monkeypatch.setattr(
+            crew.hands, "_do_ports", lambda n: {"ports": [next(answers, None) or p for p in asked(n)["ports"]]}, raising=False
+        )
+        with deployed(crew, job, 0) as server:
+            assert server.listens_or_raise()
+            assert not server.base_url.endswith(f":{taken}")
