@@ -27,7 +27,7 @@ slurm_log=$(mktemp)
 trap 'rm -f "$slurm_log"' EXIT
 part $# -n 2 -m slurm "$@" >"$slurm_log" 2>&1 &
 slurm=$!
-part $# -n 3 --dist worksteal -m "not slurm and not apptainer and not browser and not engine" "$@" || failed=$?
+part $# -n 4 --dist worksteal -m "not slurm and not apptainer and not browser and not engine" "$@" || failed=$?
 if [ $# -eq 0 ]; then # the lowest versions: tests of what the libraries do; `sh tests/lowest.sh` runs all plain ones
     sh tests/lowest.sh tests/archive/test_archive.py tests/archive/test_pointfile.py tests/settings/test_settings.py tests/settings/test_compose_arms.py tests/report/test_tables.py \
         tests/report/test_report.py tests/client/test_stream.py tests/client/test_side.py tests/client/test_transport.py tests/simulator/test_simulator_http.py tests/exchange/test_exports.py || failed=$?

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import pytest
@@ -37,7 +38,7 @@ def assert_decisions_repeat(tmp_path):
 
 
 def test_a_search_goes_from_conf_to_an_answer_with_its_claim(tmp_path):
-    done = sweep(tmp_path, *BAND, "search.tolerance=0.95", "engine.time_scale=10")
+    done = sweep(tmp_path, *BAND, "search.tolerance=0.95")
     answer = bench(tmp_path, "answer", "outputs/c", "--json", "--at", "20,30")
     told = json.loads(answer.stdout)
     now = status(tmp_path)
@@ -56,8 +57,22 @@ def test_a_search_goes_from_conf_to_an_answer_with_its_claim(tmp_path):
     assert_decisions_repeat(tmp_path)
 
 
-def test_a_search_that_is_not_reached_is_no_success_and_says_what_it_knows(tmp_path):
-    done = sweep(tmp_path, *FIVE)
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    """A campaign whose search ended without its answer, and the command that ran it."""
+    folder = tmp_path_factory.mktemp("ended")
+    return folder, sweep(folder, *FIVE)
+
+
+@pytest.fixture
+def copy(ended, tmp_path):
+    """A directory of its own with the ended search, which the test may change."""
+    shutil.copytree(ended[0] / "outputs", tmp_path / "outputs")
+    return tmp_path
+
+
+def test_a_search_that_is_not_reached_is_no_success_and_says_what_it_knows(ended):
+    tmp_path, done = ended
     answer = bench(tmp_path, "answer", "outputs/c")
 
     assert done.returncode == 1
@@ -71,12 +86,12 @@ def test_a_search_that_is_not_reached_is_no_success_and_says_what_it_knows(tmp_p
 
 
 def test_a_killed_search_continues_with_the_decisions_that_it_had_made(tmp_path):
-    bench(tmp_path, "sweep", *SMALL, "name=c", *FIVE, "workload.prompts_per_concurrency=12")
+    bench(tmp_path, "sweep", *SMALL, "name=c", *FIVE, "workload.prompts_per_concurrency=6")
     until(lambda: len(point_files(tmp_path)) >= 2, "two points")
     kill_everything(tmp_path)
     until(lambda: not servers_of(tmp_path), "the end of the server")
     before, points = decisions(tmp_path), dict(point_files(tmp_path))
-    again = sweep(tmp_path, *FIVE, "workload.prompts_per_concurrency=12")
+    again = sweep(tmp_path, *FIVE, "workload.prompts_per_concurrency=6")
 
     assert "NOT reached" in again.stdout
     assert decisions(tmp_path)[: len(before)] == before
@@ -86,7 +101,7 @@ def test_a_killed_search_continues_with_the_decisions_that_it_had_made(tmp_path)
 
 
 def test_two_commands_do_not_measure_one_arm_at_the_same_time(tmp_path):
-    long = (*FIVE, "workload.prompts_per_concurrency=12", "search.most_points=12")
+    long = (*FIVE, "workload.prompts_per_concurrency=6", "search.most_points=12")
     first = bench(tmp_path, "sweep", *SMALL, "name=c", *long)
     until(lambda: any(d["code"] == "best" for d in decisions(tmp_path)), "a chosen point, which the job was not sent with")
     second = bench(tmp_path, "sweep", *SMALL, "name=c", *long)
@@ -96,9 +111,8 @@ def test_two_commands_do_not_measure_one_arm_at_the_same_time(tmp_path):
     assert "Nothing to submit" in second.stderr
 
 
-def test_a_decision_that_would_not_be_repeated_is_refused(tmp_path):
-    sweep(tmp_path, *FIVE)
-    campaign, (search,) = searches(tmp_path)
+def test_a_decision_that_would_not_be_repeated_is_refused(ended):
+    campaign, (search,) = searches(ended[0])
     now = known(campaign, search)
     line = now.lines[search.own][-2]
 
@@ -109,8 +123,8 @@ def test_a_decision_that_would_not_be_repeated_is_refused(tmp_path):
         verified(search, now, {**line, "used": [*line["used"], "0" * 20]})
 
 
-def test_a_changed_record_is_refused_before_a_job_is_sent(tmp_path):
-    sweep(tmp_path, *FIVE)
+def test_a_changed_record_is_refused_before_a_job_is_sent(copy):
+    tmp_path = copy
     record = next((tmp_path / "outputs" / "c" / "search").glob("*.jsonl"))
     lines = [line for line in decisions(tmp_path) if line["action"] == "point"]
     for file in (tmp_path / "outputs" / "c" / "points").glob(f"{lines[-1]['key']}.*"):
@@ -126,7 +140,7 @@ def test_a_changed_record_is_refused_before_a_job_is_sent(tmp_path):
 
 def test_a_search_for_a_limit_finds_a_concurrency_on_two_server_starts(tmp_path):
     done = sweep(tmp_path, "hardware=h200", "search=slo", "search.slo=tpot_median<=15ms", "search.spread=0.05", "search.candidates=[1,32]",
-                 "search.most_points=9")  # fmt: skip
+                 "search.most_points=16", "engine.time_scale=2")  # fmt: skip
     told = json.loads(bench(tmp_path, "answer", "outputs/c", "--json").stdout)
     (arm,) = told["arms"]
 
@@ -229,7 +243,7 @@ def test_a_setting_of_a_search_without_a_search_is_refused(tmp_path):
 
 
 def test_a_job_that_is_stopped_leaves_its_search_to_the_next_one(tmp_path):
-    bench(tmp_path, "sweep", *SMALL, "name=c", *FIVE, "workload.prompts_per_concurrency=12")
+    bench(tmp_path, "sweep", *SMALL, "name=c", *FIVE, "workload.prompts_per_concurrency=6")
     until(lambda: len(point_files(tmp_path)) >= 4, "the planned points")
     for beat in beats(tmp_path):
         os.kill(beat["pid"], signal.SIGTERM)
@@ -243,12 +257,12 @@ def test_a_job_that_is_stopped_leaves_its_search_to_the_next_one(tmp_path):
 
 
 @pytest.mark.parametrize("line", ["[]", "7", '{"action": "point"}', '{"action": "point", "key": 3, "is_new_start": 0}', "not json"])
-def test_a_damaged_record_of_a_search_is_reported_and_not_a_traceback(tmp_path, line):
-    sweep(tmp_path, *BAND, "search.tolerance=0.95")
+def test_a_damaged_record_of_a_search_is_reported_and_not_a_traceback(copy, line):
+    tmp_path = copy
     record = next((tmp_path / "outputs" / "c" / "search").glob("*.jsonl"))
     record.write_text(f"{line}\n{record.read_text()}")
     for command in ("status", "answer", "resubmit"):
         done = bench(tmp_path, command, "outputs/c")
 
         assert "Traceback" not in done.stderr
-        assert done.returncode == 0 or "damaged" in done.stderr
+        assert "damaged" in done.stderr or done.returncode in (0, 1)  # 1: the search has ended without its answer

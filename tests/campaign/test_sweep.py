@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from program import SMALL, beats, bench, environment, kill_everything, point_files, processes_of, servers_of, status, sweep, until
+from program import BUSY, SMALL, beats, bench, environment, kill_everything, point_files, processes_of, servers_of, status, sweep, until
 
 from glm5bench.archive.pointfile import read_point
 from glm5bench.archive.summary import summary
@@ -20,7 +20,7 @@ def test_a_sweep_measures_merges_and_prints_its_tables(tmp_path):
 
     assert done.returncode == 0, done.stderr
     assert "Frontier: " in done.stdout
-    assert "simulated ×20" in done.stdout
+    assert "simulated ×5" in done.stdout
     assert (tmp_path / "outputs/c/archive.h5").is_file()
     assert status(tmp_path)["counts"] == {"done": 2}
 
@@ -56,10 +56,11 @@ def test_one_server_start_serves_an_arm_and_point_scope_starts_one_for_each(tmp_
 def test_a_sweep_whose_output_somebody_reads_comes_back_while_its_job_runs(tmp_path):
     done = bench(tmp_path, "sweep", *SMALL, "name=c", "concurrency=2", "engine.fault='slow_start:9000'", "engine.start_timeout_s=300")
     live = status(tmp_path)["jobs"]
-    bench(tmp_path, "cancel", "outputs/c")
+    cancelled = bench(tmp_path, "cancel", "outputs/c")  # the job has hardly started: submitit still ignores SIGTERM
 
     assert done.returncode == 0, done.stderr
     assert len(live) == 1
+    assert "Ended" in cancelled.stderr
 
 
 def test_the_debug_executor_measures_in_the_foreground(tmp_path):
@@ -185,14 +186,15 @@ def test_more_patience_is_no_other_campaign(tmp_path):
 
 
 def test_a_point_holds_what_was_read_beside_its_load(tmp_path):
-    done = sweep(tmp_path, "hardware=b200", "concurrency=4", "telemetry_s=1", "workload.prompts_per_concurrency=6", "engine.time_scale=5")
+    done = sweep(tmp_path, "hardware=b200", "concurrency=4", "telemetry_s=1", "workload.prompts_per_concurrency=6")
     (m,) = (read_point(f)[0] for f in (tmp_path / "outputs/c/points").glob("*.h5"))
     s = summary(m, m.digest())
     devices = [d["uuid"] for d in m.provenance["telemetry"]["devices"]]
 
     assert done.returncode == 0, done.stderr
     assert devices == [f"GPU-simulated-{i}" for i in range(8)]
-    assert (m.verdict().validity, m.telemetry.curves("power").keys()) == ("valid", set(devices))
+    assert set(m.verdict().codes) <= BUSY
+    assert m.telemetry.curves("power").keys() == set(devices)
     assert s["gpu_power_w"] == pytest.approx(0.4 * 2170, rel=0.15)
     assert s["energy_j"] == pytest.approx(s["gpu_power_w"] * 8 * s["duration_s"])
     assert s["acceptance_length"] == pytest.approx(m.server["acceptance_length"], rel=0.05)

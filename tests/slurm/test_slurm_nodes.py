@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from login import CLUSTER, LONG, SMALL
+from program import BUSY
 
 from glm5bench.archive.decoding import measurements
 from glm5bench.machine.programs import has_module
@@ -58,7 +59,7 @@ def test_one_server_over_two_nodes_goes_from_conf_to_a_table(nodes):
     assert {p["host"] for p in m.provenance["placements"]} == {"h200-1", "h200-2"}
     assert "==== server-0.1 on h200-2 ====" in m.log
     assert "rank 1 joined" in m.log
-    assert m.verdict().codes == ("few_waves",), m.verdict()
+    assert {"few_waves"} <= set(m.verdict().codes) <= {"few_waves", *BUSY}, m.verdict()
     assert "16" in nodes.bench("tables", str(nodes.campaign)).stdout
 
 
