@@ -31,9 +31,10 @@ import numpy as np
 
 from glm5bench.analysis.metrics import Requests
 from glm5bench.analysis.telemetry import Telemetry, Track
-from glm5bench.archive.layout import TABLES, encoded
+from glm5bench.archive.layout import encoded
 from glm5bench.archive.measurement import Measurement
 from glm5bench.archive.pointfile import write_point
+from glm5bench.archive.raw import TABLES
 from glm5bench.archive.sink import put
 from glm5bench.archive.survey import survey
 from glm5bench.archive.writer import writing

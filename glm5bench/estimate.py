@@ -36,6 +36,8 @@ def _estimates_of_parts_s(arm: Arm, recipe: Recipe, concurrencies: Iterable[int]
 def _awaited_s(w: Workload, served_s: float, concurrency: int) -> float:
     """The time with waits for due requests, several turns, or a time limit. The due times of a trace are unknown and not included."""
     n = w.n_prompts(concurrency)
+    if w.has_sessions and w.duration_s is not None:  # the window, after the warm-up and until the last answer
+        return w.duration_s + served_s * (w.warmups_per_concurrency + 1) / (w.prompts_per_concurrency + w.warmups_per_concurrency)
     thought_s = (w.turns - 1) * w.think_time_s * n / concurrency
     due_s = n / w.rate_rps if w.rate_rps is not None else 0.0
     total_s = max(served_s * w.turns + thought_s, due_s) + w.ramp_s / 2

@@ -46,6 +46,7 @@ def rules(arm: Arm) -> Iterable[tuple[str, Rule]]:
         (f"speculative/{arm.speculative.id}", arm.speculative.recipe),
         (f"roles/{arm.roles.id}", arm.roles.recipe),
         (f"hardware/{arm.hardware.id}", arm.hardware.recipe_exceptions),
+        (f"engine/{arm.engine.id}", arm.engine.of_sessions if arm.workload.has_sessions else ()),
     )
     facts = _facts(arm)
     for group, group_rules in groups:

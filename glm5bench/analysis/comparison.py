@@ -89,6 +89,7 @@ class Comparison:
     economy: Economy
     at: Sequence[float]  # interactivities of the iso table, tok/s/user
     has_intervals: bool  # in the iso table; left out for very many configurations, because resampling is slow
+    sessions: Sequence[Row] = ()  # configurations of agent sessions, which are on no frontier
 
 
 def compared(
@@ -110,13 +111,22 @@ def compared(
     is_baseline = is_baseline or named(baseline, list(fronts))
     has_intervals = sum(map(len, grouped.values())) <= MOST_WITH_INTERVALS
     iso = iso_table(fronts, economy, at=at, method=method, is_baseline=is_baseline, grouped=grouped, has_intervals=has_intervals)
-    return Comparison(rows, grouped, fronts, iso, economy, at, has_intervals)
+    return Comparison(rows, grouped, fronts, iso, economy, at, has_intervals, of_sessions(rows))
+
+
+def of_sessions(rows: Sequence[Row]) -> list[Row]:
+    """The configurations of agent sessions: repeats as their mean, invalid points left out."""
+    order = sorted(
+        (r for r in rows if r.series.has_sessions), key=lambda r: (*series_order(r.series), r.tp, r.concurrency, r.key, r.digest)
+    )
+    return configurations(order)
 
 
 def by_series(rows: Sequence[Row]) -> dict[Series, list[Row]]:
-    """The configurations of each series: repeats as their mean, invalid points left out. The order of rows does not matter."""
+    """The configurations of each series: repeats as their mean; invalid points and agent sessions left out. Any order of rows."""
     grouped: dict[Series, list[Row]] = {}
-    for row in configurations(sorted(rows, key=lambda r: (r.tp, r.concurrency, r.key, r.digest))):
+    without_sessions = (r for r in rows if not r.series.has_sessions)
+    for row in configurations(sorted(without_sessions, key=lambda r: (r.tp, r.concurrency, r.key, r.digest))):
         grouped.setdefault(row.series, []).append(row)
     return {series: grouped[series] for series in sorted(grouped, key=series_order)}
 

@@ -29,6 +29,7 @@ class Economy:
 
     usd_per_gpu_h: Mapping[str, float | None]
     power_kw: Mapping[str, float]
+    weights: tuple[float, float] | None = None  # of a cached and of an output token, if a computed prompt token counts as 1
 
     def cost(self, row: Row) -> float:
         """$ per million tokens for the GPUs that serve; NaN without a price."""
@@ -41,6 +42,19 @@ class Economy:
         if price is None or row.gpus_per_node < row.gpus:
             return float("nan")
         return node_usd_per_mtok(price, row.total_tput_per_gpu_tok_s, row.gpus, row.gpus_per_node)
+
+    def cost_of(self, row: Row, per_hour: float) -> float:
+        """$ for each of the things of which the whole server does `per_hour` in an hour; NaN without a price."""
+        price = self.usd_per_gpu_h.get(row.series.hardware)
+        return price * row.gpus / per_hour if price is not None and per_hour > 0 else float("nan")
+
+    def weighted_cost(self, row: Row) -> float:
+        """$ per million computed prompt tokens if cached and output tokens count with their weights. NaN without weights or hit rate."""
+        price = self.usd_per_gpu_h.get(row.series.hardware)
+        if price is None or self.weights is None:
+            return float("nan")
+        fresh, cached, output = (row.of(f"{kind}_tput_per_gpu_tok_s") for kind in ("fresh", "cached", "window_output"))
+        return usd_per_mtok(price, fresh + self.weights[0] * cached + self.weights[1] * output)
 
     def per_mw(self, row: Row) -> float:
         """tok/s/MW with the assumed power; NaN if there is none."""

@@ -26,6 +26,36 @@ SHARED_SHARE = 0.1  # share of chunks that share a read, above which gaps betwee
 
 
 @dataclass(frozen=True)
+class Plays:
+    """Requests of agent sessions, all (P,): first the R measured ones in the order of `Requests`, then those of the warm-up.
+
+    `play`: number of the play in the run; `session`: position in the file; `request` and `thread`: as in the file. `ready_ns`: all requests
+    that it waits for had ended. Times are ns since the run's start, negative in the warm-up. Cached tokens: -1 if unknown; `ideal_tokens`:
+    what an infinite cache would have had.
+    """
+
+    phase: Ints  # 0: warm-up, 1: measured
+    play: Ints
+    session: Ints
+    request: Ints
+    thread: Ints
+    ready_ns: Ints
+    due_ns: Ints
+    sent_ns: Ints
+    prompt_tokens: Ints
+    cached_tokens: Ints
+    device_tokens: Ints
+    host_tokens: Ints
+    storage_tokens: Ints
+    ideal_tokens: Ints
+
+    @property
+    def is_measured(self) -> NDArray[np.bool_]:
+        """Which requests belong to the measurement, (P,)."""
+        return np.asarray(self.phase == 1)
+
+
+@dataclass(frozen=True)
 class Requests:
     """Raw times of R requests, all (R,), ns since the run's start; -1 if it did not happen. Chunks are flat, request by request."""
 
@@ -48,6 +78,7 @@ class Requests:
     cached_tokens: Ints | None = None  # prompt tokens from a prefix cache; unknown values as above
     hidden_tokens: Ints | None = None  # answer tokens that were counted but not streamed; unknown values as above
     first_tokens: Ints | None = None  # tokens in the first chunk, estimated from its text if chunks have no counts; unknown values as above
+    plays: Plays | None = None  # of agent sessions
 
     @property
     def is_whole(self) -> NDArray[np.bool_]:

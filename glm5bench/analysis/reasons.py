@@ -60,6 +60,11 @@ FLAGGED: dict[str, str] = {
     "acceptance_disagrees": "two accounts of the acceptance length disagree",
     "accuracy_failed": "the accuracy gate's score is below its threshold",
     "accuracy_unknown": "the accuracy gate gave no score",
+    "cache_unknown": "answers did not report their cached tokens; figures that need them are left out",
+    "cache_impossible": "answers report more cached tokens than the prompt has; figures of the cache are left out",
+    "cache_above_ideal": "answers report more cached tokens than an infinite cache has; figures of the cache are left out",
+    "cache_disagrees": "cached tokens of the answers and of the server's counter disagree; figures of the cache are left out",
+    "few_session_requests": "fewer than 100 requests in the window: the 90th percentile is left out",
 }
 
 ADVICE: dict[str, str] = {  # what to do about a flag, below a table in which it occurs
@@ -100,6 +105,11 @@ ADVICE: dict[str, str] = {  # what to do about a flag, below a table in which it
     "acceptance_disagrees": "read the acceptance length with care; throughput is not affected",
     "accuracy_failed": "do not use the figures: the server answers wrongly",
     "accuracy_unknown": "read the gate's output in the job's log",
+    "cache_unknown": "add --enable-cache-report (SGLang) or --enable-prompt-tokens-details (vLLM) to the server",
+    "cache_impossible": "use another version of the engine: some count cached tokens twice after a retraction",
+    "cache_above_ideal": "check that nobody else sends requests to the server",
+    "cache_disagrees": "check the server's log for restarts, retractions or other clients",
+    "few_session_requests": "measure longer (workload.duration_s), or at a higher concurrency",
 }
 
 

@@ -29,6 +29,11 @@ class Series:
     protocol: str = ""  # rule for the number of requests at a concurrency; empty: the source gives none
 
     @property
+    def has_sessions(self) -> bool:
+        """Whether agent sessions were replayed. Their input is mostly cached, so their curves are not those of other workloads."""
+        return "content=sessions" in self.variant.split()
+
+    @property
     def workload(self) -> tuple[object, ...]:
         """The values that two series must share to be compared: the source of the figures, the model, and what was sent."""
         sent = (self.isl_tokens, self.osl_tokens, self.range_ratio)

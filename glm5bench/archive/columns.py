@@ -165,6 +165,32 @@ COLUMNS: tuple[Column, ...] = (
     *_figures("GiB", gpu_memory_max_gib="most memory in use on one of the server's GPUs"),
     *_figures("request", running_mean="that the server ran", running_max="most that the server ran", queued_max="most that waited in it"),
     *_figures("", kv_usage_max="most of the KV cache in use", cache_hit_share="prompt tokens that the prefix cache had"),
+    *_figures(
+        "token/s/GPU",
+        fresh_tput_per_gpu_tok_s="of agent sessions: prompt tokens that were computed, over the window",
+        cached_tput_per_gpu_tok_s="prompt tokens from the prefix cache, over the window",
+        window_output_tput_per_gpu_tok_s="output tokens, over the window",
+    ),
+    *_figures("request/h", window_requests_per_h="of agent sessions, over the window"),
+    *_figures("session/h", sessions_per_h="over the window; a request counts as its share of its session"),
+    *_figures(
+        "",
+        hit_share="of agent sessions: prompt tokens from the prefix cache",
+        device_hit_share="of them, from GPU memory, over prompt tokens",
+        host_hit_share="of them, from host memory, over prompt tokens",
+        storage_hit_share="of them, from storage, over prompt tokens",
+        ideal_hit_share="prompt tokens that an infinite prefix cache would have had",
+        hit_loss="ideal_hit_share - hit_share",
+    ),
+    *_figures(
+        "token/s",
+        normalised_median_tok_s="1 / median of the time of a whole request over its output tokens",
+        normalised_p90_tok_s="1 / 90th percentile of the same",
+    ),
+    *_figures("s/token", **{"ttft_per_fresh_token_s": "slope of TTFT against the computed tokens of a prompt"}),
+    *_figures("s", ttft_base_s="TTFT of a prompt that is cached, on the same line", lateness_p99_s="p99 of sending after the due time"),
+    *_figures("J/session", energy_per_session_j="power of the server's GPUs over sessions a second"),
+    *_figures("J/token", **{"energy_per_fresh_token_j": "power of the server's GPUs over computed prompt tokens a second"}),
     *_figures("s", **{f"{m}_{s}_s": f"{s} of {m}: {what}" for m, what in LATENCIES.items() for s in STATISTICS}),
 )
 STARTED = ("weights_gib", "kv_gib", "graphs_gib", "kv_tokens", "kv_tokens_predicted")

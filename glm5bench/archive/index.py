@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .columns import ABSENT, COLUMNS, MAX_TEXT, Kind, Summaries, listed
-from .layout import MAX_DEFLATE, TABLES, Spans, child
+from .layout import MAX_DEFLATE, Spans, child
+from .raw import TABLES
 
 Numbers = NDArray[np.int64]
 
@@ -56,6 +57,8 @@ def spans_of(file: h5py.File) -> Iterator[Spans]:
     """The rows of each point of an archive, in its order."""
     index = child(file, "index")
     n = len(child(index, "is_whole"))
-    edges = {name: [numbers(child(child(index, name), what), n).tolist() for what in ("first", "rows")] for name in TABLES}
+    named = [name for name, table in TABLES.items() if not table.is_optional or name in index]
+    edges = {name: [numbers(child(child(index, name), what), n).tolist() for what in ("first", "rows")] for name in named}
+    absent = {name: (0, 0) for name in TABLES if name not in edges}
     for i in range(n):
-        yield {name: (first[i], rows[i]) for name, (first, rows) in edges.items()}
+        yield {name: (first[i], rows[i]) for name, (first, rows) in edges.items()} | absent

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import h5py
@@ -19,11 +18,12 @@ import xxhash
 from numpy.typing import NDArray
 
 from .. import __version__
-from ..analysis.metrics import Requests, stated
+from ..analysis.metrics import Plays, Requests, stated
 from ..analysis.telemetry import Telemetry, Track
 from ..errors import EnvironmentLacks
 from ..values.plain import canonical_json
 from .measurement import COUNTS, TIMES, Measurement, with_answers
+from .raw import ASKED, TABLES, VERIFIED, RawTable
 from .sealed import BLOCK, LIBVER
 
 ABOUT = {"writer": f"glm5bench {__version__}", "documentation": "docs/archive-format.md of glm5bench"}  # at the root of every file
@@ -32,77 +32,9 @@ Spans = Mapping[str, tuple[int, int]]  # of one point: table -> its first row, a
 PIPELINE = (h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32)
 FILTERS = {"compression": "gzip", "compression_opts": 4, "shuffle": True, "fletcher32": True}
 MAX_DEFLATE = 1100  # gzip compresses at most about 1,032 to 1
-ASKED, VERIFIED = "asked_prompt_tokens", "verify_steps"
 EARLY = "it was written in a development version of format 2, without telemetry: read it with the glm5bench that wrote it"
-NS = "ns since the run's start"
 
-
-@dataclass(frozen=True)
-class RawColumn:
-    """A column of a raw table."""
-
-    name: str
-    dtype: str
-    unit: str
-
-
-@dataclass(frozen=True)
-class RawTable:
-    """A raw table: its columns, the meaning of a row (`axis`), and the rows per HDF5 chunk."""
-
-    name: str
-    axis: str
-    chunk_rows: int
-    columns: tuple[RawColumn, ...]
-
-    @functools.cached_property
-    def dtype(self) -> np.dtype[Any]:
-        """The type of a row: its columns in order, or a plain number if there is one column."""
-        return np.dtype([(c.name, c.dtype) for c in self.columns] if len(self.columns) > 1 else self.columns[0].dtype)
-
-    @functools.cached_property
-    def stored_type(self) -> h5py.h5t.TypeID:
-        """The same type in HDF5."""
-        return h5py.h5t.py_create(self.dtype)
-
-    @functools.cached_property
-    def most_bytes(self) -> int:
-        """Largest size of a stored chunk: rows that gzip cannot compress, and a checksum."""
-        n = self.dtype.itemsize * self.chunk_rows
-        return n + n // 1000 + 1024
-
-    def n_chunks(self, rows: int) -> int:
-        """Number of chunks for this number of rows."""
-        return -(-rows // self.chunk_rows)
-
-
-TABLES: dict[str, RawTable] = {
-    t.name: t
-    for t in (
-        RawTable("requests", "request", 1024, (
-            *(RawColumn(name, "<i8", f"{NS}, -1: never") for name in TIMES),
-            *(RawColumn(name, "<i4", "HTTP status" if name == "status" else "tokens") for name in COUNTS),
-            RawColumn(ASKED, "<i4", "tokens, 0: nobody knew, -1: not kept"),
-            RawColumn(VERIFIED, "<i4", "verify steps of speculative decoding, -1: the server did not say"),
-            RawColumn("error", "<i4", "0: a whole answer, else the n-th text of the record's `errors`, from 1"),
-        )),
-        RawTable("chunks", "streamed chunk, in order of arrival", 65536, (
-            RawColumn("gap_ns", "<i8", "ns since the chunk before; of the first: since the run's start"),
-            RawColumn("request", "<i4", "index of the request in its point"),
-            RawColumn("tokens", "<i4", "tokens, -1: the server did not say"),
-        )),
-        RawTable("telemetry", "reading", 8192, (
-            RawColumn("at_ns", "<i8", "ns since the run's start"),
-            RawColumn("track", "<i4", "index of the record's `tracks`, which name device, quantity and unit"),
-            RawColumn("value", "<f8", "the track's unit"),
-        )),
-        RawTable("records", "byte", 32768, (
-            RawColumn("json", "|u1", "JSON: point, provenance, server, stated, errors (null: no times), tracks (null: no telemetry)"),
-        )),
-        RawTable("logs", "byte", 32768, (RawColumn("text", "|u1", "UTF-8 text: the server's log"),)),
-    )
-}  # fmt: skip
-RAW = ("requests", "chunks", "telemetry")  # left out by `--raw summary`
+RAW = ("requests", "chunks", "sessions", "telemetry")  # left out by `--raw summary`
 PARTS = ("point", "provenance", "server", "stated")
 
 
@@ -125,6 +57,8 @@ def encoded(m: Measurement) -> dict[str, Array]:
         optional = {name: values if values is not None else np.full(len(r.error), -1) for name, values in optional_columns(r).items()}
         rows["requests"] = _typed("requests", {**requests, **optional, "error": [number.get(e, 0) for e in r.error]})
         rows["chunks"] = _typed("chunks", _by_arrival(r))
+        if r.plays is not None:
+            rows["sessions"] = _typed("sessions", {name: getattr(r.plays, name) for name in TABLES["sessions"].dtype.names or ()})
     if m.telemetry is not None:
         rows["telemetry"] = np.empty(len(m.telemetry.value), TABLES["telemetry"].dtype)
         for name in TABLES["telemetry"].dtype.names or ():
@@ -191,7 +125,18 @@ def _requests(rows: Mapping[str, Array], errors: list[str]) -> Requests:
         chunk_offsets=np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=n))]),
         asked_prompt_tokens=stated(asked),
         verify_steps=stated(verified),
+        plays=_plays(rows["sessions"], n),
     )
+
+
+def _plays(rows: Array, n_requests: int) -> Plays | None:
+    """The requests of agent sessions; None if there are none. Raises ValueError if they do not fit the requests."""
+    if not len(rows):
+        return None
+    made = Plays(**{name: rows[name].astype(np.int64) for name in rows.dtype.names or ()})
+    if made.is_measured.sum() != n_requests or not made.is_measured[:n_requests].all():
+        raise ValueError("the rows of its sessions do not fit its requests")
+    return made
 
 
 def _telemetry(rows: Array, tracks: list[list[str]]) -> Telemetry:
@@ -222,10 +167,12 @@ def make_tables(file: h5py.Group, rows: Mapping[str, Array] | None = None) -> No
 
 
 def tables(file: h5py.Group) -> Iterator[tuple[RawTable, h5py.h5d.DatasetID]]:
-    """The dataset of every table, in the order of the format. Raises ValueError if one is missing or does not follow the format."""
+    """The dataset of every table of the file, in the order of the format. Raises ValueError if one is missing or of another form."""
     if "telemetry" not in file and "chunks" in file:
         raise ValueError(EARLY)
     for table in TABLES.values():
+        if table.is_optional and table.name not in file:
+            continue
         _refuse_link(file.id, table.name)
         dataset = h5py.h5o.open(file.id, table.name.encode())
         if not isinstance(dataset, h5py.h5d.DatasetID) or not _is_stored_so(dataset, table):
@@ -244,7 +191,7 @@ def _is_stored_so(dataset: h5py.h5d.DatasetID, table: RawTable) -> bool:
 
 def read_rows(file: h5py.Group, spans: Spans) -> dict[str, Array]:
     """The decoded rows of one point. Raises ValueError for rows that are not in the file."""
-    rows: dict[str, Array] = {}
+    rows: dict[str, Array] = {name: np.empty(0, table.dtype) for name, table in TABLES.items()}
     for table, dataset in tables(file):
         first, n = spans[table.name]
         if not 0 <= first <= first + n <= dataset.shape[0]:
@@ -257,7 +204,7 @@ def read_rows(file: h5py.Group, spans: Spans) -> dict[str, Array]:
 
 def whole_spans(file: h5py.Group) -> dict[str, tuple[int, int]]:
     """The spans of a point file: all rows of each table."""
-    return {table.name: (0, dataset.shape[0]) for table, dataset in tables(file)}
+    return dict.fromkeys(TABLES, (0, 0)) | {table.name: (0, dataset.shape[0]) for table, dataset in tables(file)}
 
 
 @functools.cache

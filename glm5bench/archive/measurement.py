@@ -19,11 +19,13 @@ from ..analysis.energy import Energy, energy, faults, missing
 from ..analysis.held import other_model, settings_changed
 from ..analysis.metrics import Figures, Requests, figures
 from ..analysis.reasons import Reason, Verdict, judged
+from ..analysis.sessions import OF_CACHE, WITHHOLDING, SessionFigures, session_faults, session_figures
 from ..analysis.telemetry import SERVER, Telemetry
 from ..analysis.validity import Circumstances, published_verdict, verdict, with_stated
 from ..values.plain import canonical_json
 
 SOURCES = ("measured", "simulated", "published")
+PAGE_TOKENS = 64  # of a prefix cache, if the server does not say
 FULL = 0.9  # share of the KV cache in use, above which requests wait for space
 ACCEPTANCE_SHARE = 0.05  # allowed relative difference between the answers and the server
 SEEN_OFTEN = 5  # fewest readings of a server in a window for which their maximum is used
@@ -69,8 +71,15 @@ class Measurement:
         return str(self.workload.get("arrivals", "closed")) != "closed"
 
     @property
+    def has_sessions(self) -> bool:
+        """Whether agent sessions were replayed."""
+        return self.workload.get("content") == "sessions"
+
+    @property
     def keeps_concurrency(self) -> bool:
-        """Whether a known, constant number of requests is in flight: a closed loop without pauses."""
+        """Whether a known, constant number of requests is in flight: a closed loop of users without pauses."""
+        if self.has_sessions:
+            return False
         return not self.is_open_loop and not self.workload.get("think_time_s") and self.point["concurrency"] is not None
 
     @property
@@ -110,6 +119,26 @@ class Measurement:
         if r is None or not (r.sent_ns >= 0).any() or not (r.end_ns >= 0).any():
             return None
         return int(r.sent_ns[r.sent_ns >= 0].min()), int(r.end_ns.max())
+
+    def session_figures(self) -> SessionFigures | None:
+        """The figures of agent sessions; None for other workloads. Those of the cache are left out if they cannot be right."""
+        r, told = self.requests, self.provenance.get("sessions")
+        if r is None or r.plays is None or not isinstance(told, dict):
+            return None
+        lengths, window_s = np.array(told["lengths"], dtype=np.int64), float(self.workload["duration_s"])
+        found = session_figures(r, r.plays, lengths, window_s, time_scale=self.time_scale)
+        is_wrong = any(reason.code in WITHHOLDING for reason in self._session_faults())
+        return dataclasses.replace(found, **dict.fromkeys(OF_CACHE, math.nan)) if is_wrong else found
+
+    def _session_faults(self) -> tuple[Reason, ...]:
+        """What is wrong with the cached tokens of agent sessions."""
+        r = self.requests
+        if r is None or r.plays is None:
+            return ()
+        page, counts = self.server.get("info", {}).get("page_size"), self.server.get("counted_tokens") or {}
+        page_tokens = page if isinstance(page, int) and page > 0 else PAGE_TOKENS
+        hits = counts.get("cache_hits")
+        return tuple(session_faults(r, r.plays, page_tokens=page_tokens, counted_cached=float(hits) if hits else None))
 
     def verdict(self) -> Verdict:
         """The verdict, computed from the raw times and the observed circumstances."""
@@ -165,7 +194,13 @@ class Measurement:
             cached_share=_cached_share(s),
             foreign_pids=tuple(int(pid) for pid in s.get("foreign_pids") or ()),
             is_server_unread=bool(p.get("is_server_unread")),
-            beside=(*self._unlocked(), *self._telemetry_faults(), *self._acceptance_faults(), *self._accuracy_faults()),
+            beside=(
+                *self._unlocked(),
+                *self._telemetry_faults(),
+                *self._acceptance_faults(),
+                *self._accuracy_faults(),
+                *self._session_faults(),
+            ),
         )
 
     def _accuracy_faults(self) -> tuple[Reason, ...]:
@@ -264,6 +299,9 @@ class Measurement:
             if self.requests.verify_steps is not None:
                 h.update(b"verify_steps" + np.ascontiguousarray(self.requests.verify_steps, dtype="<i8").tobytes())
             h.update(canonical_json(list(self.requests.error)).encode())
+            if self.requests.plays is not None:
+                for f in dataclasses.fields(self.requests.plays):
+                    h.update(np.ascontiguousarray(getattr(self.requests.plays, f.name), dtype="<i8").tobytes())
         if self.telemetry is not None:
             h.update(canonical_json(self.telemetry.tracks).encode())
             for name, dtype in (("track", "<i8"), ("at_ns", "<i8"), ("value", "<f8")):

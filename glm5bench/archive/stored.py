@@ -20,11 +20,15 @@ import xxhash
 
 from ..errors import FileError
 from .index import Numbers, array, numbers
-from .layout import EARLY, RAW, TABLES, RawTable, child, chunk_places, tables
+from .layout import EARLY, RAW, child, chunk_places, tables
+from .raw import TABLES, RawTable
 from .sealed import DAMAGED
 
 XXH3 = re.compile(r"[0-9a-f]{32}")
 MAX_ROWS = 2**40  # per table and point
+ABSENT = {
+    name: {"rows": 0, "xxh3_128": xxhash.xxh3_128().hexdigest(), "chunks": []} for name, table in TABLES.items() if table.is_optional
+}  # of tables that a file may lack
 READ_AT_ONCE_BYTES = 64 * 2**20
 Pieces = list[tuple[int, int]]  # offset and size of chunks, bytes of the file
 Check = tuple[str, Pieces, str]  # a table (empty for a whole file), the positions of its bytes, and their digest
@@ -63,6 +67,7 @@ def told(places: Mapping[str, Any], n_bytes: int) -> Stored:
         raise ValueError(EARLY)
     chunks: dict[str, Pieces | Numbers] = {}
     total = 0
+    places = {**ABSENT, **places}
     for name, table in TABLES.items():
         rows, digest, flat = places[name]["rows"], places[name]["xxh3_128"], places[name]["chunks"]
         if type(rows) is not int or not 0 <= rows <= MAX_ROWS or not XXH3.fullmatch(digest):
@@ -87,10 +92,10 @@ def _is_inside(offsets: list[Any], sizes: list[Any], n_bytes: int, most: int) ->
 
 def of_point(file: h5py.File, path: Path, places: Mapping[str, Any]) -> Stored:
     """The positions of an open point file. Only the digests of `places`, which the file states, are used. Raises ValueError for damage."""
-    at = list(tables(file))
+    at, places = list(tables(file)), {**ABSENT, **places}
     return Stored(
         dict.fromkeys(TABLES, (0,)),
-        {table.name: (dataset.shape[0],) for table, dataset in at},
+        {**dict.fromkeys(TABLES, (0,)), **{table.name: (dataset.shape[0],) for table, dataset in at}},
         {name: (str(places[name]["xxh3_128"]),) for name in TABLES},
         _chunks(at, path),
     )
@@ -99,7 +104,7 @@ def of_point(file: h5py.File, path: Path, places: Mapping[str, Any]) -> Stored:
 def of_archive(file: h5py.File, path: Path, n: int) -> Stored:
     """The positions of an open archive with `n` points. Raises ValueError if its index refers to missing data."""
     index, at = child(file, "index"), list(tables(file))
-    groups = {name: child(index, name) for name in TABLES}
+    groups = {table.name: child(index, table.name) for table, _ in at}
     xxh3 = {name: array(child(g, "xxh3_128"), n) for name, g in groups.items()}
     if any(s.shape != (n, 16) or s.dtype != np.uint8 for s in xxh3.values()):
         raise ValueError("its index contains invalid digests")
@@ -109,10 +114,11 @@ def of_archive(file: h5py.File, path: Path, n: int) -> Stored:
         if n and ((first < 0) | (rows < 0) | (first % table.chunk_rows != 0) | (first + rows > dataset.shape[0])).any():
             raise ValueError(f"its index refers to rows of {table.name} that do not exist")
         _refuse_shared(first, rows, table.name)
+    none: dict[str, list[int]] = {name: [0] * n for name in TABLES}
     return Stored(
-        {name: first.tolist() for name, (first, _) in spans.items()},
-        {name: rows.tolist() for name, (_, rows) in spans.items()},
-        {name: [row.tobytes().hex() for row in s] for name, s in xxh3.items()},
+        none | {name: first.tolist() for name, (first, _) in spans.items()},
+        none | {name: rows.tolist() for name, (_, rows) in spans.items()},
+        {name: [ABSENT[name]["xxh3_128"]] * n for name in ABSENT} | {name: [row.tobytes().hex() for row in s] for name, s in xxh3.items()},
         _chunks(at, path),
     )
 
@@ -127,7 +133,7 @@ def _refuse_shared(first: Numbers, rows: Numbers, what: str) -> None:
 
 def _chunks(at: Sequence[tuple[RawTable, h5py.h5d.DatasetID]], path: Path) -> dict[str, Pieces | Numbers]:
     """The positions of all chunks of each table. Raises ValueError for a chunk outside the file."""
-    found: dict[str, Pieces | Numbers] = {}
+    found: dict[str, Pieces | Numbers] = {name: [] for name in ABSENT}
     size, n_bytes = path.stat().st_size, 0
     for table, dataset in at:
         n = table.n_chunks(dataset.shape[0])

@@ -152,6 +152,7 @@ def _measured(m: Measurement) -> dict[str, Any]:
     if f.n_failed == f.n_requests:
         return found
     found |= beside_load(m, f)
+    found |= _sessions(m, r, gpus)
     n, scale = f.n_requests - f.n_failed, m.time_scale
     window = steady(r, int(m.point["concurrency"]), time_scale=scale, ramp_s=m.ramp_s) if m.keeps_concurrency else None
     limits: dict[str, float] = {o.metric: o.limit_s for o in objectives(str(m.workload.get("goodput", "")))}
@@ -167,11 +168,44 @@ def _measured(m: Measurement) -> dict[str, Any]:
     rate, speed = relative_standard_errors(r, scale, int(m.point["concurrency"] or 0))
     found["interactivity_se_tok_s_user"] = speed * f.interactivity_tok_s_user
     found["total_tput_per_gpu_se_tok_s"] = rate * per_gpu["total_tput_per_gpu_tok_s"] if m.keeps_concurrency else math.nan
+    if m.has_sessions:  # batches of a run of sessions are not alike
+        found["interactivity_se_tok_s_user"] = math.nan
     for name, of in (("ttft", f.ttft), ("tpot", f.tpot), ("e2el", f.e2el)):
         found |= _statistics(name, of)
     is_chunked = f.itl_is_per_chunk or r.streaming.is_itl_withheld
     chunks = f.itl if is_chunked else statistics(chunk_latencies_s(r, time_scale=scale))
     return found | _statistics("itl_chunk", chunks) | ({} if f.itl_is_per_chunk else _statistics("itl_token", f.itl))
+
+
+NO_SUM = ("total_tput_tok_s", "input_tput_tok_s", "total_tput_per_gpu_tok_s", "input_tput_per_gpu_tok_s",
+          "energy_per_total_token_j", "energy_per_input_token_j", "total_tput_per_gpu_mw_tok_s")  # fmt: skip
+
+
+def _sessions(m: Measurement, r: Requests, gpus: float) -> dict[str, float]:
+    """The figures of agent sessions. Sums of cached and computed tokens are left out."""
+    s = m.session_figures()
+    if s is None:
+        return {}
+    spent = m.energy()
+    found = {
+        **dict.fromkeys(NO_SUM, math.nan),
+        "fresh_tput_per_gpu_tok_s": s.fresh_tput_tok_s / gpus,
+        "cached_tput_per_gpu_tok_s": s.cached_tput_tok_s / gpus,
+        "window_output_tput_per_gpu_tok_s": s.output_tput_tok_s / gpus,
+        "window_requests_per_h": s.request_rate_rps * 3600,
+        "sessions_per_h": s.session_rate_per_s * 3600,
+        **{name: getattr(s, name) for name in OF_SESSIONS},
+    }
+    if spent is not None and spent.joules > 0:
+        found["energy_per_session_j"] = spent.power_w / s.session_rate_per_s if s.session_rate_per_s else math.nan
+        found["energy_per_fresh_token_j"] = spent.power_w / s.fresh_tput_tok_s if s.fresh_tput_tok_s else math.nan
+    return found
+
+
+OF_SESSIONS = ("hit_share", "device_hit_share", "host_hit_share", "storage_hit_share", "ideal_hit_share", "hit_loss",
+               "normalised_median_tok_s", "normalised_p90_tok_s", "ttft_per_fresh_token_s", "ttft_base_s", "lateness_p99_s")  # fmt: skip
+SESSION_COLUMNS = ("fresh_tput_per_gpu_tok_s", "cached_tput_per_gpu_tok_s", "window_output_tput_per_gpu_tok_s", "window_requests_per_h",
+                   "sessions_per_h", *OF_SESSIONS, "energy_per_session_j", "energy_per_fresh_token_j")  # fmt: skip
 
 
 def _whole(f: Figures) -> dict[str, Any]:
@@ -223,6 +257,7 @@ BESIDE = (
     "utilisation_mean", "power_capped_share", "slowed_down_share", "ecc_uncorrected_errors", "gpu_memory_max_gib",
     "running_mean", "running_max", "queued_max", "kv_usage_max", "cache_hit_share", "acceptance_p10", "acceptance_median",
     "acceptance_p90", "accuracy_strict", "accuracy_flexible", "start_s", "image_s", "load_s", "compile_s", "graphs_s", *STARTED,
+    *SESSION_COLUMNS,
 )  # fmt: skip
 
 

@@ -32,9 +32,10 @@ from ..files import whole
 from ..values.plain import canonical_json
 from .columns import COLUMNS, Column, Kind
 from .contents import SourceTable, measurement_name
-from .layout import ABOUT, FILTERS, RAW, TABLES, RawTable, chunk_places, make_tables, tables
+from .layout import ABOUT, FILTERS, RAW, chunk_places, make_tables, tables
 from .moving import Piece, joined
 from .pointfile import FORMAT, opened, what_is, write_text
+from .raw import TABLES, RawTable
 from .sealed import BLOCK, LIBVER, write_seal
 from .sink import Sink
 from .stored import Pieces, Stored

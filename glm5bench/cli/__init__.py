@@ -17,7 +17,20 @@ import typer
 from .. import __version__
 from ..errors import BenchError, EnvironmentLacks, UsageError
 from ..trust import refuse_group_writes
-from . import answer, archives, campaigns, doctor, exchange, images, load, plan, predict, report, simulated  # noqa: F401  each adds its verbs
+from . import (  # noqa: F401  each adds its verbs
+    answer,
+    archives,
+    campaigns,
+    doctor,
+    exchange,
+    images,
+    load,
+    plan,
+    predict,
+    report,
+    sessions,
+    simulated,
+)
 from .app import app, as_called
 
 

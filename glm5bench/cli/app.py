@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import math
 import re
 import shlex
 import shutil
@@ -145,6 +146,20 @@ def numbers(option: str, text: str) -> tuple[float, ...]:
     if not found or not all(0 < n < float("inf") for n in found):
         raise UsageError(f"{option} {text}: these are not positive numbers.", next_step=f"{option} 25,30,40")
     return found
+
+
+def token_weights(text: str) -> tuple[float, float] | None:
+    """The weights of a cached and of an output token, from `$/M computed,cached,output`; None for an empty text. Raises UsageError."""
+    if not text:
+        return None
+    try:
+        prices = [float(word) for word in text.split(",")]
+    except ValueError:
+        prices = []
+    if len(prices) != 3 or not all(0 <= p < math.inf for p in prices) or prices[0] == 0:
+        step = "three prices of a million tokens: computed prompt, cached prompt and output, such as 1.40,0.26,4.40"
+        raise UsageError(f"--token-prices {text}: not three prices.", next_step=step)
+    return prices[1] / prices[0], prices[2] / prices[0]
 
 
 def tell_bad(bad: list[Any]) -> None:

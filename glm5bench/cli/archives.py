@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UsageError, counted, printable
-from .app import app, numbers, one_of, progress, say, tell_bad
+from .app import app, numbers, one_of, progress, say, tell_bad, token_weights
 
 if TYPE_CHECKING:  # verbs import what they need when they run, so that `--help` and `status` start fast
     from ..analysis.comparison import Comparison
@@ -31,6 +31,7 @@ JOBS = Annotated[int, typer.Option(min=1, help="Processes that read.")]
 AT = Annotated[str, typer.Option(help="Interactivities of the iso table, tok/s/user: 25,30,40")]
 INTERPOLATION = Annotated[str, typer.Option(help="steffen, linear or pchip.")]
 PRICE = Annotated[str, typer.Option(help="A set of conf/price, a YAML file, or b200=2.5,h200=1.4")]
+TOKEN_PRICES = Annotated[str, typer.Option(help="Prices of 1M computed, cached and output tokens: 1.40,0.26,4.40 (agent sessions)")]
 BASELINE = Annotated[str, typer.Option(help="Words of the series to compare with: 'h200 fp8 mtp'")]
 PATHS = Annotated[list[str], typer.Argument(help="Point files, campaigns, archives, folders of them, patterns in quotes, `published`.")]
 
@@ -224,8 +225,9 @@ def tables(
     price: PRICE = "hyperscaler",
     baseline: BASELINE = "",
     only: Annotated[
-        str, typer.Option("--table", help="points, frontier, arms, iso, bands, saturation, speculation, energy or startup.")
+        str, typer.Option("--table", help="points, frontier, arms, iso, bands, saturation, speculation, energy, startup or sessions.")
     ] = "",
+    token_prices: TOKEN_PRICES = "",
     is_all: Annotated[bool, typer.Option("--all", help="Every table, and a plot of the frontiers.")] = False,
     startup: Annotated[bool, typer.Option(help="With md or latex: also what server starts take (seconds, memory, dollars).")] = False,
 ) -> int:
@@ -242,6 +244,7 @@ def tables(
         only=only,
         is_all=is_all,
         startup=startup,
+        weights=token_weights(token_prices),
     )
 
 
@@ -256,6 +259,7 @@ def tables_of(
     only: str = "",
     is_all: bool = False,
     startup: bool = False,
+    weights: tuple[float, float] | None = None,
 ) -> int:
     """Prints the tables of the paths."""
     from ..report import readable, screen
@@ -270,7 +274,7 @@ def tables_of(
     one_of("--format", format_, writers)
     one_of("--table", only or "points", report.NAMES)
     gc.disable()  # a hundred thousand rows of plain values, and no cycle among them
-    collected, compare = gathered(paths, price, at=at, interpolation=interpolation, baseline=baseline)
+    collected, compare = gathered(paths, price, at=at, interpolation=interpolation, baseline=baseline, weights=weights)
     is_long = format_ in ("csv", "json") or not compare.fronts or only == "points"
     made = report.tables(
         compare,
@@ -306,7 +310,15 @@ def _tell_foreign(paths: Sequence[str]) -> None:
         say(f"note: some of these files belong to other users. Their figures are as stored; {command} recomputes them.")
 
 
-def gathered(paths: Sequence[str], price: Price, *, at: str, interpolation: str, baseline: str) -> tuple[Collected, Comparison]:
+def gathered(
+    paths: Sequence[str],
+    price: Price,
+    *,
+    at: str,
+    interpolation: str,
+    baseline: str,
+    weights: tuple[float, float] | None = None,
+) -> tuple[Collected, Comparison]:
     """What the paths hold, and what it says at these prices. Raises UsageError for a path or an option that is none."""
     from ..analysis.comparison import PUBLISHED_GRID, compared
     from ..analysis.cost import Economy
@@ -318,7 +330,7 @@ def gathered(paths: Sequence[str], price: Price, *, at: str, interpolation: str,
     grid = numbers("--at", at) if at else PUBLISHED_GRID
     found = collect(paths)
     refuse_gaps(price, {r.series.hardware for r in found.rows.values() if r.series.source != "simulated"})
-    economy = Economy(price.usd_per_gpu_h, power_table())
+    economy = Economy(price.usd_per_gpu_h, power_table(), weights)
     return found, compared(list(found.rows.values()), economy, at=grid, method=interpolation, baseline=baseline)
 
 

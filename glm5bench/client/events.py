@@ -23,6 +23,7 @@ DONE, DONE_EVENT = b"[DONE]", b'{"glm5bench_done":true}'
 PLAIN_START, PLAIN_DONE = b"\n\ndata: {", b"\n\ndata: [DONE]\n\n"
 LINE_END = re.compile(rb"\r\n|\n|\r")
 MOST_COUNT = 2**31
+OF_META = ("cached_tokens", "cached_tokens_details", "reasoning_tokens", "finish_reason", "spec_verify_ct")
 HEARTBEATS = ("ping", "heartbeat", "keepalive", "keep-alive", "keep_alive", "comment")  # names of events, or their whole data
 
 Count = Annotated[int, msgspec.Meta(ge=0, lt=MOST_COUNT)]
@@ -74,6 +75,7 @@ class Meta(msgspec.Struct, gc=False):
     prompt_tokens: Count | None = None
     completion_tokens: Count | None = None
     cached_tokens: Any = None
+    cached_tokens_details: Any = None
     reasoning_tokens: Any = None
     finish_reason: Any = None
     spec_verify_ct: Any = None
@@ -289,7 +291,7 @@ def _counts(told: Any, kind: type[Usage | Meta]) -> dict[str, Any] | None:
         return {} if kind is Meta else None
     found = {name: count_in(told.get(name)) for name in ("prompt_tokens", "completion_tokens")}
     if kind is Meta:
-        return found | {name: told.get(name) for name in ("cached_tokens", "reasoning_tokens", "finish_reason", "spec_verify_ct")}
+        return found | {name: told.get(name) for name in OF_META}
     found["reasoning_tokens"] = count_in(told.get("reasoning_tokens"))
     details = (("prompt_tokens_details", "cached_tokens"), ("completion_tokens_details", "reasoning_tokens"))
     each = {of: told[of] for of, _ in details if isinstance(told.get(of), dict)}

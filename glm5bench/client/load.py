@@ -111,7 +111,7 @@ class Run:
         self._transport = Transport()
         url = httpx.URL(self.target.base_url + self.target.path)
         self._where = address(url)
-        users = min(self.traffic.concurrency, len(self.sessions))
+        users = self._n_users()
         async with httpx.AsyncClient(transport=self._transport, trust_env=False, headers=dict(self.target.headers)) as client:
             self._head = head(
                 client.build_request("POST", url, headers={"content-type": "application/json", "accept-encoding": "identity"})
@@ -127,6 +127,10 @@ class Run:
             await opening
             self._transport.readings.clear()  # reads during opening do not belong to the run
             yield self
+
+    def _n_users(self) -> int:
+        """How many connections are opened before the clock starts."""
+        return min(self.traffic.concurrency, len(self.sessions))
 
     async def _checked(self) -> None:
         """Never returns; raises the error that the target's check raises."""
@@ -265,7 +269,10 @@ class Run:
                 return
 
     async def _request(self, connection: Connection, trace: Trace) -> None:
-        request = encoded(self._head, self._requests.get(trace.request))
+        await self._answered(connection, trace, encoded(self._head, self._requests.get(trace.request)))
+
+    async def _answered(self, connection: Connection, trace: Trace, request: bytes) -> None:
+        """Sends the request, and keeps its answer or its error."""
         most_bytes = most_answer_bytes(trace.asked_tokens, is_cumulative=self.target.path == PATHS["generate"])
         try:
             if not connection.is_usable():

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ..analysis.metrics import Requests
 from ..errors import ClientError, FileError
@@ -52,6 +53,8 @@ class Patience:
 class Protocol:
     """One point's load. `time_scale`: how much faster than real time the server's clock runs; 1 unless it is simulated."""
 
+    keeps_cache = False  # the cache is emptied after the warm-up
+
     def __init__(
         self,
         endpoint: Endpoint,
@@ -73,6 +76,11 @@ class Protocol:
         counts = counting(endpoint, model) if workload.endpoint == "chat" and workload.content != "conversations" else Counting()
         self._encoder = Encoder(workload, point, model, vocabulary, counts, attempt, wants_steps=wants_steps)
         self._cpu_share = 0.0  # of one core, in the warm-up
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Facts of what is sent, for the provenance: none."""
+        return {}
 
     @property
     def has_warmups(self) -> bool:
@@ -121,19 +129,21 @@ class Protocol:
         w, encoder = self._workload, self._encoder
         if w.content == "random" or w.file is None:
             return encoder.drawn(), encoder.due_s(None)
-        self._refuse_another_file(w.file)
+        refuse_another_file(w)
         if w.content == "conversations":
             talks = recorded.conversations(w.file, w.turns)
             return encoder.conversations(talks, count), encoder.due_s(None)
         trace = recorded.trace(w.file)[: w.prompts]
         return encoder.traced(trace), encoder.due_s(trace)
 
-    def _refuse_another_file(self, path: str) -> None:
-        if self._workload.file_sha256 is None:
-            return
-        try:
-            found = sha256(Path(path).expanduser())
-        except OSError as error:
-            raise ClientError(f"The workload's file cannot be read here: {error.strerror or error}.", where=path) from error
-        if found != self._workload.file_sha256:
-            raise FileError("The workload's file is not the one that the plan used.", path=path, next_step="plan again")
+
+def refuse_another_file(w: Workload) -> None:
+    """Raises FileError if the workload's file is not the one that the plan used, ClientError if it cannot be read."""
+    if w.file is None or w.file_sha256 is None:
+        return
+    try:
+        found = sha256(Path(w.file).expanduser())
+    except OSError as error:
+        raise ClientError(f"The workload's file cannot be read here: {error.strerror or error}.", where=w.file) from error
+    if found != w.file_sha256:
+        raise FileError("The workload's file is not the one that the plan used.", path=w.file, next_step="plan again")

@@ -8,11 +8,11 @@ from __future__ import annotations
 import zlib
 from array import array
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from ..analysis.metrics import Requests, stated
+from ..analysis.metrics import Plays, Requests, stated
 from ..errors import printable
 from .exchange import Body, decoded
 from .limits import most_answer_bytes
@@ -64,7 +64,17 @@ class Result:
     ended_by: Exception | None = None
 
 
-def results(load: Load) -> Result:
+class More(Protocol):
+    """Collects further columns of each request."""
+
+    def add(self, trace: Trace, answer: Answer) -> None:
+        """Adds a request with its parsed answer."""
+
+    def made(self) -> Plays | None:
+        """The columns."""
+
+
+def results(load: Load, plays: More | None = None) -> Result:
     """The raw times of a run as columns, with each answer parsed and judged. Closes the spool. Requests that were never due are omitted."""
     columns: dict[str, array[int]] = {name: array("q") for name in (*COLUMNS, *OF_ANSWERS)}
     errors: list[str] = []
@@ -91,6 +101,8 @@ def results(load: Load) -> Result:
         for name in OF_ANSWERS:
             columns[name].append(getattr(answer, name))
         columns["status"].append(trace.status)
+        if plays is not None:
+            plays.add(trace, answer)
     arrays: dict[str, Any] = {name: _column(values) for name, values in columns.items()}
     arrays |= {name: stated(arrays[name]) for name in ("verify_steps", *OF_ANSWERS)}
     if (_column(chunk_tokens) >= 0).all():
@@ -101,6 +113,7 @@ def results(load: Load) -> Result:
         chunk_ns=_column(chunk_ns),
         chunk_tokens=_column(chunk_tokens),
         chunk_offsets=_column(offsets),
+        plays=plays.made() if plays is not None else None,
     )
     load.spool.close()
     told = health(load, requests, n_shared)

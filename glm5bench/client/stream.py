@@ -25,8 +25,9 @@ UNKNOWN = -1
 class Answer:
     """One parsed stream. `at` and `tokens`: arrival in ns of the events that carry tokens, and how many tokens each has, or UNKNOWN.
 
-    `cached_tokens`: of the prompt, from a prefix cache. `hidden_tokens`: of the answer, counted by the server but not streamed.
-    `first_tokens`: in the first chunk, estimated from its share of the text if the server does not count each chunk.
+    `cached_tokens`: of the prompt, from a prefix cache; `device_tokens`, `host_tokens`, `storage_tokens`: where they were.
+    `hidden_tokens`: of the answer, counted by the server but not streamed. `first_tokens`: in the first chunk, estimated from its share of
+    the text if the server does not count each chunk.
     """
 
     at: list[int] = field(default_factory=list)
@@ -35,6 +36,9 @@ class Answer:
     output_tokens: int = UNKNOWN
     verify_steps: int = UNKNOWN
     cached_tokens: int = UNKNOWN
+    device_tokens: int = UNKNOWN
+    host_tokens: int = UNKNOWN
+    storage_tokens: int = UNKNOWN
     hidden_tokens: int = UNKNOWN
     first_tokens: int = UNKNOWN
     finish_reason: str = ""
@@ -152,8 +156,10 @@ def _read(answer: Answer, events: Events) -> list[int]:
         if event.meta_info is not None:
             cumulative = _seen_of_generate(answer, event, event.meta_info, seen, place, cumulative)
             continue
-        if isinstance(event.sglext, dict) and isinstance(told := event.sglext.get("spec_tokens_details"), dict):
-            answer.verify_steps = _steps(told.get("spec_verify_ct"), answer.verify_steps)
+        if isinstance(event.sglext, dict):
+            if isinstance(told := event.sglext.get("spec_tokens_details"), dict):
+                answer.verify_steps = _steps(told.get("spec_verify_ct"), answer.verify_steps)
+            _see_places(answer, event.sglext.get("cached_tokens_details"))
         usage = usage or next((choice.usage for choice in choices or () if choice.usage is not None), None)
         count = UNKNOWN
         if usage is not None:
@@ -177,6 +183,14 @@ def _taken(answer: Answer, usage: Usage) -> int:
         return UNKNOWN
     answer.output_tokens = usage.completion_tokens or max(0, answer.output_tokens)
     return usage.completion_tokens
+
+
+def _see_places(answer: Answer, told: Any) -> None:
+    """Stores where the cached tokens were. SGLang: {device, host, storage, ...}; places that it leaves out had none."""
+    if not isinstance(told, dict) or (device := count_in(told.get("device"))) is None:
+        return
+    answer.device_tokens = device
+    answer.host_tokens, answer.storage_tokens = (count_in(told.get(place) or 0) or 0 for place in ("host", "storage"))
 
 
 def _see(answer: Answer, choices: Sequence[Choice], seen: _Seen, place: int, count: int) -> None:
@@ -214,6 +228,7 @@ def _seen_of_generate(answer: Answer, event: Event, meta: Meta, seen: _Seen, pla
         answer.output_tokens = meta.completion_tokens
     if (cached := count_in(meta.cached_tokens)) is not None:
         answer.cached_tokens = cached
+    _see_places(answer, meta.cached_tokens_details)
     answer.verify_steps = _steps(meta.spec_verify_ct, answer.verify_steps)
     if isinstance(meta.finish_reason, dict):
         answer.finish_reason = str(meta.finish_reason.get("type", ""))

@@ -70,7 +70,8 @@ class Encoder:
     """The prompts of one workload for one server, as they are sent.
 
     `attempt`: a later attempt at a point has other prompts, because the server's prefix cache may contain the first ones. `wants_steps`:
-    request the verify steps of each answer from SGLang, whose own endpoint always reports them. Versions without this option ignore it.
+    request the verify steps of each answer from SGLang, whose own endpoint always reports them. `wants_places`: also whether cached tokens
+    were in GPU memory, host memory or storage. Versions without these options ignore them.
     """
 
     def __init__(
@@ -83,7 +84,9 @@ class Encoder:
         attempt: int = 1,
         *,
         wants_steps: bool = False,
+        wants_places: bool = False,
     ) -> None:
+        self._wants_places = wants_places
         self._more = [attempt] if attempt > 1 else []
         self._wants_steps = wants_steps
         self.workload, self.point, self._model, self._counting = workload, point, model, counting
@@ -203,9 +206,10 @@ class Encoder:
         return " ".join(WORDS[i % len(WORDS)] for i in content) if self._is_text else content
 
     def _prompt(self, text: Any, n_out: int, n_in: int, pause_s: float = 0.0) -> Prompt:
-        return Prompt(json.dumps(self._body(text, n_out), separators=(",", ":")).encode(), n_in, n_out, pause_s)
+        return Prompt(json.dumps(self.body(text, n_out), separators=(",", ":")).encode(), n_in, n_out, pause_s)
 
-    def _body(self, text: Any, n_out: int) -> dict[str, Any]:
+    def body(self, text: Any, n_out: int) -> dict[str, Any]:
+        """The JSON object of a request with this prompt: token ids, text, or messages."""
         if self.workload.endpoint == "generate":  # SGLang's own: counts come with every chunk
             sampling = {"max_new_tokens": n_out, "temperature": 0, **({"ignore_eos": True} if self._forbids_end else {})}
             return {"text" if isinstance(text, str) else "input_ids": text, "sampling_params": sampling, "stream": True}
@@ -219,6 +223,8 @@ class Encoder:
         }
         if self._wants_steps:
             body["return_spec_tokens_details"] = True
+        if self._wants_places:
+            body["return_cached_tokens_details"] = True
         if self.workload.endpoint == "chat":
             body["messages"] = text if _is_messages(text) else _messages(text)
         else:

@@ -23,6 +23,7 @@ from ..errors import ClientError, ServerError
 from ..files import Taken
 from ..machine.cores import measuring, of_the_job, reserved
 from ..machine.provenance import provenance
+from ..replay.protocol import SessionsProtocol
 from ..values.point import Point, ServerStart
 from .attempt import Watch, observed, point_record, record_attempt, whole
 from .deployment import hosts
@@ -64,23 +65,15 @@ class Measuring:
         """Measures the point and writes its file. Raises ServerError if the server died or hung, ClientError if this client failed."""
         self.work.heart.beat.key = point.key
         arm = self.work.job.arm
-        client = Protocol(
-            self.server,
-            model_name(self.server),
-            arm.workload,
-            point,
-            Patience(arm.engine.stall_timeout_s, self.server.alive_or_raise),
-            self._progress,
-            vocabulary=arm.checkpoint.architecture.vocabulary,
-            time_scale=arm.engine.time_scale if arm.engine.simulated else 1.0,
-            attempt=self.work.campaign.next_attempt(point.key),
-            wants_steps=adapter(arm.engine).reports_verify_steps(arm),
-        )
+        client = self._protocol(point)
+        if client.keeps_cache:
+            flush(self.server)
         if client.has_warmups:
             self.work.heart.phase("warm-up")
             before = counted(self.server)
             counted_since(self.server, before, _tokens(_answered(self.server, client.warm_up()).requests))  # until the warm-up is counted
-        flush(self.server)
+        if not client.keeps_cache:
+            flush(self.server)
         client.encode()
         self._progress(0, 0)  # those were the warm-up's
         self.work.heart.phase("measuring")
@@ -91,7 +84,7 @@ class Measuring:
             load = client.measure()
         self._poke()
         self.server.listens_or_raise()  # what a stranger answered is not a measurement
-        made, requests = self._made(watch, load, neighbours), load.requests
+        made, requests = {**self._made(watch, load, neighbours), **client.about}, load.requests
         source = adapter(arm.engine).source
         answers = {"answers": answers_of(requests)}
         record = point_record(self.work.job, self.life.start, point)
@@ -109,6 +102,32 @@ class Measuring:
             self._write(replace(unread, log=self.server.log.tail(1_000_000)), point)
         kept.unlink(missing_ok=True)
         return None
+
+    def _protocol(self, point: Point) -> Protocol | SessionsProtocol:
+        """The load of a point."""
+        arm, engine, argv = self.work.job.arm, adapter(self.work.job.arm.engine), self._answering_argv()
+        basic = (
+            self.server,
+            model_name(self.server),
+            arm.workload,
+            point,
+            Patience(arm.engine.stall_timeout_s, self.server.alive_or_raise),
+        )
+        common: dict[str, Any] = {
+            "vocabulary": arm.checkpoint.architecture.vocabulary,
+            "time_scale": arm.engine.time_scale if arm.engine.simulated else 1.0,
+            "attempt": self.work.campaign.next_attempt(point.key),
+            "wants_steps": engine.reports_verify_steps(arm),
+        }
+        if not arm.workload.has_sessions:
+            return Protocol(*basic, self._progress, **common)
+        reports = any(flag in argv for flag in engine.cache_report_flags)
+        return SessionsProtocol(*basic, self._progress, **common, wants_places=engine.reports_cache_places, reports_cached=reports)
+
+    def _answering_argv(self) -> tuple[str, ...]:
+        """The command of the servers that generate the answers."""
+        recipe = self.server.recipe
+        return recipe.roles[-1].recipe.argv if recipe.roles else recipe.argv
 
     def _read(self, unread: Measurement, load: Measured, before: Counted | None) -> Measurement:
         """The measurement with the server's information after it, and with the telemetry."""

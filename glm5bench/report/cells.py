@@ -219,6 +219,37 @@ def energy_cells(r: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def session_cells(r: Mapping[str, Any]) -> dict[str, str]:
+    """Agent sessions: what a session costs, and what the prefix cache did."""
+    return {
+        "system": series_label(r),
+        "TP": rounded(r["tp"], 0),
+        "conc.": rounded(r["concurrency"], 0),
+        "sessions/h": rounded(r["sessions_per_h"], 1),
+        "$/session": rounded(r["cost_usd_per_session"], 4),
+        "P50 tok/s": rounded(r["normalised_median_tok_s"], 1),
+        "P90 tok/s": rounded(r["normalised_p90_tok_s"], 1),
+        "hit": _percent(r["hit_share"]),
+        "ideal": _percent(r["ideal_hit_share"]),
+        "fresh tok/s/GPU": rounded(r["fresh_tput_per_gpu_tok_s"], 0),
+        "cached tok/s/GPU": rounded(r["cached_tput_per_gpu_tok_s"], 0),
+        "output tok/s/GPU": rounded(r["window_output_tput_per_gpu_tok_s"], 0),
+        "TTFT ms": rounded(r["ttft_median_ms"], 0),
+        "req/h": rounded(r["window_requests_per_h"], 0),
+        "$/request": rounded(r["cost_usd_per_request"], 4),
+        "$/M weighted": rounded(r["weighted_cost_usd_per_mtok"], 2),
+        "J/session": rounded(r["energy_per_session_j"], 0),
+        "host hit": _percent(r["host_hit_share"]) if r["host_hit_share"] else "",
+        "KV used": _percent(r["kv_usage_max"]),
+        "late ms": rounded(r["lateness_p99_ms"], 1),
+        "flags": r["reasons"].replace(",", " "),
+    }
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.1%}"
+
+
 def startup_cells(r: Mapping[str, Any]) -> dict[str, str]:
     """Server starts."""
     predicted, has = r["kv_tokens_predicted"], r["kv_tokens"]

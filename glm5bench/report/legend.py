@@ -21,6 +21,11 @@ MEANINGS = {
     "TTFT": "TTFT: time to first token, median and 99th percentile (p99)",
     "TPOT": "TPOT: time per output token without the first, median",
     "$/Mtok": "$/Mtok: cost of a million prompt and output tokens at the prices below",
+    "sessions/h": "sessions/h: sessions an hour; a request counts as its share of its session",
+    "P90 tok/s": "P50, P90 tok/s: 1 / percentile of the time of a whole request over its output tokens",
+    "hit": "hit: prompt tokens from the prefix cache; ideal: the same with an infinite cache",
+    "fresh tok/s/GPU": "fresh, cached, output tok/s/GPU: computed and cached prompt tokens, and output tokens, in the window",
+    "late ms": "late: p99 of sending a request after it was due, by the client",
     "whole node": "whole node: the cost if you also pay for the node's GPUs that the server leaves idle",
 }
 INTERVAL = (

@@ -24,6 +24,7 @@ from .cells import (
     rounded,
     saturation_cells,
     series_label,
+    session_cells,
     startup_cells,
 )
 from .tables import Tables
@@ -42,6 +43,11 @@ INTERVAL_DEFINITION = (
 ENERGY_DEFINITION = (
     "J, W/GPU and tok/s/MW boards: energy that the GPUs' boards counted over the wall time of the requests; assumed: all-in, of "
     "conf/hardware; capped: share of the readings in which its power limit held a GPU back; used: share of the time with a kernel"
+)
+SESSIONS_DEFINITION = (
+    "agent sessions: conc. is the number of live sessions. P50, P90 tok/s: 1 / percentile of (time of a request / its output tokens). "
+    "hit: prompt tokens from the prefix cache; ideal: the same with an infinite cache. fresh: prompt tokens that were computed. "
+    "sessions/h: a request counts as its share of its session. late: p99 of sending after the due time, by the client"
 )
 NUMBER = re.compile(
     r"(not .*|no gain .*|no price|-?[\d.]+×?)?( \+/-[\d.]+)?( \[[-\d., inf]+\])?( starts| runs| requests)?( \(i\))?(, whole node [\d.]+×?)?"
@@ -98,6 +104,7 @@ def _as_text(t: Tables, style: Style) -> str:
         *([ENERGY_DEFINITION] if t.energy else []),
         *([ISO_DEFINITION] if t.iso else []),
         *([INTERVAL_DEFINITION] if _has_interval(t) else []),
+        *([SESSIONS_DEFINITION] if t.sessions else []),
     ]
     parts += ["", *map(style.remark, [*definitions, prices_line(t), *t.notes])]
     return "\n".join(_spaced(parts, heading(""))) + "\n"
@@ -178,6 +185,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Mapping[str, Any]], dict[str, str]]]] =
     "saturation": ("Saturation", saturation_cells),
     "speculation": ("Speculative decoding against none, at the same interactivity", gain_cells),
     "energy": ("Energy of the frontiers' points, measured by the GPUs", energy_cells),
+    "sessions": ("Agent sessions", session_cells),
     "startup": ("Server starts, means of an arm: seconds, and memory of one GPU", startup_cells),
 }
 

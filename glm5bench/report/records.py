@@ -124,6 +124,36 @@ def frontier_row(r: Row, economy: Economy, named: Names = NONE) -> dict[str, Any
     return row | {"interval": rate.level if rate else None}
 
 
+SESSIONS = ("sessions_per_h", "window_requests_per_h", "fresh_tput_per_gpu_tok_s", "cached_tput_per_gpu_tok_s",
+            "window_output_tput_per_gpu_tok_s", "hit_share", "ideal_hit_share", "hit_loss", "device_hit_share", "host_hit_share",
+            "storage_hit_share", "normalised_median_tok_s", "normalised_p90_tok_s", "kv_usage_max", "running_mean", "queued_max",
+            "energy_per_session_j", "energy_per_request_j", "energy_per_fresh_token_j", "energy_per_output_token_j")  # fmt: skip
+IN_MS = ("ttft_per_fresh_token_s", "ttft_base_s", "lateness_p99_s")
+
+
+def session_row(r: Row, economy: Economy, named: Names = NONE) -> dict[str, Any]:
+    """One configuration of agent sessions, flat."""
+    where = {"tp": known(r.tp), "gpus": r.gpus or None, "concurrency": known(r.concurrency), "n_repeats": r.n_repeats}
+    cached, output = economy.weights or (None, None)
+    return {
+        **series_row(r.series, named),
+        **where,
+        "n_requests": r.n_requests,
+        **{name: finite(r.of(name)) for name in SESSIONS},
+        **{f"{name[:-2]}_ms": finite(r.of(name) * 1e3) for name in IN_MS},
+        "ttft_median_ms": finite(r.ttft_median_s * 1e3),
+        "ttft_p99_ms": finite(r.ttft_p99_s * 1e3),
+        "cost_usd_per_session": finite(economy.cost_of(r, r.of("sessions_per_h"))),
+        "cost_usd_per_request": finite(economy.cost_of(r, r.of("window_requests_per_h"))),
+        "weighted_cost_usd_per_mtok": finite(economy.weighted_cost(r)),
+        "cached_weight": cached,
+        "output_weight": output,
+        "acceptance_length": finite(r.acceptance_length),
+        "validity": r.validity,
+        "reasons": ",".join(r.reasons),
+    }
+
+
 def _between(name: str, i: Interval | None) -> dict[str, float | None]:
     """The bounds of an interval; one that is infinite is None, and the interval still has a level."""
     return {f"{name}_low": finite(i.low) if i else None, f"{name}_high": finite(i.high) if i else None}

@@ -43,10 +43,13 @@ def as_screen(t: Tables, *, width: int, is_whole: bool = False) -> str:
     if is_whole:
         parts += [_section(name, t, width) for name in NAMES if name not in ("iso",) and getattr(t, name)]
         return "\n\n".join([*parts, "\n".join(footer(t, "\n".join(parts), t.frontier or t.points, width))]) + "\n"
-    rows, heading = (t.frontier, "Frontier: the points that no other beats in both figures") if t.frontier else (t.points, "Points")
+    if t.sessions:
+        parts.append(_section("sessions", t, width))
+    alone = [r for r in t.points if "content=sessions" not in r["variant"].split()]
+    rows, heading = (t.frontier, "Frontier: the points that no other beats in both figures") if t.frontier else (alone, "Points")
     for most in range(min(len(rows), LINES), LEAST_ROWS - 1, -1) if len(rows) > LEAST_ROWS else [LEAST_ROWS]:
         body = "\n\n".join([*parts, *([_points(rows, heading, named, width, most, with_sources=with_sources)] if rows else [])])
-        text = "\n".join([body, "", *footer(t, body, rows, width)]) + "\n"
+        text = "\n".join([body, "", *footer(t, body, [*t.sessions, *rows], width)]) + "\n"
         if text.count("\n") <= LINES:
             break
     return text
@@ -298,7 +301,20 @@ def _section(name: str, t: Tables, width: int) -> str:
         cells = told([make(r) for r in rows])
     same = {name: cells[0][name] for name in OF_ALL if name in cells[0] and len(cells) > 1 and len({row.get(name) for row in cells}) == 1}
     cells = [{name: text for name, text in row.items() if name not in same} for row in cells]
-    always = ("hardware", "precision", "MTP", "conc.", "total tok/s/GPU", "tok/s/user", "$/Mtok", "limit")
+    always = (
+        "system",
+        "$/session",
+        "hit",
+        "P90 tok/s",
+        "hardware",
+        "precision",
+        "MTP",
+        "conc.",
+        "total tok/s/GPU",
+        "tok/s/user",
+        "$/Mtok",
+        "limit",
+    )
     first = ("mean", "steady", "in flight", "ran", "served by", "engine", "source", "interval")
     least = [*(name for name in first if name in cells[0]), *(name for name in reversed(list(cells[0])) if name not in (*always, *first))]
     return "\n".join(

@@ -22,7 +22,7 @@ from ..analysis.saturation import saturations
 from ..analysis.speculation import engines_with_acceptance, gains
 from ..analysis.startups import startups
 from ..prediction import BANDS, error_text
-from .records import band_row, energy_row, frontier_row, gain_row, iso_row, point_row, saturation_row, startup_row
+from .records import band_row, energy_row, frontier_row, gain_row, iso_row, point_row, saturation_row, session_row, startup_row
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Tables:
     speculation: list[dict[str, Any]]
     energy: list[dict[str, Any]]
     startup: list[dict[str, Any]]
+    sessions: list[dict[str, Any]]
     notes: list[str]
     price_id: str
     prices: dict[str, float | None]  # $ per GPU and hour, of the hardware that is shown
@@ -46,7 +47,7 @@ class Tables:
 
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # a spreadsheet would calculate such a text
-NAMES = ("points", "frontier", "arms", "iso", "bands", "saturation", "speculation", "energy", "startup")
+NAMES = ("points", "frontier", "arms", "iso", "bands", "saturation", "speculation", "energy", "startup", "sessions")
 
 
 def tables(
@@ -80,6 +81,7 @@ def tables(
             if math.isfinite(r.of("gpu_power_w"))
         ],
         startup=[startup_row(s, c.economy, named) | _mark((s.series, s.tp) in failed) for s in startups(c.rows)],
+        sessions=[session_row(r, c.economy, named) | _mark((r.series, r.tp) in failed) for r in c.sessions],
         notes=notes(c),
         price_id=price_id,
         prices={h: c.economy.usd_per_gpu_h.get(h) for h in sorted({r.series.hardware for r in c.rows})},
@@ -113,6 +115,9 @@ def notes(c: Comparison) -> list[str]:
         scale = ", ".join(f"{s:g}" for s in sorted({s.time_scale for s in series if s.time_scale}))
         said.append(f"simulated: a model's figures at time scale {scale}, in simulated time; nothing of them was measured on a GPU")
         said.append(f"the model's error in throughput: {error_text(BANDS)}")
+    if c.sessions and c.economy.weights is not None:
+        cached, output = c.economy.weights
+        said.append(f"$/M weighted: a computed prompt token counts 1, a cached one {cached:.3g}, an output token {output:.3g}")
     engines = engines_with_acceptance(c.fronts)
     if len(engines) > 1:
         said.append(f"acceptance lengths of {' and '.join(engines)} are not comparable: each engine counts its own steps")

@@ -17,12 +17,15 @@ from pydantic import ValidationError
 from ..engines.known import adapter
 from ..errors import SettingsError
 from ..files import sha256
+from ..sessions.file import read_sessions
+from ..sessions.shipped import located
 from ..values.cluster import CLASSES
 from ..values.plain import plain, type_adapter
 from ..values.secrets import stated_secrets
 from ..values.settings import Settings
 from ..values.workload import Workload, impossible
 
+MOST_PAUSE_S = 3500.0  # conf/engine makes servers keep an idle connection for 3600 s
 POINT_AXES = ("concurrency", "repeat", "seed")
 
 
@@ -68,6 +71,8 @@ def validated(asked: dict[str, Any]) -> Settings:
     adapter(settings.engine)  # raises for one that is unknown
     _refuse_bad_expressions(settings)
     settings = replace(settings, workload=complete_workload(settings.workload))
+    if not settings.workload.has_sessions:  # these rules would only be a difference from plans of earlier versions
+        settings = replace(settings, engine=replace(settings.engine, of_sessions=()))
     strange = set(settings.cluster.hardware) - {settings.hardware.id, *_hardware_names()}
     if strange:
         known = ", ".join(_hardware_names())
@@ -83,20 +88,45 @@ def validated(asked: dict[str, Any]) -> Settings:
 def complete_workload(w: Workload) -> Workload:
     """The same, with the hash of its file: what that holds changes the measurement, where it lies does not.
 
-    Raises SettingsError for one that contradicts itself, and where the file cannot be read or is not the one that was meant.
+    Agent sessions also set the lengths: the means of their requests, and the longest one. Raises SettingsError for a workload that
+    contradicts itself, and where the file cannot be read, is not the one that was meant, or is wrong.
     """
     wrong = impossible(w)
     if wrong:
         raise SettingsError(f"{wrong}.", where="the command line or conf/workload", next_step="`glm5bench plan --help`")
     if w.file is None:
         return w
+    w = replace(w, file=located(w.file))
+    assert w.file is not None
     try:
         found = sha256(Path(w.file).expanduser())
     except OSError as error:
         raise SettingsError(f"workload.file cannot be read: {error.strerror or error}.", where=w.file) from error
     if w.file_sha256 not in (None, found):
         raise SettingsError("workload.file is not the one whose hash workload.file_sha256 gives.", where=w.file)
-    return replace(w, file=str(Path(w.file).expanduser().absolute()), file_sha256=found)
+    w = replace(w, file=str(Path(w.file).expanduser().absolute()), file_sha256=found)
+    return _with_lengths(w, str(w.file), found) if w.has_sessions else w
+
+
+def _with_lengths(w: Workload, path: str, digest: str) -> Workload:
+    isl, osl, longest, delay_s = _lengths_of(path, digest)
+    paused_s = min(delay_s, w.idle_cap_s) if w.idle_cap_s is not None else delay_s
+    if paused_s > MOST_PAUSE_S:
+        raise SettingsError(
+            f"A session pauses for {paused_s:g} s, longer than the {MOST_PAUSE_S:g} s for which servers are told to keep connections.",
+            where=path,
+            next_step=f"set workload.idle_cap_s to at most {MOST_PAUSE_S:g}",
+        )
+    return replace(w, isl_tokens=isl, osl_tokens=osl, range_ratio=1.0, most_tokens=longest)
+
+
+@functools.lru_cache(maxsize=8)
+def _lengths_of(path: str, digest: str) -> tuple[int, int, int, float]:
+    """Mean prompt, mean answer and longest request of a file of sessions, in tokens, and its longest pause in seconds."""
+    read = read_sessions(path)
+    asked = [(session.prompt_tokens(call), call.output_tokens) for session, call in read.calls]
+    isl, osl = (max(1, round(sum(lengths) / len(asked))) for lengths in zip(*asked, strict=True))
+    return isl, osl, read.longest_tokens, read.longest_delay_s
 
 
 def _refuse_bad_expressions(settings: Settings) -> None:

@@ -11,7 +11,7 @@ import contextlib
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -22,13 +22,13 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .answers import Asked, answer_body, asked_of, last_chunks, role_chunk
+from .answers import Asked, answer_body, asked_of
 from .engine import Counters, Engine
 from .gpus import readings
-from .options import START_S, Options
+from .options import PAGE_TOKENS, START_S, Options
+from .streaming import EventStream, cached_of
 from .transfer import Rooms, TransferError, fetched
 
-PAGE_TOKENS = 64
 OPEN_PATHS = ("/health", "/health_generate", "/metrics")  # SGLang leaves these open with an API key set
 
 
@@ -181,6 +181,7 @@ class State:
             "max_total_num_tokens": self.options.memory.capacity_tokens,
             "spec_accept_length": _acceptance(c) or 0.0,
             "prompt_tokens_total": c.prompt_tokens,
+            **({"cached_tokens_total": c.device_tokens + c.host_tokens} if self.options.limits.cache is not None else {}),
             "generation_tokens_total": c.generation_tokens,
             "num_requests_total": c.requests,
             "spec_verify_calls_total": c.verify_steps,
@@ -263,78 +264,11 @@ class State:
             if is_last:
                 done.set_result(None)
 
-        request = self.engine.submit(asked.prompt_tokens, asked.output_tokens, deliver, is_computed=is_computed)
+        request = self.engine.submit(asked.prompt_tokens, asked.output_tokens, deliver, is_computed=is_computed, prompt=asked.prompt)
         await done
         self._computed(asked)
-        return answer_body(asked, uuid.uuid4().hex, request.emitted, 0, request.verify_steps, finished=True, whole=True)
-
-
-class EventStream(Response):
-    """A streamed answer. Written to ASGI directly: one send per chunk. If the client disconnects, the request is aborted."""
-
-    def __init__(
-        self, engine: Engine, asked: Asked, options: Options, computed: Callable[[Asked], None], *, is_computed: bool = False
-    ) -> None:
-        super().__init__(None)
-        self._engine, self.asked_of, self._options = engine, asked, options
-        self._computed, self._is_computed = computed, is_computed
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Streams until the answer is whole or cut, or the client disconnects."""
-        queue: asyncio.Queue[tuple[int, bool] | None] = asyncio.Queue()
-        number = self._engine.count_stream()
-        wanted = self._shortened(number)
-
-        def deliver(n: int, is_last: bool) -> None:
-            queue.put_nowait((n, is_last))
-            if is_last:
-                self._computed(self.asked_of)
-
-        request = self._engine.submit(self.asked_of.prompt_tokens, wanted, deliver, is_computed=self._is_computed)
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream; charset=utf-8")]})
-        gone = asyncio.create_task(_disconnected(receive))
-        gone.add_done_callback(lambda _: queue.put_nowait(None))
-        try:
-            await self._stream(queue, send, cut_at=wanted // 2 if self._every("cut", number) else None, lose=self._every("lost", number))
-        finally:
-            gone.cancel()
-            self._engine.abort(request)
-
-    def _every(self, kind: str, number: int) -> bool:
-        fault = self._options.fault
-        return fault is not None and fault.kind == kind and number % fault.number == 0
-
-    def _shortened(self, number: int) -> int:
-        return max(1, self.asked_of.output_tokens // 2) if self._every("short", number) else self.asked_of.output_tokens
-
-    async def _stream(
-        self, queue: asyncio.Queue[tuple[int, bool] | None], send: Callable[[Any], Awaitable[None]], *, cut_at: int | None, lose: bool
-    ) -> None:
-        asked, id_, interval = self.asked_of, uuid.uuid4().hex, self._options.stream_interval
-        emitted, shown, steps, last, is_cut = 0, 0, -1, False, False
-        if asked.endpoint == "chat":
-            await _send(send, [role_chunk(asked, id_)])
-        while not last and not is_cut and (item := await queue.get()) is not None:
-            tokens, last = item
-            emitted, steps = emitted + tokens, steps + 1
-            is_cut = cut_at is not None and emitted >= cut_at
-            if lose and emitted >= 2:
-                raise ConnectionResetError("the fault `lost` was asked for")
-            if not is_cut and (last or shown == 0 or emitted - shown >= interval):
-                chunks = [answer_body(asked, id_, emitted, shown, max(0, steps), finished=last)]
-                await _send(send, chunks + (last_chunks(asked, id_, emitted, max(0, steps)) if last else []))
-                shown = emitted
-        await send({"type": "http.response.body", "body": b"" if is_cut else b"data: [DONE]\n\n", "more_body": False})
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _send(send: Callable[[Any], Awaitable[None]], chunks: list[dict[str, Any]]) -> None:
-    body = b"".join(b"data: " + json.dumps(chunk, separators=(",", ":")).encode() + b"\n\n" for chunk in chunks)
-    await send({"type": "http.response.body", "body": body, "more_body": True})
+        cached = cached_of(request, self.options)
+        return answer_body(asked, uuid.uuid4().hex, request.emitted, 0, request.verify_steps, finished=True, whole=True, cached=cached)
 
 
 def _acceptance(c: Counters) -> float | None:

@@ -10,14 +10,16 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .gpus import Meter, meter
 from .options import Options
+from .radix import pages_of
 from .scheduler import Request, Scheduler
 
 Deliver = Callable[[int, bool], None]  # new tokens, and whether the request is done
+Prompt = str | Sequence[int]
 
 
 @dataclass
@@ -26,6 +28,8 @@ class Counters:
 
     requests: int = 0
     prompt_tokens: int = 0
+    device_tokens: int = 0  # of prompts, found in the prefix cache in GPU memory
+    host_tokens: int = 0
     generation_tokens: int = 0
     verify_steps: int = 0
     verified_tokens: int = 0
@@ -59,13 +63,20 @@ class Engine:
         """Whether any request is running or waiting."""
         return self.scheduler.n_running + self.scheduler.n_waiting > 0
 
-    def submit(self, prompt_tokens: int, output_tokens: int, deliver: Deliver, *, is_computed: bool = False) -> Request:
-        """Queues a request. `deliver` is called in the event loop. `is_computed`: its cache and first token came from a prefill worker."""
+    def submit(
+        self, prompt_tokens: int, output_tokens: int, deliver: Deliver, *, is_computed: bool = False, prompt: Prompt = ()
+    ) -> Request:
+        """Queues a request. `deliver` is called in the event loop. `is_computed`: its cache and first token came from a prefill worker.
+
+        `prompt`: its token ids or its text, for the prefix cache.
+        """
         self._next_id += 1
         for counters in (self.counters, self.total):
             counters.requests += 1
             counters.prompt_tokens += prompt_tokens
         request = Request(self._next_id, prompt_tokens, output_tokens)
+        if (cache := self.options.limits.cache) is not None:
+            request.pages = pages_of(prompt, cache.page_tokens)
         self._deliver[request.id] = deliver
         if is_computed:
             request.prefilled, request.emitted, request.done = prompt_tokens, 1, output_tokens == 1
@@ -81,8 +92,10 @@ class Engine:
         self.scheduler.abort(request)
 
     def flush(self) -> None:
-        """Resets the counters since the last flush, for a new measurement."""
+        """Empties the prefix cache, and resets the counters since the last flush, for a new measurement."""
         self.counters = Counters()
+        for radix in self.scheduler.radix:
+            radix.clear()
 
     def count_stream(self) -> int:
         """The number of this streamed request, from 1. Exits the process if the fault `die` is due."""
@@ -134,6 +147,9 @@ class Engine:
     def _give(self, request: Request, tokens: int) -> None:
         for counters in (self.counters, self.total):
             counters.generation_tokens += tokens
+            if request.done:
+                counters.device_tokens += request.device_tokens
+                counters.host_tokens += request.host_tokens
             if request.done and request.verify_steps:
                 counters.verify_steps += request.verify_steps
                 counters.verified_tokens += request.emitted - 1

@@ -19,10 +19,12 @@ from ..roofline import StepModel, step_model
 from ..values.groups import FAULTS
 from ..values.plain import from_json
 from ..values.point import Arm
-from .scheduler import Limits
+from .scheduler import Cache, Limits
 from .transfer import bandwidth_bytes_s, bytes_per_token
 
 START_S = 5.0  # simulated seconds from the process's start to ready
+PAGE_TOKENS = 64
+HOST_BYTES_S = 50e9  # from host memory to a GPU over PCIe 5.0
 SPECULATION_RUNNING = 48  # SGLang's admission limit under speculation if none is given
 
 
@@ -95,6 +97,7 @@ def from_arm(arm: Arm, known: argparse.Namespace, argv: tuple[str, ...], *, api_
         memory.capacity_tokens,
         known.chunked_prefill_size or engine.chunk_tokens(arm.hardware),
         arm.engine.passes.wait + (known.scheduler_recv_interval - 1) / 2,
+        _cache(arm, known, kv_dtype, memory.capacity_tokens // arm.dp),
     )
     return Options(
         arm=arm,
@@ -119,6 +122,15 @@ def from_arm(arm: Arm, known: argparse.Namespace, argv: tuple[str, ...], *, api_
     )
 
 
+def _cache(arm: Arm, known: argparse.Namespace, kv_dtype: str, capacity_tokens: int) -> Cache | None:
+    """The prefix cache, if answers are to report it. Other workloads never send a prompt twice."""
+    if known.disable_radix_cache or not known.enable_cache_report:
+        return None
+    host = int(known.hicache_ratio * capacity_tokens) if known.enable_hierarchical_cache else 0
+    host_token_s = bytes_per_token(arm, kv_dtype) / HOST_BYTES_S
+    return Cache(PAGE_TOKENS, 2 if arm.speculative.steps else 1, host, host_token_s)
+
+
 def flags_of(argv: Sequence[str]) -> argparse.Namespace:
     """The flags that the simulator uses, from any SGLang command line."""
     return _parser().parse_known_args(list(argv))[0]
@@ -138,6 +150,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--kv-cache-dtype", default="auto")
     parser.add_argument("--stream-interval", type=int, default=1)
     parser.add_argument("--context-length", type=int)
+    parser.add_argument("--enable-cache-report", action="store_true")
+    parser.add_argument("--disable-radix-cache", action="store_true")
+    parser.add_argument("--enable-hierarchical-cache", action="store_true")
+    parser.add_argument("--hicache-ratio", type=float, default=2.0)
     parser.add_argument("--dist-init-addr", default="")
     parser.add_argument("--disaggregation-mode", choices=("", "prefill", "decode"), default="")
     parser.add_argument("--disaggregation-bootstrap-port", type=_port, default=8998)

@@ -12,11 +12,12 @@ from __future__ import annotations
 import itertools
 from collections import Counter, deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from ..roofline import StepModel
+from .radix import Held, Page, Radix
 
 NEW_TOKEN_RATIO = 0.5  # requests in flight are at all stages of their outputs: half of it on average
 
@@ -29,6 +30,17 @@ class Limits:
     capacity_tokens: int
     chunk_tokens: int
     wait_passes: float = 0.0  # decode passes between the arrival of a request and its prefill, if others run
+    cache: Cache | None = None  # None: there is no prefix cache
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A prefix cache. `kept_back`: last tokens of a prompt that are always computed; with EAGLE's drafts one more."""
+
+    page_tokens: int
+    kept_back: int = 1
+    host_tokens: int = 0  # size of the host tier of each group
+    host_token_s: float = 0.0  # time to load the cache of a token from the host
 
 
 @dataclass
@@ -44,10 +56,22 @@ class Request:
     verify_steps: int = 0
     group: int = 0  # of data-parallel attention
     done: bool = False
+    pages: list[Page] = field(default_factory=list)  # of the prompt, if there is a prefix cache
+    held: Held | None = None  # of these, since it was admitted
+    device_tokens: int = 0  # of the prompt, found in the prefix cache in GPU memory
+    host_tokens: int = 0  # and in host memory
+
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens of the prompt that the prefix cache had."""
+        return self.device_tokens + self.host_tokens
 
     @property
     def reserved_tokens(self) -> int:
-        """Cache reserved when it is admitted. SGLang reserves only a part of the output; its ratio falls from 0.7."""
+        """Cache reserved when it is admitted, besides pages of the prefix cache.
+
+        SGLang reserves only a part of the output; its ratio falls from 0.7.
+        """
         return self.prompt_tokens + int(NEW_TOKEN_RATIO * self.output_tokens)
 
 
@@ -70,7 +94,9 @@ class Scheduler:
         self._waiting: list[deque[Request]] = [deque() for _ in range(model.dp)]
         self._prefilling: list[Request] = []
         self._running: list[Request] = []
-        self._reserved = [0] * model.dp
+        cache = limits.cache
+        self.radix = [Radix(cache.page_tokens, cache.host_tokens // cache.page_tokens) for _ in range(model.dp)] if cache else []
+        self._loading_s = 0.0  # time to load cache from the host for requests that were just admitted
 
     @property
     def n_running(self) -> int:
@@ -116,7 +142,7 @@ class Scheduler:
         for batch in (self._prefilling, self._running):
             if request in batch:
                 batch.remove(request)
-                self._reserved[request.group] -= request.reserved_tokens
+                self._release(request)
 
     def step(self) -> Step | None:
         """The next forward pass, or None when there is nothing to do. Steps without tokens: a chunk, or time until a request is ready."""
@@ -139,12 +165,46 @@ class Scheduler:
         for group, queue in enumerate(self._waiting):
             while queue and running[group] < max(1, self.limits.max_running // dp):
                 head = queue[0]
-                if running[group] and self._reserved[group] + head.reserved_tokens > self.limits.capacity_tokens // dp:
+                self._find(head)
+                if running[group] and self._needed(group, head) > self.limits.capacity_tokens // dp:
+                    self._release(head)
                     break
                 queue.popleft()
+                if head.held is not None and self.limits.cache is not None:
+                    head.device_tokens, head.host_tokens = (n * self.limits.cache.page_tokens for n in (head.held.device, head.held.host))
+                    self._loading_s += head.host_tokens * self.limits.cache.host_token_s
+                head.prefilled = max(head.prefilled, head.cached_tokens)
                 (self._prefilling if head.prefilled < head.prompt_tokens else self._running).append(head)
-                self._reserved[group] += head.reserved_tokens
                 running[group] += 1
+                self._evict(group)
+
+    def _find(self, request: Request) -> None:
+        """Holds the pages of the prompt that the prefix cache has."""
+        if self.limits.cache is not None and request.pages:
+            most = max(0, request.prompt_tokens - self.limits.cache.kept_back) // self.limits.cache.page_tokens
+            request.held = self.radix[request.group].take(request.pages, most)
+
+    def _release(self, request: Request) -> None:
+        """Releases the pages of a request that has ended or was not admitted."""
+        if request.held is not None:
+            self.radix[request.group].release(request.held, request.emitted)
+            request.held = None
+            self._evict(request.group)
+
+    def _needed(self, group: int, *more: Request) -> int:
+        """Cache that the running requests of a group need, and these more. Pages that several of them hold count once."""
+        own = sum(self._own(r) for r in (*self._running, *self._prefilling, *more) if r.group == group)
+        return own + (self.radix[group].held_pages * self.radix[group].page_tokens if self.radix else 0)
+
+    def _own(self, r: Request) -> int:
+        held = r.held.n_own * self.limits.cache.page_tokens if r.held is not None and self.limits.cache is not None else 0
+        return r.reserved_tokens - held
+
+    def _evict(self, group: int) -> None:
+        """Makes room for what running requests need."""
+        if self.radix:
+            room = self.limits.capacity_tokens // self.model.dp - self._needed(group)
+            self.radix[group].evict(room // self.radix[group].page_tokens)
 
     def _prefill(self) -> Step:
         budget, attended = max(1, self.limits.chunk_tokens // self.model.dp), 0.0
@@ -159,11 +219,15 @@ class Scheduler:
             taken[request.group] += take
             if request.prefilled == request.prompt_tokens:
                 finished.append(request)
+        for request in finished:
+            if request.held is not None:
+                self.radix[request.group].commit(request.held)
         self._prefilling = [r for r in self._prefilling if r.prefilled < r.prompt_tokens]
         self._running.extend(finished)
         tokens = taken.total()
         duration = self.model.prefill_s(tokens, attended, tokens / max(taken.values()))  # every group waits for the fullest
-        return Step(duration, self._give(finished, np.ones(len(finished), dtype=np.int64)))
+        loading_s, self._loading_s = self._loading_s, 0.0
+        return Step(duration + loading_s, self._give(finished, np.ones(len(finished), dtype=np.int64)))
 
     def _decode(self) -> Step:
         batch, dp = self._running, self.model.dp
@@ -195,7 +259,8 @@ class Scheduler:
         ended = [r for r in batch if r.emitted >= r.output_tokens]
         for request in ended:
             request.done = True
-            self._reserved[request.group] -= request.reserved_tokens
         if ended:
             self._running = [r for r in self._running if not r.done]
+        for request in ended:
+            self._release(request)
         return tuple(given)

@@ -250,6 +250,7 @@ class Engine:
     digests: dict[str, Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]] = field(default_factory=dict)  # image reference -> digest
     phases: dict[str, str] = field(default_factory=dict)  # regular expression for the log of a starting server -> phase that begins there
     fatal: tuple[str, ...] = ()  # regular expressions in the log of a server that has failed, even if its process still runs
+    of_sessions: tuple[Rule, ...] = field(default=(), metadata=ABSENT)  # rules that apply after all others if agent sessions are replayed
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le
 from pydantic import FiniteFloat
+
+from .plain import ABSENT
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +25,10 @@ Positive = Annotated[int, Ge(1)]
 PositiveFloat = Annotated[FiniteFloat, Gt(0)]
 Seconds = Annotated[FiniteFloat, Ge(0)]
 
+Share = Annotated[FiniteFloat, Ge(0), Le(1)]
+ENTRY = (0.25, 0.75)  # of AgentX
+
+HEADER = re.compile(r"[A-Za-z0-9-]*")
 OBJECTIVE = re.compile(r"(ttft|tpot|itl|e2el)<=([0-9]*\.?[0-9]+)(ms|s)")
 
 
@@ -38,8 +44,8 @@ class Workload:
     prompts_per_concurrency: Positive
     prompts: Positive | None  # a fixed number instead of prompts_per_concurrency x C
     warmups_per_concurrency: Natural
-    content: Literal["random", "conversations", "trace"] = "random"
-    file: str | None = None  # a file of conversations or of a trace
+    content: Literal["random", "conversations", "trace", "sessions"] = "random"
+    file: str | None = None  # a file of conversations, of a trace or of agent sessions
     file_sha256: str | None = None  # hash of the file's content, set when the settings are read
     prefix_tokens: Natural = 0  # shared beginning of every prompt; part of isl_tokens
     turns: Positive = 1  # turns of a conversation; each is sent with all turns before it
@@ -51,11 +57,20 @@ class Workload:
     duration_s: PositiveFloat | None = None  # no new requests are sent after this time
     goodput: str = ""  # limits that a good request keeps, such as ttft<=2s,tpot<=50ms
     omit: tuple[Literal["ignore_eos", "continuous_usage_stats"], ...] = ()  # request fields to leave out because the server rejects them
+    entry: tuple[Share, Share] = field(default=ENTRY, metadata=ABSENT)  # where in its requests the first session of each user begins
+    idle_cap_s: PositiveFloat | None = field(default=None, metadata=ABSENT)  # longest pause in a session; longer ones are shortened to it
+    session_header: str = field(default="", metadata=ABSENT)  # a header with a name for each play of a session, for routers
+    most_tokens: Natural = field(default=0, metadata=ABSENT)  # prompt and answer of a file's longest request, set when the file is read
 
     @property
     def is_open_loop(self) -> bool:
         """Whether each request is due at its own time."""
         return self.arrivals != "closed"
+
+    @property
+    def has_sessions(self) -> bool:
+        """Whether agent sessions are replayed: `concurrency` is then the number of live sessions, and prompts are meant to be cached."""
+        return self.content == "sessions"
 
     def n_prompts(self, concurrency: int) -> int:
         """The largest number of conversations that are measured at this concurrency."""
@@ -78,21 +93,23 @@ class Workload:
     @property
     def longest_tokens(self) -> int:
         """The number of positions that the longest request may need."""
-        return self.turns * (self.isl_tokens + self.osl_tokens)
+        return self.most_tokens or self.turns * (self.isl_tokens + self.osl_tokens)
 
     def physics(self) -> dict[str, Any]:
         """The settings that change a measurement. Settings at their defaults are left out, so that new settings keep old keys."""
         values = dataclasses.asdict(self)
         first = {f.name: f.default for f in dataclasses.fields(self) if f.default is not dataclasses.MISSING}
         kept = {name: value for name, value in values.items() if name not in first or value != first[name]}
-        return {name: "" if name == "id" else value for name, value in kept.items() if name not in ("goodput", "file")}
+        return {name: "" if name == "id" else value for name, value in kept.items() if name not in ("goodput", "file", "most_tokens")}
 
     def departures(self) -> tuple[str, ...]:
         """The differences from the public protocol, as words for the name of the curve."""
         physics = self.physics()
         names = ("omit", "arrivals", "rate_rps", "burstiness", "content", "file_sha256", "turns", "think_time_s", "prefix_tokens", "ramp_s")
         told = {**physics, "file_sha256": str(physics.get("file_sha256"))[:12], "omit": ",".join(self.omit)}
-        return tuple(f"{name}={told[name]}" for name in (*names, "duration_s") if name in physics)
+        if "entry" in physics:
+            told["entry"] = "..".join(f"{share:g}" for share in self.entry)
+        return tuple(f"{name}={told[name]}" for name in (*names, "duration_s", "entry", "idle_cap_s", "session_header") if name in physics)
 
 
 @dataclass(frozen=True)
@@ -144,8 +161,30 @@ def impossible(w: Workload) -> str:
             f"workload.prefix_tokens={w.prefix_tokens} must be less than the shortest prompt, {int(w.range_ratio * w.isl_tokens)} tokens",
         ),
         (w.prefix_tokens > 0 and w.content != "random", "workload.prefix_tokens needs workload.content=random"),
+        *_of_sessions(w),
     )
     return next((why for is_wrong, why in checks if is_wrong), "")
+
+
+def _of_sessions(w: Workload) -> tuple[tuple[bool, str], ...]:
+    """Contradictions with agent sessions, and settings that need them."""
+    if not w.has_sessions:
+        return (
+            (w.entry != ENTRY, "workload.entry needs workload.content=sessions"),
+            (w.idle_cap_s is not None, "workload.idle_cap_s needs workload.content=sessions"),
+            (bool(w.session_header), "workload.session_header needs workload.content=sessions"),
+        )
+    return (
+        (w.duration_s is None, "workload.content=sessions needs workload.duration_s: sessions are replayed over a time window"),
+        (w.is_open_loop, "workload.content=sessions is a closed loop: a session begins when another has ended (workload.arrivals=closed)"),
+        (w.endpoint == "chat", "workload.content=sessions sends token ids: workload.endpoint must be completions or generate"),
+        (w.prompts is not None, "workload.prompts has no effect with workload.content=sessions: workload.duration_s ends the load"),
+        (w.turns > 1, "workload.turns has no effect with workload.content=sessions: the file has the turns"),
+        (w.ramp_s > 0, "workload.ramp_s has no effect with workload.content=sessions"),
+        ("ignore_eos" in w.omit, "workload.content=sessions forces the recorded lengths of answers: workload.omit cannot have ignore_eos"),
+        (w.entry[0] > w.entry[1], f"workload.entry=[{w.entry[0]:g},{w.entry[1]:g}] must begin with the smaller share"),
+        (HEADER.fullmatch(w.session_header) is None, f"workload.session_header={w.session_header!r} is not a name of an HTTP header"),
+    )
 
 
 def lengths(rng: np.random.Generator, nominal: int, range_ratio: float, n: int) -> np.ndarray:

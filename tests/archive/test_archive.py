@@ -16,8 +16,8 @@ from glm5bench.archive.checking import check
 from glm5bench.archive.collection import collect
 from glm5bench.archive.columns import COLUMNS, listed
 from glm5bench.archive.contents import SourceTable
-from glm5bench.archive.layout import TABLES
 from glm5bench.archive.pointfile import write_point
+from glm5bench.archive.raw import TABLES
 from glm5bench.archive.sealed import verify_seal
 from glm5bench.archive.summary import row_of
 from glm5bench.archive.survey import survey

@@ -19,8 +19,8 @@ from glm5bench.archive.checking import check
 from glm5bench.archive.collection import collect
 from glm5bench.archive.contents import SourceTable
 from glm5bench.archive.decoding import measurements
-from glm5bench.archive.layout import TABLES
 from glm5bench.archive.pointfile import read_point, write_point
+from glm5bench.archive.raw import TABLES
 from glm5bench.archive.sealed import BLOCK, MAGIC, STRUCTURE
 from glm5bench.archive.survey import survey
 from glm5bench.archive.union import merge

@@ -18,8 +18,8 @@ from program import ROOT, environment, required
 from glm5bench.archive import moving, stored, survey, tasks, union
 from glm5bench.archive.checking import check
 from glm5bench.archive.collection import collect
-from glm5bench.archive.layout import TABLES
 from glm5bench.archive.pointfile import read_point, write_point
+from glm5bench.archive.raw import TABLES
 from glm5bench.archive.union import merge
 from glm5bench.errors import EnvironmentLacks
 

@@ -1,0 +1,81 @@
+"""The requests of agent sessions as columns, beside those of every request: what was cached, and what an infinite cache would have had.
+
+Enters: traces and parsed answers. Leaves: analysis.metrics.Plays.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from array import array
+
+import numpy as np
+
+from ..analysis.metrics import Plays
+from ..client.stream import UNKNOWN, Answer
+from ..client.traffic import Trace
+from ..sessions.file import Sessions
+from ..sessions.ideal import Ideal
+from .run import MEASURED, WARM, Played
+
+NAMES = tuple(f.name for f in dataclasses.fields(Plays))
+
+
+class PlayColumns:
+    """Collects the columns of one run."""
+
+    def __init__(self, start_ns: int) -> None:
+        self._start_ns = start_ns
+        self._columns = {name: array("q") for name in NAMES}
+
+    def add(self, trace: Trace, answer: Answer) -> None:
+        """Adds a request of a session."""
+        assert isinstance(trace, Played)
+        told = {
+            "phase": MEASURED,
+            "play": trace.play,
+            "session": trace.session,
+            "request": trace.call_id,
+            "thread": trace.thread,
+            "ready_ns": trace.ready_ns - self._start_ns,
+            "due_ns": trace.due_ns - self._start_ns,
+            "sent_ns": trace.sent_ns - self._start_ns if trace.sent_ns >= 0 else trace.due_ns - self._start_ns,
+            "prompt_tokens": trace.prompt_tokens,
+            "cached_tokens": answer.cached_tokens,
+            "device_tokens": answer.device_tokens,
+            "host_tokens": answer.host_tokens,
+            "storage_tokens": answer.storage_tokens,
+            "ideal_tokens": UNKNOWN,
+        }
+        for name, value in told.items():
+            self._columns[name].append(value)
+
+    def made(self) -> Plays | None:
+        """The columns; None if there is no request of a session."""
+        if not self._columns["phase"]:
+            return None
+        return Plays(**{name: np.frombuffer(values, dtype=np.int64) for name, values in self._columns.items()})
+
+
+def with_warmup(measured: Plays, warm: Plays | None, earlier_ns: int) -> Plays:
+    """Both in one table. `earlier_ns`: how much earlier the clock of the warm-up started."""
+    if warm is None:
+        return measured
+    told = {name: np.concatenate([getattr(measured, name), getattr(warm, name)]) for name in NAMES}
+    n = len(measured.phase)
+    told["phase"][n:] = WARM
+    for name in ("ready_ns", "due_ns", "sent_ns"):
+        told[name][n:] -= earlier_ns
+    return Plays(**told)
+
+
+def complete(plays: Plays, sessions: Sessions, *, is_whole: np.ndarray, reports_cached: bool) -> Plays:
+    """The same with the ideal. `is_whole`: which requests have a whole answer, (P,); those that reported no cached tokens had none, if
+    the server is known to report them (engines leave out a count of zero).
+    """
+    places = [{call.id: call for call in session.calls} for session in sessions.sessions]
+    cache, ideal = Ideal(sessions), np.full(len(plays.phase), UNKNOWN, dtype=np.int64)
+    for i in np.lexsort((plays.play, plays.sent_ns)).tolist():
+        session = int(plays.session[i])
+        ideal[i] = cache.cached_tokens(int(plays.play[i]), sessions.sessions[session], places[session][int(plays.request[i])])
+    cached = np.where(is_whole & (plays.cached_tokens < 0), 0, plays.cached_tokens) if reports_cached else plays.cached_tokens
+    return dataclasses.replace(plays, cached_tokens=cached, ideal_tokens=ideal)

@@ -1,0 +1,203 @@
+"""One run of agent sessions: a closed loop of live sessions over a time window.
+
+Enters: sessions, their bodies, an address, a number of users. Leaves: raw times and bytes of every request, as `load.Run` keeps them. Each
+user plays one session after another. A request is sent `delay_s` after the last of the requests that it waits for has ended, so requests
+of one session may be in flight together. Bodies are put together in a thread, while the requests before them are answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from ..client.connection import Connection, encoded
+from ..client.load import Run
+from ..client.spool import Place
+from ..client.traffic import Prepared, Target, Trace, Traffic
+from ..sessions.file import Call, Sessions
+from .bodies import Bodies, Entry, Order
+
+THREADS = 2  # which put bodies together
+WARM, MEASURED = range(2)
+
+
+@dataclass
+class Played(Trace):
+    """The course of one request of a session. `play`: number of the play in the run; `place`: position in the session, from 0."""
+
+    play: int = 0
+    session: int = 0
+    place: int = 0
+    call_id: int = 0
+    thread: int = 0
+    ready_ns: int = -1  # all requests that it waits for had ended
+
+
+@dataclass(frozen=True)
+class Script:
+    """What is replayed. `idle_cap_s`: longest pause before a request, in the server's seconds; `header`: name of a header for the play."""
+
+    sessions: Sessions
+    order: Order
+    bodies: Bodies
+    idle_cap_s: float | None
+    time_scale: float
+    header: str
+    name: str  # of this run, in the header
+
+    def delay_s(self, call: Call) -> float:
+        """The pause before a request, in real seconds."""
+        delay = call.delay_s if self.idle_cap_s is None else min(call.delay_s, self.idle_cap_s)
+        return delay / self.time_scale
+
+
+class Replay(Run):
+    """One run. `warmups`: the number of requests that each user sends of its first session before its entry, each with one token of answer;
+    None: the measurement, from the entries on.
+    """
+
+    def __init__(self, target: Target, script: Script, traffic: Traffic, warmups: int | None = None) -> None:
+        super().__init__(target, Prepared(), traffic, lambda: None)
+        self._script, self._warmups = script, warmups
+        self._plays = itertools.count(traffic.concurrency)
+        self._free: list[Connection] = []
+        self._threads = ThreadPoolExecutor(THREADS, "glm5bench-bodies")
+
+    def _n_users(self) -> int:
+        return self.traffic.concurrency
+
+    def _closed_loop(self) -> list[asyncio.Task[None]]:
+        self._free = list(self._connections)
+        user = self._measured if self._warmups is None else self._warmed_up
+        return [asyncio.create_task(user(self._script.order.entry(i))) for i in range(self.traffic.concurrency)]
+
+    async def _warmed_up(self, entry: Entry) -> None:
+        """Sends the requests before the entry, so that the cache is as if the session had come this far."""
+        assert self._warmups is not None
+        for i in range(max(0, entry.first - self._warmups), entry.first):
+            if self.ended_by is not None or not await _Play(self, entry, is_warm=True).sent_now(i):
+                return
+
+    async def _measured(self, entry: Entry) -> None:
+        """One user: the rest of its first session, then others from their beginnings."""
+        while self.ended_by is None and not self._is_over:
+            await _Play(self, entry).whole()
+            play = next(self._plays)
+            entry = Entry(play, self._script.order.session(play), 0)
+
+    @property
+    def end_ns(self) -> float:
+        """When nothing more is sent."""
+        limit = self.traffic.duration_s
+        return float("inf") if limit is None else self._start_ns + limit * 1e9
+
+    @property
+    def script(self) -> Script:
+        """What is replayed."""
+        return self._script
+
+    async def body(self, play: int, session: int, call: Call, output_tokens: int) -> bytes:
+        """The body of a request, from a thread."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, self._script.bodies.of, play, session, call, output_tokens)
+
+    async def send(self, trace: Played, body: bytes) -> bool:
+        """Sends a request on a free connection and waits for its answer. False if it failed."""
+        connection = self._free.pop() if self._free else self._added()
+        name = self._script.header
+        head = self._head + (f"{name}: {self._script.name}-{trace.play}\r\n".encode() if name else b"")
+        try:
+            await self._answered(connection, trace, encoded(head, body))
+        finally:
+            self._free.append(connection)
+        return not trace.error and trace.status == 200
+
+    def _added(self) -> Connection:
+        """A further connection: children of a session send together."""
+        connection: Connection = self._transport.connection(self._where)
+        self._connections.append(connection)
+        return connection
+
+
+class _Play:
+    """One play of a session, from the entry on."""
+
+    def __init__(self, run: Replay, entry: Entry, *, is_warm: bool = False) -> None:
+        self._run, self._entry, self._is_warm = run, entry, is_warm
+        self._session = run.script.sessions.sessions[entry.session]
+        self._bodies: dict[int, asyncio.Task[bytes]] = {}
+        self._traces: dict[int, Played] = {}
+        self._is_cut = False
+
+    async def sent_now(self, i: int) -> bool:
+        """Sends one request at once. False if it failed."""
+        self._prepare(i)
+        return await self._call(i, time.monotonic_ns(), 0.0)
+
+    async def whole(self) -> None:
+        """Sends the requests from the entry on, each when it is due. It ends when the time is over, or after a failure."""
+        calls, first = self._session.calls, self._entry.first
+        waits_for = {i: {a for a in calls[i].after if a >= first} for i in range(first, len(calls))}
+        children: dict[int, list[int]] = {}
+        for i, after in waits_for.items():
+            for a in after:
+                children.setdefault(a, []).append(i)
+        running: dict[asyncio.Task[bool], int] = {}
+        begun, ended = set[int](), dict[int, int]()
+        start_ns = time.monotonic_ns()
+
+        def begin(ready: Sequence[int]) -> None:
+            begun.update(ready)
+            for i in ready:
+                ready_ns = max((ended[a] for a in waits_for[i]), default=start_ns)
+                self._prepare(i)
+                running[asyncio.create_task(self._call(i, ready_ns, self._run.script.delay_s(calls[i])))] = i
+                for child in children.get(i, ()):  # its body is made while this request is answered
+                    if waits_for[child] <= begun:
+                        self._prepare(child)
+
+        try:
+            begin([i for i, after in waits_for.items() if not after])
+            while running:
+                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for task in sorted(done, key=running.__getitem__):
+                    i = running.pop(task)
+                    if not task.result():
+                        self._is_cut = True
+                        continue
+                    ended[i] = self._traces[i].end_ns
+                    if not self._is_cut:
+                        begin([c for c in children.get(i, ()) if waits_for[c] <= ended.keys()])
+        finally:
+            for other in (*running, *self._bodies.values()):
+                other.cancel()
+
+    def _prepare(self, i: int) -> None:
+        if i not in self._bodies:
+            call = self._session.calls[i]
+            n_out = 1 if self._is_warm else call.output_tokens
+            self._bodies[i] = asyncio.create_task(self._run.body(self._entry.play, self._entry.session, call, n_out))
+
+    async def _call(self, i: int, ready_ns: int, delay_s: float) -> bool:
+        """Sends one request when it is due. False if it failed, or if the time is over."""
+        call, run = self._session.calls[i], self._run
+        due_ns = ready_ns + round(delay_s * 1e9)
+        if due_ns >= run.end_ns:
+            return False
+        body = await self._bodies[i]
+        while (ahead := due_ns - time.monotonic_ns()) > 0:
+            await asyncio.sleep(max(ahead / 1e9, 1e-3))  # uvloop's timers have millisecond resolution and end early
+        if self._is_cut or run.ended_by is not None or time.monotonic_ns() >= run.end_ns:
+            return False
+        n_out = 1 if self._is_warm else call.output_tokens
+        trace = Played(len(run.traces), Place(0, len(body)), self._session.prompt_tokens(call), n_out, 0.0, due_ns)
+        trace.play, trace.session, trace.place, trace.ready_ns = self._entry.play, self._entry.session, i, ready_ns
+        trace.call_id, trace.thread = call.id, call.thread
+        self._traces[i] = trace
+        run.traces.append(trace)
+        del self._bodies[i]
+        return await run.send(trace, body)

@@ -1,0 +1,1 @@
+"""Files of agent sessions: format, checks, facts, conversion from other formats, and generation."""
