@@ -99,7 +99,10 @@ class SessionsProtocol:
 
     def _run(self, traffic: Traffic, warmups: int | None) -> Measured:
         replay = Replay(self._target, self._script, traffic, warmups)
-        load = run_quietly(replay.whole(self._progress))
+        try:
+            load = run_quietly(replay.whole(self._progress))
+        finally:
+            replay.close()
         result = results(load, PlayColumns(load.start_ns))
         errors = tuple(map(self._endpoint.redacted, result.requests.error))
         return Measured(replace(result.requests, error=errors), result.health, result.start_ns, result.ended_by)

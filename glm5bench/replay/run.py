@@ -67,6 +67,11 @@ class Replay(Run):
         self._free: list[Connection] = []
         self._threads = ThreadPoolExecutor(THREADS, "glm5bench-bodies")
 
+    def close(self) -> None:
+        """Ends the threads, and removes the spool of requests, which is not used."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        self._requests.close()
+
     def _n_users(self) -> int:
         return self.traffic.concurrency
 
@@ -186,10 +191,8 @@ class _Play:
         """Sends one request when it is due. False if it failed, or if the time is over."""
         call, run = self._session.calls[i], self._run
         due_ns = ready_ns + round(delay_s * 1e9)
-        if due_ns >= run.end_ns:
-            return False
-        body = await self._bodies[i]
-        while (ahead := due_ns - time.monotonic_ns()) > 0:
+        body = await self._bodies[i] if due_ns < run.end_ns else b""
+        while (ahead := min(due_ns, run.end_ns) - time.monotonic_ns()) > 0:  # a session in a pause is live until the window ends
             await asyncio.sleep(max(ahead / 1e9, 1e-3))  # uvloop's timers have millisecond resolution and end early
         if self._is_cut or run.ended_by is not None or time.monotonic_ns() >= run.end_ns:
             return False
