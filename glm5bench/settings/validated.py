@@ -71,6 +71,12 @@ def validated(asked: dict[str, Any]) -> Settings:
     adapter(settings.engine)  # raises for one that is unknown
     _refuse_bad_expressions(settings)
     settings = replace(settings, workload=complete_workload(settings.workload))
+    if settings.workload.has_sessions and settings.stop_when is not None:
+        raise SettingsError(
+            "Agent sessions have no saturation to stop at: at a higher concurrency the cache may fail, or still help.",
+            where=f"stop_when={settings.stop_when}",
+            next_step="remove stop_when",
+        )
     if not settings.workload.has_sessions:  # these rules would only be a difference from plans of earlier versions
         settings = replace(settings, engine=replace(settings.engine, of_sessions=()))
     strange = set(settings.cluster.hardware) - {settings.hardware.id, *_hardware_names()}

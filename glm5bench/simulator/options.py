@@ -91,6 +91,8 @@ def from_arm(arm: Arm, known: argparse.Namespace, argv: tuple[str, ...], *, api_
     """Options of an arm whose flags are parsed."""
     kv_dtype = adapter(arm.engine).kv_dtype(arm.hardware, known.kv_cache_dtype, is_sparse=arm.checkpoint.architecture.index_topk > 0)
     memory = memory_fit(arm, fraction=known.mem_fraction_static, kv_dtype=kv_dtype)
+    if known.max_total_tokens is not None:  # of each rank
+        memory = dataclasses.replace(memory, capacity_tokens=min(memory.capacity_tokens, known.max_total_tokens * arm.dp))
     engine = adapter(arm.engine)
     limits = Limits(
         known.max_running_requests or (SPECULATION_RUNNING if arm.speculative.steps else engine.most_running),
@@ -154,6 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--disable-radix-cache", action="store_true")
     parser.add_argument("--enable-hierarchical-cache", action="store_true")
     parser.add_argument("--hicache-ratio", type=float, default=2.0)
+    parser.add_argument("--max-total-tokens", type=int)
     parser.add_argument("--dist-init-addr", default="")
     parser.add_argument("--disaggregation-mode", choices=("", "prefill", "decode"), default="")
     parser.add_argument("--disaggregation-bootstrap-port", type=_port, default=8998)

@@ -166,3 +166,16 @@ def test_verify_steps_that_are_none_spoil_no_answer(odd):
         assert (fault(read), read.output_tokens, read.verify_steps) == ("", 9, UNKNOWN)
     read = arrived(chunk(1), chunk(9, finish=LENGTH, spec_verify_ct=odd), DONE)
     assert (fault(read), read.verify_steps) == ("", UNKNOWN)
+
+
+def test_where_cached_tokens_were_is_read_on_both_endpoints():
+    places = {"device": 64, "host": 32, "storage_backend": None}
+    first = {"choices": [{"text": "a", "finish_reason": "length"}]}
+    usage = {"choices": [], "usage": {"prompt_tokens": 100, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 96}}}
+    generated = arrived(chunk(9, finish=LENGTH, cached_tokens=96, cached_tokens_details=places), DONE)
+    openai = arrived(event(first), event({"choices": [], "sglext": {"cached_tokens_details": places}}), event(usage), DONE)
+    odd = arrived(event(first), event({**usage, "sglext": {"cached_tokens_details": {"device": "x"}}}), DONE)
+
+    for read in (generated, openai):
+        assert (read.cached_tokens, read.device_tokens, read.host_tokens, read.storage_tokens) == (96, 64, 32, 0)
+    assert (odd.cached_tokens, odd.device_tokens, odd.host_tokens) == (96, UNKNOWN, UNKNOWN)

@@ -152,7 +152,7 @@ def test_prompts_share_what_the_file_says_within_a_play_and_nothing_but_shared_b
 def test_every_user_enters_within_the_asked_range_after_its_warm_up(tmp_path):
     chain = Session("a", 16, tuple(Call(i, 0, (i - 1,) if i else (), 0.0, ((0, 2 + i),), 0, 2) for i in range(20)))
     server = Answering(takes_s=0.01)
-    done, got = replayed(tmp_path, Sessions((chain,)), server, concurrency=4, duration_s=0.3, entry=(0.25, 0.75), warmups_per_concurrency=3)
+    done, _ = replayed(tmp_path, Sessions((chain,)), server, concurrency=4, duration_s=0.3, entry=(0.25, 0.75), warmups_per_concurrency=3)
     plays, n = done.requests.plays, len(done.requests.error)
     entries = {p: plays.request[:n][plays.play[:n] == p].min() for p in range(4)}
 

@@ -47,7 +47,8 @@ def test_a_request_that_overlaps_the_one_before_it_is_sent_without_a_pause_and_t
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"requests": []}, {"requests": [{"t": 1}]}, {"block_size": None}, {"requests": 3}, {"requests": [row(0.0, [1, 2], **{"in": 0})]}]
+    "wrong",
+    [{"requests": []}, {"requests": [{"t": 1}]}, {"block_size": None}, {"requests": 3}, {"requests": [row(0.0, [1, 2], **{"in": 0})]}],
 )
 def test_what_is_no_weka_trace_is_refused_with_its_place(tmp_path, wrong):
     with pytest.raises(SettingsError, match="not a Weka trace"):
@@ -73,4 +74,6 @@ def test_mooncake_sessions_are_whole_or_incremental_as_asked(tmp_path):
 
 def test_a_line_that_is_no_request_is_refused_with_its_number(tmp_path):
     with pytest.raises(SettingsError, match=r"t\.jsonl:2"):
-        mooncake(told(tmp_path, ROWS[0], {"session_id": "a", "input_length": -1, "output_length": 2}), is_incremental=False, answered_in_s=None)
+        mooncake(
+            told(tmp_path, ROWS[0], {"session_id": "a", "input_length": -1, "output_length": 2}), is_incremental=False, answered_in_s=None
+        )

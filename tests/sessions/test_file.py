@@ -56,7 +56,10 @@ def test_a_file_becomes_sessions_with_positions_instead_of_ids(tmp_path):
         (["{"], "line 1 is not valid JSON"),
         ([[]], "line 1: a session must be a JSON object"),
         ([], "contains no session"),
-        (['{"session": "a", "block_tokens": 64, "requests": [{"id": 0, "delay_s": NaN, "blocks": [[0, 1]], "output_tokens": 1}]}'], "delay_s"),
+        (
+            ['{"session": "a", "block_tokens": 64, "requests": [{"id": 0, "delay_s": NaN, "blocks": [[0, 1]], "output_tokens": 1}]}'],
+            "delay_s",
+        ),
     ],
 )
 def test_a_wrong_file_is_refused_with_its_place(tmp_path, records, said):

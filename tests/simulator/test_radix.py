@@ -37,7 +37,9 @@ def oracle(prompts, kept_back=1):
     """The longest common prefix with any earlier prompt, in whole pages, without the last tokens."""
     found = []
     for i, prompt in enumerate(prompts):
-        common = [next((k for k, (a, b) in enumerate(zip(prompt, p, strict=False)) if a != b), min(len(prompt), len(p))) for p in prompts[:i]]
+        common = [
+            next((k for k, (a, b) in enumerate(zip(prompt, p, strict=False)) if a != b), min(len(prompt), len(p))) for p in prompts[:i]
+        ]
         whole = [c // PAGE * PAGE for c in common]
         found.append(min(max(whole, default=0), max(0, len(prompt) - kept_back) // PAGE * PAGE))
     return found
