@@ -34,7 +34,7 @@ def test_the_commands_of_a_how_to_page_work(page, tmp_path):
 def test_every_how_to_page_has_commands_and_is_in_the_readme():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
 
-    assert len(PAGES) == 12
+    assert len(PAGES) == 13
     for page in PAGES:
         assert "glm5bench " in code(page)
         assert f"docs/how-to/{page.name}" in readme

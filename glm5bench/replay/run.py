@@ -15,13 +15,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from ..client.connection import Connection, encoded
-from ..client.load import Run
+from ..client.load import Load, Progress, Run
 from ..client.spool import Place
 from ..client.traffic import Prepared, Target, Trace, Traffic
 from ..sessions.file import Call, Sessions
 from .bodies import Bodies, Entry, Order
 
 THREADS = 2  # which put bodies together
+AHEAD = 4  # plays whose first bodies are made before a user begins them
 WARM, MEASURED = range(2)
 
 
@@ -63,36 +64,59 @@ class Replay(Run):
     def __init__(self, target: Target, script: Script, traffic: Traffic, warmups: int | None = None) -> None:
         super().__init__(target, Prepared(), traffic, lambda: None)
         self._script, self._warmups = script, warmups
+        self._first = [_Play(self, script.order.entry(i), is_warm=warmups is not None) for i in range(traffic.concurrency)]
+        self._ahead: list[_Play] = []  # the next plays, whose first bodies are made in advance
         self._plays = itertools.count(traffic.concurrency)
         self._free: list[Connection] = []
         self._threads = ThreadPoolExecutor(THREADS, "glm5bench-bodies")
 
     def close(self) -> None:
-        """Ends the threads, and removes the spool of requests, which is not used."""
+        """Ends the threads, and removes the spool of requests, which is not used. No body is made after it."""
         self._threads.shutdown(wait=True, cancel_futures=True)
         self._requests.close()
 
     def _n_users(self) -> int:
         return self.traffic.concurrency
 
+    async def whole(self, progress: Progress) -> Load:
+        """The whole run. The first bodies are made before the clock starts."""
+        async with self.opened():
+            if self._warmups is None:
+                self._look_ahead()
+                await asyncio.gather(*(play.primed() for play in self._first))
+            try:
+                return await self.sent(time.monotonic_ns(), progress)
+            finally:
+                for play in (*self._first, *self._ahead):
+                    play.drop()
+
     def _closed_loop(self) -> list[asyncio.Task[None]]:
         self._free = list(self._connections)
         user = self._measured if self._warmups is None else self._warmed_up
-        return [asyncio.create_task(user(self._script.order.entry(i))) for i in range(self.traffic.concurrency)]
+        return [asyncio.create_task(user(play)) for play in self._first]
 
-    async def _warmed_up(self, entry: Entry) -> None:
+    async def _warmed_up(self, play: _Play) -> None:
         """Sends the requests before the entry, so that the cache is as if the session had come this far."""
         assert self._warmups is not None
-        for i in range(max(0, entry.first - self._warmups), entry.first):
-            if self.ended_by is not None or not await _Play(self, entry, is_warm=True).sent_now(i):
+        for i in range(max(0, play.first - self._warmups), play.first):
+            if self.ended_by is not None or not await play.sent_now(i):
                 return
 
-    async def _measured(self, entry: Entry) -> None:
+    async def _measured(self, play: _Play) -> None:
         """One user: the rest of its first session, then others from their beginnings."""
         while self.ended_by is None and not self._is_over:
-            await _Play(self, entry).whole()
-            play = next(self._plays)
-            entry = Entry(play, self._script.order.session(play), 0)
+            await play.whole()
+            play = self._ahead.pop(0)
+            self._look_ahead()
+        play.drop()
+
+    def _look_ahead(self) -> None:
+        """Begins to make the first bodies of the next plays."""
+        while len(self._ahead) < AHEAD:
+            number = next(self._plays)
+            play = _Play(self, Entry(number, self._script.order.session(number), 0))
+            play.prepare_first()
+            self._ahead.append(play)
 
     @property
     def end_ns(self) -> float:
@@ -138,6 +162,27 @@ class _Play:
         self._traces: dict[int, Played] = {}
         self._is_cut = False
 
+    @property
+    def first(self) -> int:
+        """Position of its first request."""
+        return self._entry.first
+
+    def prepare_first(self) -> None:
+        """Begins to make the bodies of the requests that wait for no other."""
+        for i, call in enumerate(self._session.calls):
+            if i >= self.first and not any(a >= self.first for a in call.after):
+                self._prepare(i)
+
+    async def primed(self) -> None:
+        """Makes these bodies."""
+        self.prepare_first()
+        await asyncio.gather(*self._bodies.values())
+
+    def drop(self) -> None:
+        """Makes no more bodies."""
+        for task in self._bodies.values():
+            task.cancel()
+
     async def sent_now(self, i: int) -> bool:
         """Sends one request at once. False if it failed."""
         self._prepare(i)
@@ -178,7 +223,8 @@ class _Play:
                     if not self._is_cut:
                         begin([c for c in children.get(i, ()) if waits_for[c] <= ended.keys()])
         finally:
-            for other in (*running, *self._bodies.values()):
+            self.drop()
+            for other in running:
                 other.cancel()
 
     def _prepare(self, i: int) -> None:
