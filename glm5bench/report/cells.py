@@ -222,7 +222,7 @@ def energy_cells(r: Mapping[str, Any]) -> dict[str, str]:
 def session_cells(r: Mapping[str, Any]) -> dict[str, str]:
     """Agent sessions: what a session costs, and what the prefix cache did."""
     return {
-        "system": series_label(r),
+        "system": r["system"],
         "TP": rounded(r["tp"], 0),
         "conc.": rounded(r["concurrency"], 0),
         "sessions/h": rounded(r["sessions_per_h"], 1),

@@ -178,6 +178,7 @@ def _data(c: Comparison, beside: Beside, asked: Sequence[float]) -> dict[str, An
         "bands": [with_title(row) for row in made.bands],
         "saturation": [with_title(row) for row in made.saturation],
         "speculation": [with_title(row) for row in made.speculation],
+        "sessions": [with_title(row) for row in made.sessions[:MOST]],
         "energy": [with_title(row) for row in made.energy[:MOST]],
         "startup": [with_title(row) for row in made.startup[:MOST]],
         "details": {digest[:16]: _detail(d) for digest, d in beside.details.items()},

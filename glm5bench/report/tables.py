@@ -10,7 +10,7 @@ import dataclasses
 import io
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,8 @@ from ..analysis.saturation import saturations
 from ..analysis.speculation import engines_with_acceptance, gains
 from ..analysis.startups import startups
 from ..prediction import BANDS, error_text
-from .records import band_row, energy_row, frontier_row, gain_row, iso_row, point_row, saturation_row, session_row, startup_row
+from .records import FAILED, band_row, energy_row, frontier_row, gain_row, iso_row, point_row, saturation_row, session_row, startup_row
+from .titles import session_titles
 
 
 @dataclass(frozen=True)
@@ -81,13 +82,18 @@ def tables(
             if math.isfinite(r.of("gpu_power_w"))
         ],
         startup=[startup_row(s, c.economy, named) | _mark((s.series, s.tp) in failed) for s in startups(c.rows)],
-        sessions=[session_row(r, c.economy, named) | _mark((r.series, r.tp) in failed) for r in c.sessions],
+        sessions=_sessions(c, named, failed),
         notes=notes(c),
         price_id=price_id,
         prices={h: c.economy.usd_per_gpu_h.get(h) for h in sorted({r.series.hardware for r in c.rows})},
         method=method,
         n_points=len(c.rows),
     )
+
+
+def _sessions(c: Comparison, named: Mapping[Series, str], failed: Container[tuple[Series, int]]) -> list[dict[str, Any]]:
+    rows = [session_row(r, c.economy, named) | _mark((r.series, r.tp) in failed) for r in c.sessions]
+    return [{**row, "system": title + (FAILED if row["accuracy"] else "")} for row, title in zip(rows, session_titles(rows), strict=True)]
 
 
 def accuracy_failed(c: Comparison) -> dict[tuple[Series, int], float]:

@@ -52,3 +52,18 @@ def _title(r: Mapping[str, Any], *, has_engines: bool) -> str:
     words = [r["hardware"].upper(), *([r["engine"]] if has_engines else []), r["precision"].upper(), speculative]
     words = [word for word in words if word.lower() != "unstated"] or ["server of load"]
     return " ".join([*words, *r["series"].removeprefix(label).split()])
+
+
+def session_titles(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Short titles of rows of agent sessions. File, window and source are part of them only if they differ between the rows."""
+    told = [_session_words(r) for r in rows]
+    differing = {name for name in ("file", "window", "source") if len({words[name] for words in told}) > 1}
+    return [", ".join([w["system"], *(w[name] for name in ("file", "window", "source") if name in differing)]) for w in told]
+
+
+def _session_words(r: Mapping[str, Any]) -> dict[str, str]:
+    words = dict(word.split("=", 1) for word in r["variant"].split() if "=" in word)
+    title = _title(r, has_engines=r["engine"] not in ("sglang", "simulated")).split()
+    own = [word for word in title if word.partition("=")[0] not in ("content", "file_sha256", "duration_s")]
+    window = f"{float(words.get('duration_s') or 0):g} s"
+    return {"system": " ".join(own), "file": f"file {words.get('file_sha256', '')[:6]}", "window": window, "source": str(r["source"])}

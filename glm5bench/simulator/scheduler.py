@@ -115,8 +115,9 @@ class Scheduler:
 
     @property
     def used_tokens(self) -> int:
-        """Cache in use, in tokens."""
-        return sum(r.prefilled + r.emitted for r in self._running + self._prefilling)
+        """Cache in use by requests, in tokens. Pages that several requests hold count once; what nobody holds can be evicted."""
+        own = sum(r.prefilled + r.emitted - self._held_tokens(r) for r in self._running + self._prefilling)
+        return own + sum(radix.held_pages * radix.page_tokens for radix in self.radix)
 
     def add(self, request: Request) -> None:
         """Puts a request at the end of the queue of the group with the fewest requests.
@@ -197,8 +198,11 @@ class Scheduler:
         return own + (self.radix[group].held_pages * self.radix[group].page_tokens if self.radix else 0)
 
     def _own(self, r: Request) -> int:
-        held = r.held.n_own * self.limits.cache.page_tokens if r.held is not None and self.limits.cache is not None else 0
-        return r.reserved_tokens - held
+        return r.reserved_tokens - self._held_tokens(r)
+
+    def _held_tokens(self, r: Request) -> int:
+        """Tokens of a request in pages of the prefix cache."""
+        return r.held.n_own * self.limits.cache.page_tokens if r.held is not None and self.limits.cache is not None else 0
 
     def _evict(self, group: int) -> None:
         """Makes room for what running requests need."""

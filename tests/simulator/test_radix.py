@@ -94,6 +94,21 @@ def test_each_group_has_its_own_cache():
     assert served(s, [[1] * 40, [1] * 40]) == [0, 36]  # both go to the first group
 
 
+def test_pages_that_several_requests_hold_are_counted_once():
+    s = scheduler()
+    served(s, [[1] * 40])
+    for i in range(3):
+        request = Request(i, 42, 100)
+        request.pages = pages_of([1] * 42, PAGE)
+        s.add(request)
+    while s.n_running < 3 or s.n_waiting:
+        s.step()
+    while s._prefilling:
+        s.step()
+
+    assert s.used_tokens <= 40 + 3 * (2 + 10)
+
+
 def test_pages_that_requests_hold_are_not_evicted():
     radix = Radix(PAGE)
     held = radix.take(pages_of([1] * 16, PAGE), 4)

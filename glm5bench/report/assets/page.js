@@ -233,6 +233,7 @@
     }
     table($("specifications-table"), [["hardware"], ...Object.values(axes).map((a) => [a, "number"])], names, (id) => [id, ...Object.keys(axes).map((a) => `${Math.round(100 * data.specifications[id][a])} %`)]);
     table($("bounds-table"), [["hardware"], ["against"], ["precision"], ["compute", "number"], ["bandwidth", "number"], ["interconnect", "number"]], data.bounds, (r) => [r.hardware, r.baseline, r.precision, ...["compute", "bandwidth", "interconnect"].map((b) => (r[b] === null ? "" : fixed(r[b], 2) + "×"))]);
+    sessions();
     searches();
     $("sources").replaceChildren(...data.sourceTables.flatMap((t) => {
       const made = el("table"), names = Object.keys(t.rows[0] || {});
@@ -245,6 +246,35 @@
     for (let i = 0; runs.series && i < runs.series.length; i++) if (runs.validity[i] === "invalid") bad.push({ what: `${name(runs.series[i])}, TP ${runs.tp[i] ?? "?"}, concurrency ${runs.concurrency[i] ?? "?"}, ${runs.origin[i]}`, why: runs.reasons[i] });
     table($("invalid-table"), [["what", "path"], ["why"]], bad, (b) => [b.what, b.why]);
     $("invalid").hidden = !bad.length;
+  }
+
+  function sessions() { // agent sessions: speed against sessions, hits against their ideal, and a table
+    const rows = data.sessions, arm = (r) => `${r.system}, TP ${r.tp ?? "?"}`;
+    for (const part of document.querySelectorAll(".of-frontiers")) part.hidden = !n && rows.length > 0;
+    $("sessions").hidden = !rows.length;
+    if (!rows.length) return;
+    const of = new Map();
+    for (const r of rows) of.set(arm(r), [...(of.get(arm(r)) || []), r]);
+    const each = (draw) => [...of].flatMap(([title, mine], i) => draw(title, mine, (isDark() ? DARK : COLORS)[i % COLORS.length], SYMBOLS[i % SYMBOLS.length]));
+    const front = layout("tok/s of a whole request, P90 (open marker: P50, too few requests for P90)", "sessions/h/GPU"), cache = layout("live sessions", "share of prompt tokens");
+    logarithmic(front.yaxis);
+    logarithmic(cache.xaxis);
+    const say = (title, r) => `<b>${entities(title)}</b><br>${r.concurrency} live sessions<br>${fixed(r.sessions_per_h, 1)} sessions/h<br>hit ${percent(r.hit_share)}, ideal ${percent(r.ideal_hit_share)}`;
+    Plotly.react("sessions-front", each((title, mine, own, mark) => [{
+      type: "scatter", mode: "lines+markers+text", name: entities(title), x: mine.map((r) => r.normalised_p90_tok_s ?? r.normalised_median_tok_s), y: mine.map((r) => r.sessions_per_h / r.gpus),
+      text: mine.map((r) => String(r.concurrency)), textposition: "top center", hovertext: mine.map((r) => say(title, r)), hoverinfo: "text", line: { color: own }, marker: { color: own, size: 8, symbol: mine.map((r) => (r.normalised_p90_tok_s === null ? `${mark}-open` : mark)) },
+    }]), { ...front, showlegend: of.size > 1, legend: { orientation: "h", y: 1.12 } }, CONFIG);
+    Plotly.react("sessions-cache", each((title, mine, own, mark) => {
+      const x = mine.map((r) => r.concurrency), same = { type: "scatter", x };
+      return [
+        { ...same, mode: "lines", name: entities(`${title}: ideal`), y: mine.map((r) => r.ideal_hit_share), line: { color: own, dash: "dot" } },
+        { ...same, mode: "lines+markers", name: entities(`${title}: hit`), y: mine.map((r) => r.hit_share), line: { color: own }, marker: { color: own, size: 8, symbol: mark } },
+        { ...same, mode: "lines", name: "KV cache in use, most", showlegend: title === [...of.keys()][0], y: mine.map((r) => r.kv_usage_max), line: { color: css("--soft"), width: 1 } },
+      ];
+    }), { ...cache, yaxis: { ...cache.yaxis, range: [0, 1.05] }, showlegend: true, legend: { orientation: "h", y: 1.2 } }, CONFIG);
+    table($("sessions-table"), [["arm"], ["sessions", "number"], ["sessions/h", "number"], ["$ a session", "number"], ["P50 tok/s", "number"], ["P90 tok/s", "number"], ["hit", "number"], ["ideal", "number"], ["computed tok/s/GPU", "number"], ["cached tok/s/GPU", "number"], ["output tok/s/GPU", "number"], ["TTFT ms", "number"], ["J a session", "number"], ["late ms", "number"], ["reasons"]], rows, (r) => [
+      arm(r), r.concurrency ?? "?", fixed(r.sessions_per_h, 1), fixed(priceOf(state.price, r.hardware) * r.gpus / r.sessions_per_h, 4), fixed(r.normalised_median_tok_s, 1), fixed(r.normalised_p90_tok_s, 1), r.hit_share === null ? "" : `${fixed(100 * r.hit_share, 1)} %`, r.ideal_hit_share === null ? "" : `${fixed(100 * r.ideal_hit_share, 1)} %`,
+      ...["fresh_tput_per_gpu_tok_s", "cached_tput_per_gpu_tok_s", "window_output_tput_per_gpu_tok_s"].map((k) => fixed(r[k], 0)), fixed(r.ttft_median_ms, 0), fixed(r.energy_per_session_j, 0), fixed(r.lateness_p99_ms, 1), r.reasons]);
   }
 
   function searches() { // the calibrated curves with their claims as bands, and the curves through the points as dots
