@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .engines.known import adapter, engines
-from .recipe import bound, memory
+from .recipe import bound, memory, number_of_version
 from .values.point import Arm, Recipe
 
 WEIGHT_ONLY = ("int4",)  # kernels widen these weights to BF16, which every GPU multiplies
@@ -93,6 +93,17 @@ def _draft(arm: Arm) -> str | None:
     c, s = arm.checkpoint, arm.speculative
     if s.steps and not c.mtp_layers:
         return f"speculative={s.id} needs a next-token-prediction layer, but {c.repository} has none"
+    return _pin(arm)
+
+
+def _pin(arm: Arm) -> str | None:
+    s, since = arm.speculative, adapter(arm.engine).pins_since
+    if s.pinned is None:
+        return None
+    if not s.steps or s.pinned > s.steps + 1:
+        return f"speculative.pinned={s.pinned:g} needs 1 to {s.steps + 1} tokens per verification of speculative={s.id}"
+    if not adapter(arm.engine).is_simulated and (not since or number_of_version(arm.engine.version) < number_of_version(since)):
+        return f"speculative.pinned needs {arm.engine.flavor} {since} or later, not {arm.engine.version} (engine.version and engine.image)"
     return None
 
 

@@ -44,6 +44,7 @@ def rules(arm: Arm) -> Iterable[tuple[str, Rule]]:
         (f"hardware/{arm.hardware.id}", arm.hardware.recipe),
         (f"checkpoint/{arm.checkpoint.id}", arm.checkpoint.recipe),
         (f"speculative/{arm.speculative.id}", arm.speculative.recipe),
+        (f"speculative/{arm.speculative.id}", arm.speculative.of_pinned if arm.speculative.pinned is not None else ()),
         (f"roles/{arm.roles.id}", arm.roles.recipe),
         (f"hardware/{arm.hardware.id}", arm.hardware.recipe_exceptions),
         (f"engine/{arm.engine.id}", arm.engine.of_sessions if arm.workload.has_sessions else ()),
@@ -100,14 +101,14 @@ def flags(arm: Arm) -> dict[str, Setting]:
                 chosen[flag] = Setting(value, group)
     names = {name: setting for name, setting in chosen.items() if name.startswith("$")}
     told = {flag: names.get(s.value, s) if isinstance(s.value, str) else s for flag, s in chosen.items() if flag not in names}
-    return _of_version({flag: s for flag, s in told.items() if s.value not in OF_THE_MODEL}, arm)
+    return _ofnumber_of_version({flag: s for flag, s in told.items() if s.value not in OF_THE_MODEL}, arm)
 
 
-def _of_version(chosen: Mapping[str, Setting], arm: Arm) -> dict[str, Setting]:
+def _ofnumber_of_version(chosen: Mapping[str, Setting], arm: Arm) -> dict[str, Setting]:
     """The flags with the names of the engine's version. A recipe is written once, with the names of its published version."""
     named = dict(chosen)
     for rename in arm.engine.renames:
-        if _version(arm.engine.version) >= _version(rename.since):
+        if number_of_version(arm.engine.version) >= number_of_version(rename.since):
             named = {rename.flags.get(flag, flag): setting for flag, setting in named.items()}
             named = {
                 flag: Setting(rename.values.get(flag, {}).get(s.value, s.value), s.group) if isinstance(s.value, str) else s
@@ -116,7 +117,7 @@ def _of_version(chosen: Mapping[str, Setting], arm: Arm) -> dict[str, Setting]:
     return named
 
 
-def _version(text: str) -> tuple[int, ...]:
+def number_of_version(text: str) -> tuple[int, ...]:
     """`0.5.12.post1` is (0, 5, 12, 1)."""
     return tuple(int(number) for number in re.findall(r"\d+", text))
 
@@ -160,8 +161,12 @@ def environment(arm: Arm) -> dict[str, str]:
             if value is None:
                 env.pop(name, None)
             else:
-                env[name] = value
+                env[name] = value.replace("$PINNED", _pinned(arm))
     return {**env, **arm.engine.env}
+
+
+def _pinned(arm: Arm) -> str:
+    return "" if arm.speculative.pinned is None else f"{arm.speculative.pinned:g}"
 
 
 def image(arm: Arm) -> str:
@@ -197,6 +202,7 @@ def _substituted(value: Any, arm: Arm, binding: int) -> str:
     isl = w.longest_tokens - w.osl_tokens  # of the last turn, with all turns before it
     sizes = {"$TP": arm.tp, "$DP": arm.dp, "$EP": arm.ep}
     names = {"$ISL": isl, "$OSL": w.osl_tokens, **sizes, "$STEPS": s.steps, "$DRAFTS": s.draft_tokens, "$C": binding}
+    text = text.replace("$PINNED", _pinned(arm))
     for name, number in names.items():
         text = text.replace(name, str(number))
     return str(_arithmetic(ast.parse(text[1:], mode="eval").body)) if text.startswith("=") else text

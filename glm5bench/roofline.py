@@ -215,4 +215,6 @@ def closed_loop_s(model: StepModel, workload: Workload, concurrency: int, max_ru
 
 def acceptance_length(model: StepModel) -> float:
     """Expected tokens per step: one, plus each draft whose predecessors were all accepted."""
+    if model.speculative.pinned is not None:
+        return model.speculative.pinned
     return sum(model.checkpoint.mtp_accept**k for k in range(model.speculative.steps + 1)) if model.speculative.steps else 1.0

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ..analysis.acceptance import disagreeing, unpinned
 from ..analysis.energy import Energy, energy, faults, missing
 from ..analysis.held import other_model, settings_changed
 from ..analysis.metrics import Figures, Requests, figures
@@ -27,7 +28,6 @@ from ..values.plain import canonical_json
 SOURCES = ("measured", "simulated", "published")
 PAGE_TOKENS = 64  # of a prefix cache, if the server does not say
 FULL = 0.9  # share of the KV cache in use, above which requests wait for space
-ACCEPTANCE_SHARE = 0.05  # allowed relative difference between the answers and the server
 SEEN_OFTEN = 5  # fewest readings of a server in a window for which their maximum is used
 TIMES = ("due_ns", "sent_ns", "first_byte_ns", "first_token_ns", "last_token_ns", "end_ns")
 COUNTS = ("prompt_tokens", "output_tokens", "asked_tokens", "status")
@@ -241,20 +241,10 @@ class Measurement:
         return (Reason("machine_unlocked", "the job could not lock this machine, so another local campaign may have run at the same time"),)
 
     def _acceptance_faults(self) -> tuple[Reason, ...]:
-        """Compares the acceptance length of the answers with the server's average since its cache was flushed, before the run.
-
-        Prefill makes the first token of an answer and is not a verify step. Data-parallel ranks have separate averages.
-        """
-        r, stated = self.requests, self.server.get("acceptance_length")
+        pinned = self.point.get("arm", {}).get("speculative", {}).get("pinned")
         ranks = self.server.get("info", {}).get("internal_states")
-        if not isinstance(stated, int | float) or stated <= 0 or not isinstance(ranks, list) or len(ranks) != 1:
-            return ()
-        if r is None or r.verify_steps is None or not (r.is_whole & (r.verify_steps > 0)).all():
-            return ()
-        told = float((r.output_tokens - 1).sum() / r.verify_steps.sum())
-        if abs(told - stated) <= ACCEPTANCE_SHARE * stated:
-            return ()
-        return (Reason("acceptance_disagrees", f"{told:.2f} tokens per verify step in the answers, {stated:.2f} in the server's average"),)
+        stated = self.server.get("acceptance_length") if isinstance(ranks, list) and len(ranks) == 1 else None  # ranks have own averages
+        return (*unpinned(self.acceptance_length(), pinned), *disagreeing(self.requests, stated))
 
     def _settings_changed(self) -> tuple[tuple[str, str, str], ...]:
         """Changed settings of a real engine. The simulated engine states what it simulates, not its flags."""

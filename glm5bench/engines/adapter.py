@@ -43,6 +43,7 @@ class Adapter:
     mixing_flags: tuple[str, ...] = ()  # flags that put prefill chunks and decoding requests into one pass
     cache_report_flags: tuple[str, ...] = ()  # flags with which every answer reports how many tokens of its prompt were cached
     reports_cache_places: bool = False  # whether answers can report whether cached tokens were in GPU memory, host memory or storage
+    pins_since: str = ""  # first version whose acceptance length can be pinned (`speculative.pinned`); empty: none
     poll_flags: tuple[str, ...] = ()  # flags for the number of decode passes between two looks at new requests
     most_running: int = 1024  # requests that it runs at once if no setting limits them
     limits_each_rank: bool = False  # its limits of requests and of prompt tokens are for each data-parallel rank, not for all together

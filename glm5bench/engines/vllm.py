@@ -88,6 +88,7 @@ ENGINE = VLLM(
     "vllm",
     fraction_flags=("--gpu-memory-utilization",),
     running_flags=("--max-num-seqs",),
+    pins_since="0.30",
     cache_report_flags=("--enable-prompt-tokens-details",),
     limits_each_rank=True,
     spreads_experts_over_all=True,

@@ -107,7 +107,8 @@ def variant(arm: Arm, lanes: int = 1) -> str:
     own = [list(arm.engine.extra_args), arm.engine.env] if arm.engine.extra_args or arm.engine.env else []
     own += [arm.engine.image] if arm.engine.image else []
     facts = simulated_facts(arm) if arm.engine.simulated else None
-    words = [*arm.spread, *([f"packed{lanes}"] if lanes > 1 else []), *arm.workload.departures()]
+    pinned = [f"pinned={arm.speculative.pinned:g}"] if arm.speculative.pinned is not None else []
+    words = [*arm.spread, *([f"packed{lanes}"] if lanes > 1 else []), *pinned, *arm.workload.departures()]
     return " ".join([*words, digest_of([own, facts], 8)] if own or facts else words)
 
 

@@ -56,14 +56,16 @@ def _title(r: Mapping[str, Any], *, has_engines: bool) -> str:
 
 def session_titles(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     """Short titles of rows of agent sessions. File, window and source are part of them only if they differ between the rows."""
-    told = [_session_words(r) for r in rows]
+    rows = list(rows)
+    has_engines = len({r["engine"] for r in rows}) > 1
+    told = [_session_words(r, has_engines=has_engines) for r in rows]
     differing = {name for name in ("file", "window", "source") if len({words[name] for words in told}) > 1}
     return [", ".join([w["system"], *(w[name] for name in ("file", "window", "source") if name in differing)]) for w in told]
 
 
-def _session_words(r: Mapping[str, Any]) -> dict[str, str]:
+def _session_words(r: Mapping[str, Any], *, has_engines: bool) -> dict[str, str]:
     words = dict(word.split("=", 1) for word in r["variant"].split() if "=" in word)
-    title = _title(r, has_engines=r["engine"] not in ("sglang", "simulated")).split()
+    title = _title(r, has_engines=has_engines).split()
     own = [word for word in title if word.partition("=")[0] not in ("content", "file_sha256", "duration_s")]
     window = f"{float(words.get('duration_s') or 0):g} s"
     return {"system": " ".join(own), "file": f"file {words.get('file_sha256', '')[:6]}", "window": window, "source": str(r["source"])}

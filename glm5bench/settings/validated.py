@@ -77,6 +77,14 @@ def validated(asked: dict[str, Any]) -> Settings:
             where=f"stop_when={settings.stop_when}",
             next_step="remove stop_when",
         )
+    if settings.speculative.pinned is None:
+        settings = replace(settings, speculative=replace(settings.speculative, of_pinned=()))
+    elif settings.accuracy.task:
+        raise SettingsError(
+            "With a pinned acceptance length the server's text is wrong, so no accuracy can be tested.",
+            where=f"speculative.pinned={settings.speculative.pinned:g} and accuracy={settings.accuracy.id}",
+            next_step="test the accuracy in a campaign without speculative.pinned",
+        )
     if not settings.workload.has_sessions:  # these rules would only be a difference from plans of earlier versions
         settings = replace(settings, engine=replace(settings.engine, of_sessions=()))
     strange = set(settings.cluster.hardware) - {settings.hardware.id, *_hardware_names()}

@@ -250,6 +250,8 @@ class Scheduler:
         steps = self.model.speculative.steps
         if not steps:
             return np.zeros(n, dtype=np.int64)
+        if (pinned := self.model.speculative.pinned) is not None:  # the nearest whole numbers, with the right mean
+            return np.floor(pinned - 1 + self._rng.random(n)).astype(np.int64)
         taken = self._rng.random((n, steps)) < self.model.checkpoint.mtp_accept
         accepted: np.ndarray = np.cumprod(taken, axis=1).sum(axis=1)
         return accepted

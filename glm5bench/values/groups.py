@@ -206,12 +206,17 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Speculative:
-    """The speculative setting: `steps` drafts and `draft_tokens` verified tokens per step; 0 and 0 is off."""
+    """The speculative setting: `steps` drafts and `draft_tokens` verified tokens per step; 0 and 0 is off.
+
+    `pinned`: the acceptance length that the engine is made to have, whatever it generates. Its text is then wrong.
+    """
 
     id: str
     steps: Natural
     draft_tokens: Natural
     recipe: tuple[Rule, ...] = ()
+    pinned: Annotated[FiniteFloat, Ge(1)] | None = field(default=None, metadata=ABSENT)
+    of_pinned: tuple[Rule, ...] = field(default=(), metadata=ABSENT)  # rules that apply after `recipe` if the acceptance length is pinned
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Agent sessions on SGLang's own server on a CPU: its cached tokens are those of a search for common prefixes in the prompts that were sent.
+"""Agent sessions on SGLang's own server on a CPU: its cached tokens are the longest common prefixes of the prompts that were sent.
 
 By hand: see test_engine.py.
 """
