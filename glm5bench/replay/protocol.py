@@ -20,6 +20,7 @@ from ..client.workload import PATHS, Encoder, ids
 from ..errors import SettingsError
 from ..sessions.file import read_sessions
 from ..sessions.ideal import facts
+from ..sessions.shipped import located
 from ..values.point import Point
 from ..values.workload import Workload
 from .bodies import Bodies, Order, Seed
@@ -50,13 +51,14 @@ class SessionsProtocol:
     ) -> None:
         if workload.file is None:
             raise SettingsError("workload.content=sessions needs workload.file.")
-        refuse_another_file(workload)
+        path = located(workload.file)
+        refuse_another_file(replace(workload, file=path))
         self._endpoint, self._workload, self._progress, self._scale = endpoint, workload, progress, time_scale
         self._reports_cached = reports_cached or workload.endpoint == "generate"
         self._target = Target(endpoint.base_url, PATHS[workload.endpoint], endpoint.headers, patience.stall_s, patience.check)
         self._users = point.concurrency
         encoder = Encoder(workload, point, model, vocabulary, wants_steps=wants_steps, wants_places=wants_places)
-        self._sessions = read_sessions(workload.file)
+        self._sessions = read_sessions(path)
         order = Order(self._sessions, Seed((point.seed, point.repeat)), workload.entry)  # equal at every concurrency and attempt
         content = Seed((point.seed, point.repeat, point.concurrency, attempt))
         bodies = Bodies(self._sessions, content, ids(vocabulary), encoder.body)

@@ -110,16 +110,16 @@ def complete_workload(w: Workload) -> Workload:
         raise SettingsError(f"{wrong}.", where="the command line or conf/workload", next_step="`glm5bench plan --help`")
     if w.file is None:
         return w
-    w = replace(w, file=located(w.file))
-    assert w.file is not None
+    path = located(w.file)
     try:
-        found = sha256(Path(w.file).expanduser())
+        found = sha256(Path(path).expanduser())
     except OSError as error:
         raise SettingsError(f"workload.file cannot be read: {error.strerror or error}.", where=w.file) from error
     if w.file_sha256 not in (None, found):
         raise SettingsError("workload.file is not the one whose hash workload.file_sha256 gives.", where=w.file)
-    w = replace(w, file=str(Path(w.file).expanduser().absolute()), file_sha256=found)
-    return _with_lengths(w, str(w.file), found) if w.has_sessions else w
+    kept = w.file if path != w.file else str(Path(path).expanduser().absolute())  # a shipped file has its name everywhere
+    w = replace(w, file=kept, file_sha256=found)
+    return _with_lengths(w, path, found) if w.has_sessions else w
 
 
 def _with_lengths(w: Workload, path: str, digest: str) -> Workload:

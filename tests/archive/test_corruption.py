@@ -1,5 +1,6 @@
 """For any content of a file, the result is what was measured, or an error that names the file. Other files are not affected."""
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -10,11 +11,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from conftest import change_column, measured, power_of, reseal, reseal_quickly
+from conftest import change_column, measured, power_of, reseal, reseal_quickly, three_requests
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from program import bench
 
+from glm5bench.analysis.metrics import Plays
 from glm5bench.archive.checking import check
 from glm5bench.archive.collection import collect
 from glm5bench.archive.contents import SourceTable
@@ -30,12 +32,20 @@ many = settings(max_examples=40, suppress_health_check=[HealthCheck.function_sco
 some = settings(many, max_examples=12)  # for slow tests; benchmarks/fuzz_archives.py tests a hundred thousand files
 
 
+def of_sessions():
+    """Three requests of agent sessions."""
+    r = three_requests()
+    return dataclasses.replace(
+        r, plays=Plays(**{f.name: np.arange(3) if f.name != "phase" else np.ones(3, int) for f in dataclasses.fields(Plays)})
+    )
+
+
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory):
     """A point file, an archive of three points and a table, and their digests."""
     folder = tmp_path_factory.mktemp("originals")
     for k in "abc":
-        write_point(folder / f"{k}.h5", measured(k * 20, log=k * 3000, telemetry=power_of(700.0)))
+        write_point(folder / f"{k}.h5", measured(k * 20, requests=of_sessions(), log=k * 3000, telemetry=power_of(700.0)))
     merge([str(folder / f"{k}.h5") for k in "abc"], folder / "archive.h5", tables=[SourceTable("t", ({"cell": "0.51"},))])
     return folder
 

@@ -132,6 +132,7 @@ def test_json_is_one_object_and_nothing_else_on_standard_output(tmp_path):
         "speculation",
         "energy",
         "startup",
+        "sessions",
         "prices",
         "notes",
     }

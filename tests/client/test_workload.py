@@ -341,7 +341,8 @@ def test_settings_that_came_later_are_not_in_the_key_of_the_public_protocol():
 
 DEPARTING = {
     "content": "trace", "file_sha256": "0123456789abcdef", "prefix_tokens": 8, "turns": 2, "think_time_s": 1.5, "arrivals": "gamma",
-    "rate_rps": 2.5, "burstiness": 0.5, "ramp_s": 10.0, "duration_s": 60.0, "omit": ("ignore_eos",),
+    "rate_rps": 2.5, "burstiness": 0.5, "ramp_s": 10.0, "duration_s": 60.0, "omit": ("ignore_eos",), "idle_cap_s": 5.0,
+    "session_header": "X-Session",
 }  # fmt: skip
 
 
@@ -359,6 +360,8 @@ def test_every_setting_that_came_later_departs_but_for_what_a_good_request_keeps
     later = {f.name for f in dataclasses.fields(Workload) if f.default is not dataclasses.MISSING}
     w = compose().workload
 
-    assert later - set(DEPARTING) == {"goodput", "file"}
+    assert later - set(DEPARTING) == {"goodput", "file", "most_tokens", "entry"}  # of the file, which has a hash; and see below
+    assert dataclasses.replace(w, entry=(0.0, 0.5)).departures() == ("entry=0..0.5",)
+    assert dataclasses.replace(w, entry=(0.0, 0.5)).physics() == {**w.physics(), "entry": (0.0, 0.5)}
     assert dataclasses.replace(w, goodput="ttft<=2s", file="/elsewhere").physics() == w.physics()
     assert dataclasses.replace(w, goodput="ttft<=2s", file="/elsewhere").departures() == ()
