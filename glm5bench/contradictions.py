@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .engines.known import adapter, engines
-from .recipe import bound, memory, number_of_version
+from .recipe import bound, memory
+from .values.plain import number_of_version
 from .values.point import Arm, Recipe
 
 WEIGHT_ONLY = ("int4",)  # kernels widen these weights to BF16, which every GPU multiplies

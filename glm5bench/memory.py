@@ -110,21 +110,26 @@ def cache_values(a: Architecture, tp: int) -> float:
     return 2 * a.kv_heads * a.head_dim / min(tp, a.kv_heads) if a.kv_heads else a.kv_lora_rank + a.qk_rope_dim
 
 
-def kv_bytes_per_token(checkpoint: Checkpoint, kv_dtype: str, *, draft: bool, tp: int = 1) -> float:
+def kv_bytes_per_token(checkpoint: Checkpoint, kv_dtype: str, *, draft: bool, tp: int = 1, shares_index: bool = False) -> float:
     """Bytes that one token uses in the cache of every GPU of the TP group.
 
     Each layer stores keys and values (or their latent vector) in `kv_dtype`, and the key of an indexer in FP8 with its scale. Layers with
     linear attention store nothing. Layers with a window are counted like the others, because engines allocate one pool.
+    `shares_index`: the engine stores no key for layers that use the index of another layer.
     """
     a = checkpoint.architecture
-    layers = a.layers - a.linear_layers + (a.mtp_layers if draft else 0)
+    drafting = a.mtp_layers if draft else 0
+    layers = a.layers - a.linear_layers + drafting
+    keyed = a.index_layers + drafting if shares_index and a.index_layers else layers
     key = a.index_dim + INDEX_SCALE_BYTES if a.index_topk else 0
-    return layers * (cache_values(a, tp) * BYTES_PER_VALUE[kv_dtype] + key)
+    return layers * cache_values(a, tp) * BYTES_PER_VALUE[kv_dtype] + keyed * key
 
 
-def kv_capacity_tokens(checkpoint: Checkpoint, kv_gib: float, kv_dtype: str, *, draft: bool, tp: int = 1, page_tokens: int = 64) -> int:
+def kv_capacity_tokens(
+    checkpoint: Checkpoint, kv_gib: float, kv_dtype: str, *, draft: bool, tp: int = 1, page_tokens: int = 64, shares_index: bool = False
+) -> int:
     """Tokens that fit in `kv_gib` per GPU, in whole pages. vLLM's 64.49 GiB of BF16 cache for GLM-5 hold 691,392 (docs/memory.md)."""
-    page = kv_bytes_per_token(checkpoint, kv_dtype, draft=draft, tp=tp) * page_tokens
+    page = kv_bytes_per_token(checkpoint, kv_dtype, draft=draft, tp=tp, shares_index=shares_index) * page_tokens
     return max(0, int(kv_gib * GIB // page)) * page_tokens
 
 
@@ -146,14 +151,15 @@ class MemoryFit:
         return self.capacity_tokens > 0
 
 
-def memory_fit(arm: Arm, *, fraction: float, kv_dtype: str, running: int = 1) -> MemoryFit:
+def memory_fit(arm: Arm, *, fraction: float, kv_dtype: str, running: int = 1, shares_index: bool = False) -> MemoryFit:
     """Weights as loaded, workspace and KV cache within the memory fraction of one GPU's HBM.
 
     `running`: requests that the server admits at once. Linear attention keeps a state for each, which the KV cache has to leave room for.
+    `shares_index`: as in `kv_bytes_per_token`.
     """
     draft = arm.speculative.steps > 0
     weights = weights_per_gpu_gib(arm.checkpoint, arm.tp, draft=draft, dp=arm.dp)
     states = running * state_bytes(arm.checkpoint.architecture) / arm.tp / GIB
     kv = arm.hardware.memory_gib * fraction - weights - arm.engine.workspace_gib - states
-    capacity = arm.dp * kv_capacity_tokens(arm.checkpoint, kv, kv_dtype, draft=draft, tp=arm.attention_tp)
+    capacity = arm.dp * kv_capacity_tokens(arm.checkpoint, kv, kv_dtype, draft=draft, tp=arm.attention_tp, shares_index=shares_index)
     return MemoryFit(arm.hardware.memory_gib, fraction, weights, arm.engine.workspace_gib, max(0.0, kv), kv_dtype, capacity)

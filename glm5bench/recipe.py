@@ -10,7 +10,6 @@ from __future__ import annotations
 import ast
 import dataclasses
 import operator
-import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from .engines.known import adapter
 from .errors import SettingsError
 from .memory import MemoryFit, memory_fit
 from .values.groups import Rule
+from .values.plain import number_of_version
 from .values.point import Arm, Recipe, RoleRecipe
 from .values.workload import Workload
 
@@ -115,11 +115,6 @@ def _ofnumber_of_version(chosen: Mapping[str, Setting], arm: Arm) -> dict[str, S
                 for flag, s in named.items()
             }
     return named
-
-
-def number_of_version(text: str) -> tuple[int, ...]:
-    """`0.5.12.post1` is (0, 5, 12, 1)."""
-    return tuple(int(number) for number in re.findall(r"\d+", text))
 
 
 def bound(arm: Arm, binding: int, served: Sequence[int] = ()) -> Recipe:
@@ -281,7 +276,8 @@ def memory(arm: Arm, recipe: Recipe) -> MemoryFit:
     arm, recipe, workers = _answering(arm, recipe)
     fraction = number_of(recipe.argv, adapter(arm.engine).fraction_flags) or 0.9
     running = admitted(arm, recipe) or recipe.binding or 1
-    fit = memory_fit(arm, fraction=fraction, kv_dtype=kv_dtype(arm, recipe.argv), running=running)
+    shares = adapter(arm.engine).shares_index(arm.engine.version)
+    fit = memory_fit(arm, fraction=fraction, kv_dtype=kv_dtype(arm, recipe.argv), running=running, shares_index=shares)
     return dataclasses.replace(fit, capacity_tokens=workers * fit.capacity_tokens)
 
 

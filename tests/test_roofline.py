@@ -67,6 +67,16 @@ def test_the_draft_layer_keeps_a_cache_of_its_own():
     assert kv_bytes_per_token(checkpoint(), "fp8", draft=True) == 79 * (576 + 132)
 
 
+def test_layers_that_use_the_index_of_another_layer_have_no_key_in_newer_versions_of_sglang():
+    c = compose("checkpoint=glm52_fp8", "hardware=b200").arm.checkpoint
+    old, new = (compose("checkpoint=glm52_fp8", "hardware=b200", f"engine.version={v}").arm for v in ("0.5.17", "0.5.18"))
+    capacity = [recipe.memory(arm, recipe.bound(arm, 8)).capacity_tokens for arm in (old, new)]
+
+    assert kv_bytes_per_token(c, "fp8", draft=False) == 78 * (576 + 132) == 55_224
+    assert kv_bytes_per_token(c, "fp8", draft=False, shares_index=True) == 78 * 576 + 21 * 132 == 47_700
+    assert capacity[1] / capacity[0] == pytest.approx((79 * 708) / (79 * 576 + 22 * 132), rel=1e-3)
+
+
 def test_64_49_gib_of_bf16_cache_hold_the_691392_tokens_that_vllm_told():
     assert kv_capacity_tokens(checkpoint(), 64.49, "bf16", draft=False) == 691_392
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..values.groups import Hardware
+from ..values.plain import number_of_version
 from ..values.point import Arm, NodeJob
 from . import with_key
 from .log_lines import LogLines
@@ -43,6 +44,7 @@ class Adapter:
     mixing_flags: tuple[str, ...] = ()  # flags that put prefill chunks and decoding requests into one pass
     cache_report_flags: tuple[str, ...] = ()  # flags with which every answer reports how many tokens of its prompt were cached
     reports_cache_places: bool = False  # whether answers can report whether cached tokens were in GPU memory, host memory or storage
+    shares_index_since: str = ""  # first version that caches no index keys for layers that use another layer's index; empty: none
     pins_since: str = ""  # first version whose acceptance length can be pinned (`speculative.pinned`); empty: none
     poll_flags: tuple[str, ...] = ()  # flags for the number of decode passes between two looks at new requests
     most_running: int = 1024  # requests that it runs at once if no setting limits them
@@ -69,6 +71,10 @@ class Adapter:
     def is_server(self, info: Mapping[str, Any], owner: str) -> bool:
         """Whether a server with this `info`, and a model owned by `owner`, is this engine."""
         return owner == self.name
+
+    def shares_index(self, version: str) -> bool:
+        """Whether this version caches no index keys for layers that use the index of another layer."""
+        return bool(self.shares_index_since) and number_of_version(version) >= number_of_version(self.shares_index_since)
 
     def kv_dtype(self, hardware: Hardware, asked: str, *, is_sparse: bool = True) -> str:
         """The type of the KV cache, fp8 or bf16, for this value of its flag. `is_sparse`: attention has an indexer."""

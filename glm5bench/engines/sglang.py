@@ -110,6 +110,7 @@ ENGINE = SGLang(
     chunk_flags=("--chunked-prefill-size",),
     mixing_flags=("--enable-mixed-chunk",),
     poll_flags=("--scheduler-recv-interval",),
+    shares_index_since="0.5.18",  # skip_topk_layers in mem_cache/memory_pool.py
     pins_since="0.5.16",  # before, SGLANG_SIMULATE_ACC_TOKEN_MODE is ignored and the drafts in the cache are wrong
     cache_report_flags=("--enable-cache-report",),
     reports_cache_places=True,

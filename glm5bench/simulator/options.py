@@ -90,7 +90,8 @@ def options(argv: Sequence[str], *, api_key: str | None = None) -> Options:
 def from_arm(arm: Arm, known: argparse.Namespace, argv: tuple[str, ...], *, api_key: str | None = None) -> Options:
     """Options of an arm whose flags are parsed."""
     kv_dtype = adapter(arm.engine).kv_dtype(arm.hardware, known.kv_cache_dtype, is_sparse=arm.checkpoint.architecture.index_topk > 0)
-    memory = memory_fit(arm, fraction=known.mem_fraction_static, kv_dtype=kv_dtype)
+    shares = adapter(arm.engine).shares_index(arm.engine.version)
+    memory = memory_fit(arm, fraction=known.mem_fraction_static, kv_dtype=kv_dtype, shares_index=shares)
     if known.max_total_tokens is not None:  # of each rank
         memory = dataclasses.replace(memory, capacity_tokens=min(memory.capacity_tokens, known.max_total_tokens * arm.dp))
     engine = adapter(arm.engine)

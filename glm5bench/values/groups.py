@@ -125,6 +125,8 @@ def _impossible(a: Architecture) -> Iterator[str]:
         yield "kv_heads and kv_lora_rank are 0: no attention is described"
     if a.kv_heads and a.heads % a.kv_heads:
         yield f"heads is {a.heads}, not a multiple of kv_heads = {a.kv_heads}"
+    if a.index_layers > a.layers or (a.index_layers and not a.index_topk):
+        yield f"index_layers is {a.index_layers}, for {a.layers} layers with index_topk={a.index_topk}"
     if a.index_topk and not a.kv_lora_rank:
         yield f"index_topk is {a.index_topk}, and sparse attention with an indexer is known for latent attention only"
     if a.active_experts > a.routed_experts:
@@ -169,6 +171,7 @@ class Architecture:
     index_heads: Natural = 0
     index_dim: Natural = 0
     index_topk: Natural = 0  # 0: no indexer, attention reads every earlier token
+    index_layers: Natural = field(default=0, metadata=ABSENT)  # layers with keys of their own for the indexer; 0: every layer has some
     kv_heads: Natural = 0
     head_dim: Natural = 0
     window: Natural = 0

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import math
+import re
 from collections.abc import Hashable, Mapping
 from typing import Any, TypeVar, cast
 
@@ -36,6 +37,11 @@ def plain(value: Any, *, is_whole: bool = False) -> Any:
     if isinstance(value, list | tuple):
         return [plain(v, is_whole=is_whole) for v in value]
     return value
+
+
+def number_of_version(text: str) -> tuple[int, ...]:
+    """`0.5.12.post1` is (0, 5, 12, 1)."""
+    return tuple(int(number) for number in re.findall(r"\d+", text))
 
 
 def finite(value: float) -> float | None:
