@@ -171,7 +171,7 @@ def with_protocols(rows: Sequence[Row]) -> list[Row]:
     """
     of: dict[Series, set[tuple[int, float]]] = {}
     for r in rows:
-        if not r.series.protocol and r.n_requests > 0 and r.concurrency > 0:
+        if not r.series.protocol and not r.series.has_sessions and r.n_requests > 0 and r.concurrency > 0:
             of.setdefault(r.series, set()).add((r.n_requests, round(r.n_requests / r.concurrency, 2)))
     mixed = {s for s, told in of.items() if min(len({n for n, _ in told}), len({each for _, each in told})) > 1}
     return [_with_protocol(r) if r.series in mixed else r for r in rows]

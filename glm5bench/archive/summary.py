@@ -116,7 +116,9 @@ def _server_start(m: Measurement) -> str:
 
 
 def protocol(workload: Mapping[str, Any]) -> str:
-    """Number of requests and of warm-up requests at a concurrency of C; empty if unknown."""
+    """Number of requests, or the window, and the number of warm-up requests at a concurrency of C; empty if unknown."""
+    if workload.get("content") == "sessions":
+        return f"window={float(workload['duration_s']):g}s warmups={workload.get('warmups_per_concurrency') or 0}xC"
     prompts, each = workload.get("prompts"), workload.get("prompts_per_concurrency")
     if not prompts and not each:
         return ""

@@ -86,6 +86,8 @@ def load(
     }  # fmt: skip
     if api_key_env != DEFAULT_KEY and api_key_env not in os.environ:
         raise UsageError(f"--api-key-env {api_key_env}: this variable is not set.", next_step=f"export {api_key_env}=...")
+    if content == "sessions":
+        raise UsageError("Agent sessions are measured in campaigns.", next_step="glm5bench sweep workload=sessions workload.file=FILE")
     place_shift()  # raises where a point could not be written
     workload = _workload(told)
     path = _free_path(output)

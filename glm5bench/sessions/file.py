@@ -16,6 +16,7 @@ from typing import Any
 from ..errors import FileError, SettingsError
 
 MOST = 2**31  # of ids and tokens
+MOST_PROMPT = 2**24  # tokens of a prompt: more than any model has positions
 HEAD = ("shared_blocks",)
 OF_SESSION = ("session", "block_tokens", "requests")
 OF_REQUEST = ("id", "thread", "after", "delay_s", "blocks", "tail_tokens", "output_tokens")
@@ -132,20 +133,21 @@ def _session(record: Any) -> Session:
         raise ValueError("`session` must be a name")
     if not isinstance(asked, list) or not asked:
         raise ValueError(f"session {name!r}: `requests` must be a list that is not empty")
+    block_tokens = _whole(record, "block_tokens", 1)
     position: dict[int, int] = {}
     calls = []
     for i, request in enumerate(asked):
         try:
-            call = _call(request, position)
+            call = _call(request, position, block_tokens)
         except ValueError as error:
             told = request.get("id", i) if isinstance(request, dict) else i
             raise ValueError(f"session {name!r}, request {told!r}: {error}") from error
         position[call.id] = i
         calls.append(call)
-    return Session(name, _whole(record, "block_tokens", 1), tuple(calls))
+    return Session(name, block_tokens, tuple(calls))
 
 
-def _call(record: Any, position: dict[int, int]) -> Call:
+def _call(record: Any, position: dict[int, int], block_tokens: int) -> Call:
     if not isinstance(record, dict):
         raise ValueError("a request must be a JSON object")
     _refuse_unknown(record, OF_REQUEST)
@@ -162,6 +164,8 @@ def _call(record: Any, position: dict[int, int]) -> Call:
     if isinstance(delay, bool) or not isinstance(delay, int | float) or not math.isfinite(delay) or delay < 0:
         raise ValueError(f"`delay_s` must be a number of seconds, not {delay!r}")
     runs = _runs(record.get("blocks"))
+    if sum(count for _, count in runs) * block_tokens >= MOST_PROMPT:
+        raise ValueError(f"its prompt has {MOST_PROMPT:,} tokens or more")
     tail = _whole(record, "tail_tokens", 0) if "tail_tokens" in record else 0
     if not runs and not tail:
         raise ValueError("its prompt is empty: it has neither `blocks` nor `tail_tokens`")

@@ -22,6 +22,9 @@ def test_sessions_go_from_a_file_to_a_table_and_a_page(tmp_path):
     done = bench(tmp_path, "sweep", *SESSIONS, "concurrency=2,4")
     told = json.loads(bench(tmp_path, "tables", "outputs/c", "--format", "json", "--token-prices", "1.40,0.26,4.40").stdout)
     page = bench(tmp_path, "report", "outputs/c", "-o", "r.html")
+    exported = bench(tmp_path, "export", "csv", "outputs/c", "-o", "p.csv")
+    imported = bench(tmp_path, "import", "csv", "p.csv", "-o", "again.h5")
+    again = json.loads(bench(tmp_path, "tables", "again.h5", "--format", "json").stdout)
 
     assert done.returncode == 0, done.stderr
     assert "Agent sessions" in done.stdout
@@ -32,6 +35,9 @@ def test_sessions_go_from_a_file_to_a_table_and_a_page(tmp_path):
     assert not told["iso"]
     assert any("a cached one 0.186" in note for note in told["notes"])
     assert page.returncode == 0, page.stderr
+    assert exported.returncode == imported.returncode == 0, imported.stderr
+    assert [r["hit_share"] for r in again["sessions"]] == [r["hit_share"] for r in told["sessions"]]
+    assert all(r["total_tput_per_gpu_tok_s"] is None for r in (*told["points"], *again["points"]))
     for m in points(tmp_path).values():
         plays = m.requests.plays
         assert set(m.verdict().codes) <= BUSY | {"few_session_requests", "stalled", "simulator_lag", "power_gap", "power_disagrees"}

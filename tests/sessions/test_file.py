@@ -48,6 +48,7 @@ def test_a_file_becomes_sessions_with_positions_instead_of_ids(tmp_path):
         ([session(request(output_tokens=0))], "`output_tokens` must be a whole number of at least 1, not 0"),
         ([session(request(blocks=[], tail_tokens=0))], "its prompt is empty"),
         ([session(request(blocks=[[0, 0]]))], "a count below 1"),
+        ([session(request(blocks=[[0, 2_000_000_000]]))], "its prompt has 16,777,216 tokens or more"),
         ([session(request(blocks=[0, 1]))], "must be a list of [first id, count]"),
         ([session(request(hash_ids=[1]))], "`hash_ids` is unknown here"),
         ([session(block_tokens=0)], "`block_tokens` must be"),

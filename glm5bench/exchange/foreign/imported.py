@@ -198,7 +198,8 @@ def with_totals(stated: Mapping[str, float]) -> dict[str, float]:
     """The figures, with rates that the source does not state but that follow from others: counts per duration, and input plus output."""
     found = dict(stated)
     duration = found.get("duration_s", 0.0)
-    for kind, tokens in (("input", "prompt_tokens"), ("output", "output_tokens")):
+    sums = () if "sessions_per_h" in found else (("input", "prompt_tokens"), ("output", "output_tokens"))  # of sessions, none
+    for kind, tokens in sums:
         if f"{kind}_tput_tok_s" not in found and tokens in found and duration > 0:
             found[f"{kind}_tput_tok_s"] = found[tokens] / duration
     rates = [found.get(f"{kind}_tput_tok_s") for kind in ("input", "output")]
@@ -210,9 +211,12 @@ def with_totals(stated: Mapping[str, float]) -> dict[str, float]:
     return found
 
 
+SIGNED = ("hit_loss", "ttft_per_fresh_token_s", "ttft_base_s", "lateness_p99_s")  # differences, and a fitted line
+
+
 def _refuse_absurd(stated: Mapping[str, float], where: str) -> None:
     for name, value in stated.items():
-        if not math.isfinite(value) or (value < 0 and is_column(name)):
+        if not math.isfinite(value) or (value < 0 and is_column(name) and name not in SIGNED):
             raise FileError(
                 f"{name} is {value:g}, but must be finite and not below 0.",
                 path=where,
