@@ -23,7 +23,14 @@ SMALL = (
     "engine=simulated", "engine.time_scale=5", "workload.isl_tokens=1024", "workload.osl_tokens=128",
     "workload.prompts_per_concurrency=2", "workload.warmups_per_concurrency=0", "telemetry_s=0",
 )  # fmt: skip
-BUSY = {"shared_reads", "buffered_answers", "client_lag", "drift"}  # reason codes that a busy machine may add
+BUSY = {
+    "shared_reads",
+    "buffered_answers",
+    "client_lag",
+    "drift",
+    "first_chunk",
+    "simulator_lag",
+}  # reason codes that a busy machine may add
 PATIENCE_S = 300  # for what takes seconds on an idle machine
 
 

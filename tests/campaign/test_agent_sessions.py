@@ -4,7 +4,7 @@ import json
 
 import pytest
 from conftest import compose
-from program import BUSY, bench, point_files
+from program import bench, point_files
 
 from glm5bench import recipe
 from glm5bench.archive.pointfile import read_point
@@ -40,7 +40,8 @@ def test_sessions_go_from_a_file_to_a_table_and_a_page(tmp_path):
     assert all(r["total_tput_per_gpu_tok_s"] is None for r in (*told["points"], *again["points"]))
     for m in points(tmp_path).values():
         plays = m.requests.plays
-        assert set(m.verdict().codes) <= BUSY | {"few_session_requests", "stalled", "simulator_lag", "power_gap", "power_disagrees"}
+        assert m.verdict().validity != "invalid"
+        assert not [code for code in m.verdict().codes if code.startswith("cache_")]
         assert (plays.ideal_tokens - plays.cached_tokens >= 0).all()
         assert m.provenance["sessions"]["requests"] == sum(m.provenance["sessions"]["lengths"])
 
