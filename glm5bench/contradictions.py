@@ -31,6 +31,9 @@ def _roles(arm: Arm) -> str | None:
         return f"roles={arm.roles.id} needs prefill, decode and router, or none of them"
     if not adapter(arm.engine).has_roles:
         return f"roles={arm.roles.id} is not available for {arm.engine.id}"
+    program = arm.roles.router.program
+    if len(program) < 3 or program[1] != "-m":
+        return f"roles.router.program={' '.join(program) or 'empty'} must be a Python module: [python3,-m,MODULE,...]"
     if arm.workload.endpoint != "generate":
         return f"roles={arm.roles.id} needs workload.endpoint=generate: SGLang's router passes token ids on to /generate only"
     return None

@@ -302,6 +302,8 @@ def _warnings(w: Workload, fit: MemoryFit, limit: int | None, concurrency: int) 
     need = concurrency * w.longest_tokens
     if need > fit.capacity_tokens:
         told.append(f"concurrency {concurrency} needs up to {need:,} tokens of KV cache, and {fit.capacity_tokens:,} fit")
+    if w.has_sessions and w.duration_s is not None and w.most_pause_s >= w.duration_s:
+        told.append(f"sessions pause for up to {w.most_pause_s:g} s, the window has {w.duration_s:g} s: some users may send nothing in it")
     if w.n_prompts(concurrency) < concurrency:
         told.append(f"{w.n_prompts(concurrency)} prompts never reach concurrency {concurrency}: the point will be invalid")
     if limit is not None and limit < concurrency:

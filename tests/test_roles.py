@@ -103,6 +103,7 @@ def test_a_server_over_two_nodes_needs_roles_wide():
         (("engine=vllm", "roles=pd", "workload.endpoint=generate"), "not available for vllm"),
         (("roles=pd", "roles.decode=null"), "needs prefill, decode and router"),
         (("roles=pd", "roles.prefill.dp=3"), "prefill: dp=3 does not divide TP=8"),
+        (("roles=pd", "roles.router.program=[my_router]"), "must be a Python module"),
     ],
 )
 def test_impossible_roles_are_refused_with_the_reason(overrides, why):

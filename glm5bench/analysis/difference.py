@@ -44,7 +44,8 @@ SETTINGS: dict[str, Callable[[Row], object]] = {
     "requests": lambda r: r.series.protocol,
 }
 TOLD_OTHERWISE = ("id", "file", "isl_tokens", "osl_tokens", "range_ratio", "endpoint")  # fields of a workload that SETTINGS already covers
-OF_THE_NODE = ("--model-path", "--model", "--host", "--port", "--facts", "--served-model-name", "--tensor-parallel-size", "--tp-size")
+OF_THE_NODE = ("--model-path", "--model", "--host", "--port", "--facts", "--served-model-name", "--tensor-parallel-size", "--tp-size",
+               "--dist-init-addr", "--nnodes", "--node-rank", "--disaggregation-bootstrap-port")  # fmt: skip
 HOW_SERVED = ("engine_version", "image", "variant", "requests")
 NEVER_PAIRED_OVER = ("tp", "concurrency", "seed")  # different values are different points, not a changed setting
 FIGURES = {"total_tput_per_gpu_tok_s": 1, "interactivity_tok_s_user": 1, "ttft_median_s": -1, "itl_chunk_p99_s": -1}  # 1: more is better
@@ -141,7 +142,12 @@ def settings_told(point: Mapping[str, Any]) -> dict[str, str]:
     workload = {f"workload.{k}": str(v) for k, v in (arm.get("workload") or {}).items() if k not in TOLD_OTHERWISE}
     environment = {f"env {k}": str(v) for k, v in (recipe.get("env") or {}).items()}
     by_itself = {flag: "set" if value is True else str(value) for flag, value in (point.get("set_by_engine") or {}).items()}
-    return {**workload, **by_itself, **_flags([str(word) for word in recipe.get("argv") or ()]), **environment}
+    found = {**workload, **by_itself, **_flags([str(word) for word in recipe.get("argv") or ()]), **environment}
+    for part in recipe.get("roles") or ():  # the command is then the router's
+        role, own = str(part["role"]), part["recipe"]
+        found |= {f"{role} {flag}": value for flag, value in _flags([str(word) for word in own.get("argv") or ()]).items()}
+        found |= {f"{role} env {k}": str(v) for k, v in (own.get("env") or {}).items()}
+    return found
 
 
 def _flags(argv: Sequence[str]) -> dict[str, str]:

@@ -35,6 +35,8 @@ def settings_changed(argv: Sequence[str], info: Mapping[str, Any], ignored: Sequ
     found: dict[tuple[str, str, str], None] = {}
     for stated in (info, *ranks(info)):
         for flag in asked.keys() - NOT_COMPARED - {*ignored}:
+            if any(word.startswith("$") for word in asked[flag]):  # the node has replaced it, for example by an address
+                continue
             name = next((n for n in _names(flag) if n in stated), None)
             is_elsewhere = bool(stated.get(BECAME.get(flag, "")))
             has = _whole(name, stated, info) if name is not None else None

@@ -45,6 +45,11 @@ class Series:
         """The series in a few words."""
         return f"{self.hardware} {self.engine} {self.precision} {self.speculative}"
 
+    @property
+    def name(self) -> str:
+        """The label, and the words of the variant that readers are shown."""
+        return " ".join([self.label, *filter(is_told, self.variant.split())])
+
 
 @dataclass(frozen=True)
 class Row:
@@ -85,6 +90,7 @@ class Row:
     node: str = ""
     job_id: str = ""
     started_utc: str = ""
+    nodes: int = 1
     server_start: str = ""  # which start of a server it was measured on; empty: unknown
     beside: Mapping[str, float] = field(default_factory=dict, compare=False)  # figures that only some points have, by the summary's names
     repeats: tuple[Row, ...] = ()  # the runs whose mean this row is; empty: it is one run
@@ -117,7 +123,7 @@ class Row:
         return list(found.values())
 
 
-PART = re.compile(r"\b([PD])(\d+)xtp(\d+)(?:dp\d+)?(?:ep\d+)?")
+PART = re.compile(r"\b([PD])(\d+)xtp(\d+)(?:dp(\d+))?(?:ep(\d+))?")
 PARALLELISM = re.compile(rf"(?:dp|ep)\d+|{PART.pattern}(?:\+{PART.pattern})*")
 TELLING = ("checkpoint", "engine_version", "image", "protocol")  # fields that are part of a name only if two series differ in them
 
@@ -126,12 +132,8 @@ def names(series: Iterable[Series]) -> dict[Series, str]:
     """A name for each series, unique in its workload: its label, plus every field in which series with the same label differ."""
     peers: dict[tuple[object, ...], list[Series]] = {}
     for s in dict.fromkeys(series):
-        peers.setdefault((s.workload, _name(s)), []).append(s)
-    return {s: " ".join([_name(s), *_told_apart(s, alike)]) for alike in peers.values() for s in alike}
-
-
-def _name(s: Series) -> str:
-    return " ".join([s.label, *filter(is_told, s.variant.split())])
+        peers.setdefault((s.workload, s.name), []).append(s)
+    return {s: " ".join([s.name, *_told_apart(s, alike)]) for alike in peers.values() for s in alike}
 
 
 def _told_apart(s: Series, alike: Sequence[Series]) -> list[str]:
@@ -156,9 +158,30 @@ def spread_of(variant: str) -> dict[str, int]:
     return {name: int(n) for name, n in re.findall(r"(?<!\S)(dp|ep)(\d+)(?!\S)", variant)}
 
 
+@dataclass(frozen=True)
+class Workers:
+    """The equal servers of one role."""
+
+    workers: int
+    tp: int
+    dp: int
+    ep: int
+
+    @property
+    def gpus(self) -> int:
+        """The GPUs of all of them."""
+        return self.workers * self.tp
+
+
+def parts_of(variant: str) -> dict[str, Workers]:
+    """The `prefill` and `decode` workers of a system of several roles, from `P1xtp8+D2xtp4`; empty for others."""
+    told = {role: Workers(*(int(n or 1) for n in numbers)) for role, *numbers in PART.findall(variant)}
+    return {name: told[name[0].upper()] for name in ("prefill", "decode") if name[0].upper() in told}
+
+
 def split_gpus(variant: str) -> tuple[int, int] | None:
     """The GPUs that prefill and those that decode, if these are different servers: from `P1xtp8+D2xtp4`, or as imports state them."""
-    found = {role: int(workers) * int(tp) for role, workers, tp in PART.findall(variant)}
+    found = {name[0].upper(): part.gpus for name, part in parts_of(variant).items()}
     if not found:
         found = {name[0].upper(): int(n) for name, n in re.findall(r"\b(prefill|decode)_gpus=(\d+)", variant)}
     return (found["P"], found["D"]) if found.get("P") and found.get("D") else None

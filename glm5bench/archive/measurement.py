@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,10 +94,12 @@ class Measurement:
         """Seconds over which the users arrived or the rate grew."""
         return float(self.workload.get("ramp_s") or 0.0)
 
-    def energy(self) -> Energy | None:
-        """Energy of the server's GPUs over the window of the requests; None if the point has no telemetry or no window."""
-        told = self.provenance.get("telemetry")
-        window = self.window_ns
+    def energy(self, until_s: float = 0.0) -> Energy | None:
+        """Energy of the server's GPUs over the window of the requests; None if the point has no telemetry or no window.
+
+        `until_s`: over the first seconds of the server's clock instead.
+        """
+        told, window = self.provenance.get("telemetry"), (0, round(until_s / self.time_scale * 1e9)) if until_s else self.window_ns
         if not isinstance(told, dict) or window is None:
             return None
         devices, gpus = self.devices, self.point["gpus"]
@@ -137,8 +140,7 @@ class Measurement:
             return ()
         page, counts = self.server.get("info", {}).get("page_size"), self.server.get("counted_tokens") or {}
         page_tokens = page if isinstance(page, int) and page > 0 else PAGE_TOKENS
-        hits = counts.get("cache_hits")
-        return tuple(session_faults(r, r.plays, page_tokens=page_tokens, counted_cached=float(hits) if hits else None))
+        return tuple(session_faults(r, r.plays, page_tokens=page_tokens, counted_cached=counts.get("cache_hits")))
 
     def verdict(self) -> Verdict:
         """The verdict, computed from the raw times and the observed circumstances."""
@@ -250,10 +252,18 @@ class Measurement:
         """Changed settings of a real engine. The simulated engine states what it simulates, not its flags."""
         if self.source != "measured":
             return ()
-        stated = {**self.server.get("info", {}), **self.server.get("settings", {})}
         may_differ = self.point.get("arm", {}).get("engine", {}).get("settings_may_differ", ())
-        argv = self.point.get("recipe", {}).get("argv", ())
-        return (*settings_changed(argv, stated, may_differ), *other_model(str(self.server.get("model_path", "")), stated))
+        model, each = str(self.server.get("model_path", "")), self._asked_and_stated()
+        found = [c for argv, has in each for c in (*settings_changed(argv, has, may_differ), *other_model(model, has))]
+        return tuple(dict.fromkeys(found))
+
+    def _asked_and_stated(self) -> list[tuple[Sequence[str], dict[str, Any]]]:
+        """The command of each server and what this server reports. With several roles the point's own command is the router's."""
+        recipe, info = self.point.get("recipe", {}), self.server.get("info", {})
+        parts = {str(part["role"]): part["recipe"].get("argv", ()) for part in recipe.get("roles", ())}
+        if not parts:
+            return [(recipe.get("argv", ()), {**info, **self.server.get("settings", {})})]
+        return [(parts[role], told) for name, told in info.get("workers", {}).items() if (role := name.rpartition("-")[0]) in parts]
 
     def acceptance_length(self) -> float:
         """Output tokens per verify step, without the first token of each answer, which prefill makes. The engines count the same way.
@@ -313,9 +323,9 @@ def _counted(server: dict[str, Any]) -> tuple[int, int] | None:
 def _cached_share(server: dict[str, Any]) -> float | None:
     """Share of the prompt tokens that came from the prefix cache, according to the server's counters."""
     told = server.get("counted_tokens")
-    if not told or not told.get("prompt_tokens"):
+    if not told or not told.get("prompt_tokens") or told.get("cache_hits") is None:
         return None
-    return float(told.get("cache_hits") or 0) / float(told["prompt_tokens"])
+    return float(told["cache_hits"]) / float(told["prompt_tokens"])
 
 
 def answers_of(r: Requests) -> dict[str, list[int]]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..analysis.batches import relative_standard_errors
 from ..analysis.metrics import NEEDED, P99_NEEDS, Figures, Requests, Statistics, chunk_latencies_s, statistics
-from ..analysis.rows import Row, Series
+from ..analysis.rows import Row, Series, split_gpus, spread_of
 from ..analysis.windows import goodput_rps, peak_concurrency, peak_output_tput_tok_s, steady
 from ..errors import AnalysisError, FileError
 from ..values.workload import objectives
@@ -80,9 +80,8 @@ def _told(m: Measurement, digest: str) -> dict[str, Any]:
         "server_start": _server_start(m),
         "protocol": "" if str(p.get("variant", "")).split()[:1] == ["load"] else protocol(m.workload),
         "gpus": gpus,
-        "gpus_per_node": max(gpus, int(p["gpus_per_node"]) * int(p.get("nodes", 1)) // int(p.get("packed", 1)))
-        if p["gpus_per_node"]
-        else 0,
+        "gpus_per_node": max(gpus, _of_nodes(p)) if p["gpus_per_node"] else 0,
+        **_parallelism(m),
         "binding": int(p["binding"]) if p.get("binding") is not None else -1,
         "range_ratio": float(p["range_ratio"]) if p["range_ratio"] is not None else math.nan,
         "time_scale": float(p["time_scale"]) if p.get("time_scale") else math.nan,
@@ -93,6 +92,17 @@ def _told(m: Measurement, digest: str) -> dict[str, Any]:
         **_started(m),
         **_scores(m),
     }
+
+
+def _parallelism(m: Measurement) -> dict[str, int]:
+    """How many nodes and data-parallel and expert-parallel ranks there are; for several roles the GPUs of each. Absent for imports."""
+    variant = str(m.point.get("variant", ""))
+    split = split_gpus(variant)
+    found = dict(zip(("prefill_gpus", "decode_gpus"), split, strict=True)) if split else {}
+    if "arm" not in m.point:
+        return found
+    one = {} if split else {"dp": 1, "ep": 1} | spread_of(variant)
+    return {**found, **one, "nodes": int(m.point.get("nodes", 1))}
 
 
 def _image_digest(m: Measurement) -> str:
@@ -149,6 +159,9 @@ def _measured(m: Measurement) -> dict[str, Any]:
         return _stated(m.stated)
     per_gpu = {f"{kind}_tput_per_gpu_tok_s": getattr(f, f"{kind}_tput_tok_s") / gpus for kind in ("total", "input", "output")}
     found = {**_whole(f), **per_gpu, "peak_concurrency": peak_concurrency(r)}
+    if split := split_gpus(str(m.point.get("variant", ""))):
+        found["input_tput_per_prefill_gpu_tok_s"] = f.input_tput_tok_s / split[0]
+        found["output_tput_per_decode_gpu_tok_s"] = f.output_tput_tok_s / split[1]
     if not r.has_prompt_tokens:
         found["prompt_tokens"] = -1
     if f.n_failed == f.n_requests:
@@ -188,7 +201,7 @@ def _sessions(m: Measurement, r: Requests, gpus: float) -> dict[str, float]:
     s = m.session_figures()
     if s is None:
         return {}
-    spent = m.energy()
+    spent = m.energy(s.window_s)  # the same time as the rates
     found = {
         **dict.fromkeys(NO_SUM, math.nan),
         "fresh_tput_per_gpu_tok_s": s.fresh_tput_tok_s / gpus,
@@ -250,7 +263,7 @@ OF_ROW = ("key", "digest", "tp", "gpus", "gpus_per_node", "concurrency", "repeat
           "tpot_median_s", "ttft_median_s", "ttft_p99_s", "n_requests", "validity", "reasons", "mean_isl_tokens", "mean_osl_tokens",
           "steady_tput_tok_s", "peak_output_tput_tok_s", "goodput_rps", "ttft_n", "total_tput_per_gpu_se_tok_s",
           "interactivity_se_tok_s_user", "itl_chunk_p99_s", "mean_concurrency", "acceptance_length", "node", "job_id", "started_utc",
-          "server_start")  # fmt: skip
+          "nodes", "server_start")  # fmt: skip
 
 
 BESIDE = (
@@ -314,6 +327,7 @@ def _row(series: Series, v: dict[str, Any], origin: str, beside: Mapping[str, fl
         "binding": None if v["binding"] < 0 else v["binding"],
         "ttft_p99_s": math.nan if few else v["ttft_p99_s"],
         "n_requests": max(0, v["n_requests"]),
+        "nodes": max(1, v["nodes"]),
         "reasons": tuple(filter(None, v["reasons"].split(","))),
     }
     return Row(

@@ -188,10 +188,13 @@ def check(
 
 
 def _lines(found: Check) -> list[str]:
+    from ..analysis.rows import is_told
+
     lines = []
     for point in found.points.values():
         v = point.values
-        what = f"{v['hardware']} {v['precision']} tp{v['tp']} concurrency {v['concurrency']}"
+        words = " ".join([f"tp{v['tp']}", *filter(is_told, v["variant"].split())])
+        what = f"{v['hardware']} {v['precision']} {words} concurrency {v['concurrency']}"
         lines.append(f"{point.verdict.validity:8} {v['source']:9} {v['key']} {what}")
         lines += [f"           {reason.code}: {reason.text}" for reason in point.verdict.reasons]
         lines += [f"           stored figure: {text}" for text in point.differing]

@@ -112,7 +112,7 @@ def _repeat_scopes(multirun: Multirun) -> dict[str, dict[str, float]]:
 def _search(multirun: Multirun, planned: Plan) -> dict[str, Any] | None:
     """The expected claim of a search, and the cost of the grid that `concurrency` asks for; None without a search."""
     from ..plan import plan
-    from ..search.decision import ArmState, expected, remaining
+    from ..search.decision import expected, remaining, state_of
     from ..values.plain import plain
     from ..values.search import Search
 
@@ -121,7 +121,7 @@ def _search(multirun: Multirun, planned: Plan) -> dict[str, Any] | None:
         return None
     asked = multirun.asked
     grid = plan(replace(asked, campaign=replace(asked.campaign, search=Search("none"))))
-    states = tuple(ArmState(arm.id, arm.series, arm.prior, arm.planned, arm.largest) for arm in search.arms)
+    states = tuple(state_of(arm) for arm in search.arms)
     claim = None if search.question.limits else expected(search.question, states).value
     return {
         "question": plain(search.question),

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import UsageError
+from ..errors import UsageError, counted
 from .app import app, one_of, say
 
 sessions = typer.Typer(no_args_is_help=True, help="Files of agent sessions (docs/sessions.md): `describe`, `generate` and `convert`.")
@@ -77,7 +77,7 @@ def generate(
     )
     made = generated(drawn)
     written(made, output)
-    say(f"{output}: {len(made.sessions)} sessions, {made.n_calls:,} requests.")
+    say(f"{output}: {counted(len(made.sessions), 'session')}, {counted(made.n_calls, 'request')}.")
     return 0
 
 
@@ -110,7 +110,7 @@ def convert(
             raise UsageError("--delays after-request needs --answered-in-s, and no other does.")
         made = mooncake(files, is_incremental=prompts == "incremental", answered_in_s=answered_in_s)
     written(made.sessions, output)
-    say(f"{output}: {len(made.sessions.sessions)} sessions, {made.sessions.n_calls:,} requests.")
+    say(f"{output}: {counted(len(made.sessions.sessions), 'session')}, {counted(made.sessions.n_calls, 'request')}.")
     for line in made.said:
         say(line)
     return 0

@@ -36,6 +36,11 @@ def simulate(
     reason = impossible(settings.arm, settings.concurrency)
     if reason is not None:
         raise ImpossibleError(f"{reason}.", next_step="ask for another hardware, checkpoint, tp or speculative setting")
+    if settings.arm.has_parts or settings.arm.nodes > 1:
+        raise UsageError(
+            f"{settings.arm.label} has several servers or nodes; this command runs one server on one node.",
+            next_step="roles=single; `sweep engine=simulated` runs all of them",
+        )
     argv = recipe.bound(settings.arm, max(settings.concurrency), settings.concurrency).argv
     flags = flags_of([*argv, "--model-path", settings.checkpoint.repository, "--host", "127.0.0.1", "--port", str(port)])
     serve(from_arm(settings.arm, flags, argv))

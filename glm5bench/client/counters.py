@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 import httpx
 
@@ -16,18 +17,24 @@ SETTLE_S = 3.0  # engines with several processes update their counters some time
 
 @dataclass(frozen=True)
 class Counted:
-    """Tokens since the server's start, over all its ranks, and its counts of speculative decoding; 0 if it has none."""
+    """Tokens since the server's start, over all its ranks, and its counts of speculative decoding; 0 if it has none.
+
+    `cache_hits`: prompt tokens that were in the cache; None if it does not count them. A counter appears when it is first raised.
+    """
 
     prompt_tokens: int
     generation_tokens: int
     drafts: int = field(default=0, compare=False)
     accepted_tokens: int = field(default=0, compare=False)
     verify_steps: int = field(default=0, compare=False)
-    cache_hits: int = field(default=0, compare=False)  # prompt tokens that were in the cache
+    cache_hits: int | None = field(default=None, compare=False)
 
-    def since(self, before: Counted) -> Counted:
-        """What was counted after `before`."""
-        return Counted(**{f.name: getattr(self, f.name) - getattr(before, f.name) for f in fields(self)})
+    def since(self, before: Counted) -> Counted | None:
+        """What was counted after `before`; None if a counter went back, because the server has reset it."""
+        made: dict[str, Any] = {f.name: (getattr(self, f.name) or 0) - (getattr(before, f.name) or 0) for f in fields(self)}
+        if self.cache_hits is None:
+            return None if before.cache_hits is not None else Counted(**made | {"cache_hits": None})
+        return Counted(**made) if min(made.values()) >= 0 else None
 
 
 def counted(server: Endpoint) -> Counted | None:
@@ -38,7 +45,7 @@ def counted(server: Endpoint) -> Counted | None:
         return None
     if not {"prompt_tokens", "generation_tokens"} <= told.keys():
         return None
-    return Counted(**{f.name: int(told.get(f.name, 0)) for f in fields(Counted)})
+    return Counted(**{f.name: int(told[f.name]) for f in fields(Counted) if f.name in told})
 
 
 def counted_since(server: Endpoint, before: Counted | None, expected: Counted) -> Counted | None:
@@ -46,7 +53,7 @@ def counted_since(server: Endpoint, before: Counted | None, expected: Counted) -
     deadline = time.monotonic() + SETTLE_S
     while before is not None and (now := counted(server)) is not None:
         since = now.since(before)
-        if since == expected or time.monotonic() > deadline:
+        if since is None or since == expected or time.monotonic() > deadline:
             return since
         time.sleep(0.1)
     return None

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..directory import Campaign
-from ..errors import ServerError
+from ..errors import EnvironmentLacks, ServerError
 from ..values.point import NodeJob
 from .command import NEXT_STEPS, Stopped
 from .hands import Hands
@@ -31,6 +31,7 @@ GATHER_S = 300.0  # for all nodes of a job to start
 PREPARE_S = 6 * 3600.0  # for the other nodes to copy the checkpoint
 POLL_S = 0.1
 ANSWER_S = 30.0
+STRANGERS = 64  # connections that may prove at the same time that they know the secret
 CLOCKS_S = 1.0  # allowed difference between the wall clocks of two nodes
 CAUSE_S = 2.5 * BEAT_S  # for all nodes to report after a failure
 
@@ -38,6 +39,12 @@ CAUSE_S = 2.5 * BEAT_S  # for all nodes to report after a failure
 def address_file(campaign: Campaign, job_id: str, job: NodeJob) -> Path:
     """Where the leader of a job writes its address and the job's secret."""
     return campaign.job(job_id) / f"crew-{job.id}.json"
+
+
+def say_over(campaign: Campaign, job_id: str, job: NodeJob, run: str) -> None:
+    """Tells nodes that wait for the leader that there is nothing to wait for. `run`: the run of this job, which may be requeued."""
+    with contextlib.suppress(OSError):
+        _write_secretly(address_file(campaign, job_id, job), {"over": run})
 
 
 class NodeGone(ServerError):
@@ -66,8 +73,10 @@ class Crew:
     names: Sequence[str]
     progress: Progress
     far: dict[int, Far] = field(default_factory=dict)
+    lacks: dict[str, str] = field(default_factory=dict)  # node -> why it cannot take part
     _changed: threading.Condition = field(default_factory=threading.Condition)
     _n_asked: int = 0
+    _is_closed: bool = False
 
     def address(self, node: int) -> str:
         """The address at which other nodes reach this one."""
@@ -199,6 +208,26 @@ class Crew:
             )
         return answer
 
+    def take(self, node: int, far: Far) -> bool:
+        """Adds a node. False if there is one of this number, or if the job has ended."""
+        with self._changed:
+            is_new = node not in self.far and not self._is_closed
+            if is_new:
+                self.far[node] = far
+        return is_new
+
+    def close(self) -> None:
+        """Ends the servers of all nodes, and then their connections."""
+        with self._changed:
+            self._is_closed = True
+        for far in self.far.values():
+            with contextlib.suppress(Gone):
+                far.wire.send({"bye": True})
+        self.hands.close()
+        for far in self.far.values():
+            far.gone = far.gone or "the job has ended"
+            far.wire.close()
+
     def read(self, node: int) -> None:
         """Takes what a node sends, until it is gone. Runs in a thread for each node."""
         far, next_beat = self.far[node], 0.0
@@ -234,25 +263,22 @@ def gathered(
 
     Raises NodeGone if a node does not come, Stopped if the job must stop meanwhile.
     """
-    address = own_address(job.interface or None)
+    try:
+        address = own_address(job.interface or None)
+    except EnvironmentLacks as error:
+        raise NodeGone(error.message, failure_class="node_fault", next_step=error.next_step, node=node_name()) from error
     crew = Crew(Hands(campaign, job, job_id, address, progress.is_stopped, heart.tell), names, progress)
     try:
         if job.arm.nodes > 1:
             _gather(crew, campaign, job, job_id, heart)
         yield crew
     finally:
-        for far in crew.far.values():
-            with contextlib.suppress(Gone):
-                far.wire.send({"bye": True})
-        crew.hands.close()
-        for far in crew.far.values():
-            far.gone = far.gone or "the job has ended"
-            far.wire.close()
+        crew.close()
 
 
 def _gather(crew: Crew, campaign: Campaign, job: NodeJob, job_id: str, heart: Heartbeat) -> None:
     secret, path = secrets.token_urlsafe(32), address_file(campaign, job_id, job)
-    deadline = time.monotonic() + GATHER_S
+    deadline, strangers = time.monotonic() + GATHER_S, list[threading.Thread]()
     with socket.create_server((crew.hands.address, 0)) as listening:
         listening.settimeout(POLL_S)
         _write_secretly(path, {"address": crew.hands.address, "port": listening.getsockname()[1], "secret": secret})
@@ -262,26 +288,40 @@ def _gather(crew: Crew, campaign: Campaign, job: NodeJob, job_id: str, heart: He
                 _refuse_missing(crew, job, deadline)
                 with contextlib.suppress(TimeoutError):
                     connection, _ = listening.accept()
-                    _let_in(crew, connection, secret)
+                    strangers = [thread for thread in strangers if thread.is_alive()]
+                    if len(strangers) == STRANGERS:
+                        connection.close()
+                        continue
+                    strangers.append(threading.Thread(target=_let_in, args=(crew, connection, secret, job.arm.nodes), daemon=True))
+                    strangers[-1].start()  # a connection that says nothing must not keep the others waiting
         finally:
             path.unlink(missing_ok=True)
 
 
-def _let_in(crew: Crew, connection: socket.socket, secret: str) -> None:
-    came = accepted(connection, secret)
+def _let_in(crew: Crew, connection: socket.socket, secret: str, n_nodes: int) -> None:
+    try:
+        came = accepted(connection, secret)
+    except OSError:  # it has closed the connection
+        return
     if came is None:
         return
     wire, hello = came
-    rank = int(hello["rank"])
-    crew.far[rank] = Far(str(hello["node"]), str(hello["address"]), wire)
+    rank, node = int(hello["rank"]), str(hello["node"])
+    if hello.get("lacks"):
+        crew.lacks[node] = str(hello["lacks"])
+    if hello.get("lacks") or not 0 < rank < n_nodes or not crew.take(rank, Far(node, str(hello["address"]), wire)):
+        wire.close()
+        return
     threading.Thread(target=crew.read, args=(rank,), daemon=True, name=f"node {rank}").start()
 
 
 def _refuse_missing(crew: Crew, job: NodeJob, deadline: float) -> None:
     if crew.progress.is_stopped():
         raise Stopped
-    for node, far in crew.far.items():
+    for node, far in [*crew.far.items()]:
         crew._refuse_gone(node, far)
+    for name, lacks in crew.lacks.items():
+        raise NodeGone(lacks, failure_class="node_fault", next_step="set cluster.interface", node=name)
     if time.monotonic() > deadline:
         node = min(set(range(1, job.arm.nodes)) - crew.far.keys())
         raise NodeGone(

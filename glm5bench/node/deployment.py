@@ -11,7 +11,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import httpx
@@ -112,23 +112,23 @@ class Deployment(Server):
 
 
 @contextlib.contextmanager
-def deployed(crew: Crew, job: NodeJob, number: int) -> Iterator[Deployment]:
-    """The ready system of a server start until the block ends; then all its processes are ended.
+def deployed(crew: Crew, job: NodeJob, recipe: Recipe, number: int) -> Iterator[Deployment]:
+    """The ready system of this recipe until the block ends; then all its processes are ended. `number`: of the server start.
 
     Raises ServerError with its class and node if it does not start, Stopped if the job must stop meanwhile.
     """
     try:
-        yield _on_free_ports(crew, job, number)
+        yield _on_free_ports(crew, job, recipe, number)
     finally:
         crew.end_servers(START_S)
 
 
-def _on_free_ports(crew: Crew, job: NodeJob, number: int) -> Deployment:
+def _on_free_ports(crew: Crew, job: NodeJob, recipe: Recipe, number: int) -> Deployment:
     """The ready system. It is started again if somebody else has taken one of its ports."""
     for attempt in range(1, PORTS + 1):
         began = time.monotonic()
         try:
-            server = _started(crew, job, number, began + job.arm.engine.start_timeout_s)
+            server = _started(crew, job, recipe, number, began + job.arm.engine.start_timeout_s)
         except ServerError as error:
             if error.failure_class != "foreign_listener" or attempt == PORTS:
                 raise
@@ -140,9 +140,9 @@ def _on_free_ports(crew: Crew, job: NodeJob, number: int) -> Deployment:
     raise AssertionError
 
 
-def _started(crew: Crew, job: NodeJob, number: int, deadline: float) -> Deployment:
-    arm, recipe, key = job.arm, job.starts[number].recipe, new_key()
-    workers = _start_workers(crew, arm, number, key)
+def _started(crew: Crew, job: NodeJob, recipe: Recipe, number: int, deadline: float) -> Deployment:
+    arm, key = job.arm, new_key()
+    workers = _start_workers(crew, arm, recipe, number, key)
     if not recipe.roles:
         return _ready(crew, job, "server-0.0", [], deadline)
     for worker in workers:
@@ -153,7 +153,8 @@ def _started(crew: Crew, job: NodeJob, number: int, deadline: float) -> Deployme
         argv += [worker.bootstrap] if isinstance(worker, _Prefill) else []
     port, metrics = crew.ask(0, "ports", HEALTH_S, n=2)["ports"]
     argv += ["--prometheus-host", "127.0.0.1", "--prometheus-port", str(metrics)]
-    crew.ask(0, "route", START_S, name="router", start=number, argv=argv, port=port, key=key)
+    routing = replace(recipe, argv=(*argv, "--host", "$HOST", "--port", "$PORT"))
+    crew.ask(0, "route", START_S, name="router", number=number, recipe=plain(routing), port=port, key=key)
     return _ready(crew, job, "router", workers, deadline)
 
 
@@ -173,9 +174,9 @@ class _Prefill(Worker):
     bootstrap: str = ""
 
 
-def _start_workers(crew: Crew, arm: Arm, number: int, key: str) -> list[Worker]:
+def _start_workers(crew: Crew, arm: Arm, recipe: Recipe, number: int, key: str) -> list[Worker]:
     """Starts every rank of every worker, on all nodes at the same time."""
-    placements = arm.placements
+    placements, recipes = arm.placements, {part.role: plain(part.recipe) for part in recipe.roles}
     ranks = {(p.role, p.worker): sum(o.role == p.role and o.worker == p.worker for o in placements) for p in placements}
     ports = {(p.role, p.worker): (p.node, crew.ask(p.node, "ports", HEALTH_S, n=3)["ports"]) for p in placements if p.rank == 0}
     asked: dict[int, list[dict[str, Any]]] = {}
@@ -190,7 +191,8 @@ def _start_workers(crew: Crew, arm: Arm, number: int, key: str) -> list[Worker]:
             "$BOOTSTRAP": str(bootstrap),
         }
         name = f"{p.role or 'server'}-{p.worker}.{p.rank}"
-        asked.setdefault(p.node, []).append({"name": name, "start": number, "placement": i, "port": port, "key": key, "words": words})
+        started = {"number": number, "recipe": recipes.get(p.role) or plain(recipe), "placement": i}
+        asked.setdefault(p.node, []).append({"name": name, **started, "port": port, "key": key, "words": words})
         if p.rank == 0 and p.role:
             endpoint = Endpoint(f"http://{address}:{port}", key)
             made = (

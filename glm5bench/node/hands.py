@@ -6,11 +6,11 @@ Enters: requests as messages, on the leader's own node directly and on others th
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import socket
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,7 +24,8 @@ from ..errors import ServerError
 from ..machine.container import Image
 from ..machine.lane import visible_devices
 from ..machine.scratch import scratch
-from ..values.point import Arm, NodeJob, Recipe, ServerStart
+from ..values.plain import from_plain
+from ..values.point import Arm, NodeJob, Recipe
 from .command import Place, Stopped, router
 from .server import Address, Server, started
 from .staging import weights
@@ -71,6 +72,10 @@ class Hands:
             return {"error": told_error(error)}
         except OSError as error:
             return {"error": {"message": f"{error.strerror or error}: {error.filename or ''}", "failure_class": "node_fault"}}
+        except Exception as error:  # the border of this node: the leader must not wait for an answer that never comes
+            traceback.print_exc()
+            what = f"A defect of glm5bench, please report it: {type(error).__name__}: {error}."
+            return {"error": {"message": what, "failure_class": "client_error"}}
         return answer
 
     def report(self) -> Message:
@@ -111,23 +116,22 @@ class Hands:
                 ports.append(s.getsockname()[1])
         return {"ports": ports}
 
-    def _do_start(self, name: str, start: int, placement: int, port: int, key: str, words: dict[str, str]) -> Message:
-        """Starts one rank of a worker."""
-        where, chosen = self.job.arm.placements[placement], self.job.starts[start]
+    def _do_start(
+        self, name: str, number: int, recipe: dict[str, Any], placement: int, port: int, key: str, words: dict[str, str]
+    ) -> Message:
+        """Starts one rank of a worker. `number`: of the server start, for its folder. The leader's job may have fewer starts."""
+        where = self.job.arm.placements[placement]
         kinds = {servers.role: servers.arm for servers in self.job.arm.servers}
-        recipes = {part.role: part.recipe for part in chosen.recipe.roles} or {where.role: chosen.recipe}
         devices = visible_devices(self.job, where.first_gpu, where.gpus) if where.gpus < self.job.arm.hardware.gpus_per_node else {}
         one = kinds[where.role]  # a simulated rank 0 reports the GPUs of all ranks
         self._gpus[name] = where.gpus if is_real(one) else one.tp if where.rank == 0 else 0
         host = self.address if where.role else "127.0.0.1"  # others reach only the workers of a system with several roles
-        self._start(name, recipes[where.role], kinds[where.role], chosen, Address(host, port, key, words), devices)
+        self._start(name, from_plain(Recipe, recipe), kinds[where.role], number, Address(host, port, key, words), devices)
         return {}
 
-    def _do_route(self, name: str, start: int, argv: list[str], port: int, key: str) -> Message:
+    def _do_route(self, name: str, number: int, recipe: dict[str, Any], port: int, key: str) -> Message:
         """Starts the router."""
-        chosen = self.job.starts[start]
-        recipe = dataclasses.replace(chosen.recipe, argv=(*argv, "--host", "$HOST", "--port", "$PORT"))
-        self._start(name, recipe, self.job.arm, chosen, Address("127.0.0.1", port, key), {}, is_router=True)
+        self._start(name, from_plain(Recipe, recipe), self.job.arm, number, Address("127.0.0.1", port, key), {}, is_router=True)
         return {}
 
     def _start(
@@ -135,13 +139,12 @@ class Hands:
         name: str,
         recipe: Recipe,
         arm: Arm,
-        chosen: ServerStart,
+        number: int,
         address: Address,
         devices: dict[str, str],
         *,
         is_router: bool = False,
     ) -> None:
-        number = self.job.starts.index(chosen)
         folder = self.campaign.job(self.job_id) / f"{self.job.id}.{number}" / name
         stack = contextlib.ExitStack()
         place = Place(
@@ -175,7 +178,7 @@ class Hands:
                 continue
             whose = "simulated" if arm.engine.simulated else arm.hardware.vendor
             environment = {**os.environ, **place.devices}
-            wanted = Wanted(whose, n, server.process.pid, period_s)
+            wanted = Wanted(whose, n, server.process.pid, period_s, has_metrics=name.endswith(".0"))
             self._observers[name] = self._stacks[name].enter_context(observing(server, place.scratch or place.folder, wanted, environment))
         return {}
 

@@ -207,7 +207,7 @@ class _Start:
         work = self.work
         if work.crew is None:
             return running(self.start.recipe, work.job.arm, place)
-        return deployed(work.crew, work.job, work.job.starts.index(self.start))
+        return deployed(work.crew, work.job, self.start.recipe, self.number)
 
     def _place(self, path: str) -> Place:
         folder = self.work.campaign.job(self.work.job_id) / f"{self.work.job.id}.{self.number}"

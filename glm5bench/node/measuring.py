@@ -131,7 +131,7 @@ class Measuring:
 
     def _read(self, unread: Measurement, load: Measured, before: Counted | None) -> Measurement:
         """The measurement with the server's information after it, and with the telemetry."""
-        requests, end_ns = load.requests, load.start_ns + int(load.requests.end_ns.max())
+        requests, end_ns = load.requests, load.start_ns + max(int(load.requests.end_ns.max()), self._window_ns())
         since = counted_since(self.server, before, _tokens(requests)) if requests.is_whole.all() else None  # unknown for broken answers
         beside = self.life.observer.told(load.start_ns, end_ns) if self.life.observer else None
         foreign = self.life.observer.foreign(load.start_ns, end_ns) if self.life.observer else []
@@ -144,6 +144,12 @@ class Measuring:
             log=self.server.logs(1_000_000),
             telemetry=beside,
         )
+
+    def _window_ns(self) -> int:
+        """The length of the window of agent sessions, in which there may be no request at its end; 0 for other workloads."""
+        arm = self.work.job.arm
+        scale = arm.engine.time_scale if arm.engine.simulated else 1.0
+        return round((arm.workload.duration_s or 0.0) / scale * 1e9) if arm.workload.has_sessions else 0
 
     def _made(self, watch: Watch, load: Measured, neighbours: list[str]) -> dict[str, Any]:
         """The provenance of the measurement."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..directory import Campaign
-from ..errors import FileError
+from ..errors import EnvironmentLacks, FileError
 from ..files import read_json
 from ..values.point import NodeJob
 from .crew import address_file
@@ -26,21 +26,30 @@ JOIN_S = 600.0  # how long to look for the leader
 AGAIN_S = 0.5
 
 
-def follow(campaign: Campaign, job: NodeJob, job_id: str, rank: int, heart: Heartbeat, progress: Progress) -> None:
-    """Serves the leader of this node job until it ends."""
-    address = own_address(job.interface or None)
-    wire = _joined(campaign, job, job_id, {"rank": rank, "address": address, "node": node_name()}, progress)
-    if wire is not None:
+def follow(campaign: Campaign, job: NodeJob, job_id: str, rank: int, heart: Heartbeat, progress: Progress, run: str = "") -> None:
+    """Serves the leader of this node job until it ends. `run`: the run of this job, see say_over."""
+    hello = {"rank": rank, "node": node_name(), "address": ""}
+    try:
+        hello["address"] = address = own_address(job.interface or None)
+    except EnvironmentLacks as error:  # the leader reports it
+        hello["lacks"], address = error.message, ""
+    wire = _joined(campaign, job, job_id, hello, progress, run)
+    if wire is not None and hello.get("lacks"):
+        wire.close()
+        print(f"{node_name()}: {hello['lacks']}", flush=True)
+    elif wire is not None:
         member = _Member(campaign, job, job_id, address, wire, heart, progress)
         print(f"{node_name()}: {member.serve()}", flush=True)
 
 
-def _joined(campaign: Campaign, job: NodeJob, job_id: str, hello: dict[str, Any], progress: Progress) -> Wire | None:
-    """A wire to the leader. None if the job must stop before there is one."""
+def _joined(campaign: Campaign, job: NodeJob, job_id: str, hello: dict[str, Any], progress: Progress, run: str) -> Wire | None:
+    """A wire to the leader. None if the job must stop before there is one, or if the leader has ended."""
     deadline, said = time.monotonic() + JOIN_S, "it has not written its address"
     while not progress.is_stopped() and time.monotonic() < deadline:
         try:
             told = read_json(address_file(campaign, job_id, job))  # of an earlier run of this job, until the leader has written its own
+            if told.get("over") == run:
+                return None
             return connected(told["address"], told["port"], told["secret"], hello)
         except (FileError, OSError, KeyError):
             pass

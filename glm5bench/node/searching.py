@@ -7,7 +7,7 @@ interrupted continues at its last decision; `verified` refuses it if the same po
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -19,7 +19,7 @@ from ..archive.survey import survey
 from ..directory import LOST_SEARCH, Campaign
 from ..errors import FileError, UsageError
 from ..search.curves import Seen
-from ..search.decision import MODEL, ArmState, Choice, decide
+from ..search.decision import MODEL, ArmState, Choice, decide, state_of
 from ..search.slo import Crossing
 from ..values.plain import digest_of, finite
 from ..values.point import NodeJob, Point, ServerStart, point_keys
@@ -54,16 +54,12 @@ class Known:
     def states(self, search: ArmSearch, running: str = "") -> list[ArmState]:
         """The states of all arms. `running`: the server start of this job's arm."""
         return [
-            ArmState(
-                arm.id,
-                arm.series,
-                arm.prior,
-                arm.planned,
-                arm.largest,
-                tuple(seen_of(self.rows[key], self.latency.get(key)) for key in self.keys(arm) if key in self.rows),
-                running if arm.id == search.own else "",
-                self.has_ended(arm),
-                bool(self.lines[arm.id]) and self.lines[arm.id][-1].get("code") == "dropped",
+            replace(
+                state_of(arm),
+                seen=tuple(seen_of(self.rows[key], self.latency.get(key)) for key in self.keys(arm) if key in self.rows),
+                running=running if arm.id == search.own else "",
+                has_ended=self.has_ended(arm),
+                is_dropped=bool(self.lines[arm.id]) and self.lines[arm.id][-1].get("code") == "dropped",
             )
             for arm in search.arms
         ]

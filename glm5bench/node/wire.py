@@ -18,10 +18,13 @@ import threading
 import time
 from typing import Any
 
+from ..errors import EnvironmentLacks
+
 BEAT_S = 1.0
 SILENT_S = 20.0
 HANDSHAKE_S = 10.0
 LONGEST = 2**26  # bytes of a message; telemetry of an hour has some MiB
+LONGEST_OF_A_STRANGER = 2**12  # before it has proved that it knows the secret
 SIOCGIFADDR = 0x8915  # netdevice(7)
 
 Message = dict[str, Any]
@@ -32,10 +35,11 @@ class Gone(Exception):
 
 
 class Wire:
-    """One connection to another node of the job."""
+    """One connection to another node of the job. `longest`: of a message that it accepts, in bytes."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection, self._read, self._heard = connection, b"", time.monotonic()
+        self.longest = LONGEST_OF_A_STRANGER
         self._sending = threading.Lock()
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.settimeout(SILENT_S)
@@ -64,7 +68,7 @@ class Wire:
         line, _, self._read = self._read.partition(b"\n")
         try:
             message = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise Gone("it sent something that is not a message") from error
         if not isinstance(message, dict):
             raise Gone("it sent something that is not a message")
@@ -79,7 +83,7 @@ class Wire:
             raise Gone("it closed the connection")
         self._heard = time.monotonic()
         self._read += piece
-        if len(self._read) > LONGEST:
+        if len(self._read.partition(b"\n")[0]) > self.longest:
             raise Gone("it sent a message that is too long")
 
     def close(self) -> None:
@@ -96,8 +100,9 @@ def accepted(connection: socket.socket, secret: str) -> tuple[Wire, Message] | N
     with contextlib.suppress(Gone):
         wire.send({"challenge": challenge})
         hello = wire.receive(HANDSHAKE_S) or {}
-        if hmac.compare_digest(str(hello.get("proof")), _proof(secret, "member", challenge)):
+        if _is_proof(hello.get("proof"), secret, "member", challenge):
             wire.send({"proof": _proof(secret, "leader", str(hello.get("challenge")))})
+            wire.longest = LONGEST
             return wire, hello
     wire.close()
     return None
@@ -114,8 +119,9 @@ def connected(address: str, port: int, secret: str, hello: Message) -> Wire:
         asked = wire.receive(HANDSHAKE_S) or {}
         wire.send({**hello, "proof": _proof(secret, "member", str(asked.get("challenge"))), "challenge": challenge})
         answer = wire.receive(HANDSHAKE_S) or {}
-        if not hmac.compare_digest(str(answer.get("proof")), _proof(secret, "leader", challenge)):
+        if not _is_proof(answer.get("proof"), secret, "leader", challenge):
             raise Gone("it does not know the secret of this job")
+        wire.longest = LONGEST
     except Gone:
         wire.close()
         raise
@@ -123,11 +129,30 @@ def connected(address: str, port: int, secret: str, hello: Message) -> Wire:
 
 
 def _proof(secret: str, who: str, challenge: str) -> str:
-    return hmac.digest(secret.encode(), f"{who} {challenge}".encode(), "sha256").hex()
+    return hmac.digest(secret.encode(), f"{who} {challenge}".encode("utf-8", "surrogatepass"), "sha256").hex()
+
+
+def _is_proof(given: Any, secret: str, who: str, challenge: str) -> bool:
+    return hmac.compare_digest(str(given).encode("utf-8", "surrogatepass"), _proof(secret, who, challenge).encode())
 
 
 def own_address(interface: str | None) -> str:
-    """The IPv4 address at which the other nodes of the job reach this one: of the interface, or of the host name. Raises OSError."""
+    """The IPv4 address at which the other nodes of the job reach this one: of the interface, or of the host name.
+
+    Raises EnvironmentLacks if the interface does not exist or has no such address, or if the host name cannot be resolved.
+    """
+    try:
+        return _own_address(interface)
+    except OSError as error:
+        told = ", ".join(name for _, name in socket.if_nameindex())
+        what = f"network interface {interface}" if interface else f"host name {socket.gethostname()}"
+        raise EnvironmentLacks(
+            f"The {what} has no IPv4 address on this node: {error.strerror or error}.",
+            next_step=f"set cluster.interface to the one that connects the nodes; this node has {told}",
+        ) from error
+
+
+def _own_address(interface: str | None) -> str:
     if interface is None:
         address = socket.gethostbyname(socket.gethostname())
         if not address.startswith("127."):

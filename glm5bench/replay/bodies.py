@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..sessions.file import Call, Session, Sessions
+from ..sessions.file import MOST, Call, Session, Sessions, merged
 
 BLOCKS, MARKS, TAILS, ORDER, ENTRIES = range(10, 15)  # separate streams of random numbers, other than those of client.workload
 KEPT = 256 * 2**20  # bytes of blocks kept for plays to come
@@ -47,6 +47,7 @@ class Bodies:
         self._sessions, self._seed, self._body = sessions, seed, body
         self._first, self._last = ids
         self._table = _table(self._last)
+        self._shared = _ids_of(sessions.sessions, below=sessions.shared_blocks) if sessions.shared_blocks else np.empty(0, dtype=np.int64)
         self._kept: OrderedDict[int, tuple[NDArray[np.int64], Bytes]] = OrderedDict()
         self._n_kept = 0
         self._lock = threading.Lock()
@@ -104,19 +105,19 @@ class Bodies:
 
     def _made(self, session: int) -> tuple[NDArray[np.int64], Bytes]:
         told = self._sessions.sessions[session]
-        known = _ids_of(told)
+        known = _ids_of([told])
         n_shared, n = int(np.searchsorted(known, self._sessions.shared_blocks)), told.block_tokens
-        own = self._drawn(self._seed.rng(BLOCKS, 1 + session), (len(known) - n_shared) * n)
-        if not n_shared:
-            return known, own.reshape(len(known), -1)
-        shared = self._drawn(self._seed.rng(BLOCKS, 0), self._sessions.shared_blocks * n).reshape(self._sessions.shared_blocks, -1)
-        return known, np.concatenate([shared[known[:n_shared]], own.reshape(len(known) - n_shared, -1)])
+        size = n * self._table.shape[1]
+        own = self._drawn(self._seed.rng(BLOCKS, 1 + session), (len(known) - n_shared) * n).reshape(-1, size)
+        shared = self._drawn(self._seed.rng(BLOCKS, 0), len(self._shared) * n).reshape(-1, size)
+        used = shared[np.searchsorted(self._shared, known[:n_shared])]
+        return known, np.concatenate([used, own])
 
 
-def _ids_of(session: Session) -> NDArray[np.int64]:
-    """All block ids that a session uses, sorted."""
-    runs = sorted({run for call in session.calls for run in call.runs})
-    return np.unique(np.concatenate([np.arange(first, first + count) for first, count in runs] or [np.empty(0, dtype=np.int64)]))
+def _ids_of(sessions: Sequence[Session], below: int = MOST) -> NDArray[np.int64]:
+    """All block ids below a number that these sessions use, sorted."""
+    runs = merged(run for session in sessions for call in session.calls for run in call.runs if run[0] < below)
+    return np.concatenate([np.arange(first, min(first + count, below)) for first, count in runs] or [np.empty(0, dtype=np.int64)])
 
 
 def _table(last: int) -> Bytes:

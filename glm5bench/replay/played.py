@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import dataclasses
 from array import array
+from collections.abc import Sequence
 
 import numpy as np
 
-from ..analysis.metrics import Plays
+from ..analysis.metrics import Plays, Requests
 from ..client.stream import UNKNOWN, Answer
 from ..client.traffic import Trace
 from ..sessions.file import Sessions
 from ..sessions.ideal import Ideal
-from .run import MEASURED, WARM, Played
+from .run import MEASURED, OK, WARM, Played
 
+TIERS = ("device_tokens", "host_tokens", "storage_tokens")
 NAMES = tuple(f.name for f in dataclasses.fields(Plays))
 
 
@@ -68,14 +70,21 @@ def with_warmup(measured: Plays, warm: Plays | None, earlier_ns: int) -> Plays:
     return Plays(**told)
 
 
-def complete(plays: Plays, sessions: Sessions, *, is_whole: np.ndarray, reports_cached: bool) -> Plays:
-    """The same with the ideal. `is_whole`: which requests have a whole answer, (P,); those that reported no cached tokens had none, if
-    the server is known to report them (engines leave out a count of zero).
+def complete(plays: Plays, sessions: Sessions, requests: Sequence[Requests], *, reports_cached: bool) -> Plays:
+    """The same with the ideal. `requests`: the measured ones, then those of the warm-up; together as many as plays.
+
+    Engines leave out counts of zero. Whole answers that reported no cached tokens had none, if the server is known to report them; and
+    answers without cached tokens have none in any place. Requests that the server refused are not in the ideal cache.
     """
+    is_whole = np.concatenate([r.is_whole for r in requests])
+    was_taken = np.concatenate([r.status == OK for r in requests])
     places = [{call.id: call for call in session.calls} for session in sessions.sessions]
     cache, ideal = Ideal(sessions), np.full(len(plays.phase), UNKNOWN, dtype=np.int64)
     for i in np.lexsort((plays.play, plays.sent_ns)).tolist():
         session = int(plays.session[i])
-        ideal[i] = cache.cached_tokens(int(plays.play[i]), sessions.sessions[session], places[session][int(plays.request[i])])
+        if was_taken[i]:
+            ideal[i] = cache.cached_tokens(int(plays.play[i]), sessions.sessions[session], places[session][int(plays.request[i])])
     cached = np.where(is_whole & (plays.cached_tokens < 0), 0, plays.cached_tokens) if reports_cached else plays.cached_tokens
-    return dataclasses.replace(plays, cached_tokens=cached, ideal_tokens=ideal)
+    has_none = is_whole & (cached == 0)
+    tiers = {n: np.where(has_none & (getattr(plays, n) < 0), 0, getattr(plays, n)) for n in TIERS}
+    return dataclasses.replace(plays, cached_tokens=cached, ideal_tokens=ideal, **tiers)

@@ -9,15 +9,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from ..client.endpoint import Endpoint
 from ..client.load import Progress, run_quietly
 from ..client.protocol import Measured, Patience, refuse_another_file
 from ..client.results import results
 from ..client.traffic import Target, Traffic
 from ..client.workload import PATHS, Encoder, ids
-from ..errors import SettingsError
+from ..errors import ClientError, SettingsError
 from ..sessions.file import read_sessions
 from ..sessions.ideal import facts
 from ..sessions.shipped import located
@@ -90,13 +88,16 @@ class SessionsProtocol:
         done = self._run(Traffic(self._users, duration_s=limit / self._scale if limit is not None else None), None)
         measured, warm = done.requests.plays, self._warm.requests.plays if self._warm is not None else None
         if measured is None:
+            if done.ended_by is None:
+                raise ClientError(
+                    f"No request was due in the window of {limit:g} s: every live session was in a pause.",
+                    next_step="a longer workload.duration_s, or a shorter workload.idle_cap_s",
+                )
             return done
         earlier_ns = done.start_ns - self._warm.start_ns if self._warm is not None else 0
         plays = with_warmup(measured, warm, earlier_ns)
-        is_whole = done.requests.is_whole
-        if self._warm is not None and warm is not None:
-            is_whole = np.concatenate([is_whole, self._warm.requests.is_whole])
-        plays = complete(plays, self._sessions, is_whole=is_whole, reports_cached=self._reports_cached)
+        each = [done.requests, *([self._warm.requests] if self._warm is not None and warm is not None else [])]
+        plays = complete(plays, self._sessions, each, reports_cached=self._reports_cached)
         return replace(done, requests=replace(done.requests, plays=plays, cached_tokens=None))
 
     def _run(self, traffic: Traffic, warmups: int | None) -> Measured:

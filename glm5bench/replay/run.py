@@ -15,15 +15,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from ..client.connection import Connection, encoded
-from ..client.load import Load, Progress, Run
+from ..client.load import MOST_FAILURES, Load, Progress, Run
 from ..client.spool import Place
 from ..client.traffic import Prepared, Target, Trace, Traffic
+from ..errors import ServerError
 from ..sessions.file import Call, Sessions
 from .bodies import Bodies, Entry, Order
 
 THREADS = 2  # which put bodies together
 AHEAD = 4  # plays whose first bodies are made before a user begins them
 WARM, MEASURED = range(2)
+OK = 200
 
 
 @dataclass
@@ -68,6 +70,7 @@ class Replay(Run):
         self._ahead: list[_Play] = []  # the next plays, whose first bodies are made in advance
         self._plays = itertools.count(traffic.concurrency)
         self._free: list[Connection] = []
+        self._refused = 0  # requests in a row that failed
         self._threads = ThreadPoolExecutor(THREADS, "glm5bench-bodies")
 
     def close(self) -> None:
@@ -80,6 +83,13 @@ class Replay(Run):
 
     async def whole(self, progress: Progress) -> Load:
         """The whole run. The first bodies are made before the clock starts."""
+        try:
+            return await self._whole(progress)
+        except BaseException:  # a defect: nobody reads the answers
+            self._answers.close()
+            raise
+
+    async def _whole(self, progress: Progress) -> Load:
         async with self.opened():
             if self._warmups is None:
                 self._look_ahead()
@@ -143,7 +153,13 @@ class Replay(Run):
             await self._answered(connection, trace, encoded(head, body))
         finally:
             self._free.append(connection)
-        return not trace.error and trace.status == 200
+        is_answered = not trace.error and trace.status == OK
+        self._refused = 0 if is_answered else self._refused + 1
+        if self.ended_by is None and self._refused >= MOST_FAILURES + 2 * self.traffic.concurrency:  # each failure begins another play
+            last = trace.error or f"HTTP {trace.status}"
+            said = f"The server answered none of {self._refused} requests in a row (last: {last})."
+            self.ended_by = ServerError(said, failure_class="server_crash", where=self.target.base_url)
+        return is_answered
 
     def _added(self) -> Connection:
         """A further connection: children of a session send together."""
@@ -216,8 +232,12 @@ class _Play:
                 done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 for task in sorted(done, key=running.__getitem__):
                     i = running.pop(task)
+                    if task.cancelled():
+                        continue
                     if not task.result():
                         self._is_cut = True
+                        for other in [t for t, n in running.items() if n not in self._traces]:
+                            other.cancel()  # what is not sent yet would keep its user in a pause
                         continue
                     ended[i] = self._traces[i].end_ns
                     if not self._is_cut:

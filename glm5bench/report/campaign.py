@@ -11,6 +11,8 @@ from tabulate import tabulate
 
 from ..checks.finding import Finding
 from ..errors import counted, printable
+from ..values.plain import from_plain
+from ..values.point import Arm
 
 MOST_OF_A_VALUE = 44  # characters
 SILENT_S = 60.0  # without a beat: a job that should have had thirty
@@ -52,7 +54,7 @@ def _plan_row(job: Mapping[str, Any]) -> dict[str, str]:
     points = [p for s in job["starts"] for p in s["points"]]
     return {
         "node job": job["id"],
-        "arm": _arm(job["arm"]),
+        "arm": from_plain(Arm, job["arm"]).label,
         "starts": str(len(job["starts"])),
         "points": str(len(points)),
         "concurrency": ", ".join(dict.fromkeys(str(p["concurrency"]) for p in points)),
@@ -168,12 +170,6 @@ def images_text(images: Sequence[Mapping[str, Any]]) -> str:
 
 def _node_time(hours: float) -> str:
     return f"{hours:.1f} node-hours" if hours >= 0.1 else f"{hours * 60:.1f} node-minutes"
-
-
-def _arm(arm: Mapping[str, Any]) -> str:
-    w = arm["workload"]
-    names = (arm["hardware"]["id"], arm["checkpoint"]["id"], f"tp{arm['tp']}", arm["speculative"]["id"], arm["engine"]["id"])
-    return " ".join((*names, f"{w['isl_tokens']}/{w['osl_tokens']}"))
 
 
 def duration(seconds: float) -> str:

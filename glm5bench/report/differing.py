@@ -47,7 +47,7 @@ def _settings(d: Difference) -> str:
 
 
 def _arm(r: Row) -> str:
-    return f"{r.series.source} {r.series.label} tp{r.tp} concurrency {r.concurrency}"
+    return f"{r.series.source} {r.series.name} tp{r.tp} concurrency {r.concurrency}"
 
 
 def _cells(c: Change) -> dict[str, str]:

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from ..analysis.comparison import MOST_WITH_INTERVALS, Comparison, arm_frontiers, bands
-from ..analysis.rows import Row, Series, names, series_order
+from ..analysis.rows import Row, Series, names, series_order, split_gpus, spread_of
 from ..analysis.saturation import saturations
 from ..analysis.speculation import engines_with_acceptance, gains
 from ..analysis.startups import startups
@@ -120,7 +120,9 @@ def notes(c: Comparison) -> list[str]:
     if "simulated" in sources:
         scale = ", ".join(f"{s:g}" for s in sorted({s.time_scale for s in series if s.time_scale}))
         said.append(f"simulated: a model's figures at time scale {scale}, in simulated time; nothing of them was measured on a GPU")
-        said.append(f"the model's error in throughput: {error_text(BANDS)}")
+        rows = [r for r in c.rows if r.series.source == "simulated"]
+        is_other = any(spread_of(r.series.variant) or split_gpus(r.series.variant) or r.nodes > 1 for r in rows)
+        said.append(f"the model's error in throughput: {error_text([*BANDS, *(['other parallelism'] if is_other else [])])}")
     if c.sessions and c.economy.weights is not None:
         cached, output = c.economy.weights
         said.append(f"$/M weighted: a computed prompt token counts 1, a cached one {cached:.3g}, an output token {output:.3g}")

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 import resource
+import secrets
 import shlex
 import stat
 import subprocess
@@ -29,7 +30,7 @@ from ..files import write_json
 from ..machine.lane import keep_to
 from ..node.attempt import Trace, record_failure
 from ..node.command import Stopped
-from ..node.crew import Crew, NodeGone, gathered
+from ..node.crew import Crew, NodeGone, gathered, say_over
 from ..node.hands import has_several
 from ..node.heartbeat import Heartbeat, node_name, read_beat
 from ..node.job import run
@@ -66,7 +67,7 @@ def run_requests(root: str, lanes: Sequence[Sequence[str]]) -> dict[str, list[st
     keys = [p.key for r in requests for p in r.job.points]
     scheduler = schedulers()[environment.cluster]
     if rank > 0 and len(lanes) == 1:
-        return _follow(campaign, requests, job_id, rank, progress, scheduler.job_name())
+        return _follow(campaign, requests, job_id, rank, progress, scheduler)
     progress.deadline_utc_s = _deadline(campaign, job_id, requests[0], scheduler)
     name = scheduler.job_name()
     if scheduler.comes_again:  # a local job's id is a process id, which the system reuses
@@ -88,11 +89,13 @@ def run_requests(root: str, lanes: Sequence[Sequence[str]]) -> dict[str, list[st
     return {"measured": progress.measured, "failed": progress.failed, "left": progress.left}
 
 
-def _follow(campaign: Campaign, requests: Sequence[Request], job_id: str, rank: int, progress: Progress, name: str) -> dict[str, list[str]]:
+def _follow(
+    campaign: Campaign, requests: Sequence[Request], job_id: str, rank: int, progress: Progress, scheduler: Scheduler
+) -> dict[str, list[str]]:
     """Serves the first node of the job, which writes all results."""
-    with Heartbeat(campaign.heartbeat(f"{job_id}.{rank}"), [], name) as heart:
+    with Heartbeat(campaign.heartbeat(f"{job_id}.{rank}"), [], scheduler.job_name()) as heart:
         for request in requests:
-            follow(campaign, request.job, job_id, rank, heart, progress)
+            follow(campaign, request.job, job_id, rank, heart, progress, scheduler.run_number())
     return {"measured": [], "failed": [], "left": []}
 
 
@@ -105,12 +108,12 @@ def _crew(
         with gathered(campaign, job, job_id, scheduler.job_nodes(), heart, progress) as crew:
             yield crew
         return
-    here = replace(job, interface="lo")
+    here, run = replace(job, interface="lo"), secrets.token_hex(8)
     with contextlib.ExitStack() as stack:
         members = []
         for rank in range(1, job.arm.nodes):
             other = stack.enter_context(Heartbeat(campaign.heartbeat(f"{job_id}.{rank}"), [], heart.beat.name))
-            members.append(threading.Thread(target=follow, args=(campaign, here, job_id, rank, other, progress), daemon=True))
+            members.append(threading.Thread(target=follow, args=(campaign, here, job_id, rank, other, progress, run), daemon=True))
         for member in members:
             member.start()
         with gathered(campaign, here, job_id, (), heart, progress) as crew:
@@ -136,7 +139,7 @@ def run_request(
         progress.fault = "lost" if spent else progress.fault
         job = without(request.job, spent)
         if job is not None and has_several(job.arm):
-            with _crew(campaign, request.job, job_id, heart, progress, scheduler) as crew:
+            with _crew(campaign, job, job_id, heart, progress, scheduler) as crew:
                 run(campaign, job, job_id, heart, progress, is_retried, crew)
         elif job is not None:
             run(campaign, job, job_id, heart, progress, is_retried)
@@ -157,6 +160,9 @@ def run_request(
         progress.fault = "lost"
         progress.left += [p.key for p in request.job.points if p.key not in progress.measured]
         progress.stop = True
+    finally:
+        if scheduler is not None and request.job.arm.nodes > 1:
+            say_over(campaign, job_id, request.job, scheduler.run_number())
 
 
 def spent_points(campaign: Campaign, request: Request, job_id: str) -> set[str]:

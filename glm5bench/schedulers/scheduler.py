@@ -161,6 +161,10 @@ class Scheduler:
         """The nodes of the job that this code runs in, by rank. Empty if the scheduler has no nodes."""
         return ()
 
+    def run_number(self) -> str:
+        """Which run of the job this code runs in: a requeued job has several."""
+        return ""
+
     def end_utc_s(self) -> float | None:
         """When the scheduler will end the job that this code runs in, in UTC seconds. None if unknown."""
         return None

@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from ..values.search import Prior, Question
+from ..values.search import ArmPlan, Prior, Question
 from .curves import Draws, Floats, Seen, draws, noise_covariance
 from .slo import Crossing, next_probe
 
@@ -43,6 +43,7 @@ class ArmState:
     prior: Prior
     planned: tuple[int, ...]
     largest: int
+    nodes: float = 1.0  # that one of its server starts takes; below 1 if several servers share a node
     seen: tuple[Seen, ...] = ()
     running: str = ""
     has_ended: bool = False
@@ -53,7 +54,12 @@ class ArmState:
         """The node time for its starts and points, from the measured throughput."""
         tokens = np.interp([s.concurrency for s in self.seen], self.prior.concurrency, self.prior.tokens_per_gpu)
         points_s = sum(t / s.tput_per_gpu_tok_s for t, s in zip(tokens.tolist(), self.seen, strict=True))
-        return points_s + self.prior.start_s * len({s.start for s in self.seen})
+        return self.nodes * (points_s + self.prior.start_s * len({s.start for s in self.seen}))
+
+
+def state_of(arm: ArmPlan) -> ArmState:
+    """The state of an arm before its first point."""
+    return ArmState(arm.id, arm.series, arm.prior, arm.planned, arm.largest, arm.nodes)
 
 
 @dataclass(frozen=True)
@@ -314,6 +320,6 @@ def _candidates(question: Question, own: ArmState, drawn: Draws) -> list[Candida
         by_chance = 2 / n * deviation.var(axis=0).mean()
         removes = float(np.einsum("mi,ij,mj->m", cross, np.linalg.inv(total), cross).mean() - by_chance)
         rate = float(np.exp(drawn.tput[:, column[i]].mean()))
-        cost_s = own.prior.tokens_per_gpu[i] / rate + (own.prior.start_s if is_new else 0.0)
+        cost_s = own.nodes * (own.prior.tokens_per_gpu[i] / rate + (own.prior.start_s if is_new else 0.0))
         found.append(Candidate(own.prior.concurrency[i], is_new, max(removes, 0.0), cost_s))
     return found

@@ -15,7 +15,7 @@ from ..values.plain import digest_of
 from ..values.point import Arm, NodeJob
 from ..values.search import ArmPlan, ArmSearch, Prior, Question
 from ..values.settings import ArmSettings, CampaignSettings
-from .decision import ArmState, decide
+from .decision import decide, state_of
 from .prior import candidates, planned, prior_of
 from .slo import crossing, next_probe
 
@@ -85,10 +85,16 @@ def with_searches(
     """
     named = _short({known[job.arm_id].series for job in jobs})
     arms = {
-        job.id: replace(known[job.arm_id], id=job.id, series=named[known[job.arm_id].series], keys=tuple(p.key for p in job.points))
+        job.id: replace(
+            known[job.arm_id],
+            id=job.id,
+            series=named[known[job.arm_id].series],
+            keys=tuple(p.key for p in job.points),
+            nodes=job.arm.nodes / job.lanes,
+        )
         for job in jobs
     }
-    states = {arm.id: ArmState(arm.id, arm.series, arm.prior, arm.planned, arm.largest) for arm in arms.values()}
+    states = {arm.id: state_of(arm) for arm in arms.values()}
     dropped = {}
     for job_id in arms:
         choice = decide(question, [s for s in states.values() if s.id not in dropped], job_id)

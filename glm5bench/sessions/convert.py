@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import SettingsError
-from .file import Call, Session, Sessions, runs_of
+from ..errors import SettingsError, counted
+from .file import Call, Session, Sessions, once, runs_of
 
 MOONCAKE_BLOCK = 512
 
@@ -35,23 +35,25 @@ def weka(paths: Sequence[str]) -> Converted:
     request of the first agent that had ended by then. Raises SettingsError with the place of the first record that is wrong.
     """
     made: list[Session] = []
-    n_empty = n_overlapping = 0
+    n_empty = n_overlapping = n_short = 0
     for where, record in _objects(paths):
         try:
-            session, empty, overlapping = _weka_session(record, len(made))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            session, empty, overlapping, short = _weka_session(record, len(made))
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             why = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise _wrong(where, f"this is not a Weka trace: {why}") from error
         made.append(session)
-        n_empty, n_overlapping = n_empty + empty, n_overlapping + overlapping
+        n_empty, n_overlapping, n_short = n_empty + empty, n_overlapping + overlapping, n_short + short
     said = ["delays: from the end of the last request that a request waits for, to its start; prompts: whole"]
     if n_empty:
-        said.append(f"{n_empty} requests recorded no output token; they ask for one")
+        said.append(f"no output token was recorded: {counted(n_empty, 'request')}; one is asked for")
     if n_overlapping:
-        said.append(
-            f"{n_overlapping} requests were recorded before the request before them had ended; they are sent without a pause after it"
-        )
-    return Converted(Sessions(_distinct(made)), said)
+        said.append(f"sent before the request before had ended: {counted(n_overlapping, 'request')}; here without a pause after it")
+    return Converted(Sessions(_distinct(made)), said + _of_short(n_short))
+
+
+def _of_short(n: int) -> list[str]:
+    return [f"prompts with fewer blocks than they are long: {counted(n, 'request')}; no cache can have the rest"] if n else []
 
 
 @dataclass
@@ -64,17 +66,19 @@ class _Row:
     end_s: float
 
 
-def _weka_session(record: dict[str, Any], number: int) -> tuple[Session, int, int]:
+def _weka_session(record: dict[str, Any], number: int) -> tuple[Session, int, int, int]:
     rows: list[_Row] = []
     _collect(record["requests"], 0, rows, [0])
     if not rows:
         raise ValueError("it has no request")
     rows.sort(key=lambda row: (row.begin_s, row.thread))
     block = int(record["block_size"])
+    if block < 1:
+        raise ValueError(f"its block_size is {block}")
     ids: dict[int, int] = {}
     calls: list[Call] = []
     joined = set[int]()  # positions of sub-agents' last requests that a request of the first agent has waited for
-    n_empty = n_overlapping = 0
+    n_empty = n_overlapping = n_short = 0
     last_of = {row.thread: i for i, row in enumerate(rows)}  # of each thread
     lasts = sorted(p for thread, p in last_of.items() if thread)
     newest: dict[int, int] = {}
@@ -93,12 +97,13 @@ def _weka_session(record: dict[str, Any], number: int) -> tuple[Session, int, in
         n_out, n_in, told = int(row.record["out"]), int(row.record["in"]), [int(h) for h in row.record["hash_ids"]]
         n_empty += n_out < 1
         whole = told[: n_in // block]
+        n_short += len(whole) < n_in // block
         own = [ids.setdefault(h, len(ids)) for h in whole]
         tail = n_in - len(whole) * block
         if n_in < 1 or tail < 0:
             raise ValueError(f"a request at {row.begin_s:g} s has a prompt of {n_in} tokens")
         calls.append(Call(i, row.thread, tuple(sorted(after)), max(0.0, row.begin_s - start_s), runs_of(own), tail, max(1, n_out)))
-    return Session(str(record.get("id") or f"session-{number}"), block, tuple(calls)), n_empty, n_overlapping
+    return Session(str(record.get("id") or f"session-{number}"), block, tuple(calls)), n_empty, n_overlapping, n_short
 
 
 def _collect(requests: Iterable[dict[str, Any]], thread: int, rows: list[_Row], count: list[int]) -> None:
@@ -129,14 +134,14 @@ def mooncake(paths: Sequence[str], *, is_incremental: bool, answered_in_s: float
             told: dict[str, Any] = {
                 "in": int(record["input_length"]),
                 "out": int(record["output_length"]),
-                "ids": [int(h) for h in record.get("hash_ids") or ()],
+                "ids": [] if is_incremental else [int(h) for h in record["hash_ids"]],
                 "t": None if record.get("timestamp") is None else float(record["timestamp"]) / 1e3,
                 "delay": None if record.get("delay") is None else float(record["delay"]) / 1e3,
             }
             if told["in"] < 1 or told["out"] < 1 or any(s is not None and not 0 <= s < math.inf for s in (told["t"], told["delay"])):
                 raise ValueError(f"lengths {told['in']} and {told['out']}, timestamp {told['t']}, delay {told['delay']}")
             rows.setdefault(str(record["session_id"]), []).append(told)
-        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError) as error:
             why = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise _wrong(where, f"this is not a request of a session in Mooncake's format: {why}") from error
     sessions = tuple(_mooncake_session(name, told, is_incremental, answered_in_s or 0.0) for name, told in rows.items())
@@ -145,8 +150,9 @@ def mooncake(paths: Sequence[str], *, is_incremental: bool, answered_in_s: float
     ids = [{h for told in of for h in told["ids"]} for of in rows.values()]
     among = sum(len(of) for of in ids) - len(set().union(*ids)) if ids else 0
     if among:
-        said.append(f"{among} blocks appear in several sessions; here each session has its own")
-    return Converted(Sessions(sessions), said)
+        said.append(f"in several sessions: {counted(among, 'block')}; here each session has its own")
+    n_short = sum(len(told["ids"]) < told["in"] // MOONCAKE_BLOCK for of in rows.values() for told in of)
+    return Converted(Sessions(sessions), said + ([] if is_incremental else _of_short(n_short)))
 
 
 def _mooncake_session(name: str, rows: list[dict[str, Any]], is_incremental: bool, answered_in_s: float) -> Session:
@@ -178,13 +184,15 @@ def _objects(paths: Sequence[str]) -> Iterator[tuple[str, Any]]:
         except (OSError, UnicodeDecodeError) as error:
             raise _wrong(path, f"the file cannot be read: {error}") from error
         try:
-            whole = json.loads(text)
+            whole = json.loads(text, object_pairs_hook=once)
+        except RecursionError as error:
+            raise _wrong(path, f"the file is nested too deeply: {error}") from error
         except ValueError:
             for number, line in enumerate(text.split("\n"), 1):
                 if line.strip():
                     try:
-                        yield f"{path}:{number}", json.loads(line)
-                    except ValueError as error:
+                        yield f"{path}:{number}", json.loads(line, object_pairs_hook=once)
+                    except (ValueError, RecursionError) as error:
                         raise _wrong(f"{path}:{number}", f"the line is not valid JSON: {error}") from error
             continue
         for i, record in enumerate(whole if isinstance(whole, list) else [whole], 1):

@@ -7,7 +7,6 @@ ids begin with the same tokens. Ids belong to their session, except those below 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from ..errors import FileError, SettingsError
 
 MOST = 2**31  # of ids and tokens
 MOST_PROMPT = 2**24  # tokens of a prompt: more than any model has positions
+MOST_DISTINCT = 2**26  # tokens of the distinct blocks of a session, which are kept as text: some hundred MB
 HEAD = ("shared_blocks",)
 OF_SESSION = ("session", "block_tokens", "requests")
 OF_REQUEST = ("id", "thread", "after", "delay_s", "blocks", "tail_tokens", "output_tokens")
@@ -108,7 +108,21 @@ def read_sessions(path: str) -> Sessions:
         found.append(session)
     if not found:
         raise _wrong(path, "the file contains no session")
+    highest = max((first + count for session in found for call in session.calls for first, count in call.runs), default=0)
+    if shared > highest:
+        raise _wrong(path, f"line 1: `shared_blocks` is {shared:,}, but the highest block id is {highest - 1:,}")
+    if shared * block_tokens > MOST_DISTINCT:
+        raise _wrong(path, f"line 1: the shared blocks have {shared * block_tokens:,} tokens, more than {MOST_DISTINCT:,}")
     return Sessions(tuple(found), shared)
+
+
+def once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. Raises ValueError if a name appears twice: parsers keep the last value without a word."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"`{next(name for name in names if names.count(name) > 1)}` appears twice in an object")
+    return made
 
 
 def _records(path: str) -> Iterator[tuple[int, Any]]:
@@ -116,7 +130,7 @@ def _records(path: str) -> Iterator[tuple[int, Any]]:
         with Path(path).expanduser().open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
-                    yield number, json.loads(line)
+                    yield number, json.loads(line, object_pairs_hook=once)
     except (OSError, UnicodeDecodeError) as error:
         raise _wrong(path, f"the file cannot be read: {error}") from error
     except (ValueError, RecursionError) as error:
@@ -144,6 +158,9 @@ def _session(record: Any) -> Session:
             raise ValueError(f"session {name!r}, request {told!r}: {error}") from error
         position[call.id] = i
         calls.append(call)
+    n_distinct = sum(count for _, count in merged(run for call in calls for run in call.runs))
+    if n_distinct * block_tokens > MOST_DISTINCT:
+        raise ValueError(f"session {name!r}: its blocks have {n_distinct * block_tokens:,} tokens, more than {MOST_DISTINCT:,}")
     return Session(name, block_tokens, tuple(calls))
 
 
@@ -161,8 +178,8 @@ def _call(record: Any, position: dict[int, int], block_tokens: int) -> Call:
     if unknown:
         raise ValueError(f"`after` names {unknown[0]}, which is not an earlier request of this session")
     delay = record.get("delay_s", 0.0)
-    if isinstance(delay, bool) or not isinstance(delay, int | float) or not math.isfinite(delay) or delay < 0:
-        raise ValueError(f"`delay_s` must be a number of seconds, not {delay!r}")
+    if isinstance(delay, bool) or not isinstance(delay, int | float) or not 0 <= delay < MOST:
+        raise ValueError(f"`delay_s` must be a number of seconds, not {str(delay)[:40]}")
     runs = _runs(record.get("blocks"))
     if sum(count for _, count in runs) * block_tokens >= MOST_PROMPT:
         raise ValueError(f"its prompt has {MOST_PROMPT:,} tokens or more")
@@ -193,6 +210,17 @@ def joined(runs: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
     return tuple(made)
 
 
+def merged(runs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """All ids of these runs, each once, as rising runs that do not touch."""
+    made: list[tuple[int, int]] = []
+    for first, count in sorted(set(runs)):
+        if made and first <= sum(made[-1]):
+            made[-1] = (made[-1][0], max(sum(made[-1]), first + count) - made[-1][0])
+        else:
+            made.append((first, count))
+    return made
+
+
 def runs_of(ids: Sequence[int]) -> tuple[tuple[int, int], ...]:
     """A list of block ids as runs."""
     return joined((i, 1) for i in ids)
@@ -216,7 +244,12 @@ def _wrong(path: str, why: str) -> SettingsError:
 
 
 def written(sessions: Sessions, path: Path) -> None:
-    """Writes the file. Raises FileError if it exists or cannot be written."""
+    """Writes the file. Raises FileError if it exists or cannot be written, or if it would be refused when it is read."""
+    try:
+        for session in sessions.sessions:
+            _session(_record(session))
+    except ValueError as error:
+        raise FileError(f"No file was written, because it would be refused: {error}.", path=str(path)) from error
     try:
         with path.open("x", encoding="utf-8") as file:
             if sessions.shared_blocks:

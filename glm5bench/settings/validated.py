@@ -131,7 +131,8 @@ def _with_lengths(w: Workload, path: str, digest: str) -> Workload:
             where=path,
             next_step=f"set workload.idle_cap_s to at most {MOST_PAUSE_S:g}",
         )
-    return replace(w, isl_tokens=isl, osl_tokens=osl, range_ratio=1.0, most_tokens=longest)
+    cap = w.idle_cap_s if w.idle_cap_s is not None and w.idle_cap_s < delay_s else None  # one that changes nothing is no other workload
+    return replace(w, isl_tokens=isl, osl_tokens=osl, range_ratio=1.0, most_tokens=longest, most_pause_s=paused_s, idle_cap_s=cap)
 
 
 @functools.lru_cache(maxsize=8)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import FiniteFloat
 
-from .plain import digest_of
+from .plain import ABSENT, digest_of
 from .workload import Positive, PositiveFloat
 
 Share = Annotated[FiniteFloat, Gt(0), Lt(1)]
@@ -86,7 +86,10 @@ class Question:
 
 @dataclass(frozen=True)
 class ArmPlan:
-    """One arm of a question. `keys`: of its planned points, in their order. `largest`: the highest concurrency that it may choose."""
+    """One arm of a question. `keys`: of its planned points, in their order. `largest`: the highest concurrency that it may choose.
+
+    `nodes`: that one of its server starts takes; below 1 if several servers share a node.
+    """
 
     id: str
     label: str
@@ -95,6 +98,7 @@ class ArmPlan:
     planned: tuple[int, ...]
     largest: int
     keys: tuple[str, ...]
+    nodes: float = field(default=1.0, metadata=ABSENT)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,11 @@ Seconds = Annotated[FiniteFloat, Ge(0)]
 Share = Annotated[FiniteFloat, Ge(0), Le(1)]
 ENTRY = (0.25, 0.75)  # of AgentX
 
+PER_USER = 10  # requests of the public protocol; kept by workloads that do not use them, so that it does not split their keys
+OWN_HEADERS = ("accept", "accept-encoding", "authorization", "connection", "content-encoding", "content-length", "content-type", "cookie",
+               "expect", "host", "keep-alive", "proxy-authorization", "te", "trailer", "transfer-encoding", "upgrade",
+               "user-agent", "x-api-key")  # fmt: skip
+NO_PHYSICS = ("goodput", "file", "most_tokens", "most_pause_s")  # of the evaluation, or given by the file's hash
 HEADER = re.compile(r"[A-Za-z0-9-]*")
 OBJECTIVE = re.compile(r"(ttft|tpot|itl|e2el)<=([0-9]*\.?[0-9]+)(ms|s)")
 
@@ -61,6 +66,7 @@ class Workload:
     idle_cap_s: PositiveFloat | None = field(default=None, metadata=ABSENT)  # longest pause in a session; longer ones are shortened to it
     session_header: str = field(default="", metadata=ABSENT)  # a header with a name for each play of a session, for routers
     most_tokens: Natural = field(default=0, metadata=ABSENT)  # prompt and answer of a file's longest request, set when the file is read
+    most_pause_s: Seconds = field(default=0.0, metadata=ABSENT)  # the longest pause in a session, set when the file is read
 
     @property
     def is_open_loop(self) -> bool:
@@ -100,7 +106,7 @@ class Workload:
         values = dataclasses.asdict(self)
         first = {f.name: f.default for f in dataclasses.fields(self) if f.default is not dataclasses.MISSING}
         kept = {name: value for name, value in values.items() if name not in first or value != first[name]}
-        return {name: "" if name == "id" else value for name, value in kept.items() if name not in ("goodput", "file", "most_tokens")}
+        return {name: "" if name == "id" else value for name, value in kept.items() if name not in NO_PHYSICS}
 
     def departures(self) -> tuple[str, ...]:
         """The differences from the public protocol, as words for the name of the curve."""
@@ -179,11 +185,16 @@ def _of_sessions(w: Workload) -> tuple[tuple[bool, str], ...]:
         (w.is_open_loop, "workload.content=sessions is a closed loop: a session begins when another has ended (workload.arrivals=closed)"),
         (w.endpoint == "chat", "workload.content=sessions sends token ids: workload.endpoint must be completions or generate"),
         (w.prompts is not None, "workload.prompts has no effect with workload.content=sessions: workload.duration_s ends the load"),
+        (
+            w.prompts_per_concurrency != PER_USER,
+            "workload.prompts_per_concurrency has no effect with workload.content=sessions: workload.duration_s ends the load",
+        ),
         (w.turns > 1, "workload.turns has no effect with workload.content=sessions: the file has the turns"),
         (w.ramp_s > 0, "workload.ramp_s has no effect with workload.content=sessions"),
         ("ignore_eos" in w.omit, "workload.content=sessions forces the recorded lengths of answers: workload.omit cannot have ignore_eos"),
         (w.entry[0] > w.entry[1], f"workload.entry=[{w.entry[0]:g},{w.entry[1]:g}] must begin with the smaller share"),
         (HEADER.fullmatch(w.session_header) is None, f"workload.session_header={w.session_header!r} is not a name of an HTTP header"),
+        (w.session_header.lower() in OWN_HEADERS, f"workload.session_header={w.session_header} has a meaning of its own in HTTP"),
     )
 
 

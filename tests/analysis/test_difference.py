@@ -176,6 +176,16 @@ def test_every_setting_that_the_points_record_is_compared(tmp_path):
     }
 
 
+def test_settings_of_each_role_are_compared():
+    def point(decode_page):
+        words = {"prefill": ["x", "--page-size", "32"], "decode": ["x", "--page-size", decode_page, "--dist-init-addr", "$HEAD"]}
+        return {"recipe": {"argv": ["router"], "roles": [{"role": r, "recipe": {"argv": w, "env": {}}} for r, w in words.items()]}}
+
+    (found,) = differing([settings_told(point("64"))], [settings_told(point("128"))])
+
+    assert (found.name, found.a, found.b) == ("decode --page-size", ("64",), ("128",))
+
+
 def test_what_the_engine_sets_by_itself_is_no_difference_to_a_flag_that_asks_for_it():
     asked = {"recipe": {"argv": ["x", "--enable-flashinfer-allreduce-fusion", "--max-running-requests", "48"]}}
     own = {"recipe": {"argv": ["x"]}, "set_by_engine": {"--enable-flashinfer-allreduce-fusion": True, "--max-running-requests": 48}}

@@ -99,6 +99,30 @@ def test_the_same_value_in_other_words_is_no_change(asked, has):
     assert settings_changed(["python3", "-m", "sglang.launch_server", *asked], {"x": has}) == ()
 
 
+@pytest.mark.parametrize("word", ["$HEAD", "$NNODES", "$RANK", "$BOOTSTRAP"])
+def test_what_the_node_replaces_is_no_change(word):
+    """Otherwise every server over several nodes and every prefill worker is refused: it reports the address that it was given."""
+    assert settings_changed(["--dist-init-addr", word], {"dist_init_addr": "10.0.0.1:5000"}) == ()
+
+
+def roles_of(decode_has):
+    """A point of two decode workers and a prefill worker behind a router, in which the second decode worker has this page size."""
+    argv = {role: ["python3", "-m", "sglang.launch_server", "--page-size", page] for role, page in (("prefill", "32"), ("decode", "64"))}
+    router = ["python3", "-m", "sglang_router.launch_router", "--policy", "random"]
+    roles = [{"role": role, "recipe": {"argv": words}} for role, words in argv.items()]
+    stated = {"prefill-0.0": 32, "decode-0.0": 64, "decode-1.0": decode_has}
+    info = {"page_size": 64, "policy": "fcfs", "workers": {name: {"page_size": page} for name, page in stated.items()}}
+    return measured(recipe={"argv": router, "roles": roles}, server={"info": info})
+
+
+def test_every_worker_is_compared_with_the_command_of_its_own_role():
+    """`--policy` of the router is not the scheduling policy of a worker."""
+    assert "server_settings" not in roles_of(64).verdict().codes
+
+    (reason,) = (r for r in roles_of(32).verdict().reasons if r.code == "server_settings")
+    assert "--page-size 64 became 32" in reason.text
+
+
 def test_what_the_server_leaves_at_auto_is_no_change():
     assert settings_changed(asked_of_b200(), {**B200, "kv_cache_dtype": "auto"}) == ()
 

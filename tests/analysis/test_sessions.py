@@ -11,6 +11,7 @@ from conftest import measured, power_of, raw
 from glm5bench.analysis.cost import Economy
 from glm5bench.analysis.metrics import Plays
 from glm5bench.analysis.sessions import OF_CACHE
+from glm5bench.analysis.telemetry import Telemetry, Track
 from glm5bench.archive.pointfile import read_point, write_point
 from glm5bench.archive.summary import SESSION_COLUMNS, row_of, summary
 from glm5bench.report.records import session_row
@@ -110,6 +111,7 @@ def test_a_hand_example_of_the_normalised_speed():
         ({"cached": (0, 200, 180), "ideal": (0, 199, 192)}, "cache_impossible"),
         ({"cached": (0, 199, 299), "ideal": (0, 199, 64)}, "cache_above_ideal"),
         ({"server": {"counted_tokens": {"prompt_tokens": 600, "generation_tokens": 300, "cache_hits": 500}}}, "cache_disagrees"),
+        ({"server": {"counted_tokens": {"prompt_tokens": 600, "generation_tokens": 300, "cache_hits": 0}}}, "cache_disagrees"),
     ],
 )
 def test_figures_of_a_cache_that_cannot_be_right_are_withheld_and_the_cost_of_a_session_stays(changes, code):
@@ -131,6 +133,25 @@ def test_a_page_more_than_the_ideal_and_a_counter_that_agrees_are_no_fault():
 
     assert {c for c in point(cached=(0, 97, 192), server=counted).verdict().codes if c.startswith("cache_")} == {"cache_disagrees"}
     assert not {c for c in point(cached=(0, 90, 180), server=counted).verdict().codes if c.startswith("cache_")}
+
+
+def test_a_server_that_counts_no_cached_tokens_does_not_contradict_its_answers():
+    counted = {"counted_tokens": {"prompt_tokens": 600, "generation_tokens": 300, "cache_hits": None}}
+
+    assert not {c for c in point(server=counted).verdict().codes if c.startswith("cache_")}
+
+
+def test_the_energy_of_a_session_is_over_the_window_of_the_rates():
+    """A server that idles after its last answer uses energy too, and one that answers after the window is not charged for that."""
+    idle, device = 100.0, "GPU-a"
+    at = [t * 10**9 for t in range(-1, 22)]
+    watts = [900.0 if t < 10 * 10**9 else idle for t in at]
+    m = point(window_s=20.0, telemetry=Telemetry.of([(Track(device, "power", "W"), at, watts)]))
+    m = dataclasses.replace(m, point={**m.point, "gpus": 1})
+    row = summary(m, m.digest())
+
+    assert row["sessions_per_h"] > 0
+    assert row["energy_per_session_j"] == pytest.approx((900 * 9.5 + 100 * 10.5) / 20 / (row["sessions_per_h"] / 3600), rel=0.03)
 
 
 def test_cached_and_computed_tokens_are_never_added():

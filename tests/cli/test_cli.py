@@ -76,6 +76,8 @@ def typed(monkeypatch, capsys, tmp_path):
         (("merge", "published"), "output"),
         (("simulate", "engine=simulated", "hardware=h200", "checkpoint=glm5_nvfp4"), "nvfp4"),
         (("simulate", "--fault", "explode"), "explode"),
+        (("simulate", "hardware=gb200", "roles=wide", "tp=8", "speculative=off"), "one server on one node"),
+        (("simulate", "roles=pd", "workload.endpoint=generate", "speculative=off"), "one server on one node"),
     ],
     ids=lambda v: " ".join(v) if isinstance(v, tuple) else "",
 )

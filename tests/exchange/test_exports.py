@@ -279,6 +279,36 @@ def test_tables_of_imports_leave_cells_empty_where_nobody_says(tmp_path):
     assert (row["tp"], row["isl_tokens"], row["range_ratio"], row["gpus"]) == (None, None, None, None)
 
 
+def test_prefill_and_decode_workers_have_their_own_fields_in_inferencex_and_their_columns_in_csv(tmp_path):
+    arm = {"tp": 4}
+    m = measured(variant="P1xtp8dp8+D2xtp4ep4", gpus=16, nodes=2, tp=4, arm=arm, time_scale=None)
+    (path,) = export("inferencex", [of(m)], tmp_path / "ix.json")
+    (row,) = json.loads(path.read_text())
+    figures = summed(m)
+
+    names = ("tp", "ep", "dp_attention", "num_workers")
+    assert {n: row[f"prefill_{n}"] for n in names} == {"tp": 8, "ep": 1, "dp_attention": "true", "num_workers": 1}
+    assert {n: row[f"decode_{n}"] for n in names} == {"tp": 4, "ep": 4, "dp_attention": "false", "num_workers": 2}
+    assert (row["disagg"], row["is_multinode"], row["num_prefill_gpu"], row["num_decode_gpu"]) == (True, True, 8, 8)
+    assert "tp" not in row
+    assert row["input_tput_per_gpu"] == pytest.approx(figures["input_tput_tok_s"] / 8)
+    assert row["output_tput_per_gpu"] == pytest.approx(figures["output_tput_tok_s"] / 8)
+    assert row["tput_per_gpu"] == pytest.approx(figures["total_tput_tok_s"] / 16)
+    (back,) = imported("inferencex", path, given([]))
+    assert back.stated["output_tput_per_decode_gpu_tok_s"] == pytest.approx(row["output_tput_per_gpu"])
+
+    (line,) = csv.DictReader(io.StringIO(csv_text([summary_row(summary(m, m.digest()))])))
+    assert (line["nodes"], line["prefill_gpus"], line["decode_gpus"], line["dp"], line["ep"]) == ("2", "8", "8", "", "")
+    assert float(line["input_tput_per_prefill_gpu_tok_s"]) == row["input_tput_per_gpu"]
+
+
+def test_the_parallelism_of_one_server_is_in_its_row():
+    one = summed(measured(variant="dp8 ep8", gpus=8, arm={"tp": 8}))
+
+    assert (one["nodes"], one["dp"], one["ep"], one["prefill_gpus"]) == (1, 8, 8, None)
+    assert (summed(measured())["dp"], summed(measured(arm={"tp": 8}))["dp"]) == (None, 1)  # the first is an import
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -18,7 +18,7 @@ from glm5bench.errors import ServerError
 from glm5bench.node import crew as crews
 from glm5bench.node import wire
 from glm5bench.node.command import Stopped
-from glm5bench.node.crew import NodeGone, address_file, gathered
+from glm5bench.node.crew import NodeGone, address_file, gathered, say_over
 from glm5bench.node.deployment import deployed
 from glm5bench.node.heartbeat import Heartbeat
 from glm5bench.node.member import follow
@@ -60,14 +60,14 @@ def test_a_member_trusts_only_a_leader_that_knows_the_secret():
     thread.join(10)
 
 
-@pytest.mark.parametrize("sent", [b"not json\n", b"[1]\n", b""])
+@pytest.mark.parametrize("sent", [b"not json\n", b"[1]\n", b"", b"[" * 4000 + b"\n", b"x" * 5000])
 def test_what_is_no_message_ends_the_connection(sent):
     left, right = socket.socketpair(socket.AF_UNIX)
     with contextlib.suppress(OSError):
         left.sendall(sent)
     left.close()
     end = object.__new__(wire.Wire)  # a Unix socket has no TCP options
-    end._connection, end._read, end._heard, end._sending = right, b"", 0.0, threading.Lock()
+    end._connection, end._read, end._heard, end._sending, end.longest = right, b"", 0.0, threading.Lock(), 2**12
 
     with pytest.raises(wire.Gone):
         end.receive(5)
@@ -152,7 +152,7 @@ def test_a_node_that_does_not_come_is_named(tmp_path, job, monkeypatch):
 def test_one_server_on_two_nodes_is_ready_observed_and_ended(tmp_path, job):
     with two_nodes(tmp_path, job) as (crew, _, _):
         assert crew.prepare("model") == list(crew.prepare("model"))
-        with deployed(crew, job, 0) as server:
+        with deployed(crew, job, job.starts[0].recipe, 0) as server:
             assert server.listens_or_raise()
             assert server.info()["tp_size"] == 8
             with observing_all(crew, is_split=False, period_s=0.05) as observers:
@@ -171,7 +171,7 @@ def test_one_server_on_two_nodes_is_ready_observed_and_ended(tmp_path, job):
 def test_a_rank_that_is_killed_is_a_fault_of_its_node_and_not_of_the_one_that_follows(tmp_path, job):
     with two_nodes(tmp_path, job) as (crew, _, _):
         crew.prepare("model")
-        with deployed(crew, job, 0) as server:
+        with deployed(crew, job, job.starts[0].recipe, 0) as server:
             far = server.process.pid  # the guard of rank 0; the other one is found by its folder
             guards = [int(p) for p in os.listdir("/proc") if p.isdigit() and f"{tmp_path}/jobs/7/{job.id}.0/server-0.1" in _command(p)]
             guard = next(g for g in guards if "guard.py" in _command(g) and g != far)
@@ -195,7 +195,7 @@ def _command(pid):
 def test_a_node_whose_connection_ends_is_gone_and_ends_its_servers(tmp_path, job):
     with two_nodes(tmp_path, job) as (crew, _, _):
         crew.prepare("model")
-        with deployed(crew, job, 0) as server:
+        with deployed(crew, job, job.starts[0].recipe, 0) as server:
             crew.far[1].wire.close()
             with pytest.raises(NodeGone) as raised:
                 until(lambda: server.alive_or_raise() or False, "the failure")
@@ -212,7 +212,7 @@ def test_a_node_whose_connection_ends_is_gone_and_ends_its_servers(tmp_path, job
 def test_a_signal_on_another_node_stops_the_job_without_a_fault(tmp_path, job):
     with two_nodes(tmp_path, job) as (crew, mine, theirs):
         crew.prepare("model")
-        with deployed(crew, job, 0) as server:
+        with deployed(crew, job, job.starts[0].recipe, 0) as server:
             theirs.stopped("SIGUSR2")
             with pytest.raises(Stopped):
                 until(lambda: server.alive_or_raise() or False, "the stop")
@@ -223,7 +223,7 @@ def test_a_signal_on_another_node_stops_the_job_without_a_fault(tmp_path, job):
 def test_a_restart_is_not_failed_by_a_report_on_the_server_before_it(tmp_path, job):
     with two_nodes(tmp_path, job) as (crew, _, _):
         crew.prepare("model")
-        with deployed(crew, job, 0):
+        with deployed(crew, job, job.starts[0].recipe, 0):
             pass
         far = crew.far[1]
         crew.far[1] = dataclasses.replace(far)  # its reader does not change this copy
@@ -265,6 +265,103 @@ def test_a_port_that_somebody_took_meanwhile_is_replaced(tmp_path, job, monkeypa
         monkeypatch.setattr(
             crew.hands, "_do_ports", lambda n: {"ports": [next(answers, None) or p for p in asked(n)["ports"]]}, raising=False
         )
-        with deployed(crew, job, 0) as server:
+        with deployed(crew, job, job.starts[0].recipe, 0) as server:
             assert server.listens_or_raise()
             assert not server.base_url.endswith(f":{taken}")
+
+
+def test_nodes_start_the_recipe_that_the_leader_has_left_to_measure(tmp_path):
+    """The leader's job is shorter if its first points are measured: its first start is not that of the other nodes."""
+    (made,) = plan([compose(*WIDE, "concurrency=[2,5]", "server_scope=point")]).jobs
+    whole = dataclasses.replace(made, interface="lo")
+    short = dataclasses.replace(whole, starts=whole.starts[1:])
+    with two_nodes(tmp_path, whole) as (crew, _, _):
+        crew.prepare("model")
+        with deployed(crew, short, short.starts[0].recipe, 0) as server:
+            commands = [_command(p) for p in os.listdir("/proc") if p.isdigit() and f"{tmp_path}/jobs/7" in _command(p)]
+            assert server.recipe.binding == 5
+    ranks = [c for c in commands if "--max-running-requests" in c and "guard.py" in c]
+    assert len(ranks) == 2
+    assert all("--max-running-requests 5 " in c for c in ranks)
+
+
+@pytest.mark.parametrize("proof", ["é", "\ud800", None, 7, [1]])
+def test_a_proof_of_any_kind_is_refused_without_an_error(proof):
+    found = []
+    listening, thread = served(lambda connection: found.append(wire.accepted(connection, "secret")))
+    with listening, socket.create_connection(listening.getsockname()) as stranger:
+        stranger.recv(4096)
+        stranger.sendall(json.dumps({"proof": proof, "challenge": "\ud800"}).encode() + b"\n")
+        thread.join(10)
+
+    assert found == [None]
+
+
+def test_connections_that_say_nothing_do_not_keep_the_nodes_waiting(tmp_path, job, monkeypatch):
+    monkeypatch.setattr(crews, "STRANGERS", 100)
+    campaign, strangers = Campaign(tmp_path), []
+
+    def crowd():
+        until(address_file(campaign, "7", job).exists, "the leader's address")
+        told = json.loads(address_file(campaign, "7", job).read_text())
+        strangers.extend(socket.create_connection((told["address"], told["port"])) for _ in range(20))
+        with Heartbeat(campaign.heartbeat("7.1"), []) as other:
+            follow(campaign, job, "7", 1, other, Progress())
+
+    monkeypatch.setattr(wire, "HANDSHAKE_S", 600.0)
+    crowding = threading.Thread(target=crowd, daemon=True)
+    crowding.start()
+    with Heartbeat(campaign.heartbeat("7"), []) as heart, gathered(campaign, job, "7", ("n1", "n2"), heart, Progress()) as crew:
+        assert [*crew.far] == [1]
+    crowding.join(30)
+    for stranger in strangers:
+        stranger.close()
+
+
+def test_a_wrong_interface_is_named_whichever_node_has_it(tmp_path, job):
+    wrong = dataclasses.replace(job, interface="ib99")
+    campaign, progress = Campaign(tmp_path), Progress()
+    member = threading.Thread(
+        target=lambda: follow(campaign, wrong, "7", 1, Heartbeat(campaign.heartbeat("7.1"), []), Progress()), daemon=True
+    )
+    member.start()
+    with (
+        Heartbeat(campaign.heartbeat("7"), []) as heart,
+        pytest.raises(NodeGone, match="ib99 has no IPv4 address"),
+        gathered(campaign, job, "7", ("n1", "n2"), heart, progress),
+    ):
+        pass
+    with pytest.raises(NodeGone, match="ib99") as raised, gathered(campaign, wrong, "7", (), heart, progress):
+        pass
+    member.join(30)
+
+    assert not member.is_alive()
+    assert "this node has lo" in raised.value.next_step
+
+
+def test_a_node_that_waits_for_a_leader_with_nothing_to_do_ends(tmp_path, job):
+    campaign = Campaign(tmp_path)
+    say_over(campaign, "7", job, "3")
+
+    follow(campaign, job, "7", 1, Heartbeat(campaign.heartbeat("7.1"), []), Progress(), "3")  # returns at once
+
+
+def test_the_end_of_an_earlier_run_is_not_the_end_of_this_one(tmp_path, job):
+    campaign, progress = Campaign(tmp_path), Progress()
+    say_over(campaign, "7", job, "3")
+    member = threading.Thread(
+        target=lambda: follow(campaign, job, "7", 1, Heartbeat(campaign.heartbeat("7.1"), []), progress, "4"), daemon=True
+    )
+    member.start()
+    with Heartbeat(campaign.heartbeat("7"), []) as heart, gathered(campaign, job, "7", (), heart, Progress()) as crew:
+        assert [*crew.far] == [1]
+    member.join(30)
+
+    assert not member.is_alive()
+
+
+def test_a_defect_on_another_node_reaches_the_leader(tmp_path, job):
+    with two_nodes(tmp_path, job) as (crew, _, _), pytest.raises(ServerError, match=r"defect of glm5bench.*KeyError") as raised:
+        crew.ask(1, "look", 60, name="no such server")
+
+    assert (raised.value.failure_class, raised.value.node) == ("client_error", crew.far[1].name)

@@ -4,21 +4,23 @@ import itertools
 import json
 import os
 import re
+import socket
 import types
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from program import TESTS
+from program import TESTS, until
 
 from glm5bench.analysis.energy import energy, faults
 from glm5bench.analysis.telemetry import Telemetry, Track
+from glm5bench.client.endpoint import Endpoint
 from glm5bench.errors import AnalysisError
 from glm5bench.node.telemetry import amd
 from glm5bench.node.telemetry.double import Library, NVMLError_FunctionNotFound, NVMLError_GpuIsLost, recorded
 from glm5bench.node.telemetry.nvml import Nvml
-from glm5bench.node.telemetry.watching import Observer, Wanted, telemetry, used
+from glm5bench.node.telemetry.watching import Observer, Wanted, observing, telemetry, used
 
 DATA = TESTS / "data" / "telemetry"
 S = 10**9
@@ -404,6 +406,18 @@ def test_a_reading_between_two_windows_serves_both(tmp_path):
 
     assert first.curves("power")[A].covers(0, 8 * S)
     assert second.curves("power")[A].covers(0, round(4.8 * S))
+
+
+def test_a_rank_that_answers_no_requests_is_read_without_its_key(tmp_path):
+    """On another node the port of rank 0 may be somebody else's, who would read the key."""
+    with socket.create_server(("127.0.0.1", 0)) as foreign:
+        foreign.settimeout(1.0)
+        server = Endpoint(f"http://127.0.0.1:{foreign.getsockname()[1]}", "a secret")
+        with observing(server, tmp_path, Wanted("none", 0, os.getpid(), 0.05, has_metrics=False)) as observer:
+            until(lambda: len((tmp_path / "observed.jsonl").read_text().splitlines()) > 5, "readings")
+            assert observer.devices == []
+        with pytest.raises(TimeoutError):
+            foreign.accept()
 
 
 def watched(tmp_path, pids):

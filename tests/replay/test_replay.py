@@ -11,6 +11,8 @@ from loopback import Loopback
 
 from glm5bench.client.endpoint import Endpoint
 from glm5bench.client.protocol import Patience
+from glm5bench.errors import ClientError
+from glm5bench.replay.bodies import Bodies
 from glm5bench.replay.protocol import SessionsProtocol
 from glm5bench.sessions.file import Call, Session, Sessions, written
 from glm5bench.sessions.generate import Statistics, generated
@@ -36,8 +38,8 @@ TREE = Sessions(
 class Answering(Loopback):
     """Answers each request after `takes_s` with the asked number of tokens, and records it."""
 
-    def __init__(self, takes_s=0.05, *, usage=None, refuses=None):
-        self.takes_s, self.usage, self.refuses = takes_s, usage, refuses
+    def __init__(self, takes_s=0.05, *, usage=None, refuses=(), places=None):
+        self.takes_s, self.usage, self.refuses, self.places = takes_s, usage, refuses, places
         self.got, self.flying, self.most = [], 0, 0
 
     async def answer(self, path, body):
@@ -48,7 +50,7 @@ class Answering(Loopback):
         self.most = max(self.most, self.flying)
         begin = time.monotonic()
         await asyncio.sleep(self.takes_s)
-        if self.refuses is not None and len(self.got) == self.refuses:
+        if len(self.got) in self.refuses:
             text, kind = b'{"error": "no"}', "503 No"
         else:
             text, kind = self.stream(body), "200 OK"
@@ -60,7 +62,10 @@ class Answering(Loopback):
         n = body["max_tokens"]
         usage = {"prompt_tokens": len(body["prompt"]), "completion_tokens": n, **(self.usage(body["prompt"]) if self.usage else {})}
         events = [{"choices": [{"text": "a", "finish_reason": None}]} for _ in range(n - 1)]
-        events += [{"choices": [{"text": "a", "finish_reason": "length"}]}, {"choices": [], "usage": usage}]
+        events += [
+            {"choices": [{"text": "a", "finish_reason": "length"}]},
+            {"choices": [], "usage": usage, "sglext": self.places(body["prompt"]) if self.places else {}},
+        ]
         return b"".join(b"data: " + json.dumps(e).encode() + b"\n\n" for e in events) + b"data: [DONE]\n\n"
 
 
@@ -193,12 +198,73 @@ def test_unknown_cached_tokens_are_not_zero(tmp_path, reports, usage, expected):
 
 
 def test_a_failed_request_ends_its_play_and_the_user_goes_on(tmp_path):
-    done, _ = replayed(tmp_path, TREE, Answering(takes_s=0.0, refuses=1), duration_s=0.8)
+    done, _ = replayed(tmp_path, TREE, Answering(takes_s=0.0, refuses=[1]), duration_s=0.8)
     plays, failed = done.requests.plays, ~done.requests.is_whole
 
     assert failed.sum() == 1
     assert 3 not in plays.request[plays.play == 0]
     assert (plays.play > 0).any()
+
+
+def test_a_server_that_refuses_everything_ends_the_run(tmp_path):
+    """Each failure begins another play, so that the window would fill with refused requests, as fast as the server can refuse."""
+    done, got = replayed(tmp_path, TREE, Answering(takes_s=0.0, refuses=range(10**6)), concurrency=2, duration_s=60.0)
+
+    assert "answered none of 20 requests in a row (last: HTTP 503)" in str(done.ended_by)
+    assert len(got) < 30
+
+
+def test_after_a_failure_nobody_waits_for_the_requests_that_were_not_sent(tmp_path):
+    calls = (Call(0, 0, (), 0.0, ((0, 2),), 0, 2), Call(1, 1, (0,), 0.0, ((0, 3),), 0, 2), Call(2, 2, (0,), 3000.0, ((0, 3),), 0, 2))
+    done, _ = replayed(tmp_path, Sessions((Session("a", 16, calls),)), Answering(takes_s=0.0, refuses=[1]), duration_s=0.5)
+
+    assert (done.requests.plays.play > 0).any()
+
+
+def test_a_window_without_a_request_is_an_error_that_names_the_settings(tmp_path):
+    calls = (Call(0, 0, (), 0.0, ((0, 2),), 0, 2), Call(1, 0, (0,), 3000.0, ((0, 3),), 0, 2))
+    late = Sessions((Session("a", 16, calls),))
+
+    with pytest.raises(ClientError, match="No request was due") as raised:
+        replayed(tmp_path, late, Answering(takes_s=0.0), duration_s=0.2, entry=(0.9, 0.9))
+    assert "workload.duration_s" in raised.value.next_step
+
+
+def test_an_answer_without_cached_tokens_has_none_in_any_place(tmp_path):
+    def places(prompt):
+        return {"cached_tokens_details": {"device": 40, "host": 0}} if len(prompt) > 70 else {}
+
+    def usage(prompt):
+        return {"prompt_tokens_details": {"cached_tokens": 40}} if len(prompt) > 70 else {}
+
+    done, _ = replayed(tmp_path, TREE, Answering(takes_s=0.0, usage=usage, places=places))
+    plays = done.requests.plays
+
+    assert set(plays.cached_tokens.tolist()) == {0, 40}
+    assert plays.device_tokens.tolist() == plays.cached_tokens.tolist()
+
+
+def test_refused_requests_are_not_in_the_ideal_cache(tmp_path):
+    one = Sessions((Session("a", 16, (Call(0, 0, (), 0.0, ((0, 4),), 3, 4),)),), shared_blocks=4)
+    done, _ = replayed(tmp_path, one, Answering(takes_s=0.02, refuses=[0]), duration_s=0.2)
+    ideal = done.requests.plays.ideal_tokens.tolist()
+
+    assert ideal[:3] == [-1, 0, 64]
+
+
+@pytest.mark.parametrize("n_made", [0, 3])
+def test_a_body_that_cannot_be_made_ends_the_run(tmp_path, monkeypatch, n_made):
+    made, blocks = [], Bodies._blocks
+
+    def failing(self, play, session, call):
+        made.append(play)
+        if len(made) > n_made:
+            raise MemoryError("no memory for a body")
+        return blocks(self, play, session, call)
+
+    monkeypatch.setattr(Bodies, "_blocks", failing)
+    with pytest.raises(MemoryError):
+        replayed(tmp_path, TREE, Answering(takes_s=0.0), duration_s=5.0, concurrency=2)
 
 
 def test_pauses_are_shortened_to_the_cap(tmp_path):

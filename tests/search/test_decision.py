@@ -73,6 +73,16 @@ def test_a_search_ends_at_its_budget_or_its_number_of_points_without_success():
     assert (by_budget.action, by_budget.code) == ("stop", "budget")
 
 
+def test_the_budget_counts_every_node_of_a_server_and_a_share_of_a_packed_one():
+    alone = measured()
+    two, half = (dataclasses.replace(alone, nodes=n) for n in (2.0, 0.5))
+    hours = alone.spent_s / 3600
+
+    assert [two.spent_s, half.spent_s] == pytest.approx([2 * alone.spent_s, alone.spent_s / 2])
+    budget = question(tolerance=0.001, most_points=40, budget_node_h=1.5 * hours)
+    assert [decide(budget, [a], "a").code == "budget" for a in (two, alone, half)] == [True, False, False]
+
+
 def test_an_arm_does_not_wait_for_arms_that_have_no_point_yet():
     others = [arm("b", prior=prior(2.0)), arm("c", prior=prior(3.0))]
     choice = decide(question(tolerance=0.15), [measured(), *others], "a")

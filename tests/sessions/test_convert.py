@@ -36,23 +36,47 @@ def test_a_weka_trace_keeps_pauses_prompts_and_the_waits_for_sub_agents(tmp_path
     assert third.delay_s == pytest.approx(1.0)
     assert [c.delay_s for c in one.calls if c.thread == 1] == pytest.approx([1.0, 1.0])
     assert third.output_tokens == 1
-    assert any("1 requests recorded no output token" in line for line in done.said)
+    assert any("no output token was recorded: 1 request" in line for line in done.said)
 
 
 def test_a_request_that_overlaps_the_one_before_it_is_sent_without_a_pause_and_that_is_said(tmp_path):
     done = weka(told(tmp_path, trace(row(0.0, [1], took=5.0), row(2.0, [1, 2]))))
 
     assert done.sessions.sessions[0].calls[1].delay_s == 0
-    assert any("before the request before them had ended" in line for line in done.said)
+    assert any("sent before the request before had ended: 1 request;" in line for line in done.said)
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"requests": []}, {"requests": [{"t": 1}]}, {"block_size": None}, {"requests": 3}, {"requests": [row(0.0, [1, 2], **{"in": 0})]}],
+    [
+        {"requests": []},
+        {"requests": [{"t": 1}]},
+        {"block_size": None},
+        {"block_size": 0},
+        {"requests": 3},
+        {"requests": [row(0.0, [1, 2], **{"in": 0})]},
+        {"requests": [row(0.0, [1, 2], **{"in": float("inf")})]},
+    ],
 )
 def test_what_is_no_weka_trace_is_refused_with_its_place(tmp_path, wrong):
     with pytest.raises(SettingsError, match="not a Weka trace"):
         weka(told(tmp_path, trace(row(0.0, [1])), {**trace(row(0.0, [1])), **wrong}))
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"id": "a", "id": "b", "block_size": 64, "requests": []}'], ids=["deep", "twice"])
+def test_json_that_no_parser_reads_alike_is_refused(tmp_path, text):
+    (tmp_path / "t.json").write_text(text)
+
+    with pytest.raises(SettingsError, match=r"nested too deeply|appears twice"):
+        weka([str(tmp_path / "t.json")])
+
+
+def test_prompts_that_are_longer_than_their_blocks_are_counted(tmp_path):
+    done = weka(told(tmp_path, trace(row(0.0, [1]), row(2.0, [1], **{"in": 640}))))
+    first, second = done.sessions.sessions[0].calls
+
+    assert (first.tail_tokens, second.tail_tokens) == (0, 576)
+    assert "prompts with fewer blocks than they are long: 1 request; no cache can have the rest" in done.said
 
 
 ROWS = [

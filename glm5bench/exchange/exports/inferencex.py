@@ -1,9 +1,14 @@
-"""A point as a row of InferenceX's aggregate files: seconds without a suffix, throughput per GPU, interactivity per statistic of TPOT."""
+"""A point as a row of InferenceX's aggregate files: seconds without a suffix, throughput per GPU, interactivity per statistic of TPOT.
+
+If prefill and decode have their own servers, there are fields for each instead of `tp`, `ep` and `dp_attention`. Input tokens are then
+divided by the prefill GPUs and output tokens by the decode GPUs, as InferenceX does.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+from ...analysis.rows import parts_of
 from ...archive.columns import STATISTICS
 from .summary_row import SummaryRow
 
@@ -12,6 +17,7 @@ METRICS = {"ttft": "ttft", "tpot": "tpot", "itl": "itl_chunk", "e2el": "e2el"}
 
 def inferencex_row(row: SummaryRow) -> dict[str, Any]:
     """The row as an object. Readers of these files use tp as the number of GPUs; `glm5bench` contains the actual number."""
+    is_apart = bool(row["decode_gpus"])
     made: dict[str, Any] = {
         "hw": row["hardware"],
         "image": row["image"],
@@ -20,17 +26,15 @@ def inferencex_row(row: SummaryRow) -> dict[str, Any]:
         "framework": row["engine"],
         "precision": row["precision"],
         "spec_decoding": "none" if row["speculative"] == "off" else row["speculative"],
-        "disagg": False,
-        "is_multinode": False,
+        "disagg": is_apart,
+        "is_multinode": (row["nodes"] or 1) > 1,
         "isl": row["isl_tokens"],
         "osl": row["osl_tokens"],
         "conc": row["concurrency"],
-        "tp": row["tp"],
-        "ep": None,
-        "dp_attention": None,
+        **(_apart(row) if is_apart else {"tp": row["tp"], "ep": row["ep"], "dp_attention": _is_parallel(row["dp"])}),
         "tput_per_gpu": row["total_tput_per_gpu_tok_s"],
-        "output_tput_per_gpu": row["output_tput_per_gpu_tok_s"],
-        "input_tput_per_gpu": row["input_tput_per_gpu_tok_s"],
+        "output_tput_per_gpu": row["output_tput_per_decode_gpu_tok_s" if is_apart else "output_tput_per_gpu_tok_s"],
+        "input_tput_per_gpu": row["input_tput_per_prefill_gpu_tok_s" if is_apart else "input_tput_per_gpu_tok_s"],
     }
     for theirs, ours in METRICS.items():
         made |= row.statistics(ours, theirs, unit=1.0, suffix="")
@@ -40,6 +44,19 @@ def inferencex_row(row: SummaryRow) -> dict[str, Any]:
     if row["interactivity_tok_s_user"] is not None:
         made["median_intvty"] = row["interactivity_tok_s_user"]
     return made | {"accept_length": row["acceptance_length"], "source": row["source"], "glm5bench": row.facts()}
+
+
+def _is_parallel(dp: int | None) -> bool | None:
+    return None if dp is None else dp > 1
+
+
+def _apart(row: SummaryRow) -> dict[str, Any]:
+    """The sizes of prefill and decode workers. InferenceX's files have these truth values as text."""
+    made: dict[str, Any] = {}
+    for role, part in parts_of(row["variant"]).items():
+        is_parallel = str(_is_parallel(part.dp)).lower()
+        made |= {f"{role}_tp": part.tp, f"{role}_ep": part.ep, f"{role}_dp_attention": is_parallel, f"{role}_num_workers": part.workers}
+    return made | {"num_prefill_gpu": row["prefill_gpus"], "num_decode_gpu": row["decode_gpus"]}
 
 
 def _inverse(value: float | None) -> float | None:

@@ -13,7 +13,7 @@ from ..foreign.imported import UNSTATED
 FROM_ONE = ("gpus", "gpus_per_node")  # counts for which 0 means unknown
 FACTS = (
     "hardware", "engine", "engine_version", "image", "model", "checkpoint", "precision", "speculative", "endpoint", "server_scope",
-    "variant", "tp", "gpus", "gpus_per_node", "isl_tokens", "osl_tokens", "range_ratio", "repeat", "seed", "binding",
+    "variant", "tp", "gpus", "gpus_per_node", "nodes", "isl_tokens", "osl_tokens", "range_ratio", "repeat", "seed", "binding",
 )  # fmt: skip
 
 

@@ -27,8 +27,7 @@ OF_THE_ROW = ("key", "digest", "validity", "reasons", "definitions", "source", "
 PROVENANCE = {"node": "host", "job_id": "job_id", "started_utc": "start_utc", "measured_on": "measured_on", "reasons": "reasons"}
 OTHERS = (  # columns of the tables, computed with prices and windows
     "cost_usd_per_mtok", "input_cost_usd_per_mtok", "output_cost_usd_per_mtok", "node_cost_usd_per_mtok", "tput_per_mw_tok_s",
-    "steady_tput_per_gpu_tok_s", "peak_output_tput_per_gpu_tok_s", "input_tput_per_prefill_gpu_tok_s",
-    "output_tput_per_decode_gpu_tok_s",
+    "steady_tput_per_gpu_tok_s", "peak_output_tput_per_gpu_tok_s",
 )  # fmt: skip
 COST = {"cost_usd_per_mtok": "$ per million tokens, at the source's prices"}
 FURTHER = re.compile(r"(ttft|tpot|itl_chunk|itl_token|e2el)_(min|max|p[\d.]+)_m?s")  # statistics without a column

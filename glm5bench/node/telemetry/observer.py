@@ -31,7 +31,7 @@ MOST_S = 1.0  # longest wait for the server's answer: a hung server must not sto
 
 
 class Asked:
-    """The job's request. `gpus`: nvidia, amd, simulated or none; `server`: its base URL; `key`: its API key."""
+    """The job's request. `gpus`: nvidia, amd, simulated or none; `server`: its base URL, empty: only GPUs; `key`: its API key."""
 
     def __init__(self, line: str) -> None:
         told: dict[str, Any] = json.loads(line)
@@ -90,7 +90,7 @@ def _observe(asked: Asked, path: str) -> int:
         except Exception as error:  # vendors' libraries raise many types; the server's metrics are still read
             gpus, why = None, f"{type(error).__name__}: {error}"
         _write(file, _head(gpus, why))
-        server = Connection(asked.server, asked.key)
+        server = Connection(asked.server, asked.key) if asked.server else None
         due = time.monotonic()
         while True:
             is_told = select.select([sys.stdin], [], [], max(0.0, due - time.monotonic()))[0]
@@ -125,18 +125,17 @@ def _processes(gpus: Reader) -> list[list[list[int]]]:
     return found
 
 
-def _reading(gpus: Reader | None, server: Connection) -> dict[str, Any]:
+def _reading(gpus: Reader | None, server: Connection | None) -> dict[str, Any]:
     before = time.monotonic_ns()
     try:
         read = [dict(values_) for values_ in gpus.read()] if gpus else []
     except Exception:  # a failed reading is a missing reading
         read = []
     made: dict[str, Any] = {"t": (before + time.monotonic_ns()) // 2, "gpus": read}
-    try:
-        asked_at = time.monotonic_ns()
-        made |= {"server": values(server.get("/metrics")), "server_t": (asked_at + time.monotonic_ns()) // 2}
-    except (OSError, ValueError):
-        pass  # no metrics, or the server is busy: the line has no `server`
+    with contextlib.suppress(OSError, ValueError):  # no metrics, or the server is busy: the line has no `server`
+        if server is not None:
+            asked_at = time.monotonic_ns()
+            made |= {"server": values(server.get("/metrics")), "server_t": (asked_at + time.monotonic_ns()) // 2}
     used = os.times()  # including its children: AMD's tools
     return {**made, "cpu_s": sum(used[:4])}
 

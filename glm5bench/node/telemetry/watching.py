@@ -34,12 +34,16 @@ EDGE_S = 2.0  # a reading within this time of an edge of the window belongs to t
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to read: whose GPUs (nvidia, amd, simulated, none), how many the server uses, its session, and the period in seconds."""
+    """What to read: whose GPUs (nvidia, amd, simulated, none), how many the server uses, its session, and the period in seconds.
+
+    `has_metrics`: whether the process answers requests. Only rank 0 of a server does; on other nodes its port may be somebody else's.
+    """
 
     gpus: str
     n_gpus: int
     session: int
     period_s: float
+    has_metrics: bool = True
 
 
 class Observer:
@@ -184,7 +188,8 @@ def observing(server: Endpoint, folder: Path, wanted: Wanted, environment: Mappi
         env={**os.environ, "PYTHONPATH": os.pathsep.join([PACKAGE_ROOT, *filter(None, [os.environ.get("PYTHONPATH")])])},
     )
     assert process.stdin is not None
-    asked = {"gpus": wanted.gpus, "server": server.base_url, "key": server.api_key, "period_s": wanted.period_s}
+    asked = {"gpus": wanted.gpus, "server": "", "key": "", "period_s": wanted.period_s}
+    asked |= {"server": server.base_url, "key": server.api_key} if wanted.has_metrics else {}
     try:
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(json.dumps(asked) + "\n")

@@ -175,7 +175,7 @@
     if (i < 0) return;
     const s = series[points.series[i]], known = data.details[points.digest[i]] || {};
     const facts = [
-      ["arm", name(s.id)], ["recipe", `${s.checkpoint} ${s.precision}, speculative ${s.speculative}, TP ${points.tp[i] ?? "?"} of ${points.gpus_per_node[i] || "?"} GPUs a node, ${s.engine} ${points.engine_version[i]} ${points.image[i]}`],
+      ["arm", name(s.id)], ["recipe", `${s.checkpoint} ${s.precision}, speculative ${s.speculative}, TP ${points.tp[i] ?? "?"}, ${points.gpus[i] || "?"} of ${points.gpus_per_node[i] || "?"} GPUs paid for, ${s.engine} ${points.engine_version[i]} ${points.image[i]}`],
       ["concurrency", `${points.concurrency[i] ?? "?"} sent${points.mean_concurrency[i] === null ? "" : `, ${fixed(points.mean_concurrency[i], 1)} in flight`}${points.running_mean[i] === null ? "" : `, ${fixed(points.running_mean[i], 1)} ran in the server`}`],
       ["throughput", `${fixed(points.total_tput_per_gpu_tok_s[i], 1)} total tok/s/GPU${points.interval[i] ? ` [${fixed(points.total_tput_per_gpu_tok_s_low[i], 1)}, ${fixed(points.total_tput_per_gpu_tok_s_high[i], 1)}], over ${points.interval[i]}` : ""}`],
       ["interactivity", `${fixed(points.interactivity_tok_s_user[i], 2)} tok/s/user, TPOT ${fixed(points.tpot_ms[i], 2)} ms, median TTFT ${fixed(points.ttft_median_ms[i], 0) || "unknown"}${points.ttft_median_ms[i] === null ? "" : " ms"}`],

@@ -83,6 +83,10 @@ class Slurm(scheduler.Scheduler):
         """The nodes in SLURM_JOB_NODELIST, in the order of Slurm's ranks."""
         return commands.hostnames(os.environ.get("SLURM_JOB_NODELIST", ""))
 
+    def run_number(self) -> str:
+        """SLURM_RESTART_COUNT, which Slurm sets when it requeues a job."""
+        return os.environ.get("SLURM_RESTART_COUNT", "0")
+
     def end_utc_s(self) -> float | None:
         """The end time from SLURM_JOB_END_TIME, which Slurm sets since 23.02."""
         told = os.environ.get("SLURM_JOB_END_TIME", "")
