@@ -128,10 +128,12 @@ def _endpoint(arm: Arm) -> str | None:
 
 
 def unfit(arm: Arm, recipe: Recipe) -> str | None:
-    """Why a server with this bound recipe has no memory for a KV cache, in one sentence; None if it has."""
+    """Why no server can run with this bound recipe, in one sentence; None if it fits into memory and every rank knows its number."""
     if recipe.roles:
         each = zip(arm.servers, recipe.roles, strict=True)
         return next((f"{s.role}: {reason}" for s, part in each if (reason := unfit(s.arm, part.recipe))), None)
+    if arm.nodes > 1 and "$RANK" not in recipe.argv:
+        return f"no rule of {arm.engine.id} sets the rank of each node of a server over {arm.nodes} nodes (when: {{spans_nodes: true}})"
     fit = memory(arm, recipe)
     if fit.fits:
         return None

@@ -110,6 +110,16 @@ def test_impossible_roles_are_refused_with_the_reason(overrides, why):
     assert why in impossible(arm("speculative=off", *overrides))
 
 
+def test_an_engine_without_a_rule_for_the_rank_of_a_node_is_refused():
+    """Each node would start a server of its own with all GPUs, and the one that answers would be measured."""
+    whole = arm("hardware=h200", "roles=wide", "tp=16", "speculative=off")
+    rules = tuple(rule for rule in whole.engine.recipe if "$RANK" not in rule.flags.values())
+    wrong = dataclasses.replace(whole, engine=dataclasses.replace(whole.engine, recipe=rules))
+
+    assert impossible(wrong).startswith("no rule of sglang sets the rank of each node")
+    assert impossible(whole) is None
+
+
 def test_one_server_on_one_node_keeps_its_key_whatever_its_roles_are_called():
     one, wide = arm("hardware=h200"), arm("hardware=h200", "roles=wide")
     keys = [physics(a, recipe.bound(a, 4), concurrency=4, repeat=0, seed=0) for a in (one, wide)]

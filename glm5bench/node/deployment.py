@@ -178,11 +178,12 @@ def _start_workers(crew: Crew, arm: Arm, recipe: Recipe, number: int, key: str) 
     """Starts every rank of every worker, on all nodes at the same time."""
     placements, recipes = arm.placements, {part.role: plain(part.recipe) for part in recipe.roles}
     ranks = {(p.role, p.worker): sum(o.role == p.role and o.worker == p.worker for o in placements) for p in placements}
-    ports = {(p.role, p.worker): (p.node, crew.ask(p.node, "ports", HEALTH_S, n=3)["ports"]) for p in placements if p.rank == 0}
+    free = [crew.ask(p.node, "ports", HEALTH_S, n=1 if p.rank else 3)["ports"] for p in placements]  # every rank of SGLang listens
+    heads = {(p.role, p.worker): (p.node, ports) for p, ports in zip(placements, free, strict=True) if p.rank == 0}
     asked: dict[int, list[dict[str, Any]]] = {}
     workers: list[Worker] = []
     for i, p in enumerate(placements):
-        head, (port, meeting, bootstrap) = ports[p.role, p.worker]
+        head, (port, meeting, bootstrap) = heads[p.role, p.worker]
         address = crew.address(head)
         words = {
             "$HEAD": f"{address}:{meeting}",
@@ -192,7 +193,7 @@ def _start_workers(crew: Crew, arm: Arm, recipe: Recipe, number: int, key: str) 
         }
         name = f"{p.role or 'server'}-{p.worker}.{p.rank}"
         started = {"number": number, "recipe": recipes.get(p.role) or plain(recipe), "placement": i}
-        asked.setdefault(p.node, []).append({"name": name, **started, "port": port, "key": key, "words": words})
+        asked.setdefault(p.node, []).append({"name": name, **started, "port": free[i][0], "key": key, "words": words})
         if p.rank == 0 and p.role:
             endpoint = Endpoint(f"http://{address}:{port}", key)
             made = (

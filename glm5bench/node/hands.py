@@ -88,7 +88,8 @@ class Hands:
                 server.alive_or_raise()
             except ServerError as error:
                 code = server.process.poll()
-                failed[name] = {"error": told_error(error), "is_killed": code is not None and code > SIGNALLED}
+                is_killed = code is not None and code > SIGNALLED and not server.log.last_word  # engines kill themselves after an exception
+                failed[name] = {"error": told_error(error), "is_killed": is_killed}
             except Stopped:
                 continue
         doing = {name: server.log.doing for name, server in servers.items()}

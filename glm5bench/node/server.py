@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import socket
 import subprocess
@@ -44,6 +45,7 @@ HEALTH_S = 10.0
 LAST_WORD_S = 2.0
 GONE_S = 10.0  # how long GET /v1/models may fail after failed requests
 PORT_TAKEN = "address already in use"  # by a process that began to use the port after it was chosen
+EXCEPTION = re.compile(r"(?:\w+\.)*\w*(?:Error|Exception)(?:: |$)")  # the last line of a Python traceback, which engines log in the middle
 OUT_OF_MEMORY = ("out of memory", "OutOfMemoryError", "HIP out of memory")
 
 
@@ -73,9 +75,9 @@ class Server(Endpoint):
         code = self.process.poll()
         if code == APPTAINERS and self.place.image is not None:
             raise self.error(f"could not be started from {self.place.image.sif}", "image_missing")
-        if code is not None:
-            raise self.error(ended(code), "server_crash")
         self.log.look()
+        if code is not None and not self.log.last_word:
+            raise self.error(ended(code), "server_crash")
         if self.log.last_word:
             with contextlib.suppress(subprocess.TimeoutExpired):  # its process usually ends soon, and the exit code says more
                 code = self.process.wait(timeout=LAST_WORD_S)
@@ -117,12 +119,13 @@ class Server(Endpoint):
             failure_class = "server_oom"
         elif failure_class == "server_crash" and PORT_TAKEN in tail.lower():
             failure_class = "foreign_listener"
-        last = next((line for line in reversed(tail.splitlines()) if line.strip()), "")
+        lines = [line for line in tail.splitlines() if line.strip()]
+        last = next((line for line in reversed(lines) if EXCEPTION.match(line)), lines[-1] if lines else "")
         role = f" ({self.arm.role})" if self.arm.role else ""
         return ServerError(
             f"{self.arm.engine.id}{role} on node {self.place.host_name} {what}.",
             failure_class=failure_class,
-            where=f"{self.log.path} (last line: {last[:200]!r})",
+            where=f"{self.log.path} ({'its log says' if EXCEPTION.match(last) else 'last line'}: {last[:200]!r})",
             next_step=NEXT_STEPS.get(failure_class, "read the log, then run the same command again"),
         )
 

@@ -314,3 +314,33 @@ def test_a_slow_disk_under_the_log_holds_no_stamp_up(tmp_path, monkeypatch):
 
     assert looked
     assert threading.main_thread() not in looked
+
+
+EXCEPTION = """\
+[2026-12-01 13:51:10 TP0] Scheduler hit an exception: Traceback (most recent call last):
+  File "bootstrap.py", line 84, in _bind_threads_if_cpu
+    return numa_utils.init_threads_binding(
+AssertionError: SGLANG_CPU_OMP_THREADS_BIND is not set
+
+[2026-12-01 13:51:10] Received sigquit from a child process. It usually means the child failed.
+[2026-12-01 13:51:10] kill_process_tree called: parent_pid=22421, include_parent=True, pid=22421
+"""
+
+
+@pytest.mark.parametrize(
+    ("log", "said", "where"),
+    [
+        (EXCEPTION, "is dead according to its log", "its log says: 'AssertionError: SGLANG_CPU_OMP_THREADS_BIND is not set'"),
+        ("loading\n", "was ended by SIGKILL: usually the kernel", "last line: 'loading'"),
+    ],
+)
+def test_an_engine_that_kills_itself_after_an_exception_did_not_run_out_of_memory(tmp_path, log, said, where):
+    process = subprocess.Popen([sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"])
+    process.wait()
+    found = server(tmp_path, process)
+    found.log = Log(tmp_path / "log", {}, found.arm.engine.fatal, str)
+    (tmp_path / "log").write_text(log)
+
+    with pytest.raises(ServerError, match=said) as raised:
+        found.alive_or_raise()
+    assert where in raised.value.where
