@@ -61,7 +61,7 @@ def session_figures(r: Requests, plays: Plays, lengths: NDArray[np.int64], durat
     e2el = (r.last_token_ns - r.sent_ns) * scale
     normal = (e2el / np.maximum(output, 1))[whole & (output > 0)]
     p50, p90 = np.percentile(normal, [50, 90]) if len(normal) else (NAN, NAN)
-    slope, base = _line((prompt - cached)[whole], ((r.first_token_ns - r.sent_ns) * scale)[whole])
+    slope, base = _line(*fresh_and_ttft(r, plays, time_scale=time_scale))
     late = (r.sent_ns - own.due_ns)[r.sent_ns >= 0] * scale
 
     def rate(values: Floats) -> float:
@@ -86,6 +86,14 @@ def session_figures(r: Requests, plays: Plays, lengths: NDArray[np.int64], durat
         ttft_base_s=base,
         lateness_p99_s=float(np.percentile(late, 99)) if len(late) else NAN,
     )
+
+
+def fresh_and_ttft(r: Requests, plays: Plays, *, time_scale: float = 1.0) -> tuple[Floats, Floats]:
+    """Computed prompt tokens and TTFT in seconds of every whole answer. All tokens are NaN if one answer did not report its cached ones."""
+    whole = r.is_whole
+    fresh = r.prompt_tokens - _known(_first(plays, len(r.error)).cached_tokens, whole)
+    ttft = ((r.first_token_ns - r.sent_ns) * (time_scale / 1e9)).astype(np.float64)
+    return fresh[whole], ttft[whole]
 
 
 def _first(plays: Plays, n: int) -> Plays:

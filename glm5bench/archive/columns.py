@@ -95,9 +95,9 @@ COLUMNS: tuple[Column, ...] = (
     ),
     *_counts(
         "",
-        nodes="that the server uses",
-        dp="data-parallel size of the attention of one server",
-        ep="expert-parallel size of one server",
+        nodes="that the server uses, if there are several",
+        dp="data-parallel size of the attention of one server, if above 1",
+        ep="expert-parallel size of one server, if above 1",
     ),
     *_counts(
         "request",

@@ -95,14 +95,11 @@ def _told(m: Measurement, digest: str) -> dict[str, Any]:
 
 
 def _parallelism(m: Measurement) -> dict[str, int]:
-    """How many nodes and data-parallel and expert-parallel ranks there are; for several roles the GPUs of each. Absent for imports."""
+    """How many nodes and data-parallel and expert-parallel ranks there are, if above 1; for several roles the GPUs of each."""
     variant = str(m.point.get("variant", ""))
-    split = split_gpus(variant)
-    found = dict(zip(("prefill_gpus", "decode_gpus"), split, strict=True)) if split else {}
-    if "arm" not in m.point:
-        return found
-    one = {} if split else {"dp": 1, "ep": 1} | spread_of(variant)
-    return {**found, **one, "nodes": int(m.point.get("nodes", 1))}
+    split, nodes = split_gpus(variant), int(m.point.get("nodes", 1))
+    found = dict(zip(("prefill_gpus", "decode_gpus"), split, strict=True)) if split else spread_of(variant)
+    return found | ({"nodes": nodes} if nodes > 1 else {})
 
 
 def _image_digest(m: Measurement) -> str:

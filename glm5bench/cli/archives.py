@@ -31,7 +31,7 @@ JOBS = Annotated[int, typer.Option(min=1, help="Processes that read.")]
 AT = Annotated[str, typer.Option(help="Interactivities of the iso table, tok/s/user: 25,30,40")]
 INTERPOLATION = Annotated[str, typer.Option(help="steffen, linear or pchip.")]
 PRICE = Annotated[str, typer.Option(help="A set of conf/price, a YAML file, or b200=2.5,h200=1.4")]
-TOKEN_PRICES = Annotated[str, typer.Option(help="Prices of 1M computed, cached and output tokens: 1.40,0.26,4.40 (agent sessions)")]
+TOKEN_PRICES = Annotated[str, typer.Option(help="Prices of 1M computed, cached and output tokens: 1.40,0.26,4.40. Else those of --price")]
 BASELINE = Annotated[str, typer.Option(help="Words of the series to compare with: 'h200 fp8 mtp'")]
 PATHS = Annotated[list[str], typer.Argument(help="Point files, campaigns, archives, folders of them, patterns in quotes, `published`.")]
 
@@ -333,7 +333,7 @@ def gathered(
     grid = numbers("--at", at) if at else PUBLISHED_GRID
     found = collect(paths)
     refuse_gaps(price, {r.series.hardware for r in found.rows.values() if r.series.source != "simulated"})
-    economy = Economy(price.usd_per_gpu_h, power_table(), weights)
+    economy = Economy(price.usd_per_gpu_h, power_table(), weights or price.weights)
     return found, compared(list(found.rows.values()), economy, at=grid, method=interpolation, baseline=baseline)
 
 

@@ -174,15 +174,17 @@ def _details(made: Comparison, paths: Sequence[str]) -> dict[str, Detail]:
     from ..archive.points import each_made
     from ..report.page import Detail, detail
 
-    wanted = list(dict.fromkeys(r.digest for rows in made.fronts.values() for r in rows if r.series.source != "published"))
+    shown = [r for rows in made.fronts.values() for r in rows] + list(made.sessions)
+    wanted = list(dict.fromkeys(r.digest for r in shown if r.series.source != "published"))
     if len(wanted) > MOST_DETAILS:
-        say(f"{len(wanted)} points are on frontiers. The page has command lines and times of {MOST_DETAILS} of them.")
+        say(f"{len(wanted)} points are on frontiers or of agent sessions. The page has command lines and times of {MOST_DETAILS} of them.")
 
     def told(m: Measurement) -> Detail:
-        command = shlex.join(map(str, m.provenance.get("argv", ())))
-        return (
-            detail(m.requests, m.telemetry, command, m.time_scale, from_due=m.is_open_loop) if m.requests is not None else Detail(command)
-        )
+        command, figures = shlex.join(map(str, m.provenance.get("argv", ()))), m.session_figures()
+        if m.requests is None:
+            return Detail(command)
+        plays = m.requests.plays if figures is not None and math.isfinite(figures.hit_share) else None
+        return detail(m.requests, m.telemetry, command, m.time_scale, from_due=m.is_open_loop, plays=plays)
 
     found: dict[str, Detail] = {}
     for digest, each in each_made(paths, wanted[:MOST_DETAILS], told):

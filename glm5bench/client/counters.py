@@ -32,9 +32,9 @@ class Counted:
     def since(self, before: Counted) -> Counted | None:
         """What was counted after `before`; None if a counter went back, because the server has reset it."""
         made: dict[str, Any] = {f.name: (getattr(self, f.name) or 0) - (getattr(before, f.name) or 0) for f in fields(self)}
-        if self.cache_hits is None:
-            return None if before.cache_hits is not None else Counted(**made | {"cache_hits": None})
-        return Counted(**made) if min(made.values()) >= 0 else None
+        if min(made.values()) < 0:
+            return None
+        return Counted(**made | ({"cache_hits": None} if self.cache_hits is None else {}))
 
 
 def counted(server: Endpoint) -> Counted | None:

@@ -36,7 +36,8 @@ METRICS = (
     Metric("verify_steps", "verify steps since its start", "sum"),
 )
 UNITS = {m.name: m.unit for m in METRICS}
-_OF = {name: m for m in METRICS for engine in engines().values() for name in engine.metrics.get(m.name, ())}
+_NAMED = [(name, m) for m in METRICS for engine in engines().values() for name in engine.metrics.get(m.name, ())]
+_OF = {spelled: m for name, m in _NAMED for spelled in (name, name.replace(":", "_"))}  # routers and collectors replace the colon
 
 
 def values(text: str) -> dict[str, float]:

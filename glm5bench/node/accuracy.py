@@ -55,6 +55,8 @@ def gate(server: Server, model: str, asked: Accuracy, concurrencies: Sequence[in
     """
     threshold = asked.thresholds.get(server.arm.checkpoint.model, asked.thresholds.get("other", 0.0))
     told: dict[str, Any] = {"task": asked.task, "n_shots": asked.n_shots, "threshold": threshold, "runs": []}
+    if asked.thinking != "default":
+        told["thinking"] = asked.thinking
     folder = server.place.folder / "accuracy"
     try:
         asked = within(asked, context_tokens(server))
@@ -130,7 +132,8 @@ def command(server: Server, model: str, asked: Accuracy, name: str, folder: Path
         sys.executable, "-m", "lm_eval", "run", "--model", "local-chat-completions",
         "--model_args", ",".join(f"{key}={value}" for key, value in told.items()),
         "--tasks", name, "--include_path", str(folder), "--num_fewshot", str(asked.n_shots), "--apply_chat_template",
-        "--gen_kwargs", json.dumps(asked.generation), "--output_path", str(folder / f"c{concurrency}"), "--log_samples",
+        "--gen_kwargs", json.dumps({**asked.generation, **asked.template}),
+        "--output_path", str(folder / f"c{concurrency}"), "--log_samples",
     ]  # fmt: skip
 
 

@@ -21,9 +21,10 @@ from plotly.offline import get_plotlyjs
 from ..analysis.comparison import Comparison, IsoRow, compared
 from ..analysis.cost import Economy
 from ..analysis.limits import Limit
-from ..analysis.metrics import Requests, chunk_latencies_s, started_ns
+from ..analysis.metrics import Plays, Requests, chunk_latencies_s, started_ns
 from ..analysis.reasons import ADVICE, is_code, meaning
 from ..analysis.rows import Row, Series, names
+from ..analysis.sessions import fresh_and_ttft
 from ..analysis.steps import STEP_ORDER
 from ..analysis.telemetry import Curve, Telemetry
 from ..errors import printable
@@ -39,6 +40,9 @@ BINS = 120  # of a time line
 PLACEHOLDER = re.compile(r"/\*(STYLE|PLOTLY|DATA|SCRIPT|TITLE)\*/")
 
 
+MOST_MARKS = 300  # requests of a point in a plot
+
+
 @dataclass(frozen=True)
 class Detail:
     """What is shown of a chosen point beside its row."""
@@ -49,6 +53,7 @@ class Detail:
     running: tuple[tuple[float, float], ...] = ()  # (s, requests)
     power: tuple[tuple[float, float], ...] = ()  # (s, W of all GPUs)
     kv_usage: tuple[tuple[float, float], ...] = ()  # (s, share of the cache)
+    ttft_of_fresh: tuple[tuple[float, float], ...] = ()  # of agent sessions: (computed prompt tokens, TTFT in ms)
 
 
 @dataclass(frozen=True)
@@ -71,14 +76,26 @@ class Beside:
     searches: Sequence[Mapping[str, Any]] = ()  # answers of searches, as `answer --json` gives them
 
 
-def detail(r: Requests, t: Telemetry | None, command: str, time_scale: float, *, from_due: bool = False) -> Detail:
-    """Of a measurement: quantiles of TTFT and ITL (of chunks); over the time how many requests ran, power and the cache in use."""
+def detail(
+    r: Requests, t: Telemetry | None, command: str, time_scale: float, *, from_due: bool = False, plays: Plays | None = None
+) -> Detail:
+    """Of a measurement: quantiles of TTFT and ITL (of chunks); over the time how many requests ran, power and the cache in use.
+
+    `plays`: of agent sessions with known cached tokens, for TTFT against computed tokens.
+    """
     scale, whole = time_scale / 1e9, r.is_whole
     ttft = ((r.first_token_ns - started_ns(r, from_due=from_due))[whole] * scale * 1e3).astype(np.float64)
     itl = chunk_latencies_s(r, time_scale=time_scale) * 1e3
     power = _line(r, list(t.curves("power").values()), scale) if t is not None else ()
     cache = _line(r, list(t.curves("kv_usage").values()), scale) if t is not None else ()
-    return Detail(printable(command), _quantiles(ttft), _quantiles(itl), _running(r, scale), power, cache)
+    fresh = _ttft_of_fresh(r, plays, time_scale) if plays is not None else ()
+    return Detail(printable(command), _quantiles(ttft), _quantiles(itl), _running(r, scale), power, cache, fresh)
+
+
+def _ttft_of_fresh(r: Requests, plays: Plays, time_scale: float) -> tuple[tuple[float, float], ...]:
+    fresh, ttft = fresh_and_ttft(r, plays, time_scale=time_scale)
+    kept = np.unique(np.linspace(0, len(fresh) - 1, MOST_MARKS).astype(int)) if len(fresh) else np.empty(0, dtype=int)
+    return tuple((float(fresh[i]), float(f"{ttft[i] * 1e3:.5g}")) for i in kept.tolist())
 
 
 def _line(r: Requests, curves: Sequence[Curve], scale: float) -> tuple[tuple[float, float], ...]:
@@ -298,5 +315,5 @@ def _detail(d: Detail) -> dict[str, Any]:
         "command": d.command,
         "ttft": list(d.ttft_quantiles_ms),
         "itl": list(d.itl_quantiles_ms),
-        **{name: [list(p) for p in getattr(d, name)] for name in ("running", "power", "kv_usage")},
+        **{name: [list(p) for p in getattr(d, name)] for name in ("running", "power", "kv_usage", "ttft_of_fresh")},
     }

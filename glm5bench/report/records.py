@@ -151,6 +151,7 @@ def session_row(r: Row, economy: Economy, named: Names = NONE) -> dict[str, Any]
         "acceptance_length": finite(r.acceptance_length),
         "validity": r.validity,
         "reasons": ",".join(r.reasons),
+        "digest": r.digest[:16],
     }
 
 

@@ -35,6 +35,8 @@ def price_table(spec: str) -> Price:
         raise SettingsError(
             f"The price file cannot be read: {why}.", where=str(path), next_step="compare it with conf/price/own.yaml"
         ) from error
+    if path == shipped:
+        asked = {"id": spec, **{name: _inherited("price", spec, name) for name in ("usd_per_gpu_h", "usd_per_mtok")}}
     price: Price = validate(Price, asked, "")
     return price
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le
 from pydantic import BeforeValidator, Field, FiniteFloat
@@ -273,3 +273,12 @@ class Accuracy:
     generation: dict[str, Any]
     estimate_s: NotNegative
     timeout_s: PositiveFloat
+    thinking: Literal["default", "off", "low", "high", "max"] = field(default="default", metadata=ABSENT)
+
+    @property
+    def template(self) -> dict[str, Any]:
+        """The fields of a request that ask the chat template for this level of thinking; empty for the template's default."""
+        if self.thinking == "default":
+            return {}
+        effort = {} if self.thinking == "off" else {"reasoning_effort": self.thinking}
+        return {"chat_template_kwargs": {"enable_thinking": self.thinking != "off", **effort}}

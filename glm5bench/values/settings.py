@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Le, MinLen
@@ -13,7 +13,7 @@ from pydantic import FiniteFloat
 from ..errors import SettingsError
 from .cluster import Cluster, Failure
 from .groups import Accuracy, Checkpoint, Engine, Hardware, Speculative
-from .plain import digest_of
+from .plain import ABSENT, digest_of
 from .point import Arm, ServerScope
 from .roles import SINGLE, Roles
 from .search import Search
@@ -23,11 +23,31 @@ RepeatScope = Literal["start", "run"]
 
 
 @dataclass(frozen=True)
+class TokenPrices:
+    """What a million tokens cost elsewhere, in $: prompt tokens that are computed or come from a cache, and output tokens."""
+
+    computed: PositiveFloat
+    cached: Annotated[FiniteFloat, Ge(0)]
+    output: Annotated[FiniteFloat, Ge(0)]
+
+    @property
+    def weights(self) -> tuple[float, float]:
+        """A cached and an output token, if a computed one counts as 1."""
+        return self.cached / self.computed, self.output / self.computed
+
+
+@dataclass(frozen=True)
 class Price:
-    """$ per GPU and hour, by hardware; None if the user has not set a price."""
+    """$ per GPU and hour, by hardware; None if the user has not set a price. `usd_per_mtok`: weighs the tokens of agent sessions."""
 
     id: str
     usd_per_gpu_h: dict[str, PositiveFloat | None]
+    usd_per_mtok: TokenPrices | None = field(default=None, metadata=ABSENT)
+
+    @property
+    def weights(self) -> tuple[float, float] | None:
+        """The weights of its token prices, if it has any."""
+        return self.usd_per_mtok.weights if self.usd_per_mtok is not None else None
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,10 @@
 """The report in a real Chromium without a network: its content, its controls, and text from untrusted files."""
 
+import dataclasses
 import json
 
 import pytest
+from agents import point
 from conftest import measured, power_of, three_requests
 from program import bench
 from selenium.webdriver.common.action_chains import ActionChains
@@ -333,3 +335,19 @@ def test_tables_scroll_inside_their_card_with_a_fixed_first_column(page):
 
     assert fits
     assert moved == [True, 0]
+
+
+def test_agent_sessions_have_their_plots_and_their_table(chromium, tmp_path):
+    for i, users in enumerate((2, 4)):
+        write_point(tmp_path / f"{i}.h5", dataclasses.replace(point(), key=f"{i}" * 20, point={**point().point, "concurrency": users}))
+    assert bench(tmp_path, "report", "0.h5", "1.h5", "-o", "r.html").returncode == 0
+    chromium.errors()
+    page = chromium.open(tmp_path / "r.html")
+    marks = page.run("return document.getElementById('sessions-ttft').data.map(d => [d.name, d.x.length])")
+
+    assert page.errors() == []
+    assert not page.run("return document.getElementById('sessions').hidden")
+    assert [row[1] for row in page.cells("sessions-table")] == ["2", "4"]
+    assert [n for _, n in marks] == [3, 3]
+    assert page.run("return document.getElementById('sessions-ttft').data[0].x") == [100, 110, 120]  # computed, not all prompt tokens
+    assert page.run("return document.getElementById('sessions-cache').data.length") == 3

@@ -34,6 +34,11 @@ vllm:generation_tokens_created{engine="0",model_name="zai-org/GLM-5-FP8"} 1.7480
 vllm:request_prompt_tokens_sum{engine="0",model_name="zai-org/GLM-5-FP8"} 5.0
 """
 NOTHING_YET = Counted(0, 0)
+GAUGE_ONLY = """\
+sglang:cache_hit_rate{engine_type="unified",model_name="glm-5-fp8"} 0.97
+sglang:prompt_tokens_total{engine_type="unified",model_name="glm-5-fp8"} 8192.0
+sglang:generation_tokens_total{engine_type="unified",model_name="glm-5-fp8"} 1024.0
+"""  # the gauge is that of the last prefill batch
 
 
 def page(prompt, generated):
@@ -196,3 +201,34 @@ def test_a_brace_in_a_label_hides_no_counter():
 )
 def test_replicas_add_up_and_the_ranks_of_one_do_not(labels, running):
     assert values("".join(f"sglang:num_running_reqs{{{label}}} 32\n" for label in labels)) == {"running": running}
+
+
+def test_a_gauge_of_the_last_batch_is_no_count_of_hits():
+    with serving(GAUGE_ONLY) as server:
+        assert counted(server) == Counted(8192, 1024)
+        assert counted(server).cache_hits is None
+
+
+def test_names_without_a_colon_are_the_same_counters():
+    with serving(SGLANG.replace("sglang:", "sglang_")) as server:
+        found = counted(server)
+
+    assert (found.prompt_tokens, found.generation_tokens, found.cache_hits) == (8192, 1024, 77)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "since"),
+    [
+        (Counted(10, 5, cache_hits=None), Counted(30, 9, cache_hits=7), Counted(20, 4, cache_hits=7)),  # it appears with the first hit
+        (Counted(10, 5, cache_hits=3), Counted(30, 9, cache_hits=7), Counted(20, 4, cache_hits=4)),
+        (Counted(10, 5), Counted(30, 9), Counted(20, 4)),
+        (Counted(10, 5, cache_hits=3), Counted(30, 9, cache_hits=1), None),  # reset, and counted again
+        (Counted(10, 5), Counted(3, 1), None),
+        (Counted(10, 5, cache_hits=3), Counted(30, 9), None),
+    ],
+)
+def test_a_counter_that_goes_back_is_unknown(before, after, since):
+    found = after.since(before)
+
+    assert found == since
+    assert since is None or found.cache_hits == since.cache_hits

@@ -305,8 +305,8 @@ def test_prefill_and_decode_workers_have_their_own_fields_in_inferencex_and_thei
 def test_the_parallelism_of_one_server_is_in_its_row():
     one = summed(measured(variant="dp8 ep8", gpus=8, arm={"tp": 8}))
 
-    assert (one["nodes"], one["dp"], one["ep"], one["prefill_gpus"]) == (1, 8, 8, None)
-    assert (summed(measured())["dp"], summed(measured(arm={"tp": 8}))["dp"]) == (None, 1)  # the first is an import
+    assert (one["nodes"], one["dp"], one["ep"], one["prefill_gpus"]) == (None, 8, 8, None)
+    assert summed(measured(gpus=16, nodes=2))["nodes"] == 2
 
 
 @pytest.mark.parametrize(

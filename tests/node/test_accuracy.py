@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -117,6 +118,21 @@ def test_answers_without_text_are_counted_once_a_question(tmp_path):
     (tmp_path / "s").write_text("".join(json.dumps({"doc_id": i, "resps": [[text]], "filter": f}) + "\n" for i, text, f in lines))
 
     assert accuracy.empty_answers(tmp_path / "s") == 1
+
+
+@pytest.mark.parametrize(
+    ("level", "template"),
+    [
+        ("default", None),
+        ("off", {"enable_thinking": False}),
+        ("high", {"enable_thinking": True, "reasoning_effort": "high"}),
+    ],
+)
+def test_the_chat_template_is_asked_for_the_level_of_thinking(tmp_path, level, template):
+    server = SimpleNamespace(base_url="http://127.0.0.1:1")
+    words = accuracy.command(server, "m", dataclasses.replace(ASKED, thinking=level), "t", tmp_path, 4)
+
+    assert json.loads(words[words.index("--gen_kwargs") + 1]).get("chat_template_kwargs") == template
 
 
 def test_questions_must_be_told_where_they_lie():

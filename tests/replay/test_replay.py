@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from loopback import Loopback
 
+from glm5bench.analysis.metrics import figures
+from glm5bench.analysis.validity import Circumstances, verdict
 from glm5bench.client.endpoint import Endpoint
 from glm5bench.client.protocol import Patience
 from glm5bench.errors import ClientError
@@ -19,6 +21,7 @@ from glm5bench.sessions.generate import Statistics, generated
 from glm5bench.values.point import Point
 from glm5bench.values.workload import Workload
 
+CALM = Circumstances(1, None, None, None, None, None, None, engine_version=None, has_no_container=False)
 TREE = Sessions(
     (
         Session(
@@ -265,6 +268,29 @@ def test_a_body_that_cannot_be_made_ends_the_run(tmp_path, monkeypatch, n_made):
     monkeypatch.setattr(Bodies, "_blocks", failing)
     with pytest.raises(MemoryError):
         replayed(tmp_path, TREE, Answering(takes_s=0.0), duration_s=5.0, concurrency=2)
+
+
+def test_a_connection_that_the_server_has_closed_in_a_pause_is_opened_again(tmp_path):
+    class Closing(Answering):
+        async def answer(self, path, body):
+            async for piece in super().answer(path, body):
+                yield piece.replace(b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nconnection: close\r\n", 1)
+
+    done, _ = replayed(tmp_path, TREE, Closing(takes_s=0.0), duration_s=0.8)
+
+    assert len(done.requests.plays.play) > 4
+    assert done.requests.is_whole.all()
+
+
+def test_an_answer_that_is_shorter_than_asked_is_not_silent(tmp_path):
+    class Short(Answering):
+        def stream(self, body):
+            return super().stream({**body, "max_tokens": body["max_tokens"] - 1})
+
+    done, _ = replayed(tmp_path, TREE, Short(takes_s=0.0), duration_s=0.5)
+
+    assert all("cut" in error for error in done.requests.error)
+    assert verdict(done.requests, figures(done.requests), CALM).validity == "invalid"
 
 
 def test_pauses_are_shortened_to_the_cap(tmp_path):

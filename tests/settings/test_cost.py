@@ -64,4 +64,5 @@ def test_a_gap_in_a_price_set_is_refused_with_what_to_type():
 def test_a_printed_command_has_the_prices_that_it_needs():
     assert price_option(price_table("hyperscaler"), {"b200"}) == ""
     assert price_option(price_table("rental"), {"b200"}) == " --price rental"
+    assert price_option(price_table("zai"), {"b200"}) == " --price zai"
     assert price_option(price_table("b200=2.5,h200=1.4"), {"b200"}) == " --price b200=2.5"

@@ -31,7 +31,7 @@ def inferencex_row(row: SummaryRow) -> dict[str, Any]:
         "isl": row["isl_tokens"],
         "osl": row["osl_tokens"],
         "conc": row["concurrency"],
-        **(_apart(row) if is_apart else {"tp": row["tp"], "ep": row["ep"], "dp_attention": _is_parallel(row["dp"])}),
+        **(_apart(row) if is_apart else {"tp": row["tp"], "ep": row["ep"], "dp_attention": None if row["dp"] is None else True}),
         "tput_per_gpu": row["total_tput_per_gpu_tok_s"],
         "output_tput_per_gpu": row["output_tput_per_decode_gpu_tok_s" if is_apart else "output_tput_per_gpu_tok_s"],
         "input_tput_per_gpu": row["input_tput_per_prefill_gpu_tok_s" if is_apart else "input_tput_per_gpu_tok_s"],
@@ -46,15 +46,11 @@ def inferencex_row(row: SummaryRow) -> dict[str, Any]:
     return made | {"accept_length": row["acceptance_length"], "source": row["source"], "glm5bench": row.facts()}
 
 
-def _is_parallel(dp: int | None) -> bool | None:
-    return None if dp is None else dp > 1
-
-
 def _apart(row: SummaryRow) -> dict[str, Any]:
     """The sizes of prefill and decode workers. InferenceX's files have these truth values as text."""
     made: dict[str, Any] = {}
     for role, part in parts_of(row["variant"]).items():
-        is_parallel = str(_is_parallel(part.dp)).lower()
+        is_parallel = str(part.dp > 1).lower()
         made |= {f"{role}_tp": part.tp, f"{role}_ep": part.ep, f"{role}_dp_attention": is_parallel, f"{role}_num_workers": part.workers}
     return made | {"num_prefill_gpu": row["prefill_gpus"], "num_decode_gpu": row["decode_gpus"]}
 

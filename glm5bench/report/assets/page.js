@@ -272,6 +272,17 @@
         { ...same, mode: "lines", name: "KV cache in use, most", showlegend: title === [...of.keys()][0], y: mine.map((r) => r.kv_usage_max), line: { color: css("--soft"), width: 1 } },
       ];
     }), { ...cache, yaxis: { ...cache.yaxis, range: [0, 1.05] }, showlegend: true, legend: { orientation: "h", y: 1.2 } }, CONFIG);
+    const marks = each((title, mine, own, mark) => mine.map((r) => ({ r, told: (data.details[r.digest] || {}).ttft_of_fresh || [] })).filter(({ told }) => told.length).map(({ r, told }) => ({
+      type: "scatter", mode: "markers", name: entities(`${title}, ${r.concurrency} live`), x: told.map(([fresh]) => Math.max(1, fresh)), y: told.map(([, ttft]) => ttft),
+      marker: { color: own, symbol: mark, size: 5, opacity: 0.35 + 0.5 * mine.indexOf(r) / mine.length },
+    })));
+    $("sessions-ttft").hidden = !marks.length;
+    if (marks.length) {
+      const look = layout("computed prompt tokens of a request", "TTFT ms");
+      logarithmic(look.xaxis);
+      logarithmic(look.yaxis);
+      Plotly.react("sessions-ttft", marks, { ...look, showlegend: true, legend: { orientation: "h", y: 1.2 } }, CONFIG);
+    }
     table($("sessions-table"), [["arm"], ["sessions", "number"], ["sessions/h", "number"], ["$ a session", "number"], ["P50 tok/s", "number"], ["P90 tok/s", "number"], ["hit", "number"], ["ideal", "number"], ["computed tok/s/GPU", "number"], ["cached tok/s/GPU", "number"], ["output tok/s/GPU", "number"], ["TTFT ms", "number"], ["J a session", "number"], ["late ms", "number"], ["reasons"]], rows, (r) => [
       arm(r), r.concurrency ?? "?", fixed(r.sessions_per_h, 1), fixed(priceOf(state.price, r.hardware) * r.gpus / r.sessions_per_h, 4), fixed(r.normalised_median_tok_s, 1), fixed(r.normalised_p90_tok_s, 1), r.hit_share === null ? "" : `${fixed(100 * r.hit_share, 1)} %`, r.ideal_hit_share === null ? "" : `${fixed(100 * r.ideal_hit_share, 1)} %`,
       ...["fresh_tput_per_gpu_tok_s", "cached_tput_per_gpu_tok_s", "window_output_tput_per_gpu_tok_s"].map((k) => fixed(r[k], 0)), fixed(r.ttft_median_ms, 0), fixed(r.energy_per_session_j, 0), fixed(r.lateness_p99_ms, 1), r.reasons]);
