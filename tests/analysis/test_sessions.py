@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 
+import h5py
 import numpy as np
 import pytest
 from agents import plays_of, point
@@ -13,8 +14,10 @@ from glm5bench.analysis.cost import Economy
 from glm5bench.analysis.metrics import Plays
 from glm5bench.analysis.sessions import OF_CACHE
 from glm5bench.analysis.telemetry import Telemetry, Track
+from glm5bench.archive.collection import collect
 from glm5bench.archive.pointfile import read_point, write_point
 from glm5bench.archive.summary import SESSION_COLUMNS, row_of, summary
+from glm5bench.archive.union import merge
 from glm5bench.report.records import session_row
 
 
@@ -136,6 +139,36 @@ def test_energy_is_given_for_a_session():
     m = dataclasses.replace(m, point={**m.point, "gpus": 1, "gpus_per_node": 1})
 
     assert summary(m, m.digest())["energy_per_session_j"] == pytest.approx(500 / m.session_figures().session_rate_per_s)
+
+
+def test_a_short_script_finds_the_same_figures_in_the_file(tmp_path):
+    write_point(tmp_path / "p.h5", point(session=[0, 0, 1]))
+    with h5py.File(tmp_path / "p.h5") as file:
+        r, s, told = file["requests"][:], file["sessions"][:], json.loads(file["summary"][()].tobytes())["columns"]
+    share = np.clip(10e9 - r["sent_ns"], 0, r["end_ns"] - r["sent_ns"]) / (r["end_ns"] - r["sent_ns"])  # of its time in the window of 10 s
+    fresh = r["prompt_tokens"] - s["cached_tokens"]
+    e2el_s = (r["last_token_ns"] - r["sent_ns"]) / 1e9
+
+    assert told["hit_share"] == pytest.approx(s["cached_tokens"].sum() / r["prompt_tokens"].sum())
+    assert told["fresh_tput_per_gpu_tok_s"] == pytest.approx((fresh * share).sum() / 10 / 8)
+    assert told["window_requests_per_h"] == pytest.approx(share.sum() / 10 * 3600)
+    assert told["sessions_per_h"] == pytest.approx((share / np.array([4, 4, 2])).sum() / 10 * 3600)
+    assert told["normalised_median_tok_s"] == pytest.approx(1 / np.median(e2el_s / r["output_tokens"]))
+
+
+def test_what_is_unknown_stays_unknown_in_an_archive_beside_what_is_known(tmp_path):
+    """A sweep that was measured in parts is merged from them."""
+    known, unknown = (dataclasses.replace(m, key=k * 20) for k, m in (("a", point()), ("b", point(cached=(0, -1, 180)))))
+    for i, m in enumerate((known, unknown)):
+        write_point(tmp_path / f"{i}.h5", m)
+    merge([str(tmp_path / "0.h5")], tmp_path / "one.h5")
+    merge([str(tmp_path / "one.h5"), str(tmp_path / "1.h5")], tmp_path / "both.h5")
+    told = {r.key[0]: session_row(r, Economy({"b200": 2.0}, {}, (0.2, 3.0))) for r in collect([str(tmp_path / "both.h5")]).rows.values()}
+
+    assert (told["a"]["hit_share"], told["b"]["hit_share"]) == (pytest.approx(0.45), None)
+    assert told["a"]["weighted_cost_usd_per_mtok"] > 0
+    assert told["b"]["weighted_cost_usd_per_mtok"] is None
+    assert told["a"]["cost_usd_per_session"] == told["b"]["cost_usd_per_session"] > 0
 
 
 def test_ttft_is_a_line_of_the_computed_tokens():
