@@ -59,7 +59,7 @@ class Known:
                 seen=tuple(seen_of(self.rows[key], self.latency.get(key)) for key in self.keys(arm) if key in self.rows),
                 running=running if arm.id == search.own else "",
                 has_ended=self.has_ended(arm),
-                is_dropped=bool(self.lines[arm.id]) and self.lines[arm.id][-1].get("code") == "dropped",
+                ended_as=str(self.lines[arm.id][-1].get("code")) if self.has_ended(arm) else "",
             )
             for arm in search.arms
         ]

@@ -47,7 +47,12 @@ class ArmState:
     seen: tuple[Seen, ...] = ()
     running: str = ""
     has_ended: bool = False
-    is_dropped: bool = False
+    ended_as: str = ""  # the code of its last decision, if that was to stop
+
+    @property
+    def is_dropped(self) -> bool:
+        """Whether it cannot be better than the other arms of its series."""
+        return self.ended_as == "dropped"
 
     @property
     def spent_s(self) -> float:
@@ -187,7 +192,7 @@ class Remaining:
 @functools.lru_cache(maxsize=4)
 def remaining(question: Question, arms: tuple[ArmState, ...]) -> Remaining:
     """The search followed to its end, with every further point as the curve model expects it now."""
-    states, points, last = list(arms), 0, {arm.id: "reached" for arm in arms}
+    states, points, last = list(arms), 0, {arm.id: arm.ended_as for arm in arms}
     before_s = sum(arm.spent_s for arm in arms)
     while not all(arm.has_ended for arm in states):
         for i, arm in enumerate(states):

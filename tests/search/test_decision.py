@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 from curves_of import arm, prior, question, true_point
 
-from glm5bench.search.decision import claimed, decide, expected
+from glm5bench.search.decision import claimed, decide, expected, remaining
 
 PLANNED = (3, 10, 25, 60)
 
@@ -116,3 +116,10 @@ def test_a_band_that_an_arm_cannot_reach_ends_its_search_and_not_that_of_the_oth
     )
     assert decide(near, [fast, crippled], "crippled").code == "out_of_reach"
     assert decide(near, [fast, dataclasses.replace(crippled, has_ended=True)], "fast").code == "reached"
+
+
+@pytest.mark.parametrize(("code", "is_reached"), [("most_points", False), ("budget", False), ("dropped", True), ("reached", True)])
+def test_an_arm_that_ended_at_a_limit_is_not_expected_to_be_reached(code, is_reached):
+    arms = (dataclasses.replace(measured(), has_ended=True, ended_as=code),)
+
+    assert remaining(question(), arms).is_reached == is_reached
