@@ -39,7 +39,7 @@ class Economy:
     def node_cost(self, row: Row) -> float:
         """$ per million tokens including the node's idle GPUs; NaN without a price, or if the node's number of GPUs is unknown."""
         price = self.usd_per_gpu_h.get(row.series.hardware)
-        if price is None or row.gpus_per_node < row.gpus:
+        if price is None or not 0 < row.gpus <= row.gpus_per_node:
             return float("nan")
         return node_usd_per_mtok(price, row.total_tput_per_gpu_tok_s, row.gpus, row.gpus_per_node)
 

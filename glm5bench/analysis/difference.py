@@ -108,7 +108,9 @@ def difference(a: Sequence[Row], b: Sequence[Row], *, tolerance: float) -> Diffe
     invalid = _by_place([r for r in b if r.validity == "invalid"], place_of)
     pairs = [pair for place in here.keys() & there.keys() for pair in itertools.product(here[place], there[place])]
     told = [(row, other, name) for row, other in pairs for name in FIGURES if _is_told(row, name) and _is_told(other, name)]
-    unclear = [row for row, other in pairs if not any(row is a and other is b for a, b, _ in told)]
+    unclear = [
+        row for row, other in pairs if row.digest != other.digest and not any(row is a and other is b for a, b, _ in told)
+    ]  # the same point is no difference, whichever figures it has
     spreads = {name: _pooled([_spread(r, name) for a, b, n in told if n == name for r in (a, b)]) for name in FIGURES}
     changes = [_change(row, other, name, tolerance, 0.025 / len(told), spreads[name]) for row, other, name in told]
     alone = _order([r for place, rows in here.items() if place not in there for r in rows])

@@ -1,4 +1,4 @@
-"""The published measurements as an archive: points if a source measured points, source tables if it gives interpolated values.
+"""The published measurements as an archive: points if a source measured points that can be compared, else source tables.
 
 Enters: the CSV files of glm5bench/published/. Leaves: published.h5, which `glm5bench tables published` reads. The command
 `python -m glm5bench.exchange.published` makes it. A test makes it again and compares the digest.
@@ -24,7 +24,7 @@ GLM52_SOURCE = {"source": "glm52-8k2k", "definitions": {"tpot_mean_ms": "mean TP
 def published() -> tuple[list[Measurement], list[SourceTable]]:
     """All published points and source tables that ship with the package."""
     folder = PUBLISHED.parent
-    names = ("iso_interactivity_2026-05-25", "mtp_vs_off_b200_fp4_1k1k")
+    names = ("iso_interactivity_2026-05-25", "mtp_vs_off_b200_fp4_1k1k", "multinode_2026")
     tables = [SourceTable(name, tuple(_csv(folder / f"{name}.csv"))) for name in names]
     return [*_inferencex(folder), *_vllm(folder), *_glm52(folder)], tables
 

@@ -47,7 +47,8 @@ def _settings(d: Difference) -> str:
 
 
 def _arm(r: Row) -> str:
-    return f"{r.series.source} {r.series.name} tp{r.tp} concurrency {r.concurrency}"
+    tp, users = ("?" if n < 0 else n for n in (r.tp, r.concurrency))
+    return f"{r.series.source} {r.series.name} tp{tp} concurrency {users}"
 
 
 def _cells(c: Change) -> dict[str, str]:

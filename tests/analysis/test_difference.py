@@ -124,7 +124,8 @@ def test_a_point_that_became_invalid_is_named_and_no_success():
 @pytest.mark.parametrize("figure", [math.nan, 0.0])
 def test_a_pair_without_a_figure_in_common_is_named_and_no_success(figure):
     empty = [
-        dataclasses.replace(r, total_tput_per_gpu_tok_s=figure, interactivity_tok_s_user=figure, ttft_median_s=figure) for r in curve()
+        dataclasses.replace(r, digest="other", total_tput_per_gpu_tok_s=figure, interactivity_tok_s_user=figure, ttft_median_s=figure)
+        for r in curve()
     ]
     d = difference(curve(), empty, tolerance=0.02)
 

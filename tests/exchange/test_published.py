@@ -39,10 +39,12 @@ def test_points_of_every_source_are_there():
     assert counted == {"inferencex-2026-05-25": 20, "inferencex-2026-05-20": 22, "vllm-glm5-2048-512": 9, "glm52-8k2k": 2}
 
 
-def test_interpolated_tables_are_rows_and_no_points():
+def test_what_cannot_be_compared_is_rows_and_no_points():
+    """Interpolated values, and systems of several nodes without the throughput of computed tokens."""
     assert {table.name: len(table.rows) for table in published()[1]} == {
         "iso_interactivity_2026-05-25": 11,
         "mtp_vs_off_b200_fp4_1k1k": 6,
+        "multinode_2026": 18,
     }
 
 

@@ -1,12 +1,15 @@
 """The cost of tokens."""
 
 import csv
+import dataclasses
+import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rows import row
 
-from glm5bench.analysis.cost import node_usd_per_mtok, tput_per_mw_tok_s, usd_per_mtok
+from glm5bench.analysis.cost import Economy, node_usd_per_mtok, tput_per_mw_tok_s, usd_per_mtok
 from glm5bench.archive.writer import PUBLISHED
 from glm5bench.errors import SettingsError
 from glm5bench.settings.prices import power_table, price_option, price_table, refuse_gaps
@@ -39,11 +42,13 @@ def test_twice_the_throughput_is_half_the_cost(price, throughput, factor):
     assert usd_per_mtok(price, throughput * factor) * factor == pytest.approx(usd_per_mtok(price, throughput))
 
 
-@pytest.mark.parametrize("row", POINTS, ids=lambda r: f"{r['hardware']}-{r['precision']}-tp{r['tp']}-{r['speculative']}-{r['concurrency']}")
-def test_a_published_points_cost_follows_from_its_throughput_to_the_cent(row):
-    price = price_table("hyperscaler").usd_per_gpu_h[row["hardware"]]
+@pytest.mark.parametrize(
+    "point", POINTS, ids=lambda r: f"{r['hardware']}-{r['precision']}-tp{r['tp']}-{r['speculative']}-{r['concurrency']}"
+)
+def test_a_published_points_cost_follows_from_its_throughput_to_the_cent(point):
+    price = price_table("hyperscaler").usd_per_gpu_h[point["hardware"]]
 
-    assert round(usd_per_mtok(price, float(row["total_tput_per_gpu_tok_s"])), 2) == float(row["cost_usd_per_mtok"])
+    assert round(usd_per_mtok(price, float(point["total_tput_per_gpu_tok_s"])), 2) == float(point["cost_usd_per_mtok"])
 
 
 def test_all_42_published_points_are_there():
@@ -66,3 +71,10 @@ def test_a_printed_command_has_the_prices_that_it_needs():
     assert price_option(price_table("rental"), {"b200"}) == " --price rental"
     assert price_option(price_table("zai"), {"b200"}) == " --price zai"
     assert price_option(price_table("b200=2.5,h200=1.4"), {"b200"}) == " --price b200=2.5"
+
+
+def test_a_point_without_a_number_of_gpus_has_no_cost_of_nodes():
+    """Imports may not state it; tables print such points."""
+    unknown = dataclasses.replace(row(30, 900.0), gpus=0, gpus_per_node=0)
+
+    assert math.isnan(Economy({unknown.series.hardware: 2.0}, {}).node_cost(unknown))
