@@ -15,7 +15,11 @@ def simulate(
     ctx: typer.Context,
     port: Annotated[int, typer.Option(help="The port on 127.0.0.1.", min=1, max=65535)] = 30000,
     fault: Annotated[
-        str, typer.Option(help="Misbehave: " + "fail_start, slow_start:N, die:N, hang:N, panic:N, refuse:N, cut:N, short:N, lost:N")
+        str,
+        typer.Option(
+            help="Misbehave: fail_start, slow_start:N, settings, die:N, hang:N, panic:N, refuse:N, cut:N, short:N, lost:N, closes:N, "
+            "retract:N, transferred, reset:N, gauge, renamed"
+        ),
     ] = "",
 ) -> int:
     """The simulated server of the recipe that OVERRIDES name, in the foreground, without an API key."""

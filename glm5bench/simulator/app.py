@@ -181,16 +181,26 @@ class State:
             "max_total_num_tokens": self.options.memory.capacity_tokens,
             "spec_accept_length": _acceptance(c) or 0.0,
             "prompt_tokens_total": c.prompt_tokens,
-            **({"cached_tokens_total": c.device_tokens + c.host_tokens} if self.options.limits.cache is not None else {}),
+            **self._cached(c),
             "generation_tokens_total": c.generation_tokens,
             "num_requests_total": c.requests,
             "spec_verify_calls_total": c.verify_steps,
         }
         label = f'{{model_name="{self.options.served_model_name}",simulated="true"}}'
-        lines = []
+        lines, fault = [], self.options.fault
+        prefix = "sglang_" if fault is not None and fault.kind == "renamed" else "sglang:"
         for name, value in values.items():
-            lines += [f"# TYPE sglang:{name} {'counter' if name.endswith('_total') else 'gauge'}", f"sglang:{name}{label} {float(value)}"]
+            kind = "counter" if name.endswith("_total") else "gauge"
+            lines += [f"# TYPE {prefix}{name} {kind}", f"{prefix}{name}{label} {float(value)}"]
         return PlainTextResponse("\n".join(lines) + "\n", media_type="text/plain; version=0.0.4")
+
+    def _cached(self, c: Counters) -> dict[str, float]:
+        """The metrics of the prefix cache, if there is one."""
+        if self.options.limits.cache is None:
+            return {}
+        if self.options.fault is not None and self.options.fault.kind == "gauge":
+            return {"cache_hit_rate": 0.97}
+        return {"cached_tokens_total": c.device_tokens + c.host_tokens}
 
     async def gpus(self, request: HttpRequest) -> Response:
         """The readings of the simulated GPUs. SGLang has no such route."""

@@ -98,8 +98,10 @@ class Engine:
             radix.clear()
 
     def count_stream(self) -> int:
-        """The number of this streamed request, from 1. Exits the process if the fault `die` is due."""
+        """The number of this streamed request, from 1. Exits the process if the fault `die` is due, and resets the counters at `reset`."""
         self.streams += 1
+        if self.options.fault is not None and (self.options.fault.kind, self.options.fault.number) == ("reset", self.streams):
+            self.total = Counters()
         self._die_if_asked()
         return self.streams
 

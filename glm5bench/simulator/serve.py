@@ -45,7 +45,8 @@ def serve(o: Options) -> None:
         print("torch.OutOfMemoryError: CUDA out of memory (rehearsed)", file=sys.stderr, flush=True)
         raise SystemExit(1)
     meet(o)
-    config = uvicorn.Config(application(o), log_level="warning", access_log=False, timeout_graceful_shutdown=1, timeout_keep_alive=3600)
+    idle_s = o.fault.number if o.fault is not None and o.fault.kind == "closes" else 3600
+    config = uvicorn.Config(application(o), log_level="warning", access_log=False, timeout_graceful_shutdown=1, timeout_keep_alive=idle_s)
     uvicorn.Server(config).run(sockets=[listening])
 
 

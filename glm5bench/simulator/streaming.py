@@ -18,7 +18,11 @@ from .scheduler import Request
 
 
 def cached_of(request: Request, o: Options) -> Cached:
-    """What the prefix cache had of a prompt."""
+    """What the prefix cache had of a prompt, or what a fault makes of it."""
+    if o.fault is not None and o.fault.kind == "transferred":
+        return Cached(request.prompt_tokens - 1, 0, is_reported=o.limits.cache is not None)
+    if o.fault is not None and o.fault.kind == "retract" and request.id % o.fault.number == 0:
+        return Cached(2 * request.device_tokens, 2 * request.host_tokens, is_reported=o.limits.cache is not None)
     return Cached(request.device_tokens, request.host_tokens, is_reported=o.limits.cache is not None)
 
 

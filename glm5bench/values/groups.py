@@ -23,6 +23,12 @@ FAULTS = {
     "cut": "every Nth stream ends without a finish reason and without [DONE]",
     "short": "every Nth answer stops after half of its tokens",
     "lost": "every Nth connection is reset in the middle of its stream",
+    "closes": "connections without a request are closed after N seconds",
+    "retract": "every Nth answer reports its cached tokens twice, as SGLang did after a retraction",
+    "transferred": "every answer reports all prompt tokens but one as cached, as some decode workers do",
+    "reset": "the token counters restart at 0 after N streamed requests",
+    "gauge": "cached tokens are not counted; there is only the hit rate of the last prefill batch",
+    "renamed": "the names of the metrics begin with sglang_ instead of sglang:, as behind some collectors",
 }  # faults that the simulated server can show
 
 Share = Annotated[FiniteFloat, Gt(0), Le(1)]

@@ -1,6 +1,7 @@
 """Campaigns of agent sessions on this machine: from a file to tables and page, with a cache that is too small, and with wrong settings."""
 
 import json
+import math
 
 import pytest
 from conftest import compose
@@ -53,6 +54,33 @@ def test_a_cache_that_is_too_small_loses_hits_and_the_next_attempt_has_other_tok
 
     assert done.returncode == 0, done.stderr
     assert loss[1] < 0.05 < loss[8]  # one live session fits, eight do not
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        ("retract:1", "cache_above_ideal"),
+        ("transferred", "cache_above_ideal"),
+        ("reset:25", "cache_disagrees"),  # in the window; the counter is again above where it was at the beginning
+        ("gauge", None),
+        ("renamed", None),
+        ("closes:1", None),
+    ],
+)
+def test_a_server_that_miscounts_its_cache_gives_no_silent_number(tmp_path, fault, code):
+    few = ("workload.duration_s=40", "concurrency=4", f"engine.fault={fault}")
+    done = bench(tmp_path, "sweep", *SESSIONS, *few)
+    (m,) = points(tmp_path).values()
+    counted, shares = m.server["counted_tokens"], m.session_figures()
+
+    assert done.returncode == 0, done.stderr
+    assert m.requests.is_whole.all()
+    assert {c for c in m.verdict().codes if c.startswith("cache_")} >= ({code} if code else set())
+    assert math.isnan(shares.hit_share) == (code is not None)
+    if fault == "renamed":
+        assert counted["cache_hits"] == m.requests.plays.cached_tokens[m.requests.plays.is_measured].sum()
+    if fault == "gauge":
+        assert counted["cache_hits"] is None
 
 
 def test_the_server_reports_its_cache_and_keeps_connections_and_other_workloads_are_as_before():
